@@ -1,1 +1,3 @@
-//! placeholder
+//! The authorization center: store, admin API, AuthZEN, follow protocol.
+#[doc(hidden)]
+pub mod proto;

@@ -1,1 +1,3 @@
-//! placeholder
+//! Dial, connection pool and replica: what other programs may embed.
+#[doc(hidden)]
+pub mod proto;

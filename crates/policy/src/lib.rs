@@ -1,1 +1,28 @@
-//! placeholder
+//! The decision engine: what a center stores, what a replica holds, and how both decide.
+//!
+//! This is the only crate that names `cedar_policy`. It is pure: it knows no clock, socket,
+//! file or environment; time, where it matters, is an argument. Three parts:
+//!
+//! - the *model* ([`model`], [`service`], [`route`]): the items that make up the world, their
+//!   keys, and their canonical JSON bodies;
+//! - the *world* ([`World`]): an immutable, indexed state at one [`Revision`], made from a
+//!   [`Snapshot`] and moved on by [`Delta`]s, that answers [`Query`]s with [`Decision`]s;
+//! - the *wire* ([`wire`], [`authzen`]): the bytes both travel as.
+
+pub mod authzen;
+pub mod decision;
+pub mod digest;
+pub mod model;
+pub mod openapi;
+#[doc(hidden)]
+pub mod proto;
+pub mod route;
+pub mod service;
+pub mod validate;
+pub mod wire;
+pub mod world;
+
+pub use decision::{Decision, DenyReason, Effect, EvaluationError, PolicyName, Query};
+pub use digest::Digest;
+pub use model::{Change, Delta, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, Uid};
+pub use world::World;

@@ -1,0 +1,1 @@
+//! The OpenID AuthZEN Authorization API 1.0: bodies and their meaning.

@@ -1,0 +1,1 @@
+//! Checks that stand between an edit and a revision: parse, schema, references.

@@ -1,0 +1,1 @@
+//! The bytes of snapshots and deltas, and their JSON bodies.

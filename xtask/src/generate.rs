@@ -1,0 +1,56 @@
+//! Rust from `proto/`: messages into `policy`, the client stub into `client`, the server stub
+//! into `center`. The result is committed, so nobody needs `protoc` or this task to build.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+const PROTO: &str = "keepgate/sync/v1/sync.proto";
+const GENERATED: &str = "keepgate.sync.v1.rs";
+
+/// Writes the generated files; with `check`, fails if they differ instead.
+pub(crate) fn run(root: &Path, check: bool) -> anyhow::Result<()> {
+    let scratch = root.join("target/generate");
+    for (crate_name, part) in
+        [("policy", Part::Messages), ("client", Part::Client), ("center", Part::Server)]
+    {
+        std::fs::create_dir_all(&scratch).context("creating target/generate")?;
+        generate(root, &scratch, part)?;
+        let fresh = scratch.join(GENERATED);
+        let kept: PathBuf = root.join("crates").join(crate_name).join("src/proto").join(GENERATED);
+        let text = std::fs::read_to_string(&fresh).context("reading generated code")?;
+        if check {
+            let old = std::fs::read_to_string(&kept).unwrap_or_default();
+            anyhow::ensure!(old == text, "{} is stale; run `cargo xtask generate`", kept.display());
+        } else {
+            std::fs::create_dir_all(kept.parent().context("no parent")?)?;
+            std::fs::write(&kept, text)?;
+            println!("wrote {}", kept.display());
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Messages,
+    Client,
+    Server,
+}
+
+fn generate(root: &Path, out: &Path, part: Part) -> anyhow::Result<()> {
+    let include = root.join("proto");
+    let files = protox::compile([PROTO], [&include]).context("compiling proto")?;
+    let builder = tonic_prost_build::configure()
+        .build_client(part == Part::Client)
+        .build_server(part == Part::Server)
+        .build_transport(false)
+        .out_dir(out);
+    let builder = match part {
+        Part::Messages => builder,
+        Part::Client | Part::Server => {
+            builder.extern_path(".keepgate.sync.v1", "::keepgate_policy::proto")
+        }
+    };
+    builder.compile_fds(files).context("generating code")
+}
