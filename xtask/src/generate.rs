@@ -9,7 +9,10 @@ const PROTO: &str = "keepgate/sync/v1/sync.proto";
 const GENERATED: &str = "keepgate.sync.v1.rs";
 
 /// Writes the generated files; with `check`, fails if they differ instead.
-pub(crate) fn run(root: &Path, check: bool) -> anyhow::Result<()> {
+///
+/// # Errors
+/// A proto file that does not compile, or, with `check`, a stale file.
+pub fn run(root: &Path, check: bool) -> anyhow::Result<()> {
     let scratch = root.join("target/generate");
     for (crate_name, part) in
         [("policy", Part::Messages), ("client", Part::Client), ("center", Part::Server)]

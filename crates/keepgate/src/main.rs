@@ -1,1 +1,2 @@
+//! The one binary: arguments, configuration, wiring, exit codes.
 fn main() {}
