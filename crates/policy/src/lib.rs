@@ -3,7 +3,7 @@
 //! This is the only crate that names `cedar_policy`. It is pure: it knows no clock, socket,
 //! file or environment; time, where it matters, is an argument. Three parts:
 //!
-//! - the *model* ([`model`], [`service`], [`route`]): the items that make up the world, their
+//! - the *model* ([`model`], [`item`], [`service`], [`route`]): the items that make up the world, their
 //!   keys, and their canonical JSON bodies;
 //! - the *world* ([`World`]): an immutable, indexed state at one [`Revision`], made from a
 //!   [`Snapshot`] and moved on by [`Delta`]s, that answers [`Query`]s with [`Decision`]s;
@@ -12,12 +12,16 @@
 pub mod authzen;
 pub mod decision;
 pub mod digest;
+pub mod duration;
+pub mod identify;
+pub mod item;
 pub mod model;
 pub mod openapi;
 #[doc(hidden)]
 pub mod proto;
 pub mod route;
 pub mod service;
+pub mod uid;
 pub mod validate;
 pub mod wire;
 pub mod world;

@@ -9,12 +9,14 @@
 //! equal items have equal digests wherever they are.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::route::Route;
 use crate::service::ServiceSettings;
+pub use crate::uid::{Uid, UidError};
 
 /// The center's change number: one per write transaction, 0 for an empty store.
 #[derive(
@@ -23,29 +25,9 @@ use crate::service::ServiceSettings;
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
-impl std::fmt::Display for Revision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// A Cedar entity identifier in its two parts: `kind::"id"`.
-///
-/// In JSON as Cedar has it: `{"type":"user","id":"alice"}`. `Display` writes Cedar syntax with
-/// Cedar's escapes, `FromStr` reads it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Uid {
-    /// The entity type, a Cedar name such as `user` or `shop::order`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The identifier, any text.
-    pub id: String,
-}
-
-impl Uid {
-    /// `kind::"id"`; the kind is not checked here.
-    pub fn new(kind: impl Into<String>, id: impl Into<String>) -> Uid {
-        Uid { kind: kind.into(), id: id.into() }
     }
 }
 
@@ -81,6 +63,55 @@ pub enum Kind {
     Plan,
 }
 
+impl Kind {
+    /// All kinds, in the order in which a world is built.
+    pub const ALL: [Kind; 13] = [
+        Kind::Service,
+        Kind::Schema,
+        Kind::Entity,
+        Kind::Role,
+        Kind::Member,
+        Kind::Policy,
+        Kind::Template,
+        Kind::Link,
+        Kind::Grant,
+        Kind::Route,
+        Kind::Key,
+        Kind::Limit,
+        Kind::Plan,
+    ];
+
+    /// Its name, as in JSON and in error texts.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Service => "service",
+            Kind::Schema => "schema",
+            Kind::Entity => "entity",
+            Kind::Role => "role",
+            Kind::Member => "member",
+            Kind::Policy => "policy",
+            Kind::Template => "template",
+            Kind::Link => "link",
+            Kind::Grant => "grant",
+            Kind::Route => "route",
+            Kind::Key => "key",
+            Kind::Limit => "limit",
+            Kind::Plan => "plan",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Names one item.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ItemKey {
@@ -91,6 +122,92 @@ pub struct ItemKey {
     pub kind: Kind,
     /// The name within service and kind; see [`Kind`].
     pub id: String,
+}
+
+impl ItemKey {
+    /// The key of this kind and id in a service; an empty service is the directory.
+    pub fn new(service: impl Into<String>, kind: Kind, id: impl Into<String>) -> ItemKey {
+        ItemKey { service: service.into(), kind, id: id.into() }
+    }
+
+    /// A service's settings.
+    pub fn service(service: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Service, "")
+    }
+
+    /// A service's schema.
+    pub fn schema(service: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Schema, "")
+    }
+
+    /// An entity of a service, or of the directory if `service` is empty.
+    pub fn entity(service: &str, uid: &Uid) -> ItemKey {
+        ItemKey::new(service, Kind::Entity, uid.to_string())
+    }
+
+    /// A role's description, in the directory.
+    pub fn role(uid: &Uid) -> ItemKey {
+        ItemKey::new("", Kind::Role, uid.to_string())
+    }
+
+    /// A membership, in the directory.
+    pub fn member(member: &Uid, role: &Uid) -> ItemKey {
+        ItemKey::new("", Kind::Member, format!("{member} in {role}"))
+    }
+
+    /// A static policy.
+    pub fn policy(service: &str, id: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Policy, id)
+    }
+
+    /// A template.
+    pub fn template(service: &str, id: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Template, id)
+    }
+
+    /// A link of a template.
+    pub fn link(service: &str, id: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Link, id)
+    }
+
+    /// A grant.
+    pub fn grant(service: &str, id: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Grant, id)
+    }
+
+    /// A route.
+    pub fn route(service: &str, method: &str, path: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Route, format!("{method} {path}"))
+    }
+
+    /// An API key.
+    pub fn key(service: &str, prefix: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Key, prefix)
+    }
+
+    /// A rate-limit rule.
+    pub fn limit(service: &str, name: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Limit, name)
+    }
+
+    /// A plan.
+    pub fn plan(service: &str, name: &str) -> ItemKey {
+        ItemKey::new(service, Kind::Plan, name)
+    }
+}
+
+/// For people: ``policy `p1` of service `orders` ``.
+impl fmt::Display for ItemKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)?;
+        if !self.id.is_empty() {
+            write!(f, " `{}`", self.id)?;
+        }
+        if !self.service.is_empty() {
+            write!(f, " of service `{}`", self.service)?;
+        }
+        Ok(())
+    }
 }
 
 /// One thing the world is made of.

@@ -20,7 +20,12 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "is_false")]
     pub anonymous: bool,
     /// Oldest replica that may decide, in milliseconds; none: the service's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "max_age",
+        default,
+        with = "crate::duration::optional_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub max_age_ms: Option<u64>,
     /// The OpenAPI `operationId`, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,201 @@
+//! Items to and from their canonical JSON bodies.
+//!
+//! INVARIANT: `Item::decode(key, item.encode())` is the item, and `encode` of equal items is
+//! equal bytes: object keys sorted, no spaces, lists that are sets sorted without repetition.
+//! A key that does not belong to its body is refused, so an item cannot be stored under the
+//! name of another one.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::model::{Item, ItemBody, ItemKey, Kind};
+
+/// A body that is not what its key says.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The body is no JSON of the kind's shape.
+    #[error("{key}: the body does not parse")]
+    Json {
+        /// The item.
+        key: ItemKey,
+        /// What the parser says.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The key's id is not the one that the body has.
+    #[error("{key}: the body is that of `{body_id}`")]
+    Id {
+        /// The item.
+        key: ItemKey,
+        /// The id that follows from the body.
+        body_id: String,
+    },
+    /// The kind does not live in this layer.
+    #[error("{key}: {reason}")]
+    Layer {
+        /// The item.
+        key: ItemKey,
+        /// Where it belongs.
+        reason: &'static str,
+    },
+}
+
+impl ItemBody {
+    /// The kind of item this is a body of.
+    pub fn kind(&self) -> Kind {
+        match self {
+            ItemBody::Service(_) => Kind::Service,
+            ItemBody::Schema(_) => Kind::Schema,
+            ItemBody::Entity(_) => Kind::Entity,
+            ItemBody::Role(_) => Kind::Role,
+            ItemBody::Member(_) => Kind::Member,
+            ItemBody::Policy(_) => Kind::Policy,
+            ItemBody::Template(_) => Kind::Template,
+            ItemBody::Link(_) => Kind::Link,
+            ItemBody::Grant(_) => Kind::Grant,
+            ItemBody::Route(_) => Kind::Route,
+            ItemBody::Key(_) => Kind::Key,
+            ItemBody::Limit(_) => Kind::Limit,
+            ItemBody::Plan(_) => Kind::Plan,
+        }
+    }
+
+    /// The id that an item of this body must have; none where the id is free.
+    pub fn own_id(&self) -> Option<String> {
+        match self {
+            ItemBody::Service(_) | ItemBody::Schema(_) => Some(String::new()),
+            ItemBody::Entity(body) => Some(body.uid.to_string()),
+            ItemBody::Role(body) => Some(body.uid.to_string()),
+            ItemBody::Member(body) => Some(format!("{} in {}", body.member, body.role)),
+            ItemBody::Route(body) => Some(format!("{} {}", body.method, body.path)),
+            ItemBody::Key(body) => Some(body.prefix.clone()),
+            ItemBody::Limit(body) | ItemBody::Plan(body) => {
+                Some(body.get("name").and_then(Value::as_str).unwrap_or_default().to_owned())
+            }
+            ItemBody::Policy(_)
+            | ItemBody::Template(_)
+            | ItemBody::Link(_)
+            | ItemBody::Grant(_) => None,
+        }
+    }
+}
+
+impl Item {
+    /// An item of the service (the directory if empty) under the id its body has; `id` is used
+    /// where the body has none (policies, templates, links, grants).
+    pub fn new(service: &str, id: &str, body: ItemBody) -> Item {
+        let id = body.own_id().unwrap_or_else(|| id.to_owned());
+        Item { key: ItemKey::new(service, body.kind(), id), body }.canonical()
+    }
+
+    /// The item with the lists that are sets sorted and without repetition.
+    #[must_use]
+    pub fn canonical(mut self) -> Item {
+        match &mut self.body {
+            ItemBody::Entity(body) => {
+                body.parents.sort();
+                body.parents.dedup();
+            }
+            ItemBody::Grant(body) => {
+                body.actions.sort();
+                body.actions.dedup();
+            }
+            ItemBody::Limit(value) | ItemBody::Plan(value) => value.sort_all_objects(),
+            _ => {}
+        }
+        self
+    }
+
+    /// The body as canonical JSON.
+    pub fn encode(&self) -> Vec<u8> {
+        match &self.body {
+            ItemBody::Service(body) => canonical_json(body),
+            ItemBody::Schema(body) => canonical_json(body),
+            ItemBody::Entity(body) if !is_strictly_sorted(&body.parents) => {
+                self.clone().canonical().encode()
+            }
+            ItemBody::Entity(body) => canonical_json(body),
+            ItemBody::Role(body) => canonical_json(body),
+            ItemBody::Member(body) => canonical_json(body),
+            ItemBody::Policy(body) | ItemBody::Template(body) => canonical_json(body),
+            ItemBody::Link(body) => canonical_json(body),
+            ItemBody::Grant(body) if !is_strictly_sorted(&body.actions) => {
+                self.clone().canonical().encode()
+            }
+            ItemBody::Grant(body) => canonical_json(body),
+            ItemBody::Route(body) => canonical_json(body),
+            ItemBody::Key(body) => canonical_json(body),
+            ItemBody::Limit(body) | ItemBody::Plan(body) => canonical_json(body),
+        }
+    }
+
+    /// Reads a body; any JSON text of it will do, canonical or not.
+    pub fn decode(key: ItemKey, body: &[u8]) -> Result<Item, DecodeError> {
+        let read = match key.kind {
+            Kind::Service => json(body).map(ItemBody::Service),
+            Kind::Schema => json(body).map(ItemBody::Schema),
+            Kind::Entity => json(body).map(ItemBody::Entity),
+            Kind::Role => json(body).map(ItemBody::Role),
+            Kind::Member => json(body).map(ItemBody::Member),
+            Kind::Policy => json(body).map(ItemBody::Policy),
+            Kind::Template => json(body).map(ItemBody::Template),
+            Kind::Link => json(body).map(ItemBody::Link),
+            Kind::Grant => json(body).map(ItemBody::Grant),
+            Kind::Route => json(body).map(ItemBody::Route),
+            Kind::Key => json(body).map(ItemBody::Key),
+            Kind::Limit => json(body).map(ItemBody::Limit),
+            Kind::Plan => json(body).map(ItemBody::Plan),
+        };
+        let body = match read {
+            Ok(body) => body,
+            Err(source) => return Err(DecodeError::Json { key, source }),
+        };
+        let item = Item { key, body }.canonical();
+        item.check_key()?;
+        Ok(item)
+    }
+
+    /// Whether key and body belong together.
+    pub fn check_key(&self) -> Result<(), DecodeError> {
+        let key = &self.key;
+        let layer = |reason| Err(DecodeError::Layer { key: key.clone(), reason });
+        match (key.kind, key.service.is_empty()) {
+            (Kind::Role | Kind::Member, false) => return layer("belongs to the directory"),
+            (Kind::Role | Kind::Member, true) | (Kind::Entity, _) => {}
+            (_, true) => return layer("belongs to a service"),
+            (_, false) => {}
+        }
+        if self.body.kind() != key.kind {
+            return layer("the body is of another kind");
+        }
+        match self.body.own_id() {
+            Some(body_id) if body_id != key.id => {
+                Err(DecodeError::Id { key: key.clone(), body_id })
+            }
+            None if key.id.is_empty() => layer("needs an id"),
+            _ => match &self.body {
+                ItemBody::Service(settings) if settings.name != key.service => {
+                    Err(DecodeError::Id { key: key.clone(), body_id: settings.name.clone() })
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// JSON with sorted keys and no spaces.
+pub(crate) fn canonical_json<T: Serialize>(value: &T) -> Vec<u8> {
+    #[expect(clippy::expect_used, reason = "the model has text keys only, and writes to memory")]
+    let mut value = serde_json::to_value(value).expect("the model is JSON");
+    value.sort_all_objects();
+    value.to_string().into_bytes()
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(body)
+}
+
+fn is_strictly_sorted<T: Ord>(list: &[T]) -> bool {
+    list.is_sorted_by(|a, b| a < b)
+}

@@ -1,0 +1,12 @@
+//! Integration tests of the policy crate, one module a subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking"
+)]
+
+mod items;
+mod settings;
+mod uid;

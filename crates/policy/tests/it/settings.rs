@@ -1,0 +1,142 @@
+//! `ServiceSettings` in TOML and JSON.
+
+use expect_test::{Expect, expect};
+use keepgate_policy::identify::{AddressRange, Algorithm, KeySource};
+use keepgate_policy::service::ServiceSettings;
+
+const FULL: &str = r#"
+name = "orders"
+authzen = false
+unmatched = "forward"
+paths = "refuse"
+max_age = "5s"
+help = "https://example.org/api"
+
+[limits]
+headers = "x-ratelimit"
+default = "off"
+
+[[identify.jwt]]
+issuer = "https://id.example.org"
+audience = "orders"
+jwks_url = "https://id.example.org/jwks.json"
+
+[[identify.jwt]]
+issuer = "demo"
+audience = ["orders", "billing"]
+secret_file = "demo.secret"
+algorithms = ["HS256"]
+principal_type = "shop::person"
+principal_claim = "email"
+leeway_s = 5
+
+[identify.api_key]
+
+[identify.trusted_header]
+header = "X-Remote-User"
+peers = ["10.0.0.0/8", "::1"]
+
+[identify.client_certificate]
+principal_from = "uri"
+
+[identify.anonymous]
+principal = 'user::"nobody"'
+"#;
+
+#[test]
+fn toml_and_json_agree() {
+    let settings: ServiceSettings = toml::from_str(FULL).unwrap();
+    assert_eq!(settings.max_age_ms, 5_000);
+    let [first, second] = settings.identify.jwt.as_slice() else { panic!("two issuers") };
+    assert_eq!(first.algorithms, [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa]);
+    assert_eq!(second.keys, KeySource::SecretFile("demo.secret".to_owned()));
+    let json = serde_json::to_string(&settings).unwrap();
+    assert_eq!(serde_json::from_str::<ServiceSettings>(&json).unwrap(), settings);
+    let text = toml::to_string(&settings).unwrap();
+    assert_eq!(toml::from_str::<ServiceSettings>(&text).unwrap(), settings);
+    expect![[r#"name = "orders"
+"#]]
+    .assert_eq(&toml::to_string(&ServiceSettings::named("orders")).unwrap());
+}
+
+#[track_caller]
+fn refused(text: &str, expected: Expect) {
+    let text = format!("name = \"orders\"\n{text}");
+    let error = toml::from_str::<ServiceSettings>(&text).unwrap_err();
+    expected.assert_eq(error.message());
+}
+
+#[test]
+fn settings_that_cannot_be_meant_are_refused() {
+    let jwt = |rest: &str| format!("[[identify.jwt]]\nissuer = \"i\"\naudience = \"a\"\n{rest}");
+    refused(
+        "colour = 1",
+        expect![
+            "unknown field `colour`, expected one of `name`, `authzen`, `unmatched`, `paths`, `max_age`, `help`, `limits`, `identify`"
+        ],
+    );
+    refused(
+        "max_age = \"5\"",
+        expect![
+            "`5` is not a duration; write a whole number and a unit: `500ms`, `5s`, `90m`, `1h`, `7d`"
+        ],
+    );
+    refused(
+        "max_age = \"99999999999999999d\"",
+        expect![
+            "`99999999999999999d` is not a duration; write a whole number and a unit: `500ms`, `5s`, `90m`, `1h`, `7d`"
+        ],
+    );
+    refused(&jwt(""), expect!["give exactly one of `jwks_url`, `jwks_file` and `secret_file`"]);
+    refused(
+        &jwt("jwks_file = \"k\"\nsecret_file = \"s\""),
+        expect!["give exactly one of `jwks_url`, `jwks_file` and `secret_file`"],
+    );
+    refused(
+        &jwt("jwks_file = \"k\"\nalgorithms = [\"RS256\", \"HS256\"]"),
+        expect![
+            "`HS256` does not fit the keys: HS256 needs `secret_file`, the others `jwks_url` or `jwks_file`"
+        ],
+    );
+    refused(
+        &jwt("secret_file = \"k\"\nalgorithms = [\"none\"]"),
+        expect!["unknown variant `none`, expected one of `RS256`, `ES256`, `EdDSA`, `HS256`"],
+    );
+    refused(&jwt("secret_file = \"k\"\nleeway_s = 86400"), expect!["`leeway_s` is at most 300"]);
+    refused(
+        "[identify.trusted_header]\nheader = \"x-user\"\npeers = []",
+        expect!["`peers` is empty; a header that anybody may set identifies nobody"],
+    );
+    refused(
+        "[identify.trusted_header]\nheader = \"x-user\"\npeers = [\"10.0.0.1/8\"]",
+        expect![
+            "`10.0.0.1/8` is not an address range: bits below the prefix are set; write it as `10.0.0.0/8` or `::1`"
+        ],
+    );
+    refused("[identify.api_key]\nheader = \"x api\"", expect!["`x api` is not a header name"]);
+    refused(
+        "[identify.anonymous]\nprincipal = \"nobody\"",
+        expect!["`nobody` is not a Cedar identifier; write it as `kind::\"id\"`"],
+    );
+    let error = toml::from_str::<ServiceSettings>("name = \"a b\"").unwrap_err();
+    expect!["`a b` cannot name a service; use letters, digits, `-`, `_` and `.`, at most 64 bytes, a letter or digit first"].assert_eq(error.message());
+}
+
+#[test]
+fn ranges_hold_what_they_say() {
+    let holds = |range: &str, address: &str| {
+        range.parse::<AddressRange>().unwrap().contains(address.parse().unwrap())
+    };
+    assert!(holds("10.0.0.0/8", "10.255.0.1"));
+    assert!(!holds("10.0.0.0/8", "11.0.0.1"));
+    assert!(holds("10.0.0.0/8", "::ffff:10.0.0.1"));
+    assert!(holds("0.0.0.0/0", "1.2.3.4"));
+    assert!(!holds("0.0.0.0/0", "::1"));
+    assert!(holds("192.0.2.7", "192.0.2.7"));
+    assert!(!holds("192.0.2.7", "192.0.2.6"));
+    assert!(holds("2001:db8::/32", "2001:db8:1::5"));
+    assert!(!holds("2001:db8::/32", "2001:db9::5"));
+    for bad in ["10.0.0.0/33", "10.0.0.0/", "x", "10.0.0.0/-1", "::/129", ""] {
+        assert!(bad.parse::<AddressRange>().is_err(), "{bad}");
+    }
+}
