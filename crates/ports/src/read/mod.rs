@@ -1,0 +1,442 @@
+//! Reading a live host, or a recorded directory tree, into a [`HostSnapshot`].
+//!
+//! Two looks at the sockets, one second apart by default, give rates; in between, the live ones
+//! are looked at a few more times, so that short-lived connections can be attributed. Reading
+//! opens no connection, needs no rights (what it may not see is reported as unknown) and changes
+//! nothing.
+
+mod evidence;
+mod files;
+mod owners;
+mod sockets;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::diag::{self, Filter, Socket, TcpState, unmapped};
+use crate::netns::{self, EnterError, Namespace};
+use crate::ranges::PortSet;
+use crate::snapshot::{
+    Asked, Confidence, HostSnapshot, Owner, Rate, SNAPSHOT_VERSION, SourceAnswer, Unknown,
+};
+use crate::sys::{self, Netlink};
+use crate::table::{BucketKey, MAX_INODES, Placed, SocketTable, changes};
+
+use self::evidence::TimestampEvidence;
+use self::files::Files;
+use self::owners::Owners;
+
+/// How many owners of one bucket are named.
+const MAX_OWNERS: usize = 8;
+/// How often live sockets are looked at within the interval.
+const LIVE_LOOKS: u32 = 4;
+
+/// What to read, and how thoroughly.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// Where the file system starts; anything but `/` is a recorded tree, of which only files are
+    /// read.
+    pub root: PathBuf,
+    /// Which namespace.
+    pub namespace: Namespace,
+    /// Time between two looks; nothing means one look and no rates.
+    pub interval: Option<Duration>,
+    /// Destinations to answer for, with the name they were given by.
+    pub to: Vec<(String, SocketAddr)>,
+    /// The source address to answer for.
+    pub from: Option<IpAddr>,
+    /// How many ports may be probed for explicit binding (about 25 us each).
+    pub probe_limit: usize,
+    /// Whether to find the owners of sockets.
+    pub owners: bool,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self {
+            root: PathBuf::from("/"),
+            namespace: Namespace::Current,
+            interval: Some(Duration::from_secs(1)),
+            to: Vec::new(),
+            from: None,
+            probe_limit: 512,
+            owners: true,
+        }
+    }
+}
+
+/// Why a host could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Neither netlink nor `/proc/net/tcp` shows any socket.
+    #[error("cannot list TCP sockets: neither netlink nor {path} can be read")]
+    Sockets {
+        /// The directory tried last.
+        path: PathBuf,
+        /// The answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The namespace cannot be entered.
+    #[error(transparent)]
+    Namespace(#[from] EnterError),
+}
+
+/// Reads the host.
+pub fn host(options: &ReadOptions) -> Result<HostSnapshot, ReadError> {
+    let entered = netns::enter(&options.namespace, || {
+        read(options, Files::here(&options.root), options.root.as_os_str() == "/")
+    });
+    match (entered, &options.namespace) {
+        (Ok(result), _) => result,
+        // Without the right to enter, a process still shows its namespace's sockets.
+        (Err(EnterError::Refused { .. }), Namespace::Pid(pid))
+            if options.root.join(format!("proc/{pid}/net/tcp")).exists() =>
+        {
+            read(options, Files::of_process(&options.root, *pid), false)
+        }
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+/// Sockets toward one destination, own bound ports and settings: what a budget needs.
+pub(crate) fn toward(dst: SocketAddr) -> io::Result<HostSnapshot> {
+    let mut snapshot = HostSnapshot::default();
+    Files::here(std::path::Path::new("/")).read_into(&mut snapshot);
+    let netlink = Netlink::open()?;
+    let range = snapshot.settings.range;
+    let own = Filter { remote: None, local_ports: Some((range.low, range.high)) };
+    let table = &mut snapshot.sockets;
+    sockets::dump(&netlink, diag::LISTENERS | diag::BOUND_INACTIVE, own, |socket| {
+        table.add(socket);
+    })?;
+    let states = diag::LIVE | TcpState::TimeWait.bit();
+    let mut live = Vec::new();
+    let filter = Filter { remote: Some(dst), local_ports: Some((range.low, range.high)) };
+    sockets::dump(&netlink, states, filter, |socket| {
+        if socket.state == TcpState::Established && live.len() < 4 {
+            live.push(*socket);
+        }
+        table.add(socket);
+    })?;
+    let mut timestamps = TimestampEvidence::default();
+    for socket in &live {
+        timestamps.learn(&netlink, socket)?;
+    }
+    snapshot.evidence.timestamps = timestamps.finish();
+    Ok(snapshot)
+}
+
+/// A live socket of a bucket, remembered for its owner.
+struct Live {
+    bucket: usize,
+    port: u16,
+    inode: u32,
+    cookie: u64,
+}
+
+/// One look at all sockets.
+#[derive(Default)]
+struct Look {
+    table: SocketTable,
+    live: Vec<Live>,
+    /// TIME_WAITs recognised by their cookie: bucket -> process -> how many.
+    recognised: HashMap<usize, BTreeMap<u32, u32>>,
+}
+
+impl Look {
+    fn take(netlink: Option<&Netlink>, files: &Files, owners: &Owners) -> io::Result<Self> {
+        let mut look = Self::default();
+        let recognise = owners.knows_cookies();
+        let mut each = |socket: &Socket| {
+            let Placed::Bucket(bucket) = look.table.add(socket) else { return };
+            if socket.state != TcpState::TimeWait {
+                if socket.inode != 0 && look.live.len() < MAX_INODES {
+                    let (port, inode, cookie) = (socket.local.port(), socket.inode, socket.cookie);
+                    look.live.push(Live { bucket, port, inode, cookie });
+                }
+            } else if recognise && let Some(pid) = owners.of_cookie(socket.cookie) {
+                *look.recognised.entry(bucket).or_default().entry(pid).or_insert(0) += 1;
+            }
+        };
+        match netlink {
+            Some(netlink) => {
+                sockets::dump(netlink, diag::ALL_BUT_BOUND, Filter::default(), &mut each)?;
+            }
+            None => sockets::from_files(&files.net, &mut each)?,
+        }
+        Ok(look)
+    }
+
+    /// All inodes whose owner is wanted.
+    fn inodes(&self) -> HashSet<u32> {
+        let bound = self.table.bound.iter().map(|b| b.inode);
+        self.live.iter().map(|l| l.inode).chain(bound).filter(|inode| *inode != 0).collect()
+    }
+}
+
+fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnapshot, ReadError> {
+    let mut snapshot = HostSnapshot {
+        version: SNAPSHOT_VERSION,
+        taken_at_ms: now_ms(),
+        netns: label(options, live_host),
+        ..HostSnapshot::default()
+    };
+    files.read_into(&mut snapshot);
+    let mut netlink = None;
+    if live_host {
+        match Netlink::open() {
+            Ok(opened) => netlink = Some(opened),
+            Err(error) => snapshot.unknown.push(no_netlink(&error)),
+        }
+    }
+    let mut owners = Owners::new(&options.root);
+    let first = match Look::take(netlink.as_ref(), &files, &owners) {
+        Err(error) if netlink.is_some() => {
+            snapshot.unknown.push(no_netlink(&error));
+            netlink = None;
+            Look::take(None, &files, &owners)
+        }
+        other => other,
+    };
+    let sockets_error = |source| ReadError::Sockets { path: files.net.join("tcp"), source };
+    let mut look = first.map_err(sockets_error)?;
+    let mut timestamps = TimestampEvidence::default();
+    if let Some(interval) = options.interval {
+        let started = Instant::now();
+        let watch = Watch { netlink: netlink.as_ref(), interval, use_owners: options.owners };
+        watch.live_sockets(&look, &mut owners, &mut timestamps);
+        let mut before = std::mem::take(&mut look).table;
+        before.sort();
+        let overflow_before = snapshot.counts.time_wait_overflow;
+        std::thread::sleep(interval.saturating_sub(started.elapsed()));
+        look = Look::take(netlink.as_ref(), &files, &owners).map_err(sockets_error)?;
+        look.table.sort();
+        snapshot.interval_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
+        snapshot.rates = rates(&before, &look.table, snapshot.interval_ms);
+        let counts = files.counts();
+        snapshot.counts = counts;
+        snapshot.counts.time_wait_overflow_grew =
+            snapshot.counts.time_wait_overflow.saturating_sub(overflow_before);
+        snapshot.taken_at_ms = now_ms();
+    }
+    snapshot.sockets = std::mem::take(&mut look.table);
+    if live_host {
+        snapshot.asked = options.to.iter().map(|to| ask(to, options.from)).collect();
+    }
+    if let Some(netlink) = &netlink {
+        learn_timestamps(&mut snapshot, netlink, &look, timestamps);
+        evidence::gather(&mut snapshot, netlink, options.probe_limit);
+    } else {
+        snapshot.unknown.push(Unknown {
+            what: "timestamps, idle bound sockets and explicitly bound ports".to_owned(),
+            why: "only netlink and probing from inside the namespace show them".to_owned(),
+        });
+    }
+    if options.owners {
+        attribute(&mut snapshot, &look, &mut owners);
+    }
+    Ok(snapshot)
+}
+
+/// What is done within the interval: finding owners, and catching short-lived connections.
+struct Watch<'a> {
+    netlink: Option<&'a Netlink>,
+    interval: Duration,
+    use_owners: bool,
+}
+
+impl Watch<'_> {
+    fn live_sockets(&self, first: &Look, owners: &mut Owners, timestamps: &mut TimestampEvidence) {
+        let started = Instant::now();
+        if self.use_owners {
+            owners.scan(&first.inodes());
+            first.live.iter().for_each(|live| owners.remember(live.cookie, live.inode));
+        }
+        let Some(netlink) = self.netlink else { return };
+        for step in 1..LIVE_LOOKS {
+            let at = self.interval * step / LIVE_LOOKS;
+            std::thread::sleep(at.saturating_sub(started.elapsed()));
+            let mut live: Vec<Socket> = Vec::new();
+            let dumped = sockets::dump(netlink, diag::LIVE, Filter::default(), |socket| {
+                let client_side = !first.table.bound_ports.contains(socket.local.port());
+                if socket.inode != 0 && client_side && live.len() < MAX_INODES {
+                    live.push(*socket);
+                }
+            });
+            if dumped.is_err() {
+                return;
+            }
+            for socket in &live {
+                if timestamps.learn(netlink, socket).is_err() {
+                    return;
+                }
+            }
+            if self.use_owners {
+                owners.rescan(&live.iter().map(|s| s.inode).collect());
+                live.iter().for_each(|socket| owners.remember(socket.cookie, socket.inode));
+            }
+        }
+    }
+}
+
+fn learn_timestamps(
+    snapshot: &mut HostSnapshot,
+    netlink: &Netlink,
+    look: &Look,
+    mut timestamps: TimestampEvidence,
+) {
+    let wanted = evidence::destinations_in_question(snapshot);
+    for live in &look.live {
+        let Some(bucket) = snapshot.sockets.buckets.get(live.bucket) else { continue };
+        if wanted.contains(&bucket.key.dst)
+            && timestamps.learn(netlink, &evidence::as_socket(&bucket.key, live.port)).is_err()
+        {
+            break;
+        }
+    }
+    snapshot.evidence.timestamps = timestamps.finish();
+}
+
+fn rates(before: &SocketTable, now: &SocketTable, interval_ms: u32) -> BTreeMap<BucketKey, Rate> {
+    let earlier: HashMap<BucketKey, usize> =
+        before.buckets.iter().enumerate().map(|(index, b)| (b.key, index)).collect();
+    let per_s = |n: u32| f64::from(n) * 1000.0 / f64::from(interval_ms.max(1));
+    now.buckets
+        .iter()
+        .filter_map(|bucket| {
+            let old = earlier.get(&bucket.key).and_then(|index| before.buckets.get(*index));
+            let old = old.map_or(&[][..], |b| &b.sockets);
+            let changes = changes(old, &bucket.sockets, interval_ms);
+            (changes.opened > 0 || changes.closed > 0).then(|| {
+                let rate = Rate {
+                    opens_per_s: per_s(changes.opened),
+                    closes_per_s: per_s(changes.closed),
+                };
+                (bucket.key, rate)
+            })
+        })
+        .collect()
+}
+
+/// Says who has the sockets of each bucket, and the bound ports.
+fn attribute(snapshot: &mut HostSnapshot, look: &Look, owners: &mut Owners) {
+    owners.scan(&look.inodes());
+    let mut by_bucket: HashMap<usize, BTreeMap<u32, u32>> = look.recognised.clone();
+    for live in &look.live {
+        if let Some(pid) = owners.of_inode(live.inode) {
+            *by_bucket.entry(live.bucket).or_default().entry(pid).or_insert(0) += 1;
+        }
+    }
+    let mut by_destination: HashMap<SocketAddr, BTreeMap<u32, u32>> = HashMap::new();
+    for (index, pids) in &by_bucket {
+        let Some(bucket) = snapshot.sockets.buckets.get(*index) else { continue };
+        let all = by_destination.entry(bucket.key.destination()).or_default();
+        for (pid, sockets) in pids {
+            *all.entry(*pid).or_insert(0) += sockets;
+        }
+    }
+    for (index, bucket) in snapshot.sockets.buckets.iter().enumerate() {
+        let own = by_bucket.get(&index);
+        let Some(pids) = own.or_else(|| by_destination.get(&bucket.key.destination())) else {
+            continue;
+        };
+        let known: usize = own.map_or(0, |pids| pids.values().map(|n| *n as usize).sum());
+        // Where most of a bucket's sockets have no known owner, the known ones only hint.
+        let most = known * 2 >= bucket.sockets.len();
+        let confidence = if most { Confidence::Seen } else { Confidence::Likely };
+        let mut list: Vec<Owner> =
+            pids.iter().map(|(pid, n)| owners.owner(*pid, confidence, *n)).collect();
+        list.sort_by_key(|owner| (std::cmp::Reverse(owner.sockets), owner.pid));
+        list.truncate(MAX_OWNERS);
+        snapshot.owners.insert(bucket.key, list);
+    }
+    for bound in &snapshot.sockets.bound {
+        if let Some(pid) = owners.of_inode(bound.inode) {
+            let owner = owners.owner(pid, Confidence::Seen, 1);
+            snapshot.listeners.entry(bound.local.port()).or_insert(owner);
+        }
+    }
+    snapshot.short_of_files = std::mem::take(&mut owners.short_of_files);
+    if owners.hidden > 0 {
+        snapshot.unknown.push(Unknown {
+            what: format!("the sockets of {} processes of other users", owners.hidden),
+            why: "run as root to see whose connections these are".to_owned(),
+        });
+    }
+}
+
+fn ask((name, destination): &(String, SocketAddr), from: Option<IpAddr>) -> Asked {
+    let destination = SocketAddr::new(unmapped(destination.ip()), destination.port());
+    let errno = |error: &io::Error| match error.raw_os_error() {
+        Some(libc::ENETUNREACH) => "ENETUNREACH".to_owned(),
+        Some(libc::EHOSTUNREACH) => "EHOSTUNREACH".to_owned(),
+        Some(libc::EAFNOSUPPORT) => "EAFNOSUPPORT".to_owned(),
+        Some(libc::EACCES) => "EACCES".to_owned(),
+        _ => error.to_string(),
+    };
+    let source = match from {
+        Some(from) => match sys::can_bind(unmapped(from)) {
+            Ok(()) => SourceAnswer::Local(unmapped(from)),
+            Err(_) => SourceAnswer::NotLocal(unmapped(from)),
+        },
+        None => match sys::source_toward(destination) {
+            Ok(source) => SourceAnswer::Local(source),
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                SourceAnswer::NoSource
+            }
+            Err(error) => SourceAnswer::NoRoute(errno(&error)),
+        },
+    };
+    Asked { name: name.clone(), destination, source, from_given: from.is_some() }
+}
+
+fn no_netlink(error: &io::Error) -> Unknown {
+    Unknown {
+        what: "sockets through netlink".to_owned(),
+        why: format!("the kernel refused ({error}); /proc/net/tcp is read instead"),
+    }
+}
+
+fn label(options: &ReadOptions, live_host: bool) -> String {
+    let name = options.namespace.label();
+    match Namespace::Current.inode() {
+        Ok(inode) if live_host && options.namespace == Namespace::Current => {
+            format!("net:[{inode}]")
+        }
+        _ => name,
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl HostSnapshot {
+    /// The buckets that were asked for, where the source is known.
+    pub fn asked_keys(&self) -> Vec<BucketKey> {
+        let mut keys: Vec<BucketKey> = Vec::new();
+        for asked in &self.asked {
+            if let SourceAnswer::Local(src) = asked.source {
+                let (dst, dport) = (asked.destination.ip(), asked.destination.port());
+                let key = BucketKey { src, dst, dport, interface: 0 };
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+        }
+        keys
+    }
+
+    /// All ports in the range that may be chosen automatically.
+    pub fn pool(&self) -> PortSet {
+        let mut pool = PortSet::of(self.settings.range);
+        pool.subtract(&self.settings.reserved);
+        pool
+    }
+}

@@ -1,0 +1,210 @@
+//! Every system call of this crate, and all of its `unsafe`.
+//!
+//! Nothing here knows what the bytes mean; nothing here sends a packet. The two `connect`s are a
+//! UDP one (which only asks the routing table) and the zero-packet probe (TCP Fast Open connect,
+//! which allocates a port and defers the SYN to the first write, which never comes).
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+const IP_BIND_ADDRESS_NO_PORT: libc::c_int = 24;
+const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+const TCP_FASTOPEN_CONNECT: libc::c_int = 30;
+const TCP_FASTOPEN_NO_COOKIE: libc::c_int = 34;
+const RECEIVE_TIMEOUT_S: libc::time_t = 10;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the new descriptor is owned by nobody else.
+    let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: `fd` was just opened by us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn set_option<T>(fd: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is valid for `length` bytes for the duration of the call.
+    check(unsafe { libc::setsockopt(fd, level, name, std::ptr::from_ref(value).cast(), length) })?;
+    Ok(())
+}
+
+/// A socket address in the kernel's form.
+fn raw_address(addr: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: all-zero is a valid `sockaddr_storage`.
+    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    let length = match addr {
+        SocketAddr::V4(v4) => {
+            let raw = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: `sockaddr_storage` is larger than, and aligned for, `sockaddr_in`.
+            unsafe { std::ptr::from_mut(&mut storage).cast::<libc::sockaddr_in>().write(raw) };
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(v6) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: `sockaddr_storage` is larger than, and aligned for, `sockaddr_in6`.
+            unsafe { std::ptr::from_mut(&mut storage).cast::<libc::sockaddr_in6>().write(raw) };
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    (storage, length as libc::socklen_t)
+}
+
+fn family(addr: IpAddr) -> libc::c_int {
+    if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
+}
+
+fn connect(fd: RawFd, addr: SocketAddr) -> io::Result<()> {
+    let (raw, length) = raw_address(addr);
+    // SAFETY: `raw` is valid for `length` bytes.
+    check(unsafe { libc::connect(fd, std::ptr::from_ref(&raw).cast(), length) })?;
+    Ok(())
+}
+
+fn bind(fd: RawFd, addr: SocketAddr) -> io::Result<()> {
+    let (raw, length) = raw_address(addr);
+    // SAFETY: `raw` is valid for `length` bytes.
+    check(unsafe { libc::bind(fd, std::ptr::from_ref(&raw).cast(), length) })?;
+    Ok(())
+}
+
+/// A `NETLINK_SOCK_DIAG` socket of the namespace it was opened in.
+pub(crate) struct Netlink(OwnedFd);
+
+impl Netlink {
+    pub(crate) fn open() -> io::Result<Self> {
+        let fd = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_SOCK_DIAG)?;
+        let timeout = libc::timeval { tv_sec: RECEIVE_TIMEOUT_S, tv_usec: 0 };
+        set_option(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
+        Ok(Self(fd))
+    }
+
+    pub(crate) fn send(&self, message: &[u8]) -> io::Result<()> {
+        // SAFETY: `message` is valid for its length. An unconnected netlink socket sends to the
+        // kernel (port id 0).
+        let sent =
+            unsafe { libc::send(self.0.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Receives one datagram of netlink messages; a datagram that did not fit is an error.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            // SAFETY: `buffer` is valid and writable for its length.
+            let got = unsafe {
+                libc::recv(
+                    self.0.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                    libc::MSG_TRUNC,
+                )
+            };
+            if got < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
+                }
+                return Err(error);
+            }
+            let got = got.unsigned_abs();
+            if got > buffer.len() {
+                return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+            }
+            return Ok(got);
+        }
+    }
+}
+
+/// Moves the calling thread into the network namespace behind `path`.
+pub(crate) fn set_namespace(path: &Path) -> io::Result<()> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) })?;
+    Ok(())
+}
+
+/// Asks whether a program could bind to `addr` (port 0, no port taken).
+pub(crate) fn can_bind(addr: IpAddr) -> io::Result<()> {
+    let fd = socket(family(addr), libc::SOCK_STREAM, 0)?;
+    set_option(fd.as_raw_fd(), libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &1i32)?;
+    bind(fd.as_raw_fd(), SocketAddr::new(addr, 0))
+}
+
+/// Asks the routing table which source address leads to `dst`: a UDP `connect`, which sends
+/// nothing.
+pub(crate) fn source_toward(dst: SocketAddr) -> io::Result<IpAddr> {
+    let socket = std::net::UdpSocket::bind(if dst.is_ipv4() {
+        SocketAddr::from(([0, 0, 0, 0], 0))
+    } else {
+        SocketAddr::from(([0u16; 8], 0))
+    })?;
+    // A UDP connect to port 0 is allowed; the port plays no part in routing.
+    connect(socket.as_raw_fd(), dst)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// The zero-packet probe: is a port bound by other means than `connect()`?
+///
+/// One socket serves all probes; each asks for exactly one port toward a dummy destination and
+/// gives it back at once.
+pub(crate) struct BoundProbe(OwnedFd);
+
+impl BoundProbe {
+    /// Fails with `EOPNOTSUPP` where the client side of TCP Fast Open is off, with `ENOPROTOOPT`
+    /// before Linux 6.3.
+    pub(crate) fn open() -> io::Result<Self> {
+        let fd = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+        let raw = fd.as_raw_fd();
+        set_option(raw, libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &1i32)?;
+        set_option(raw, libc::IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, &1i32)?;
+        set_option(raw, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, &0u32)?;
+        Ok(Self(fd))
+    }
+
+    /// True when a `connect()` anywhere would skip `port` because somebody bound it.
+    pub(crate) fn is_bound(&self, port: u16) -> io::Result<bool> {
+        let raw = self.0.as_raw_fd();
+        let range = u32::from(port) | (u32::from(port) << 16);
+        set_option(raw, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, &range)?;
+        // The dummy: loopback, a destination nobody uses. No SYN leaves (deferred to the first
+        // write).
+        let result = connect(raw, SocketAddr::from(([127, 0, 0, 2], 1)));
+        // AF_UNSPEC dissolves the association and returns the port.
+        // SAFETY: all-zero is a valid `sockaddr` with family AF_UNSPEC.
+        let none: libc::sockaddr = unsafe { mem::zeroed() };
+        let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+        // SAFETY: `none` is valid for `length` bytes.
+        let freed = check(unsafe { libc::connect(raw, std::ptr::from_ref(&none), length) });
+        match result {
+            Ok(()) => {
+                freed?;
+                Ok(false)
+            }
+            Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Milliseconds per tick of `/proc/net/tcp` timers.
+pub(crate) fn tick_ms() -> u32 {
+    // SAFETY: no pointers.
+    let hz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u32::try_from(hz).ok().filter(|hz| *hz > 0).map_or(10, |hz| 1000 / hz)
+}

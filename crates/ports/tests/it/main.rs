@@ -1,0 +1,3 @@
+//! Integration tests of `ports`, one binary.
+
+mod parsers;
