@@ -1,0 +1,109 @@
+//! The command line: one file per subcommand.
+//!
+//! To add a subcommand `x`, write `src/cmd/x.rs` with a `pub(crate) struct Args` (derives
+//! [`clap::Args`]; its doc comment is the help text) and
+//! `pub(crate) fn run(args: Args) -> anyhow::Result<Exit>`, add `mod x;` and, in the list below,
+//! `X => x,`. A command that needs an async runtime builds it with [`runtime`].
+
+mod completions;
+mod help_markdown;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Exit;
+use crate::logs::LogFormat;
+
+/// Keeps permission checks up when the crawler comes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keepgate",
+    version,
+    max_term_width = 100,
+    propagate_version = false,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  keepgate up --demo                          the whole system with a small service to try it on
+  keepgate up --upstream http://127.0.0.1:3000 --policy ./policy
+  keepgate apply ./policy --dry-run           what would change
+  keepgate doctor                             are the ports of this host running out, and why
+
+Exit codes: 0 ok, 1 failure or finding, 2 denied or could not look, 64 usage.
+A value is taken from its flag, else from the environment, else from the file given with
+--config, else it is the default."
+)]
+pub(crate) struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// The subcommand.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// TOML file with values for flags; a flag and the environment win over it
+    #[arg(long, global = true, env = "KEEPGATE_CONFIG", value_name = "F", display_order = 900)]
+    config: Option<PathBuf>,
+    /// How log lines on stderr look
+    #[arg(
+        long,
+        global = true,
+        env = "KEEPGATE_LOG_FORMAT",
+        value_enum,
+        default_value = "text",
+        value_name = "FORMAT",
+        display_order = 901
+    )]
+    pub(crate) log_format: LogFormat,
+    /// Which log lines are shown: a level, or levels by module
+    #[arg(
+        long,
+        global = true,
+        env = "KEEPGATE_LOG",
+        default_value = "warn",
+        value_name = "FILTER",
+        display_order = 902
+    )]
+    pub(crate) log: String,
+}
+
+macro_rules! commands {
+    ($($variant:ident => $module:ident,)*) => {
+        /// The subcommands; their help is in their own files.
+        #[derive(Debug, Subcommand)]
+        pub(crate) enum Command {
+            $(
+
+                $variant($module::Args),
+            )*
+        }
+
+        impl Command {
+            /// Runs the one that was given.
+            pub(crate) fn run(self) -> anyhow::Result<Exit> {
+                match self {
+                    $(Command::$variant(args) => $module::run(args),)*
+                }
+            }
+        }
+    };
+}
+
+// In the order of the help text.
+commands! {
+    Completions => completions,
+    HelpMarkdown => help_markdown,
+}
+
+/// A runtime for a command that talks to a few servers: one thread.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    use anyhow::Context as _;
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")
+}
