@@ -10,3 +10,4 @@
 mod items;
 mod settings;
 mod uid;
+mod wire;
