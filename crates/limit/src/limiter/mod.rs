@@ -1,0 +1,370 @@
+//! Rules compiled, with their stores: the two phases of a request.
+//!
+//! A [`Limiter`] is immutable but for the states of its keys, and is shared by all
+//! threads. A new revision of the rules makes a new one with [`Limiter::compile`], given the
+//! old one: a rule whose name, key, rate and burst are the same keeps its store,
+//! and one whose name and key are the same keeps its requests under way.
+//!
+//! It never reads a clock and never sleeps; it knows callers only as [`Caller`] shows them.
+//!
+//! INVARIANTS
+//! - A request refused by one rule is charged to none (unless two requests race: then
+//!   it may be charged to a rule although another refuses it; never the other way).
+//! - A rule in shadow mode refuses nothing and is charged only what is admitted.
+//! - A request that lacks a rule's key is counted by its address under that rule.
+
+mod caller;
+mod verdict;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::concurrency::Concurrency;
+use crate::gcra::{Answer, Nanos, Quota};
+use crate::hash::{Fingerprint, Seed, Sort};
+use crate::rules::{
+    Defaults, Dialect, Key, Limits, Phase, Rule, RuleError, RuleFault, ServiceFacts,
+};
+use crate::store::{Census, Charge, Store};
+
+pub use caller::{AddressKey, Caller};
+pub use verdict::{MOST_REPORTS, Outcome, Report, Unit, Verdict};
+
+/// Rules compiled, with their stores.
+#[derive(Debug)]
+pub struct Limiter {
+    id: u64,
+    seed: Seed,
+    headers: Dialect,
+    help: Option<String>,
+    policies: Vec<Policy>,
+    address: Vec<Candidate>,
+    principal: Vec<Candidate>,
+    plans: HashMap<String, Vec<Candidate>>,
+}
+
+/// One rule in force.
+#[derive(Debug)]
+pub struct Policy {
+    rule: Rule,
+    rate: Option<Metered>,
+    concurrency: Option<(u32, Arc<Concurrency>)>,
+}
+
+#[derive(Debug)]
+struct Metered {
+    quota: Quota,
+    store: Arc<Store>,
+}
+
+/// A policy that may apply to a caller, in the order of layers.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    layer: Layer,
+    policy: u16,
+}
+
+/// Where a rule stands, the most specific first; see [`crate::rules`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Layer {
+    Every,
+    Plan,
+    Service,
+    Default,
+}
+
+/// What one call is matched by.
+#[derive(Clone, Copy)]
+struct Call<'a, 'c> {
+    caller: &'a Caller<'c>,
+    method: &'a str,
+    route: Option<&'a str>,
+    now: Nanos,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Limiter {
+    /// Validates `limits` and compiles them. `seed` is the process's; with a `previous` limiter its
+    /// seed is used, and the states of unchanged rules live on.
+    pub fn compile(
+        limits: &Limits,
+        facts: &ServiceFacts<'_>,
+        seed: Seed,
+        previous: Option<&Limiter>,
+    ) -> Result<Limiter, RuleError> {
+        limits.validate(facts)?;
+        let mut limiter = Limiter {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            seed: previous.map_or(seed, |previous| previous.seed),
+            headers: limits.headers,
+            help: limits.help.clone(),
+            policies: Vec::new(),
+            address: Vec::new(),
+            principal: Vec::new(),
+            plans: limits.plans.keys().map(|name| (name.clone(), Vec::new())).collect(),
+        };
+        for (stands_in, rule) in limits.all_rules() {
+            let plan = stands_in.or(rule.plan.as_deref());
+            let layer = match plan {
+                Some("*") => Layer::Every,
+                Some(_) => Layer::Plan,
+                None => Layer::Service,
+            };
+            // A rule in a plan is of the principal phase, whatever its key.
+            let phase = if plan.is_some() { Phase::Principal } else { rule.phase() };
+            limiter.add(rule, phase, layer, plan, previous)?;
+        }
+        if limits.defaults == Defaults::On {
+            for rule in Limits::default_rules() {
+                let replaced = limiter.policies.iter().any(|policy| policy.rule.name == rule.name);
+                let nobody = rule.key == Key::Principal && facts.identifies == Some(false);
+                if !replaced && !nobody {
+                    limiter.add(&rule, rule.phase(), Layer::Default, None, previous)?;
+                }
+            }
+        }
+        let lists = limiter.plans.values_mut();
+        for list in lists.chain([&mut limiter.address, &mut limiter.principal]) {
+            list.sort_by_key(|candidate| candidate.layer);
+        }
+        Ok(limiter)
+    }
+
+    fn add(
+        &mut self,
+        rule: &Rule,
+        phase: Phase,
+        layer: Layer,
+        plan: Option<&str>,
+        previous: Option<&Limiter>,
+    ) -> Result<(), RuleError> {
+        let fault = |fault| RuleError { rule: rule.name.clone(), fault };
+        let index =
+            u16::try_from(self.policies.len()).map_err(|_| fault(RuleFault::TooManyRules))?;
+        let quota = rule.quota().map_err(|error| fault(RuleFault::Quota(error)))?;
+        self.policies.push(Policy::new(rule, quota, previous));
+        let candidate = Candidate { layer, policy: index };
+        match (phase, plan) {
+            (Phase::Address, _) => self.address.push(candidate),
+            (Phase::Principal, Some(plan)) if plan != "*" => {
+                self.plans.entry(plan.to_owned()).or_default().push(candidate);
+            }
+            (Phase::Principal, _) => {
+                self.principal.push(candidate);
+                self.plans.values_mut().for_each(|list| list.push(candidate));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first phase, before any cryptography: rules keyed by address.
+    ///
+    /// `route` is the template that matched, if any.
+    pub fn check_address(
+        &self,
+        address: &AddressKey,
+        method: &str,
+        route: Option<&str>,
+        now: Nanos,
+    ) -> Verdict {
+        let caller = Caller::anonymous(*address);
+        self.check(&self.address, &Call { caller: &caller, method, route, now })
+    }
+
+    /// The second phase, when the caller is known (or known to be anonymous).
+    pub fn check_principal(
+        &self,
+        caller: &Caller<'_>,
+        method: &str,
+        route: Option<&str>,
+        now: Nanos,
+    ) -> Verdict {
+        let plan = caller.plan.and_then(|plan| self.plans.get(plan));
+        self.check(plan.unwrap_or(&self.principal), &Call { caller, method, route, now })
+    }
+
+    /// The policy a report is about; `None` if another limiter made the report.
+    pub fn policy(&self, verdict: &Verdict, report: &Report) -> Option<&Policy> {
+        (verdict.limiter == self.id).then(|| self.policies.get(usize::from(report.policy)))?
+    }
+
+    /// All policies in force.
+    pub fn policies(&self) -> &[Policy] {
+        &self.policies
+    }
+
+    /// In which fields limits are told.
+    pub fn headers(&self) -> Dialect {
+        self.headers
+    }
+
+    /// Where a refused caller reads about the API.
+    pub fn help(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
+    /// The most bytes its stores will ever take.
+    pub fn byte_bound(&self) -> usize {
+        let metered = self.policies.iter().filter_map(|policy| policy.rate.as_ref());
+        metered.map(|metered| metered.store.byte_bound()).sum()
+    }
+
+    fn check(&self, candidates: &[Candidate], call: &Call<'_, '_>) -> Verdict {
+        let chosen = self.choose(candidates, call);
+        let applying = || {
+            candidates.iter().enumerate().filter(|(i, _)| chosen >> i & 1 == 1).filter_map(
+                |(_, candidate)| Some((candidate.policy, self.policy_at(candidate.policy)?)),
+            )
+        };
+        let mut verdict = Verdict::new(self.id);
+        for (index, policy) in applying() {
+            let Some((limit, table)) = &policy.concurrency else { continue };
+            let acquired = table.acquire(policy.key(&self.seed, call), *limit);
+            verdict.concurrency(index, policy.rule.shadow, *limit, acquired);
+        }
+        if !verdict.is_admitted() {
+            verdict.release();
+            return verdict;
+        }
+        let metered = |shadow: bool| {
+            applying().filter_map(move |(index, policy)| {
+                let metered = policy.rate.as_ref()?;
+                (policy.rule.shadow == shadow).then_some((index, policy, metered))
+            })
+        };
+        // More than one rule: ask all before charging any.
+        if metered(false).nth(1).is_some() {
+            let refused = |(_, policy, metered): (u16, &Policy, &Metered)| {
+                !self.ask(policy, metered, call, false).is_admitted()
+            };
+            if metered(false).any(refused) {
+                for (index, policy, metered) in metered(false) {
+                    let charge = self.ask(policy, metered, call, false);
+                    verdict.rate(index, false, &metered.quota, charge, call.now);
+                }
+                verdict.release();
+                return verdict;
+            }
+        }
+        for shadow in [false, true] {
+            for (index, policy, metered) in metered(shadow) {
+                let charge = self.ask(policy, metered, call, true);
+                verdict.rate(index, shadow, &metered.quota, charge, call.now);
+            }
+            if !verdict.is_admitted() {
+                verdict.release();
+                return verdict;
+            }
+        }
+        verdict
+    }
+
+    /// Which candidates apply, as bits; see [`crate::rules`] for the layers.
+    #[inline]
+    fn choose(&self, candidates: &[Candidate], call: &Call<'_, '_>) -> u64 {
+        let mut chosen = 0;
+        let mut deepest = Layer::Default;
+        for (index, candidate) in candidates.iter().enumerate() {
+            if candidate.layer > deepest {
+                break;
+            }
+            let Some(policy) = self.policy_at(candidate.policy) else { continue };
+            if policy.matches(call) {
+                chosen |= 1 << index;
+                if candidate.layer != Layer::Every && policy.rule.settles() {
+                    deepest = candidate.layer;
+                }
+            }
+        }
+        chosen
+    }
+
+    fn ask(&self, policy: &Policy, metered: &Metered, call: &Call<'_, '_>, charge: bool) -> Charge {
+        let key = policy.key(&self.seed, call);
+        let cost = policy.rule.cost_of(call.method, call.route);
+        if charge {
+            metered.store.charge(key, &metered.quota, cost, call.now)
+        } else {
+            metered.store.peek(key, &metered.quota, cost, call.now)
+        }
+    }
+
+    fn policy_at(&self, index: u16) -> Option<&Policy> {
+        self.policies.get(usize::from(index))
+    }
+}
+
+impl Policy {
+    fn new(rule: &Rule, quota: Option<Quota>, previous: Option<&Limiter>) -> Policy {
+        let before = previous.and_then(|previous| {
+            previous.policies.iter().find(|p| p.rule.name == rule.name && p.rule.key == rule.key)
+        });
+        let same_keys = before.filter(|before| before.rule.ipv6_prefix == rule.ipv6_prefix);
+        let rate = quota.map(|quota| {
+            let kept = same_keys.and_then(|before| before.rate.as_ref()).filter(|metered| {
+                metered.quota == quota
+                    && same_keys.is_some_and(|b| b.rule.memory_bytes() == rule.memory_bytes())
+            });
+            let store = kept.map_or_else(
+                || Arc::new(Store::new(rule.memory_bytes())),
+                |metered| Arc::clone(&metered.store),
+            );
+            Metered { quota, store }
+        });
+        let concurrency = rule.concurrency.map(|limit| {
+            let kept = same_keys.and_then(|before| before.concurrency.as_ref());
+            (limit, kept.map_or_else(Concurrency::new, |(_, table)| Arc::clone(table)))
+        });
+        Policy { rule: rule.clone(), rate, concurrency }
+    }
+
+    /// The rule as it was written.
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// Its quota, if it limits a rate.
+    pub fn quota(&self) -> Option<&Quota> {
+        self.rate.as_ref().map(|metered| &metered.quota)
+    }
+
+    /// What its store holds, counted by walking it; nothing if it limits no rate.
+    pub fn census(&self) -> Census {
+        self.rate.as_ref().map(|metered| metered.store.census()).unwrap_or_default()
+    }
+
+    #[inline]
+    fn matches(&self, call: &Call<'_, '_>) -> bool {
+        let rule = &self.rule;
+        (rule.methods.is_empty() || rule.methods.iter().any(|method| method == call.method))
+            && rule
+                .route
+                .as_ref()
+                .is_none_or(|pattern| call.route.is_some_and(|r| pattern.matches(r)))
+            && rule
+                .principal_type
+                .as_ref()
+                .is_none_or(|wanted| call.caller.principal.is_some_and(|(kind, _)| kind == wanted))
+    }
+
+    #[inline]
+    fn key(&self, seed: &Seed, call: &Call<'_, '_>) -> Fingerprint {
+        let caller = call.caller;
+        let own = match &self.rule.key {
+            Key::Address => None,
+            Key::Principal => caller
+                .principal
+                .map(|(kind, id)| seed.pair(Sort::Principal, kind.as_bytes(), id.as_bytes())),
+            Key::ApiKey => caller.api_key.map(|key| seed.bytes(Sort::ApiKey, key.as_bytes())),
+            Key::Header(name) => (caller.header)(name).map(|value| seed.bytes(Sort::Header, value)),
+        };
+        own.unwrap_or_else(|| caller.address.fingerprint(seed, self.rule.ipv6_prefix))
+    }
+}
+
+/// Whether the quota's answer lets the request through.
+pub(crate) fn admits(answer: Answer) -> bool {
+    matches!(answer, Answer::Admitted { .. })
+}

@@ -1,0 +1,1 @@
+//! Who is making the requests: heavy hitters and crawls, in bounded memory.

@@ -1,0 +1,224 @@
+//! The store against one exact state a key, under floods and under threads.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use keepgate_limit::gcra::{Answer, FULL, Nanos, Quota};
+use keepgate_limit::hash::{Fingerprint, Sort};
+use keepgate_limit::store::{SMALLEST_STORE_BYTES, Store};
+use proptest::prelude::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn key(number: u64) -> Fingerprint {
+    crate::seed().wide(Sort::Address, u128::from(number))
+}
+
+fn per_minute(count: u64, burst: u32) -> Quota {
+    Quota::new(count, Duration::from_secs(60), burst).expect("a quota")
+}
+
+#[test]
+fn a_million_keys_do_not_free_a_blocked_one() {
+    let store = Store::new(32 << 20);
+    // A day a token: nothing comes back while the test looks.
+    let quota = Quota::new(1, Duration::from_secs(86_400), 10).expect("a quota");
+    let now = Nanos::new(SECOND);
+    let blocked = key(u64::MAX);
+    for _ in 0..10 {
+        assert!(store.charge(blocked, &quota, 1, now).is_admitted());
+    }
+    let state = store.state(blocked);
+    assert!(!store.charge(blocked, &quota, 1, now).is_admitted());
+    for number in 0..1_000_000 {
+        let _answer = store.charge(key(number), &quota, 1, now);
+    }
+    assert!(!store.charge(blocked, &quota, 1, now).is_admitted());
+    assert!(store.state(blocked) >= state);
+    let census = store.census();
+    assert!(census.bytes <= 32 << 20, "{census:?}");
+    assert!(store.byte_bound() <= 32 << 20);
+    // A million keys, each in debt, and bytes taken for each that has a slot.
+    assert!(census.keys > 950_000, "{census:?}");
+    assert!(census.bytes / census.keys <= 64, "{} bytes a key", census.bytes / census.keys);
+}
+
+#[test]
+fn a_flood_larger_than_the_memory_frees_nobody() {
+    let store = Store::new(1 << 20);
+    let quota = Quota::new(1, Duration::from_secs(86_400), 5).expect("a quota");
+    let now = Nanos::new(SECOND);
+    let blocked: Vec<Fingerprint> = (0..2_000).map(|n| key(1_000_000_000 + n)).collect();
+    let spend = |key: &Fingerprint| {
+        (0..9).filter(|_| store.charge(*key, &quota, 1, now).is_admitted()).count()
+    };
+    for key in &blocked {
+        assert!(spend(key) <= 5);
+    }
+    for number in 0..1_000_000 {
+        let _answer = store.charge(key(number), &quota, 1, now);
+    }
+    let freed = blocked.iter().map(spend).sum::<usize>();
+    assert_eq!(freed, 0);
+    assert!(store.census().evicted_in_debt > 100_000, "the flood did evict: {:?}", store.census());
+    assert!(store.census().bytes <= 1 << 20);
+}
+
+/// At half of what would hold every slot, people who come and go are not refused.
+#[test]
+fn a_flood_within_the_documented_bound_refuses_nobody_else() {
+    let store = Store::new(1 << 20);
+    let quota = per_minute(100, 20);
+    let token_ns = 600_000_000;
+    let (mut now, mut flood) = (SECOND, 1_000_000_u64);
+    let people: Vec<Fingerprint> = (0..100).map(key).collect();
+    let step = token_ns / (store.slots() as u64 / 2);
+    let mut refused = 0;
+    for turn in 0..400_000_usize {
+        now += step;
+        flood += 1;
+        let _answer = store.charge(key(flood), &quota, 1, Nanos::new(now));
+        // Each person asks about once a second.
+        if turn.is_multiple_of((SECOND / step / 100) as usize) {
+            let person = people[turn / (SECOND / step / 100) as usize % 100];
+            refused += usize::from(!store.charge(person, &quota, 1, Nanos::new(now)).is_admitted());
+        }
+    }
+    assert_eq!(refused, 0);
+}
+
+#[test]
+fn a_known_key_is_exact_in_a_flood() {
+    let store = Store::new(1 << 20);
+    let quota = per_minute(600, 60);
+    let crawler = key(7);
+    let (start, mut now, mut admitted, mut flood) = (SECOND, SECOND, 0_u64, 1_000_000);
+    // Ten seconds at fifty times its limit, each request among ten of other addresses.
+    while now < start + 10 * SECOND {
+        admitted += u64::from(store.charge(crawler, &quota, 1, Nanos::new(now)).is_admitted());
+        for _ in 0..10 {
+            flood += 1;
+            let _answer = store.charge(key(flood), &quota, 1, Nanos::new(now));
+        }
+        now += SECOND / 500;
+    }
+    assert_eq!(admitted, 60 + 99, "burst and rate, to the token");
+}
+
+#[test]
+fn memory_is_taken_when_used_and_bounded() {
+    let store = Store::new(64 << 20);
+    let empty = store.census().bytes;
+    assert!(empty < 1 << 20, "{empty} bytes for nothing");
+    let quota = per_minute(100, 20);
+    for number in 0..1_000 {
+        let _answer = store.charge(key(number), &quota, 1, Nanos::new(SECOND));
+    }
+    assert!(store.census().bytes < empty + 1_000 * 2_100);
+    assert_eq!(store.census().keys, 1_000);
+    assert!(Store::new(0).byte_bound() <= SMALLEST_STORE_BYTES);
+}
+
+#[test]
+fn asking_charges_nothing() {
+    let store = Store::new(1 << 16);
+    let quota = per_minute(1, 1);
+    let now = Nanos::new(SECOND);
+    for _ in 0..3 {
+        assert!(store.peek(key(1), &quota, 1, now).is_admitted());
+        assert!(store.charge(key(1), &quota, 0, now).is_admitted());
+    }
+    assert_eq!(store.census().keys, 0);
+    assert!(store.charge(key(1), &quota, 1, now).is_admitted());
+    assert!(!store.peek(key(1), &quota, 1, now).is_admitted());
+    assert!(!store.charge(key(1), &quota, 1, now).is_admitted());
+    assert_eq!(store.charge(key(1), &quota, 2, now).answer, Answer::NeverFits);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// In the smallest store (a few sets, always overflowing), and a clock that also goes back: no key
+    /// ever gets what its own exact state would refuse.
+    #[test]
+    fn never_kinder_than_an_exact_state_for_each_key(
+        steps in proptest::collection::vec((0..400_u64, -300..600_i64, 1..4_u32), 1..3_000),
+    ) {
+        let store = Store::new(SMALLEST_STORE_BYTES);
+        let quota = Quota::new(1, Duration::from_nanos(1_000), 5).expect("a quota");
+        let mut exact: HashMap<u64, u64> = HashMap::new();
+        let mut now = 1_000_000_i64;
+        for (number, step, cost) in steps {
+            now += step;
+            let at = Nanos::new(now as u64);
+            let own = exact.entry(number).or_insert(FULL);
+            let allowed = quota.decide(*own, cost, at);
+            let charge = store.charge(key(number), &quota, cost, at);
+            if charge.is_admitted() {
+                let Answer::Admitted { state } = allowed else {
+                    return Err(TestCaseError::fail(format!("key {number} got back what it spent")));
+                };
+                *own = state;
+            }
+            prop_assert!(store.state(key(number)) >= *own, "forgot a debt of key {number}");
+        }
+    }
+}
+
+/// Many threads, one key: exactly the burst. Many threads, keys that crowd a few sets:
+/// no key more than its burst.
+#[test]
+fn threads_together_get_no_more_than_the_burst() {
+    let quota = Quota::new(1, Duration::from_secs(86_400), 100).expect("a quota");
+    let now = Nanos::new(SECOND);
+    for keys in [1_u64, 3, 64, 5_000] {
+        let store = Store::new(SMALLEST_STORE_BYTES);
+        let admitted: Vec<AtomicU64> = (0..keys).map(|_| AtomicU64::new(0)).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..16_u64 {
+                let (store, admitted) = (&store, &admitted);
+                scope.spawn(move || {
+                    for turn in 0..20_000_u64 {
+                        let number = (turn * 7 + thread * 13) % keys;
+                        if store.charge(key(number), &quota, 1, now).is_admitted() {
+                            admitted[number as usize].fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        let counts: Vec<u64> = admitted.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        assert!(counts.iter().all(|count| *count <= 100), "{keys} keys: {counts:?}");
+        if keys <= 3 {
+            assert!(counts.iter().all(|count| *count == 100), "{keys} keys: {counts:?}");
+        }
+    }
+}
+
+/// The same burst of a *new* key from all threads at once: one slot, one burst.
+#[test]
+fn threads_racing_for_a_new_key_share_one_slot() {
+    let quota = Quota::new(1, Duration::from_secs(86_400), 3).expect("a quota");
+    let now = Nanos::new(SECOND);
+    let store = Store::new(1 << 20);
+    let rounds = 2_000_u64;
+    let admitted: Vec<AtomicU64> = (0..rounds).map(|_| AtomicU64::new(0)).collect();
+    let barrier = std::sync::Barrier::new(8);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for round in 0..rounds {
+                    if round.is_multiple_of(100) {
+                        barrier.wait();
+                    }
+                    if store.charge(key(round), &quota, 1, now).is_admitted() {
+                        admitted[round as usize].fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    assert!(admitted.iter().all(|count| count.load(Ordering::Relaxed) == 3));
+    assert_eq!(store.census().keys, rounds as usize);
+}
