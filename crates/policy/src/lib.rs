@@ -20,6 +20,7 @@ pub mod openapi;
 #[doc(hidden)]
 pub mod proto;
 pub mod route;
+pub mod router;
 pub mod service;
 pub mod uid;
 pub mod validate;

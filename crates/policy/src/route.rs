@@ -1,6 +1,21 @@
 //! Routes: which method and path template means which action on which resource.
+//!
+//! A template is an OpenAPI path template. Its segments are literal texts, parameters (`{id}`),
+//! or a mixture (`{name}.{format}`, `{id}:cancel`); a last segment `{*rest}` takes all below.
+//! Literal text is compared byte by byte with the request's normal form, so it must be in that
+//! form itself: other characters percent-encoded, with capitals, and no more than needed.
+//! This module does not know requests; matching them is [`crate::router`].
 
 use serde::{Deserialize, Serialize};
+
+use crate::uid::{Uid, is_type_name};
+
+/// The longest template in bytes.
+pub const MAX_TEMPLATE_BYTES: usize = 2048;
+/// The most segments in a template.
+pub const MAX_SEGMENTS: usize = 64;
+/// The most routes in a service.
+pub const MAX_ROUTES: usize = 20_000;
 
 /// A route of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -10,7 +25,7 @@ pub struct Route {
     pub method: String,
     /// An OpenAPI path template such as `/orders/{id}`; a last segment `{*rest}` takes all below.
     pub path: String,
-    /// The Cedar action; none: `Action::"METHOD"`.
+    /// The Cedar action, a name or a whole identifier; none: `Action::"METHOD"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
     /// The Cedar resource; none: `route::"TEMPLATE"`.
@@ -44,6 +59,295 @@ pub struct ResourceRule {
     pub kind: String,
     /// The path parameter's name, without braces.
     pub param: String,
+}
+
+/// A route that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// Not an HTTP method.
+    #[error("`{0}` is not a method; write it in capitals, or `*` for any")]
+    Method(String),
+    /// Not a path template.
+    #[error("`{path}` is not a path template: {reason}")]
+    Template {
+        /// The text given, cut off after 200 characters.
+        path: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// A resource type that is no Cedar name.
+    #[error("`{route}`: `{kind}` is not an entity type")]
+    ResourceType {
+        /// The route, as `METHOD template`.
+        route: String,
+        /// The text given.
+        kind: String,
+    },
+    /// A resource whose id is not in the path.
+    #[error(
+        "`{route}`: the resource's id is the parameter `{param}`, which the path does not have"
+    )]
+    ResourceParam {
+        /// The route, as `METHOD template`.
+        route: String,
+        /// The parameter named.
+        param: String,
+    },
+    /// A cost of nothing would be no limit.
+    #[error("`{route}`: a cost is at least 1")]
+    Cost {
+        /// The route, as `METHOD template`.
+        route: String,
+    },
+    /// Two routes for the same requests.
+    #[error("`{first}` and `{second}` match the same requests; remove one of them")]
+    Conflict {
+        /// The route that came first.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// More than a router takes.
+    #[error("{0} routes, at most {MAX_ROUTES} are allowed")]
+    TooMany(usize),
+}
+
+impl Route {
+    /// The route of a method and a template that says nothing else.
+    pub fn new(method: impl Into<String>, path: impl Into<String>) -> Route {
+        Route {
+            method: method.into(),
+            path: path.into(),
+            action: None,
+            resource: None,
+            anonymous: false,
+            max_age_ms: None,
+            operation: None,
+            cost: None,
+        }
+    }
+
+    /// Its name, `METHOD template`; also the id of its item.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    /// The action of a request; `method` is the request's, used where the route takes any.
+    pub fn action(&self, method: &str) -> Uid {
+        match &self.action {
+            Some(text) => Uid::action(text),
+            None if self.method == "*" => Uid::new("Action", method),
+            None => Uid::new("Action", &self.method),
+        }
+    }
+
+    /// Whether the route alone can be used; returns its template.
+    pub fn check(&self) -> Result<Template, RouteError> {
+        if !is_method(&self.method) {
+            return Err(RouteError::Method(self.method.clone()));
+        }
+        let template: Template = self.path.parse()?;
+        if let Some(rule) = &self.resource {
+            if !is_type_name(&rule.kind) {
+                return Err(RouteError::ResourceType {
+                    route: self.name(),
+                    kind: rule.kind.clone(),
+                });
+            }
+            if !template.params().any(|name| name == rule.param) {
+                return Err(RouteError::ResourceParam {
+                    route: self.name(),
+                    param: rule.param.clone(),
+                });
+            }
+        }
+        if self.cost == Some(0) {
+            return Err(RouteError::Cost { route: self.name() });
+        }
+        Ok(template)
+    }
+}
+
+/// Methods are tokens (RFC 9110 section 9.1) and case-sensitive; all that are registered are in
+/// capitals, so anything else is a mistake.
+fn is_method(method: &str) -> bool {
+    method == "*"
+        || (!method.is_empty()
+            && method.len() <= 32
+            && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-' || b == b'_'))
+}
+
+/// A path template in its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// The parts between the slashes; `/` has one, which is empty.
+    pub segments: Vec<Segment>,
+}
+
+/// What stands between two slashes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Segment {
+    /// Exactly this text; empty after a trailing slash.
+    Literal(String),
+    /// Literal texts around parameters: `head`, then each parameter with the text after it.
+    /// Every parameter takes at least one byte and as few as it can; the last one takes the rest.
+    Mixed {
+        /// The text before the first parameter.
+        head: String,
+        /// The parameters, each with the text that follows it.
+        params: Vec<(String, String)>,
+    },
+    /// One whole segment that is not empty.
+    Param(String),
+    /// All the rest of the path, slashes included; may be empty.
+    Rest(String),
+}
+
+impl Template {
+    /// The names of the parameters, in order.
+    pub fn params(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().flat_map(|segment| {
+            let (one, many) = match segment {
+                Segment::Literal(_) => (None, [].as_slice()),
+                Segment::Param(name) | Segment::Rest(name) => (Some(name.as_str()), [].as_slice()),
+                Segment::Mixed { params, .. } => (None, params.as_slice()),
+            };
+            one.into_iter().chain(many.iter().map(|(name, _)| name.as_str()))
+        })
+    }
+}
+
+impl std::str::FromStr for Template {
+    type Err = RouteError;
+
+    fn from_str(path: &str) -> Result<Template, RouteError> {
+        parse(path).map_err(|reason| {
+            // Enough to be found by, not enough to fill a log.
+            let shown: String = path.chars().take(200).collect();
+            RouteError::Template { path: shown, reason }
+        })
+    }
+}
+
+fn parse(path: &str) -> Result<Template, String> {
+    if path.len() > MAX_TEMPLATE_BYTES {
+        return Err(format!("it has {} bytes, at most {MAX_TEMPLATE_BYTES}", path.len()));
+    }
+    let Some(rest) = path.strip_prefix('/') else {
+        return Err("it must start with `/`".to_owned());
+    };
+    let count = rest.split('/').count();
+    if count > MAX_SEGMENTS {
+        return Err(format!("it has {count} segments, at most {MAX_SEGMENTS}"));
+    }
+    let mut segments = Vec::with_capacity(count);
+    for (index, text) in rest.split('/').enumerate() {
+        let last = index + 1 == count;
+        if text.is_empty() && !last {
+            return Err("a segment is empty; the normal form of `//` is `/`".to_owned());
+        }
+        if matches!(text, "." | "..") {
+            return Err(format!("`{text}` never occurs in a normal form"));
+        }
+        segments.push(segment(text, last)?);
+    }
+    let template = Template { segments };
+    let mut names: Vec<&str> = template.params().collect();
+    names.sort_unstable();
+    let twice = names.windows(2).find_map(|pair| match pair {
+        [a, b] if a == b => Some(*a),
+        _ => None,
+    });
+    match twice {
+        Some(name) => Err(format!("the parameter `{name}` occurs twice")),
+        None => Ok(template),
+    }
+}
+
+fn segment(text: &str, last: bool) -> Result<Segment, String> {
+    if let Some(name) = text.strip_prefix("{*").and_then(|text| text.strip_suffix('}')) {
+        if !last {
+            return Err(format!("`{text}` takes all the rest, so it must be the last segment"));
+        }
+        return Ok(Segment::Rest(param_name(name)?.to_owned()));
+    }
+    let (head, mut rest) = text.split_at(text.find('{').unwrap_or(text.len()));
+    literal(head)?;
+    let mut params: Vec<(String, String)> = Vec::new();
+    while let Some(open) = rest.strip_prefix('{') {
+        let (name, after) = open.split_once('}').ok_or("a `{` is not closed")?;
+        let (tail, next) = after.split_at(after.find('{').unwrap_or(after.len()));
+        literal(tail)?;
+        if tail.is_empty() && !next.is_empty() {
+            return Err(format!("nothing separates `{{{name}}}` from the next parameter"));
+        }
+        params.push((param_name(name)?.to_owned(), tail.to_owned()));
+        rest = next;
+    }
+    match params.as_slice() {
+        [] => Ok(Segment::Literal(head.to_owned())),
+        [(name, tail)] if head.is_empty() && tail.is_empty() => Ok(Segment::Param(name.clone())),
+        _ => Ok(Segment::Mixed { head: head.to_owned(), params }),
+    }
+}
+
+fn param_name(name: &str) -> Result<&str, String> {
+    if name.is_empty() || name.contains(['{', '}', '*']) || name.chars().any(char::is_control) {
+        return Err(format!("`{name}` cannot name a parameter"));
+    }
+    Ok(name)
+}
+
+/// Path characters of RFC 3986 in normal form.
+fn literal(text: &str) -> Result<(), String> {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let pair = (bytes.next(), bytes.next());
+                let (Some(high), Some(low)) =
+                    (pair.0.and_then(hex_digit), pair.1.and_then(hex_digit))
+                else {
+                    return Err(
+                        "a `%` is followed by two hexadecimal digits in capitals".to_owned()
+                    );
+                };
+                let decoded = high << 4 | low;
+                if is_unreserved(decoded) {
+                    return Err(format!(
+                        "`%{decoded:02X}` is written `{}` in the normal form",
+                        char::from(decoded)
+                    ));
+                }
+            }
+            b'}' => return Err("a `}` is not opened".to_owned()),
+            _ if is_unreserved(byte) || b"!$&'()*+,;=:@".contains(&byte) => {}
+            b'?' | b'#' => {
+                return Err("a query or fragment is no part of a path; leave it out".to_owned());
+            }
+            _ if byte.is_ascii() => {
+                return Err(format!(
+                    "`{}` must be written `%{byte:02X}`",
+                    char::from(byte).escape_default()
+                ));
+            }
+            _ => return Err("characters beyond ASCII must be percent-encoded".to_owned()),
+        }
+    }
+    Ok(())
+}
+
+/// RFC 3986 section 2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

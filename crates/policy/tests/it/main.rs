@@ -8,6 +8,8 @@
 )]
 
 mod items;
+mod openapi;
+mod routes;
 mod settings;
 mod uid;
 mod wire;

@@ -1,0 +1,401 @@
+//! From a request's method and path to its route.
+//!
+//! The path is the request's normal form, without query, as it will be forwarded; it is compared
+//! segment by segment, still percent-encoded, so `%2F` never becomes a separator. Only the values
+//! of parameters are decoded, once, when they become the id of a resource.
+//!
+//! The most specific route wins, decided from left to right: literal text before a mixture, a
+//! mixture before a whole parameter, that before `{*rest}` (OpenAPI 3.1 section 4.8.8.2 asks for
+//! the first step; the rest follows it). Where the most specific template does not have the method,
+//! less specific ones are asked; a route of that very method goes before one with `*`. `HEAD`
+//! without a route of its own is the `GET` route. Only if no template that matches has the method
+//! is the answer [`Matched::MethodNotAllowed`].
+//!
+//! Cost: each node of the tree is visited at most once for one path, whatever the path.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::route::{MAX_ROUTES, Route, RouteError, Segment};
+use crate::uid::Uid;
+
+/// The routes of a service, ready to be matched.
+#[derive(Clone, Debug)]
+pub struct Router {
+    routes: Arc<[Route]>,
+    compiled: Vec<Compiled>,
+    /// Node 0 is the root. INVARIANT: indices within point to existing nodes and routes.
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug)]
+struct Compiled {
+    params: Vec<Box<str>>,
+    /// None where the request's method is the action.
+    action: Option<Uid>,
+    resource: Resource,
+}
+
+#[derive(Clone, Debug)]
+enum Resource {
+    Fixed(Uid),
+    /// The type, and the parameter's place among the values.
+    Param(String, usize),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    /// Sorted by text.
+    literals: Vec<(Box<str>, usize)>,
+    /// Most specific first: more literal text before less.
+    mixed: Vec<(Mixture, usize)>,
+    param: Option<usize>,
+    rest: Leaf,
+    end: Leaf,
+}
+
+/// The routes that end at a node, by method.
+type Leaf = Vec<(Box<str>, usize)>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mixture {
+    head: Box<str>,
+    /// The text after each parameter.
+    tails: Vec<Box<str>>,
+}
+
+/// What a method and a path lead to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Matched<'r, 'p> {
+    /// A route.
+    Found(Match<'r, 'p>),
+    /// Templates match the path, but none of them has the method; these they have, sorted.
+    MethodNotAllowed(Vec<&'r str>),
+    /// No template matches.
+    NotFound,
+}
+
+/// A route and the values of its parameters.
+#[derive(Clone, Debug)]
+pub struct Match<'r, 'p> {
+    router: &'r Router,
+    /// Which of the router's routes.
+    pub index: usize,
+    /// The parameters' values in the template's order, still percent-encoded.
+    pub values: Vec<&'p str>,
+    method: &'p str,
+}
+
+/// A parameter's value that is no text once it is decoded: the caller's 400.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the path's `{value}` is not UTF-8 once it is percent-decoded")]
+pub struct ParamError {
+    /// The value as it came.
+    pub value: String,
+}
+
+impl Router {
+    /// A router of these routes; refuses what [`Route::check`] refuses, and conflicts.
+    pub fn new(routes: impl Into<Arc<[Route]>>) -> Result<Router, RouteError> {
+        let routes: Arc<[Route]> = routes.into();
+        if routes.len() > MAX_ROUTES {
+            return Err(RouteError::TooMany(routes.len()));
+        }
+        let mut router = Router {
+            routes: Arc::clone(&routes),
+            compiled: Vec::with_capacity(routes.len()),
+            nodes: vec![Node::default()],
+        };
+        for (index, route) in routes.iter().enumerate() {
+            let template = route.check()?;
+            let first = router.insert(&route.method, index, template.segments.as_slice());
+            if let Some(first) = first.and_then(|first| routes.get(first)) {
+                return Err(RouteError::Conflict { first: first.name(), second: route.name() });
+            }
+            let params: Vec<Box<str>> = template.params().map(Box::from).collect();
+            let resource = route.resource.as_ref().and_then(|rule| {
+                let place = params.iter().position(|name| **name == *rule.param)?;
+                Some(Resource::Param(rule.kind.clone(), place))
+            });
+            router.compiled.push(Compiled {
+                action: (route.action.is_some() || route.method != "*")
+                    .then(|| route.action(&route.method)),
+                resource: resource.unwrap_or_else(|| Resource::Fixed(Uid::route(&route.path))),
+                params,
+            });
+        }
+        Ok(router)
+    }
+
+    /// The routes, in the order given.
+    pub fn routes(&self) -> &Arc<[Route]> {
+        &self.routes
+    }
+
+    /// The route of a request; `path` is its normal form, without the query.
+    pub fn matched<'r, 'p>(&'r self, method: &'p str, path: &'p str) -> Matched<'r, 'p> {
+        let Some(rest) = path.strip_prefix('/') else {
+            return Matched::NotFound;
+        };
+        let mut search = Search { router: self, method, values: Vec::new(), others: Vec::new() };
+        if let Some(index) = search.node(0, Some(rest)) {
+            return Matched::Found(Match { router: self, index, values: search.values, method });
+        }
+        if search.others.is_empty() {
+            return Matched::NotFound;
+        }
+        let leaves = search.others.into_iter().flatten();
+        let mut methods: Vec<&str> = leaves.map(|(method, _)| &**method).collect();
+        methods.sort_unstable();
+        methods.dedup();
+        Matched::MethodNotAllowed(methods)
+    }
+
+    /// Adds a route; returns the one that is in its place already.
+    fn insert(&mut self, method: &str, route: usize, segments: &[Segment]) -> Option<usize> {
+        let mut at = 0;
+        let mut is_rest = false;
+        for segment in segments {
+            let new = self.nodes.len();
+            let node = self.nodes.get_mut(at)?;
+            at = match segment {
+                Segment::Literal(text) => {
+                    match node.literals.binary_search_by(|(have, _)| (**have).cmp(text)) {
+                        Ok(found) => node.literals.get(found)?.1,
+                        Err(place) => {
+                            node.literals.insert(place, (text.as_str().into(), new));
+                            new
+                        }
+                    }
+                }
+                Segment::Mixed { head, params } => {
+                    let mixture = Mixture {
+                        head: head.as_str().into(),
+                        tails: params.iter().map(|(_, tail)| tail.as_str().into()).collect(),
+                    };
+                    match node.mixed.iter().find(|(have, _)| *have == mixture) {
+                        Some((_, found)) => *found,
+                        None => {
+                            node.mixed.push((mixture, new));
+                            node.mixed.sort_by(|(a, _), (b, _)| a.specificity(b));
+                            new
+                        }
+                    }
+                }
+                Segment::Param(_) => *node.param.get_or_insert(new),
+                Segment::Rest(_) => {
+                    is_rest = true;
+                    at
+                }
+            };
+            if at == new {
+                self.nodes.push(Node::default());
+            }
+        }
+        let node = self.nodes.get_mut(at)?;
+        let leaf = if is_rest { &mut node.rest } else { &mut node.end };
+        match leaf.iter().find(|(have, _)| **have == *method) {
+            Some((_, first)) => Some(*first),
+            None => {
+                leaf.push((method.into(), route));
+                None
+            }
+        }
+    }
+}
+
+struct Search<'r, 'p> {
+    router: &'r Router,
+    method: &'p str,
+    values: Vec<&'p str>,
+    /// Leaves that match the path but not the method.
+    others: Vec<&'r Leaf>,
+}
+
+impl<'r, 'p> Search<'r, 'p> {
+    /// `rest`: what is left after the slash that led here; none at the path's end.
+    fn node(&mut self, at: usize, rest: Option<&'p str>) -> Option<usize> {
+        let node = self.router.nodes.get(at)?;
+        let Some(rest) = rest else {
+            return self.leaf(&node.end);
+        };
+        let (segment, below) = match rest.split_once('/') {
+            Some((segment, below)) => (segment, Some(below)),
+            None => (rest, None),
+        };
+        if let Ok(found) = node.literals.binary_search_by(|(text, _)| (**text).cmp(segment))
+            && let Some((_, next)) = node.literals.get(found)
+            && let Some(route) = self.node(*next, below)
+        {
+            return Some(route);
+        }
+        let held = self.values.len();
+        for (mixture, next) in &node.mixed {
+            if mixture.values(segment, &mut self.values)
+                && let Some(route) = self.node(*next, below)
+            {
+                return Some(route);
+            }
+            self.values.truncate(held);
+        }
+        if let Some(next) = node.param
+            && !segment.is_empty()
+        {
+            self.values.push(segment);
+            if let Some(route) = self.node(next, below) {
+                return Some(route);
+            }
+            self.values.truncate(held);
+        }
+        if let Some(route) = self.leaf(&node.rest) {
+            self.values.push(rest);
+            return Some(route);
+        }
+        None
+    }
+
+    fn leaf(&mut self, leaf: &'r Leaf) -> Option<usize> {
+        if leaf.is_empty() {
+            return None;
+        }
+        let with = |method: &str| leaf.iter().find(|(have, _)| **have == *method);
+        let found = with(self.method)
+            .or_else(|| if self.method == "HEAD" { with("GET") } else { None })
+            .or_else(|| with("*"));
+        match found {
+            Some((_, route)) => Some(*route),
+            None => {
+                self.others.push(leaf);
+                None
+            }
+        }
+    }
+}
+
+impl Mixture {
+    fn literal_bytes(&self) -> usize {
+        self.head.len() + self.tails.iter().map(|tail| tail.len()).sum::<usize>()
+    }
+
+    /// More literal text is more specific; the rest only makes the order total.
+    fn specificity(&self, other: &Mixture) -> std::cmp::Ordering {
+        (other.literal_bytes(), &self.head, &self.tails).cmp(&(
+            self.literal_bytes(),
+            &other.head,
+            &other.tails,
+        ))
+    }
+
+    /// Appends the parameters' values if the segment matches; otherwise what it appended is
+    /// without meaning.
+    fn values<'p>(&self, segment: &'p str, values: &mut Vec<&'p str>) -> bool {
+        let Some(mut rest) = segment.strip_prefix(&*self.head) else {
+            return false;
+        };
+        let Some((last, inner)) = self.tails.split_last() else {
+            return false;
+        };
+        for tail in inner {
+            // At least one character belongs to the parameter.
+            let Some(first) = rest.chars().next() else {
+                return false;
+            };
+            let found = rest
+                .get(first.len_utf8()..)
+                .and_then(|from| from.find(&**tail))
+                .and_then(|at| rest.split_at_checked(first.len_utf8() + at));
+            let Some((value, after)) = found else {
+                return false;
+            };
+            values.push(value);
+            rest = after.strip_prefix(&**tail).unwrap_or(after);
+        }
+        match rest.strip_suffix(&**last) {
+            Some(value) if !value.is_empty() => {
+                values.push(value);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<'r> Match<'r, '_> {
+    /// The route.
+    pub fn route(&self) -> Option<&'r Route> {
+        self.router.routes.get(self.index)
+    }
+
+    /// The value of a parameter as it came, still percent-encoded; none if there is no such
+    /// parameter.
+    pub fn raw(&self, name: &str) -> Option<&str> {
+        let place = self.compiled()?.params.iter().position(|have| **have == *name)?;
+        self.values.get(place).copied()
+    }
+
+    /// The action to decide on.
+    pub fn action(&self) -> Cow<'r, Uid> {
+        match self.compiled().and_then(|compiled| compiled.action.as_ref()) {
+            Some(action) => Cow::Borrowed(action),
+            None => Cow::Owned(Uid::new("Action", self.method)),
+        }
+    }
+
+    /// The resource to decide on.
+    pub fn resource(&self) -> Result<Cow<'r, Uid>, ParamError> {
+        match self.compiled().map(|compiled| &compiled.resource) {
+            Some(Resource::Fixed(uid)) => Ok(Cow::Borrowed(uid)),
+            Some(Resource::Param(kind, place)) => {
+                let value = self.values.get(*place).copied().unwrap_or_default();
+                let id = decoded(value)?;
+                Ok(Cow::Owned(Uid::new(kind, id)))
+            }
+            None => Ok(Cow::Owned(Uid::route("/"))),
+        }
+    }
+
+    fn compiled(&self) -> Option<&'r Compiled> {
+        self.router.compiled.get(self.index)
+    }
+}
+
+impl PartialEq for Match<'_, '_> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.router, other.router)
+            && (self.index, &self.values) == (other.index, &other.values)
+    }
+}
+
+/// Percent-decodes once. A `%` without two digits stays as it is (it does not occur in a normal
+/// form); what is no UTF-8 then is refused, so that no two paths become the same id unnoticed.
+pub fn decoded(value: &str) -> Result<Cow<'_, str>, ParamError> {
+    if !value.contains('%') {
+        return Ok(Cow::Borrowed(value));
+    }
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let pair = match (byte, after) {
+            (b'%', [high, low, after @ ..]) => hex(*high).zip(hex(*low)).map(|d| (d, after)),
+            _ => None,
+        };
+        match pair {
+            Some(((high, low), after)) => {
+                bytes.push(high << 4 | low);
+                rest = after;
+            }
+            None => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Cow::Owned(text)),
+        Err(_) => Err(ParamError { value: value.to_owned() }),
+    }
+}
+
+fn hex(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
