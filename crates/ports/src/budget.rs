@@ -309,7 +309,7 @@ pub fn usable_ports_toward(dst: SocketAddr, src: Option<IpAddr>) -> Result<PortC
     let src = match src {
         Some(src) => crate::diag::unmapped(src),
         None => {
-            crate::sys::source_toward(dst).map_err(|source| CountError::Source { dst, source })?
+            crate::read::source_toward(dst).map_err(|source| CountError::Source { dst, source })?
         }
     };
     let snapshot =

@@ -20,6 +20,10 @@ const INET_DIAG_INFO: u16 = 2;
 const BYTECODE_D_COND: u8 = 8;
 const BYTECODE_S_GE: u8 = 2;
 const BYTECODE_S_LE: u8 = 3;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+const RTA_DST: u16 = 1;
+const RTA_PREFSRC: u16 = 7;
 const HEADER: usize = 16;
 const TCP_INFO_OPTIONS: usize = 5;
 
@@ -188,6 +192,36 @@ pub fn exact_request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, &body)
 }
 
+/// Asks for the route to an address (`RTM_GETROUTE`).
+pub fn route_request(dst: IpAddr) -> Vec<u8> {
+    let bytes = address_bytes(dst);
+    let bits = u8::try_from(bytes.len() * 8).unwrap_or(0);
+    let mut body = vec![if dst.is_ipv4() { 2 } else { 10 }, bits];
+    body.resize(12, 0);
+    let length = u16::try_from(bytes.len() + 4).unwrap_or(0);
+    body.extend_from_slice(&length.to_ne_bytes());
+    body.extend_from_slice(&RTA_DST.to_ne_bytes());
+    body.extend_from_slice(&bytes);
+    message(RTM_GETROUTE, NLM_F_REQUEST, &body)
+}
+
+/// The answer to [`route_request`]: the preferred source, or an errno.
+pub fn route_source(datagram: &[u8]) -> Result<Option<IpAddr>, i32> {
+    let body = datagram.get(HEADER..).unwrap_or(&[]);
+    match u16_at(datagram, 4) {
+        Some(NLMSG_ERROR) => Err(i32_at(body, 0).unwrap_or(0).saturating_neg()),
+        Some(RTM_NEWROUTE) => {
+            let source = attribute(body.get(12..).unwrap_or(&[]), RTA_PREFSRC);
+            Ok(source.and_then(|bytes| match bytes.len() {
+                4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+                16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+                _ => None,
+            }))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// The messages in one datagram.
 pub fn messages(datagram: &[u8]) -> Messages<'_> {
     Messages { rest: datagram }
@@ -221,7 +255,11 @@ impl Iterator for Messages<'_> {
 /// `struct inet_diag_msg` and its attributes.
 fn parse_socket(body: &[u8]) -> Option<Socket> {
     let family = *body.first()?;
-    let state = TcpState::from_number(*body.get(1)?)?;
+    // The kernel lists idle bound sockets under a pseudo-state, and then says "closed".
+    let state = match TcpState::from_number(*body.get(1)?)? {
+        TcpState::Close => TcpState::BoundInactive,
+        state => state,
+    };
     let address = |at: usize| -> Option<IpAddr> {
         match family {
             2 => {

@@ -44,6 +44,15 @@ impl Namespace {
         }
     }
 
+    /// What to put before a shell command so that it runs there; empty for the caller's own.
+    pub fn command_prefix(&self) -> String {
+        match self {
+            Self::Current => String::new(),
+            Self::Named(name) => format!("ip netns exec {name} "),
+            Self::Pid(pid) => format!("nsenter -t {pid} -n "),
+        }
+    }
+
     /// The inode that identifies it.
     pub fn inode(&self) -> io::Result<u64> {
         Ok(std::fs::metadata(self.path())?.ino())

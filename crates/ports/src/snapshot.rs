@@ -25,6 +25,9 @@ pub struct HostSnapshot {
     pub taken_at_ms: u64,
     /// The namespace, as a person would call it.
     pub netns: String,
+    /// What to put before a command so that it runs in this namespace; empty for the own one.
+    #[serde(default)]
+    pub enter: String,
     /// Kernel release, such as `6.18.44`.
     pub kernel: String,
     /// Settings of the namespace.

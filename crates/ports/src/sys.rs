@@ -84,12 +84,21 @@ fn bind(fd: RawFd, addr: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// A `NETLINK_SOCK_DIAG` socket of the namespace it was opened in.
+/// A netlink socket of the namespace it was opened in.
 pub(crate) struct Netlink(OwnedFd);
 
 impl Netlink {
     pub(crate) fn open() -> io::Result<Self> {
-        let fd = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_SOCK_DIAG)?;
+        Self::of(libc::NETLINK_SOCK_DIAG)
+    }
+
+    /// The same for questions about routes.
+    pub(crate) fn open_route() -> io::Result<Self> {
+        Self::of(libc::NETLINK_ROUTE)
+    }
+
+    fn of(protocol: libc::c_int) -> io::Result<Self> {
+        let fd = socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
         let timeout = libc::timeval { tv_sec: RECEIVE_TIMEOUT_S, tv_usec: 0 };
         set_option(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
         Ok(Self(fd))
@@ -147,16 +156,11 @@ pub(crate) fn can_bind(addr: IpAddr) -> io::Result<()> {
 }
 
 /// Asks the routing table which source address leads to `dst`: a UDP `connect`, which sends
-/// nothing.
+/// nothing. `EAGAIN` means that UDP has no port left to choose.
 pub(crate) fn source_toward(dst: SocketAddr) -> io::Result<IpAddr> {
-    let socket = std::net::UdpSocket::bind(if dst.is_ipv4() {
-        SocketAddr::from(([0, 0, 0, 0], 0))
-    } else {
-        SocketAddr::from(([0u16; 8], 0))
-    })?;
-    // A UDP connect to port 0 is allowed; the port plays no part in routing.
-    connect(socket.as_raw_fd(), dst)?;
-    Ok(socket.local_addr()?.ip())
+    let fd = socket(family(dst.ip()), libc::SOCK_DGRAM, 0)?;
+    connect(fd.as_raw_fd(), dst)?;
+    Ok(std::net::UdpSocket::from(fd).local_addr()?.ip())
 }
 
 /// The zero-packet probe: is a port bound by other means than `connect()`?

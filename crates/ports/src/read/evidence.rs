@@ -133,6 +133,19 @@ pub(crate) fn gather(snapshot: &mut HostSnapshot, netlink: &Netlink, probe_limit
 
 fn probe(ports: &[u16], snapshot: &mut HostSnapshot) -> io::Result<()> {
     let probe = BoundProbe::open()?;
+    // A control: where even a port without any socket seems bound, the probe proves nothing.
+    let unused = (1024..=u16::MAX).rev().find(|port| {
+        let sockets = &snapshot.sockets;
+        !sockets.carried.contains(*port)
+            && !sockets.bound_ports.contains(*port)
+            && !snapshot.settings.reserved.contains(*port)
+            && snapshot.settings.range.contains(*port)
+    });
+    if let Some(unused) = unused
+        && probe.is_bound(unused)?
+    {
+        return Err(io::Error::other("it calls an unused port bound"));
+    }
     for port in ports {
         if probe.is_bound(*port)? {
             snapshot.evidence.bound.insert(*port);

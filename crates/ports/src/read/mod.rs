@@ -183,6 +183,7 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
         version: SNAPSHOT_VERSION,
         taken_at_ms: now_ms(),
         netns: label(options, live_host),
+        enter: options.namespace.command_prefix(),
         ..HostSnapshot::default()
     };
     files.read_into(&mut snapshot);
@@ -383,7 +384,7 @@ fn ask((name, destination): &(String, SocketAddr), from: Option<IpAddr>) -> Aske
             Ok(()) => SourceAnswer::Local(unmapped(from)),
             Err(_) => SourceAnswer::NotLocal(unmapped(from)),
         },
-        None => match sys::source_toward(destination) {
+        None => match source_toward(destination) {
             Ok(source) => SourceAnswer::Local(source),
             Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
                 SourceAnswer::NoSource
@@ -392,6 +393,25 @@ fn ask((name, destination): &(String, SocketAddr), from: Option<IpAddr>) -> Aske
         },
     };
     Asked { name: name.clone(), destination, source, from_given: from.is_some() }
+}
+
+/// Which source address leads to a destination. The routing table is asked twice where UDP has no
+/// port left to ask with.
+pub(crate) fn source_toward(dst: SocketAddr) -> io::Result<IpAddr> {
+    match sys::source_toward(dst) {
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+            let netlink = Netlink::open_route()?;
+            netlink.send(&diag::route_request(dst.ip()))?;
+            let mut buffer = vec![0u8; 4096];
+            let length = netlink.receive(&mut buffer)?;
+            match diag::route_source(buffer.get(..length).unwrap_or(&[])) {
+                Ok(Some(source)) => Ok(source),
+                Ok(None) => Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
+                Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+            }
+        }
+        answer => answer,
+    }
 }
 
 fn no_netlink(error: &io::Error) -> Unknown {

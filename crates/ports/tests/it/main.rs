@@ -1,3 +1,12 @@
 //! Integration tests of `ports`, one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that panics fails, which is its job"
+)]
 
+mod oracle;
 mod parsers;
+mod world;
