@@ -1,0 +1,264 @@
+//! Plays arms one after the other and records each second.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::Arm;
+use crate::actor::Epoch;
+use crate::actor::load::LoadSpec;
+use crate::actor::second::Second;
+use crate::report::{ArmReport, Moment, Report};
+use crate::stage::{self, Stage};
+
+/// From the start of the programs to second 0.
+const START: Duration = Duration::from_millis(2500);
+
+/// The numbers of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// How long each arm lasts, in seconds.
+    pub duration_s: f64,
+    /// When the crawler joins.
+    pub crawler_from_s: f64,
+    /// All users together.
+    pub users_per_s: f64,
+    /// The crawler.
+    pub crawler_per_s: f64,
+    /// `ip_local_port_range` of the subsystem's host, both ends included.
+    pub range: (u16, u16),
+    /// The same for the arm `wider-range`.
+    pub wider_range: (u16, u16),
+    /// The limit per address of the arm `limit`, requests per second.
+    pub limit_per_s: f64,
+    /// How many users there are; each waits for its answer before it asks again.
+    pub users: u32,
+    /// The oldest replica by which the gate may decide, in seconds.
+    pub max_age_s: u64,
+    /// How long the subsystem's application works on an answer, in milliseconds.
+    pub work_ms: u64,
+    /// The application behind the gate is on another host, so that ports toward it count.
+    pub application_away: bool,
+    /// Draws the callers' phases.
+    pub seed: u64,
+}
+
+impl Plan {
+    /// The article's numbers: range 50000 to 65000, crawler from the tenth second.
+    pub fn full() -> Plan {
+        Plan {
+            duration_s: 75.0,
+            crawler_from_s: 10.0,
+            users_per_s: 50.0,
+            crawler_per_s: 700.0,
+            range: (50_000, 65_000),
+            wider_range: (1_024, 65_535),
+            limit_per_s: 20.0,
+            users: 100,
+            max_age_s: 3600,
+            work_ms: 0,
+            application_away: false,
+            seed: 7,
+        }
+    }
+
+    /// The same picture with a tenth of the ports, in about a minute for all arms.
+    pub fn fast() -> Plan {
+        Plan {
+            duration_s: 10.0,
+            crawler_from_s: 2.0,
+            crawler_per_s: 400.0,
+            range: (50_000, 51_199),
+            wider_range: (50_000, 52_399),
+            ..Plan::full()
+        }
+    }
+}
+
+/// Told to whoever shows the progress.
+#[derive(Clone, Debug)]
+pub enum Progress<'a> {
+    /// The arm's stage is being built.
+    Begins(Arm),
+    /// A second is over.
+    Moment(Arm, &'a Moment),
+    /// The arm is over.
+    Ended(&'a ArmReport),
+}
+
+/// Plays the arms; the report of all of them.
+///
+/// `keepgate` is the executable to use, `folder` takes data and logs of the programs.
+///
+/// # Errors
+/// When a stage cannot be built or a program ends early.
+pub fn run(
+    keepgate: &Path,
+    folder: &Path,
+    plan: &Plan,
+    arms: &[Arm],
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> anyhow::Result<Report> {
+    let mut report = Report::new(plan.clone());
+    for &arm in arms {
+        progress(Progress::Begins(arm));
+        let folder: PathBuf = folder.join(arm.name());
+        let played = play(keepgate, &folder, plan, arm, progress)
+            .with_context(|| format!("arm `{arm}` (logs in {})", folder.display()))?;
+        progress(Progress::Ended(&played));
+        report.arms.push(played);
+    }
+    Ok(report)
+}
+
+fn play(
+    keepgate: &Path,
+    folder: &Path,
+    plan: &Plan,
+    arm: Arm,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> anyhow::Result<ArmReport> {
+    play_with(keepgate, folder, plan, arm, progress, &mut |_, _| Ok(()))
+}
+
+/// Plays one arm; `event` is called as each second begins and may change the stage.
+///
+/// # Errors
+/// When the stage cannot be built, a program ends early, or the event fails.
+pub fn play_with(
+    keepgate: &Path,
+    folder: &Path,
+    plan: &Plan,
+    arm: Arm,
+    progress: &mut dyn FnMut(Progress<'_>),
+    event: &mut dyn FnMut(u64, &mut Stage) -> anyhow::Result<()>,
+) -> anyhow::Result<ArmReport> {
+    let mut stage = Stage::build(keepgate, folder, plan, arm)?;
+    let (sender, lines) = mpsc::channel();
+    // Long enough for the programs to start; the stage's own connections are over by then.
+    let epoch = Epoch::in_the_future(START);
+    stage.start_front(arm, plan, epoch, &sender)?;
+    for spec in loads(plan, epoch) {
+        stage.start_load(spec, &sender)?;
+    }
+    drop(sender);
+    anyhow::ensure!(epoch.elapsed_s() < 0.0, "the stage took longer than {START:?} to start");
+
+    let mut recording = Recording::new(&stage, epoch)?;
+    let mut report = ArmReport::new(arm);
+    let seconds = plan.duration_s as u64;
+    for t in 0..seconds {
+        recording.wait_for_begin(t);
+        event(t, &mut stage)?;
+        let moment = recording.second(&stage, t, &lines)?;
+        progress(Progress::Moment(arm, &moment));
+        report.seconds.push(moment);
+    }
+    report.conclude(plan);
+    Ok(report)
+}
+
+/// Users from the start, the crawler later.
+pub fn loads(plan: &Plan, epoch: Epoch) -> [LoadSpec; 2] {
+    let users = LoadSpec {
+        who: "users".to_owned(),
+        target: stage::front(false),
+        sources: stage::user_addresses(),
+        callers: plan.users,
+        requests_per_s: plan.users_per_s,
+        guest_every: 20,
+        identity: String::new(),
+        epoch,
+        begin_s: 0.0,
+        end_s: plan.duration_s,
+        seed: plan.seed,
+    };
+    let crawler = LoadSpec {
+        who: "crawler".to_owned(),
+        target: stage::front(true),
+        sources: stage::crawler_addresses(),
+        callers: 64,
+        requests_per_s: plan.crawler_per_s,
+        guest_every: 0,
+        identity: "crawler".to_owned(),
+        begin_s: plan.crawler_from_s,
+        ..users.clone()
+    };
+    [users, crawler]
+}
+
+/// Joins what actors, kernel and doctor say into one [`Moment`] a second.
+#[derive(Debug)]
+pub struct Recording {
+    epoch: Epoch,
+    opens: u64,
+    early: BTreeMap<(u64, String), Second>,
+}
+
+impl Recording {
+    /// Counts from now.
+    ///
+    /// # Errors
+    /// When the kernel's counters cannot be read.
+    pub fn new(stage: &Stage, epoch: Epoch) -> anyhow::Result<Recording> {
+        let opens = stage.subsystem.tcp_counter("ActiveOpens")?;
+        Ok(Recording { epoch, opens, early: BTreeMap::new() })
+    }
+
+    /// Waits for second `t` to begin; not at all if it has.
+    pub fn wait_for_begin(&self, t: u64) {
+        let left = t as f64 - self.epoch.elapsed_s();
+        if left > 0.0 {
+            std::thread::sleep(Duration::from_secs_f64(left));
+        }
+    }
+
+    /// Waits for second `t` to be over and returns what happened in it.
+    ///
+    /// # Errors
+    /// When an actor fell silent or doctor could not look.
+    pub fn second(
+        &mut self,
+        stage: &Stage,
+        t: u64,
+        lines: &mpsc::Receiver<String>,
+    ) -> anyhow::Result<Moment> {
+        // doctor itself takes two samples a second apart.
+        let doctor = stage.doctor(stage.bottleneck())?;
+        self.wait_for_begin(t + 1);
+        let opens = stage.subsystem.tcp_counter("ActiveOpens")?;
+        let mut moment = Moment::new(t, &doctor);
+        moment.opened = opens.saturating_sub(self.opens);
+        self.opens = opens;
+        for who in ["users", "crawler", "subsystem"] {
+            let second = self.line(stage, t, who, lines)?;
+            moment.join(who, &second);
+        }
+        Ok(moment)
+    }
+
+    fn line(
+        &mut self,
+        stage: &Stage,
+        t: u64,
+        who: &str,
+        lines: &mpsc::Receiver<String>,
+    ) -> anyhow::Result<Second> {
+        let key = (t, who.to_owned());
+        loop {
+            if let Some(second) = self.early.remove(&key) {
+                return Ok(second);
+            }
+            let line = lines.recv_timeout(Duration::from_secs(5)).map_err(|_| {
+                anyhow::anyhow!("no line of {who} for second {t}:{}", stage.last_words())
+            })?;
+            let second: Second =
+                serde_json::from_str(&line).with_context(|| format!("an actor said `{line}`"))?;
+            self.early.insert((second.t, second.who.clone()), second);
+        }
+    }
+}
