@@ -7,6 +7,7 @@
 
 mod completions;
 mod help_markdown;
+mod lab;
 
 use std::path::PathBuf;
 
@@ -99,6 +100,7 @@ macro_rules! commands {
 // In the order of the help text.
 commands! {
     Completions => completions,
+    Lab => lab,
     HelpMarkdown => help_markdown,
 }
 
