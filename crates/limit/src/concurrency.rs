@@ -8,11 +8,9 @@
 //! INVARIANT: a key's count is the number of its permits alive; it leaves the table with
 //! the last of them.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::hash::Fingerprint;
+use crate::hash::{Fingerprint, FingerprintMap};
 
 const SHARDS: usize = 64;
 /// The most keys one of the 64 shards tells apart.
@@ -26,27 +24,9 @@ pub struct Concurrency {
 
 #[derive(Debug, Default)]
 struct Shard {
-    counts: HashMap<Fingerprint, u32, BuildHasherDefault<AsIs>>,
+    counts: FingerprintMap<u32>,
     /// Permits of keys that found the shard full.
     shared: u32,
-}
-
-/// Keys are already keyed hashes.
-#[derive(Default)]
-struct AsIs(u64);
-
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-    fn write_u64(&mut self, word: u64) {
-        self.0 = word;
-    }
 }
 
 /// One request's place; dropping it gives the place back.

@@ -7,6 +7,9 @@
 //!
 //! Source: Aumasson and Bernstein, "SipHash: a fast short-input PRF" (2012).
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
 /// The secret under which a process hashes keys.
 #[derive(Clone, Copy)]
 pub struct Seed {
@@ -28,6 +31,27 @@ impl Fingerprint {
     /// The 64 bits.
     pub fn as_u64(self) -> u64 {
         self.0
+    }
+}
+
+/// A map by fingerprint. They are keyed hashes already and are not hashed again.
+pub type FingerprintMap<V> = HashMap<Fingerprint, V, BuildHasherDefault<AsIs>>;
+
+/// The hasher of [`FingerprintMap`].
+#[derive(Debug, Default)]
+pub struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
     }
 }
 
@@ -158,7 +182,6 @@ impl Sip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::hash::Hasher;
 
     /// The standard library's hasher is SipHash-1-3 under a seed of zeros: an
     /// independent implementation to be equal to, at every length.

@@ -6,7 +6,7 @@ use crate::gcra::{Answer, Nanos, Quota};
 use crate::store::Charge;
 
 /// The most policies a verdict reports on; it is decided by all of them.
-pub const MOST_REPORTS: usize = 8;
+pub const MOST_REPORTS: usize = 4;
 
 /// What the limits say to one request in one phase.
 ///

@@ -1,17 +1,14 @@
 //! The tests of `limit`: oracles, properties and golden answers.
 
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod concurrency;
 mod gcra;
 mod headers;
 mod limiter;
 mod rules;
 mod store;
+mod top;
 
 use keepgate_limit::Seed;
 
