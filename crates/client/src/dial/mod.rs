@@ -1,0 +1,293 @@
+//! The one door for outgoing connections: TCP, Unix sockets, TLS.
+//!
+//! A [`Dialer`] turns a [`Target`] into a connected [`Stream`] within one deadline that covers
+//! name resolution, every address tried and the TLS handshake. It deliberately does not know
+//! HTTP, does not retry (beyond the addresses and sources of one target) and keeps no
+//! connection: that is the pool's business.
+//!
+//! INVARIANT: an errno is classified where the system call returned it ([`error`]), and the
+//! name it gets there is the one in the metric label.
+//!
+//! TCP sockets get `IP_LOCAL_PORT_RANGE` over the whole namespace range, which removes the
+//! cliff at half a bucket (Linux 6.8+, `inet_hash_connect` then scans every port in one pass
+//! and not the odd half after the even one), and a source address is bound with
+//! `IP_BIND_ADDRESS_NO_PORT`, so that it costs no port toward other destinations.
+
+mod counters;
+pub mod error;
+mod socket;
+mod stream;
+mod target;
+mod tls;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+pub use counters::{DialCounters, DialOutcome};
+pub use error::{DialError, Peer};
+pub use stream::Stream;
+pub use target::{Place, Target, TargetError};
+pub use tls::{Identity, Roots, TlsError, TlsSettings};
+
+/// Addresses of one name that are tried at most.
+const MAX_ADDRESSES: usize = 8;
+/// Name resolutions that may run at the same time; each holds a blocking thread.
+const MAX_RESOLUTIONS: usize = 8;
+
+/// Bounds of a [`Dialer`].
+#[derive(Clone, Debug)]
+pub struct DialConfig {
+    /// The deadline of one dial: resolution, connect, TLS handshake together.
+    pub connect_timeout: Duration,
+    /// How long an address may stay silent before the next one is tried beside it (RFC 8305
+    /// recommends 250 ms).
+    pub fallback_delay: Duration,
+}
+
+impl Default for DialConfig {
+    fn default() -> DialConfig {
+        DialConfig {
+            connect_timeout: Duration::from_secs(5),
+            fallback_delay: Duration::from_millis(250),
+        }
+    }
+}
+
+/// A new connection and where it leads.
+#[derive(Debug)]
+pub struct Dialed {
+    /// The bytes.
+    pub stream: Stream,
+    /// What ALPN agreed on, such as `h2`; none without TLS or without agreement.
+    pub alpn: Option<Vec<u8>>,
+    /// Our end; none for a Unix socket.
+    pub local: Option<SocketAddr>,
+    /// The other end; none for a Unix socket.
+    pub remote: Option<SocketAddr>,
+}
+
+/// Opens connections and counts how that went. A clone shares the counters.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: DialConfig,
+    counters: DialCounters,
+    resolutions: Semaphore,
+    next_source: AtomicUsize,
+}
+
+impl Default for Dialer {
+    fn default() -> Dialer {
+        Dialer::new(DialConfig::default())
+    }
+}
+
+impl Dialer {
+    /// A dialer with these bounds.
+    pub fn new(config: DialConfig) -> Dialer {
+        Dialer {
+            inner: Arc::new(Inner {
+                config,
+                counters: DialCounters::default(),
+                resolutions: Semaphore::new(MAX_RESOLUTIONS),
+                next_source: AtomicUsize::new(0),
+            }),
+        }
+    }
+
+    /// How its dials went so far.
+    pub fn counters(&self) -> &DialCounters {
+        &self.inner.counters
+    }
+
+    /// Opens one connection.
+    pub async fn dial(&self, target: &Target) -> Result<Dialed, DialError> {
+        let mut attempt = Attempt { counters: &self.inner.counters, done: false };
+        let result = self.within_deadline(target).await;
+        attempt.finish(match &result {
+            Ok(_) => DialOutcome::Connected,
+            Err(error) => error.outcome(),
+        });
+        result
+    }
+
+    async fn within_deadline(&self, target: &Target) -> Result<Dialed, DialError> {
+        let timeout = self.inner.config.connect_timeout;
+        match tokio::time::timeout(timeout, self.open(target)).await {
+            Ok(result) => result,
+            Err(_) => Err(DialError::Timeout { peer: target.to_string(), after: Some(timeout) }),
+        }
+    }
+
+    async fn open(&self, target: &Target) -> Result<Dialed, DialError> {
+        let (stream, local, remote) = match &target.place {
+            Place::Unix(path) => (Stream::Unix(socket::connect_unix(path).await?), None, None),
+            Place::Tcp { host, port } => {
+                let addresses = self.resolve(host, *port).await?;
+                let tcp = self.first_of(&addresses, &target.sources).await?;
+                let (local, remote) = (tcp.local_addr().ok(), tcp.peer_addr().ok());
+                (Stream::Tcp(tcp), local, remote)
+            }
+        };
+        let Some(tls) = &target.tls else {
+            return Ok(Dialed { stream, alpn: None, local, remote });
+        };
+        let (stream, alpn) = tls.handshake(target.server_name(), stream).await?;
+        Ok(Dialed { stream, alpn, local, remote })
+    }
+
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let failed = |source| DialError::Resolve { host: host.to_owned(), source };
+        let permit = self.inner.resolutions.acquire().await;
+        let found = tokio::net::lookup_host((host, port)).await.map_err(failed)?;
+        drop(permit);
+        let addresses = interleaved(found.take(4 * MAX_ADDRESSES));
+        if addresses.is_empty() {
+            return Err(failed(std::io::Error::other("the name has no address")));
+        }
+        Ok(addresses)
+    }
+
+    /// The first address that answers. Each has `fallback_delay` to itself, then the next joins.
+    async fn first_of(
+        &self,
+        addresses: &[SocketAddr],
+        sources: &[IpAddr],
+    ) -> Result<tokio::net::TcpStream, DialError> {
+        if let [only] = addresses {
+            return self.dial_from(sources, *only).await;
+        }
+        let mut waiting = addresses.iter();
+        let mut running = FuturesUnordered::new();
+        let mut worst: Option<DialError> = None;
+        loop {
+            if let Some(next) = waiting.next() {
+                running.push(self.dial_from(sources, *next));
+            }
+            let patience = Instant::now() + self.inner.config.fallback_delay;
+            let ended = if waiting.len() == 0 {
+                running.next().await
+            } else {
+                match tokio::time::timeout_at(patience, running.next()).await {
+                    Ok(ended) => ended,
+                    Err(_) => continue,
+                }
+            };
+            match ended {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => worst = Some(DialError::more_telling(worst, error)),
+                None if waiting.len() == 0 => {
+                    return Err(worst.unwrap_or_else(|| DialError::Resolve {
+                        host: String::new(),
+                        source: std::io::Error::other("no address to try"),
+                    }));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// From the sources in turn: another source is another bucket, so a full one is no failure
+    /// as long as there is a next.
+    async fn dial_from(
+        &self,
+        sources: &[IpAddr],
+        to: SocketAddr,
+    ) -> Result<tokio::net::TcpStream, DialError> {
+        let fitting = || sources.iter().filter(|source| source.is_ipv4() == to.is_ipv4());
+        let count = fitting().count();
+        if count == 0 {
+            return match sources.first() {
+                Some(source) => Err(DialError::SourceFamily { src: *source, dst: to }),
+                None => socket::connect_tcp(None, to).await,
+            };
+        }
+        let start = self.inner.next_source.fetch_add(1, Ordering::Relaxed) % count;
+        let mut full = None;
+        for source in fitting().cycle().skip(start).take(count) {
+            match socket::connect_tcp(Some(*source), to).await {
+                Err(error @ DialError::PortsExhausted { .. }) => full = Some(error),
+                other => return other,
+            }
+        }
+        match full {
+            Some(error) => Err(error),
+            None => socket::connect_tcp(None, to).await,
+        }
+    }
+}
+
+/// Counts a dial that was abandoned (its future dropped) as such.
+struct Attempt<'a> {
+    counters: &'a DialCounters,
+    done: bool,
+}
+
+impl Attempt<'_> {
+    fn finish(&mut self, outcome: DialOutcome) {
+        self.done = true;
+        self.counters.add(outcome);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.counters.add(DialOutcome::Abandoned);
+        }
+    }
+}
+
+/// IPv6 and IPv4 in turn, beginning with the family of the first (RFC 8305, section 4).
+fn interleaved(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut all: Vec<SocketAddr> = Vec::new();
+    for address in found {
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    let first_is_v4 = all.first().is_some_and(SocketAddr::is_ipv4);
+    let (mut first, mut second): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|address| address.is_ipv4() == first_is_v4);
+    let mut result = Vec::with_capacity(first.len() + second.len());
+    first.reverse();
+    second.reverse();
+    while result.len() < MAX_ADDRESSES {
+        let (a, b) = (first.pop(), second.pop());
+        if a.is_none() && b.is_none() {
+            break;
+        }
+        result.extend(a);
+        result.extend(b);
+    }
+    result.truncate(MAX_ADDRESSES);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let found = ["[::1]:1", "[::2]:1", "[::2]:1", "1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"];
+        let expected = ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "3.3.3.3:1"];
+        assert_eq!(interleaved(found.map(parse).into_iter()), expected.map(parse).to_vec());
+        assert!(interleaved(std::iter::empty()).is_empty());
+    }
+}

@@ -1,0 +1,221 @@
+//! From the right to open a connection to a connection in use.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Protocol;
+use super::slots::{H1, H2, Lease, Opening, Permit, Slots, limit, shard};
+use super::upstream::RequestBody;
+use crate::dial::{DialError, Stream};
+
+/// Flow-control windows toward us; the defaults (64 KiB) stall a gateway on any real distance.
+const H2_STREAM_WINDOW: u32 = 1 << 20;
+const H2_CONNECTION_WINDOW: u32 = 4 << 20;
+/// How long a ping may stay unanswered.
+const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the budget is asked again.
+const BUDGET_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why there is no connection.
+pub(super) enum OpenError {
+    Dial(DialError),
+    Handshake(hyper::Error),
+}
+
+/// Opens a connection and lends it out.
+pub(super) async fn open<B: RequestBody>(
+    slots: &Arc<Slots<B>>,
+    mut opening: Opening<B>,
+) -> Result<Lease<B>, OpenError> {
+    let result = establish(slots, &mut opening).await;
+    match &result {
+        Ok(_) => start_sweeper(slots),
+        Err(error) => {
+            slots.counters.open_failures.add(1);
+            if let OpenError::Dial(error) = error
+                && error.is_local_shortage()
+            {
+                // Before `opening` is dropped, or the next in the queue would run into it too.
+                slots.ran_short(error);
+            }
+        }
+    }
+    drop(opening);
+    result
+}
+
+async fn establish<B: RequestBody>(
+    slots: &Arc<Slots<B>>,
+    opening: &mut Opening<B>,
+) -> Result<Lease<B>, OpenError> {
+    let dialed = slots.dialer.dial(&slots.id.target).await.map_err(OpenError::Dial)?;
+    let h2 = match slots.id.protocol {
+        Protocol::Http1 => false,
+        Protocol::Http2 => true,
+        Protocol::Auto => dialed.alpn.as_deref() == Some(b"h2"),
+    };
+    let io = TokioIo::new(Socket { stream: dialed.stream, permit: opening.permit() });
+    if h2 { start_h2(slots, io).await } else { start_h1(slots, io).await }
+}
+
+async fn start_h1<B: RequestBody>(
+    slots: &Arc<Slots<B>>,
+    io: TokioIo<Socket<B>>,
+) -> Result<Lease<B>, OpenError> {
+    let (sender, connection) =
+        http1::Builder::new().handshake(io).await.map_err(OpenError::Handshake)?;
+    tokio::spawn(async move {
+        // What went wrong is told to the request that was under way; without one, nobody asks.
+        let _ = connection.with_upgrades().await;
+    });
+    slots.opened(false);
+    let conn = H1 {
+        sender,
+        shard: shard(),
+        timer: None,
+        keep: slots.config.idle_timeout,
+        reused: false,
+        since: Instant::now(),
+    };
+    Ok(Lease::new_h1(slots, conn))
+}
+
+async fn start_h2<B: RequestBody>(
+    slots: &Arc<Slots<B>>,
+    io: TokioIo<Socket<B>>,
+) -> Result<Lease<B>, OpenError> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .keep_alive_interval(slots.config.h2_ping)
+        .keep_alive_timeout(H2_PING_TIMEOUT)
+        .handshake(io)
+        .await
+        .map_err(OpenError::Handshake)?;
+    let peer_max = Arc::new(AtomicUsize::new(slots.config.h2_max_streams));
+    let (seen, weak) = (peer_max.clone(), Arc::downgrade(slots));
+    tokio::spawn(async move {
+        let mut connection = pin!(connection);
+        let _ = std::future::poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            if polled.is_pending() {
+                let max = connection.current_max_send_streams();
+                if seen.swap(max, Ordering::Relaxed) < max
+                    && let Some(slots) = weak.upgrade()
+                {
+                    slots.admit();
+                }
+            }
+            polled
+        })
+        .await;
+    });
+    slots.opened(true);
+    Ok(slots.opened_h2(Arc::new(H2 {
+        sender,
+        streams: AtomicUsize::new(0),
+        peer_max,
+        since: Mutex::new(Instant::now()),
+    })))
+}
+
+/// One task an upstream closes what is idle for too long and asks the budget again. It ends when
+/// nothing is open, and starts again with the next connection.
+fn start_sweeper<B: RequestBody>(slots: &Arc<Slots<B>>) {
+    if slots.sweeping.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let sweeper = Sweeper { slots: Arc::downgrade(slots) };
+    let period =
+        (slots.config.idle_timeout / 4).clamp(Duration::from_millis(20), Duration::from_secs(5));
+    tokio::spawn(async move {
+        let mut asked = Instant::now();
+        loop {
+            tokio::time::sleep(period).await;
+            let Some(slots) = sweeper.slots.upgrade() else { return };
+            slots.sweep();
+            if slots.is_quiet() {
+                return;
+            }
+            if slots.config.max_connections.is_none() && asked.elapsed() >= BUDGET_INTERVAL {
+                asked = Instant::now();
+                let (config, id) = (slots.config.clone(), slots.id.clone());
+                let answer = tokio::task::spawn_blocking(move || limit(&config, &id)).await;
+                if let Ok(limit) = answer {
+                    slots.set_limit(limit);
+                }
+            }
+        }
+    });
+}
+
+/// Marks the sweeper as gone however it ends, also with its runtime.
+struct Sweeper<B: RequestBody> {
+    slots: Weak<Slots<B>>,
+}
+
+impl<B: RequestBody> Drop for Sweeper<B> {
+    fn drop(&mut self) {
+        if let Some(slots) = self.slots.upgrade() {
+            slots.sweeping.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// A stream and the right to have it.
+///
+/// INVARIANT: the stream is declared, and so dropped, before the permit.
+struct Socket<B: RequestBody> {
+    stream: Stream,
+    #[expect(dead_code, reason = "held for its Drop")]
+    permit: Option<Permit<B>>,
+}
+
+impl<B: RequestBody> AsyncRead for Socket<B> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl<B: RequestBody> AsyncWrite for Socket<B> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,139 @@
+//! Why a request has no response.
+
+use std::time::Duration;
+
+use crate::dial::{DialError, DialOutcome};
+
+/// A request without a response, by name. `upstream` is shown as a URL.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// All connections are in use and as many requests as allowed wait already.
+    #[error("{waiting} requests wait for {upstream} already")]
+    QueueFull {
+        /// The upstream.
+        upstream: String,
+        /// The bound.
+        waiting: usize,
+    },
+    /// No connection came back within the deadline.
+    #[error("no connection to {upstream} became free within {after:?}")]
+    QueueTimeout {
+        /// The upstream.
+        upstream: String,
+        /// How long the request waited.
+        after: Duration,
+    },
+    /// This host ran out of ports or descriptors, and no connection came back in time either.
+    #[error("no connection to {upstream} can be opened and none became free within {after:?}")]
+    PortsExhausted {
+        /// The upstream.
+        upstream: String,
+        /// How long the request waited.
+        after: Duration,
+        /// The last attempt: [`DialError::PortsExhausted`] or [`DialError::FdLimit`].
+        #[source]
+        source: DialError,
+    },
+    /// The connection could not be opened in time.
+    #[error("{upstream} did not accept a connection in time")]
+    ConnectTimeout {
+        /// The upstream.
+        upstream: String,
+        /// What was tried.
+        #[source]
+        source: DialError,
+    },
+    /// The connection could not be opened; the source names why ([`DialError::outcome`]).
+    #[error("no connection to {upstream}")]
+    Connect {
+        /// The upstream.
+        upstream: String,
+        /// Why.
+        #[source]
+        source: DialError,
+    },
+    /// The connection ended before there was a response.
+    #[error("{upstream} ended the connection without a response")]
+    Reset {
+        /// The upstream.
+        upstream: String,
+        /// What was seen.
+        #[source]
+        source: hyper::Error,
+    },
+    /// What came back is not HTTP.
+    #[error("{upstream} sent an invalid response")]
+    UpstreamProtocol {
+        /// The upstream.
+        upstream: String,
+        /// What is wrong with it.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The response did not begin in time.
+    #[error("{upstream} did not begin its response within {after:?}")]
+    ResponseTimeout {
+        /// The upstream.
+        upstream: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The request's own body failed; the client's fault, not the upstream's.
+    #[error("the request's body ended with an error")]
+    RequestBody {
+        /// The body's error.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The request cannot be put on the wire.
+    #[error("the request cannot be sent: {0}")]
+    Unsendable(&'static str),
+}
+
+impl PoolError {
+    /// The value of the metric's label `error`.
+    pub fn label(&self) -> &'static str {
+        match self {
+            PoolError::QueueFull { .. } => "queue_full",
+            PoolError::QueueTimeout { .. } => "queue_timeout",
+            PoolError::PortsExhausted { source, .. } => source.label(),
+            PoolError::ConnectTimeout { .. } => "connect_timeout",
+            PoolError::Connect { source, .. } => source.label(),
+            PoolError::Reset { .. } => "reset",
+            PoolError::UpstreamProtocol { .. } => "upstream_protocol",
+            PoolError::ResponseTimeout { .. } => "response_timeout",
+            PoolError::RequestBody { .. } => "request_body",
+            PoolError::Unsendable(_) => "unsendable",
+        }
+    }
+
+    /// Whether the client's request is to blame (its body failed, or it cannot be sent).
+    pub fn is_request(&self) -> bool {
+        matches!(self, PoolError::RequestBody { .. } | PoolError::Unsendable(_))
+    }
+
+    /// Whether this side had no connection to give: the upstream was never asked.
+    pub fn is_no_capacity(&self) -> bool {
+        matches!(
+            self,
+            PoolError::QueueFull { .. }
+                | PoolError::QueueTimeout { .. }
+                | PoolError::PortsExhausted { .. }
+        )
+    }
+
+    pub(super) fn dial(upstream: String, source: DialError) -> PoolError {
+        match source.outcome() {
+            DialOutcome::Timeout => PoolError::ConnectTimeout { upstream, source },
+            _ => PoolError::Connect { upstream, source },
+        }
+    }
+
+    pub(super) fn exchange(upstream: String, source: hyper::Error) -> PoolError {
+        if source.is_parse() || source.is_parse_too_large() {
+            PoolError::UpstreamProtocol { upstream, source }
+        } else {
+            PoolError::Reset { upstream, source }
+        }
+    }
+}

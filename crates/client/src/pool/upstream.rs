@@ -1,0 +1,306 @@
+//! One upstream: from a request to a response.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use tokio::time::{Instant, Sleep};
+
+use super::body::{Outgoing, PooledBody, Watch};
+use super::connect::{OpenError, open};
+use super::error::PoolError;
+use super::request::{copy_of_head, for_http1, for_http2, is_idempotent};
+use super::slots::{Found, Grant, Lease, Link, Slots, Timer, shard};
+use super::stats::UpstreamStats;
+use super::{PoolConfig, UpstreamId};
+use crate::dial::Dialer;
+
+/// Times one request is put on a connection at most.
+const MAX_ATTEMPTS: usize = 4;
+/// Subtracted from what an upstream grants by `Keep-Alive: timeout=`, for the way there.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// What may be a request's body.
+pub trait RequestBody:
+    http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+    + Send
+    + Unpin
+    + 'static
+{
+}
+
+impl<B> RequestBody for B where
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static
+{
+}
+
+/// Connections to one upstream. A clone is the same upstream.
+pub struct Upstream<B: RequestBody> {
+    slots: Arc<Slots<B>>,
+}
+
+impl<B: RequestBody> Clone for Upstream<B> {
+    fn clone(&self) -> Upstream<B> {
+        Upstream { slots: self.slots.clone() }
+    }
+}
+
+impl<B: RequestBody> Upstream<B> {
+    pub(super) fn new(id: UpstreamId, dialer: Dialer, config: PoolConfig) -> Upstream<B> {
+        Upstream { slots: Arc::new(Slots::new(id, dialer, config)) }
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> &UpstreamId {
+        &self.slots.id
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> UpstreamStats {
+        self.slots.stats()
+    }
+
+    pub(super) fn close_idle(&self) {
+        self.slots.retire();
+    }
+
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// The request is shaped for its connection: on HTTP/1.1 its target becomes origin-form and
+    /// `Host` is set if missing (from the target's authority, else the upstream's); on HTTP/2
+    /// `Host` becomes `:authority` and connection headers go. All else passes as it is.
+    ///
+    /// With a 101 response (ask for it with `Connection: upgrade`), `hyper::upgrade::on` gives
+    /// the connection; it keeps its permit until it is dropped.
+    ///
+    /// Dropping the future cancels: a request on its way closes its HTTP/1.1 connection.
+    pub async fn send(&self, request: Request<B>) -> Result<Response<PooledBody<B>>, PoolError> {
+        let slots = &self.slots;
+        let repeatable_method = is_idempotent(request.method());
+        let (parts, body) = request.into_parts();
+        let (body, watch) = Outgoing::new(body);
+        let repeatable = repeatable_method && watch.is_none();
+        let mut request = Request::from_parts(parts, body);
+        let mut patience = Patience::default();
+        for attempt in 1.. {
+            let mut lease = acquire(slots, &mut patience).await?;
+            let Some(link) = lease.link() else { continue };
+            slots.counters.requests.add(1);
+            let last = attempt == MAX_ATTEMPTS;
+            let (copy, timer, outcome) = match link {
+                Link::H1(conn) => {
+                    for_http1(&mut request, &slots.host);
+                    let copy = (repeatable && conn.reused && !last)
+                        .then(|| copy_of_head(&request, Outgoing::empty()));
+                    let mut timer = local_timer(conn.timer.take(), slots.config.response_timeout);
+                    let sending = conn.sender.try_send_request(request);
+                    lease.sent = true;
+                    let outcome = self.head(sending, timer.as_mut(), watch.as_deref()).await;
+                    (copy, Some(timer), outcome)
+                }
+                Link::H2(conn) => {
+                    for_http2(&mut request, &slots.host, slots.id.target.tls.is_some())?;
+                    let mut timer = local_timer(None, slots.config.response_timeout);
+                    let sending = conn.sender.clone().try_send_request(request);
+                    lease.sent = true;
+                    let outcome = self.head(sending, timer.as_mut(), watch.as_deref()).await;
+                    (None, Some(timer), outcome)
+                }
+            };
+            let mut error = match outcome {
+                Ok(Ok(response)) => return Ok(self.finish(response, lease, timer)),
+                Ok(Err(error)) => error,
+                Err(Late) => {
+                    return Err(PoolError::ResponseTimeout {
+                        upstream: slots.name.clone(),
+                        after: slots.config.response_timeout,
+                    });
+                }
+            };
+            drop(lease);
+            request = match (error.take_message(), copy) {
+                (Some(unsent), _) if !last => unsent,
+                (None, Some(copy)) if is_death(error.error()) => copy,
+                _ => return Err(self.failed(error.into_error(), watch.as_deref())),
+            };
+            slots.counters.retries.add(1);
+        }
+        Err(PoolError::Unsendable("no attempt is left"))
+    }
+
+    /// The response's head, or the deadline.
+    async fn head<F>(
+        &self,
+        sending: F,
+        mut timer: Pin<&mut Sleep>,
+        watch: Option<&Watch>,
+    ) -> Result<F::Output, Late>
+    where
+        F: Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>>>,
+    {
+        let timeout = self.slots.config.response_timeout;
+        let mut sending = pin!(sending);
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Ok(outcome));
+            }
+            while timer.as_mut().poll(cx).is_ready() {
+                // With a body under way the time runs from its last sign of life.
+                match watch.and_then(|watch| watch.extended(timeout)) {
+                    Some(later) => timer.as_mut().reset(later),
+                    None => return Poll::Ready(Err(Late)),
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn finish(
+        &self,
+        response: Response<Incoming>,
+        mut lease: Lease<B>,
+        timer: Option<Pin<Box<Sleep>>>,
+    ) -> Response<PooledBody<B>> {
+        if let Some(Link::H1(conn)) = lease.link()
+            && let Some(value) = response.headers().get("keep-alive")
+        {
+            conn.keep = granted_idle(value).min(self.slots.config.idle_timeout);
+        }
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let pause = self.slots.config.body_timeout;
+        response.map(|incoming| {
+            let lease = (!upgraded).then_some(lease);
+            PooledBody::new(incoming, lease, timer, pause)
+        })
+    }
+
+    fn failed(&self, source: hyper::Error, watch: Option<&Watch>) -> PoolError {
+        if watch.is_some_and(Watch::has_failed) {
+            return PoolError::RequestBody { source };
+        }
+        PoolError::exchange(self.slots.name.clone(), source)
+    }
+}
+
+struct Late;
+
+/// How long a request has waited and may wait.
+#[derive(Default)]
+struct Patience {
+    since: Option<Instant>,
+    had_its_turn: bool,
+}
+
+async fn acquire<B: RequestBody>(
+    slots: &Arc<Slots<B>>,
+    patience: &mut Patience,
+) -> Result<Lease<B>, PoolError> {
+    loop {
+        let grant = match slots.find(patience.had_its_turn) {
+            Found::Grant(grant) => grant,
+            Found::Full => {
+                let upstream = slots.name.clone();
+                return Err(PoolError::QueueFull { upstream, waiting: slots.config.max_queue });
+            }
+            Found::Wait(mut ticket) => {
+                let since = *patience.since.get_or_insert_with(Instant::now);
+                let deadline = since + slots.config.queue_timeout;
+                match tokio::time::timeout_at(deadline, &mut ticket.granted).await {
+                    Ok(Ok(grant)) => grant,
+                    Ok(Err(_)) | Err(_) => return Err(too_late(slots, since)),
+                }
+            }
+        };
+        let opening = match grant {
+            Grant::Lease(lease) => return Ok(lease),
+            Grant::Open(opening) => opening,
+        };
+        match open(slots, opening).await {
+            Ok(lease) => return Ok(lease),
+            Err(OpenError::Dial(error)) if error.is_local_shortage() => {
+                patience.had_its_turn = true;
+                let since = *patience.since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= slots.config.queue_timeout {
+                    return Err(too_late(slots, since));
+                }
+            }
+            Err(OpenError::Dial(error)) => {
+                return Err(PoolError::dial(slots.name.clone(), error));
+            }
+            Err(OpenError::Handshake(error)) => {
+                return Err(PoolError::exchange(slots.name.clone(), error));
+            }
+        }
+    }
+}
+
+fn too_late<B: RequestBody>(slots: &Slots<B>, since: Instant) -> PoolError {
+    slots.counters.queue_timeouts.add(1);
+    let (upstream, after) = (slots.name.clone(), since.elapsed());
+    match slots.shortage() {
+        Some(source) => PoolError::PortsExhausted { upstream, after, source },
+        None => PoolError::QueueTimeout { upstream, after },
+    }
+}
+
+/// The connection's timer if this thread's runtime made it, else a new one.
+fn local_timer(kept: Option<Timer>, timeout: Duration) -> Pin<Box<Sleep>> {
+    match kept {
+        Some(Timer { shard: owner, mut sleep }) if owner == shard() => {
+            sleep.as_mut().reset(Instant::now() + timeout);
+            sleep
+        }
+        _ => Box::pin(tokio::time::sleep(timeout)),
+    }
+}
+
+/// Whether the connection died, as idle connections do, rather than answered badly.
+fn is_death(error: &hyper::Error) -> bool {
+    let io = || {
+        let source = std::error::Error::source(error)?.downcast_ref::<std::io::Error>()?;
+        Some(matches!(
+            source.kind(),
+            std::io::ErrorKind::ConnectionReset
+                | std::io::ErrorKind::ConnectionAborted
+                | std::io::ErrorKind::BrokenPipe
+                | std::io::ErrorKind::UnexpectedEof
+        ))
+    };
+    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || io() == Some(true)
+}
+
+/// How long `Keep-Alive: timeout=N` lets us keep the connection.
+fn granted_idle(value: &HeaderValue) -> Duration {
+    let seconds = value.to_str().ok().and_then(|text| {
+        text.split(',').find_map(|part| {
+            let (name, seconds) = part.split_once('=')?;
+            let named = name.trim().eq_ignore_ascii_case("timeout");
+            named.then(|| seconds.trim().parse::<u64>().ok()).flatten()
+        })
+    });
+    seconds.map_or(Duration::MAX, |s| Duration::from_secs(s).saturating_sub(KEEP_ALIVE_MARGIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keep_alive_timeouts() {
+        let idle = |text: &'static str| granted_idle(&HeaderValue::from_static(text));
+        assert_eq!(idle("timeout=5"), Duration::from_secs(4));
+        assert_eq!(idle("max=100, Timeout = 5"), Duration::from_secs(4));
+        assert_eq!(idle("timeout=0"), Duration::ZERO);
+        assert_eq!(idle("timeout=x"), Duration::MAX);
+        assert_eq!(idle("max=1"), Duration::MAX);
+    }
+}

@@ -1,0 +1,15 @@
+//! One binary for all integration tests of the client crate.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests may fail loudly"
+)]
+
+mod netns;
+mod pool;
+mod server;
