@@ -4,10 +4,13 @@
 //! from (flag over environment over file over default); [`exit`] says how a run ends. What the
 //! commands do is in the libraries; what they print goes to stdout, logs and errors to stderr.
 
+mod admin;
 mod cmd;
 mod config;
+mod conformance;
 mod exit;
 mod logs;
+mod origin;
 mod style;
 
 use std::process::ExitCode;

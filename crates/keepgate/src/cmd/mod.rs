@@ -5,9 +5,17 @@
 //! `pub(crate) fn run(args: Args) -> anyhow::Result<Exit>`, add `mod x;` and, in the list below,
 //! `X => x,`. A command that needs an async runtime builds it with [`runtime`].
 
+pub(crate) mod apply;
+mod check;
 mod completions;
+mod conformance;
+mod export;
 mod help_markdown;
+pub(crate) mod key;
 mod lab;
+mod role;
+mod service;
+mod token;
 
 use std::path::PathBuf;
 
@@ -99,9 +107,23 @@ macro_rules! commands {
 
 // In the order of the help text.
 commands! {
+    Apply => apply,
+    Export => export,
+    Check => check,
+    Token => token,
+    Key => key,
+    Role => role,
+    Service => service,
+    Conformance => conformance,
     Completions => completions,
     Lab => lab,
     HelpMarkdown => help_markdown,
+}
+
+/// A runtime for a command that serves: a thread for each core.
+pub(crate) fn server_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    use anyhow::Context as _;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting a runtime")
 }
 
 /// A runtime for a command that talks to a few servers: one thread.

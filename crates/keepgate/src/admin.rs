@@ -1,0 +1,259 @@
+//! The center's admin API as commands use it: which center, which token, and its answers as
+//! JSON or as an error a person can act on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use hyper::Method;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::exit::usage;
+use crate::origin::Origin;
+
+/// Where a center listens unless told otherwise.
+pub(crate) const CENTER_DEFAULT: &str = "http://127.0.0.1:7480";
+/// Where a center keeps its data unless told otherwise.
+pub(crate) const DATA_DEFAULT: &str = "keepgate-data";
+/// The file in the data directory that the first start writes the admin token to.
+pub(crate) const ADMIN_TOKEN_FILE: &str = "admin.token";
+/// Largest token file, in bytes.
+const TOKEN_BYTES_MAX: u64 = 4096;
+
+/// Which center a command talks to, and as whom.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Center")]
+pub(crate) struct CenterArgs {
+    /// The center's URL
+    #[arg(
+        long,
+        env = "KEEPGATE_CENTER",
+        value_name = "URL",
+        default_value = CENTER_DEFAULT,
+        display_order = 800
+    )]
+    center: String,
+    /// File with the token; KEEPGATE_TOKEN may hold the token itself. For the default center,
+    /// ./keepgate-data/admin.token is used if it can be read
+    #[arg(long, env = "KEEPGATE_TOKEN_FILE", value_name = "F", display_order = 801)]
+    token_file: Option<PathBuf>,
+    /// PEM file with the certificates to trust in place of this host's store
+    #[arg(long, env = "KEEPGATE_CA_FILE", value_name = "F", display_order = 802)]
+    ca_file: Option<PathBuf>,
+}
+
+impl CenterArgs {
+    /// The center, ready to be asked.
+    pub(crate) fn connect(&self) -> anyhow::Result<Admin> {
+        let origin = Origin::new(&self.center, self.ca_file.as_deref())
+            .map_err(|e| usage(format!("--center: {e:#}")))?;
+        Admin::new(origin, self.center.clone(), &self.token()?)
+    }
+
+    fn token(&self) -> anyhow::Result<String> {
+        if let Some(path) = &self.token_file {
+            return read_token(path);
+        }
+        if let Some(token) = std::env::var_os("KEEPGATE_TOKEN") {
+            let token = token.into_string().map_err(|_| usage("KEEPGATE_TOKEN is not text"))?;
+            return Ok(token.trim().to_owned());
+        }
+        if self.center == CENTER_DEFAULT {
+            let path = Path::new(DATA_DEFAULT).join(ADMIN_TOKEN_FILE);
+            return match read_token(&path) {
+                Ok(token) => Ok(token),
+                Err(_) => Err(usage(format!(
+                    "no token for the center `{}`: pass --token-file F (or set KEEPGATE_TOKEN_FILE, or KEEPGATE_TOKEN to the token itself). \
+                     The first start of `keepgate up` or `keepgate center` wrote one to admin.token in its data directory; `{}` cannot be read here",
+                    self.center,
+                    path.display()
+                ))),
+            };
+        }
+        Err(usage(format!(
+            "no token for the center `{}`: pass --token-file F (or set KEEPGATE_TOKEN_FILE, or KEEPGATE_TOKEN to the token itself)",
+            self.center
+        )))
+    }
+}
+
+/// A token from a file: its text without the spaces around it.
+pub(crate) fn read_token(path: &Path) -> anyhow::Result<String> {
+    let name = || format!("reading the token file `{}`", path.display());
+    let length = std::fs::metadata(path).with_context(name)?.len();
+    if length > TOKEN_BYTES_MAX {
+        return Err(anyhow!("{length} bytes are too many for a token").context(name()));
+    }
+    let text = std::fs::read_to_string(path).with_context(name)?;
+    let token = text.trim();
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        return Err(anyhow!("the file must hold one token and nothing else").context(name()));
+    }
+    Ok(token.to_owned())
+}
+
+/// A center's admin API.
+pub(crate) struct Admin {
+    origin: Origin,
+    url: String,
+    authorization: HeaderValue,
+}
+
+/// What the center says when it refuses: RFC 9457, plus `problems` where files were sent.
+#[derive(Debug, Default, Deserialize)]
+struct Problem {
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    detail: String,
+    #[serde(default)]
+    problems: Vec<FileProblem>,
+}
+
+/// One thing that is wrong in a file.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FileProblem {
+    #[serde(default)]
+    pub(crate) file: String,
+    #[serde(default)]
+    pub(crate) line: Option<u64>,
+    pub(crate) message: String,
+}
+
+/// A refusal by the center.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// HTTP status.
+    pub(crate) status: u16,
+    /// In words.
+    text: String,
+    /// File by file, where files were sent.
+    pub(crate) problems: Vec<FileProblem>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Admin {
+    /// The center at `origin` (shown as `url`), spoken to with `token`.
+    pub(crate) fn new(origin: Origin, url: String, token: &str) -> anyhow::Result<Admin> {
+        if !origin.is_private() {
+            return Err(usage(format!(
+                "the center `{url}` is neither https nor on this host: the token would travel in the clear"
+            )));
+        }
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| usage("the token has characters that no token has"))?;
+        authorization.set_sensitive(true);
+        Ok(Admin { origin, url, authorization })
+    }
+
+    /// GET; the answer's JSON.
+    pub(crate) async fn load(&mut self, path: &str) -> anyhow::Result<Value> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// POST of a JSON body; the answer's JSON.
+    pub(crate) async fn post(&mut self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    /// DELETE; the answer's JSON, null where there is none.
+    pub(crate) async fn delete(&mut self, path: &str) -> anyhow::Result<Value> {
+        self.ask(Method::DELETE, path, None).await
+    }
+
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let headers = [(AUTHORIZATION, self.authorization.clone())];
+        let body = body.map(|body| ("application/json", body.to_string().into_bytes()));
+        let asked = format!("{method} {path}");
+        let answer = self
+            .origin
+            .send(method, path, &headers, body)
+            .await
+            .with_context(|| format!("the center `{}` cannot be asked", self.url))?;
+        if answer.status.is_success() {
+            if answer.body.is_empty() {
+                return Ok(Value::Null);
+            }
+            return serde_json::from_slice(&answer.body).with_context(|| {
+                format!("`{}` did not answer `{asked}` with JSON; is it a center?", self.url)
+            });
+        }
+        let status = answer.status.as_u16();
+        let problem: Problem = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let words = match (problem.title.as_str(), problem.detail.as_str()) {
+            ("", "") => answer.status.canonical_reason().unwrap_or("no reason given").to_owned(),
+            ("", text) | (text, "") => text.to_owned(),
+            (title, detail) => format!("{title}: {detail}"),
+        };
+        let hint = match status {
+            401 => "; the token is unknown here, revoked, or of another center",
+            403 => "; the token's role may not do that",
+            _ => "",
+        };
+        let text = format!("the center refused `{asked}`: {status} {words}{hint}");
+        Err(Refusal { status, text, problems: problem.problems }.into())
+    }
+}
+
+/// A path segment: everything but unreserved characters percent-encoded (RFC 3986, section 2.3).
+pub(crate) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// A text member of an answer; empty where it is missing.
+pub(crate) fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+    value.get(member).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The list in an answer: the answer itself, or its member `name`.
+pub(crate) fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value.as_array().or_else(|| value.get(name)?.as_array()).map_or(&[], Vec::as_slice)
+}
+
+/// A value as a person reads it: a uid as Cedar text, nothing as nothing.
+pub(crate) fn shown(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Object(map)) if map.contains_key("type") && map.contains_key("id") => {
+            serde_json::from_value::<keepgate_policy::Uid>(Value::Object(map.clone()))
+                .map_or_else(|_| Value::Object(map.clone()).to_string(), |uid| uid.to_string())
+        }
+        Some(Value::Array(values)) => {
+            values.iter().map(|value| shown(Some(value))).collect::<Vec<_>>().join(", ")
+        }
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_encoded() {
+        assert_eq!(segment("orders-1"), "orders-1");
+        assert_eq!(segment("role::\"a/b\""), "role%3A%3A%22a%2Fb%22");
+    }
+}

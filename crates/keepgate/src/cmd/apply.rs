@@ -1,0 +1,203 @@
+//! `keepgate apply`: pushes a directory to a center as one revision.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+
+use crate::admin::{Admin, CenterArgs, Refusal, list, segment, text};
+use crate::exit::{Exit, usage};
+use crate::style::{self, Paint};
+
+/// Largest file, in bytes; GitHub's REST description has 12 MB.
+const FILE_BYTES_MAX: u64 = 32 << 20;
+/// Most files.
+const FILES_MAX: usize = 1_000;
+/// The files with a fixed name; every `*.cedar` file counts too.
+const FIXED_NAMES: [&str; 10] = [
+    "service.toml",
+    "schema.cedarschema",
+    "entities.json",
+    "roles.toml",
+    "links.toml",
+    "routes.toml",
+    "openapi.json",
+    "openapi.yaml",
+    "openapi.yml",
+    "limits.toml",
+];
+
+/// Push a directory of policies to a center, as one revision
+///
+/// The directory holds service.toml (at least a name) and, as needed, schema.cedarschema,
+/// any *.cedar, entities.json, roles.toml, routes.toml or openapi.{json,yaml}, limits.toml.
+/// What is not there is left empty. Nothing lands unless all of it is valid; what is wrong is
+/// shown as FILE:LINE: message.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keepgate apply ./policy --dry-run
+  keepgate apply ./policy --center https://center.example.com:7480 --token-file editor.token")]
+pub(crate) struct Args {
+    /// The directory
+    dir: PathBuf,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the center's answer as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    center: CenterArgs,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    let bundle = Bundle::read(&args.dir)?;
+    let mut admin = args.center.connect()?;
+    let answer = super::runtime()?.block_on(bundle.apply(&mut admin, args.dry_run));
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            let shown =
+                error.downcast_ref().is_some_and(|refusal| show_problems(&args.dir, refusal));
+            return if shown { Ok(Exit::Failure) } else { Err(error) };
+        }
+    };
+    if args.json {
+        style::print_json(&answer)?;
+    } else {
+        style::print(&changes(&bundle.service, &answer, Paint::stdout()))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Shows what is wrong in the files of `dir`; false: the refusal names none.
+pub(crate) fn show_problems(dir: &Path, refusal: &Refusal) -> bool {
+    if refusal.problems.is_empty() {
+        return false;
+    }
+    let paint = Paint::stderr();
+    for problem in &refusal.problems {
+        let place = if problem.file.is_empty() { dir.to_owned() } else { dir.join(&problem.file) };
+        let place = match problem.line {
+            Some(line) if line > 0 => format!("{}:{line}:", place.display()),
+            _ => format!("{}:", place.display()),
+        };
+        eprintln!("{} {}", paint.strong(&place), problem.message);
+    }
+    let count = refusal.problems.len();
+    let things = if count == 1 { "problem" } else { "problems" };
+    eprintln!("{} {count} {things}; nothing was changed", paint.bad("error:"));
+    true
+}
+
+/// The files of a directory, as `apply` takes them.
+pub(crate) struct Bundle {
+    /// The name in `service.toml`.
+    pub(crate) service: String,
+    /// Name to content.
+    pub(crate) files: BTreeMap<String, String>,
+}
+
+impl Bundle {
+    /// Reads a directory; files that `apply` does not know are left alone.
+    pub(crate) fn read(dir: &Path) -> anyhow::Result<Bundle> {
+        let shown = dir.display();
+        let entries =
+            std::fs::read_dir(dir).with_context(|| format!("reading the directory `{shown}`"))?;
+        let mut files = BTreeMap::new();
+        for entry in entries {
+            let path = entry.with_context(|| format!("reading the directory `{shown}`"))?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if !is_bundle_file(name) {
+                tracing::info!(file = name, "not a file that apply knows; left alone");
+                continue;
+            }
+            if files.len() == FILES_MAX {
+                bail!("`{shown}` has more than {FILES_MAX} files");
+            }
+            let reading = || format!("reading `{}`", path.display());
+            let length = std::fs::metadata(&path).with_context(reading)?.len();
+            if length > FILE_BYTES_MAX {
+                bail!("`{}` has {length} bytes; {FILE_BYTES_MAX} are allowed", path.display());
+            }
+            files.insert(name.to_owned(), std::fs::read_to_string(&path).with_context(reading)?);
+        }
+        Bundle::from_files(files, &shown.to_string())
+    }
+
+    /// From files in memory; `shown` is what to call where they come from.
+    pub(crate) fn from_files(
+        files: BTreeMap<String, String>,
+        shown: &str,
+    ) -> anyhow::Result<Bundle> {
+        let Some(settings) = files.get("service.toml") else {
+            return Err(usage(format!(
+                "`{shown}` has no service.toml; it needs one with at least `name = \"..\"`"
+            )));
+        };
+        let table: toml::Table = settings.parse().map_err(|e: toml::de::Error| {
+            usage(format!("{shown}/service.toml: {}", e.message()))
+        })?;
+        let Some(service) = table.get("name").and_then(toml::Value::as_str) else {
+            return Err(usage(format!("{shown}/service.toml: `name = \"..\"` is missing")));
+        };
+        Ok(Bundle { service: service.to_owned(), files })
+    }
+
+    /// Sends it; the center's answer.
+    pub(crate) async fn apply(&self, admin: &mut Admin, dry_run: bool) -> anyhow::Result<Value> {
+        let path = format!("/v1/services/{}/apply?dry_run={dry_run}", segment(&self.service));
+        admin.post(&path, &json!({ "files": self.files })).await
+    }
+}
+
+/// Whether `apply` takes a file of this name.
+pub(crate) fn is_bundle_file(name: &str) -> bool {
+    FIXED_NAMES.contains(&name)
+        || name
+            .strip_suffix(".cedar")
+            .is_some_and(|stem| !stem.is_empty() && !stem.starts_with('.'))
+}
+
+/// One line a change, then how many.
+fn changes(service: &str, answer: &Value, paint: Paint) -> String {
+    let changes = list(answer, "changes");
+    let dry_run = answer.get("dry_run").and_then(Value::as_bool).unwrap_or(false);
+    let revision = answer.get("revision").and_then(Value::as_u64).unwrap_or(0);
+    if changes.is_empty() {
+        return format!("{service}: nothing to change, revision {revision}\n");
+    }
+    let mut out = String::new();
+    let (mut created, mut updated, mut deleted) = (0, 0, 0);
+    for change in changes {
+        let kind = text(change, "kind");
+        let mark = match text(change, "op") {
+            "create" => {
+                created += 1;
+                paint.good("+")
+            }
+            "delete" => {
+                deleted += 1;
+                paint.bad("-")
+            }
+            _ => {
+                updated += 1;
+                paint.warn("~")
+            }
+        };
+        let line = format!("{mark} {kind:<9} {}", text(change, "id"));
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    let count = format!("{created} to create, {updated} to update, {deleted} to delete");
+    out.push_str(&if dry_run {
+        format!("{service}: {count}; a dry run, nothing was changed\n")
+    } else {
+        let count = count.replace(" to create", " created").replace(" to update", " updated");
+        let count = count.replace(" to delete", " deleted");
+        format!("{service}: {count}, revision {revision}\n")
+    });
+    out
+}

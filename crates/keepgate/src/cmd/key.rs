@@ -1,0 +1,180 @@
+//! `keepgate key`: API keys of a service's callers.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use keepgate_policy::{Uid, duration};
+use serde_json::{Value, json};
+
+use crate::admin::{Admin, CenterArgs, list, segment, shown, text};
+use crate::cmd::export::only_service;
+use crate::exit::Exit;
+use crate::style::{self, Paint, Table};
+
+/// Make, list, revoke and rotate API keys of a service's callers
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keepgate key create --service orders --principal 'client::\"crawler\"' --note 'nightly import'
+  keepgate key create --principal 'user::\"alice\"' --expires-in 90d
+  keepgate key rotate 4f9c2a7e1b03 --overlap 1h
+  keepgate key list --json")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Args)]
+struct Service {
+    /// The service; needed only if the center has several
+    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
+    service: Option<String>,
+    #[command(flatten)]
+    center: CenterArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a key and print it, alone, on stdout; it is never shown again
+    Create {
+        /// Who the caller is when it shows this key: a Cedar uid such as client::"crawler"
+        #[arg(long, value_name = "UID")]
+        principal: Uid,
+        /// The plan whose limits apply
+        #[arg(long, value_name = "NAME")]
+        plan: Option<String>,
+        /// How long it is good for, such as 90d; without it, until it is revoked
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse_ms)]
+        expires_in: Option<u64>,
+        /// A note for people
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+        /// Print prefix and key as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// List keys, without their secrets
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Revoke a key at once
+    Revoke {
+        /// The key's prefix, the part between the underscores
+        prefix: String,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Make a key's successor and print it, alone, on stdout
+    Rotate {
+        /// The old key's prefix
+        prefix: String,
+        /// How long the old key is still good, such as 1h
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse_ms, default_value = "1h")]
+        overlap: u64,
+        /// Print prefix and key as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    super::runtime()?.block_on(act(args.action))?;
+    Ok(Exit::Ok)
+}
+
+async fn act(action: Action) -> anyhow::Result<()> {
+    match action {
+        Action::Create { principal, plan, expires_in, note, json, service } => {
+            let (mut admin, service) = connect(&service).await?;
+            let expires = expires_in.map(expiry).transpose()?;
+            let fields = Fields { plan: plan.as_deref(), expires_unix_s: expires, note: &note };
+            let answer = create(&mut admin, &service, &principal, &fields).await?;
+            print_key(&answer, json)
+        }
+        Action::List { json, service } => {
+            let (mut admin, service) = connect(&service).await?;
+            let answer = admin.load(&format!("/v1/services/{}/keys", segment(&service))).await?;
+            if json {
+                return style::print_json(&answer);
+            }
+            let members = ["prefix", "principal", "plan", "expires_unix_s", "note"];
+            let mut table = Table::new(&["prefix", "principal", "plan", "expires (unix)", "note"]);
+            for key in list(&answer, "keys") {
+                table.row(members.map(|member| shown(key.get(member))));
+            }
+            style::print(&table.render(Paint::stdout()))
+        }
+        Action::Revoke { prefix, service } => {
+            let (mut admin, service) = connect(&service).await?;
+            let prefix = prefix_of(&prefix);
+            admin
+                .delete(&format!("/v1/services/{}/keys/{}", segment(&service), segment(prefix)))
+                .await?;
+            style::print(&format!("revoked {prefix}\n"))
+        }
+        Action::Rotate { prefix, overlap, json, service } => {
+            let (mut admin, service) = connect(&service).await?;
+            let prefix = segment(prefix_of(&prefix));
+            let path = format!("/v1/services/{}/keys/{prefix}/rotate", segment(&service));
+            let answer = admin.post(&path, &json!({ "overlap_s": overlap / 1_000 })).await?;
+            print_key(&answer, json)
+        }
+    }
+}
+
+async fn connect(service: &Service) -> anyhow::Result<(Admin, String)> {
+    let mut admin = service.center.connect()?;
+    let name = only_service(&mut admin, service.service.as_deref()).await?;
+    Ok((admin, name))
+}
+
+/// Whoever pastes the whole key means its prefix.
+fn prefix_of(text: &str) -> &str {
+    text.strip_prefix("kgk_").and_then(|rest| rest.split('_').next()).unwrap_or(text)
+}
+
+fn expiry(in_ms: u64) -> anyhow::Result<u64> {
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).context("this host's clock is before 1970")?;
+    Ok(now.as_secs().saturating_add(in_ms / 1_000))
+}
+
+fn print_key(answer: &Value, json: bool) -> anyhow::Result<()> {
+    if json {
+        style::print_json(answer)
+    } else {
+        style::print(&format!("{}\n", text(answer, "key")))
+    }
+}
+
+/// What a new key may have besides its principal.
+#[derive(Default)]
+pub(crate) struct Fields<'a> {
+    pub(crate) plan: Option<&'a str>,
+    pub(crate) expires_unix_s: Option<u64>,
+    pub(crate) note: &'a str,
+}
+
+/// Makes a key; `{"prefix", "key", "revision"}`.
+pub(crate) async fn create(
+    admin: &mut Admin,
+    service: &str,
+    principal: &Uid,
+    fields: &Fields<'_>,
+) -> anyhow::Result<Value> {
+    let mut body = json!({ "principal": principal, "note": fields.note });
+    if let Some(object) = body.as_object_mut() {
+        object.extend(fields.plan.map(|plan| ("plan".into(), json!(plan))));
+        object.extend(fields.expires_unix_s.map(|at| ("expires_unix_s".into(), json!(at))));
+    }
+    admin.post(&format!("/v1/services/{}/keys", segment(service)), &body).await
+}

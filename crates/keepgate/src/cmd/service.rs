@@ -1,0 +1,106 @@
+//! `keepgate service`: the services of a center.
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use crate::admin::{CenterArgs, list, segment, shown};
+use crate::exit::{Exit, usage};
+use crate::style::{self, Paint, Table};
+
+/// List, show and delete the services of a center
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keepgate service list
+  keepgate service show orders
+  keepgate service delete orders --yes")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List services
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        center: CenterArgs,
+    },
+    /// Show one service: settings and how much it has of what
+    Show {
+        /// The service
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        center: CenterArgs,
+    },
+    /// Delete a service with all its policies, routes, limits and keys
+    Delete {
+        /// The service
+        name: String,
+        /// Yes, all of it
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        center: CenterArgs,
+    },
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    let runtime = super::runtime()?;
+    match args.action {
+        Action::List { json, center } => {
+            let mut admin = center.connect()?;
+            let answer = runtime.block_on(admin.load("/v1/services"))?;
+            if json {
+                style::print_json(&answer)?;
+            } else {
+                let mut table = Table::new(&["name", "policies", "grants", "routes"]);
+                for service in list(&answer, "services") {
+                    table.row(
+                        ["name", "policies", "grants", "routes"].map(|m| shown(service.get(m))),
+                    );
+                }
+                style::print(&table.render(Paint::stdout()))?;
+            }
+        }
+        Action::Show { name, json, center } => {
+            let mut admin = center.connect()?;
+            let path = format!("/v1/services/{}", segment(&name));
+            let answer = runtime.block_on(admin.load(&path))?;
+            if json {
+                style::print_json(&answer)?;
+            } else {
+                style::print(&lines(&answer, ""))?;
+            }
+        }
+        Action::Delete { name, yes, center } => {
+            if !yes {
+                return Err(usage(format!(
+                    "this deletes `{name}` with all its policies, routes, limits and keys; pass --yes to do it (`keepgate export` keeps a copy)"
+                )));
+            }
+            let mut admin = center.connect()?;
+            runtime.block_on(admin.delete(&format!("/v1/services/{}", segment(&name))))?;
+            style::print(&format!("deleted {name}\n"))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// `path value` lines, one for each leaf.
+fn lines(value: &Value, path: &str) -> String {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            let below =
+                |key: &String| if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            map.iter().map(|(key, value)| lines(value, &below(key))).collect()
+        }
+        other => format!("{path:<28} {}\n", shown(Some(other))),
+    }
+}

@@ -1,0 +1,136 @@
+//! `keepgate token`: tokens of the admin API, of decision callers and of gates.
+
+use clap::{Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::admin::{Admin, CenterArgs, list, segment, shown, text};
+use crate::exit::{Exit, usage};
+use crate::style::{self, Paint, Table};
+
+/// Make, list and revoke tokens
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keepgate token create --role gate --service orders > gate.token
+  keepgate token list
+  keepgate token revoke 4f9c2a7e1b03")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a token and print it, alone, on stdout; it is never shown again
+    Create {
+        /// What it may do
+        #[arg(long, value_enum)]
+        role: TokenRole,
+        /// The service, for the roles gate and pep
+        #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
+        service: Option<String>,
+        /// A note for people
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+        /// Print id and token as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        center: CenterArgs,
+    },
+    /// List tokens, without their secrets
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        center: CenterArgs,
+    },
+    /// Revoke a token; what uses it is cut off at once
+    Revoke {
+        /// The token's id, the part between the underscores
+        id: String,
+        #[command(flatten)]
+        center: CenterArgs,
+    },
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenRole {
+    /// Everything, tokens included
+    Admin,
+    /// Read and write services, the directory and keys
+    Editor,
+    /// Read what an editor reads
+    Viewer,
+    /// Follow one service
+    Gate,
+    /// Ask for decisions
+    Pep,
+}
+
+impl TokenRole {
+    fn name(self) -> &'static str {
+        match self {
+            TokenRole::Admin => "admin",
+            TokenRole::Editor => "editor",
+            TokenRole::Viewer => "viewer",
+            TokenRole::Gate => "gate",
+            TokenRole::Pep => "pep",
+        }
+    }
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    let runtime = super::runtime()?;
+    match args.action {
+        Action::Create { role, service, note, json, center } => {
+            if role == TokenRole::Gate && service.is_none() {
+                return Err(usage("a gate's token is for one service: pass --service NAME"));
+            }
+            let mut admin = center.connect()?;
+            let answer = runtime.block_on(create(&mut admin, role, service.as_deref(), &note))?;
+            if json {
+                style::print_json(&answer)?;
+            } else {
+                style::print(&format!("{}\n", text(&answer, "token")))?;
+            }
+        }
+        Action::List { json, center } => {
+            let mut admin = center.connect()?;
+            let answer = runtime.block_on(admin.load("/v1/tokens"))?;
+            if json {
+                style::print_json(&answer)?;
+            } else {
+                let mut table = Table::new(&["id", "role", "service", "note"]);
+                for token in list(&answer, "tokens") {
+                    table.row(["id", "role", "service", "note"].map(|m| shown(token.get(m))));
+                }
+                style::print(&table.render(Paint::stdout()))?;
+            }
+        }
+        Action::Revoke { id, center } => {
+            let mut admin = center.connect()?;
+            // Whoever pastes the whole token means its id.
+            let id = id.strip_prefix("kgt_").and_then(|rest| rest.split('_').next()).unwrap_or(&id);
+            runtime.block_on(admin.delete(&format!("/v1/tokens/{}", segment(id))))?;
+            style::print(&format!("revoked {id}\n"))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// Makes a token; `{"id", "token"}`.
+pub(crate) async fn create(
+    admin: &mut Admin,
+    role: TokenRole,
+    service: Option<&str>,
+    note: &str,
+) -> anyhow::Result<Value> {
+    let mut body = json!({ "role": role.name(), "note": note });
+    if let (Some(service), Some(object)) = (service, body.as_object_mut()) {
+        object.insert("service".into(), json!(service));
+    }
+    admin.post("/v1/tokens", &body).await
+}

@@ -1,0 +1,188 @@
+//! A small HTTP/1.1 client for one origin, over [`keepgate_client::dial`]. It keeps its one
+//! connection for the next request, follows no redirect and retries nothing.
+//!
+//! Bounds: [`TIMEOUT`] for a whole exchange, [`BODY_BYTES_MAX`] for an answer's body.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use keepgate_client::dial::{DialConfig, Dialer, Roots, Target, TlsSettings};
+
+/// The longest a whole exchange may take, the connection included.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest answer, in bytes.
+const BODY_BYTES_MAX: usize = 256 << 20;
+
+/// One origin and the connection to it.
+pub(crate) struct Origin {
+    dialer: Dialer,
+    target: Target,
+    /// The path that all paths are below; empty or without a slash at its end.
+    base: String,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Origin {
+    /// `http://host:port`, `https://host` or `unix:/path`, with a base path where it is a URL.
+    /// `ca` trusts that PEM file in place of the host's certificate store.
+    pub(crate) fn new(url: &str, ca: Option<&Path>) -> anyhow::Result<Origin> {
+        let (origin, base) = split(url);
+        let roots = ca.map_or(Roots::System, |path| Roots::File(path.to_owned()));
+        let target = Target::from_url(origin, || {
+            TlsSettings::new(&roots, None, &["http/1.1"]).map(Arc::new)
+        })?;
+        let dialer = Dialer::new(DialConfig::default());
+        let base = base.trim_end_matches('/').to_owned();
+        Ok(Origin { dialer, target, base, connection: None })
+    }
+
+    /// Whether bytes to it can be read by nobody on the way: TLS, a Unix socket, or loopback.
+    pub(crate) fn is_private(&self) -> bool {
+        use keepgate_client::dial::Place;
+        self.target.tls.is_some()
+            || match &self.target.place {
+                Place::Unix(_) => true,
+                Place::Tcp { host, .. } => {
+                    host == "localhost"
+                        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+                }
+            }
+    }
+
+    /// Sends a request for a path below the base path and reads the answer.
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Option<(&str, Vec<u8>)>,
+    ) -> anyhow::Result<Answer> {
+        let path = format!("{}{path}", self.base);
+        self.send_at_root(method, &path, headers, body).await
+    }
+
+    /// The base path; empty or without a slash at its end.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Sends a request for a whole path and reads the answer.
+    pub(crate) async fn send_at_root(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Option<(&str, Vec<u8>)>,
+    ) -> anyhow::Result<Answer> {
+        let shown = format!("{}{path}", self.target);
+        let exchange = self.exchange(method, path, headers, body);
+        match tokio::time::timeout(TIMEOUT, exchange).await {
+            Ok(answer) => answer.with_context(|| format!("no answer from `{shown}`")),
+            Err(_) => bail!("no answer from `{shown}` within {} s", TIMEOUT.as_secs()),
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Option<(&str, Vec<u8>)>,
+    ) -> anyhow::Result<Answer> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.target.authority())
+            .header(USER_AGENT, concat!("keepgate/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let bytes = match body {
+            None => Bytes::new(),
+            Some((kind, bytes)) => {
+                request = request.header(CONTENT_TYPE, kind);
+                bytes.into()
+            }
+        };
+        let request = request.body(Full::new(bytes)).context("building the request")?;
+        let mut sender = match self.kept().await {
+            Some(kept) => kept,
+            None => self.connect().await?,
+        };
+        let response = sender.send_request(request).await?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, BODY_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|e| anyhow::anyhow!("reading the answer: {e}"))?
+            .to_bytes();
+        self.connection = Some(sender);
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+
+    /// The connection of the last request, if it is still good.
+    async fn kept(&mut self) -> Option<SendRequest<Full<Bytes>>> {
+        let mut kept = self.connection.take()?;
+        kept.ready().await.ok()?;
+        Some(kept)
+    }
+
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        let dialed = self.dialer.dial(&self.target).await?;
+        let (sender, connection) = handshake(TokioIo::new(dialed.stream)).await?;
+        // It ends when the sender is dropped; its error is the one the sender reports.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+/// The origin of a URL and the path after it.
+pub(crate) fn split(url: &str) -> (&str, &str) {
+    let after_scheme = match url.split_once("://") {
+        Some((scheme, _)) if scheme != "unix" => scheme.len() + 3,
+        _ => return (url, ""),
+    };
+    let rest = url.get(after_scheme..).unwrap_or_default();
+    let end = rest.find('/').map_or(url.len(), |slash| after_scheme + slash);
+    url.split_at(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_an_origin_and_a_base_path() {
+        let check = |url, origin, base| assert_eq!(split(url), (origin, base));
+        check("http://a:1", "http://a:1", "");
+        check("https://a/tenant1/", "https://a", "/tenant1/");
+        check("unix:/run/x.sock", "unix:/run/x.sock", "");
+        check("unix:///run/x.sock", "unix:///run/x.sock", "");
+    }
+
+    #[test]
+    fn tokens_travel_only_where_nobody_listens() {
+        let private = |url| Origin::new(url, None).unwrap().is_private();
+        assert!(private("http://127.0.0.1:7480"));
+        assert!(private("http://[::1]:7480"));
+        assert!(private("unix:/run/keepgate.sock"));
+        assert!(!private("http://10.0.0.1:7480"));
+        assert!(!private("http://localhost.example:7480"));
+    }
+}
