@@ -15,8 +15,8 @@
 
 pub mod budget;
 pub mod diag;
-// pub mod doctor;
-// pub mod explain;
+pub mod doctor;
+pub mod explain;
 pub mod netns;
 pub mod proc;
 pub mod ranges;
@@ -25,6 +25,6 @@ pub mod report;
 pub mod rules;
 pub mod snapshot;
 pub mod table;
-// pub mod text;
+pub mod text;
 
 mod sys;

@@ -55,6 +55,19 @@ impl Files {
         Self::text(&self.root.join("etc/hosts")).unwrap_or_default()
     }
 
+    /// True when the namespace counts no TCP socket.
+    pub(crate) fn is_empty(&self) -> bool {
+        let none = |file: &str, name: &str| {
+            self.net(file).is_some_and(|text| {
+                let stats = proc::sockstat(&text);
+                ["inuse", "orphan", "tw"].into_iter().all(|key| {
+                    stats.get(&(name.to_owned(), key.to_owned())).copied().unwrap_or(0) == 0
+                })
+            })
+        };
+        none("sockstat", "TCP") && (none("sockstat6", "TCP6") || self.net("sockstat6").is_none())
+    }
+
     /// Fills in everything but sockets.
     pub(crate) fn read_into(&self, snapshot: &mut HostSnapshot) {
         snapshot.kernel = Self::text(&self.root.join("proc/sys/kernel/osrelease"))

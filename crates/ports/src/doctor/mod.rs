@@ -1,0 +1,433 @@
+//! `doctor`: arguments in, a report on standard output and an exit code out.
+//!
+//! `keepgate doctor` and the small static `keepgate-doctor` both call [`run`], so help and
+//! behaviour are the same. The one difference: the small binary resolves no names but those in
+//! `/etc/hosts`, because a static binary cannot load the system's resolver.
+
+pub mod args;
+pub mod metrics;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::explain::{Explanation, explain};
+use crate::netns::{self, Namespace};
+use crate::proc;
+use crate::read::{self, ReadError, ReadOptions};
+use crate::report::{REPORT_VERSION, Report};
+use crate::rules;
+use crate::snapshot::{Asked, HostSnapshot, SourceAnswer, Unknown};
+use crate::text::{self, Style};
+
+use self::args::{Args, Color, Command, UsageError};
+
+/// Largest snapshot that is read.
+const MAX_SNAPSHOT: u64 = 512 * 1024 * 1024;
+/// How many namespaces are looked into at the same time.
+const AT_ONCE: usize = 8;
+/// How many namespaces are looked into at all.
+const MAX_NAMESPACES: usize = 1024;
+
+/// Turns a name into addresses; `/etc/hosts` has been asked already.
+pub type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+/// How the program is called and what it can do.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// As in the usage line.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// A resolver of names, where there is one.
+    pub resolve: Option<Resolve>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Exit {
+    /// Nothing at warning level or worse.
+    Healthy = 0,
+    /// Something is.
+    Finding = 1,
+    /// It could not look.
+    CouldNotLook = 2,
+    /// The command line makes no sense.
+    Usage = 64,
+}
+
+impl Exit {
+    /// The process's exit code.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    const fn of(report_has_trouble: bool) -> Self {
+        if report_has_trouble { Self::Finding } else { Self::Healthy }
+    }
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+enum DoctorError {
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(
+        "`{name}` is not in /etc/hosts and this program resolves no other names: give an address (`getent hosts NAME` shows it)"
+    )]
+    NoResolver { name: String },
+    #[error("`{name}` cannot be resolved")]
+    Resolve {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot read the snapshot `{file}`")]
+    ReadSnapshot {
+        file: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{file}` is not a snapshot written by --record")]
+    ParseSnapshot {
+        file: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("cannot write the snapshot `{file}`")]
+    WriteSnapshot {
+        file: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot listen on {addr}")]
+    Listen {
+        addr: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write the report")]
+    Output(#[source] io::Error),
+}
+
+/// Runs the command with standard output and standard error.
+pub fn run(program: &Program, words: impl IntoIterator<Item = OsString>) -> Exit {
+    let stdout = io::stdout();
+    let terminal = stdout.is_terminal();
+    run_with(program, words, terminal, &mut stdout.lock(), &mut io::stderr().lock())
+}
+
+/// The same, writing elsewhere. `terminal` says whether `out` is one.
+pub fn run_with(
+    program: &Program,
+    words: impl IntoIterator<Item = OsString>,
+    terminal: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Exit {
+    let result = match args::parse(words) {
+        Ok(Command::Help) => written(write!(out, "{}", args::help(program.name))),
+        Ok(Command::Version) => written(writeln!(out, "{} {}", program.name, program.version)),
+        Ok(Command::Look(args)) => look(program, &args, terminal, out),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(exit) => exit,
+        // Whoever read our output has gone; nothing is left to say.
+        Err(DoctorError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Exit::Healthy
+        }
+        Err(error) => {
+            let _ = write!(err, "error: {error}");
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                let _ = write!(err, ": {cause}");
+                source = cause.source();
+            }
+            let _ = writeln!(err);
+            if matches!(error, DoctorError::Usage(_)) { Exit::Usage } else { Exit::CouldNotLook }
+        }
+    }
+}
+
+fn written(result: io::Result<()>) -> Result<Exit, DoctorError> {
+    result.map(|()| Exit::Healthy).map_err(DoctorError::Output)
+}
+
+/// The JSON form: the report, and what `--explain` adds.
+#[derive(Serialize)]
+struct Output<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<&'a Explanation>,
+}
+
+fn look(
+    program: &Program,
+    args: &Args,
+    terminal: bool,
+    out: &mut dyn Write,
+) -> Result<Exit, DoctorError> {
+    let color = match args.color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+    };
+    let style = Style { color, ..Style::default() };
+    let explanation = args.explain.as_deref().map(explain);
+    let options = options(program, args, explanation.as_ref())?;
+    if let Some(addr) = args.serve {
+        serve::serve(addr, &options, args.every, args.rounds, out)
+            .map_err(|source| DoctorError::Listen { addr, source })?;
+        return Ok(Exit::Healthy);
+    }
+    if args.all_namespaces {
+        return all_namespaces(args, &options, style, out);
+    }
+    let rounds = if args.watch { args.rounds.unwrap_or(u32::MAX) } else { 1 };
+    let mut worst = Exit::Healthy;
+    for _ in 0..rounds {
+        let snapshot = match &args.from_snapshot {
+            Some(file) => from_snapshot(file, &options)?,
+            None => read::host(&options)?,
+        };
+        if let Some(file) = &args.record {
+            record(file, &snapshot)?;
+        }
+        let report = rules::judge(&snapshot);
+        worst = worst.max(Exit::of(report.has_trouble()));
+        let explanation = explanation.as_ref();
+        print(out, args, &report, explanation, style, terminal).map_err(DoctorError::Output)?;
+        if args.watch && args.interval.is_none() {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+    }
+    Ok(worst)
+}
+
+fn print(
+    out: &mut dyn Write,
+    args: &Args,
+    report: &Report,
+    explanation: Option<&Explanation>,
+    style: Style,
+    terminal: bool,
+) -> io::Result<()> {
+    if args.json {
+        let output = Output { report, explanation };
+        let json = if args.watch {
+            serde_json::to_string(&output)
+        } else {
+            serde_json::to_string_pretty(&output)
+        };
+        writeln!(out, "{}", json.map_err(io::Error::other)?)?;
+    } else if args.watch && !terminal {
+        writeln!(out, "{}", text::line(report, style))?;
+    } else {
+        if args.watch {
+            // Home, and erase what was there.
+            write!(out, "\u{1b}[H\u{1b}[2J")?;
+        }
+        if let Some(explanation) = explanation {
+            writeln!(out, "{}", text::render_explanation(explanation, style))?;
+        }
+        write!(out, "{}", text::render(report, style))?;
+    }
+    out.flush()
+}
+
+fn options(
+    program: &Program,
+    args: &Args,
+    explanation: Option<&Explanation>,
+) -> Result<ReadOptions, DoctorError> {
+    let mut to = Vec::new();
+    for name in &args.to {
+        to.extend(resolve(program, &args.root, name)?.into_iter().map(|addr| (name.clone(), addr)));
+    }
+    // The destination an error message names is asked for too, if it can be resolved.
+    if args.to.is_empty()
+        && let Some(name) = explanation.and_then(|e| e.address.as_ref())
+        && let Ok(addrs) = resolve(program, &args.root, name)
+    {
+        to.extend(addrs.into_iter().map(|addr| (name.clone(), addr)));
+    }
+    Ok(ReadOptions {
+        root: args.root.clone(),
+        namespace: args.namespace.clone(),
+        interval: args.interval,
+        to,
+        from: args.from,
+        probe_limit: args.probe_limit,
+        ..ReadOptions::default()
+    })
+}
+
+/// An address as it is; a name from `/etc/hosts`, else from the resolver.
+fn resolve(program: &Program, root: &Path, name: &str) -> Result<Vec<SocketAddr>, DoctorError> {
+    if let Ok(addr) = name.parse() {
+        return Ok(vec![addr]);
+    }
+    let (host, port) = name.rsplit_once(':').unwrap_or((name, "0"));
+    let port: u16 = port.parse().unwrap_or(0);
+    let hosts = std::fs::read_to_string(root.join("etc/hosts")).unwrap_or_default();
+    let found = proc::hosts(&hosts, host);
+    if !found.is_empty() {
+        return Ok(found.into_iter().map(|ip: IpAddr| SocketAddr::new(ip, port)).collect());
+    }
+    if host.eq_ignore_ascii_case("localhost") {
+        return Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]);
+    }
+    let Some(resolve) = program.resolve else {
+        return Err(DoctorError::NoResolver { name: host.to_owned() });
+    };
+    resolve(host, port).map_err(|source| DoctorError::Resolve { name: host.to_owned(), source })
+}
+
+fn from_snapshot(file: &Path, options: &ReadOptions) -> Result<HostSnapshot, DoctorError> {
+    let name = || file.display().to_string();
+    let mut bytes = Vec::new();
+    let read = if file == Path::new("-") {
+        io::stdin().lock().take(MAX_SNAPSHOT).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|f| f.take(MAX_SNAPSHOT).read_to_end(&mut bytes))
+    };
+    read.map_err(|source| DoctorError::ReadSnapshot { file: name(), source })?;
+    let mut snapshot: HostSnapshot = serde_json::from_slice(&bytes)
+        .map_err(|source| DoctorError::ParseSnapshot { file: name(), source })?;
+    if !options.to.is_empty() {
+        snapshot.ask_recorded(&options.to, options.from);
+    }
+    Ok(snapshot)
+}
+
+impl HostSnapshot {
+    /// Asks a recorded host for destinations. Its routing table is not recorded, so the source is
+    /// the given one, or those that lead there already.
+    pub fn ask_recorded(&mut self, to: &[(String, SocketAddr)], from: Option<IpAddr>) {
+        self.asked.clear();
+        for (name, destination) in to {
+            let mut sources: Vec<IpAddr> = from.into_iter().collect();
+            if sources.is_empty() {
+                let all = &self.sockets.buckets;
+                sources = all
+                    .iter()
+                    .filter(|b| b.key.destination() == *destination)
+                    .map(|b| b.key.src)
+                    .collect();
+                sources.sort_unstable();
+                sources.dedup();
+                sources.truncate(64);
+            }
+            if sources.is_empty() {
+                self.unknown.push(Unknown {
+                    what: format!("the source address toward {name}"),
+                    why: "the recorded host has no connection there: give it with --from"
+                        .to_owned(),
+                });
+            }
+            self.asked.extend(sources.into_iter().map(|source| Asked {
+                name: name.clone(),
+                destination: *destination,
+                source: SourceAnswer::Local(source),
+                from_given: from.is_some(),
+            }));
+        }
+    }
+}
+
+fn record(file: &Path, snapshot: &HostSnapshot) -> Result<(), DoctorError> {
+    let name = || file.display().to_string();
+    let write = || -> io::Result<()> {
+        let mut writer = io::BufWriter::new(std::fs::File::create(file)?);
+        serde_json::to_writer(&mut writer, snapshot).map_err(io::Error::other)?;
+        writer.write_all(b"\n")?;
+        writer.flush()
+    };
+    write().map_err(|source| DoctorError::WriteSnapshot { file: name(), source })
+}
+
+/// The JSON form of `--all-netns`.
+#[derive(Serialize)]
+struct AllOutput {
+    version: u32,
+    namespaces: Vec<Report>,
+    unknown: Vec<Unknown>,
+}
+
+fn all_namespaces(
+    args: &Args,
+    options: &ReadOptions,
+    style: Style,
+    out: &mut dyn Write,
+) -> Result<Exit, DoctorError> {
+    let (listed, hidden) = netns::list();
+    let mut unknown = Vec::new();
+    if hidden > 0 {
+        unknown.push(Unknown {
+            what: format!("the namespaces of {hidden} processes"),
+            why: "they belong to other users; run as root".to_owned(),
+        });
+    }
+    if listed.len() > MAX_NAMESPACES {
+        unknown.push(Unknown {
+            what: format!("{} namespaces", listed.len() - MAX_NAMESPACES),
+            why: format!("only {MAX_NAMESPACES} are looked into"),
+        });
+    }
+    let listed: Vec<Namespace> =
+        listed.into_iter().take(MAX_NAMESPACES).map(|l| l.namespace).collect();
+    let mut reports = Vec::new();
+    for group in listed.chunks(AT_ONCE) {
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = group
+                .iter()
+                .map(|namespace| {
+                    let options = ReadOptions {
+                        namespace: namespace.clone(),
+                        skip_empty: true,
+                        ..options.clone()
+                    };
+                    scope.spawn(move || read::host(&options))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join()).collect()
+        });
+        for (namespace, result) in group.iter().zip(results) {
+            match result {
+                Ok(Ok(snapshot)) => reports.push(rules::judge(&snapshot)),
+                Ok(Err(error)) => unknown.push(Unknown {
+                    what: format!("the namespace of {}", namespace.label()),
+                    why: error.to_string(),
+                }),
+                Err(payload) => std::panic::resume_unwind(payload),
+            }
+        }
+    }
+    let trouble = reports.iter().any(Report::has_trouble);
+    let nothing = reports.is_empty();
+    let write = |out: &mut dyn Write| -> io::Result<()> {
+        if args.json {
+            let all = AllOutput { version: REPORT_VERSION, namespaces: reports, unknown };
+            return writeln!(out, "{}", serde_json::to_string_pretty(&all)?);
+        }
+        for report in &reports {
+            writeln!(out, "== {} ==", report.netns)?;
+            writeln!(out, "{}", text::render(report, style))?;
+        }
+        for unknown in &unknown {
+            writeln!(out, "not seen: {}: {}", unknown.what, unknown.why)?;
+        }
+        out.flush()
+    };
+    write(out).map_err(DoctorError::Output)?;
+    Ok(if nothing { Exit::CouldNotLook } else { Exit::of(trouble) })
+}

@@ -1,0 +1,386 @@
+//! A [`Report`] for a tired person: the verdict first, then the worst bucket with who, why, what
+//! now and what then, then the rest, then what could not be seen.
+//!
+//! Pure: a report in, text out. Colour is only decoration: everything is said in words as well.
+
+use std::fmt::Write;
+
+use crate::explain::Explanation;
+use crate::report::{BucketReport, Cause, Finding, RemedyKind, Report, Severity, Verdict};
+use crate::snapshot::Confidence;
+
+/// How to write.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    /// Whether to use ANSI colours.
+    pub color: bool,
+    /// Columns to wrap at.
+    pub width: usize,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Self { color: false, width: 80 }
+    }
+}
+
+/// Width of the labels in a block, their indentation included.
+const LABEL: usize = 11;
+const BAR: usize = 30;
+
+#[derive(Clone, Copy)]
+enum Tone {
+    Bad,
+    Warn,
+    Good,
+    Strong,
+    Dim,
+}
+
+impl Style {
+    fn paint(self, tone: Tone, text: &str) -> String {
+        if !self.color {
+            return text.to_owned();
+        }
+        let code = match tone {
+            Tone::Bad => "1;31",
+            Tone::Warn => "1;33",
+            Tone::Good => "1;32",
+            Tone::Strong => "1",
+            Tone::Dim => "2",
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}
+
+/// The words and the tone of a verdict.
+pub fn verdict_words(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Exhausted => "EXHAUSTED",
+        Verdict::AtRisk => "AT RISK",
+        Verdict::Healthy => "HEALTHY",
+        Verdict::NotPorts => "NOT PORTS",
+    }
+}
+
+fn verdict_tone(verdict: Verdict) -> Tone {
+    match verdict {
+        Verdict::Exhausted => Tone::Bad,
+        Verdict::AtRisk | Verdict::NotPorts => Tone::Warn,
+        Verdict::Healthy => Tone::Good,
+    }
+}
+
+/// Why a cause uses up ports, in one sentence.
+pub fn why(cause: Cause) -> &'static str {
+    match cause {
+        Cause::TimeWaitChurn => {
+            "Connections are opened and closed too fast: whoever closes first keeps the port in \
+             TIME_WAIT for 60 s, and no setting shortens that."
+        }
+        Cause::EstablishedLeak => "Connections are opened and kept open.",
+        Cause::CloseWaitLeak => {
+            "The other side has closed these connections, and the program has not: it never \
+             closes them."
+        }
+        Cause::FinWait2 => {
+            "This side has closed these connections, and the other side has not finished closing \
+             them."
+        }
+        Cause::SynSent => "Connects are under way and nobody answers.",
+        Cause::NarrowRange => "The range of ports is small; no leak is needed to use it up.",
+        Cause::ReservedPorts => "Reserved ports are never chosen, and they take up the range.",
+        Cause::ListenersInRange => {
+            "Services listen on ports of the range; each costs every destination one port."
+        }
+        Cause::ExplicitBind => {
+            "A program binds a port before it connects (or listens no more, while its connections \
+             live on); such a port is lost to every destination."
+        }
+        Cause::NonlocalBind => "The program binds to an address that this host does not have.",
+        Cause::Ipv6Unavailable => {
+            "Without an IPv6 address there is nothing an IPv6 connection could come from. The \
+             error has the same words as exhaustion."
+        }
+        Cause::ConntrackFull => "The firewall tracks each connection and has no room for another.",
+        Cause::FdLimit => "Every socket is a file descriptor, and there are none left.",
+        Cause::None => "",
+    }
+}
+
+/// The whole report.
+pub fn render(report: &Report, style: Style) -> String {
+    let mut out = String::new();
+    let label = verdict_words(report.verdict);
+    let head = style.paint(verdict_tone(report.verdict), label);
+    let indent = label.len() + 2;
+    let lines = wrap(&report.headline, style.width.saturating_sub(indent));
+    for (index, line) in lines.iter().enumerate() {
+        let lead = if index == 0 { format!("{head}  ") } else { " ".repeat(indent) };
+        let _ = writeln!(out, "{lead}{line}");
+    }
+    let main = report
+        .findings
+        .iter()
+        .find(|f| f.severity <= Severity::Warning)
+        .filter(|_| report.verdict != Verdict::Healthy);
+    let shown = main.and_then(|f| f.bucket);
+    if let Some(bucket) = shown.and_then(|index| report.buckets.get(index)) {
+        out.push('\n');
+        bucket_block(&mut out, bucket, style);
+    } else if main.is_some() {
+        out.push('\n');
+    }
+    if let Some(main) = main {
+        advice(&mut out, main, style);
+    }
+    let mut said: Vec<&str> = main.iter().flat_map(|f| commands(f)).collect();
+    also(&mut out, report, main, &mut said, style);
+    others(&mut out, report, shown, style);
+    not_seen(&mut out, report, style);
+    let sockets = report.sockets;
+    let _ = writeln!(
+        out,
+        "\n{}",
+        style.paint(
+            Tone::Dim,
+            &format!(
+                "{}  range {}-{}, {} usable  {} sockets: {} time_wait, {} established",
+                report.netns,
+                report.range.low,
+                report.range.high,
+                report.range.usable,
+                sockets.total,
+                sockets.time_wait,
+                sockets.established
+            )
+        )
+    );
+    out
+}
+
+/// One line for each look of `--watch`.
+pub fn line(report: &Report, style: Style) -> String {
+    let label = verdict_words(report.verdict);
+    format!("{}  {}", style.paint(verdict_tone(report.verdict), label), report.headline)
+}
+
+/// What an error message means.
+pub fn render_explanation(explanation: &Explanation, style: Style) -> String {
+    let mut out = String::new();
+    let who = match (&explanation.runtime, &explanation.address) {
+        (Some(runtime), Some(address)) => format!("{runtime}, about {address}"),
+        (Some(runtime), None) => (*runtime).to_owned(),
+        (None, Some(address)) => format!("about {address}"),
+        (None, None) => "unknown program".to_owned(),
+    };
+    field(&mut out, "from", &who, style);
+    field(&mut out, "says", &explanation.says, style);
+    field(&mut out, "means", &explanation.means, style);
+    for (index, check) in explanation.checks.iter().enumerate() {
+        field(&mut out, if index == 0 { "decides" } else { "" }, check, style);
+    }
+    out
+}
+
+fn bucket_block(out: &mut String, bucket: &BucketReport, style: Style) {
+    let name = bucket_name(bucket);
+    let _ = writeln!(out, "{}", style.paint(Tone::Strong, &name));
+    let left = match bucket.remaining.max {
+        0 => "none left".to_owned(),
+        _ => format!("{} left", bucket.remaining),
+    };
+    let bar = bar(bucket.used, bucket.usable, BAR);
+    field(
+        out,
+        "ports",
+        &format!("[{bar}] {} of {} used, {left}", bucket.used, bucket.usable),
+        style,
+    );
+    if let (Some(opens), Some(sustainable)) = (bucket.opens_per_s, bucket.sustainable_per_s) {
+        let rate = format!("{opens:.0} opened a second; {sustainable:.0} can be sustained");
+        field(out, "rate", &rate, style);
+    }
+    let when = match bucket.exhausted_in_s {
+        Some(0) => "now".to_owned(),
+        Some(seconds) => format!("in {}", duration(seconds)),
+        None if bucket.opens_per_s.is_some() => "not at this rate".to_owned(),
+        None => "unknown after a single look".to_owned(),
+    };
+    field(out, "used up", &when, style);
+    if !bucket.states.is_empty() {
+        let mut states: Vec<_> = bucket.states.iter().collect();
+        states.sort_by_key(|(state, n)| (std::cmp::Reverse(**n), **state));
+        let states: Vec<String> =
+            states.iter().map(|(state, n)| format!("{} {n}", state.name())).collect();
+        field(out, "states", &states.join(", "), style);
+    }
+    field(out, "who", &owners(bucket), style);
+}
+
+fn owners(bucket: &BucketReport) -> String {
+    let names: Vec<String> = bucket
+        .owners
+        .iter()
+        .take(3)
+        .map(|o| {
+            let sure = match o.confidence {
+                Confidence::Seen => "",
+                Confidence::Likely => "likely ",
+            };
+            format!("{sure}`{}` (pid {}, {} sockets seen)", o.command, o.pid, o.sockets)
+        })
+        .collect();
+    if names.is_empty() {
+        "no process with a socket there was seen".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn advice(out: &mut String, finding: &Finding, style: Style) {
+    let why = why(finding.cause);
+    if !why.is_empty() {
+        field(out, "why", why, style);
+    }
+    for (kind, label) in [(RemedyKind::Now, "now"), (RemedyKind::Then, "then")] {
+        let mut label = label;
+        for remedy in finding.remedies.iter().filter(|r| r.kind == kind) {
+            if let Some(command) = &remedy.command {
+                // A command is one line, however long: it is there to be copied.
+                let label =
+                    style.paint(Tone::Dim, &format!("  {label:<width$}", width = LABEL - 2));
+                let _ = writeln!(out, "{label}{}", style.paint(Tone::Strong, command));
+                field(out, "", &format!("({})", remedy.text), style);
+            } else {
+                field(out, label, &remedy.text, style);
+            }
+            label = "";
+        }
+    }
+}
+
+fn commands(finding: &Finding) -> impl Iterator<Item = &str> {
+    finding.remedies.iter().filter_map(|r| r.command.as_deref())
+}
+
+fn also<'a>(
+    out: &mut String,
+    report: &'a Report,
+    main: Option<&Finding>,
+    said: &mut Vec<&'a str>,
+    style: Style,
+) {
+    let rest: Vec<&Finding> =
+        report.findings.iter().filter(|f| !main.is_some_and(|m| std::ptr::eq(m, *f))).collect();
+    if rest.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{}", style.paint(Tone::Strong, "also"));
+    for finding in rest {
+        field(out, finding.severity.name(), &finding.evidence, style);
+        for command in commands(finding) {
+            if !said.contains(&command) {
+                said.push(command);
+                let _ =
+                    writeln!(out, "{}{}", " ".repeat(LABEL), style.paint(Tone::Strong, command));
+            }
+        }
+    }
+}
+
+fn others(out: &mut String, report: &Report, shown: Option<usize>, style: Style) {
+    let rest: Vec<&BucketReport> = report
+        .buckets
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| Some(*index) != shown)
+        .map(|(_, bucket)| bucket)
+        .collect();
+    if rest.is_empty() {
+        return;
+    }
+    let title = if shown.is_some() { "other destinations" } else { "destinations" };
+    let _ = writeln!(out, "\n{}", style.paint(Tone::Strong, title));
+    let width = rest.iter().map(|b| bucket_name(b).len()).max().unwrap_or(0);
+    for bucket in rest {
+        let rate = bucket.opens_per_s.map_or_else(String::new, |r| format!("  {r:.0}/s"));
+        let _ = writeln!(
+            out,
+            "  {:<width$}  [{}] {} of {} used{rate}",
+            bucket_name(bucket),
+            bar(bucket.used, bucket.usable, 10),
+            bucket.used,
+            bucket.usable,
+        );
+    }
+}
+
+fn not_seen(out: &mut String, report: &Report, style: Style) {
+    if report.unknown.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{}", style.paint(Tone::Strong, "not seen"));
+    for unknown in &report.unknown {
+        for (index, line) in
+            wrap(&format!("{}: {}", unknown.what, unknown.why), style.width.saturating_sub(4))
+                .iter()
+                .enumerate()
+        {
+            let _ = writeln!(out, "{}{line}", if index == 0 { "  " } else { "    " });
+        }
+    }
+}
+
+fn bucket_name(bucket: &BucketReport) -> String {
+    format!("{} -> {}", bucket.src, std::net::SocketAddr::new(bucket.dst, bucket.dport))
+}
+
+/// `###...` of a given width; never empty when something is used, never full when something is
+/// left.
+pub fn bar(used: u32, usable: u32, width: usize) -> String {
+    let part = if usable == 0 { 1.0 } else { f64::from(used) / f64::from(usable) };
+    let mut filled = ((width as f64) * part).round() as usize;
+    if used > 0 && filled == 0 {
+        filled = 1;
+    }
+    if used < usable && filled >= width {
+        filled = width.saturating_sub(1);
+    }
+    let filled = filled.min(width);
+    format!("{}{}", "#".repeat(filled), ".".repeat(width - filled))
+}
+
+/// `90 s`, `12 min`, `5 h`.
+pub fn duration(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}
+
+fn field(out: &mut String, label: &str, text: &str, style: Style) {
+    for (index, line) in wrap(text, style.width.saturating_sub(LABEL)).iter().enumerate() {
+        let label = if index == 0 { label } else { "" };
+        let label = format!("  {label:<width$}", width = LABEL - 2);
+        let _ = writeln!(out, "{}{line}", style.paint(Tone::Dim, &label));
+    }
+}
+
+/// Breaks a text at spaces; a word longer than the width stays whole.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
+}
