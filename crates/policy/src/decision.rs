@@ -24,7 +24,8 @@ pub struct Query<'a> {
     pub context: &'a BTreeMap<String, serde_json::Value>,
     /// Properties that overlay the principal's stored attributes for this evaluation.
     pub principal_properties: &'a BTreeMap<String, serde_json::Value>,
-    /// Properties of the action; they become `context.action` unless the context has its own.
+    /// Properties of the action; they become `context.action`, in place of a member `action` of
+    /// the context itself.
     pub action_properties: &'a BTreeMap<String, serde_json::Value>,
     /// Properties that overlay the resource's stored attributes for this evaluation.
     pub resource_properties: &'a BTreeMap<String, serde_json::Value>,

@@ -9,6 +9,8 @@
 
 mod items;
 mod openapi;
+mod oracle;
+mod random;
 mod routes;
 mod settings;
 mod uid;

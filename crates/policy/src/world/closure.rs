@@ -1,0 +1,122 @@
+//! The ancestors of an entity, walked over both layers and along route paths.
+//!
+//! A cycle ends the walk instead of looping; the result holds each id once.
+
+use std::collections::HashSet;
+
+use super::layer::Layer;
+use super::names::{Id, Names};
+
+/// The entity type whose members are in each other by their paths.
+pub(super) const ROUTE: &str = "route";
+
+/// Up to this length a list is searched from end to end.
+const LINEAR: usize = 48;
+
+/// What a closure is walked over.
+#[derive(Clone, Copy)]
+pub(super) struct Graph<'a> {
+    pub(super) names: &'a Names,
+    pub(super) directory: &'a Layer,
+    pub(super) service: &'a Layer,
+    /// The interned type [`ROUTE`], if anything has it.
+    pub(super) route: Option<Id>,
+}
+
+/// A reusable list of ids without repetition.
+#[derive(Default)]
+pub(super) struct IdSet {
+    ids: Vec<Id>,
+    large: HashSet<Id, foldhash::fast::FixedState>,
+}
+
+impl IdSet {
+    pub(super) fn as_slice(&self) -> &[Id] {
+        &self.ids
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.ids.clear();
+        self.large.clear();
+    }
+
+    pub(super) fn contains(&self, id: Id) -> bool {
+        if self.large.is_empty() { self.ids.contains(&id) } else { self.large.contains(&id) }
+    }
+
+    pub(super) fn insert(&mut self, id: Id) {
+        if self.contains(id) {
+            return;
+        }
+        self.ids.push(id);
+        if !self.large.is_empty() {
+            self.large.insert(id);
+        } else if self.ids.len() > LINEAR {
+            self.large.extend(&self.ids);
+        }
+    }
+}
+
+impl Graph<'_> {
+    /// The entity itself (where it is interned) and all its ancestors, into an empty set.
+    pub(super) fn close(&self, kind: Option<Id>, text: &str, id: Option<Id>, into: &mut IdSet) {
+        match id {
+            Some(id) => into.insert(id),
+            // An entity that nothing names still has a path.
+            None if kind.is_some() && kind == self.route => {
+                if let Some(above) = self.route_above(text) {
+                    into.insert(above);
+                }
+            }
+            None => return,
+        }
+        let mut at = 0;
+        while let Some(&id) = into.ids.get(at) {
+            at += 1;
+            self.directory.parents(id).for_each(|parent| into.insert(parent));
+            self.service.parents(id).for_each(|parent| into.insert(parent));
+            if self.route.is_some()
+                && Some(self.names.kind(id)) == self.route
+                && let Some(above) = self.route_above(self.names.text(id))
+            {
+                into.insert(above);
+            }
+        }
+    }
+
+    /// The nearest route above this path that anything names.
+    fn route_above(&self, path: &str) -> Option<Id> {
+        let route = self.route?;
+        paths_above(path).find_map(|above| self.names.entity(route, above))
+    }
+}
+
+/// The paths that a path is below, nearest first: of `/orders/{id}` they are `/orders` and `/`.
+pub(super) fn paths_above(path: &str) -> impl Iterator<Item = &str> {
+    let first = if path.starts_with('/') && path.len() > 1 { Some(path) } else { None };
+    std::iter::successors(first, |path| above(path)).skip(1)
+}
+
+fn above(path: &str) -> Option<&str> {
+    match path.rfind('/') {
+        Some(0) if path.len() > 1 => Some("/"),
+        Some(0) | None => None,
+        Some(at) => path.get(..at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_below_their_prefixes() {
+        let above = |path| paths_above(path).collect::<Vec<_>>();
+        assert_eq!(above("/orders/{id}/items"), ["/orders/{id}", "/orders", "/"]);
+        assert_eq!(above("/orders"), ["/"]);
+        assert_eq!(above("/orders/"), ["/orders", "/"]);
+        assert_eq!(above("/"), [""; 0]);
+        assert_eq!(above("orders/x"), [""; 0]);
+        assert_eq!(above(""), [""; 0]);
+    }
+}

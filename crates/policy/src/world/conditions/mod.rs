@@ -1,0 +1,107 @@
+//! Everything that needs Cedar's own evaluator: the only module that names `cedar_policy_core`.
+//!
+//! The core crate does not follow semver; it is pinned exactly, and the oracle test compares
+//! this crate's decisions with `cedar_policy::Authorizer` at every upgrade. Inside: policy texts
+//! to scopes and conditions (`parse`), JSON to Cedar values (`value`), schemas (`schema`),
+//! and conditions over the small slice of entities they can reach (`slice`).
+//!
+//! Expressions are loaded without source locations: evaluation clones a location at each step,
+//! and those shared counts slow down cores that evaluate the same policy.
+
+mod parse;
+mod schema;
+mod slice;
+mod value;
+
+use std::collections::BTreeMap;
+
+use cedar_policy_core::ast::{Eid, EntityType, EntityUID, PartialValue, Value};
+use smol_str::SmolStr;
+
+pub(super) use parse::{ActionText, Condition, Parsed, Ref, ScopeText, parse};
+pub(super) use schema::Schema;
+pub(super) use slice::{Facts, Question, Store, Subject, evaluate};
+pub(super) use value::{Trust, ValueProblem};
+
+/// An entity's identifier as the evaluator has it.
+pub(super) type CedarUid = EntityUID;
+
+/// An entity type as the evaluator has it.
+#[derive(Clone, Debug)]
+pub(super) struct TypeName(EntityType);
+
+impl TypeName {
+    pub(super) fn parse(kind: &str) -> Result<TypeName, String> {
+        match EntityType::from_normalized_str(kind) {
+            Ok(kind) => Ok(TypeName(kind.with_loc(None))),
+            Err(_) => Err(format!("`{kind}` is not an entity type")),
+        }
+    }
+
+    pub(super) fn uid(&self, id: &str) -> CedarUid {
+        EntityUID::from_components(self.0.clone(), Eid::new(id), None)
+    }
+}
+
+/// Values by name: a context, or properties that overlay attributes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Record(BTreeMap<SmolStr, Value>);
+
+impl Record {
+    /// Reads JSON of a request; `path` names the record in problems.
+    pub(super) fn untrusted(
+        json: &BTreeMap<String, serde_json::Value>,
+        path: &str,
+    ) -> Result<Record, ValueProblem> {
+        let mut record = BTreeMap::new();
+        for (name, json) in json {
+            if let Some(value) =
+                value::read(json, Trust::Request).map_err(|p| p.below(name).below(path))?
+            {
+                record.insert(name.into(), value);
+            }
+        }
+        Ok(Record(record))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The record with one member more, itself a record.
+    pub(super) fn insert(&mut self, name: &str, member: Record) {
+        self.0.insert(name.into(), Value::record_arc(member.0.into(), None));
+    }
+}
+
+/// A stored entity's attributes and tags.
+#[derive(Clone, Debug)]
+pub(super) struct Attributes(std::sync::Arc<cedar_policy_core::ast::Entity>);
+
+impl Attributes {
+    /// Reads the JSON of a stored entity.
+    pub(super) fn trusted(
+        uid: CedarUid,
+        attrs: &BTreeMap<String, serde_json::Value>,
+        tags: &BTreeMap<String, serde_json::Value>,
+    ) -> Result<Attributes, ValueProblem> {
+        let read = |json: &BTreeMap<String, serde_json::Value>, path: &str| {
+            json.iter()
+                .filter_map(|(name, json)| match value::read(json, Trust::Operator) {
+                    Ok(value) => Some(Ok((SmolStr::from(name), PartialValue::Value(value?)))),
+                    Err(problem) => Some(Err(problem.below(name).below(path))),
+                })
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (attrs, tags) = (read(attrs, "attrs")?, read(tags, "tags")?);
+        let none = std::collections::HashSet::new;
+        let entity = cedar_policy_core::ast::Entity::new_with_attr_partial_value(
+            uid,
+            attrs,
+            none(),
+            none(),
+            tags,
+        );
+        Ok(Attributes(std::sync::Arc::new(entity)))
+    }
+}

@@ -1,0 +1,276 @@
+//! Policy texts to scopes in words, and conditions with what they can reach.
+
+use std::sync::Arc;
+
+use cedar_policy_core::ast::{
+    ActionConstraint, BinaryOp, Effect, EntityReference, EntityUID, Expr, ExprKind, Literal,
+    PrincipalOrResourceConstraint, Template, Var,
+};
+use cedar_policy_core::parser::parse_policy_or_template_to_est;
+use smol_str::SmolStr;
+
+use crate::model::Uid;
+
+/// An entity in a scope, or the place for one.
+#[derive(Clone, Debug)]
+pub(in crate::world) enum Ref {
+    Uid(Uid),
+    Slot,
+}
+
+/// A constraint on principal or resource, in words.
+#[derive(Clone, Debug)]
+pub(in crate::world) enum ScopeText {
+    Any,
+    Is(String),
+    Eq(Ref),
+    In(Ref),
+    IsIn(String, Ref),
+}
+
+/// A constraint on the action, in words.
+#[derive(Clone, Debug)]
+pub(in crate::world) enum ActionText {
+    Any,
+    Eq(Uid),
+    In(Vec<Uid>),
+}
+
+/// A policy or template, taken apart.
+#[derive(Debug)]
+pub(in crate::world) struct Parsed {
+    pub(in crate::world) forbid: bool,
+    pub(in crate::world) principal: ScopeText,
+    pub(in crate::world) action: ActionText,
+    pub(in crate::world) resource: ScopeText,
+    pub(in crate::world) condition: Option<Arc<Condition>>,
+}
+
+/// What `when` and `unless` say, and which entities that can touch.
+#[derive(Debug)]
+pub(in crate::world) struct Condition {
+    pub(super) expr: Arc<Expr>,
+    pub(super) needs: Needs,
+}
+
+/// Which entities a condition can dereference.
+///
+/// A value moves up the expression; what is dereferenced (by `.a`, `has`, `in`, tags) is a
+/// request variable, a literal, or was taken out of one by the attribute accesses below it.
+/// Elements of sets cannot be taken out in Cedar. So following the named attributes `depth`
+/// times from the roots finds every entity that an evaluation can ask for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Needs {
+    pub(super) principal: bool,
+    pub(super) action: bool,
+    pub(super) resource: bool,
+    pub(super) context: bool,
+    /// Entities named in the policy that it dereferences.
+    pub(super) literals: Vec<EntityUID>,
+    /// Names of all attributes it accesses.
+    pub(super) names: Vec<SmolStr>,
+    /// Whether it reads tags, whose names may be computed.
+    pub(super) tags: bool,
+    /// How many accesses deep a dereferenced value can come from.
+    pub(super) depth: usize,
+    pub(super) ancestors: Ancestors,
+}
+
+/// Which ancestors `in` asks about.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Ancestors {
+    #[default]
+    None,
+    /// Only these.
+    Among(Vec<EntityUID>),
+    /// The right side is not known before the evaluation.
+    All,
+}
+
+impl Ancestors {
+    pub(super) fn join(&mut self, other: &Ancestors) {
+        match (&mut *self, other) {
+            (_, Ancestors::None) | (Ancestors::All, _) => {}
+            (_, Ancestors::All) => *self = Ancestors::All,
+            (Ancestors::None, other) => *self = other.clone(),
+            (Ancestors::Among(held), Ancestors::Among(more)) => {
+                let new: Vec<_> = more.iter().filter(|uid| !held.contains(uid)).cloned().collect();
+                held.extend(new);
+            }
+        }
+    }
+}
+
+impl Needs {
+    pub(super) fn join(&mut self, other: &Needs) {
+        self.principal |= other.principal;
+        self.action |= other.action;
+        self.resource |= other.resource;
+        self.context |= other.context;
+        self.tags |= other.tags;
+        self.depth = self.depth.max(other.depth);
+        self.literals.extend(other.literals.iter().cloned());
+        self.names.extend(other.names.iter().cloned());
+        self.ancestors.join(&other.ancestors);
+    }
+
+    fn of(expr: &Expr) -> Needs {
+        let mut needs = Needs::default();
+        needs.walk(expr, false);
+        needs.names.sort();
+        needs.names.dedup();
+        needs
+    }
+
+    /// The number of accesses that a value of this expression can have gone through; `held`
+    /// says that the value may be dereferenced further up.
+    fn walk(&mut self, expr: &Expr, held: bool) -> usize {
+        match expr.expr_kind() {
+            ExprKind::Lit(Literal::EntityUID(uid)) => {
+                if held {
+                    self.literals.push(EntityUID::clone(uid));
+                }
+                0
+            }
+            ExprKind::Var(var) => {
+                if held {
+                    match var {
+                        Var::Principal => self.principal = true,
+                        Var::Action => self.action = true,
+                        Var::Resource => self.resource = true,
+                        Var::Context => self.context = true,
+                    }
+                }
+                0
+            }
+            ExprKind::GetAttr { expr, attr } => {
+                self.names.push(attr.clone());
+                1 + self.dereference(expr)
+            }
+            ExprKind::HasAttr { expr, attr } => {
+                self.names.push(attr.clone());
+                self.dereference(expr)
+            }
+            ExprKind::ExtHasAttr { expr, attrs } => {
+                self.names.extend(attrs.iter().cloned());
+                let depth = self.walk(expr, true) + attrs.len() - 1;
+                self.depth = self.depth.max(depth);
+                depth
+            }
+            ExprKind::BinaryApp { op: BinaryOp::GetTag, arg1, arg2 } => {
+                self.tags = true;
+                let key = self.walk(arg2, held);
+                key.max(1 + self.dereference(arg1))
+            }
+            ExprKind::BinaryApp { op: BinaryOp::HasTag, arg1, arg2 } => {
+                let key = self.walk(arg2, held);
+                key.max(self.dereference(arg1))
+            }
+            ExprKind::BinaryApp { op: BinaryOp::In, arg1, arg2 } => {
+                let groups = match literal_uids(arg2) {
+                    Some(uids) => Ancestors::Among(uids),
+                    None => Ancestors::All,
+                };
+                self.ancestors.join(&groups);
+                let right = self.walk(arg2, held);
+                right.max(self.dereference(arg1))
+            }
+            ExprKind::BinaryApp { arg1, arg2, .. } => {
+                self.walk(arg1, held).max(self.walk(arg2, held))
+            }
+            ExprKind::UnaryApp { arg, .. } => self.walk(arg, held),
+            ExprKind::If { test_expr, then_expr, else_expr } => {
+                let branches = self.walk(then_expr, held).max(self.walk(else_expr, held));
+                branches.max(self.walk(test_expr, held))
+            }
+            ExprKind::And { left, right } | ExprKind::Or { left, right } => {
+                self.walk(left, held).max(self.walk(right, held))
+            }
+            ExprKind::Like { expr, .. } | ExprKind::Is { expr, .. } => self.walk(expr, held),
+            ExprKind::Set(items) => {
+                items.iter().map(|item| self.walk(item, held)).max().unwrap_or(0)
+            }
+            ExprKind::Record(members) => {
+                members.values().map(|member| self.walk(member, held)).max().unwrap_or(0)
+            }
+            ExprKind::ExtensionFunctionApp { args, .. } => {
+                args.iter().map(|arg| self.walk(arg, held)).max().unwrap_or(0)
+            }
+            ExprKind::Lit(_) | ExprKind::Slot(_) | ExprKind::Unknown(_) => 0,
+        }
+    }
+
+    fn dereference(&mut self, expr: &Expr) -> usize {
+        let depth = self.walk(expr, true);
+        self.depth = self.depth.max(depth);
+        depth
+    }
+}
+
+/// The entities of a literal or of a set of literals.
+fn literal_uids(expr: &Expr) -> Option<Vec<EntityUID>> {
+    match expr.expr_kind() {
+        ExprKind::Lit(Literal::EntityUID(uid)) => Some(vec![EntityUID::clone(uid)]),
+        ExprKind::Set(items) => {
+            let uids = items.iter().map(literal_uids).collect::<Option<Vec<_>>>()?;
+            Some(uids.into_iter().flatten().collect())
+        }
+        _ => None,
+    }
+}
+
+/// Takes exactly one policy or template apart.
+pub(in crate::world) fn parse(text: &str) -> Result<Parsed, String> {
+    // Through the JSON form, which has no source locations (see the module above).
+    let est = parse_policy_or_template_to_est(text).map_err(|e| chain(&e))?;
+    let template: Template = est.try_into_ast_policy_or_template(None).map_err(|e| chain(&e))?;
+    Ok(Parsed {
+        forbid: template.effect() == Effect::Forbid,
+        principal: scope(template.principal_constraint().as_inner()),
+        action: match template.action_constraint() {
+            ActionConstraint::Any => ActionText::Any,
+            ActionConstraint::Eq(uid) => ActionText::Eq(uid_text(uid)),
+            ActionConstraint::In(uids) => {
+                ActionText::In(uids.iter().map(|uid| uid_text(uid)).collect())
+            }
+        },
+        resource: scope(template.resource_constraint().as_inner()),
+        condition: template
+            .non_scope_constraints_arc()
+            .map(|expr| Arc::new(Condition { needs: Needs::of(expr), expr: Arc::clone(expr) })),
+    })
+}
+
+fn scope(constraint: &PrincipalOrResourceConstraint) -> ScopeText {
+    let reference = |reference: &EntityReference| match reference {
+        EntityReference::EUID(uid) => Ref::Uid(uid_text(uid)),
+        EntityReference::Slot(_) => Ref::Slot,
+    };
+    match constraint {
+        PrincipalOrResourceConstraint::Any => ScopeText::Any,
+        PrincipalOrResourceConstraint::In(entity) => ScopeText::In(reference(entity)),
+        PrincipalOrResourceConstraint::Eq(entity) => ScopeText::Eq(reference(entity)),
+        PrincipalOrResourceConstraint::Is(kind) => ScopeText::Is(kind.to_string()),
+        PrincipalOrResourceConstraint::IsIn(kind, entity) => {
+            ScopeText::IsIn(kind.to_string(), reference(entity))
+        }
+    }
+}
+
+pub(super) fn uid_text(uid: &EntityUID) -> Uid {
+    Uid::new(uid.entity_type().to_string(), uid.eid().as_ref())
+}
+
+/// An error with its causes, which Cedar keeps apart.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,224 @@
+//! Schemas at decision time: which requests they know, and values in the types they declare.
+//!
+//! Attributes that a schema does not know are dropped; plain JSON becomes what the schema says
+//! (`{"type":..,"id":..}` an entity, a text an IP address, and so on). Validation of policies
+//! is done before a revision lands, not here.
+
+use std::collections::BTreeMap;
+
+use cedar_policy_core::ast::{EntityType, EntityUID, Literal, Value, ValueKind};
+use cedar_policy_core::extensions::Extensions;
+use cedar_policy_core::validator::types::{Attributes as Members, EntityKind, OpenTag, Type};
+use cedar_policy_core::validator::{ValidatorEntityTypeKind, ValidatorSchema};
+use smol_str::SmolStr;
+
+use super::parse::{chain, uid_text};
+use super::value::{ValueProblem, call, entity};
+use crate::model::Uid;
+
+/// A service's schema.
+#[derive(Debug)]
+pub(in crate::world) struct Schema(ValidatorSchema);
+
+impl Schema {
+    pub(in crate::world) fn parse(text: &str) -> Result<Schema, String> {
+        match ValidatorSchema::from_cedarschema_str(text, Extensions::all_available()) {
+            Ok((schema, _warnings)) => Ok(Schema(schema)),
+            Err(error) => Err(chain(&error)),
+        }
+    }
+
+    /// Each action that is in an action group, with all groups it is in.
+    pub(in crate::world) fn action_groups(&self) -> Result<Vec<(Uid, Uid)>, String> {
+        let actions = self.0.action_entities().map_err(|e| chain(&e))?;
+        let mut edges: Vec<_> = actions
+            .iter()
+            .flat_map(|action| {
+                action.ancestors().map(|group| (uid_text(action.uid()), uid_text(group)))
+            })
+            .collect();
+        edges.sort();
+        Ok(edges)
+    }
+
+    /// Whether the schema knows such a request; if not, why.
+    pub(super) fn knows(
+        &self,
+        principal: &EntityUID,
+        action: &EntityUID,
+        resource: &EntityUID,
+    ) -> Result<(), String> {
+        for uid in [principal, resource] {
+            let Some(kind) = self.0.get_entity_type(uid.entity_type()) else {
+                return Err(format!("the schema has no entity type `{}`", uid.entity_type()));
+            };
+            if let ValidatorEntityTypeKind::Enum(choices) = &kind.kind
+                && !choices.iter().any(|choice| choice == uid.eid())
+            {
+                return Err(format!("the schema has no entity `{uid}`"));
+            }
+        }
+        let Some(declared) = self.0.get_action_id(action) else {
+            return Err(format!("the schema has no action `{action}`"));
+        };
+        if !declared.is_applicable_principal_type(principal.entity_type()) {
+            return Err(format!(
+                "in the schema, `{action}` is not for principals of type `{}`",
+                principal.entity_type()
+            ));
+        }
+        if !declared.is_applicable_resource_type(resource.entity_type()) {
+            return Err(format!(
+                "in the schema, `{action}` is not for resources of type `{}`",
+                resource.entity_type()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The context in the types of this action.
+    pub(super) fn context(
+        &self,
+        action: &EntityUID,
+        context: BTreeMap<SmolStr, Value>,
+    ) -> Result<BTreeMap<SmolStr, Value>, ValueProblem> {
+        match self.0.context_type(action) {
+            Some(Type::Record { attrs, open_attributes }) => {
+                members(context, attrs, is_open(*open_attributes), true)
+            }
+            _ => Ok(context),
+        }
+    }
+
+    /// Properties of a request in the types of this entity type.
+    pub(super) fn properties(
+        &self,
+        kind: &EntityType,
+        properties: BTreeMap<SmolStr, Value>,
+    ) -> Result<BTreeMap<SmolStr, Value>, ValueProblem> {
+        match self.0.get_entity_type(kind) {
+            Some(kind) => {
+                members(properties, kind.attributes(), is_open(kind.open_attributes()), false)
+            }
+            None => Ok(properties),
+        }
+    }
+
+    /// A stored attribute in the type that the schema gives it; none if it gives none. What
+    /// does not fit stays as it is: a policy that reads it fails then, as Cedar has it.
+    pub(super) fn attribute(&self, kind: &EntityType, name: &str, value: &Value) -> Option<Value> {
+        let Some(kind) = self.0.get_entity_type(kind) else { return Some(value.clone()) };
+        match kind.attr(name) {
+            Some(attr) => Some(fit(value.clone(), &attr.attr_type).unwrap_or(value.clone())),
+            None => is_open(kind.open_attributes()).then(|| value.clone()),
+        }
+    }
+
+    /// The same for a tag.
+    pub(super) fn tag(&self, kind: &EntityType, value: &Value) -> Option<Value> {
+        let Some(kind) = self.0.get_entity_type(kind) else { return Some(value.clone()) };
+        let kind = kind.tag_type()?;
+        Some(fit(value.clone(), kind).unwrap_or(value.clone()))
+    }
+}
+
+fn members(
+    mut values: BTreeMap<SmolStr, Value>,
+    types: &Members,
+    open: bool,
+    required: bool,
+) -> Result<BTreeMap<SmolStr, Value>, ValueProblem> {
+    let mut fitted = BTreeMap::new();
+    for (name, kind) in types.iter() {
+        match values.remove(name) {
+            Some(value) => {
+                let value = fit(value, &kind.attr_type).map_err(|p| p.below(name))?;
+                fitted.insert(name.clone(), value);
+            }
+            None if required && kind.is_required() => {
+                return Err(ValueProblem::new("the schema requires it").below(name));
+            }
+            None => {}
+        }
+    }
+    if open {
+        fitted.append(&mut values);
+    }
+    Ok(fitted)
+}
+
+fn fit(value: Value, kind: &Type) -> Result<Value, ValueProblem> {
+    let wrong = || Err(ValueProblem::new(format!("the schema says {kind}")));
+    let constructor = |name: &str| match name {
+        "ipaddr" => "ip".to_owned(),
+        name => name.to_owned(),
+    };
+    match (kind, value.value) {
+        (Type::Bool(_), ValueKind::Lit(Literal::Bool(bool))) => Ok(bool.into()),
+        (Type::Long, ValueKind::Lit(Literal::Long(long))) => Ok(long.into()),
+        (Type::String, ValueKind::Lit(Literal::String(text))) => {
+            Ok(Value::new(Literal::String(text), None))
+        }
+        (Type::Set { element_type }, ValueKind::Set(set)) => {
+            let Some(kind) = element_type else {
+                return Ok(Value { value: ValueKind::Set(set), loc: None });
+            };
+            let items: Result<Vec<_>, _> = set
+                .iter()
+                .enumerate()
+                .map(|(at, item)| fit(item.clone(), kind).map_err(|p| p.below(&format!("[{at}]"))))
+                .collect();
+            Ok(Value::set(items?, None))
+        }
+        (Type::Record { attrs, open_attributes }, ValueKind::Record(record)) => {
+            let record = members((*record).clone(), attrs, is_open(*open_attributes), true)?;
+            Ok(Value::record_arc(record.into(), None))
+        }
+        (Type::Entity(kinds), ValueKind::Lit(Literal::EntityUID(uid))) => {
+            if has(kinds, uid.entity_type()) { Ok(Value::new(uid, None)) } else { wrong() }
+        }
+        (Type::Entity(kinds), ValueKind::Record(record)) => {
+            let text = |name: &str| match record.get(name).map(Value::value_kind) {
+                Some(ValueKind::Lit(Literal::String(text))) => Some(text.clone()),
+                _ => None,
+            };
+            let (Some(kind), Some(id), 2) = (text("type"), text("id"), record.len()) else {
+                return wrong();
+            };
+            match entity(&kind, &id)?.value {
+                ValueKind::Lit(Literal::EntityUID(uid)) if has(kinds, uid.entity_type()) => {
+                    Ok(Value::new(uid, None))
+                }
+                _ => wrong(),
+            }
+        }
+        (Type::ExtensionType { name }, ValueKind::ExtensionValue(value)) => {
+            if value.typename() == *name {
+                Ok(Value { value: ValueKind::ExtensionValue(value), loc: None })
+            } else {
+                wrong()
+            }
+        }
+        (Type::ExtensionType { name }, ValueKind::Lit(Literal::String(text))) => {
+            call(&constructor(&name.to_string()), &[Value::new(Literal::String(text), None)])
+        }
+        // A decimal that happens to have no fraction.
+        (Type::ExtensionType { name }, ValueKind::Lit(Literal::Long(long)))
+            if name.to_string() == "decimal" =>
+        {
+            call("decimal", &[Value::from(format!("{long}.0"))])
+        }
+        _ => wrong(),
+    }
+}
+
+fn is_open(tag: OpenTag) -> bool {
+    matches!(tag, OpenTag::OpenAttributes)
+}
+
+fn has(kinds: &EntityKind, kind: &EntityType) -> bool {
+    match kinds {
+        EntityKind::AnyEntity => true,
+        EntityKind::Entity(kinds) => kinds.get_single_entity() == Some(kind),
+    }
+}

@@ -1,0 +1,316 @@
+//! Decisions: closures, index, conditions, verdict.
+//!
+//! Every policy whose scope matches is seen, also after a forbid is found: the answer names all
+//! that determined it and all that failed, as Cedar's does.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use super::closure::{Graph, IdSet, ROUTE};
+use super::conditions::{
+    CedarUid, Facts, Question, Record, Store, Subject, TypeName, ValueProblem, evaluate,
+};
+use super::index::{Ask, Policy, Side};
+use super::names::Id;
+use super::part::Part;
+use super::{Inner, World};
+use crate::decision::{
+    Decision, DenyReason, Effect, EvaluationError, PolicyName, Query, QueryError,
+};
+use crate::model::Uid;
+use crate::uid::is_type_name;
+
+type Json = BTreeMap<String, serde_json::Value>;
+
+impl World {
+    /// Decides, exactly as Cedar's authorizer would on the same policies and entities.
+    pub fn decide(&self, query: &Query<'_>) -> Result<Decision, QueryError> {
+        let Some(part) = self.inner.services.get(query.service) else {
+            return Err(QueryError::UnknownService(query.service.to_owned()));
+        };
+        with_scratch(|scratch| Case::new(&self.inner, part, query, scratch)?.decide())
+    }
+
+    /// Decides by all services whose settings say `authzen`, whatever service the query names:
+    /// each decides for itself, any forbid denies, else any permit allows. The policies named
+    /// are those of the services that determined it, as `service/policy`.
+    pub fn decide_any(&self, query: &Query<'_>) -> Result<Decision, QueryError> {
+        let mut sum = Decision {
+            effect: Effect::Deny(DenyReason::NoPermit),
+            determining: Vec::new(),
+            errors: Vec::new(),
+            revision: self.revision(),
+        };
+        for (service, part) in &self.inner.services {
+            if !part.settings.authzen {
+                continue;
+            }
+            let decision = self.decide(&Query { service, ..query.clone() })?;
+            let named = |policy: &PolicyName| PolicyName::from(format!("{service}/{policy}"));
+            sum.errors.extend(decision.errors.into_iter().map(|error| EvaluationError {
+                policy: named(&error.policy),
+                message: error.message,
+            }));
+            let rank = |effect| match effect {
+                Effect::Deny(DenyReason::NoPermit) => 0,
+                Effect::Allow => 1,
+                Effect::Deny(DenyReason::Forbid) => 2,
+            };
+            if rank(decision.effect) > rank(sum.effect) {
+                sum.effect = decision.effect;
+                sum.determining.clear();
+            }
+            if decision.effect == sum.effect {
+                sum.determining.extend(decision.determining.iter().map(named));
+            }
+        }
+        sum.determining.sort();
+        sum.errors.sort_by(|a, b| a.policy.cmp(&b.policy));
+        Ok(sum)
+    }
+}
+
+/// The three closures of a request, kept between requests to save their allocations.
+#[derive(Default)]
+pub(super) struct Scratch {
+    principal: IdSet,
+    action: IdSet,
+    resource: IdSet,
+}
+
+pub(super) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
+    thread_local! {
+        static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+    }
+    let mut scratch = SCRATCH.take().unwrap_or_default();
+    let result = work(&mut scratch);
+    scratch.principal.clear();
+    scratch.action.clear();
+    scratch.resource.clear();
+    SCRATCH.set(Some(scratch));
+    result
+}
+
+/// One request, looked up.
+pub(super) struct Case<'a> {
+    inner: &'a Inner,
+    pub(super) part: &'a Part,
+    graph: Graph<'a>,
+    query: &'a Query<'a>,
+    pub(super) ask: Ask<'a>,
+    /// The request's values, where it has any.
+    values: Option<Values>,
+}
+
+struct Values {
+    context: Record,
+    principal: Record,
+    resource: Record,
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn new(
+        inner: &'a Inner,
+        part: &'a Part,
+        query: &'a Query<'a>,
+        scratch: &'a mut Scratch,
+    ) -> Result<Case<'a>, QueryError> {
+        let graph = Graph {
+            names: &inner.names,
+            directory: &inner.directory.layer,
+            service: &part.layer,
+            route: inner.names.type_id(ROUTE),
+        };
+        let ask = Ask {
+            principal: side(graph, query.principal, &mut scratch.principal)?,
+            action: side(graph, query.action, &mut scratch.action)?,
+            resource: side(graph, query.resource, &mut scratch.resource)?,
+        };
+        let none = |json: &Json| json.is_empty();
+        let values = if none(query.context)
+            && none(query.principal_properties)
+            && none(query.action_properties)
+            && none(query.resource_properties)
+        {
+            None
+        } else {
+            Some(Values::read(query)?)
+        };
+        Ok(Case { inner, part, graph, query, ask, values })
+    }
+
+    pub(super) fn decide(mut self) -> Result<Decision, QueryError> {
+        let mut verdict = Verdict::default();
+        let mut conditional: Vec<&Policy> = Vec::new();
+        let question = match &self.part.schema {
+            None => None,
+            Some(schema) => {
+                let mut question = self.question()?;
+                if question.known_to(schema).is_err() {
+                    return Ok(verdict.decision(self.inner));
+                }
+                question.fit(schema).map_err(value_error)?;
+                Some(question)
+            }
+        };
+        self.part.index.visit(&self.ask, |policy| match policy.condition {
+            None => verdict.matched(policy),
+            Some(_) => conditional.push(policy),
+        });
+        if !conditional.is_empty() {
+            let question = match question {
+                Some(question) => question,
+                None => self.question()?,
+            };
+            for (policy, outcome) in conditional.iter().zip(self.evaluate(&question, &conditional))
+            {
+                match outcome {
+                    Ok(true) => verdict.matched(policy),
+                    Ok(false) => {}
+                    Err(message) => verdict
+                        .errors
+                        .push(EvaluationError { policy: policy.name.clone(), message }),
+                }
+            }
+        }
+        Ok(verdict.decision(self.inner))
+    }
+
+    pub(super) fn evaluate(
+        &self,
+        question: &Question,
+        policies: &[&Policy],
+    ) -> Vec<Result<bool, String>> {
+        let conditions = policies.iter().filter_map(|policy| policy.condition.as_deref());
+        evaluate(question, self.part.schema.as_deref(), &self.graph, conditions)
+    }
+
+    /// The request in the evaluator's terms; takes its values.
+    pub(super) fn question(&mut self) -> Result<Question, QueryError> {
+        let values = self.values.take();
+        let (context, principal, resource) = match values {
+            Some(values) => (values.context, values.principal, values.resource),
+            None => Default::default(),
+        };
+        let subject = |side: Side<'_>, uid: &Uid, properties| {
+            let known = side.kind.and_then(|kind| self.graph.names.type_name(kind));
+            let uid = match known {
+                Some(kind) => kind.uid(&uid.id),
+                None => TypeName::parse(&uid.kind)
+                    .map_err(|_| QueryError::Type(uid.kind.clone()))?
+                    .uid(&uid.id),
+            };
+            Ok(Subject { uid, properties })
+        };
+        Ok(Question {
+            principal: subject(self.ask.principal, self.query.principal, principal)?,
+            action: subject(self.ask.action, self.query.action, Record::default())?,
+            resource: subject(self.ask.resource, self.query.resource, resource)?,
+            context,
+        })
+    }
+}
+
+impl Values {
+    fn read(query: &Query<'_>) -> Result<Values, QueryError> {
+        let read = |json, path| Record::untrusted(json, path).map_err(value_error);
+        let mut context = read(query.context, "context")?;
+        let action = read(query.action_properties, "action.properties")?;
+        if !action.is_empty() {
+            context.insert("action", action);
+        }
+        Ok(Values {
+            context,
+            principal: read(query.principal_properties, "principal.properties")?,
+            resource: read(query.resource_properties, "resource.properties")?,
+        })
+    }
+}
+
+fn value_error(problem: ValueProblem) -> QueryError {
+    QueryError::Value { path: problem.path, reason: problem.reason }
+}
+
+fn side<'a>(graph: Graph<'_>, uid: &Uid, set: &'a mut IdSet) -> Result<Side<'a>, QueryError> {
+    let kind = graph.names.type_id(&uid.kind);
+    if kind.is_none() && !is_type_name(&uid.kind) {
+        return Err(QueryError::Type(uid.kind.clone()));
+    }
+    let id = kind.and_then(|kind| graph.names.entity(kind, &uid.id));
+    graph.close(kind, &uid.id, id, set);
+    Ok(Side { id, kind, closure: set.as_slice() })
+}
+
+/// What matched so far.
+#[derive(Default)]
+struct Verdict {
+    forbids: Vec<PolicyName>,
+    permits: Vec<PolicyName>,
+    errors: Vec<EvaluationError>,
+}
+
+impl Verdict {
+    fn matched(&mut self, policy: &Policy) {
+        let matched = if policy.forbid { &mut self.forbids } else { &mut self.permits };
+        matched.push(policy.name.clone());
+    }
+
+    fn decision(mut self, inner: &Inner) -> Decision {
+        let (effect, mut determining) = if !self.forbids.is_empty() {
+            (Effect::Deny(DenyReason::Forbid), self.forbids)
+        } else if !self.permits.is_empty() {
+            (Effect::Allow, self.permits)
+        } else {
+            (Effect::Deny(DenyReason::NoPermit), Vec::new())
+        };
+        determining.sort();
+        self.errors.sort_by(|a, b| a.policy.cmp(&b.policy));
+        Decision { effect, determining, errors: self.errors, revision: inner.revision }
+    }
+}
+
+impl Graph<'_> {
+    fn find(&self, kind: &str, id: &str) -> (Option<Id>, Option<Id>) {
+        let kind = self.names.type_id(kind);
+        (kind, kind.and_then(|kind| self.names.entity(kind, id)))
+    }
+
+    fn above(&self, kind: &str, id: &str) -> (Option<Id>, IdSet) {
+        let (kind, found) = self.find(kind, id);
+        let mut set = IdSet::default();
+        self.close(kind, id, found, &mut set);
+        (found, set)
+    }
+}
+
+impl Store for Graph<'_> {
+    fn facts(&self, kind: &str, id: &str) -> Option<Facts<'_>> {
+        let (_, id) = self.find(kind, id);
+        let layers = [self.directory, self.service].map(|layer| layer.slot(id?));
+        if layers.iter().all(Option::is_none) {
+            return None;
+        }
+        let attributes = layers.map(|slot| slot?.extra.as_deref().map(|extra| &extra.attributes));
+        Some(Facts { layers: attributes })
+    }
+
+    fn ancestors(&self, kind: &str, id: &str) -> Vec<CedarUid> {
+        let (itself, set) = self.above(kind, id);
+        let others = set.as_slice().iter().filter(|id| Some(**id) != itself);
+        others
+            .filter_map(|id| {
+                let kind = self.names.type_name(self.names.kind(*id))?;
+                Some(kind.uid(self.names.text(*id)))
+            })
+            .collect()
+    }
+
+    fn ancestors_among(&self, kind: &str, id: &str, groups: &[CedarUid]) -> Vec<CedarUid> {
+        let (itself, set) = self.above(kind, id);
+        let is_above = |group: &&CedarUid| {
+            let (_, group) = self.find(&group.entity_type().to_string(), group.eid().as_ref());
+            group.is_some() && group != itself && group.is_some_and(|id| set.contains(id))
+        };
+        groups.iter().filter(is_above).cloned().collect()
+    }
+}

@@ -1,0 +1,410 @@
+//! The scope index: from who asks for what to the few policies whose scope can match.
+//!
+//! First by the principal's key (==, in, is, any), then by the resource's; actions are checked
+//! in the leaf, by a bloom word and then exactly, so there may be any number of them, and they
+//! may be interned in any order. A request looks up the closures of principal and resource.
+
+use std::sync::Arc;
+
+use super::conditions::Condition;
+use super::names::{Id, hash_number};
+use super::paged::Paged;
+use super::trie::Trie;
+use crate::decision::PolicyName;
+
+/// A policy's constraint on principal or resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    Any,
+    Is(Id),
+    Eq(Id),
+    In(Id),
+    IsIn(Id, Id),
+}
+
+/// A policy's constraint on the action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ActionScope {
+    Any,
+    Eq(Id),
+    In(Box<[Id]>),
+}
+
+/// A policy as it is decided on: static, linked or granted.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) name: PolicyName,
+    pub(super) forbid: bool,
+    pub(super) principal: Scope,
+    pub(super) action: ActionScope,
+    pub(super) resource: Scope,
+    pub(super) condition: Option<Arc<Condition>>,
+}
+
+impl Scope {
+    fn ids(self) -> [Option<Id>; 2] {
+        match self {
+            Scope::Any => [None, None],
+            Scope::Is(id) | Scope::Eq(id) | Scope::In(id) => [Some(id), None],
+            Scope::IsIn(kind, id) => [Some(kind), Some(id)],
+        }
+    }
+
+    fn key(self) -> Key {
+        match self {
+            Scope::Any => Key::ANY,
+            Scope::Is(kind) => Key::is(kind),
+            Scope::Eq(id) => Key::eq(id),
+            // The type is checked when the leaf is found.
+            Scope::In(id) | Scope::IsIn(_, id) => Key::within(id),
+        }
+    }
+
+    /// What the key does not say: the type of `is .. in`.
+    fn kind_fits(self, kind: Option<Id>) -> bool {
+        match self {
+            Scope::IsIn(wanted, _) => kind == Some(wanted),
+            _ => true,
+        }
+    }
+}
+
+impl ActionScope {
+    fn bloom(&self) -> u64 {
+        match self {
+            ActionScope::Any => ANY_ACTION,
+            ActionScope::Eq(id) => action_bit(*id),
+            ActionScope::In(ids) => ids.iter().fold(0, |bloom, id| bloom | action_bit(*id)),
+        }
+    }
+
+    fn matches(&self, actions: &[Id], action: Option<Id>) -> bool {
+        match self {
+            ActionScope::Any => true,
+            ActionScope::Eq(id) => action == Some(*id),
+            ActionScope::In(ids) => ids.iter().any(|id| actions.contains(id)),
+        }
+    }
+}
+
+impl Policy {
+    /// All ids the policy refers to.
+    pub(super) fn ids(&self) -> impl Iterator<Item = Id> + '_ {
+        let actions: &[Id] = match &self.action {
+            ActionScope::Any => &[],
+            ActionScope::Eq(id) => std::slice::from_ref(id),
+            ActionScope::In(ids) => ids,
+        };
+        let ends = self.principal.ids().into_iter().chain(self.resource.ids());
+        ends.flatten().chain(actions.iter().copied())
+    }
+}
+
+const ANY_ACTION: u64 = 1 << 63;
+
+fn action_bit(id: Id) -> u64 {
+    1 << (id % 63)
+}
+
+/// A scope as a number: what sort, and of what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key(u64);
+
+impl Key {
+    const ANY: Key = Key(0);
+    const SORTS: usize = 4;
+
+    const fn is(kind: Id) -> Key {
+        Key(1 << 32 | kind as u64)
+    }
+
+    const fn eq(id: Id) -> Key {
+        Key(2 << 32 | id as u64)
+    }
+
+    const fn within(id: Id) -> Key {
+        Key(3 << 32 | id as u64)
+    }
+
+    const fn sort(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+}
+
+/// One side of a request: itself, its type, itself and its ancestors.
+#[derive(Clone, Copy)]
+pub(super) struct Side<'a> {
+    pub(super) id: Option<Id>,
+    pub(super) kind: Option<Id>,
+    pub(super) closure: &'a [Id],
+}
+
+/// A request in ids.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) principal: Side<'a>,
+    pub(super) action: Side<'a>,
+    pub(super) resource: Side<'a>,
+}
+
+impl Side<'_> {
+    pub(super) fn matches(&self, scope: Scope) -> bool {
+        match scope {
+            Scope::Any => true,
+            Scope::Is(kind) => self.kind == Some(kind),
+            Scope::Eq(id) => self.id == Some(id),
+            Scope::In(id) => self.closure.contains(&id),
+            Scope::IsIn(kind, id) => self.kind == Some(kind) && self.closure.contains(&id),
+        }
+    }
+}
+
+impl Ask<'_> {
+    pub(super) fn matches_action(&self, action: &ActionScope) -> bool {
+        action.matches(self.action.closure, self.action.id)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Leaf {
+    resource: Key,
+    actions: u64,
+    policy: Arc<Policy>,
+}
+
+/// Leaves up to this many are searched from end to end.
+const FEW: usize = 8;
+
+#[derive(Clone, Debug)]
+enum Bucket {
+    Few(Vec<Leaf>),
+    Many(Many),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Many {
+    /// How many leaves there are of each sort of resource key.
+    sorts: [u32; Key::SORTS],
+    cells: Trie<(Key, Arc<Vec<Leaf>>)>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    any: Option<Arc<Bucket>>,
+    is: Trie<(Id, Option<Arc<Bucket>>)>,
+    eq: Paged<Option<Arc<Bucket>>>,
+    within: Paged<Option<Arc<Bucket>>>,
+    len: usize,
+}
+
+impl Index {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn insert(&mut self, policy: &Arc<Policy>) {
+        let leaf = Leaf {
+            resource: policy.resource.key(),
+            actions: policy.action.bloom(),
+            policy: Arc::clone(policy),
+        };
+        self.len += 1;
+        let bucket = self.bucket_mut(policy.principal);
+        Arc::make_mut(bucket.get_or_insert_with(|| Arc::new(Bucket::Few(Vec::new())))).insert(leaf);
+    }
+
+    pub(super) fn remove(&mut self, policy: &Arc<Policy>) {
+        let bucket = self.bucket_mut(policy.principal);
+        let Some(held) = bucket else { return };
+        let inner = Arc::make_mut(held);
+        let removed = inner.remove(policy);
+        if inner.is_empty() {
+            *bucket = None;
+        }
+        self.len -= usize::from(removed);
+    }
+
+    fn bucket_mut(&mut self, principal: Scope) -> &mut Option<Arc<Bucket>> {
+        match principal {
+            Scope::Any => &mut self.any,
+            Scope::Eq(id) => self.eq.at_mut(id),
+            Scope::In(id) | Scope::IsIn(_, id) => self.within.at_mut(id),
+            Scope::Is(kind) => {
+                let hash = hash_number(kind.into());
+                if self.is.find(hash, |(id, _)| *id == kind).is_none() {
+                    self.is.insert(hash, (kind, None));
+                }
+                match self.is.find_mut(hash, |(id, _)| *id == kind) {
+                    Some((_, bucket)) => bucket,
+                    // It was inserted just above; any bucket will do for what cannot happen.
+                    None => &mut self.any,
+                }
+            }
+        }
+    }
+
+    /// Visits every policy whose scope matches, each once.
+    pub(super) fn visit<'a>(&'a self, ask: &Ask<'_>, mut found: impl FnMut(&'a Policy)) {
+        let actions =
+            ask.action.closure.iter().fold(ANY_ACTION, |bloom, id| bloom | action_bit(*id));
+        let mut look = |bucket: Option<&'a Arc<Bucket>>| {
+            if let Some(bucket) = bucket {
+                bucket.visit(ask, actions, &mut found);
+            }
+        };
+        look(self.any.as_ref());
+        if let Some(kind) = ask.principal.kind
+            && !self.is.is_empty()
+        {
+            let held = self.is.find(hash_number(kind.into()), |(id, _)| *id == kind);
+            look(held.and_then(|(_, bucket)| bucket.as_ref()));
+        }
+        if let Some(id) = ask.principal.id {
+            look(self.eq.get(id).and_then(Option::as_ref));
+        }
+        for id in ask.principal.closure {
+            look(self.within.get(*id).and_then(Option::as_ref));
+        }
+    }
+}
+
+impl Bucket {
+    fn is_empty(&self) -> bool {
+        match self {
+            Bucket::Few(leaves) => leaves.is_empty(),
+            Bucket::Many(many) => many.sorts.iter().all(|n| *n == 0),
+        }
+    }
+
+    fn insert(&mut self, leaf: Leaf) {
+        match self {
+            Bucket::Few(leaves) if leaves.len() < FEW => leaves.push(leaf),
+            Bucket::Few(leaves) => {
+                let mut many = Many::default();
+                leaves.drain(..).chain([leaf]).for_each(|leaf| many.insert(leaf));
+                *self = Bucket::Many(many);
+            }
+            Bucket::Many(many) => many.insert(leaf),
+        }
+    }
+
+    fn remove(&mut self, policy: &Arc<Policy>) -> bool {
+        match self {
+            Bucket::Few(leaves) => remove_from(leaves, policy),
+            Bucket::Many(many) => many.remove(policy),
+        }
+    }
+
+    #[inline]
+    fn visit<'a>(&'a self, ask: &Ask<'_>, actions: u64, found: &mut impl FnMut(&'a Policy)) {
+        match self {
+            Bucket::Few(leaves) => {
+                for leaf in leaves {
+                    if leaf.actions & actions != 0 && leaf.resource_fits(ask) {
+                        leaf.check(ask, found);
+                    }
+                }
+            }
+            Bucket::Many(many) => {
+                let mut cell = |key: Key| {
+                    for leaf in many.cell(key) {
+                        if leaf.actions & actions != 0 {
+                            leaf.check(ask, found);
+                        }
+                    }
+                };
+                let [any, is, eq, within] = many.sorts;
+                if any > 0 {
+                    cell(Key::ANY);
+                }
+                if is > 0
+                    && let Some(kind) = ask.resource.kind
+                {
+                    cell(Key::is(kind));
+                }
+                if eq > 0
+                    && let Some(id) = ask.resource.id
+                {
+                    cell(Key::eq(id));
+                }
+                if within > 0 {
+                    ask.resource.closure.iter().for_each(|id| cell(Key::within(*id)));
+                }
+            }
+        }
+    }
+}
+
+impl Leaf {
+    #[inline]
+    fn resource_fits(&self, ask: &Ask<'_>) -> bool {
+        let id = self.resource.0 as Id;
+        match self.resource.sort() {
+            0 => true,
+            1 => ask.resource.kind == Some(id),
+            2 => ask.resource.id == Some(id),
+            _ => ask.resource.closure.contains(&id),
+        }
+    }
+
+    #[inline]
+    fn check<'a>(&'a self, ask: &Ask<'_>, found: &mut impl FnMut(&'a Policy)) {
+        let policy = &*self.policy;
+        if policy.principal.kind_fits(ask.principal.kind)
+            && policy.resource.kind_fits(ask.resource.kind)
+            && ask.matches_action(&policy.action)
+        {
+            found(policy);
+        }
+    }
+}
+
+impl Many {
+    fn cell(&self, key: Key) -> &[Leaf] {
+        self.cells.find(hash_number(key.0), |(held, _)| *held == key).map_or(&[], |(_, cell)| cell)
+    }
+
+    fn count(&mut self, key: Key) -> Option<&mut u32> {
+        self.sorts.get_mut(key.sort())
+    }
+
+    fn insert(&mut self, leaf: Leaf) {
+        let key = leaf.resource;
+        if let Some(count) = self.count(key) {
+            *count += 1;
+        }
+        let hash = hash_number(key.0);
+        match self.cells.find_mut(hash, |(held, _)| *held == key) {
+            Some((_, cell)) => Arc::make_mut(cell).push(leaf),
+            None => self.cells.insert(hash, (key, Arc::new(vec![leaf]))),
+        }
+    }
+
+    fn remove(&mut self, policy: &Arc<Policy>) -> bool {
+        let key = policy.resource.key();
+        let hash = hash_number(key.0);
+        let Some((_, cell)) = self.cells.find_mut(hash, |(held, _)| *held == key) else {
+            return false;
+        };
+        let leaves = Arc::make_mut(cell);
+        let removed = remove_from(leaves, policy);
+        if leaves.is_empty() {
+            self.cells.remove(hash, |(held, _)| *held == key);
+        }
+        if removed && let Some(count) = self.count(key) {
+            *count -= 1;
+        }
+        removed
+    }
+}
+
+fn remove_from(leaves: &mut Vec<Leaf>, policy: &Arc<Policy>) -> bool {
+    match leaves.iter().position(|leaf| Arc::ptr_eq(&leaf.policy, policy)) {
+        Some(at) => {
+            leaves.swap_remove(at);
+            true
+        }
+        None => false,
+    }
+}

@@ -1,0 +1,121 @@
+//! Entities of one layer (the directory, or one service): parents, memberships, attributes.
+//!
+//! A slot is 40 bytes; up to three parents are inline. Closures are walked per request (see
+//! `closure.rs`), so a changed membership touches one slot, however many entities are below it.
+
+use std::sync::Arc;
+
+use super::conditions::Attributes;
+use super::names::Id;
+use super::paged::Paged;
+use crate::digest::Digest;
+
+/// Parents of an entity, in the order its item has them.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Parents {
+    #[default]
+    None,
+    One([Id; 1]),
+    Two([Id; 2]),
+    Three([Id; 3]),
+    // A thin pointer, so that the whole is 16 bytes.
+    Many(Arc<Vec<Id>>),
+}
+
+impl Parents {
+    pub(super) fn new(ids: Vec<Id>) -> Parents {
+        match *ids.as_slice() {
+            [] => Parents::None,
+            [a] => Parents::One([a]),
+            [a, b] => Parents::Two([a, b]),
+            [a, b, c] => Parents::Three([a, b, c]),
+            _ => Parents::Many(Arc::new(ids)),
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[Id] {
+        match self {
+            Parents::None => &[],
+            Parents::One(ids) => ids,
+            Parents::Two(ids) => ids,
+            Parents::Three(ids) => ids,
+            Parents::Many(ids) => ids,
+        }
+    }
+}
+
+/// A parent edge that is an item of its own (a membership), or that a schema brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Edge {
+    pub(super) to: Id,
+    /// The interned source of the membership.
+    pub(super) source: Id,
+}
+
+/// What few entities have.
+#[derive(Debug)]
+pub(super) struct Extra {
+    /// The item's digest; of an entity without attributes it is computed anew when needed.
+    pub(super) digest: Digest,
+    pub(super) attributes: Attributes,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slot {
+    pub(super) parents: Parents,
+    pub(super) edges: Option<Arc<Vec<Edge>>>,
+    pub(super) extra: Option<Arc<Extra>>,
+    /// Whether there is an entity item.
+    pub(super) stored: bool,
+}
+
+impl Slot {
+    pub(super) fn edges(&self) -> &[Edge] {
+        self.edges.as_ref().map_or(&[], |edges| edges)
+    }
+
+    /// Whether the layer knows the entity at all.
+    pub(super) fn is_known(&self) -> bool {
+        self.stored || self.edges.is_some()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layer {
+    pub(super) slots: Paged<Slot>,
+}
+
+impl Layer {
+    pub(super) fn slot(&self, id: Id) -> Option<&Slot> {
+        self.slots.get(id).filter(|slot| slot.is_known())
+    }
+
+    pub(super) fn parents(&self, id: Id) -> impl Iterator<Item = Id> + '_ {
+        let slot = self.slots.get(id);
+        let parents = slot.map_or(&[] as &[Id], |slot| slot.parents.as_slice());
+        let edges = slot.map_or(&[] as &[Edge], Slot::edges);
+        parents.iter().copied().chain(edges.iter().map(|edge| edge.to))
+    }
+
+    pub(super) fn set_edge(&mut self, from: Id, edge: Edge) -> Option<Edge> {
+        let edges = Arc::make_mut(self.slots.at_mut(from).edges.get_or_insert_default());
+        match edges.iter_mut().find(|held| held.to == edge.to) {
+            Some(held) => Some(std::mem::replace(held, edge)),
+            None => {
+                edges.push(edge);
+                None
+            }
+        }
+    }
+
+    pub(super) fn remove_edge(&mut self, from: Id, to: Id) -> Option<Edge> {
+        let at = self.slot(from)?.edges().iter().position(|edge| edge.to == to)?;
+        let slot = self.slots.at_mut(from);
+        let edges = Arc::make_mut(slot.edges.as_mut()?);
+        let edge = edges.swap_remove(at);
+        if edges.is_empty() {
+            slot.edges = None;
+        }
+        Some(edge)
+    }
+}

@@ -1,0 +1,260 @@
+//! The indexed world at one revision.
+//!
+//! Entities and policies are held compactly: identifiers are interned (`names`), an entity is
+//! its parents and, where it has any, attributes (`layer`), policies are found by scope
+//! (`index`), and only conditions run in Cedar's evaluator (`conditions`). All tables are
+//! persistent (`trie`, `paged`), so a world is changed by copying the few pages that a delta
+//! touches, and published by swapping one pointer.
+//!
+//! INVARIANT: a decision is the one that `cedar_policy::Authorizer` gives on the same policies
+//! and entities: effect, determining policies and errors. The oracle test holds it.
+
+mod closure;
+mod conditions;
+mod decide;
+mod explain;
+mod index;
+mod layer;
+mod names;
+mod paged;
+mod part;
+mod trie;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use self::names::Names;
+use self::part::{Body, Moved, Part};
+use crate::digest::Digest;
+use crate::model::{Change, Delta, Item, ItemKey, KeyBody, Kind, Revision, Snapshot};
+use crate::route::Route;
+use crate::service::ServiceSettings;
+
+pub use self::explain::{Explanation, NearMiss, PolicyText};
+
+/// An immutable, indexed state; a clone is cheap and shares everything.
+#[derive(Clone, Default)]
+pub struct World {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+struct Inner {
+    revision: Revision,
+    digest: Digest,
+    names: Names,
+    directory: Arc<Part>,
+    services: BTreeMap<Arc<str>, Arc<Part>>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Inner {
+            revision: Revision::default(),
+            digest: Digest::default(),
+            names: Names::default(),
+            directory: Arc::new(Part::new("")),
+            services: BTreeMap::new(),
+        }
+    }
+}
+
+/// A snapshot or delta that cannot become a world; the old world stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorldError {
+    /// The delta does not follow this revision.
+    #[error("delta follows revision {expected}, the world is at {held}")]
+    Gap {
+        /// The delta's `previous`.
+        expected: Revision,
+        /// The world's revision.
+        held: Revision,
+    },
+    /// The state after it has another digest than the center's.
+    #[error("digest differs from the center's at revision {0}")]
+    Digest(Revision),
+    /// An item does not parse.
+    #[error("{key}: {reason}")]
+    Item {
+        /// The item's kind and id.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl World {
+    /// Builds the world of a snapshot.
+    pub fn from_snapshot(snapshot: &Snapshot) -> Result<World, WorldError> {
+        World::from_items(snapshot.revision, snapshot.digest, &snapshot.items)
+    }
+
+    /// Builds a world item by item, so that they need not be in memory all at once.
+    pub fn from_items<I>(revision: Revision, digest: Digest, items: I) -> Result<World, WorldError>
+    where
+        I: IntoIterator,
+        I::Item: std::borrow::Borrow<Item>,
+    {
+        let mut inner = Inner { revision, ..Inner::default() };
+        for item in items {
+            inner.put(std::borrow::Borrow::borrow(&item))?;
+        }
+        inner.finish(Some(digest))
+    }
+
+    /// The world after a delta; `self` is untouched and shares what did not change.
+    pub fn apply(&self, delta: &Delta) -> Result<World, WorldError> {
+        if delta.previous != self.inner.revision {
+            return Err(WorldError::Gap { expected: delta.previous, held: self.inner.revision });
+        }
+        let mut inner = Inner::clone(&self.inner);
+        inner.revision = delta.revision;
+        for change in &delta.changes {
+            match change {
+                Change::Put(item) => inner.put(item)?,
+                Change::Delete(key) => inner.delete(key)?,
+            }
+        }
+        inner.finish(delta.digest)
+    }
+
+    /// The revision it shows.
+    pub fn revision(&self) -> Revision {
+        self.inner.revision
+    }
+
+    /// The digest of all its items.
+    pub fn digest(&self) -> Digest {
+        self.inner.digest
+    }
+
+    /// A service, if the world holds anything of it.
+    pub fn service(&self, name: &str) -> Option<ServiceView<'_>> {
+        self.inner.services.get(name).map(|part| ServiceView { part })
+    }
+
+    /// The names of all services, sorted.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.inner.services.keys().map(|name| &**name)
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("revision", &self.inner.revision.0)
+            .field("services", &self.inner.services.keys())
+            .field("names", &self.inner.names.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn put(&mut self, item: &Item) -> Result<(), WorldError> {
+        item.check_key().map_err(|e| broken(&item.key, e.to_string()))?;
+        let part = match item.key.service.as_str() {
+            "" => &mut self.directory,
+            // A second look-up beats an allocation for each of a million items.
+            name if self.services.contains_key(name) => match self.services.get_mut(name) {
+                Some(part) => part,
+                None => return Ok(()),
+            },
+            name => self.services.entry(name.into()).or_insert_with(|| Arc::new(Part::new(name))),
+        };
+        let moved = Arc::make_mut(part)
+            .put(&mut self.names, item)
+            .map_err(|reason| broken(&item.key, reason))?;
+        self.moved(moved);
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &ItemKey) -> Result<(), WorldError> {
+        let part = match key.service.as_str() {
+            "" => &mut self.directory,
+            name => match self.services.get_mut(name) {
+                Some(part) => part,
+                None => return Ok(()),
+            },
+        };
+        let part = Arc::make_mut(part);
+        let moved = part.delete(&mut self.names, key).map_err(|reason| broken(key, reason))?;
+        if part.len == 0 {
+            self.services.remove(key.service.as_str());
+        }
+        self.moved(moved);
+        Ok(())
+    }
+
+    fn moved(&mut self, moved: Moved) {
+        self.digest = self.digest.plus(moved.plus).minus(moved.minus.unwrap_or_default());
+    }
+
+    fn finish(mut self, digest: Option<Digest>) -> Result<World, WorldError> {
+        for (service, part) in &mut self.services {
+            if let Some((link, template)) = part.waiting.first_key_value() {
+                return Err(WorldError::Item {
+                    key: ItemKey::link(service, link).to_string(),
+                    reason: format!("its template `{template}` does not exist"),
+                });
+            }
+            if part.is_stale() {
+                Arc::make_mut(part).refresh();
+            }
+        }
+        if digest.is_some_and(|digest| digest != self.digest) {
+            return Err(WorldError::Digest(self.revision));
+        }
+        Ok(World { inner: Arc::new(self) })
+    }
+}
+
+fn broken(key: &ItemKey, reason: String) -> WorldError {
+    WorldError::Item { key: key.to_string(), reason }
+}
+
+/// What a gate reads of a service besides decisions.
+#[derive(Clone, Copy)]
+pub struct ServiceView<'a> {
+    part: &'a Part,
+}
+
+impl<'a> ServiceView<'a> {
+    /// The settings; the defaults where the service has none stored.
+    pub fn settings(&self) -> &'a Arc<ServiceSettings> {
+        &self.part.settings
+    }
+
+    /// The routes in key order; the same pointer as long as no route changes.
+    pub fn routes(&self) -> &'a Arc<[Route]> {
+        &self.part.routes
+    }
+
+    /// The API key of this prefix.
+    pub fn key(&self, prefix: &str) -> Option<&'a KeyBody> {
+        match &self.part.stored(Kind::Key, prefix)?.body {
+            Body::Key(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The bodies of the rate-limit rules in key order; the same pointer as long as none changes.
+    pub fn limits(&self) -> &'a Arc<[serde_json::Value]> {
+        &self.part.limits
+    }
+
+    /// The bodies of the plans in key order; the same pointer as long as none changes.
+    pub fn plans(&self) -> &'a Arc<[serde_json::Value]> {
+        &self.part.plans
+    }
+
+    /// How many policies, links and grants decide.
+    pub fn policy_count(&self) -> usize {
+        self.part.index.len()
+    }
+
+    /// Whether the service has a schema.
+    pub fn has_schema(&self) -> bool {
+        self.part.schema.is_some()
+    }
+}

@@ -1,0 +1,187 @@
+//! The interner: entity identifiers, their types and other repeated texts as 32-bit ids.
+//!
+//! An id lives as long as something in the world refers to it; counts are kept by the callers
+//! ([`Names::intern`] and [`Names::keep`] add one, [`Names::release`] takes one), and a free id
+//! is used again. Requests only look up, so no caller can make it grow.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use super::conditions::TypeName;
+use super::paged::Paged;
+use super::trie::Trie;
+use crate::model::Uid;
+
+/// An interned text of some kind.
+pub(super) type Id = u32;
+
+/// The kind of entity types.
+const TYPE: Id = Id::MAX;
+/// The kind of texts that are no entities, such as the names of services.
+const WORD: Id = Id::MAX - 1;
+/// No id; the end of the free list.
+const NONE: Id = Id::MAX - 2;
+
+#[derive(Clone, Debug, Default)]
+struct Record {
+    /// None for a free id.
+    text: Option<Arc<str>>,
+    /// The id of the entity type, [`TYPE`] or [`WORD`]; of a free id the next free one.
+    kind: Id,
+    refs: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    records: Paged<Record>,
+    table: Trie<Id>,
+    types: Trie<(Id, TypeName)>,
+    next: Id,
+    free: Id,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names {
+            records: Paged::default(),
+            table: Trie::default(),
+            types: Trie::default(),
+            next: 0,
+            free: NONE,
+        }
+    }
+}
+
+pub(super) fn hash_text(kind: u32, text: &str) -> u64 {
+    let mut hasher = FixedState::default().build_hasher();
+    hasher.write_u32(kind);
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+pub(super) fn hash_number(number: u64) -> u64 {
+    FixedState::default().hash_one(number)
+}
+
+impl Names {
+    /// How many ids are in use.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    fn find(&self, kind: Id, text: &str) -> Option<Id> {
+        self.table
+            .find(hash_text(kind, text), |id| {
+                self.records
+                    .get(*id)
+                    .is_some_and(|r| r.kind == kind && r.text.as_deref() == Some(text))
+            })
+            .copied()
+    }
+
+    pub(super) fn type_id(&self, kind: &str) -> Option<Id> {
+        self.find(TYPE, kind)
+    }
+
+    pub(super) fn entity(&self, kind: Id, id: &str) -> Option<Id> {
+        self.find(kind, id)
+    }
+
+    pub(super) fn uid(&self, uid: &Uid) -> Option<Id> {
+        self.find(self.type_id(&uid.kind)?, &uid.id)
+    }
+
+    pub(super) fn text(&self, id: Id) -> &str {
+        self.records.get(id).and_then(|r| r.text.as_deref()).unwrap_or_default()
+    }
+
+    /// The entity type's id of an entity.
+    pub(super) fn kind(&self, id: Id) -> Id {
+        self.records.get(id).map_or(NONE, |r| r.kind)
+    }
+
+    pub(super) fn type_name(&self, kind: Id) -> Option<&TypeName> {
+        self.types.find(hash_number(kind.into()), |(id, _)| *id == kind).map(|(_, name)| name)
+    }
+
+    /// The entity's identifier in words.
+    pub(super) fn to_uid(&self, id: Id) -> Uid {
+        Uid::new(self.text(self.kind(id)), self.text(id))
+    }
+
+    /// The id of an entity, made if need be; one reference more. Fails on a type that is no
+    /// Cedar name.
+    pub(super) fn intern(&mut self, uid: &Uid) -> Result<Id, String> {
+        let kind = self.intern_type(&uid.kind)?;
+        let (id, new) = self.intern_text(kind, &uid.id);
+        if !new {
+            // Each entity holds one reference to its type.
+            self.release(kind);
+        }
+        Ok(id)
+    }
+
+    /// The id of an entity type, made if need be; one reference more.
+    pub(super) fn intern_type(&mut self, kind: &str) -> Result<Id, String> {
+        if let Some(id) = self.type_id(kind) {
+            self.keep(id);
+            return Ok(id);
+        }
+        let name = TypeName::parse(kind)?;
+        let (id, _) = self.intern_text(TYPE, kind);
+        self.types.insert(hash_number(id.into()), (id, name));
+        Ok(id)
+    }
+
+    /// The id of a text that is no entity; one reference more.
+    pub(super) fn intern_word(&mut self, word: &str) -> Id {
+        self.intern_text(WORD, word).0
+    }
+
+    /// One reference more to an id in use.
+    pub(super) fn keep(&mut self, id: Id) {
+        self.records.at_mut(id).refs += 1;
+    }
+
+    /// One reference less; at zero the id is free.
+    pub(super) fn release(&mut self, id: Id) {
+        let record = self.records.at_mut(id);
+        record.refs = record.refs.saturating_sub(1);
+        if record.refs > 0 {
+            return;
+        }
+        let Some(text) = record.text.take() else { return };
+        let kind = std::mem::replace(&mut record.kind, self.free);
+        self.free = id;
+        self.table.remove(hash_text(kind, &text), |held| *held == id);
+        match kind {
+            TYPE => {
+                self.types.remove(hash_number(id.into()), |(held, _)| *held == id);
+            }
+            WORD => {}
+            kind => self.release(kind),
+        }
+    }
+
+    fn intern_text(&mut self, kind: Id, text: &str) -> (Id, bool) {
+        if let Some(id) = self.find(kind, text) {
+            self.keep(id);
+            return (id, false);
+        }
+        let id = if self.free == NONE {
+            self.next += 1;
+            self.next - 1
+        } else {
+            self.free
+        };
+        let record = self.records.at_mut(id);
+        if id == self.free {
+            self.free = record.kind;
+        }
+        *record = Record { text: Some(text.into()), kind, refs: 1 };
+        self.table.insert(hash_text(kind, text), id);
+        (id, true)
+    }
+}
