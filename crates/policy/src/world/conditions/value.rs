@@ -173,7 +173,7 @@ mod tests {
             ("[1,null]", Request, "[1]"),
             ("{\"a\":null,\"b\":true}", Request, "{b: true}"),
             ("{\"__entity\":{\"type\":\"user\",\"id\":\"a\"}}", Operator, "user::\"a\""),
-            ("{\"__extn\":{\"fn\":\"ip\",\"arg\":\"10.0.0.1\"}}", Operator, "ip(\"10.0.0.1/32\")"),
+            ("{\"__extn\":{\"fn\":\"ip\",\"arg\":\"10.0.0.1\"}}", Operator, "ip(\"10.0.0.1\")"),
         ] {
             assert_eq!(show(json, trust), shown, "{json}");
         }
