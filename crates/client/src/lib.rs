@@ -14,3 +14,4 @@ pub mod dial;
 pub mod pool;
 #[doc(hidden)]
 pub mod proto;
+pub mod replica;

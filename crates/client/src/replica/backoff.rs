@@ -1,0 +1,62 @@
+//! The pause between two attempts: exponential, with full jitter, bounded at both ends.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct Backoff {
+    min: Duration,
+    max: Duration,
+    ceiling: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new((min, max): (Duration, Duration)) -> Backoff {
+        Backoff { min, max: max.max(min), ceiling: min }
+    }
+
+    /// Something worked: begin again at the lower end.
+    pub(super) fn reset(&mut self) {
+        self.ceiling = self.min;
+    }
+
+    /// The next pause: between the lower end and a ceiling that doubles each time.
+    pub(super) fn next(&mut self) -> Duration {
+        let pause = self.min + (self.ceiling - self.min).mul_f64(random());
+        self.ceiling = (self.ceiling * 2).min(self.max);
+        pause
+    }
+}
+
+/// At least 0, less than 1; from the keys of a fresh hash map, which the standard library seeds
+/// from the system.
+fn random() -> f64 {
+    let bits = RandomState::new().build_hasher().finish() >> 11;
+    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+    let random = bits as f64 / (1_u64 << 53) as f64;
+    random
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_within_its_bounds() {
+        let (min, max) = (Duration::from_millis(50), Duration::from_secs(1));
+        let mut backoff = Backoff::new((min, max));
+        let mut pauses = Vec::new();
+        for _ in 0..1000 {
+            let pause = backoff.next();
+            assert!(pause >= min && pause <= max, "{pause:?}");
+            pauses.push(pause);
+        }
+        assert_eq!(pauses[0], min);
+        pauses.sort();
+        assert!(
+            pauses[10] < Duration::from_millis(300) && pauses[990] > Duration::from_millis(700)
+        );
+        backoff.reset();
+        assert_eq!(backoff.next(), min);
+    }
+}

@@ -1,0 +1,444 @@
+//! A center's permissions in this process, with a measured age.
+//!
+//! [`Replica::follow`] keeps one HTTP/2 connection to a center, follows snapshot, deltas and
+//! heartbeats on it (`keepgate.sync.v1`), and publishes each revision atomically. Deciding
+//! is a read of the published [`World`]: no I/O, no lock, no wait.
+//!
+//! INVARIANT: what is published is the center's state at some revision, whole, as proven by its
+//! digest; whatever does not decode, does not follow or does not add up changes nothing.
+//!
+//! INVARIANT: the *age* never flatters. A replica is known to be current at the moment a
+//! heartbeat arrived whose head it holds, or comes to hold; age is the time since then, counted
+//! over suspends (`CLOCK_BOOTTIME`), and over restarts by the wall clock. A clock that went
+//! backwards over a restart leaves the age unknown.
+//!
+//! What this module deliberately does not know: which age is too old (the caller says so with
+//! each question), and anything about HTTP requests.
+
+mod age;
+mod backoff;
+mod center;
+mod disk;
+mod follow;
+mod metrics;
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use keepgate_policy::decision::QueryError;
+use keepgate_policy::{Decision, Query, Revision, World};
+use tokio::sync::watch;
+
+use crate::dial::{DialConfig, Dialer, Identity, Roots, Target, TargetError, TlsSettings};
+use age::Clock;
+use center::Center;
+use metrics::Counters;
+pub use metrics::ReplicaMetrics;
+
+/// Services that one replica may follow.
+const MAX_SERVICES: usize = 256;
+/// The longest name, in bytes (a bound of the protocol).
+const MAX_NAME: usize = 200;
+
+/// What to follow, and how.
+#[derive(Clone)]
+pub struct FollowConfig {
+    /// The center: `http://host:port`, `https://host:port` or `unix:/path`.
+    pub center_url: String,
+    /// A token with the role `gate`; never logged.
+    pub token: String,
+    /// The services to follow; empty: all that the token may see.
+    pub services: Vec<String>,
+    /// A name to show to operators, at most 200 bytes.
+    pub name: String,
+    /// Where to keep the last good state over restarts; none: in memory alone. One replica a
+    /// directory.
+    pub data_dir: Option<PathBuf>,
+    /// Whom to trust as the center, for `https`.
+    pub roots: Roots,
+    /// A client certificate to show to the center.
+    pub identity: Option<Identity>,
+    /// Local addresses to connect from; empty: the kernel chooses.
+    pub sources: Vec<IpAddr>,
+    /// What opens the connection.
+    pub dialer: Dialer,
+    /// A center that says nothing for this long is gone; it should send a heartbeat each second.
+    pub silence: Duration,
+    /// Bounds of the jittered pause between two attempts.
+    pub backoff: (Duration, Duration),
+}
+
+impl FollowConfig {
+    /// With the defaults: all services, memory alone, the host's roots.
+    pub fn new(center_url: impl Into<String>, token: impl Into<String>) -> FollowConfig {
+        FollowConfig {
+            center_url: center_url.into(),
+            token: token.into(),
+            services: Vec::new(),
+            name: format!("pid-{}", std::process::id()),
+            data_dir: None,
+            roots: Roots::System,
+            identity: None,
+            sources: Vec::new(),
+            dialer: Dialer::new(DialConfig {
+                connect_timeout: Duration::from_secs(2),
+                ..DialConfig::default()
+            }),
+            silence: Duration::from_secs(4),
+            backoff: (Duration::from_millis(50), Duration::from_secs(1)),
+        }
+    }
+}
+
+impl std::fmt::Debug for FollowConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FollowConfig")
+            .field("center_url", &self.center_url)
+            .field("services", &self.services)
+            .field("name", &self.name)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A replica that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The center's URL.
+    #[error("the center's URL cannot be used")]
+    Center(#[source] TargetError),
+    /// The token cannot be sent in a header.
+    #[error("the token holds characters that no token has")]
+    Token,
+    /// More than 256 services.
+    #[error("{0} services, at most {MAX_SERVICES} are possible")]
+    Services(usize),
+    /// Outside of a tokio runtime.
+    #[error("a replica starts inside a tokio runtime")]
+    NoRuntime,
+    /// The data directory.
+    #[error("the data directory `{}` cannot be used", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another replica uses the data directory.
+    #[error("the data directory `{}` is in use by another replica", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// Why there is no decision. None of these is a denial.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoDecision {
+    /// Nothing was received yet, and nothing was kept from before.
+    #[error("no snapshot from the center yet")]
+    NoReplica,
+    /// It is not known when this state was last current (kept from before a restart, and the
+    /// wall clock went backwards since, or nothing was noted).
+    #[error("the age of the replica is unknown")]
+    AgeUnknown,
+    /// The replica has not been current for longer than the question allows.
+    #[error("the replica is {age:?} old, at most {max_age:?} is allowed here")]
+    Stale {
+        /// The replica's age.
+        age: Duration,
+        /// The question's bound.
+        max_age: Duration,
+    },
+    /// The question asks for a later revision.
+    #[error("the replica is at revision {held}, {wanted} is wanted")]
+    TooOld {
+        /// The replica's revision.
+        held: Revision,
+        /// The revision asked for.
+        wanted: Revision,
+    },
+    /// The replica does not have this service.
+    #[error("the service `{0}` is unknown")]
+    UnknownService(String),
+    /// The question is at fault, not the replica.
+    #[error("the question cannot be decided")]
+    Question(#[source] QueryError),
+}
+
+impl NoDecision {
+    /// The value of the metric's label `reason`.
+    pub fn label(&self) -> &'static str {
+        match self {
+            NoDecision::NoReplica => "no_replica",
+            NoDecision::AgeUnknown => "age_unknown",
+            NoDecision::Stale { .. } => "stale",
+            NoDecision::TooOld { .. } => "too_old",
+            NoDecision::UnknownService(_) => "unknown_service",
+            NoDecision::Question(_) => "question",
+        }
+    }
+}
+
+/// A decision, and how old the state was that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The decision.
+    pub decision: Decision,
+    /// The age of the replica.
+    pub age: Duration,
+}
+
+/// What readers see; replaced as a whole.
+#[derive(Debug, Default)]
+struct Published {
+    world: World,
+    /// Whether `world` is a state that was received, and not the empty one before it.
+    received: bool,
+}
+
+struct Shared {
+    published: Arc<ArcSwap<Published>>,
+    clock: Clock,
+    counters: Counters,
+    revision: watch::Sender<Revision>,
+    dialer: Dialer,
+}
+
+/// A handle to a replica. A clone is the same replica; with the last one it stops following.
+#[derive(Clone)]
+pub struct Replica {
+    shared: Arc<Shared>,
+    _alive: Arc<watch::Sender<()>>,
+}
+
+/// The published world, pinned for as long as this lives.
+pub struct Current(arc_swap::Guard<Arc<Published>>);
+
+impl Deref for Current {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.0.world
+    }
+}
+
+impl Replica {
+    /// Loads what the data directory has, starts following on the current tokio runtime, and
+    /// returns at once; [`Replica::wait_for`] waits for a state.
+    pub fn follow(config: FollowConfig) -> Result<Replica, StartError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        if config.services.len() > MAX_SERVICES {
+            return Err(StartError::Services(config.services.len()));
+        }
+        let mut target = Target::from_url(&config.center_url, || {
+            let settings = TlsSettings::new(&config.roots, config.identity.as_ref(), &["h2"])?;
+            Ok(Arc::new(settings))
+        })
+        .map_err(StartError::Center)?;
+        target.sources.clone_from(&config.sources);
+        let center = Center::new(target, config.dialer.clone(), &config.token)
+            .map_err(|_| StartError::Token)?;
+
+        let shared = Arc::new(Shared {
+            published: Arc::default(),
+            clock: Clock::default(),
+            counters: Counters::default(),
+            revision: watch::Sender::new(Revision(0)),
+            dialer: config.dialer.clone(),
+        });
+        let mut name = config.name.clone();
+        name.truncate(name.floor_char_boundary(MAX_NAME));
+        let disk = match &config.data_dir {
+            None => None,
+            Some(path) => {
+                let owner = disk::owner(&config.center_url, &config.services);
+                let (disk, kept) = disk::open(path, owner, &shared)?;
+                if let Some(kept) = kept {
+                    if let Some(unix_ms) = kept.current_unix_ms {
+                        shared.clock.set_current_at_wall_clock(unix_ms);
+                    }
+                    shared.publish(kept.world);
+                }
+                Some(disk)
+            }
+        };
+        let (alive, gone) = watch::channel(());
+        let follower = follow::Follower {
+            shared: shared.clone(),
+            center,
+            services: config.services,
+            name,
+            disk,
+            silence: config.silence,
+            backoff: config.backoff,
+        };
+        runtime.spawn(follower.run(gone));
+        Ok(Replica { shared, _alive: Arc::new(alive) })
+    }
+
+    /// The published world; before the first snapshot an empty one at revision 0.
+    pub fn current(&self) -> Current {
+        Current(self.shared.published.load())
+    }
+
+    /// A reader for one thread that remembers what it read last: reading again costs one load
+    /// and a comparison, without any write to memory that threads share.
+    pub fn reader(&self) -> Reader {
+        Reader { cache: arc_swap::Cache::new(self.shared.published.clone()), replica: self.clone() }
+    }
+
+    /// Time since the replica was last known to be current; none: never, or unknown.
+    pub fn age(&self) -> Option<Duration> {
+        self.shared.clock.age()
+    }
+
+    /// The published revision; 0 before the first snapshot.
+    pub fn revision(&self) -> Revision {
+        self.shared.published.load().world.revision()
+    }
+
+    /// Whether there is a state to decide on, whatever its age.
+    pub fn is_ready(&self) -> bool {
+        self.shared.published.load().received
+    }
+
+    /// Whether the connection to the center is up.
+    pub fn is_connected(&self) -> bool {
+        self.shared.counters.connected()
+    }
+
+    /// Decides, if the replica's age is at most `max_age`.
+    pub fn decide(&self, query: &Query<'_>, max_age: Duration) -> Result<Answer, NoDecision> {
+        decide(&self.shared.published.load(), self.shared.clock.age(), query, max_age)
+    }
+
+    /// Whether a question with these bounds can be decided now; the world to do so, and its age.
+    pub fn view(
+        &self,
+        max_age: Duration,
+        at_least: Option<Revision>,
+    ) -> Result<(Current, Duration), NoDecision> {
+        let published = self.shared.published.load();
+        let age = usable(&published, self.shared.clock.age(), max_age)?;
+        let held = published.world.revision();
+        match at_least {
+            Some(wanted) if wanted > held => Err(NoDecision::TooOld { held, wanted }),
+            _ => Ok((Current(published), age)),
+        }
+    }
+
+    /// Waits until the published revision is at least `wanted`, and returns it.
+    pub async fn wait_for(
+        &self,
+        wanted: Revision,
+        timeout: Duration,
+    ) -> Result<Revision, NoDecision> {
+        let mut revisions = self.shared.revision.subscribe();
+        let reached = revisions.wait_for(|held| *held >= wanted);
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(Ok(held)) => Ok(*held),
+            Ok(Err(_)) | Err(_) => Err(NoDecision::TooOld { held: self.revision(), wanted }),
+        }
+    }
+
+    /// Hears of each published revision (the latest counts).
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.shared.revision.subscribe()
+    }
+
+    /// Counters and gauges.
+    pub fn metrics(&self) -> ReplicaMetrics {
+        let shared = &self.shared;
+        shared.counters.read(self.revision(), shared.clock.age(), shared.dialer.counters())
+    }
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica")
+            .field("revision", &self.revision())
+            .field("age", &self.age())
+            .finish_non_exhaustive()
+    }
+}
+
+/// See [`Replica::reader`].
+pub struct Reader {
+    cache: arc_swap::Cache<Arc<ArcSwap<Published>>, Arc<Published>>,
+    replica: Replica,
+}
+
+impl Reader {
+    /// The published world.
+    pub fn world(&mut self) -> &World {
+        &self.cache.load().world
+    }
+
+    /// As [`Replica::decide`].
+    pub fn decide(&mut self, query: &Query<'_>, max_age: Duration) -> Result<Answer, NoDecision> {
+        let age = self.replica.age();
+        decide(self.cache.load(), age, query, max_age)
+    }
+
+    /// As [`Replica::view`], for the world that this reader holds.
+    pub fn view(
+        &mut self,
+        max_age: Duration,
+        at_least: Option<Revision>,
+    ) -> Result<(&World, Duration), NoDecision> {
+        let age = self.replica.age();
+        let published = self.cache.load();
+        let age = usable(published, age, max_age)?;
+        let held = published.world.revision();
+        match at_least {
+            Some(wanted) if wanted > held => Err(NoDecision::TooOld { held, wanted }),
+            _ => Ok((&published.world, age)),
+        }
+    }
+}
+
+fn usable(
+    published: &Published,
+    age: Option<Duration>,
+    max_age: Duration,
+) -> Result<Duration, NoDecision> {
+    if !published.received {
+        return Err(NoDecision::NoReplica);
+    }
+    match age {
+        None => Err(NoDecision::AgeUnknown),
+        Some(age) if age > max_age => Err(NoDecision::Stale { age, max_age }),
+        Some(age) => Ok(age),
+    }
+}
+
+fn decide(
+    published: &Published,
+    age: Option<Duration>,
+    query: &Query<'_>,
+    max_age: Duration,
+) -> Result<Answer, NoDecision> {
+    let age = usable(published, age, max_age)?;
+    match published.world.decide(query) {
+        Ok(decision) => Ok(Answer { decision, age }),
+        Err(QueryError::UnknownService(service)) => Err(NoDecision::UnknownService(service)),
+        Err(error) => Err(NoDecision::Question(error)),
+    }
+}
+
+impl Shared {
+    /// Shows a world to all readers from now on; returns what they saw before, whose drop may
+    /// take a while.
+    fn publish(&self, world: World) -> Arc<Published> {
+        let revision = world.revision();
+        let before = self.published.swap(Arc::new(Published { world, received: true }));
+        self.revision.send_replace(revision);
+        before
+    }
+}

@@ -1,0 +1,489 @@
+//! A center for tests: keeps every revision it ever had, follows orders to misbehave.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use keepgate_policy::proto::follow_request::Request as Asked;
+use keepgate_policy::proto::follow_response::Response as Told;
+use keepgate_policy::proto::{FollowRequest, FollowResponse, Heartbeat};
+use keepgate_policy::{
+    Change, Delta, Digest, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, Uid, proto, wire,
+};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tonic::{Request, Response, Status, Streaming};
+
+/// One misdeed, done once, at the next message that it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Ends the connection before the message.
+    Disconnect,
+    /// Ends the stream with an error.
+    Status,
+    /// Ends the stream in good order.
+    End,
+    /// Says nothing more on this stream.
+    Stall,
+    /// Leaves out a delta.
+    LoseDelta,
+    /// Sends a delta twice.
+    RepeatDelta,
+    /// Sends a delta with a change left out, its digest as it should be.
+    AlterDelta,
+    /// Sends a delta whose digest is another's.
+    MisdigestDelta,
+    /// Sends a delta with an item that does not decode.
+    BreakDelta,
+    /// Flips a byte in a chunk.
+    CorruptChunk,
+    /// Leaves out a chunk.
+    LoseChunk,
+    /// Sends a chunk twice.
+    RepeatChunk,
+    /// Announces another digest for the snapshot.
+    MisdigestSnapshot,
+    /// Announces another revision for the snapshot (and so, other contents).
+    EndEarly,
+    /// Begins the snapshot twice.
+    BeginTwice,
+    /// Sends a heartbeat whose head is ahead of everything.
+    HeadAhead,
+}
+
+pub const FAULTS: &[Fault] = &[
+    Fault::Disconnect,
+    Fault::Status,
+    Fault::End,
+    Fault::Stall,
+    Fault::LoseDelta,
+    Fault::RepeatDelta,
+    Fault::AlterDelta,
+    Fault::MisdigestDelta,
+    Fault::BreakDelta,
+    Fault::CorruptChunk,
+    Fault::LoseChunk,
+    Fault::RepeatChunk,
+    Fault::MisdigestSnapshot,
+    Fault::EndEarly,
+    Fault::BeginTwice,
+    Fault::HeadAhead,
+];
+
+#[derive(Clone, Default)]
+struct State {
+    items: BTreeMap<ItemKey, Item>,
+    digest: Digest,
+    changes: Vec<Change>,
+}
+
+pub struct FakeCenter {
+    pub addr: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    history: Mutex<Vec<State>>,
+    faults: Mutex<VecDeque<Fault>>,
+    head: watch::Sender<usize>,
+    /// Connections are refused (accepted and dropped at once) while this is set.
+    down: AtomicBool,
+    mute: AtomicBool,
+    hang_up: watch::Sender<u64>,
+    pub connections: AtomicUsize,
+    pub snapshots: AtomicUsize,
+    applied: Mutex<Vec<(Revision, Digest)>>,
+}
+
+pub fn entity(id: &str, value: i64) -> Item {
+    let uid = Uid::new("user", id);
+    Item {
+        key: ItemKey::entity("", &uid),
+        body: ItemBody::Entity(keepgate_policy::model::EntityBody {
+            uid,
+            attrs: [("value".to_owned(), value.into())].into(),
+            parents: Vec::new(),
+            tags: BTreeMap::new(),
+        }),
+    }
+}
+
+/// A service that permits everything to `user::"alice"`.
+pub fn service(name: &str) -> Vec<Item> {
+    let settings = format!(r#"{{"name":"{name}"}}"#);
+    let policy = r#"{"text":"permit(principal == user::\"alice\", action, resource);"}"#;
+    [
+        (ItemKey::service(name), settings.as_str()),
+        (ItemKey::new(name, Kind::Policy, "alice"), policy),
+    ]
+    .into_iter()
+    .map(|(key, body)| Item::decode(key, body.as_bytes()).unwrap())
+    .collect()
+}
+
+impl FakeCenter {
+    pub fn start() -> FakeCenter {
+        FakeCenter::start_at("127.0.0.1:0")
+    }
+
+    pub fn start_at(addr: &str) -> FakeCenter {
+        let listener = std::net::TcpListener::bind(addr).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            history: Mutex::new(vec![State::default()]),
+            faults: Mutex::default(),
+            head: watch::Sender::new(0),
+            down: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
+            hang_up: watch::Sender::new(0),
+            connections: AtomicUsize::new(0),
+            snapshots: AtomicUsize::new(0),
+            applied: Mutex::default(),
+        });
+        let serving = shared.clone();
+        crate::server::in_thread(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                if serving.down.load(Ordering::SeqCst) {
+                    continue;
+                }
+                serving.connections.fetch_add(1, Ordering::SeqCst);
+                let shared = serving.clone();
+                tokio::spawn(async move {
+                    let mut hang_up = shared.hang_up.subscribe();
+                    let service = service_fn(move |request| follow(shared.clone(), request));
+                    let connection =
+                        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                            .serve_connection(TokioIo::new(stream), service);
+                    tokio::select! {
+                        _ = connection => {}
+                        _ = hang_up.changed() => {}
+                    }
+                });
+            }
+        });
+        FakeCenter { addr, shared }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// A new revision with these changes.
+    pub fn commit(&self, changes: Vec<Change>) -> Revision {
+        let mut history = self.shared.history.lock().unwrap();
+        let mut state = history.last().unwrap().clone();
+        for change in &changes {
+            match change {
+                Change::Put(item) => {
+                    if let Some(before) = state.items.insert(item.key.clone(), item.clone()) {
+                        state.digest = state.digest.minus(Digest::of(&before));
+                    }
+                    state.digest = state.digest.plus(Digest::of(item));
+                }
+                Change::Delete(key) => {
+                    if let Some(before) = state.items.remove(key) {
+                        state.digest = state.digest.minus(Digest::of(&before));
+                    }
+                }
+            }
+        }
+        state.changes = changes;
+        history.push(state);
+        let head = history.len() - 1;
+        drop(history);
+        self.shared.head.send_replace(head);
+        Revision(head as u64)
+    }
+
+    pub fn put(&self, id: &str, value: i64) -> Revision {
+        self.commit(vec![Change::Put(entity(id, value))])
+    }
+
+    pub fn head(&self) -> Revision {
+        Revision(*self.shared.head.borrow() as u64)
+    }
+
+    pub fn digest_at(&self, revision: Revision) -> Option<Digest> {
+        let history = self.shared.history.lock().unwrap();
+        history.get(usize::try_from(revision.0).unwrap()).map(|state| state.digest)
+    }
+
+    pub fn misbehave(&self, fault: Fault) {
+        self.shared.faults.lock().unwrap().push_back(fault);
+    }
+
+    pub fn behave(&self) {
+        self.shared.faults.lock().unwrap().clear();
+    }
+
+    pub fn faults_left(&self) -> usize {
+        self.shared.faults.lock().unwrap().len()
+    }
+
+    pub fn hang_up(&self) {
+        self.shared.hang_up.send_modify(|n| *n += 1);
+    }
+
+    /// While down, connections are dropped at once and those that are, hung up.
+    pub fn set_down(&self, down: bool) {
+        self.shared.down.store(down, Ordering::SeqCst);
+        if down {
+            self.hang_up();
+        }
+    }
+
+    /// While mute, nothing is said on any stream.
+    pub fn set_mute(&self, mute: bool) {
+        self.shared.mute.store(mute, Ordering::SeqCst);
+    }
+
+    /// Forgets all revisions after this one, as a restored backup does.
+    pub fn set_back(&self, to: Revision) {
+        let keep = usize::try_from(to.0).unwrap();
+        self.shared.history.lock().unwrap().truncate(keep + 1);
+        self.shared.head.send_replace(keep);
+        self.hang_up();
+    }
+
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    pub fn snapshots(&self) -> usize {
+        self.shared.snapshots.load(Ordering::SeqCst)
+    }
+
+    pub fn applied(&self) -> Vec<(Revision, Digest)> {
+        self.shared.applied.lock().unwrap().clone()
+    }
+}
+
+type Told1 = Result<FollowResponse, Status>;
+type Stream = Pin<Box<dyn futures_util::Stream<Item = Told1> + Send>>;
+
+async fn follow(
+    shared: Arc<Shared>,
+    request: http::Request<hyper::body::Incoming>,
+) -> Result<http::Response<tonic::body::Body>, Infallible> {
+    assert_eq!(request.uri().path(), "/keepgate.sync.v1.Sync/Follow");
+    assert_eq!(request.headers()["authorization"], "Bearer test-token");
+    let mut grpc = tonic::server::Grpc::new(tonic_prost::ProstCodec::default());
+    Ok(grpc.streaming(Sync(shared), request).await)
+}
+
+struct Sync(Arc<Shared>);
+
+impl tonic::server::StreamingService<FollowRequest> for Sync {
+    type Response = FollowResponse;
+    type ResponseStream = Stream;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Stream>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Streaming<FollowRequest>>) -> Self::Future {
+        let shared = self.0.clone();
+        Box::pin(async move {
+            let mut asked = request.into_inner();
+            let Some(FollowRequest { request: Some(Asked::Hello(hello)) }) = asked.message().await?
+            else {
+                return Err(Status::invalid_argument("no hello"));
+            };
+            let (to, told) = mpsc::channel(8);
+            let acks = shared.clone();
+            tokio::spawn(async move {
+                while let Ok(Some(FollowRequest { request: Some(Asked::Applied(applied)) })) =
+                    asked.message().await
+                {
+                    let digest = Digest::from_bytes(&applied.digest).unwrap();
+                    acks.applied.lock().unwrap().push((Revision(applied.revision), digest));
+                }
+            });
+            tokio::spawn(async move {
+                let _ = feed(shared, hello, to).await;
+            });
+            let told = futures_util::stream::unfold(told, |mut told| async move {
+                Some((told.recv().await?, told))
+            });
+            Ok(Response::new(Box::pin(told) as Stream))
+        })
+    }
+}
+
+struct Gone;
+
+/// Sends messages, and does what the next fault says at the first message that it fits.
+struct Mouth {
+    shared: Arc<Shared>,
+    to: mpsc::Sender<Told1>,
+}
+
+impl Mouth {
+    fn fault(&self, fits: impl Fn(Fault) -> bool) -> Option<Fault> {
+        let mut faults = self.shared.faults.lock().unwrap();
+        faults.front().copied().filter(|fault| fits(*fault)).inspect(|_| {
+            faults.pop_front();
+        })
+    }
+
+    async fn say(&self, told: Told) -> Result<(), Gone> {
+        match self.fault(|f| {
+            matches!(f, Fault::Disconnect | Fault::Status | Fault::End | Fault::Stall)
+        }) {
+            Some(Fault::Disconnect) => {
+                self.shared.hang_up.send_modify(|n| *n += 1);
+                return Err(Gone);
+            }
+            Some(Fault::Status) => {
+                let _ = self.to.send(Err(Status::internal("as ordered"))).await;
+                return Err(Gone);
+            }
+            Some(Fault::End) => return Err(Gone),
+            Some(Fault::Stall) => {
+                self.to.closed().await;
+                return Err(Gone);
+            }
+            _ => {}
+        }
+        while self.shared.mute.load(Ordering::SeqCst) && !self.to.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let told = FollowResponse { response: Some(told) };
+        self.to.send(Ok(told)).await.map_err(|_| Gone)
+    }
+
+    async fn snapshot(&self) -> Result<usize, Gone> {
+        self.shared.snapshots.fetch_add(1, Ordering::SeqCst);
+        let (head, state) = {
+            let history = self.shared.history.lock().unwrap();
+            (history.len() - 1, history.last().unwrap().clone())
+        };
+        let items: Vec<Item> = state.items.values().cloned().collect();
+        let mut begin =
+            wire::snapshot_begin(Revision(head as u64), state.digest, items.len() as u64);
+        // Small chunks, so that there are several to lose.
+        let mut chunks = Vec::new();
+        for some in items.chunks(3) {
+            let snapshot = Snapshot {
+                revision: Revision(head as u64),
+                digest: Digest::default(),
+                items: some.to_vec(),
+            };
+            chunks.extend(wire::snapshot_chunks(&snapshot).unwrap().0);
+        }
+        let end = proto::SnapshotEnd { chunks: chunks.len() as u64 };
+        let fault = self.fault(|f| {
+            use Fault::{
+                BeginTwice, CorruptChunk, EndEarly, LoseChunk, MisdigestSnapshot, RepeatChunk,
+            };
+            matches!(
+                f,
+                CorruptChunk | LoseChunk | RepeatChunk | MisdigestSnapshot | EndEarly | BeginTwice
+            )
+        });
+        match fault {
+            Some(Fault::CorruptChunk) => {
+                if let Some(byte) = chunks.first_mut().and_then(|chunk| chunk.zstd.last_mut()) {
+                    *byte ^= 0x55;
+                }
+            }
+            Some(Fault::LoseChunk) => {
+                chunks.pop();
+            }
+            Some(Fault::RepeatChunk) => chunks.extend(chunks.first().cloned()),
+            Some(Fault::MisdigestSnapshot) => begin.digest[7] ^= 1,
+            Some(Fault::EndEarly) => {
+                self.say(Told::SnapshotBegin(begin.clone())).await?;
+                self.say(Told::SnapshotEnd(end)).await?;
+                return Ok(head);
+            }
+            Some(Fault::BeginTwice) => self.say(Told::SnapshotBegin(begin.clone())).await?,
+            _ => {}
+        }
+        self.say(Told::SnapshotBegin(begin)).await?;
+        for chunk in chunks {
+            self.say(Told::SnapshotChunk(chunk)).await?;
+        }
+        self.say(Told::SnapshotEnd(end)).await?;
+        Ok(head)
+    }
+
+    async fn delta(&self, revision: usize) -> Result<(), Gone> {
+        let state = {
+            let history = self.shared.history.lock().unwrap();
+            match history.get(revision) {
+                Some(state) => state.clone(),
+                None => return Err(Gone),
+            }
+        };
+        let delta = Delta {
+            previous: Revision(revision as u64 - 1),
+            revision: Revision(revision as u64),
+            changes: state.changes,
+            digest: Some(state.digest),
+        };
+        let mut delta = wire::delta_to_proto(&delta).unwrap();
+        let fault = self.fault(|f| {
+            use Fault::{AlterDelta, BreakDelta, LoseDelta, MisdigestDelta, RepeatDelta};
+            matches!(f, LoseDelta | RepeatDelta | AlterDelta | MisdigestDelta | BreakDelta)
+        });
+        match fault {
+            Some(Fault::LoseDelta) => return Ok(()),
+            Some(Fault::RepeatDelta) => self.say(Told::Delta(delta.clone())).await?,
+            Some(Fault::AlterDelta) => {
+                delta.changes.pop();
+            }
+            Some(Fault::MisdigestDelta) => delta.digest[3] ^= 1,
+            Some(Fault::BreakDelta) => delta.changes.push(proto::Change { change: None }),
+            _ => {}
+        }
+        self.say(Told::Delta(delta)).await
+    }
+}
+
+async fn feed(
+    shared: Arc<Shared>,
+    hello: proto::Hello,
+    to: mpsc::Sender<Told1>,
+) -> Result<(), Gone> {
+    let mut heads = shared.head.subscribe();
+    let mut beat = tokio::time::interval(Duration::from_millis(20));
+    let mouth = Mouth { shared: shared.clone(), to };
+    let known = {
+        let history = shared.history.lock().unwrap();
+        let held = history.get(usize::try_from(hello.revision).unwrap());
+        hello.revision > 0
+            && held.is_some_and(|held| held.digest.to_bytes().as_slice() == hello.digest)
+    };
+    let mut sent = usize::try_from(hello.revision).unwrap();
+    if !known {
+        mouth.say(heartbeat(&shared)).await?;
+        sent = mouth.snapshot().await?;
+    }
+    loop {
+        let head = *heads.borrow_and_update();
+        while sent < head {
+            mouth.delta(sent + 1).await?;
+            sent += 1;
+        }
+        tokio::select! {
+            changed = heads.changed() => changed.map_err(|_| Gone)?,
+            _ = beat.tick() => {
+                if mouth.fault(|fault| fault == Fault::HeadAhead).is_some() {
+                    mouth.say(Told::Heartbeat(Heartbeat { head: 1 << 40, unix_ms: 0 })).await?;
+                }
+                mouth.say(heartbeat(&shared)).await?;
+            }
+        }
+    }
+}
+
+fn heartbeat(shared: &Shared) -> Told {
+    Told::Heartbeat(Heartbeat { head: *shared.head.borrow() as u64, unix_ms: 0 })
+}
