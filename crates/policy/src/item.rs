@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::bundle::file_of;
 use crate::model::{Item, ItemBody, ItemKey, Kind};
 
 /// A body that is not what its key says.
@@ -89,7 +90,9 @@ impl Item {
         Item { key: ItemKey::new(service, body.kind(), id), body }.canonical()
     }
 
-    /// The item with the lists that are sets sorted and without repetition.
+    /// The item with the lists that are sets sorted and without repetition, the texts of policies
+    /// without white space around them and without the file that follows from the id, and rules
+    /// and plans without nulls.
     #[must_use]
     pub fn canonical(mut self) -> Item {
         match &mut self.body {
@@ -101,7 +104,18 @@ impl Item {
                 body.actions.sort();
                 body.actions.dedup();
             }
-            ItemBody::Limit(value) | ItemBody::Plan(value) => value.sort_all_objects(),
+            ItemBody::Policy(body) | ItemBody::Template(body) => {
+                if body.text.trim().len() < body.text.len() {
+                    body.text = body.text.trim().to_owned();
+                }
+                if !body.file.is_empty() && body.file == file_of(&self.key.id) {
+                    body.file.clear();
+                }
+            }
+            ItemBody::Limit(value) | ItemBody::Plan(value) => {
+                plain_json(value);
+                value.sort_all_objects();
+            }
             _ => {}
         }
         self
@@ -118,6 +132,12 @@ impl Item {
             ItemBody::Entity(body) => canonical_json(body),
             ItemBody::Role(body) => canonical_json(body),
             ItemBody::Member(body) => canonical_json(body),
+            ItemBody::Policy(body) | ItemBody::Template(body)
+                if body.text.trim().len() < body.text.len()
+                    || (!body.file.is_empty() && body.file == file_of(&self.key.id)) =>
+            {
+                self.clone().canonical().encode()
+            }
             ItemBody::Policy(body) | ItemBody::Template(body) => canonical_json(body),
             ItemBody::Link(body) => canonical_json(body),
             ItemBody::Grant(body) if !is_strictly_sorted(&body.actions) => {
@@ -126,7 +146,11 @@ impl Item {
             ItemBody::Grant(body) => canonical_json(body),
             ItemBody::Route(body) => canonical_json(body),
             ItemBody::Key(body) => canonical_json(body),
-            ItemBody::Limit(body) | ItemBody::Plan(body) => canonical_json(body),
+            ItemBody::Limit(body) | ItemBody::Plan(body) => {
+                let mut body = body.clone();
+                plain_json(&mut body);
+                canonical_json(&body)
+            }
         }
     }
 
@@ -190,6 +214,27 @@ pub(crate) fn canonical_json<T: Serialize>(value: &T) -> Vec<u8> {
     let mut value = serde_json::to_value(value).expect("the model is JSON");
     value.sort_all_objects();
     value.to_string().into_bytes()
+}
+
+/// Rules and plans are written in TOML too: absent and null are the same, and a number has 64 bits
+/// with a sign or is a float.
+pub(crate) fn plain_json(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.as_i64().is_none() => {
+            if let Some(float) = number.as_f64() {
+                *value = float.into();
+            }
+        }
+        Value::Array(list) => {
+            list.retain(|value| !value.is_null());
+            list.iter_mut().for_each(plain_json);
+        }
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(plain_json);
+        }
+        _ => {}
+    }
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {

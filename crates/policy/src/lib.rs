@@ -10,6 +10,8 @@
 //! - the *wire* ([`wire`], [`authzen`]): the bytes both travel as.
 
 pub mod authzen;
+pub mod bundle;
+mod cedar_text;
 pub mod decision;
 pub mod digest;
 pub mod duration;

@@ -1,1 +1,281 @@
 //! Checks that stand between an edit and a revision: parse, schema, references.
+//!
+//! What [`world`] accepts, a [`crate::World`] can be built from, and Cedar's own validator has no
+//! objection in strict mode. Limits and plans are checked by the `limit` crate, not here. All
+//! problems are reported, not only the first.
+
+mod entities;
+mod policies;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use cedar_policy::Schema;
+
+use crate::bundle::Place;
+use crate::cedar_text;
+use crate::identify::Identify;
+use crate::model::{Item, ItemBody, ItemKey, Kind, Uid};
+use crate::route::Route;
+use crate::router::Router;
+use crate::wire::MAX_ITEM_BYTES;
+
+/// The longest id of an item in bytes.
+pub const MAX_ID_BYTES: usize = 1024;
+
+/// Why a state cannot become a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The item at fault.
+    pub key: ItemKey,
+    /// The line within the item's text (policies, schemas), counted from 1, where it is known.
+    pub line: Option<usize>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl Problem {
+    /// The file and line, where the item came from a bundle.
+    pub fn place(&self, places: &BTreeMap<ItemKey, Place>) -> Option<Place> {
+        let place = places.get(&self.key)?;
+        let line = place.line + self.line.map_or(0, |line| line.saturating_sub(1));
+        Some(Place { file: place.file.clone(), line })
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.key.fmt(f)?;
+        if let Some(line) = self.line {
+            write!(f, ", line {line}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Checks a whole state, or a part of it that holds everything its parts refer to: the directory
+/// and the services that changed.
+pub fn world(items: &[Item]) -> Vec<Problem> {
+    let mut check = Check::default();
+    let mut seen = BTreeSet::new();
+    let mut services: BTreeMap<&str, Vec<&Item>> = BTreeMap::new();
+    for item in items {
+        if !seen.insert(&item.key) {
+            check.problem(&item.key, "it is there twice");
+            continue;
+        }
+        check.alone(item);
+        services.entry(&item.key.service).or_default().push(item);
+    }
+    let directory = services.remove("").unwrap_or_default();
+    check.memberships(&directory);
+    // The directory's entities are seen by services with different schemas, so they need to be
+    // Cedar entities only.
+    check.entities(None, &directory);
+    for (service, own) in &services {
+        check.service(service, own, &directory);
+    }
+    check.problems
+}
+
+#[derive(Default)]
+struct Check {
+    problems: Vec<Problem>,
+    directory_has_circles: bool,
+}
+
+impl Check {
+    fn problem(&mut self, key: &ItemKey, message: impl Into<String>) {
+        self.at(key, None, message);
+    }
+
+    fn at(&mut self, key: &ItemKey, line: Option<usize>, message: impl Into<String>) {
+        self.problems.push(Problem { key: key.clone(), line, message: message.into() });
+    }
+
+    /// What can be said of an item without looking at others.
+    fn alone(&mut self, item: &Item) {
+        let key = &item.key;
+        if let Err(error) = item.check_key() {
+            // The text names the item, and so does the problem.
+            let text = error.to_string();
+            let named = format!("{key}: ");
+            self.problem(key, text.strip_prefix(&named).unwrap_or(&text));
+        }
+        if key.id.len() > MAX_ID_BYTES {
+            let message = format!("the id has {} bytes, at most {MAX_ID_BYTES}", key.id.len());
+            self.problem(key, message);
+        }
+        let bytes = item.encode().len() + key.id.len() + key.service.len() + 64;
+        if bytes > MAX_ITEM_BYTES {
+            let message = format!("it has {bytes} bytes, at most {MAX_ITEM_BYTES}; divide it");
+            self.problem(key, message);
+        }
+        for uid in uids(&item.body) {
+            if !uid.has_valid_kind() {
+                self.problem(key, format!("`{}` is not an entity type", uid.kind));
+            }
+        }
+        if let ItemBody::Key(body) = &item.body
+            && (body.sha256.len() != 64
+                || !body.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+        {
+            self.problem(key, "`sha256` has 64 hexadecimal digits in lower case");
+        }
+    }
+
+    /// Membership must not lead in a circle; neither must parents, which Cedar checks with them.
+    fn memberships(&mut self, directory: &[&Item]) {
+        let before = self.problems.len();
+        self.circles(&edges(directory.iter().copied()));
+        self.directory_has_circles = self.problems.len() > before;
+    }
+
+    /// A depth-first walk with an explicit stack: a long chain is no reason to overflow.
+    fn circles(&mut self, parents: &Edges<'_>) {
+        let mut starts: Vec<&&Uid> = parents.keys().collect();
+        starts.sort();
+        let mut done: BTreeSet<&Uid> = BTreeSet::new();
+        for start in starts {
+            let mut path: Vec<(&Uid, usize)> = vec![(start, 0)];
+            let mut on_path: BTreeSet<&Uid> = BTreeSet::from([*start]);
+            while let Some((at, next)) = path.last_mut() {
+                let edge = if done.contains(*at) {
+                    None
+                } else {
+                    parents.get(*at).and_then(|list| list.get(*next))
+                };
+                *next += 1;
+                match edge {
+                    Some((parent, key)) if on_path.contains(parent) => {
+                        let from = path.iter().position(|(uid, _)| uid == parent).unwrap_or(0);
+                        let circle: Vec<String> = path
+                            .iter()
+                            .skip(from)
+                            .map(|(uid, _)| uid.to_string())
+                            .chain([parent.to_string()])
+                            .collect();
+                        let message = format!(
+                            "membership leads in a circle: {}; remove one step of it",
+                            circle.join(" in ")
+                        );
+                        self.problem(key, message);
+                    }
+                    Some((parent, _)) => {
+                        path.push((parent, 0));
+                        on_path.insert(parent);
+                    }
+                    None => {
+                        on_path.remove(*at);
+                        done.insert(at);
+                        path.pop();
+                    }
+                }
+            }
+        }
+    }
+
+    fn service(&mut self, service: &str, own: &[&Item], directory: &[&Item]) {
+        if !own.iter().any(|item| item.key.kind == Kind::Service)
+            && let Some(first) = own.first()
+        {
+            let message = format!("there is no service `{service}`; create it first");
+            self.problem(&first.key, message);
+        }
+        let schema = own.iter().find_map(|item| match &item.body {
+            ItemBody::Schema(body) => Some((&item.key, &body.text)),
+            _ => None,
+        });
+        let schema = match schema {
+            Some((key, text)) => self.schema(key, text),
+            None => None,
+        };
+        self.policies(schema.as_ref(), own);
+        self.entities(schema.as_ref(), own);
+        let has_parents =
+            |item: &&Item| matches!(&item.body, ItemBody::Entity(body) if !body.parents.is_empty());
+        if own.iter().any(has_parents) && !self.directory_has_circles {
+            self.circles(&edges(own.iter().chain(directory).copied()));
+        }
+        self.routes(own);
+    }
+
+    fn schema(&mut self, key: &ItemKey, text: &str) -> Option<Schema> {
+        match Schema::from_cedarschema_str(text) {
+            Ok((schema, _warnings)) => Some(schema),
+            Err(error) => {
+                let error = cedar_text::explained(&error, text);
+                self.at(key, error.line, error.message);
+                None
+            }
+        }
+    }
+
+    fn routes(&mut self, own: &[&Item]) {
+        let routes: Vec<Route> = own
+            .iter()
+            .filter_map(|item| match &item.body {
+                ItemBody::Route(route) => Some((&item.key, route.as_ref())),
+                _ => None,
+            })
+            .filter_map(|(key, route)| match route.check() {
+                Ok(_) => Some(route.clone()),
+                Err(error) => {
+                    self.problem(key, error.to_string());
+                    None
+                }
+            })
+            .collect();
+        let first = routes.first().map(|route| {
+            let service = own.first().map_or("", |item| item.key.service.as_str());
+            ItemKey::route(service, &route.method, &route.path)
+        });
+        if let (Err(error), Some(first)) = (Router::new(routes), first) {
+            self.problem(&first, error.to_string());
+        }
+        let identify = own.iter().find_map(|item| match &item.body {
+            ItemBody::Service(settings) => Some((&item.key, &settings.identify)),
+            _ => None,
+        });
+        if let Some((key, Identify { anonymous: who, .. })) = identify
+            && !who.principal.has_valid_kind()
+        {
+            let message = format!("`{}` is not an entity type", who.principal.kind);
+            self.problem(key, message);
+        }
+    }
+}
+
+/// From an entity to its parents, with the item that says so.
+type Edges<'a> = HashMap<&'a Uid, Vec<(&'a Uid, &'a ItemKey)>>;
+
+fn edges<'a>(items: impl Iterator<Item = &'a Item>) -> Edges<'a> {
+    let mut parents: Edges<'a> = HashMap::new();
+    for item in items {
+        match &item.body {
+            ItemBody::Member(body) => {
+                parents.entry(&body.member).or_default().push((&body.role, &item.key));
+            }
+            ItemBody::Entity(body) if !body.parents.is_empty() => {
+                let list = parents.entry(&body.uid).or_default();
+                list.extend(body.parents.iter().map(|parent| (parent, &item.key)));
+            }
+            _ => {}
+        }
+    }
+    parents
+}
+
+/// Identifiers that must be of a Cedar type.
+fn uids(body: &ItemBody) -> Vec<&Uid> {
+    match body {
+        ItemBody::Entity(body) => [&body.uid].into_iter().chain(&body.parents).collect(),
+        ItemBody::Role(body) => vec![&body.uid],
+        ItemBody::Member(body) => vec![&body.member, &body.role],
+        ItemBody::Link(body) => body.principal.iter().chain(&body.resource).collect(),
+        ItemBody::Grant(body) => {
+            [&body.principal].into_iter().chain(&body.actions).chain(&body.resource).collect()
+        }
+        ItemBody::Key(body) => vec![&body.principal],
+        _ => Vec::new(),
+    }
+}

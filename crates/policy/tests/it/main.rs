@@ -7,6 +7,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod bundle;
 mod items;
 mod openapi;
 mod oracle;
@@ -14,4 +15,5 @@ mod random;
 mod routes;
 mod settings;
 mod uid;
+mod validate;
 mod wire;

@@ -1,0 +1,312 @@
+//! The files of `keepgate apply DIR` to and from items. `docs/files.md` describes the files.
+//!
+//! INVARIANT: `parse(render(service, items))` is `items`, for all items of the service that
+//! [`crate::validate`] accepts, save API keys, which are never in files. So applying an export
+//! changes nothing.
+//!
+//! This module reads texts, not files, and checks shapes only: whether policies agree with the
+//! schema is for [`crate::validate`].
+
+mod cedar_files;
+mod entities;
+mod limits;
+mod line;
+mod roles;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Item, ItemBody, ItemKey, Kind};
+pub(crate) use cedar_files::{MARKER, file_of};
+
+use crate::openapi;
+use crate::route::Route;
+use crate::router::Router;
+use crate::service::ServiceSettings;
+
+/// What the files of a directory say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bundle {
+    /// The service's name.
+    pub service: String,
+    /// Its items, and the roles and memberships it brings to the directory; in key order.
+    pub items: Vec<Item>,
+    /// Where each item stands.
+    pub places: BTreeMap<ItemKey, Place>,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The file's name.
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: usize,
+}
+
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct BundleError {
+    /// The file's name.
+    pub file: String,
+    /// The line, counted from 1, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for BundleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file, self.message),
+            None => write!(f, "{}: {}", self.file, self.message),
+        }
+    }
+}
+
+const SERVICE: &str = "service.toml";
+const SCHEMA: &str = "schema.cedarschema";
+const ENTITIES: &str = "entities.json";
+const ROLES: &str = "roles.toml";
+const ROUTES: &str = "routes.toml";
+const LIMITS: &str = "limits.toml";
+const LINKS: &str = "links.toml";
+const OPENAPI: [&str; 3] = ["openapi.json", "openapi.yaml", "openapi.yml"];
+
+/// Reads the files of a directory, by name. On failure, all that is wrong.
+pub fn parse(files: &BTreeMap<String, String>) -> Result<Bundle, Vec<BundleError>> {
+    let mut reader = Reader { service: String::new(), items: BTreeMap::new(), errors: Vec::new() };
+    reader.service_file(files.get(SERVICE));
+    let mut routes_from: Option<&str> = None;
+    for (file, text) in files {
+        match file.as_str() {
+            SERVICE => {}
+            SCHEMA => {
+                let body = crate::model::SchemaBody { text: text.clone() };
+                reader.put(file, 1, Item::new(&reader.service, "", ItemBody::Schema(body)));
+            }
+            ENTITIES => entities::parse(&mut reader, text),
+            ROLES => roles::parse_roles(&mut reader, text),
+            LINKS => roles::parse_links(&mut reader, text),
+            LIMITS => limits::parse(&mut reader, text),
+            name if name == ROUTES || OPENAPI.contains(&name) => {
+                if let Some(other) = routes_from.replace(file) {
+                    let message = format!("`{other}` has the routes already; keep one of them");
+                    reader.error(file, None, message);
+                } else if name == ROUTES {
+                    reader.routes_file(text);
+                } else {
+                    reader.openapi_file(file, text);
+                }
+            }
+            name if is_ignored(name) => {}
+            name if name.ends_with(".cedar") && !name.contains(['/', '\\']) => {
+                cedar_files::parse(&mut reader, file, text);
+            }
+            _ => reader.error(file, None, unknown_file(file)),
+        }
+    }
+    if !reader.errors.is_empty() {
+        return Err(reader.errors);
+    }
+    let mut items = Vec::with_capacity(reader.items.len());
+    let mut places = BTreeMap::new();
+    for (key, (item, place)) in reader.items {
+        places.insert(key, place);
+        items.push(item);
+    }
+    Ok(Bundle { service: reader.service, items, places })
+}
+
+/// Writes the items of a service as files. Items of other services, and what others brought to
+/// the directory, are left out.
+pub fn render(service: &str, items: &[Item]) -> BTreeMap<String, String> {
+    let mut own: Vec<&Item> = items
+        .iter()
+        .filter(|item| match &item.body {
+            ItemBody::Role(role) => role.source == service,
+            ItemBody::Member(member) => member.source == service,
+            ItemBody::Key(_) => false,
+            _ => item.key.service == service,
+        })
+        .collect();
+    own.sort_by(|a, b| a.key.cmp(&b.key));
+
+    let mut files = BTreeMap::new();
+    let mut routes: Vec<&Route> = Vec::new();
+    for item in &own {
+        match &item.body {
+            ItemBody::Service(settings) => {
+                files.insert(SERVICE.to_owned(), toml_text(settings.as_ref()));
+            }
+            ItemBody::Schema(schema) => {
+                files.insert(SCHEMA.to_owned(), schema.text.clone());
+            }
+            ItemBody::Route(route) => routes.push(route),
+            _ => {}
+        }
+    }
+    if !routes.is_empty() {
+        files.insert(ROUTES.to_owned(), toml_text(&RoutesOut { route: routes }));
+    }
+    files.extend(entities::render(&own).map(|text| (ENTITIES.to_owned(), text)));
+    files.extend(roles::render_roles(&own).map(|text| (ROLES.to_owned(), text)));
+    files.extend(roles::render_links(&own).map(|text| (LINKS.to_owned(), text)));
+    files.extend(limits::render(&own).map(|text| (LIMITS.to_owned(), text)));
+    files.extend(cedar_files::render(&own));
+    files
+}
+
+fn is_ignored(name: &str) -> bool {
+    name.starts_with('.')
+        || name.starts_with("README")
+        || std::path::Path::new(name).extension().is_some_and(|end| end == "md")
+}
+
+fn unknown_file(name: &str) -> String {
+    if name.contains(['/', '\\']) {
+        return "only files directly in the directory are read; move it up".to_owned();
+    }
+    format!(
+        "not a file of a service; known are {SERVICE}, {SCHEMA}, *.cedar, {ENTITIES}, {ROLES}, \
+         {LINKS}, {ROUTES}, openapi.json, openapi.yaml and {LIMITS}"
+    )
+}
+
+/// Collects items and errors.
+struct Reader {
+    service: String,
+    items: BTreeMap<ItemKey, (Item, Place)>,
+    errors: Vec<BundleError>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoutesIn {
+    #[serde(default)]
+    route: Vec<toml::Spanned<Route>>,
+}
+
+#[derive(Serialize)]
+struct RoutesOut<'a> {
+    route: Vec<&'a Route>,
+}
+
+impl Reader {
+    fn error(&mut self, file: &str, line: Option<usize>, message: impl Into<String>) {
+        self.errors.push(BundleError { file: file.to_owned(), line, message: message.into() });
+    }
+
+    fn put(&mut self, file: &str, line: usize, item: Item) {
+        if let Err(error) = item.check_key() {
+            // A service without a readable `service.toml` has no name; that is said already.
+            if !self.service.is_empty() {
+                self.error(file, Some(line), error.to_string());
+            }
+            return;
+        }
+        let place = Place { file: file.to_owned(), line };
+        if let Some((_, first)) = self.items.get(&item.key) {
+            let message = format!(
+                "{} is in {}:{} already",
+                ItemKey { service: String::new(), ..item.key.clone() },
+                first.file,
+                first.line
+            );
+            self.error(file, Some(line), message);
+            return;
+        }
+        self.items.insert(item.key.clone(), (item, place));
+    }
+
+    fn service_file(&mut self, text: Option<&String>) {
+        let Some(text) = text else {
+            self.error(SERVICE, None, "the file is missing; it needs at least `name = \"..\"`");
+            return;
+        };
+        match toml::from_str::<ServiceSettings>(text) {
+            Ok(settings) => {
+                self.service.clone_from(&settings.name);
+                let item = Item::new(&self.service, "", ItemBody::Service(Box::new(settings)));
+                self.put(SERVICE, 1, item);
+            }
+            Err(error) => self.toml_error(SERVICE, text, &error),
+        }
+    }
+
+    fn routes_file(&mut self, text: &str) {
+        let file = match toml::from_str::<RoutesIn>(text) {
+            Ok(file) => file,
+            Err(error) => return self.toml_error(ROUTES, text, &error),
+        };
+        let mut routes = Vec::with_capacity(file.route.len());
+        for route in file.route {
+            let line = line::line_of(text, route.span().start);
+            let route = route.into_inner();
+            match route.check() {
+                Ok(_) => routes.push((line, route)),
+                Err(error) => self.error(ROUTES, Some(line), error.to_string()),
+            }
+        }
+        self.routes(ROUTES, routes);
+    }
+
+    fn openapi_file(&mut self, file: &str, text: &str) {
+        match openapi::load(text) {
+            Ok(routes) => {
+                let routes = routes.into_iter().map(|route| (1, route)).collect();
+                self.routes(file, routes);
+            }
+            Err(error) => self.error(file, error.line(), with_sources(&error)),
+        }
+    }
+
+    fn routes(&mut self, file: &str, routes: Vec<(usize, Route)>) {
+        let all: Vec<Route> = routes.iter().map(|(_, route)| route.clone()).collect();
+        if let Err(error) = Router::new(all) {
+            let line = match &error {
+                crate::route::RouteError::Conflict { second, .. } => routes
+                    .iter()
+                    .rev()
+                    .find(|(_, route)| route.name() == *second)
+                    .map(|(line, _)| *line),
+                _ => None,
+            };
+            return self.error(file, line, error.to_string());
+        }
+        for (line, route) in routes {
+            self.put(file, line, Item::new(&self.service, "", ItemBody::Route(Box::new(route))));
+        }
+    }
+
+    fn toml_error(&mut self, file: &str, text: &str, error: &toml::de::Error) {
+        let line = error.span().map(|span| line::line_of(text, span.start));
+        self.error(file, line, error.message());
+    }
+}
+
+/// An error and its causes in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(error.to_string().lines().next().unwrap_or_default());
+        source = error.source();
+    }
+    text
+}
+
+/// A value of the model as TOML.
+fn toml_text<T: Serialize>(value: &T) -> String {
+    #[expect(clippy::expect_used, reason = "the model has text keys and numbers within TOML's")]
+    toml::to_string(value).expect("the model is TOML")
+}
+
+/// The kinds of items that files hold, for those who compare a directory with a store.
+pub fn is_in_files(kind: Kind) -> bool {
+    kind != Kind::Key
+}

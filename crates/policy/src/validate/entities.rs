@@ -1,0 +1,52 @@
+//! Entities of one service against its schema, or of the directory against none.
+
+use cedar_policy::{Entity, Schema};
+use serde_json::Value;
+
+use super::Check;
+use crate::cedar_text;
+use crate::model::{Item, ItemBody};
+
+impl Check {
+    pub(super) fn entities(&mut self, schema: Option<&Schema>, items: &[&Item]) {
+        for item in items {
+            let ItemBody::Entity(body) = &item.body else {
+                continue;
+            };
+            // What Cedar cannot name is said already.
+            if !body.uid.has_valid_kind() || body.parents.iter().any(|p| !p.has_valid_kind()) {
+                continue;
+            }
+            // Cedar's own message for this names neither the attribute nor the way out.
+            let mut members = body.attrs.iter().chain(&body.tags);
+            if let Some((name, value)) = members.find(|(_, value)| has_float(value)) {
+                let message = format!(
+                    "`{name}` is `{value}`, but Cedar has whole numbers only; write \
+                     {{\"__extn\": {{\"fn\": \"decimal\", \"arg\": \"1.5\"}}}} for 1.5"
+                );
+                self.problem(&item.key, message);
+                continue;
+            }
+            let json = match serde_json::to_value(body) {
+                Ok(json) => json,
+                Err(error) => {
+                    self.problem(&item.key, error.to_string());
+                    continue;
+                }
+            };
+            if let Err(error) = Entity::from_json_value(json, schema) {
+                let message = cedar_text::explained(&error, "").message;
+                self.problem(&item.key, message);
+            }
+        }
+    }
+}
+
+fn has_float(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.as_i64().is_none(),
+        Value::Array(list) => list.iter().any(has_float),
+        Value::Object(map) => map.values().any(has_float),
+        _ => false,
+    }
+}
