@@ -39,9 +39,9 @@ pub struct Limiter {
     headers: Dialect,
     help: Option<String>,
     policies: Vec<Policy>,
-    address: Vec<Candidate>,
-    principal: Vec<Candidate>,
-    plans: HashMap<String, Vec<Candidate>>,
+    address: List,
+    principal: List,
+    plans: HashMap<String, List>,
 }
 
 /// One rule in force.
@@ -58,7 +58,19 @@ struct Metered {
     store: Arc<Store>,
 }
 
-/// A policy that may apply to a caller, in the order of layers.
+/// The policies that may apply to one kind of caller in one phase, in the order of layers; as
+/// bits, which of them do what.
+#[derive(Debug, Default)]
+struct List {
+    candidates: Vec<Candidate>,
+    concurrent: u64,
+    /// With a rate that refuses.
+    enforced: u64,
+    /// With a rate that only counts.
+    shadow: u64,
+}
+
+/// A policy that may apply to a caller.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     layer: Layer,
@@ -101,9 +113,9 @@ impl Limiter {
             headers: limits.headers,
             help: limits.help.clone(),
             policies: Vec::new(),
-            address: Vec::new(),
-            principal: Vec::new(),
-            plans: limits.plans.keys().map(|name| (name.clone(), Vec::new())).collect(),
+            address: List::default(),
+            principal: List::default(),
+            plans: limits.plans.keys().map(|name| (name.clone(), List::default())).collect(),
         };
         for (stands_in, rule) in limits.all_rules() {
             let plan = stands_in.or(rule.plan.as_deref());
@@ -127,7 +139,7 @@ impl Limiter {
         }
         let lists = limiter.plans.values_mut();
         for list in lists.chain([&mut limiter.address, &mut limiter.principal]) {
-            list.sort_by_key(|candidate| candidate.layer);
+            list.seal(&limiter.policies);
         }
         Ok(limiter)
     }
@@ -147,13 +159,13 @@ impl Limiter {
         self.policies.push(Policy::new(rule, quota, previous));
         let candidate = Candidate { layer, policy: index };
         match (phase, plan) {
-            (Phase::Address, _) => self.address.push(candidate),
+            (Phase::Address, _) => self.address.candidates.push(candidate),
             (Phase::Principal, Some(plan)) if plan != "*" => {
-                self.plans.entry(plan.to_owned()).or_default().push(candidate);
+                self.plans.entry(plan.to_owned()).or_default().candidates.push(candidate);
             }
             (Phase::Principal, _) => {
-                self.principal.push(candidate);
-                self.plans.values_mut().for_each(|list| list.push(candidate));
+                self.principal.candidates.push(candidate);
+                self.plans.values_mut().for_each(|list| list.candidates.push(candidate));
             }
         }
         Ok(())
@@ -211,15 +223,10 @@ impl Limiter {
         metered.map(|metered| metered.store.byte_bound()).sum()
     }
 
-    fn check(&self, candidates: &[Candidate], call: &Call<'_, '_>) -> Verdict {
-        let chosen = self.choose(candidates, call);
-        let applying = || {
-            candidates.iter().enumerate().filter(|(i, _)| chosen >> i & 1 == 1).filter_map(
-                |(_, candidate)| Some((candidate.policy, self.policy_at(candidate.policy)?)),
-            )
-        };
+    fn check(&self, list: &List, call: &Call<'_, '_>) -> Verdict {
+        let chosen = self.choose(&list.candidates, call);
         let mut verdict = Verdict::new(self.id);
-        for (index, policy) in applying() {
+        for (index, policy) in self.each(list, chosen & list.concurrent) {
             let Some((limit, table)) = &policy.concurrency else { continue };
             let acquired = table.acquire(policy.key(&self.seed, call), *limit);
             verdict.concurrency(index, policy.rule.shadow, *limit, acquired);
@@ -228,37 +235,42 @@ impl Limiter {
             verdict.release();
             return verdict;
         }
-        let metered = |shadow: bool| {
-            applying().filter_map(move |(index, policy)| {
-                let metered = policy.rate.as_ref()?;
-                (policy.rule.shadow == shadow).then_some((index, policy, metered))
-            })
+        let enforced = chosen & list.enforced;
+        // More than one rule: ask all before charging any. What refuses now refuses again: at
+        // one moment, states only grow.
+        let several = enforced.count_ones() > 1;
+        let refuses = |(_, policy): (u16, &Policy)| {
+            policy.ask(&self.seed, call, false).is_some_and(|(_, charge)| !charge.is_admitted())
         };
-        // More than one rule: ask all before charging any.
-        if metered(false).nth(1).is_some() {
-            let refused = |(_, policy, metered): (u16, &Policy, &Metered)| {
-                !self.ask(policy, metered, call, false).is_admitted()
-            };
-            if metered(false).any(refused) {
-                for (index, policy, metered) in metered(false) {
-                    let charge = self.ask(policy, metered, call, false);
-                    verdict.rate(index, false, &metered.quota, charge, call.now);
+        let charge = !(several && self.each(list, enforced).any(refuses));
+        for rates in [enforced, chosen & list.shadow] {
+            for (index, policy) in self.each(list, rates) {
+                if let Some((quota, answer)) = policy.ask(&self.seed, call, charge) {
+                    verdict.rate(index, policy.rule.shadow, quota, answer, call.now);
                 }
-                verdict.release();
-                return verdict;
-            }
-        }
-        for shadow in [false, true] {
-            for (index, policy, metered) in metered(shadow) {
-                let charge = self.ask(policy, metered, call, true);
-                verdict.rate(index, shadow, &metered.quota, charge, call.now);
             }
             if !verdict.is_admitted() {
                 verdict.release();
-                return verdict;
+                break;
             }
         }
         verdict
+    }
+
+    /// The policies of the candidates whose bits are set.
+    #[inline]
+    fn each(&self, list: &List, mut bits: u64) -> impl Iterator<Item = (u16, &Policy)> {
+        std::iter::from_fn(move || {
+            while bits != 0 {
+                let candidate = list.candidates.get(bits.trailing_zeros() as usize);
+                bits &= bits - 1;
+                if let Some(candidate) = candidate {
+                    let policy = self.policies.get(usize::from(candidate.policy))?;
+                    return Some((candidate.policy, policy));
+                }
+            }
+            None
+        })
     }
 
     /// Which candidates apply, as bits; see [`crate::rules`] for the layers.
@@ -270,7 +282,7 @@ impl Limiter {
             if candidate.layer > deepest {
                 break;
             }
-            let Some(policy) = self.policy_at(candidate.policy) else { continue };
+            let Some(policy) = self.policies.get(usize::from(candidate.policy)) else { continue };
             if policy.matches(call) {
                 chosen |= 1 << index;
                 if candidate.layer != Layer::Every && policy.rule.settles() {
@@ -280,19 +292,21 @@ impl Limiter {
         }
         chosen
     }
+}
 
-    fn ask(&self, policy: &Policy, metered: &Metered, call: &Call<'_, '_>, charge: bool) -> Charge {
-        let key = policy.key(&self.seed, call);
-        let cost = policy.rule.cost_of(call.method, call.route);
-        if charge {
-            metered.store.charge(key, &metered.quota, cost, call.now)
-        } else {
-            metered.store.peek(key, &metered.quota, cost, call.now)
+impl List {
+    fn seal(&mut self, policies: &[Policy]) {
+        self.candidates.sort_by_key(|candidate| candidate.layer);
+        for (index, candidate) in self.candidates.iter().enumerate() {
+            let Some(policy) = policies.get(usize::from(candidate.policy)) else { continue };
+            let bit = 1 << index;
+            self.concurrent |= if policy.concurrency.is_some() { bit } else { 0 };
+            match (&policy.rate, policy.rule.shadow) {
+                (Some(_), false) => self.enforced |= bit,
+                (Some(_), true) => self.shadow |= bit,
+                (None, _) => {}
+            }
         }
-    }
-
-    fn policy_at(&self, index: u16) -> Option<&Policy> {
-        self.policies.get(usize::from(index))
     }
 }
 
@@ -333,6 +347,20 @@ impl Policy {
     /// What its store holds, counted by walking it; nothing if it limits no rate.
     pub fn census(&self) -> Census {
         self.rate.as_ref().map(|metered| metered.store.census()).unwrap_or_default()
+    }
+
+    /// What its rate says, charging the caller or not; `None` if it limits no rate.
+    #[inline]
+    fn ask(&self, seed: &Seed, call: &Call<'_, '_>, charge: bool) -> Option<(&Quota, Charge)> {
+        let Metered { quota, store } = self.rate.as_ref()?;
+        let key = self.key(seed, call);
+        let cost = self.rule.cost_of(call.method, call.route);
+        let answer = if charge {
+            store.charge(key, quota, cost, call.now)
+        } else {
+            store.peek(key, quota, cost, call.now)
+        };
+        Some((quota, answer))
     }
 
     #[inline]
