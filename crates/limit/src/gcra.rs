@@ -208,7 +208,8 @@ impl Quota {
     /// Nanoseconds from `now` until a key in state `state` has a full bucket.
     #[inline]
     pub fn reset_ns(&self, state: u64, now: Nanos) -> u64 {
-        state.div_ceil(self.parts).saturating_sub(now.0)
+        let at = if self.parts == 1 { state } else { state.div_ceil(self.parts) };
+        at.saturating_sub(now.0)
     }
 }
 

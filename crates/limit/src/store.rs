@@ -27,8 +27,9 @@
 //! A slot is *held* only while its key's bucket is not full: one token's time after one
 //! request (0.6 s at 100 a minute). As long as a set has a slot that is not held, a new key
 //! loses nothing. To hold all `S` slots a flood needs `S` admitted requests a token's time:
-//! with the 32 MiB default, 1.8 million slots, and 100 a minute, three million requests
-//! a second; with 10 an hour, 5,000. Beyond that rate new keys share what their set has
+//! with the default 16 MiB, 900,000 slots, and 100 a minute, 1.5 million requests
+//! a second; with 10 an hour, 2,500 (give such a rule more
+//! memory). Beyond that rate new keys share what their set has
 //! left: seven times the rate, together. Keys that are in the table keep their own state.
 //! Below it, sets fill by chance (a Poisson tail): at half load about 2 % of the new keys find
 //! no free slot, and lose the tokens of the least indebted of the seven holders: usually one.
@@ -54,14 +55,21 @@ const BUSY: u64 = u64::MAX;
 /// Turns of a spinning wait before the thread gives its time slice away.
 const SPINS: u32 = 64;
 
+/// A key's slot is in the first of the two lines as long as there is room.
 #[derive(Default)]
 #[repr(C, align(128))]
 struct Set {
-    keys: [AtomicU64; WAYS],
+    slots: [Slot; WAYS],
     lock: AtomicU32,
-    states: [AtomicU64; WAYS],
-    /// Keys evicted while in debt.
-    evicted_in_debt: AtomicU64,
+    /// Keys evicted while in debt; wraps.
+    evicted_in_debt: AtomicU32,
+}
+
+#[derive(Default)]
+#[repr(C)]
+struct Slot {
+    key: AtomicU64,
+    state: AtomicU64,
 }
 
 type Segment = Box<[Set; SETS_PER_SEGMENT]>;
@@ -160,7 +168,7 @@ impl Store {
         loop {
             let Some(slot) = set.find(key) else {
                 // A state that is BUSY becomes one that is greater than the smallest.
-                let states = set.states.iter().map(|state| state.load(Ordering::Acquire));
+                let states = set.slots.iter().map(|slot| slot.state.load(Ordering::Acquire));
                 return states.filter(|state| *state != BUSY).min().unwrap_or(FULL);
             };
             let state = slot.state.load(Ordering::Acquire);
@@ -181,9 +189,9 @@ impl Store {
         for segment in self.segments.iter().filter_map(OnceLock::get) {
             census.bytes += SEGMENT_BYTES;
             for set in segment.iter() {
-                let held = |key: &&AtomicU64| key.load(Ordering::Relaxed) != EMPTY;
-                census.keys += set.keys.iter().filter(held).count();
-                census.evicted_in_debt += set.evicted_in_debt.load(Ordering::Relaxed);
+                let held = |slot: &&Slot| slot.key.load(Ordering::Relaxed) != EMPTY;
+                census.keys += set.slots.iter().filter(held).count();
+                census.evicted_in_debt += u64::from(set.evicted_in_debt.load(Ordering::Relaxed));
             }
         }
         census
@@ -212,12 +220,7 @@ fn unreachable_set() -> Charge {
     Charge { answer: Answer::NeverFits, state: BUSY }
 }
 
-struct Slot<'a> {
-    key: &'a AtomicU64,
-    state: &'a AtomicU64,
-}
-
-impl Slot<'_> {
+impl Slot {
     /// Charges the key in this slot; `None` if the slot has gone to another key.
     #[inline]
     fn charge(&self, key: Fingerprint, quota: &Quota, cost: u32, now: Nanos) -> Option<Charge> {
@@ -248,11 +251,8 @@ impl Slot<'_> {
 
 impl Set {
     #[inline]
-    fn find(&self, key: Fingerprint) -> Option<Slot<'_>> {
-        let mut slots = self.keys.iter().zip(&self.states);
-        slots
-            .find(|(held, _)| held.load(Ordering::Acquire) == key.as_u64())
-            .map(|(key, state)| Slot { key, state })
+    fn find(&self, key: Fingerprint) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.key.load(Ordering::Acquire) == key.as_u64())
     }
 
     /// Gives `key` a slot and charges it, or refuses it; `None` if it has a slot already.
@@ -265,10 +265,8 @@ impl Set {
         }
         loop {
             // Under the lock no key changes; states may, upwards.
-            let slots = self.keys.iter().zip(&self.states);
-            let (victim, held) = slots
-                .map(|(k, s)| (Slot { key: k, state: s }, s.load(Ordering::Acquire)))
-                .min_by_key(|(_, state)| *state)?;
+            let slots = self.slots.iter().map(|slot| (slot, slot.state.load(Ordering::Acquire)));
+            let (victim, held) = slots.min_by_key(|(_, state)| *state)?;
             let answer = quota.decide(held, cost, now);
             let Answer::Admitted { state: next } = answer else {
                 return Some(Charge { answer, state: held });
@@ -339,10 +337,10 @@ mod tests {
             assert!(set.insert(key(number), &quota, 1, now).is_some());
         }
         assert!(set.find(key(0)).is_none(), "evicted: the smallest state");
-        let before: Vec<u64> = set.states.iter().map(|s| s.load(Ordering::Relaxed)).collect();
+        let states = || set.slots.each_ref().map(|slot| slot.state.load(Ordering::Relaxed));
+        let before = states();
         assert_eq!(found.charge(key(0), &quota, 1, now), None);
-        let after: Vec<u64> = set.states.iter().map(|s| s.load(Ordering::Relaxed)).collect();
-        assert_eq!(before, after, "nobody paid for it");
+        assert_eq!(before, states(), "nobody paid for it");
         assert!(set.insert(key(1), &quota, 1, now).is_none(), "a key gets no second slot");
     }
 }

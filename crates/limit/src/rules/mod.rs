@@ -147,7 +147,7 @@ pub struct Rule {
     /// Count, but do not refuse.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shadow: bool,
-    /// The most memory its keys take, in MiB; if not given, 32, or 8 where callers
+    /// The most memory its keys take, in MiB; if not given, 16, or 4 where callers
     /// are known (`principal`, `api_key`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
@@ -245,8 +245,8 @@ impl Rule {
     /// The most bytes its keys may take.
     pub fn memory_bytes(&self) -> usize {
         let mib = self.memory_mib.unwrap_or(match self.key {
-            Key::Address | Key::Header(_) => 32,
-            Key::Principal | Key::ApiKey => 8,
+            Key::Address | Key::Header(_) => 16,
+            Key::Principal | Key::ApiKey => 4,
         });
         mib as usize * 1024 * 1024
     }
