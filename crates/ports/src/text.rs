@@ -131,6 +131,14 @@ pub fn render(report: &Report, style: Style) -> String {
     } else if main.is_some() {
         out.push('\n');
     }
+    if report.verdict == Verdict::NotPorts {
+        let fullest = report.buckets.iter().min_by_key(|b| b.remaining.min);
+        let fine = match fullest {
+            Some(b) => format!("fine: {} of {} left toward {}", b.remaining, b.usable, b.dst),
+            None => format!("fine: {} to choose from", report.range.usable),
+        };
+        field(&mut out, "ports", &fine, style);
+    }
     if let Some(main) = main {
         advice(&mut out, main, style);
     }
@@ -183,6 +191,33 @@ pub fn render_explanation(explanation: &Explanation, style: Style) -> String {
     out
 }
 
+/// One bucket of a report with all that was found about it.
+pub fn render_bucket(report: &Report, index: usize, style: Style) -> String {
+    let mut out = String::new();
+    let Some(bucket) = report.buckets.get(index) else { return out };
+    bucket_block(&mut out, bucket, style);
+    let findings: Vec<&Finding> =
+        report.findings.iter().filter(|f| f.bucket == Some(index)).collect();
+    if findings.is_empty() {
+        out.push('\n');
+        field(&mut out, "finding", "nothing to report about this destination", style);
+    }
+    let mut said: Vec<&str> = Vec::new();
+    for (number, finding) in findings.iter().enumerate() {
+        out.push('\n');
+        field(&mut out, finding.severity.name(), &finding.evidence, style);
+        if number == 0 {
+            advice(&mut out, finding, style);
+            said.extend(commands(finding));
+            continue;
+        }
+        for command in commands(finding).filter(|command| !said.contains(command)) {
+            let _ = writeln!(out, "{}{}", " ".repeat(LABEL), style.paint(Tone::Strong, command));
+        }
+    }
+    out
+}
+
 fn bucket_block(out: &mut String, bucket: &BucketReport, style: Style) {
     let name = bucket_name(bucket);
     let _ = writeln!(out, "{}", style.paint(Tone::Strong, &name));
@@ -223,12 +258,12 @@ fn owners(bucket: &BucketReport) -> String {
         .owners
         .iter()
         .take(3)
-        .map(|o| {
-            let sure = match o.confidence {
-                Confidence::Seen => "",
-                Confidence::Likely => "likely ",
-            };
-            format!("{sure}`{}` (pid {}, {} sockets seen)", o.command, o.pid, o.sockets)
+        .map(|o| match o.confidence {
+            Confidence::Seen if o.sockets == 1 => {
+                format!("`{}` (pid {}, 1 socket)", o.command, o.pid)
+            }
+            Confidence::Seen => format!("`{}` (pid {}, {} sockets)", o.command, o.pid, o.sockets),
+            Confidence::Likely => format!("likely `{}` (pid {})", o.command, o.pid),
         })
         .collect();
     if names.is_empty() {

@@ -33,6 +33,10 @@ use self::owners::Owners;
 const MAX_OWNERS: usize = 8;
 /// How often live sockets are looked at within the interval.
 const LIVE_LOOKS: u32 = 4;
+/// How often processes are watched between two such looks.
+const WATCHES: u32 = 8;
+/// So many TIME_WAITs toward one destination make it worth catching who opens them.
+const MANY_TIME_WAITS: usize = 100;
 
 /// What to read, and how thoroughly.
 #[derive(Debug, Clone)]
@@ -175,6 +179,19 @@ impl Look {
         Ok(look)
     }
 
+    /// True when some bucket is full of TIME_WAITs and has hardly a live socket: its connections
+    /// are too short-lived to be found by looking at sockets.
+    fn has_orphans(&self) -> bool {
+        let mut live: HashMap<usize, usize> = HashMap::new();
+        for socket in &self.live {
+            *live.entry(socket.bucket).or_default() += 1;
+        }
+        self.table.buckets.iter().enumerate().any(|(index, bucket)| {
+            let live = live.get(&index).copied().unwrap_or(0);
+            bucket.sockets.len() >= MANY_TIME_WAITS && live * 20 < bucket.sockets.len()
+        })
+    }
+
     /// All inodes whose owner is wanted.
     fn inodes(&self) -> HashSet<u32> {
         let bound = self.table.bound.iter().map(|b| b.inode);
@@ -213,10 +230,11 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
     let sockets_error = |source| ReadError::Sockets { path: files.net.join("tcp"), source };
     let mut look = first.map_err(sockets_error)?;
     let mut timestamps = TimestampEvidence::default();
+    let mut openers = BTreeMap::new();
     if let Some(interval) = options.interval {
         let started = Instant::now();
         let watch = Watch { netlink: netlink.as_ref(), interval, use_owners: options.owners };
-        watch.live_sockets(&look, &mut owners, &mut timestamps);
+        openers = watch.live_sockets(&look, &mut owners, &mut timestamps);
         let mut before = std::mem::take(&mut look).table;
         before.sort();
         let overflow_before = snapshot.counts.time_wait_overflow;
@@ -245,7 +263,7 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
         });
     }
     if options.owners {
-        attribute(&mut snapshot, &look, &mut owners);
+        attribute(&mut snapshot, &look, &mut owners, &openers);
     }
     Ok(snapshot)
 }
@@ -258,16 +276,29 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn live_sockets(&self, first: &Look, owners: &mut Owners, timestamps: &mut TimestampEvidence) {
+    /// Returns the processes that opened sockets meanwhile, with how many, where that was watched.
+    fn live_sockets(
+        &self,
+        first: &Look,
+        owners: &mut Owners,
+        timestamps: &mut TimestampEvidence,
+    ) -> BTreeMap<u32, u32> {
         let started = Instant::now();
+        let mut openers = BTreeMap::new();
         if self.use_owners {
             owners.scan(&first.inodes());
             first.live.iter().for_each(|live| owners.remember(live.cookie, live.inode));
+            if first.has_orphans() {
+                owners.start_watching();
+            }
         }
-        let Some(netlink) = self.netlink else { return };
+        let Some(netlink) = self.netlink else { return BTreeMap::new() };
         for step in 1..LIVE_LOOKS {
-            let at = self.interval * step / LIVE_LOOKS;
-            std::thread::sleep(at.saturating_sub(started.elapsed()));
+            for watch in 1..=WATCHES {
+                let at = self.interval * ((step - 1) * WATCHES + watch) / (LIVE_LOOKS * WATCHES);
+                std::thread::sleep(at.saturating_sub(started.elapsed()));
+                owners.keep_watching(&mut openers);
+            }
             let mut live: Vec<Socket> = Vec::new();
             let dumped = sockets::dump(netlink, diag::LIVE, Filter::default(), |socket| {
                 let client_side = !first.table.bound_ports.contains(socket.local.port());
@@ -276,11 +307,11 @@ impl Watch<'_> {
                 }
             });
             if dumped.is_err() {
-                return;
+                break;
             }
             for socket in &live {
                 if timestamps.learn(netlink, socket).is_err() {
-                    return;
+                    break;
                 }
             }
             if self.use_owners {
@@ -288,6 +319,7 @@ impl Watch<'_> {
                 live.iter().for_each(|socket| owners.remember(socket.cookie, socket.inode));
             }
         }
+        owners::caught(&openers)
     }
 }
 
@@ -331,7 +363,12 @@ fn rates(before: &SocketTable, now: &SocketTable, interval_ms: u32) -> BTreeMap<
 }
 
 /// Says who has the sockets of each bucket, and the bound ports.
-fn attribute(snapshot: &mut HostSnapshot, look: &Look, owners: &mut Owners) {
+fn attribute(
+    snapshot: &mut HostSnapshot,
+    look: &Look,
+    owners: &mut Owners,
+    openers: &BTreeMap<u32, u32>,
+) {
     owners.scan(&look.inodes());
     let mut by_bucket: HashMap<usize, BTreeMap<u32, u32>> = look.recognised.clone();
     for live in &look.live {
@@ -349,7 +386,11 @@ fn attribute(snapshot: &mut HostSnapshot, look: &Look, owners: &mut Owners) {
     }
     for (index, bucket) in snapshot.sockets.buckets.iter().enumerate() {
         let own = by_bucket.get(&index);
-        let Some(pids) = own.or_else(|| by_destination.get(&bucket.key.destination())) else {
+        let churns = bucket.sockets.len() >= MANY_TIME_WAITS;
+        let Some(pids) = own
+            .or_else(|| by_destination.get(&bucket.key.destination()))
+            .or_else(|| (churns && !openers.is_empty()).then_some(openers))
+        else {
             continue;
         };
         let known: usize = own.map_or(0, |pids| pids.values().map(|n| *n as usize).sum());

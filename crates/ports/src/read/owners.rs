@@ -19,6 +19,12 @@ const FEW_FILES: u64 = 200;
 const SHORT_OF_FILES: f64 = 0.8;
 /// How many such processes are reported.
 const MAX_SHORT: usize = 32;
+/// How many processes are watched for sockets they open and close.
+const MAX_WATCHED: usize = 64;
+/// How many open files of one process are looked at while watching.
+const MAX_WATCHED_FILES: usize = 4096;
+/// A process that was caught with so many new sockets opens them all the time.
+const CAUGHT: usize = 2;
 
 /// A process that owns sockets.
 #[derive(Debug, Clone)]
@@ -33,6 +39,7 @@ pub(crate) struct Owners {
     processes: BTreeMap<u32, Process>,
     by_inode: HashMap<u32, u32>,
     by_cookie: HashMap<u64, u32>,
+    watched: BTreeMap<u32, HashSet<u32>>,
     /// Processes whose open files we may not see.
     pub(crate) hidden: usize,
     /// Processes near their limit.
@@ -107,6 +114,33 @@ impl Owners {
         }
     }
 
+    /// Chooses processes to watch: those of this namespace, with the sockets they have now.
+    pub(crate) fn start_watching(&mut self) {
+        let namespace = |path: &Path| std::fs::metadata(path).map(|meta| meta.ino()).ok();
+        let Some(own) = namespace(&self.proc.join("thread-self/ns/net")) else { return };
+        for pid in pids(&self.proc.clone()) {
+            if self.watched.len() >= MAX_WATCHED {
+                return;
+            }
+            let dir = self.proc.join(pid.to_string());
+            if pid != std::process::id() && namespace(&dir.join("ns/net")) == Some(own) {
+                self.watched.insert(pid, sockets_of(&dir));
+                self.processes.entry(pid).or_insert_with(|| Process { command: command(&dir) });
+            }
+        }
+    }
+
+    /// Looks at the watched processes again, and adds the sockets they opened since.
+    pub(crate) fn keep_watching(&mut self, openers: &mut BTreeMap<u32, HashSet<u32>>) {
+        for (pid, before) in &self.watched {
+            let new = openers.entry(*pid).or_default();
+            if new.len() < MAX_WATCHED_FILES {
+                let now = sockets_of(&self.proc.join(pid.to_string()));
+                new.extend(now.difference(before));
+            }
+        }
+    }
+
     /// Remembers a live socket, once its inode is known to belong to somebody.
     pub(crate) fn remember(&mut self, cookie: u64, inode: u32) {
         if cookie != 0
@@ -135,6 +169,28 @@ impl Owners {
         let command = self.processes.get(&pid).map_or_else(String::new, |p| p.command.clone());
         Owner { pid, command, confidence, sockets }
     }
+}
+
+/// Those that were caught opening sockets, and with how many.
+pub(crate) fn caught(openers: &BTreeMap<u32, HashSet<u32>>) -> BTreeMap<u32, u32> {
+    openers
+        .iter()
+        .filter(|(_, sockets)| sockets.len() >= CAUGHT)
+        .map(|(pid, sockets)| (*pid, u32::try_from(sockets.len()).unwrap_or(u32::MAX)))
+        .collect()
+}
+
+/// The inodes of a process's sockets.
+fn sockets_of(dir: &Path) -> HashSet<u32> {
+    std::fs::read_dir(dir.join("fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .take(MAX_WATCHED_FILES)
+        .filter_map(|entry| {
+            std::fs::read_link(entry.path()).ok()?.to_str().and_then(proc::socket_inode)
+        })
+        .collect()
 }
 
 fn command(dir: &Path) -> String {

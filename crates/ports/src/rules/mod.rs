@@ -129,7 +129,12 @@ const RULES: [Rule; 17] = [
 
 /// Judges a snapshot.
 pub fn judge(snapshot: &HostSnapshot) -> Report {
-    let facts = facts(snapshot);
+    judge_up_to(snapshot, MAX_REPORTED)
+}
+
+/// The same, with so many buckets in the report.
+pub fn judge_up_to(snapshot: &HostSnapshot, max_buckets: usize) -> Report {
+    let facts = facts(snapshot, max_buckets);
     let mut findings = Vec::new();
     for rule in RULES {
         rule(&facts, &mut findings);
@@ -162,7 +167,7 @@ pub fn judge(snapshot: &HostSnapshot) -> Report {
     }
 }
 
-fn facts(snapshot: &HostSnapshot) -> Facts<'_> {
+fn facts(snapshot: &HostSnapshot, max_buckets: usize) -> Facts<'_> {
     let model = Model::new(snapshot);
     let pool = snapshot.pool();
     let bound = model.bound_in_pool();
@@ -179,7 +184,7 @@ fn facts(snapshot: &HostSnapshot) -> Facts<'_> {
     largest.sort_by_key(|b| (std::cmp::Reverse(b.sockets.len()), b.key));
     let mut keys = asked.clone();
     if snapshot.asked.is_empty() {
-        keys.extend(largest.iter().take(MAX_COMPUTED).map(|b| b.key));
+        keys.extend(largest.iter().take(MAX_COMPUTED.max(max_buckets)).map(|b| b.key));
     }
     let mut buckets: Vec<BucketFacts<'_>> = keys
         .into_iter()
@@ -194,7 +199,7 @@ fn facts(snapshot: &HostSnapshot) -> Facts<'_> {
         let soon = |b: &BucketFacts<'_>| b.exhausted_in_s.unwrap_or(u64::MAX);
         (soon(a), order(a), a.key).cmp(&(soon(b), order(b), b.key))
     });
-    buckets.truncate(MAX_REPORTED.max(asked.len()));
+    buckets.truncate(max_buckets.max(asked.len()));
     let mut facts = Facts { snapshot, buckets, pool, bound, listening };
     let causes: Vec<Cause> = facts.buckets.iter().map(|b| cause::of(&facts, b)).collect();
     for (bucket, cause) in facts.buckets.iter_mut().zip(causes) {

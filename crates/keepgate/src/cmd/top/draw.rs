@@ -1,0 +1,295 @@
+//! Draws an [`App`] at 80x24 and above. Colour is decoration: the verdict is a word, the chosen
+//! line has a mark, a bar is made of characters.
+
+use keepgate_ports::report::{BucketReport, Cause, Report, Verdict};
+use keepgate_ports::snapshot::Confidence;
+use keepgate_ports::text::{self, Style as TextStyle};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Clear, Paragraph};
+
+use super::app::{App, Over, name};
+
+/// Above this part of its ports a destination's connects are slow.
+const CLIFF: f64 = 0.5;
+/// Columns of everything in a row but the name, the bar and the owner.
+const NUMBERS: u16 = 33;
+const MIN_BAR: u16 = 10;
+/// Rows below the list: the chosen destination, and the keys.
+const DETAIL: u16 = 6;
+
+pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
+    let [head, list, detail, keys] = Layout::vertical([
+        Constraint::Length(3),
+        Constraint::Min(3),
+        Constraint::Length(DETAIL),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    frame.render_widget(Paragraph::new(heading(app)), head);
+    frame.render_widget(Paragraph::new(rows(app, list)), list);
+    frame.render_widget(
+        Paragraph::new(chosen(app)).block(Block::new().borders(ratatui::widgets::Borders::TOP)),
+        detail,
+    );
+    frame.render_widget(Paragraph::new(footer(app)), keys);
+    match &app.over {
+        Over::Finding(scroll) => finding(frame, app, *scroll),
+        Over::Namespaces(all, at) => {
+            let lines: Vec<String> = all
+                .iter()
+                .enumerate()
+                .map(|(i, n)| format!("{} {}", if i == *at { ">" } else { " " }, n.label()))
+                .collect();
+            let height = u16::try_from(lines.len()).unwrap_or(u16::MAX);
+            let area = centered(frame.area(), 40, height.saturating_add(2));
+            let visible = usize::from(area.height.saturating_sub(2));
+            let skip = (at + 1).saturating_sub(visible);
+            let lines: Vec<Line<'_>> = lines.into_iter().skip(skip).map(Line::from).collect();
+            frame.render_widget(Clear, area);
+            let block = Block::bordered().title(" namespace: enter to choose ");
+            frame.render_widget(Paragraph::new(lines).block(block), area);
+        }
+        Over::Nothing | Over::Filter => {}
+    }
+}
+
+fn painted(app: &App, color: Color) -> Style {
+    if app.color { Style::new().fg(color) } else { Style::new() }
+}
+
+fn heading(app: &App) -> Vec<Line<'static>> {
+    let strong = Style::new().add_modifier(Modifier::BOLD);
+    let Some(report) = &app.report else {
+        let words = match &app.error {
+            Some(error) => error.clone(),
+            None => format!("looking at {} ..", app.namespace.label()),
+        };
+        return vec![Line::from(vec![Span::styled("keepgate top  ", strong), Span::raw(words)])];
+    };
+    let color = match report.verdict {
+        Verdict::Exhausted => Color::Red,
+        Verdict::AtRisk | Verdict::NotPorts => Color::Yellow,
+        Verdict::Healthy => Color::Green,
+    };
+    let sum = |rate: fn(&BucketReport) -> Option<f64>| -> f64 {
+        report.buckets.iter().filter_map(rate).sum()
+    };
+    let sockets = report.sockets;
+    vec![
+        Line::from(vec![
+            Span::styled("keepgate top  ", strong),
+            Span::styled(
+                text::verdict_words(report.verdict),
+                painted(app, color).add_modifier(Modifier::BOLD),
+            ),
+            Span::raw(format!(
+                "  {}  range {}-{}, {} usable",
+                report.netns, report.range.low, report.range.high, report.range.usable
+            )),
+        ]),
+        Line::from(format!(
+            "{} sockets  {} time_wait  {} established  {} close_wait   {:.0} opens/s  {:.0} closes/s",
+            sockets.total,
+            sockets.time_wait,
+            sockets.established,
+            sockets.close_wait,
+            sum(|b| b.opens_per_s),
+            sum(|b| b.closes_per_s),
+        )),
+        Line::from(match &app.error {
+            Some(error) => error.clone(),
+            None => String::new(),
+        }),
+    ]
+}
+
+/// Column widths for a terminal: the name and the owner share what the bar leaves.
+struct Columns {
+    name: usize,
+    bar: usize,
+    owner: usize,
+}
+
+impl Columns {
+    fn of(width: u16, longest: usize) -> Self {
+        let free = width.saturating_sub(NUMBERS + 4);
+        let name = u16::try_from(longest).unwrap_or(u16::MAX).clamp(12, (free / 2).max(12));
+        let rest = free.saturating_sub(name);
+        let owner = (rest / 3).clamp(0, 20);
+        let bar = rest.saturating_sub(owner).max(MIN_BAR);
+        Self { name: usize::from(name), bar: usize::from(bar), owner: usize::from(owner) }
+    }
+}
+
+fn rows(app: &App, area: Rect) -> Vec<Line<'static>> {
+    let shown = app.shown();
+    let longest = shown.iter().map(|(_, b)| name(b).len()).max().unwrap_or(0);
+    let columns = Columns::of(area.width, longest);
+    let title = format!(
+        "  {:<name$} {:<bar$}  {:>6} {:>6} {:>6} {:>6}  {}",
+        "destination",
+        "ports",
+        "used",
+        "left",
+        "open/s",
+        "out in",
+        "who",
+        name = columns.name,
+        bar = columns.bar,
+    );
+    let mut lines = vec![Line::styled(clip(&title, area.width.into()), painted(app, Color::DarkGray))];
+    let visible = usize::from(area.height.saturating_sub(1));
+    let skip = (app.chosen + 1).saturating_sub(visible);
+    for (row, (_, bucket)) in shown.iter().enumerate().skip(skip).take(visible) {
+        lines.push(line(app, bucket, &columns, row == app.chosen, area.width.into()));
+    }
+    if shown.is_empty() && app.report.is_some() {
+        lines.push(Line::from("  no destination with more than one connection"));
+    }
+    lines
+}
+
+fn line(
+    app: &App,
+    bucket: &BucketReport,
+    columns: &Columns,
+    chosen: bool,
+    width: usize,
+) -> Line<'static> {
+    let pressure = f64::from(bucket.used) / f64::from(bucket.usable.max(1));
+    let color = if bucket.remaining.max == 0 {
+        Color::Red
+    } else if pressure >= CLIFF {
+        Color::Yellow
+    } else {
+        Color::Green
+    };
+    let left = if bucket.remaining.is_exact() {
+        bucket.remaining.min.to_string()
+    } else {
+        format!("<{}", bucket.remaining.max)
+    };
+    let out_in = match bucket.exhausted_in_s {
+        Some(0) => "now".to_owned(),
+        Some(seconds) => text::duration(seconds).replace(' ', ""),
+        None => "-".to_owned(),
+    };
+    let owner = bucket.owners.first().map_or_else(String::new, |o| match o.confidence {
+        Confidence::Seen => o.command.clone(),
+        Confidence::Likely => format!("{}?", o.command),
+    });
+    let mark = if chosen { ">" } else { " " };
+    let name = format!("{mark} {:<width$} ", clip(&name(bucket), columns.name), width = columns.name);
+    let bar = text::bar(bucket.used, bucket.usable, columns.bar);
+    let numbers = format!(
+        "  {:>6} {:>6} {:>6} {:>6}  {}",
+        bucket.used,
+        left,
+        bucket.opens_per_s.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")),
+        out_in,
+        clip(&owner, columns.owner),
+    );
+    let rest = width.saturating_sub(name.chars().count() + bar.len());
+    let style = if chosen { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
+    Line::from(vec![
+        Span::styled(name, style),
+        Span::styled(bar, painted(app, color)),
+        Span::styled(clip(&numbers, rest), style),
+    ])
+}
+
+/// States and owners of the chosen destination, and why it is short of ports.
+fn chosen(app: &App) -> Vec<Line<'static>> {
+    let Some((index, bucket)) = app.chosen() else { return Vec::new() };
+    let mut states: Vec<_> = bucket.states.iter().collect();
+    states.sort_by_key(|(state, count)| (std::cmp::Reverse(**count), **state));
+    let states: Vec<String> =
+        states.iter().map(|(state, count)| format!("{} {count}", state.name())).collect();
+    let owners: Vec<String> = bucket
+        .owners
+        .iter()
+        .map(|o| {
+            let sure = if o.confidence == Confidence::Likely { "likely " } else { "" };
+            format!("{sure}{} (pid {}, {})", o.command, o.pid, o.sockets)
+        })
+        .collect();
+    let rate = match (bucket.opens_per_s, bucket.closes_per_s, bucket.sustainable_per_s) {
+        (Some(opens), Some(closes), Some(sustainable)) => format!(
+            "{opens:.0} opened and {closes:.0} closed a second; {sustainable:.0} opens can be sustained"
+        ),
+        _ => "unknown yet".to_owned(),
+    };
+    let finding = app
+        .report
+        .as_ref()
+        .and_then(|r| r.findings.iter().find(|f| f.bucket == Some(index)))
+        .map_or_else(|| "nothing found".to_owned(), |f| format!("{}, {}", f.severity.name(), cause(f.cause)));
+    vec![
+        Line::from(format!("{}   {finding}", name(bucket))),
+        Line::from(format!("  states  {}", states.join(", "))),
+        Line::from(format!("  rate    {rate}")),
+        Line::from(format!(
+            "  who     {}",
+            if owners.is_empty() { "not seen".to_owned() } else { owners.join(", ") }
+        )),
+    ]
+}
+
+fn cause(cause: Cause) -> String {
+    cause.name().replace('_', " ")
+}
+
+fn footer(app: &App) -> Line<'static> {
+    if app.over == Over::Filter {
+        return Line::from(format!("filter: {}_   enter keep, esc clear", app.filter));
+    }
+    let filter =
+        if app.filter.is_empty() { String::new() } else { format!("   filter: {}", app.filter) };
+    Line::styled(
+        format!(
+            "q quit  up/down choose  enter finding  s sort ({})  / filter  n namespace{filter}",
+            app.sort.name()
+        ),
+        Style::new().add_modifier(Modifier::REVERSED),
+    )
+}
+
+fn finding(frame: &mut Frame<'_>, app: &App, scroll: u16) {
+    let (Some(report), Some((index, _))) = (&app.report, app.chosen()) else { return };
+    let area = centered(frame.area(), 100, 40);
+    let width = usize::from(area.width.saturating_sub(2));
+    let words = words(report, index, width);
+    frame.render_widget(Clear, area);
+    let block = Block::bordered().title(" the doctor says (up/down scrolls, esc closes) ");
+    frame.render_widget(Paragraph::new(words).block(block).scroll((scroll, 0)), area);
+}
+
+fn words(report: &Report, index: usize, width: usize) -> String {
+    text::render_bucket(report, index, TextStyle { color: false, width })
+}
+
+fn centered(area: Rect, width: u16, height: u16) -> Rect {
+    let width = width.min(area.width.saturating_sub(2));
+    let height = height.min(area.height.saturating_sub(2));
+    Rect {
+        x: area.x + (area.width.saturating_sub(width)) / 2,
+        y: area.y + (area.height.saturating_sub(height)) / 2,
+        width,
+        height,
+    }
+}
+
+/// The text, cut to a width.
+fn clip(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
+    if width > 0 {
+        cut.push('~');
+    }
+    cut
+}
