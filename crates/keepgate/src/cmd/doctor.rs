@@ -10,7 +10,7 @@ use crate::exit::Exit;
 
 /// Is this host running out of ports for outgoing connections; toward where, who, why, what now
 #[derive(Debug, clap::Args)]
-#[command(disable_help_flag = true)]
+#[command(disable_help_flag = true, after_help = doctor::args::help("keepgate doctor"))]
 pub(crate) struct Args {
     /// See `keepgate doctor --help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]

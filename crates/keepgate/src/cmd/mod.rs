@@ -9,6 +9,7 @@ pub(crate) mod apply;
 mod check;
 mod completions;
 mod conformance;
+mod doctor;
 mod export;
 mod help_markdown;
 pub(crate) mod key;
@@ -16,6 +17,7 @@ mod lab;
 mod role;
 mod service;
 mod token;
+mod top;
 
 use std::path::PathBuf;
 
@@ -114,6 +116,8 @@ commands! {
     Key => key,
     Role => role,
     Service => service,
+    Doctor => doctor,
+    Top => top,
     Conformance => conformance,
     Completions => completions,
     Lab => lab,

@@ -70,8 +70,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 fn look(wanted: &Mutex<Namespace>, interval: Duration, reports: &SyncSender<Look>) {
     loop {
         let namespace = wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let options =
-            ReadOptions { namespace: namespace.clone(), interval: Some(interval), ..ReadOptions::default() };
+        let options = ReadOptions {
+            namespace: namespace.clone(),
+            interval: Some(interval),
+            ..ReadOptions::default()
+        };
         let report = read::host(&options)
             .map(|snapshot| rules::judge_up_to(&snapshot, MAX_BUCKETS))
             .map_err(|error| format!("{:#}", anyhow::Error::from(error)));

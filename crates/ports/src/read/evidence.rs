@@ -19,7 +19,7 @@ use super::sockets;
 
 /// How many buckets beyond those asked for are looked into.
 const MAX_BUCKETS: usize = 16;
-/// A bucket with less than this part left (at worst) is looked into.
+/// A bucket with less than this part left (at best) is looked into.
 const MUCH_LEFT: f64 = 0.6;
 /// How many live connections per destination are asked for their options.
 const PER_DESTINATION: u32 = 4;
@@ -88,7 +88,7 @@ fn buckets_in_question(snapshot: &HostSnapshot) -> Vec<BucketKey> {
     let mut keys: Vec<BucketKey> = snapshot.asked_keys();
     for bucket in largest(snapshot).take(MAX_BUCKETS) {
         let budget = model.budget(bucket.key);
-        let left = f64::from(budget.remaining.min);
+        let left = f64::from(budget.remaining.max);
         if left <= f64::from(budget.usable) * MUCH_LEFT && !keys.contains(&bucket.key) {
             keys.push(bucket.key);
         }

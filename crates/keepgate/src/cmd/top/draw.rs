@@ -140,7 +140,8 @@ fn rows(app: &App, area: Rect) -> Vec<Line<'static>> {
         name = columns.name,
         bar = columns.bar,
     );
-    let mut lines = vec![Line::styled(clip(&title, area.width.into()), painted(app, Color::DarkGray))];
+    let mut lines =
+        vec![Line::styled(clip(&title, area.width.into()), painted(app, Color::DarkGray))];
     let visible = usize::from(area.height.saturating_sub(1));
     let skip = (app.chosen + 1).saturating_sub(visible);
     for (row, (_, bucket)) in shown.iter().enumerate().skip(skip).take(visible) {
@@ -182,7 +183,8 @@ fn line(
         Confidence::Likely => format!("{}?", o.command),
     });
     let mark = if chosen { ">" } else { " " };
-    let name = format!("{mark} {:<width$} ", clip(&name(bucket), columns.name), width = columns.name);
+    let name =
+        format!("{mark} {:<width$} ", clip(&name(bucket), columns.name), width = columns.name);
     let bar = text::bar(bucket.used, bucket.usable, columns.bar);
     let numbers = format!(
         "  {:>6} {:>6} {:>6} {:>6}  {}",
@@ -226,7 +228,10 @@ fn chosen(app: &App) -> Vec<Line<'static>> {
         .report
         .as_ref()
         .and_then(|r| r.findings.iter().find(|f| f.bucket == Some(index)))
-        .map_or_else(|| "nothing found".to_owned(), |f| format!("{}, {}", f.severity.name(), cause(f.cause)));
+        .map_or_else(
+            || "nothing found".to_owned(),
+            |f| format!("{}, {}", f.severity.name(), cause(f.cause)),
+        );
     vec![
         Line::from(format!("{}   {finding}", name(bucket))),
         Line::from(format!("  states  {}", states.join(", "))),
