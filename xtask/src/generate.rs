@@ -51,9 +51,12 @@ fn generate(root: &Path, out: &Path, part: Part) -> anyhow::Result<()> {
         .out_dir(out);
     let builder = match part {
         Part::Messages => builder,
-        Part::Client | Part::Server => {
-            builder.extern_path(".keepgate.sync.v1", "::keepgate_policy::proto")
-        }
+        Part::Client => builder.extern_path(".keepgate.sync.v1", "::keepgate_policy::proto"),
+        // The center encodes a message once and sends its bytes to many streams.
+        Part::Server => builder
+            .extern_path(".keepgate.sync.v1.FollowResponse", "crate::follow::frame::Frame")
+            .extern_path(".keepgate.sync.v1", "::keepgate_policy::proto")
+            .codec_path("crate::follow::frame::FrameCodec"),
     };
     builder.compile_fds(files).context("generating code")
 }

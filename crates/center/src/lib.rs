@@ -1,3 +1,326 @@
-//! The authorization center: store, admin API, AuthZEN, follow protocol.
+//! The authorization center: store, admin API, AuthZEN, follow protocol, on one port.
+//!
+//! [`Center::start`] opens the store and binds the listener; [`Center::run`] serves until it is
+//! told to stop. Inside, data flows one way: an edit comes in by HTTP, the [`desk`] lands it as
+//! one revision in the [`store`] and publishes a new [`desk::Head`], and the followers'
+//! tasks ([`follow`]) send what is new. Readers take the head once and see one state.
+//!
+//! It deliberately does not know routes' traffic, limits' state, or any gate's address: gates
+//! connect to it, it connects to nobody.
+
+pub mod access;
+mod api;
+pub mod desk;
+pub mod follow;
+pub mod metrics;
 #[doc(hidden)]
 pub mod proto;
+mod server;
+pub mod store;
+mod tls;
+pub mod token;
+
+use std::future::Future;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use desk::{Desk, Edit, OpenError, Plan, Refusal};
+use store::{Retention, SqliteStore, Store, StoreError};
+use token::{RandomError, Role};
+
+pub use server::Bounds;
+pub use tls::{TlsError, TlsFiles};
+
+/// How often the times of token use are written down.
+const USAGE_EVERY: Duration = Duration::from_secs(30);
+
+/// How to run a center.
+#[derive(Clone, Debug)]
+pub struct CenterConfig {
+    /// Where the store and the first admin token are; created with mode 0700.
+    pub data_dir: PathBuf,
+    /// Where to listen; without TLS a loopback address. Port 0 takes any.
+    pub listen: SocketAddr,
+    /// Certificate and key; none: plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// The URL callers reach it by, for AuthZEN metadata; none: what they call it in `Host`.
+    pub public_url: Option<String>,
+    /// Bounds on clients.
+    pub bounds: Bounds,
+    /// How much history is kept.
+    pub retention: Retention,
+}
+
+impl CenterConfig {
+    /// A center in this directory, at this address, with defaults for the rest.
+    pub fn new(data_dir: impl Into<PathBuf>, listen: SocketAddr) -> CenterConfig {
+        CenterConfig { data_dir: data_dir.into(), listen, ..CenterConfig::default() }
+    }
+}
+
+impl Default for CenterConfig {
+    /// In `keepgate-data`, at 127.0.0.1:7480.
+    fn default() -> CenterConfig {
+        CenterConfig {
+            data_dir: PathBuf::from("keepgate-data"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
+            tls: None,
+            public_url: None,
+            bounds: Bounds::default(),
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// The center does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificates, or the lack of them.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on `{addr}`")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store does not open.
+    #[error("cannot open the store in `{dir}`")]
+    Store {
+        /// The data directory.
+        dir: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// What is stored cannot be served.
+    #[error("cannot serve what is stored in `{dir}`")]
+    Open {
+        /// The data directory.
+        dir: String,
+        /// Why.
+        #[source]
+        source: OpenError,
+    },
+    /// The first admin token was not made.
+    #[error("cannot make the first admin token")]
+    Random(#[from] RandomError),
+    /// The first admin token was not stored.
+    #[error("cannot store the first admin token")]
+    FirstToken(#[source] Refusal),
+    /// The first admin token was not written.
+    #[error("cannot write the first admin token to `{path}`")]
+    TokenFile {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The runtime is shutting down.
+    #[error("the runtime is shutting down")]
+    Runtime,
+}
+
+/// The center ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The store did not come to rest; nothing acknowledged is lost.
+    #[error("cannot bring the store to rest")]
+    Store(#[from] StoreError),
+    /// The runtime is shutting down.
+    #[error("the runtime is shutting down")]
+    Runtime,
+}
+
+/// A center that is ready to run.
+pub struct Center {
+    app: api::App,
+    listener: TcpListener,
+    addr: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    bounds: Bounds,
+    admin_token_file: Option<PathBuf>,
+}
+
+impl Center {
+    /// Binds, opens the store, and on an empty one makes the first admin token.
+    pub async fn start(config: CenterConfig) -> Result<Center, StartError> {
+        let tls = tls::config(config.tls.as_ref(), config.listen)?.map(TlsAcceptor::from);
+        let bind = |source| StartError::Listen { addr: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
+        let addr = listener.local_addr().map_err(bind)?;
+        let (dir, keep) = (config.data_dir.clone(), config.retention);
+        let desk = tokio::task::spawn_blocking(move || {
+            let shown = dir.display().to_string();
+            let store = SqliteStore::open(&dir)
+                .map_err(|source| StartError::Store { dir: shown.clone(), source })?;
+            let store: Arc<dyn Store> = Arc::new(store);
+            Desk::open(store, keep).map_err(|source| StartError::Open { dir: shown, source })
+        })
+        .await
+        .map_err(|_| StartError::Runtime)??;
+        let desk = Arc::new(desk);
+        let admin_token_file = first_token(&desk, &config.data_dir).await?;
+        let head = desk.head();
+        tracing::info!(%addr, revision = head.revision.0, services = head.services.len(),
+            tls = tls.is_some(), "the center is ready");
+        let app = api::App {
+            desk,
+            followers: Arc::default(),
+            metrics: Arc::default(),
+            usage: Arc::default(),
+            bounds: config.bounds,
+            secure: tls.is_some(),
+            public_url: config.public_url.map(|url| Arc::from(url.trim_end_matches('/'))),
+            ready: Arc::new(AtomicBool::new(true)),
+        };
+        let bounds = config.bounds;
+        Ok(Center { app, listener, addr, tls, bounds, admin_token_file })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The file that this start wrote the first admin token to; none: it was not the first.
+    pub fn admin_token_file(&self) -> Option<&Path> {
+        self.admin_token_file.as_deref()
+    }
+
+    /// Makes a token, for a gate in the same process. The text is not kept.
+    pub async fn create_token(
+        &self,
+        role: Role,
+        service: &str,
+        note: &str,
+    ) -> Result<String, TokenError> {
+        if let Some(wrong) = api::tokens::wrong_service(role, service) {
+            return Err(TokenError::Service(wrong));
+        }
+        let minted = token::mint("kgt")?;
+        let row = api::tokens::row(&minted, role, service.to_owned(), note.to_owned());
+        let plan: desk::Planner =
+            Box::new(move |_, _| Ok(Plan { tokens: vec![row], ..Plan::default() }));
+        let actor = "center".to_owned();
+        self.app.desk.edit(Edit { actor, action: "token.create", dry_run: false, plan }).await?;
+        Ok(minted.text)
+    }
+
+    /// Serves until `shutdown` is done; then finishes what is under way, ends the streams and
+    /// brings the store to rest.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let Center { app, listener, tls, bounds, .. } = self;
+        let (close, closing) = watch::channel(false);
+        let server = server::Server {
+            listener,
+            tls,
+            router: api::router(app.clone(), closing.clone()),
+            bounds,
+            metrics: Arc::clone(&app.metrics),
+            closing,
+        };
+        let serving = server.run();
+        tokio::pin!(serving, shutdown);
+        let mut usage = tokio::time::interval(USAGE_EVERY);
+        loop {
+            tokio::select! {
+                () = &mut serving => break,
+                () = &mut shutdown => {
+                    tracing::info!("the center is shutting down");
+                    app.ready.store(false, Ordering::Relaxed);
+                    close.send_replace(true);
+                    serving.as_mut().await;
+                    break;
+                }
+                _ = usage.tick() => note_usage(&app),
+            }
+        }
+        note_usage(&app);
+        let desk = Arc::clone(&app.desk);
+        tokio::task::spawn_blocking(move || desk.close()).await.map_err(|_| RunError::Runtime)??;
+        tracing::info!("the center has shut down");
+        Ok(())
+    }
+}
+
+/// A token was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The role does not go with the service.
+    #[error("{0}")]
+    Service(String),
+    /// No random numbers.
+    #[error("cannot make a token")]
+    Random(#[from] RandomError),
+    /// It was not stored.
+    #[error("cannot store the token")]
+    Edit(#[from] Refusal),
+}
+
+fn note_usage(app: &api::App) {
+    let used = app.usage.take();
+    if !used.is_empty() {
+        app.desk.touch(used);
+    }
+}
+
+/// On an empty store: a token in a file first, then in the store. A crash in between leaves a
+/// file that the next start replaces, never a store without a way in.
+async fn first_token(desk: &Desk, dir: &Path) -> Result<Option<PathBuf>, StartError> {
+    if !desk.head().tokens.is_empty() {
+        return Ok(None);
+    }
+    let minted = token::mint("kgt")?;
+    let path = dir.join("admin.token");
+    write_secret(&path, &minted.text).map_err(|source| StartError::TokenFile {
+        path: path.display().to_string(),
+        source,
+    })?;
+    let note = "the first admin token".to_owned();
+    let row = api::tokens::row(&minted, Role::Admin, String::new(), note);
+    let plan: desk::Planner =
+        Box::new(move |_, _| Ok(Plan { tokens: vec![row], ..Plan::default() }));
+    let actor = "center".to_owned();
+    desk.edit(Edit { actor, action: "token.create", dry_run: false, plan })
+        .await
+        .map_err(StartError::FirstToken)?;
+    tracing::info!(file = %path.display(), "wrote the first admin token");
+    Ok(Some(path))
+}
+
+/// Mode 0600 from the beginning, whole or not at all.
+fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    let draft = path.with_extension("token.new");
+    let _ = std::fs::remove_file(&draft);
+    let mut file =
+        std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)
+}
+
+/// An error and its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

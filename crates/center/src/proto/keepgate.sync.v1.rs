@@ -14,10 +14,7 @@ pub mod sync_server {
     pub trait Sync: std::marker::Send + std::marker::Sync + 'static {
         /// Server streaming response type for the Follow method.
         type FollowStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<
-                    ::keepgate_policy::proto::FollowResponse,
-                    tonic::Status,
-                >,
+                Item = std::result::Result<crate::follow::frame::Frame, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
@@ -113,7 +110,7 @@ pub mod sync_server {
                     > tonic::server::StreamingService<
                         ::keepgate_policy::proto::FollowRequest,
                     > for FollowSvc<T> {
-                        type Response = ::keepgate_policy::proto::FollowResponse;
+                        type Response = crate::follow::frame::Frame;
                         type ResponseStream = T::FollowStream;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
@@ -139,7 +136,7 @@ pub mod sync_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FollowSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::follow::frame::FrameCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -1,0 +1,147 @@
+//! The directory: who is in which role, shared by all services.
+
+use axum::Extension;
+use axum::Json as Out;
+use axum::extract::State;
+use keepgate_policy::model::MemberBody;
+use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::input::{Args, Json, PAGE, UidInput, path_uid};
+use super::items;
+use super::{Answer, App};
+use crate::access::Caller;
+use crate::desk::{Plan, Refusal};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Membership {
+    member: UidInput,
+    role: UidInput,
+}
+
+pub(crate) async fn assign(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Json(asked): Json<Membership>,
+) -> Answer<Out<Value>> {
+    let (member, role) = (asked.member.uid("member")?, asked.role.uid("role")?);
+    let outcome = items::edit(&app, &caller, "role.assign", move |store, _| {
+        let key = ItemKey::member(&member, &role);
+        // Whoever brought a membership first, it is there: nothing to do.
+        let changes = match store.item(&key)? {
+            Some(_) => Vec::new(),
+            None => {
+                let body = ItemBody::Member(MemberBody { member, role, source: String::new() });
+                vec![Change::Put(Item { key, body })]
+            }
+        };
+        Ok(Plan { changes, ..Plan::default() })
+    })
+    .await?;
+    Ok(Out(items::changed(&outcome)))
+}
+
+pub(crate) async fn revoke(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Json(asked): Json<Membership>,
+) -> Answer<Out<Value>> {
+    let (member, role) = (asked.member.uid("member")?, asked.role.uid("role")?);
+    let outcome = items::edit(&app, &caller, "role.revoke", move |store, _| {
+        let key = ItemKey::member(&member, &role);
+        if store.item(&key)?.is_none() {
+            return Err(Refusal::missing(&key));
+        }
+        Ok(Plan { changes: vec![Change::Delete(key)], ..Plan::default() })
+    })
+    .await?;
+    Ok(Out(items::changed(&outcome)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MemberArgs {
+    /// Only memberships in this role.
+    #[serde(default)]
+    role: Option<String>,
+    /// Only memberships of this member.
+    #[serde(default)]
+    member: Option<String>,
+    #[serde(default)]
+    after: String,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+/// Memberships looked at for one answer; a list goes on at its `next`.
+const LOOKED_AT: usize = 20_000;
+
+pub(crate) async fn members(
+    State(app): State<App>,
+    Args(args): Args<MemberArgs>,
+) -> Answer<Out<Value>> {
+    let role = args.role.as_deref().map(path_uid).transpose()?;
+    let member = args.member.as_deref().map(path_uid).transpose()?;
+    let limit = args.limit.unwrap_or(PAGE).clamp(1, PAGE);
+    let answer = app
+        .desk
+        .read(move |store| {
+            let revision = store.head()?;
+            let mut after = args.after;
+            // A member's ids begin with its text, so looking may begin there.
+            if let Some(member) = &member {
+                after = after.max(format!("{member} in"));
+            }
+            let mut found = Vec::new();
+            let mut looked_at = 0;
+            let mut next = None;
+            'pages: loop {
+                let rows = store.list("", Kind::Member, &after, PAGE)?;
+                let last = rows.len() < PAGE;
+                for row in rows {
+                    looked_at += 1;
+                    after.clone_from(&row.key.id);
+                    let body: MemberBody = serde_json::from_slice(&row.body)
+                        .map_err(|e| crate::store::StoreError::Corrupt { what: e.to_string() })?;
+                    if member.as_ref().is_some_and(|member| *member != body.member) {
+                        if after.starts_with(&format!("{} in ", body.member))
+                            && member.as_ref().is_some_and(|m| body.member.to_string() > m.to_string())
+                        {
+                            // Past the member's own range nothing of it follows.
+                            break 'pages;
+                        }
+                        continue;
+                    }
+                    if role.as_ref().is_some_and(|role| *role != body.role) {
+                        continue;
+                    }
+                    found.push(json!({
+                        "member": body.member,
+                        "role": body.role,
+                        "source": body.source,
+                        "revision": row.revision,
+                    }));
+                    if found.len() == limit {
+                        next = Some(after.clone());
+                        break 'pages;
+                    }
+                }
+                if last {
+                    break;
+                }
+                if looked_at >= LOOKED_AT {
+                    next = Some(after.clone());
+                    break;
+                }
+            }
+            let mut answer = json!({ "revision": revision, "members": found });
+            if let (Some(next), Some(answer)) = (next, answer.as_object_mut()) {
+                answer.insert("next".to_owned(), json!(next));
+            }
+            Ok(answer)
+        })
+        .await?;
+    Ok(Out(answer))
+}

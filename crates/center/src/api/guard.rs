@@ -1,0 +1,163 @@
+//! What every request passes: its id, the count, the token, the permission.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use super::App;
+use super::problem::Problem;
+use crate::access::{Caller, Permission};
+use crate::metrics::Api;
+use crate::token;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The outermost layer: request id in and out, metrics, errors in the log.
+pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let api = Api::of(request.uri().path());
+    let id = match request.headers().get(&REQUEST_ID) {
+        Some(id) => Some(id.clone()),
+        None => new_id(),
+    };
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let mut response = next.run(request).await;
+    app.metrics.answered(api, response.status().as_u16());
+    if matches!(api, Api::Admin | Api::Authzen) {
+        app.metrics.latency.note(began.elapsed());
+    }
+    let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+    if response.status().is_server_error() {
+        tracing::error!(%method, path, status = response.status().as_u16(), request_id = shown,
+            "a request failed");
+    }
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let body = problem.body(Some(shown).filter(|shown| !shown.is_empty()));
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::from(body);
+    }
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+fn new_id() -> Option<HeaderValue> {
+    let mut bytes = [0_u8; 12];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    HeaderValue::from_str(&token::hex(&bytes)).ok()
+}
+
+/// In front of every endpoint: is there a good token where one is needed, and may it?
+pub(crate) async fn permission(
+    State((app, needs)): State<(App, Permission)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if needs != Permission::Open {
+        let caller = match caller(&app, request.headers()) {
+            Ok(caller) => caller,
+            Err(problem) => return problem.into_response(),
+        };
+        if !caller.may(needs) {
+            return Problem::forbidden(format!(
+                "a token of role `{}` may not {} {}",
+                caller.role().name(),
+                request.method(),
+                request.uri().path()
+            ))
+            .into_response();
+        }
+        request.extensions_mut().insert(caller);
+    }
+    next.run(request).await
+}
+
+/// In front of the follow protocol: the same, in the words of gRPC.
+pub(crate) async fn follower(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    match caller(&app, request.headers()) {
+        Ok(caller) if caller.may(Permission::Follow) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Ok(caller) => {
+            let role = caller.role().name();
+            let status =
+                tonic::Status::permission_denied(format!("a token of role `{role}` may not follow"));
+            status.into_http::<Body>()
+        }
+        Err(problem) => {
+            tonic::Status::unauthenticated(problem.detail().to_owned()).into_http::<Body>()
+        }
+    }
+}
+
+fn caller(app: &App, headers: &HeaderMap) -> Result<Caller, Problem> {
+    let head = app.desk.head();
+    let found = bearer(headers).and_then(|text| {
+        Caller::of(text, &head)
+            .ok_or_else(|| Problem::unauthenticated("the token is unknown or was revoked"))
+    });
+    match found {
+        Ok(caller) => {
+            app.usage.note(caller.token_id());
+            Ok(caller)
+        }
+        Err(problem) => {
+            app.metrics.unauthenticated.add(1);
+            Err(problem)
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        let detail = "send `Authorization: Bearer TOKEN`; `keepgate token create` makes one";
+        return Err(Problem::unauthenticated(detail));
+    };
+    let (scheme, text) = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .ok_or_else(|| Problem::unauthenticated("the Authorization header is no Bearer token"))?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Problem::unauthenticated("the Authorization header is no Bearer token"));
+    }
+    Ok(text.trim())
+}
+
+/// When tokens were used, until it is written down. Bounded: only known tokens get here.
+#[derive(Debug, Default)]
+pub(crate) struct Usage(Mutex<HashMap<String, u64>>);
+
+impl Usage {
+    fn note(&self, id: &str) {
+        let now = crate::desk::unix_ms() / 1000;
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match used.get_mut(id) {
+            Some(at) => *at = now,
+            None => {
+                used.insert(id.to_owned(), now);
+            }
+        }
+    }
+
+    /// Takes what has been noted since the last time.
+    pub(crate) fn take(&self) -> Vec<(String, u64)> {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *used).into_iter().collect()
+    }
+
+    /// When a token was used, where that is not written down yet.
+    pub(crate) fn last(&self, id: &str) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+    }
+}

@@ -1,0 +1,85 @@
+//! HTTP: the admin API under `/v1`, AuthZEN, health, metrics.
+//!
+//! [`table`] lists every endpoint once, with what it needs and what it says; the router, the
+//! OpenAPI document and the guard are made from it.
+
+pub(crate) mod authzen;
+pub(crate) mod check;
+pub(crate) mod directory;
+pub(crate) mod guard;
+pub(crate) mod input;
+pub(crate) mod items;
+pub(crate) mod keys;
+pub(crate) mod openapi;
+pub(crate) mod problem;
+pub(crate) mod services;
+pub(crate) mod status;
+pub(crate) mod table;
+pub(crate) mod tokens;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware;
+use tokio::sync::watch;
+
+use crate::desk::Desk;
+use crate::follow::{Followers, SyncService};
+use crate::metrics::Metrics;
+use crate::proto::sync_server::SyncServer;
+use crate::server::Bounds;
+use problem::Problem;
+
+/// What handlers share.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) followers: Arc<Followers>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) usage: Arc<guard::Usage>,
+    pub(crate) bounds: Bounds,
+    /// Whether callers reach this center by `https`.
+    pub(crate) secure: bool,
+    /// The URL callers reach it by, where it was configured.
+    pub(crate) public_url: Option<Arc<str>>,
+    /// False once the center shuts down.
+    pub(crate) ready: Arc<AtomicBool>,
+}
+
+/// The result of a handler.
+pub(crate) type Answer<T> = Result<T, Problem>;
+
+/// Bytes of a message from a follower.
+const FOLLOW_REQUEST_BYTES: usize = 64 << 10;
+
+/// The whole port: HTTP and gRPC.
+pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
+    let mut router = Router::new();
+    for endpoint in table::endpoints() {
+        let layer =
+            middleware::from_fn_with_state((app.clone(), endpoint.needs), guard::permission);
+        let handler = (endpoint.handler)().route_layer(layer);
+        router = router.route(&endpoint.path, handler);
+    }
+    let sync = SyncServer::new(SyncService::new(
+        Arc::clone(&app.desk),
+        Arc::clone(&app.followers),
+        Arc::clone(&app.metrics),
+        closing,
+    ))
+    .max_decoding_message_size(FOLLOW_REQUEST_BYTES);
+    let sync = axum::routing::post_service(sync)
+        .route_layer(middleware::from_fn_with_state(app.clone(), guard::follower));
+    router
+        .route("/keepgate.sync.v1.Sync/Follow", sync)
+        .fallback(async |request: Request| {
+            Problem::not_found(format!("nothing is at `{}`", request.uri().path()))
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            Problem::method(format!("`{}` does not take {}", request.uri().path(), request.method()))
+        })
+        .layer(middleware::from_fn_with_state(app.clone(), guard::envelope))
+        .with_state(app)
+}

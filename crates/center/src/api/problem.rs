@@ -1,0 +1,159 @@
+//! Answers that are not what was asked for: `application/problem+json` (RFC 9457).
+//!
+//! The type is `urn:keepgate:problem:NAME`, a contract; the title is for people; the detail names
+//! the culprit and the way out. What only a log may see (store errors) never gets here.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use crate::desk::{self, Refusal};
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+    problems: Vec<desk::Problem>,
+}
+
+impl Problem {
+    fn new(
+        status: StatusCode,
+        kind: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Problem {
+        Problem { status, kind, title, detail: detail.into(), problems: Vec::new() }
+    }
+
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "bad-request", "the request is malformed", detail)
+    }
+
+    pub(crate) fn unauthenticated(detail: impl Into<String>) -> Problem {
+        let title = "a good token is needed";
+        Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", title, detail)
+    }
+
+    pub(crate) fn forbidden(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::FORBIDDEN, "forbidden", "the token may not do this", detail)
+    }
+
+    pub(crate) fn not_found(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "not-found", "there is no such thing", detail)
+    }
+
+    pub(crate) fn method(detail: impl Into<String>) -> Problem {
+        let title = "the path does not take this method";
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", title, detail)
+    }
+
+    pub(crate) fn media_type(detail: impl Into<String>) -> Problem {
+        let title = "the body must be JSON";
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", title, detail)
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Problem {
+        let title = "the body is too large";
+        let detail = format!("a body here has at most {limit} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", title, detail)
+    }
+
+    pub(crate) fn too_slow() -> Problem {
+        let title = "the body came too slowly";
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", title, "send it again, faster")
+    }
+
+    pub(crate) fn invalid(problems: Vec<desk::Problem>) -> Problem {
+        let detail = match problems.first() {
+            Some(first) => first.to_string(),
+            None => "the change is not valid".to_owned(),
+        };
+        let title = "the change is not valid";
+        let mut problem =
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", title, detail);
+        problem.problems = problems;
+        problem
+    }
+
+    pub(crate) fn conflict(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::CONFLICT, "conflict", "the state does not allow it", detail)
+    }
+
+    pub(crate) fn internal() -> Problem {
+        let title = "the center failed";
+        let detail = "its log says why, under this request id";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", title, detail)
+    }
+
+    fn unavailable(detail: impl Into<String>) -> Problem {
+        let title = "the center cannot do it now";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail)
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The body, with the request id where there is one.
+    pub(crate) fn body(&self, request_id: Option<&str>) -> Vec<u8> {
+        let mut body = Map::new();
+        body.insert("type".to_owned(), json!(format!("urn:keepgate:problem:{}", self.kind)));
+        body.insert("title".to_owned(), json!(self.title));
+        body.insert("status".to_owned(), json!(self.status.as_u16()));
+        body.insert("detail".to_owned(), json!(self.detail));
+        if let Some(id) = request_id {
+            body.insert("request_id".to_owned(), json!(id));
+        }
+        if !self.problems.is_empty() {
+            let problems = self.problems.iter().map(desk::Problem::to_json).collect();
+            body.insert("problems".to_owned(), Value::Array(problems));
+        }
+        Value::Object(body).to_string().into_bytes()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.body(None)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        // The outermost layer writes the body again with the request id.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        let text = refusal.to_string();
+        match refusal {
+            Refusal::Invalid(problems) => Problem::invalid(problems),
+            Refusal::Missing { .. } => Problem::not_found(text),
+            Refusal::Stale { .. } => {
+                let title = "the item has changed";
+                Problem::new(StatusCode::PRECONDITION_FAILED, "stale", title, text)
+            }
+            Refusal::LastAdmin(_) => Problem::conflict(text),
+            Refusal::Busy | Refusal::Closed => Problem::unavailable(text),
+            // The desk has logged what it is.
+            Refusal::World(_) | Refusal::Store(_) => Problem::internal(),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! How the center is: health, revision, audit log, followers, metrics.
+
+use std::sync::atomic::Ordering;
+
+use axum::Json as Out;
+use axum::extract::State;
+use axum::response::{Html, IntoResponse as _, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::input::{Args, PAGE};
+use super::{Answer, App};
+use crate::desk::Scope;
+use crate::metrics::Levels;
+use crate::store::AuditRow;
+
+pub(crate) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+pub(crate) async fn readyz(State(app): State<App>) -> Response {
+    if app.ready.load(Ordering::Relaxed) {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response()
+    }
+}
+
+pub(crate) async fn revision(State(app): State<App>) -> Out<Value> {
+    let head = app.desk.head();
+    let digest = head.digest(&Scope::All);
+    Out(json!({ "revision": head.revision, "digest": digest.to_string() }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuditArgs {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+pub(crate) async fn audit(
+    State(app): State<App>,
+    Args(args): Args<AuditArgs>,
+) -> Answer<Out<Value>> {
+    let limit = args.limit.unwrap_or(PAGE).clamp(1, PAGE);
+    let rows = app.desk.read(move |store| Ok(store.audit_after(args.after, limit)?)).await?;
+    let text = |text: Option<String>| text.map(|text| serde_json::from_str::<Value>(&text).ok());
+    let line = |row: AuditRow| {
+        json!({
+            "seq": row.seq,
+            "revision": row.revision,
+            "unix_ms": row.unix_ms,
+            "actor": row.actor,
+            "action": row.action,
+            "service": row.service,
+            "kind": row.kind,
+            "id": row.id,
+            "before": text(row.before),
+            "after": text(row.after),
+        })
+    };
+    let next = (rows.len() == limit).then(|| rows.last().map(|row| row.seq)).flatten();
+    let entries: Vec<Value> = rows.into_iter().map(line).collect();
+    let mut answer = json!({ "entries": entries });
+    if let (Some(next), Some(answer)) = (next, answer.as_object_mut()) {
+        answer.insert("next".to_owned(), json!(next));
+    }
+    Ok(Out(answer))
+}
+
+pub(crate) async fn followers(State(app): State<App>) -> Out<Value> {
+    let head = app.desk.head().revision;
+    let lines: Vec<Value> = app
+        .followers
+        .list()
+        .into_iter()
+        .map(|follower| {
+            let services = match follower.scope {
+                Scope::All => json!("all"),
+                Scope::Services(names) => json!(names),
+            };
+            json!({
+                "name": follower.name,
+                "peer": follower.peer.map(|peer| peer.to_string()),
+                "token": follower.token,
+                "services": services,
+                "sent": follower.sent,
+                "applied": follower.applied,
+                "applied_unix_ms": follower.applied_unix_ms,
+                "connected_unix_ms": follower.connected_unix_ms,
+            })
+        })
+        .collect();
+    Out(json!({ "revision": head, "followers": lines }))
+}
+
+pub(crate) async fn metrics(State(app): State<App>) -> Response {
+    let head = app.desk.head();
+    let followers = app.followers.list();
+    let behind = followers.iter().map(|f| head.revision.0.saturating_sub(f.applied.0)).max();
+    let page = app.metrics.render(Levels {
+        revision: head.revision.0,
+        services: head.services.len() as u64,
+        items: head.scopes.values().map(|scope| scope.items).sum(),
+        followers: followers.len() as u64,
+        lag_revisions: behind.unwrap_or(0),
+    });
+    let mut response = page.into_response();
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+pub(crate) async fn front() -> Html<&'static str> {
+    Html(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Keepgate center</title>\
+         <h1>Keepgate center</h1><p>There is no console yet. What there is:</p><ul>\
+         <li><a href=\"/v1/openapi.json\">the admin API, as OpenAPI</a></li>\
+         <li><a href=\"/.well-known/authzen-configuration\">the AuthZEN configuration</a></li>\
+         <li><a href=\"/metrics\">metrics</a></li>\
+         <li><a href=\"/readyz\">readiness</a></li></ul></html>\n",
+    )
+}

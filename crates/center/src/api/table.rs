@@ -1,0 +1,468 @@
+//! Every endpoint, once: method, path, what it needs, what it says, who answers.
+
+use std::borrow::Cow;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::routing::{MethodRouter, delete, get, post, put};
+use keepgate_policy::Kind;
+use serde_json::Value;
+
+use super::input::{Args, Condition, Json, Page, Params};
+use super::{App, authzen, check, directory, items, keys, openapi, services, status, tokens};
+use crate::access::{Caller, Permission};
+use crate::token::Role;
+
+/// One endpoint.
+pub(crate) struct Endpoint {
+    pub(crate) method: &'static str,
+    pub(crate) path: Cow<'static, str>,
+    pub(crate) needs: Permission,
+    /// The OpenAPI `operationId`.
+    pub(crate) id: Cow<'static, str>,
+    pub(crate) summary: Cow<'static, str>,
+    /// The status of a good answer.
+    pub(crate) status: u16,
+    /// Query parameters and their JSON types.
+    pub(crate) query: &'static [(&'static str, &'static str)],
+    /// Whether `If-Match` and `If-None-Match` are understood.
+    pub(crate) conditional: bool,
+    /// The schema of the request's body.
+    pub(crate) body: Option<&'static str>,
+    /// The schema of a good answer.
+    pub(crate) answer: &'static str,
+    pub(crate) handler: Handler,
+}
+
+type Handler = Box<dyn Fn() -> MethodRouter<App>>;
+
+/// The names of the roles that have a permission; `[]`: no token is needed.
+pub(crate) fn roles(needs: Permission) -> Vec<&'static str> {
+    if needs == Permission::Open {
+        return Vec::new();
+    }
+    Role::ALL.into_iter().filter(|role| role.has(needs)).map(Role::name).collect()
+}
+
+const PAGE: &[(&str, &str)] = &[("after", "string"), ("limit", "integer")];
+
+struct Table(Vec<Endpoint>);
+
+impl Table {
+    fn add(
+        &mut self,
+        (method, path): (&'static str, impl Into<Cow<'static, str>>),
+        needs: Permission,
+        (id, summary): (impl Into<Cow<'static, str>>, impl Into<Cow<'static, str>>),
+        handler: impl Fn() -> MethodRouter<App> + 'static,
+    ) -> &mut Endpoint {
+        let endpoint = Endpoint {
+            method,
+            path: path.into(),
+            needs,
+            id: id.into(),
+            summary: summary.into(),
+            status: 200,
+            query: &[],
+            conditional: false,
+            body: None,
+            answer: "Any",
+            handler: Box::new(handler),
+        };
+        self.0.push(endpoint);
+        let last = self.0.len() - 1;
+        #[expect(clippy::indexing_slicing, reason = "it was pushed the line before")]
+        &mut self.0[last]
+    }
+}
+
+impl Endpoint {
+    fn query(&mut self, query: &'static [(&'static str, &'static str)]) -> &mut Endpoint {
+        self.query = query;
+        self
+    }
+
+    fn conditional(&mut self) -> &mut Endpoint {
+        self.conditional = true;
+        self
+    }
+
+    fn created(&mut self) -> &mut Endpoint {
+        self.status = 201;
+        self
+    }
+
+    fn takes(&mut self, schema: &'static str) -> &mut Endpoint {
+        self.body = Some(schema);
+        self
+    }
+
+    fn answers(&mut self, schema: &'static str) -> &mut Endpoint {
+        self.answer = schema;
+        self
+    }
+}
+
+/// The table.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    let mut table = Table(Vec::new());
+    open(&mut table);
+    of_services(&mut table);
+    for (plural, kind) in items::OF_SERVICE {
+        of_items(&mut table, plural, kind);
+    }
+    of_keys(&mut table);
+    of_directory(&mut table);
+    of_tokens(&mut table);
+    of_status(&mut table);
+    of_authzen(&mut table);
+    table.0
+}
+
+fn open(t: &mut Table) {
+    use Permission::Open;
+    t.add(("GET", "/"), Open, ("front", "what there is"), || get(status::front)).answers("Html");
+    t.add(("GET", "/healthz"), Open, ("healthz", "whether the process lives"), || {
+        get(status::healthz)
+    })
+    .answers("Text");
+    t.add(("GET", "/readyz"), Open, ("readyz", "whether it takes requests"), || {
+        get(status::readyz)
+    })
+    .answers("Text");
+    t.add(("GET", "/metrics"), Open, ("metrics", "metrics in Prometheus' text format"), || {
+        get(status::metrics)
+    })
+    .answers("Text");
+    t.add(("GET", "/v1/openapi.json"), Open, ("openapi", "this document"), || {
+        get(openapi::document)
+    });
+}
+
+fn of_services(t: &mut Table) {
+    use Permission::{Read, Write};
+    t.add(("GET", "/v1/services"), Read, ("listServices", "all services, with counts"), || {
+        get(services::list)
+    })
+    .answers("Services");
+    let one = "/v1/services/{service}";
+    t.add(("GET", one), Read, ("getService", "one service, with counts and settings"), || {
+        get(services::fetch)
+    })
+    .answers("Service");
+    t.add(("PUT", one), Write, ("putService", "create a service or replace its settings"), || {
+        put(services::put)
+    })
+    .conditional()
+    .takes("Item")
+    .answers("Changed");
+    t.add(("DELETE", one), Write, ("deleteService", "delete a service and all it has"), || {
+        delete(services::delete)
+    })
+    .answers("Changed");
+    let apply = "/v1/services/{service}/apply";
+    t.add(("POST", apply), Write, ("apply", "make the service what these files say"), || {
+        post(services::apply)
+    })
+    .query(&[("dry_run", "boolean")])
+    .takes("Apply")
+    .answers("Applied");
+    let export = "/v1/services/{service}/export";
+    t.add(("GET", export), Read, ("export", "the files that apply to the same state"), || {
+        get(services::export)
+    })
+    .answers("Export");
+    let schema = "/v1/services/{service}/schema";
+    t.add(("GET", schema), Read, ("getSchema", "the service's Cedar schema"), || {
+        get(services::fetch_schema)
+    })
+    .answers("Item");
+    t.add(("PUT", schema), Write, ("putSchema", "replace the schema"), || {
+        put(services::put_schema)
+    })
+    .conditional()
+    .takes("Item")
+    .answers("Changed");
+    t.add(("DELETE", schema), Write, ("deleteSchema", "remove the schema"), || {
+        delete(services::delete_schema)
+    })
+    .conditional()
+    .answers("Changed");
+}
+
+fn of_items(t: &mut Table, plural: &'static str, kind: Kind) {
+    use Permission::{Read, Write};
+    let all = format!("/v1/services/{{service}}/{plural}");
+    let one = format!("{all}/{{id}}");
+    let noun = kind.as_str();
+    let name = |verb: &str, noun: &str| {
+        let mut letters = noun.chars();
+        let first = letters.next().map(|c| c.to_ascii_uppercase());
+        format!("{verb}{}{}", first.unwrap_or_default(), letters.as_str())
+    };
+    t.add(
+        ("GET", all),
+        Read,
+        (name("list", plural), format!("the service's {plural}, by id")),
+        move || {
+            get(move |State(app): State<App>, Params(service), Args(page): Args<Page>| async move {
+                items::list(&app, service, kind, page).await
+            })
+        },
+    )
+    .query(PAGE)
+    .answers("ItemList");
+    t.add(
+        ("GET", one.clone()),
+        Read,
+        (name("get", noun), format!("one {noun}")),
+        move || {
+            get(
+                move |State(app): State<App>,
+                      Params((service, id)): Params<(String, String)>| async move {
+                    items::fetch(&app, items::key(&service, kind, &id)?).await
+                },
+            )
+        },
+    )
+    .answers("Item");
+    t.add(
+        ("PUT", one.clone()),
+        Write,
+        (name("put", noun), format!("create or replace one {noun}")),
+        move || {
+            put(
+                move |State(app): State<App>,
+                      Extension(caller): Extension<Caller>,
+                      Params((service, id)): Params<(String, String)>,
+                      condition: Condition,
+                      Json(body): Json<Value>| async move {
+                    let key = items::key(&service, kind, &id)?;
+                    items::put(&app, &caller, key, condition, body).await
+                },
+            )
+        },
+    )
+    .conditional()
+    .takes("Item")
+    .answers("Changed");
+    t.add(
+        ("DELETE", one),
+        Write,
+        (name("delete", noun), format!("delete one {noun}")),
+        move || {
+            delete(
+                move |State(app): State<App>,
+                      Extension(caller): Extension<Caller>,
+                      Params((service, id)): Params<(String, String)>,
+                      condition: Condition| async move {
+                    let key = items::key(&service, kind, &id)?;
+                    items::delete(&app, &caller, key, condition).await
+                },
+            )
+        },
+    )
+    .conditional()
+    .answers("Changed");
+}
+
+fn of_keys(t: &mut Table) {
+    use Permission::{Read, Write};
+    let all = "/v1/services/{service}/keys";
+    let one = "/v1/services/{service}/keys/{prefix}";
+    t.add(("GET", all), Read, ("listKeys", "the service's API keys, without hashes"), || {
+        get(keys::list)
+    })
+    .query(PAGE)
+    .answers("Keys");
+    t.add(("POST", all), Write, ("createKey", "make an API key; it is shown once"), || {
+        post(keys::create)
+    })
+    .created()
+    .takes("NewKey")
+    .answers("MadeKey");
+    t.add(("GET", one), Read, ("getKey", "one API key"), || get(keys::fetch)).answers("Item");
+    t.add(("DELETE", one), Write, ("deleteKey", "revoke an API key"), || delete(keys::delete))
+        .conditional()
+        .answers("Changed");
+    let rotate = "/v1/services/{service}/keys/{prefix}/rotate";
+    t.add(("POST", rotate), Write, ("rotateKey", "make a new key, let the old one end"), || {
+        post(keys::rotate)
+    })
+    .created()
+    .takes("RotateKey")
+    .answers("MadeKey");
+}
+
+fn of_directory(t: &mut Table) {
+    use Permission::{Read, Write};
+    for (all, one, plural, noun, kind) in [
+        ("/v1/entities", "/v1/entities/{uid}", "entities", "Entity", Kind::Entity),
+        ("/v1/roles", "/v1/roles/{uid}", "roles", "Role", Kind::Role),
+    ] {
+        t.add(
+            ("GET", all),
+            Read,
+            (format!("listDirectory{noun}"), format!("the directory's {plural}, by id")),
+            move || {
+                get(move |State(app): State<App>, Args(page): Args<Page>| async move {
+                    items::list(&app, String::new(), kind, page).await
+                })
+            },
+        )
+        .query(PAGE)
+        .answers("ItemList");
+        t.add(
+            ("GET", one),
+            Read,
+            (format!("getDirectory{noun}"), format!("one {kind} of the directory")),
+            move || {
+                get(move |State(app): State<App>, Params(uid): Params<String>| async move {
+                    items::fetch(&app, items::key("", kind, &uid)?).await
+                })
+            },
+        )
+        .answers("Item");
+        t.add(
+            ("PUT", one),
+            Write,
+            (format!("putDirectory{noun}"), format!("create or replace one {kind}")),
+            move || {
+                put(
+                    move |State(app): State<App>,
+                          Extension(caller): Extension<Caller>,
+                          Params(uid): Params<String>,
+                          condition: Condition,
+                          Json(body): Json<Value>| async move {
+                        let key = items::key("", kind, &uid)?;
+                        items::put(&app, &caller, key, condition, body).await
+                    },
+                )
+            },
+        )
+        .conditional()
+        .takes("Item")
+        .answers("Changed");
+        t.add(
+            ("DELETE", one),
+            Write,
+            (format!("deleteDirectory{noun}"), format!("delete one {kind}")),
+            move || {
+                delete(
+                    move |State(app): State<App>,
+                          Extension(caller): Extension<Caller>,
+                          Params(uid): Params<String>,
+                          condition: Condition| async move {
+                        let key = items::key("", kind, &uid)?;
+                        items::delete(&app, &caller, key, condition).await
+                    },
+                )
+            },
+        )
+        .conditional()
+        .answers("Changed");
+    }
+    t.add(("GET", "/v1/members"), Read, ("listMembers", "who is in which role"), || {
+        get(directory::members)
+    })
+    .query(&[("role", "string"), ("member", "string"), ("after", "string"), ("limit", "integer")])
+    .answers("Members");
+    t.add(("POST", "/v1/roles/assign"), Write, ("assignRole", "put a member into a role"), || {
+        post(directory::assign)
+    })
+    .takes("Membership")
+    .answers("Changed");
+    t.add(("POST", "/v1/roles/revoke"), Write, ("revokeRole", "take it out again"), || {
+        post(directory::revoke)
+    })
+    .takes("Membership")
+    .answers("Changed");
+}
+
+fn of_tokens(t: &mut Table) {
+    use Permission::Tokens;
+    t.add(("GET", "/v1/tokens"), Tokens, ("listTokens", "all tokens, without hashes"), || {
+        get(tokens::list)
+    })
+    .answers("Tokens");
+    t.add(("POST", "/v1/tokens"), Tokens, ("createToken", "make a token; shown once"), || {
+        post(tokens::create)
+    })
+    .created()
+    .takes("NewToken")
+    .answers("MadeToken");
+    t.add(("DELETE", "/v1/tokens/{id}"), Tokens, ("revokeToken", "revoke a token"), || {
+        delete(tokens::revoke)
+    })
+    .answers("Revision");
+}
+
+fn of_status(t: &mut Table) {
+    use Permission::{Decide, Known, Read};
+    t.add(("GET", "/v1/revision"), Known, ("revision", "the newest revision"), || {
+        get(status::revision)
+    })
+    .answers("Revision");
+    t.add(("GET", "/v1/audit"), Read, ("audit", "who changed what, from the oldest on"), || {
+        get(status::audit)
+    })
+    .query(&[("after", "integer"), ("limit", "integer")])
+    .answers("Audit");
+    t.add(("GET", "/v1/followers"), Read, ("followers", "who follows, and how far"), || {
+        get(status::followers)
+    })
+    .answers("Followers");
+    t.add(("POST", "/v1/check"), Decide, ("check", "decide, and say why"), || {
+        post(check::check)
+    })
+    .takes("Question")
+    .answers("Answer");
+}
+
+fn of_authzen(t: &mut Table) {
+    use Permission::{Decide, Open};
+    t.add(
+        ("GET", "/.well-known/authzen-configuration"),
+        Open,
+        ("authzenConfiguration", "AuthZEN metadata"),
+        || get(authzen::configuration),
+    );
+    t.add(
+        ("GET", "/.well-known/authzen-configuration/s/{service}"),
+        Open,
+        ("authzenServiceConfiguration", "AuthZEN metadata of one service"),
+        || get(authzen::service_configuration),
+    );
+    t.add(
+        ("POST", "/access/v1/evaluation"),
+        Decide,
+        ("evaluation", "AuthZEN Access Evaluation"),
+        || post(authzen::evaluation),
+    )
+    .takes("Evaluation")
+    .answers("Decision");
+    t.add(
+        ("POST", "/access/v1/evaluations"),
+        Decide,
+        ("evaluations", "AuthZEN Access Evaluations"),
+        || post(authzen::evaluations),
+    )
+    .takes("Evaluations")
+    .answers("Decisions");
+    t.add(
+        ("POST", "/s/{service}/access/v1/evaluation"),
+        Decide,
+        ("serviceEvaluation", "AuthZEN Access Evaluation by one service"),
+        || post(authzen::service_evaluation),
+    )
+    .takes("Evaluation")
+    .answers("Decision");
+    t.add(
+        ("POST", "/s/{service}/access/v1/evaluations"),
+        Decide,
+        ("serviceEvaluations", "AuthZEN Access Evaluations by one service"),
+        || post(authzen::service_evaluations),
+    )
+    .takes("Evaluations")
+    .answers("Decisions");
+}

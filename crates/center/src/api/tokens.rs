@@ -1,0 +1,132 @@
+//! Tokens: create, list, revoke. Shown once; the last way in cannot be revoked.
+
+use axum::Extension;
+use axum::Json as Out;
+use axum::extract::State;
+use http::StatusCode;
+use keepgate_policy::service::is_service_name;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::input::{Json, Params};
+use super::problem::Problem;
+use super::{Answer, App, items};
+use crate::access::Caller;
+use crate::desk::{self, Plan, Refusal};
+use crate::store::TokenRow;
+use crate::token::{self, Minted, Role};
+
+/// The longest note, in bytes.
+const NOTE_BYTES: usize = 500;
+
+/// Tokens in a store, revoked ones included.
+const TOKENS: usize = 100_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewToken {
+    role: String,
+    #[serde(default)]
+    service: String,
+    #[serde(default)]
+    note: String,
+}
+
+pub(crate) async fn create(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Json(asked): Json<NewToken>,
+) -> Answer<(StatusCode, Out<Value>)> {
+    let role = Role::from_name(&asked.role).ok_or_else(|| {
+        let known: Vec<&str> = Role::ALL.iter().map(|role| role.name()).collect();
+        Problem::bad_request(format!("`role`: `{}` is none of {}", asked.role, known.join(", ")))
+    })?;
+    if let Some(wrong) = wrong_service(role, &asked.service) {
+        return Err(Problem::bad_request(wrong));
+    }
+    if asked.note.len() > NOTE_BYTES {
+        return Err(Problem::bad_request(format!("`note`: at most {NOTE_BYTES} bytes")));
+    }
+    if app.desk.head().tokens.len() >= TOKENS {
+        return Err(Problem::conflict(format!("there are {TOKENS} tokens already")));
+    }
+    let minted = token::mint("kgt").map_err(|e| {
+        tracing::error!(error = %e, "no token was made");
+        Problem::internal()
+    })?;
+    let row = row(&minted, role, asked.service, asked.note);
+    let outcome = items::edit(&app, &caller, "token.create", move |_, _| {
+        Ok(Plan { tokens: vec![row], ..Plan::default() })
+    })
+    .await?;
+    let answer = json!({ "id": minted.id, "token": minted.text, "revision": outcome.revision });
+    Ok((StatusCode::CREATED, Out(answer)))
+}
+
+/// The row of a token that is being made.
+pub(crate) fn row(minted: &Minted, role: Role, service: String, note: String) -> TokenRow {
+    TokenRow {
+        id: minted.id.clone(),
+        role,
+        service,
+        sha256: minted.sha256,
+        note,
+        created_unix_s: desk::unix_ms() / 1000,
+        last_used_unix_s: None,
+        revoked_unix_s: None,
+    }
+}
+
+/// What is wrong with binding this role to this service, if anything.
+pub(crate) fn wrong_service(role: Role, service: &str) -> Option<String> {
+    match (role, service) {
+        (Role::Gate, "") => Some("`service`: a gate token is for one service; name it".to_owned()),
+        (_, "") => None,
+        (Role::Gate | Role::Pep, name) if is_service_name(name) => None,
+        (Role::Gate | Role::Pep, name) => Some(format!("`service`: `{name}` names no service")),
+        (role, _) => Some(format!(
+            "`service`: a token of role `{}` is for all services; leave it out",
+            role.name()
+        )),
+    }
+}
+
+pub(crate) async fn list(State(app): State<App>) -> Answer<Out<Value>> {
+    let (revision, rows) =
+        app.desk.read(move |store| Ok((store.head()?, store.tokens()?))).await?;
+    let line = |row: &TokenRow| {
+        json!({
+            "id": row.id,
+            "role": row.role.name(),
+            "service": row.service,
+            "note": row.note,
+            "created_unix_s": row.created_unix_s,
+            "last_used_unix_s": app.usage.last(&row.id).or(row.last_used_unix_s),
+            "revoked_unix_s": row.revoked_unix_s,
+        })
+    };
+    let tokens: Vec<Value> = rows.iter().map(line).collect();
+    Ok(Out(json!({ "revision": revision, "tokens": tokens })))
+}
+
+pub(crate) async fn revoke(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Params(id): Params<String>,
+) -> Answer<Out<Value>> {
+    let outcome = items::edit(&app, &caller, "token.revoke", move |_, head| {
+        let Some(row) = head.tokens.get(&id) else {
+            return Err(Refusal::Missing { kind: "token", id, place: String::new() });
+        };
+        if row.revoked_unix_s.is_some() {
+            return Ok(Plan::default());
+        }
+        if row.role == Role::Admin && !desk::an_admin_remains(head, &id) {
+            return Err(Refusal::LastAdmin(id));
+        }
+        let revoked = TokenRow { revoked_unix_s: Some(desk::unix_ms() / 1000), ..row.clone() };
+        Ok(Plan { tokens: vec![revoked], ..Plan::default() })
+    })
+    .await?;
+    Ok(Out(json!({ "revision": outcome.revision })))
+}

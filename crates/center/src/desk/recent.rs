@@ -1,0 +1,192 @@
+//! The last revisions, in the bytes that followers get.
+//!
+//! A follower holds a position (the revision it was last sent) and pulls what is after it. The
+//! window is bounded; a follower that falls out of it catches up from the store. A delta is
+//! encoded at most once for each set of followers that see the same part of it.
+//!
+//! INVARIANT: what is sent stays below `wire::MAX_DELTA_BYTES` and `wire::MAX_CHANGES`.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+use keepgate_policy::{Digest, Revision, proto};
+
+use super::land::Step;
+use crate::follow::frame;
+use crate::store::ScopeRow;
+
+/// Revisions in the window.
+const WINDOW: usize = 1024;
+
+/// Bytes of bodies in the window; the oldest revisions leave first.
+const WINDOW_BYTES: usize = 64 << 20;
+
+/// A delta carries a digest when its revision is a multiple of this.
+pub(crate) const DIGEST_EVERY: u64 = 32;
+
+/// A larger delta is not sent; its followers get a snapshot.
+pub(crate) const DELTA_BYTES: usize = 2 << 20;
+
+/// A delta of more changes is not sent either.
+pub(crate) const DELTA_CHANGES: usize = 50_000;
+
+/// What a follower follows; the directory is always part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Every service.
+    All,
+    /// These services, sorted, without repetition.
+    Services(Vec<String>),
+}
+
+impl Scope {
+    /// As a Hello asks for it: no names mean all.
+    pub fn of(mut services: Vec<String>) -> Scope {
+        if services.is_empty() {
+            return Scope::All;
+        }
+        services.sort();
+        services.dedup();
+        Scope::Services(services)
+    }
+
+    /// Whether items of this service (the directory if empty) belong to it.
+    pub fn covers(&self, service: &str) -> bool {
+        service.is_empty()
+            || match self {
+                Scope::All => true,
+                Scope::Services(names) => names.iter().any(|name| name == service),
+            }
+    }
+}
+
+/// One revision that landed.
+#[derive(Debug)]
+pub struct Landed {
+    /// The revision before.
+    pub previous: Revision,
+    /// The revision.
+    pub revision: Revision,
+    scopes: Arc<BTreeMap<String, ScopeRow>>,
+    parts: Vec<(String, Vec<proto::Change>)>,
+    bytes: usize,
+    frames: Mutex<HashMap<FrameKey, Bytes>>,
+}
+
+/// Followers with equal keys get the same bytes.
+#[derive(PartialEq, Eq, Hash)]
+struct FrameKey {
+    /// For each part, whether it is seen.
+    seen: Vec<bool>,
+    /// The digest, where this revision carries one.
+    digest: Option<Digest>,
+}
+
+impl Landed {
+    pub(super) fn new(
+        previous: Revision,
+        revision: Revision,
+        steps: &[Step],
+        scopes: Arc<BTreeMap<String, ScopeRow>>,
+    ) -> Landed {
+        let mut parts: Vec<(String, Vec<proto::Change>)> = Vec::new();
+        let mut bytes = 0;
+        for step in steps {
+            let body = step.after.as_ref().map(|(_, row)| row.body.clone());
+            bytes += body.as_ref().map_or(0, Vec::len) + step.key.id.len() + 64;
+            let change = frame::change(&step.key, body);
+            match parts.last_mut() {
+                Some((service, changes)) if *service == step.key.service => changes.push(change),
+                _ => parts.push((step.key.service.clone(), vec![change])),
+            }
+        }
+        Landed { previous, revision, scopes, parts, bytes, frames: Mutex::default() }
+    }
+
+    /// The encoded delta for followers of this scope; none: too large, take a snapshot.
+    pub fn frame(&self, scope: &Scope) -> Option<Bytes> {
+        let changes: usize = self.parts.iter().map(|(_, changes)| changes.len()).sum();
+        if self.bytes > DELTA_BYTES || changes > DELTA_CHANGES {
+            return None;
+        }
+        let seen: Vec<bool> = self.parts.iter().map(|(service, _)| scope.covers(service)).collect();
+        let digest = self
+            .revision
+            .0
+            .is_multiple_of(DIGEST_EVERY)
+            .then(|| super::digest_of(&self.scopes, scope));
+        let key = FrameKey { seen, digest };
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = frames.get(&key) {
+            return Some(bytes.clone());
+        }
+        let changes: Vec<proto::Change> = self
+            .parts
+            .iter()
+            .zip(&key.seen)
+            .filter(|(_, seen)| **seen)
+            .flat_map(|((_, changes), _)| changes.iter().cloned())
+            .collect();
+        let bytes = frame::delta(self.previous, self.revision, changes, digest);
+        frames.insert(key, bytes.clone());
+        Some(bytes)
+    }
+}
+
+/// What [`Recent::since`] found.
+#[derive(Debug)]
+pub enum Since {
+    /// These revisions, in order, each following the one before; empty: nothing new.
+    Landed(Vec<Arc<Landed>>),
+    /// The window begins later (or the position is not one of this center's).
+    Behind,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Recent {
+    window: RwLock<Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    head: Revision,
+    bytes: usize,
+    landed: VecDeque<Arc<Landed>>,
+}
+
+impl Recent {
+    pub(super) fn new(head: Revision) -> Recent {
+        Recent { window: RwLock::new(Window { head, bytes: 0, landed: VecDeque::new() }) }
+    }
+
+    pub(super) fn push(&self, landed: Landed) {
+        let mut window = self.window.write().unwrap_or_else(PoisonError::into_inner);
+        window.head = landed.revision;
+        window.bytes += landed.bytes;
+        window.landed.push_back(Arc::new(landed));
+        while window.landed.len() > WINDOW
+            || (window.bytes > WINDOW_BYTES && window.landed.len() > 1)
+        {
+            if let Some(old) = window.landed.pop_front() {
+                window.bytes -= old.bytes;
+            }
+        }
+    }
+
+    /// The revisions after `position`, at most `limit`.
+    pub fn since(&self, position: Revision, limit: usize) -> Since {
+        let window = self.window.read().unwrap_or_else(PoisonError::into_inner);
+        if position == window.head {
+            return Since::Landed(Vec::new());
+        }
+        let oldest = window.landed.front().map_or(window.head, |landed| landed.previous);
+        if position < oldest || position > window.head {
+            return Since::Behind;
+        }
+        // Revisions count up by one, so the position is an offset into the window.
+        let skip = usize::try_from(position.0 - oldest.0).unwrap_or(usize::MAX);
+        Since::Landed(window.landed.iter().skip(skip).take(limit).cloned().collect())
+    }
+}

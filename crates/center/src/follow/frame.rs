@@ -1,0 +1,115 @@
+//! The messages of `keepgate.sync.v1` in bytes, encoded once and sent to many.
+//!
+//! tonic would encode a message for each stream; here the encoded bytes are the message, and a
+//! stream copies them.
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use keepgate_policy::{Digest, ItemKey, Revision, proto, wire};
+use prost::Message as _;
+use proto::follow_response::Response;
+use tonic::Status;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+/// An encoded `FollowResponse`.
+#[derive(Clone, Debug)]
+pub struct Frame(pub Bytes);
+
+fn encode(response: Response) -> Bytes {
+    proto::FollowResponse { response: Some(response) }.encode_to_vec().into()
+}
+
+/// A delta; the digest only where the center sends one.
+pub(crate) fn delta(
+    previous: Revision,
+    revision: Revision,
+    changes: Vec<proto::Change>,
+    digest: Option<Digest>,
+) -> Bytes {
+    encode(Response::Delta(proto::Delta {
+        previous: previous.0,
+        revision: revision.0,
+        changes,
+        digest: digest.map(|digest| digest.to_bytes().to_vec()).unwrap_or_default(),
+    }))
+}
+
+/// A heartbeat.
+pub(crate) fn heartbeat(head: Revision, unix_ms: u64) -> Bytes {
+    encode(Response::Heartbeat(proto::Heartbeat { head: head.0, unix_ms }))
+}
+
+/// The beginning of a snapshot.
+pub(crate) fn snapshot_begin(revision: Revision, digest: Digest, items: u64) -> Bytes {
+    encode(Response::SnapshotBegin(wire::snapshot_begin(revision, digest, items)))
+}
+
+/// A chunk of a snapshot.
+pub(crate) fn snapshot_chunk(chunk: proto::SnapshotChunk) -> Bytes {
+    encode(Response::SnapshotChunk(chunk))
+}
+
+/// The end of a snapshot.
+pub(crate) fn snapshot_end(end: proto::SnapshotEnd) -> Bytes {
+    encode(Response::SnapshotEnd(end))
+}
+
+/// A change; no body deletes.
+pub(crate) fn change(key: &ItemKey, body: Option<Vec<u8>>) -> proto::Change {
+    use proto::change::Change;
+    let key = wire::key_to_proto(key);
+    proto::Change {
+        change: Some(match body {
+            Some(body) => Change::Put(proto::Item { key: Some(key), body }),
+            None => Change::Delete(key),
+        }),
+    }
+}
+
+/// Reads `FollowRequest`s, writes [`Frame`]s.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FrameCodec;
+
+/// The encoding half of [`FrameCodec`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FrameEncoder;
+
+/// The decoding half of [`FrameCodec`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestDecoder;
+
+impl Codec for FrameCodec {
+    type Encode = Frame;
+    type Decode = proto::FollowRequest;
+    type Encoder = FrameEncoder;
+    type Decoder = RequestDecoder;
+
+    fn encoder(&mut self) -> FrameEncoder {
+        FrameEncoder
+    }
+
+    fn decoder(&mut self) -> RequestDecoder {
+        RequestDecoder
+    }
+}
+
+impl Encoder for FrameEncoder {
+    type Item = Frame;
+    type Error = Status;
+
+    fn encode(&mut self, Frame(bytes): Frame, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(bytes);
+        Ok(())
+    }
+}
+
+impl Decoder for RequestDecoder {
+    type Item = proto::FollowRequest;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        let bytes = from.copy_to_bytes(from.remaining());
+        proto::FollowRequest::decode(bytes)
+            .map(Some)
+            .map_err(|e| Status::invalid_argument(format!("not a FollowRequest: {e}")))
+    }
+}

@@ -1,0 +1,109 @@
+//! Tokens of the admin API, of AuthZEN callers and of followers: their text, hash and roles.
+//!
+//! A token is `kgt_<id>_<secret>`, 256 random bits of secret; the store keeps SHA-256 of the
+//! whole text. A plain hash is enough: nobody guesses 256 bits, so there is nothing to slow down.
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+/// What a token may do; see [`crate::access`] for where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Everything, tokens included.
+    Admin,
+    /// Reads and writes services, the directory and keys; no tokens.
+    Editor,
+    /// Reads what an editor reads.
+    Viewer,
+    /// Follows one service.
+    Gate,
+    /// Asks for decisions.
+    Pep,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Role; 5] = [Role::Admin, Role::Editor, Role::Viewer, Role::Gate, Role::Pep];
+
+    /// As in requests, answers and the store.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Admin => "admin",
+            Role::Editor => "editor",
+            Role::Viewer => "viewer",
+            Role::Gate => "gate",
+            Role::Pep => "pep",
+        }
+    }
+
+    /// The role of a name.
+    pub fn from_name(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+/// A new secret text and what is kept of it.
+pub(crate) struct Minted {
+    /// The readable part: 12 lower-case hex digits.
+    pub(crate) id: String,
+    /// The whole text, shown once.
+    pub(crate) text: String,
+    /// SHA-256 of the text.
+    pub(crate) sha256: [u8; 32],
+}
+
+/// The system's random numbers are not available.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random numbers")]
+pub struct RandomError;
+
+/// Makes `PREFIX_<id>_<secret>`.
+pub(crate) fn mint(prefix: &str) -> Result<Minted, RandomError> {
+    let mut bytes = [0_u8; 38];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| RandomError)?;
+    let (id, secret) = bytes.split_at(6);
+    let id = hex(id);
+    let text = format!("{prefix}_{id}_{}", hex(secret));
+    let sha256 = Sha256::digest(text.as_bytes()).into();
+    Ok(Minted { id, text, sha256 })
+}
+
+/// The id part of a token text; none: it is no such text.
+pub(crate) fn id_of(text: &str) -> Option<&str> {
+    let (id, secret) = text.strip_prefix("kgt_")?.split_once('_')?;
+    (!id.is_empty() && !secret.is_empty()).then_some(id)
+}
+
+/// Whether the text hashes to it, in constant time.
+pub(crate) fn matches(text: &str, sha256: &[u8; 32]) -> bool {
+    Sha256::digest(text.as_bytes()).as_slice().ct_eq(sha256.as_slice()).into()
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minted_token_is_found_by_its_id_and_matches_only_itself() {
+        let (one, two) = (mint("kgt").unwrap(), mint("kgt").unwrap());
+        assert_eq!(id_of(&one.text), Some(one.id.as_str()));
+        assert!(matches(&one.text, &one.sha256));
+        assert!(!matches(&two.text, &one.sha256));
+        assert_eq!(one.text.len(), 4 + 12 + 1 + 64);
+        for bad in ["", "kgt_", "kgt_abc", "kgt__x", "kgk_a_b", "kgt_a_"] {
+            assert_eq!(id_of(bad), None, "{bad}");
+        }
+    }
+}
