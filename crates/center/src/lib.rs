@@ -13,8 +13,7 @@ mod api;
 pub mod desk;
 pub mod follow;
 pub mod metrics;
-#[doc(hidden)]
-pub mod proto;
+pub(crate) mod proto;
 mod server;
 pub mod store;
 mod tls;

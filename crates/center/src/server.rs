@@ -90,7 +90,7 @@ impl Server {
                         continue;
                     }
                 },
-                _ = closing.wait_for(|closing| *closing) => break,
+                () = closed(&mut closing) => break,
             };
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                 metrics.connections_refused.add(1);
@@ -118,6 +118,12 @@ impl Server {
             tracing::warn!(open = metrics.connections.value(), "connections outlived the grace");
         }
     }
+}
+
+/// Waits until the center closes, or is gone.
+pub(crate) async fn closed(closing: &mut watch::Receiver<bool>) {
+    // The guard that this yields must not be held any longer.
+    let _ = closing.wait_for(|closing| *closing).await;
 }
 
 struct Connection {
@@ -192,7 +198,7 @@ impl Connection {
                     metrics.connections_timed_out.add(1);
                     return;
                 }
-                _ = closing.wait_for(|closing| *closing) => break,
+                () = closed(&mut closing) => break,
             }
         }
         connection.as_mut().graceful_shutdown();

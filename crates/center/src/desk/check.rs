@@ -148,3 +148,7 @@ fn after(tx: &dyn Writing, service: &str, steps: &[&Step]) -> Result<Vec<Item>, 
     items.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(items)
 }
+
+fn located(problem: validate::Problem) -> Problem {
+    Problem::of(&problem.key, problem.message)
+}

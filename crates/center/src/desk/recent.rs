@@ -75,7 +75,7 @@ pub struct Landed {
 }
 
 /// Followers with equal keys get the same bytes.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct FrameKey {
     /// For each part, whether it is seen.
     seen: Vec<bool>,

@@ -12,7 +12,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 /// An encoded `FollowResponse`.
 #[derive(Clone, Debug)]
-pub struct Frame(pub Bytes);
+pub(crate) struct Frame(pub(crate) Bytes);
 
 fn encode(response: Response) -> Bytes {
     proto::FollowResponse { response: Some(response) }.encode_to_vec().into()
@@ -67,15 +67,15 @@ pub(crate) fn change(key: &ItemKey, body: Option<Vec<u8>>) -> proto::Change {
 
 /// Reads `FollowRequest`s, writes [`Frame`]s.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct FrameCodec;
+pub(crate) struct FrameCodec;
 
 /// The encoding half of [`FrameCodec`].
 #[derive(Clone, Copy, Debug, Default)]
-pub struct FrameEncoder;
+pub(crate) struct FrameEncoder;
 
 /// The decoding half of [`FrameCodec`].
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RequestDecoder;
+pub(crate) struct RequestDecoder;
 
 impl Codec for FrameCodec {
     type Encode = Frame;

@@ -291,7 +291,7 @@ impl Feed {
             end = self.feed(held) => end,
             end = listen => end,
             () = to.closed() => End::Gone,
-            _ = closing.wait_for(|closing| *closing) => {
+            () = crate::server::closed(&mut closing) => {
                 End::Status(Status::unavailable("the center is shutting down"))
             }
         };

@@ -1,0 +1,353 @@
+//! A center on a free port with a directory of its own, and clients to talk to it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use keepgate_center::{Center, CenterConfig};
+use keepgate_policy::proto::follow_response::Response as Told;
+use keepgate_policy::proto::{self, FollowRequest, FollowResponse};
+use keepgate_policy::wire::{SnapshotDecoder, delta_from_proto};
+use keepgate_policy::{Change, Delta, Digest, Item, ItemKey, Revision};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// The bound of every wait: far beyond what a loaded machine needs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a future, at most [`PATIENCE`].
+pub(crate) async fn patiently<T>(what: &str, f: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, f).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited too long for {what}"),
+    }
+}
+
+/// A directory that is removed with its owner.
+pub(crate) struct Dir(PathBuf);
+
+impl Dir {
+    pub(crate) fn new() -> Dir {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("keepgate-center-{}-{n}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&path);
+        Dir(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running center.
+pub(crate) struct Running {
+    pub(crate) addr: SocketAddr,
+    pub(crate) admin: String,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<Result<(), keepgate_center::RunError>>>,
+}
+
+pub(crate) fn config(dir: &Dir) -> CenterConfig {
+    CenterConfig::new(dir.path(), SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+impl Running {
+    pub(crate) async fn start(dir: &Dir) -> Running {
+        Running::with(config(dir)).await
+    }
+
+    pub(crate) async fn with(config: CenterConfig) -> Running {
+        let file = config.data_dir.join("admin.token");
+        let center = patiently("start", Center::start(config)).await.unwrap();
+        let admin = std::fs::read_to_string(file).unwrap().trim().to_owned();
+        let addr = center.addr();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(center.run(async move {
+            let _ = stopped.await;
+        }));
+        Running { addr, admin, stop: Some(stop), task: Some(task) }
+    }
+
+    /// One that runs in another process.
+    pub(crate) fn elsewhere(addr: SocketAddr, admin: String) -> Running {
+        Running { addr, admin, stop: None, task: None }
+    }
+
+    /// Stops it cleanly.
+    pub(crate) async fn stop(mut self) {
+        drop(self.stop.take());
+        if let Some(task) = self.task.take() {
+            patiently("a clean stop", task).await.unwrap().unwrap();
+        }
+    }
+
+    /// A request with the admin token; the body is JSON.
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        self.ask_as(Some(&self.admin), method, path, body).await
+    }
+
+    pub(crate) async fn ask_as(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = match body {
+            Some(body) => {
+                request = request.header("content-type", "application/json");
+                Bytes::from(body.to_string())
+            }
+            None => Bytes::new(),
+        };
+        self.send(request.body(body).unwrap()).await
+    }
+
+    /// A request to a center that may die before it answers.
+    pub(crate) async fn try_ask(&self, method: &str, path: &str, body: Value) -> Option<Answer> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer {}", self.admin))
+            .header("content-type", "application/json")
+            .body(Bytes::from(body.to_string()))
+            .unwrap();
+        self.try_send(request).await
+    }
+
+    /// Any request, on a connection of its own.
+    pub(crate) async fn send(&self, request: Request<Bytes>) -> Answer {
+        self.try_send(request).await.unwrap()
+    }
+
+    async fn try_send(&self, request: Request<Bytes>) -> Option<Answer> {
+        let (mut parts, body) = request.into_parts();
+        parts.headers.entry("host").or_insert(self.addr.to_string().parse().unwrap());
+        let request = Request::from_parts(parts, Full::new(body));
+        #[expect(clippy::disallowed_methods, reason = "a test client, to the center it started")]
+        let stream = patiently("a connection", TcpStream::connect(self.addr)).await.ok()?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        let driver = tokio::spawn(connection);
+        let response = patiently("an answer", sender.send_request(request)).await.ok()?;
+        let (parts, body) = response.into_parts();
+        let body = patiently("a body", body.collect()).await.ok()?.to_bytes();
+        drop(sender);
+        driver.abort();
+        Some(Answer { status: parts.status, headers: parts.headers, body })
+    }
+
+    pub(crate) async fn token(&self, role: &str, service: &str) -> String {
+        let body = json!({ "role": role, "service": service });
+        let made = self.ask("POST", "/v1/tokens", Some(body)).await.good();
+        made["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A service with these policies, each `(id, text)`.
+    pub(crate) async fn service(&self, name: &str, policies: &[(&str, &str)]) {
+        self.ask("PUT", &format!("/v1/services/{name}"), Some(json!({}))).await.good();
+        for (id, text) in policies {
+            let path = format!("/v1/services/{name}/policies/{id}");
+            self.ask("PUT", &path, Some(json!({ "text": text }))).await.good();
+        }
+    }
+
+    pub(crate) async fn revision(&self) -> u64 {
+        self.ask("GET", "/v1/revision", None).await.good()["revision"].as_u64().unwrap()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test client, to the center it has started")]
+pub(crate) async fn connect(addr: SocketAddr) -> TcpStream {
+    patiently("a connection", TcpStream::connect(addr)).await.unwrap()
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// The body of an answer that must be good.
+    pub(crate) fn good(self) -> Value {
+        let text = String::from_utf8_lossy(&self.body);
+        assert!(self.status.is_success(), "{}: {text}", self.status);
+        self.json()
+    }
+
+    /// The detail of an answer that must be a problem of this status.
+    pub(crate) fn problem(self, status: u16) -> String {
+        let text = String::from_utf8_lossy(&self.body).into_owned();
+        assert_eq!(self.status.as_u16(), status, "{text}");
+        assert_eq!(self.header("content-type"), "application/problem+json", "{text}");
+        let body = self.json();
+        assert_eq!(body["status"], json!(status), "{text}");
+        assert!(body["type"].as_str().unwrap().starts_with("urn:keepgate:problem:"), "{text}");
+        assert_eq!(body["request_id"].as_str().unwrap(), self.header("x-request-id"), "{text}");
+        body["detail"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+pub(crate) fn request(method: Method, path: &str) -> http::request::Builder {
+    Request::builder().method(method).uri(path)
+}
+
+/// A follower that keeps what it is told in a plain map: the model that a replica must equal.
+pub(crate) struct Mirror {
+    to: mpsc::Sender<FollowRequest>,
+    from: tonic::Streaming<FollowResponse>,
+    decoder: Option<SnapshotDecoder>,
+    pub(crate) items: BTreeMap<ItemKey, Item>,
+    pub(crate) revision: Revision,
+    /// Snapshots that came.
+    pub(crate) snapshots: u64,
+    /// Deltas that came.
+    pub(crate) deltas: Vec<Delta>,
+    /// Heads of the heartbeats that came.
+    pub(crate) heads: Vec<u64>,
+}
+
+impl Mirror {
+    pub(crate) async fn follow(
+        center: &Running,
+        token: &str,
+        services: &[&str],
+    ) -> Result<Mirror, tonic::Status> {
+        Mirror::hello(center, token, services, Revision(0), None, BTreeMap::new()).await
+    }
+
+    pub(crate) async fn hello(
+        center: &Running,
+        token: &str,
+        services: &[&str],
+        revision: Revision,
+        digest: Option<Digest>,
+        items: BTreeMap<ItemKey, Item>,
+    ) -> Result<Mirror, tonic::Status> {
+        let channel = tonic::transport::Endpoint::try_from(format!("http://{}", center.addr))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        let mut grpc = tonic::client::Grpc::new(channel);
+        let (to, asked) = mpsc::channel(16);
+        let hello = proto::Hello {
+            services: services.iter().map(|&name| name.to_owned()).collect(),
+            revision: revision.0,
+            digest: digest.map(|digest| digest.to_bytes().to_vec()).unwrap_or_default(),
+            follower: "mirror".to_owned(),
+        };
+        to.send(FollowRequest { request: Some(proto::follow_request::Request::Hello(hello)) })
+            .await
+            .unwrap();
+        let asked = futures_util::stream::unfold(asked, |mut asked| async move {
+            asked.recv().await.map(|message| (message, asked))
+        });
+        let mut request = tonic::Request::new(asked);
+        let bearer = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+        grpc.ready().await.unwrap();
+        let path = http::uri::PathAndQuery::from_static("/keepgate.sync.v1.Sync/Follow");
+        let codec = tonic_prost::ProstCodec::<FollowRequest, FollowResponse>::default();
+        let answer = patiently("a stream", grpc.streaming(request, path, codec)).await?;
+        Ok(Mirror {
+            to,
+            from: answer.into_inner(),
+            decoder: None,
+            items,
+            revision,
+            snapshots: 0,
+            deltas: Vec::new(),
+            heads: Vec::new(),
+        })
+    }
+
+    /// The digest of what it holds.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::of_all(self.items.values())
+    }
+
+    /// Takes one message; what it announces must hold.
+    pub(crate) async fn step(&mut self) -> Result<(), tonic::Status> {
+        let message = patiently("a message", self.from.message()).await?;
+        let message = message.ok_or_else(|| tonic::Status::ok("the stream has ended"))?;
+        match message.response.unwrap() {
+            Told::SnapshotBegin(begin) => {
+                self.decoder = Some(SnapshotDecoder::begin(&begin).unwrap());
+            }
+            Told::SnapshotChunk(chunk) => self.decoder.as_mut().unwrap().chunk(&chunk).unwrap(),
+            Told::SnapshotEnd(end) => {
+                let snapshot = self.decoder.take().unwrap().finish(&end).unwrap();
+                assert!(snapshot.revision >= self.revision, "a snapshot took it back");
+                self.revision = snapshot.revision;
+                self.items =
+                    snapshot.items.into_iter().map(|item| (item.key.clone(), item)).collect();
+                self.snapshots += 1;
+            }
+            Told::Delta(delta) => {
+                let delta = delta_from_proto(delta).unwrap();
+                assert_eq!(delta.previous, self.revision, "a gap");
+                for change in &delta.changes {
+                    match change {
+                        Change::Put(item) => self.items.insert(item.key.clone(), item.clone()),
+                        Change::Delete(key) => self.items.remove(key),
+                    };
+                }
+                self.revision = delta.revision;
+                if let Some(digest) = delta.digest {
+                    assert_eq!(digest, self.digest(), "the digest at {}", self.revision);
+                }
+                self.deltas.push(delta);
+            }
+            Told::Heartbeat(heartbeat) => self.heads.push(heartbeat.head),
+        }
+        Ok(())
+    }
+
+    /// Until it holds this revision or a later one.
+    pub(crate) async fn until(&mut self, revision: u64) {
+        while self.revision < Revision(revision) {
+            self.step().await.unwrap();
+        }
+    }
+
+    pub(crate) async fn applied(&self) {
+        let applied = proto::Applied {
+            revision: self.revision.0,
+            digest: self.digest().to_bytes().to_vec(),
+        };
+        let request = Some(proto::follow_request::Request::Applied(applied));
+        self.to.send(FollowRequest { request }).await.unwrap();
+    }
+}

@@ -1,0 +1,294 @@
+//! The follow protocol against the real server: snapshot plus deltas equals a fresh snapshot.
+
+use std::time::Duration;
+
+use keepgate_policy::{Digest, Kind, Revision};
+use serde_json::json;
+
+use crate::fixture::{Dir, Mirror, Running, patiently};
+
+const ALLOW: &str = "permit (principal, action, resource);";
+
+#[tokio::test]
+async fn a_snapshot_then_deltas_and_only_what_is_followed() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center.service("orders", &[("all", ALLOW)]).await;
+    center.service("stock", &[("all", ALLOW)]).await;
+    let gate = center.token("gate", "orders").await;
+    let mut mirror = Mirror::follow(&center, &gate, &["orders"]).await.unwrap();
+    mirror.until(center.revision().await).await;
+    assert_eq!(mirror.snapshots, 1);
+    assert_eq!(mirror.items.len(), 2);
+    // A change of the directory and of the service come, one of another service comes empty.
+    let assign = json!({ "member": "user::\"a\"", "role": "role::\"r\"" });
+    center.ask("POST", "/v1/roles/assign", Some(assign)).await.good();
+    let path = "/v1/services/stock/policies/p2";
+    center.ask("PUT", path, Some(json!({ "text": ALLOW }))).await.good();
+    center.ask("DELETE", "/v1/services/orders/policies/all", None).await.good();
+    mirror.until(center.revision().await).await;
+    let seen: Vec<usize> = mirror.deltas.iter().map(|delta| delta.changes.len()).collect();
+    assert_eq!(seen, [1, 0, 1]);
+    assert_eq!(mirror.snapshots, 1);
+    let kinds: Vec<Kind> = mirror.items.keys().map(|key| key.kind).collect();
+    assert_eq!(kinds, [Kind::Member, Kind::Service]);
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn many_changes_later_every_mirror_equals_a_fresh_one() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center.service("orders", &[]).await;
+    center.service("stock", &[]).await;
+    let gate = center.token("gate", "orders").await;
+    let mut early = Mirror::follow(&center, &gate, &["orders"]).await.unwrap();
+    let mut all = Mirror::follow(&center, &center.admin, &[]).await.unwrap();
+    for n in 0..100 {
+        let service = if n % 3 == 0 { "stock" } else { "orders" };
+        let path = format!("/v1/services/{service}/policies/p{}", n % 17);
+        if n % 5 == 4 {
+            center.ask("DELETE", &path, None).await;
+        } else {
+            let text = format!("permit (principal, action, resource == r::\"{n}\");");
+            center.ask("PUT", &path, Some(json!({ "text": text }))).await.good();
+        }
+    }
+    let head = center.revision().await;
+    early.until(head).await;
+    all.until(head).await;
+    // Digests came on the way and were held against the model in `Mirror::step`.
+    assert!(early.deltas.iter().filter(|delta| delta.digest.is_some()).count() >= 2);
+    let mut fresh = Mirror::follow(&center, &gate, &["orders"]).await.unwrap();
+    fresh.until(head).await;
+    assert_eq!(fresh.items, early.items);
+    let digest = center.ask("GET", "/v1/revision", None).await.good()["digest"].clone();
+    assert_eq!(json!(all.digest().to_string()), digest);
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn a_follower_that_comes_back_gets_what_it_missed() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center.service("orders", &[("a", ALLOW)]).await;
+    let gate = center.token("gate", "orders").await;
+    let mut first = Mirror::follow(&center, &gate, &["orders"]).await.unwrap();
+    first.until(center.revision().await).await;
+    let (held, digest, items) = (first.revision, first.digest(), first.items.clone());
+    drop(first);
+    for n in 0..3 {
+        let path = format!("/v1/services/orders/policies/n{n}");
+        center.ask("PUT", &path, Some(json!({ "text": ALLOW }))).await.good();
+    }
+    let head = center.revision().await;
+    let back = |revision, digest| {
+        Mirror::hello(&center, &gate, &["orders"], revision, Some(digest), items.clone())
+    };
+    let mut again = back(held, digest).await.unwrap();
+    again.until(head).await;
+    assert_eq!((again.snapshots, again.deltas.len()), (0, 3 - 2));
+    assert_eq!(again.deltas[0].digest, Some(again.digest()));
+    // At the head already: nothing but heartbeats.
+    let current = (again.revision, again.digest(), again.items.clone());
+    let mut idle =
+        Mirror::hello(&center, &gate, &["orders"], current.0, Some(current.1), current.2)
+            .await
+            .unwrap();
+    while idle.heads.is_empty() {
+        idle.step().await.unwrap();
+    }
+    assert_eq!((idle.snapshots, idle.deltas.len()), (0, 0));
+    // A wrong digest at the head, or a revision that never was: a snapshot.
+    for (revision, digest) in [(current.0, Digest([1; 4])), (Revision(10_000), current.1)] {
+        let mut lost = back(Revision(0), digest).await.unwrap();
+        lost.until(head).await;
+        let mut wrong =
+            Mirror::hello(&center, &gate, &["orders"], revision, Some(digest), Default::default())
+                .await
+                .unwrap();
+        wrong.revision = Revision(0);
+        wrong.until(head).await;
+        assert_eq!(wrong.snapshots, 1);
+        assert_eq!(wrong.items, again.items);
+    }
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn history_that_is_gone_means_a_snapshot() {
+    let dir = Dir::new();
+    let mut config = crate::fixture::config(&dir);
+    config.retention.revisions = 4;
+    let center = Running::with(config.clone()).await;
+    center.service("orders", &[("a", ALLOW)]).await;
+    let gate = center.token("gate", "orders").await;
+    let mut first = Mirror::follow(&center, &gate, &["orders"]).await.unwrap();
+    first.until(center.revision().await).await;
+    for n in 0..10 {
+        let path = format!("/v1/services/orders/policies/n{n}");
+        center.ask("PUT", &path, Some(json!({ "text": ALLOW }))).await.good();
+    }
+    let head = center.revision().await;
+    center.stop().await;
+    // After a restart the window in memory is empty: the store alone answers.
+    let center = Running::with(config).await;
+    let mut again = Mirror::hello(
+        &center,
+        &gate,
+        &["orders"],
+        first.revision,
+        Some(first.digest()),
+        first.items.clone(),
+    )
+    .await
+    .unwrap();
+    again.until(head).await;
+    assert_eq!(again.snapshots, 1);
+    let recent = Revision(head - 2);
+    let mut short =
+        Mirror::hello(&center, &gate, &["orders"], recent, Some(Digest::default()), {
+            let mut items = again.items.clone();
+            items.retain(|key, _| key.id != "n8" && key.id != "n9");
+            items
+        })
+        .await
+        .unwrap();
+    short.until(head).await;
+    assert_eq!((short.snapshots, short.deltas.len()), (0, 1));
+    assert_eq!(short.items, again.items);
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_too_large_for_a_delta_goes_as_a_snapshot() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center.service("orders", &[]).await;
+    let gate = center.token("gate", "orders").await;
+    let mut mirror = Mirror::follow(&center, &gate, &["orders"]).await.unwrap();
+    mirror.until(center.revision().await).await;
+    let big = |n: usize| {
+        let text = format!("// {}\n{ALLOW}", format!("{n}").repeat(700_000));
+        json!({ "text": text })
+    };
+    // One large item still goes as a delta.
+    center.ask("PUT", "/v1/services/orders/policies/a", Some(big(1))).await.good();
+    mirror.until(center.revision().await).await;
+    assert_eq!(mirror.snapshots, 1);
+    center.ask("PUT", "/v1/services/orders/policies/b", Some(big(2))).await.good();
+    center.ask("PUT", "/v1/services/orders/policies/c", Some(big(3))).await.good();
+    center.ask("PUT", "/v1/services/orders/policies/d", Some(big(4))).await.good();
+    mirror.until(center.revision().await).await;
+    let before = mirror.snapshots;
+    // Deleting the service is small; catching up over all of it is not.
+    let (held, digest, items) = (Revision(3), Digest::default(), Default::default());
+    let mut late =
+        Mirror::hello(&center, &gate, &["orders"], held, Some(digest), items).await.unwrap();
+    late.until(center.revision().await).await;
+    assert_eq!(late.snapshots, 1);
+    assert_eq!(late.items, mirror.items);
+    assert_eq!(mirror.snapshots, before);
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn heartbeats_and_acks() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let gate = center.token("gate", "orders").await;
+    let mut mirror = Mirror::follow(&center, &gate, &["orders"]).await.unwrap();
+    let head = center.revision().await;
+    while mirror.heads.len() < 2 {
+        mirror.step().await.unwrap();
+    }
+    assert_eq!(mirror.heads, [head, head]);
+    mirror.applied().await;
+    let follower = patiently("the ack", async {
+        loop {
+            let list = center.ask("GET", "/v1/followers", None).await.good();
+            let follower = list["followers"][0].clone();
+            if follower["applied"] == json!(head) {
+                return follower;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(follower["name"], "mirror");
+    assert_eq!(follower["services"], json!(["orders"]));
+    assert!(follower["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert!(follower["applied_unix_ms"].is_u64() && follower["connected_unix_ms"].is_u64());
+    drop(mirror);
+    patiently("the follower to leave", async {
+        while center.ask("GET", "/v1/followers", None).await.good()["followers"] != json!([]) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_follow_what() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let gate = center.token("gate", "orders").await;
+    let viewer = center.token("viewer", "").await;
+    for (token, services, expected) in [
+        (gate.as_str(), &["orders"][..], None),
+        (&gate, &["orders", "orders"][..], None),
+        (&gate, &["stock"][..], Some(tonic::Code::PermissionDenied)),
+        (&gate, &["orders", "stock"][..], Some(tonic::Code::PermissionDenied)),
+        (&gate, &[][..], Some(tonic::Code::PermissionDenied)),
+        (&viewer, &["orders"][..], Some(tonic::Code::PermissionDenied)),
+        (&center.admin, &[][..], None),
+        ("kgt_x_y", &["orders"][..], Some(tonic::Code::Unauthenticated)),
+    ] {
+        let code = match Mirror::follow(&center, token, services).await {
+            Ok(mut mirror) => mirror.step().await.err().map(|status| status.code()),
+            Err(status) => Some(status.code()),
+        };
+        assert_eq!(code, expected, "{services:?}");
+    }
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_its_stream() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let gate = center.token("gate", "orders").await;
+    let mut mirror = Mirror::follow(&center, &gate, &["orders"]).await.unwrap();
+    mirror.step().await.unwrap();
+    let id = gate.split('_').nth(1).unwrap();
+    center.ask("DELETE", &format!("/v1/tokens/{id}"), None).await.good();
+    let end = patiently("the end", async {
+        loop {
+            if let Err(status) = mirror.step().await {
+                return status;
+            }
+        }
+    })
+    .await;
+    assert_eq!(end.code(), tonic::Code::Unauthenticated);
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn a_clean_stop_ends_streams_by_name() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let mut mirror = Mirror::follow(&center, &center.admin, &[]).await.unwrap();
+    mirror.step().await.unwrap();
+    center.stop().await;
+    let end = patiently("the end", async {
+        loop {
+            if let Err(status) = mirror.step().await {
+                return status;
+            }
+        }
+    })
+    .await;
+    assert_eq!(end.code(), tonic::Code::Unavailable);
+}

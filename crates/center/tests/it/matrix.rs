@@ -1,0 +1,136 @@
+//! Endpoint by role: what really happens when each role calls each endpoint. And the OpenAPI
+//! document against the router.
+
+use expect_test::expect;
+use serde_json::{Value, json};
+
+use crate::fixture::{Dir, Mirror, Running};
+
+const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
+
+fn filled(path: &str) -> String {
+    let mut filled = String::new();
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').unwrap();
+        filled += before;
+        // What is there cannot be harmed: these are not.
+        filled += if name == "uid" { "a::%22none%22" } else { "none" };
+        rest = after;
+    }
+    filled + rest
+}
+
+async fn operations(center: &Running) -> Vec<(String, String, Value)> {
+    let document = center.ask("GET", "/v1/openapi.json", None).await.good();
+    let mut found = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            found.push((method.clone(), path.clone(), operation.clone()));
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn every_endpoint_with_every_role() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let mut callers = vec![("none", None)];
+    for (role, service) in
+        [("admin", ""), ("editor", ""), ("viewer", ""), ("gate", "orders"), ("pep", "")]
+    {
+        callers.push((role, Some(center.token(role, service).await)));
+    }
+    let mut table = String::new();
+    for (method, path, operation) in operations(&center).await {
+        let body = operation.get("requestBody").map(|_| Value::Null);
+        let mut line = format!("{:<6} {path}:", method.to_uppercase());
+        for (role, token) in &callers {
+            let method = method.to_uppercase();
+            let answer =
+                center.ask_as(token.as_deref(), &method, &filled(&path), body.clone()).await;
+            let status = answer.status.as_u16();
+            match status {
+                401 => assert_eq!(*role, "none"),
+                403 => {}
+                500.. => panic!("{method} {path} as {role}: {status}"),
+                _ => line = format!("{line} {role}"),
+            }
+            // The document says the same.
+            let said = operation["x-keepgate-roles"].as_array().unwrap();
+            let open = said.is_empty();
+            let passes = open || said.contains(&json!(role));
+            assert_eq!(passes, !matches!(status, 401 | 403), "{method} {path} as {role}");
+        }
+        table += &line;
+        table.push('\n');
+    }
+    let mut line = "gRPC   keepgate.sync.v1.Sync/Follow of orders:".to_owned();
+    for (role, token) in &callers {
+        let token = token.as_deref().unwrap_or_default();
+        let passes = match Mirror::follow(&center, token, &["orders"]).await {
+            Ok(mut mirror) => mirror.step().await.is_ok(),
+            Err(_) => false,
+        };
+        if passes {
+            line = format!("{line} {role}");
+        }
+    }
+    table += &line;
+    expect![[r#""#]].assert_eq(&table);
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn the_document_has_what_the_router_has() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let operations = operations(&center).await;
+    let mut ids: Vec<&str> =
+        operations.iter().map(|(_, _, op)| op["operationId"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), operations.len(), "operation ids must differ");
+    for (_, path, _) in &operations {
+        for method in METHODS {
+            let documented = operations.iter().any(|(m, p, _)| m == method && p == path);
+            let answer = center.ask(&method.to_uppercase(), &filled(path), None).await;
+            let routed = answer.status != 405;
+            assert_eq!(documented, routed, "{method} {path}");
+            // A path of the document is never the router's "nothing is at".
+            let text = String::from_utf8_lossy(&answer.body);
+            assert!(!text.contains("nothing is at"), "{method} {path}: {text}");
+        }
+    }
+    // Every reference leads somewhere.
+    let document = center.ask("GET", "/v1/openapi.json", None).await.good();
+    let text = document.to_string();
+    for part in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
+        let name = part.split('"').next().unwrap();
+        assert!(document["components"]["schemas"].get(name).is_some(), "{name}");
+    }
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_are_those_of_the_document() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let page = center.ask("GET", "/metrics", None).await;
+    let page = String::from_utf8_lossy(&page.body).into_owned();
+    let mut rows: Vec<String> = Vec::new();
+    for line in page.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, help) = help.split_once(' ').unwrap();
+            rows.push(format!("| `{name}` | {help} |"));
+        }
+    }
+    assert!(rows.len() > 15);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+    let document = std::fs::read_to_string(file).unwrap();
+    let documented: Vec<&str> =
+        document.lines().filter(|line| line.starts_with("| `keepgate_center_")).collect();
+    assert_eq!(documented, rows, "docs/metrics.md, section center");
+    center.stop().await;
+}

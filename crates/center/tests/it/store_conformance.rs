@@ -1,0 +1,295 @@
+//! What every store must do, as functions over any [`Store`]. A second engine joins by one more
+//! test at the end that makes it.
+
+use keepgate_center::store::{
+    AuditRow, ChangeRow, Changes, Retention, Row, ScopeRow, SqliteStore, Store, StoreError,
+    TokenRow, Verdict, Writing,
+};
+use keepgate_center::token::Role;
+use keepgate_policy::{Digest, ItemKey, Kind, Revision};
+
+use crate::fixture::Dir;
+
+const KEEP: Retention = Retention { revisions: 100, audit_rows: 100 };
+
+fn row(service: &str, kind: Kind, id: &str, body: &str, revision: u64) -> Row {
+    let key = ItemKey::new(service, kind, id);
+    let digest = Digest::of_encoded(&key, body.as_bytes());
+    Row { key, body: body.into(), revision: Revision(revision), digest, source: String::new() }
+}
+
+fn write(
+    store: &dyn Store,
+    mut work: impl FnMut(&mut dyn Writing) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    store.write(&mut |tx| work(tx).map(|()| Verdict::Commit))
+}
+
+fn put(tx: &mut dyn Writing, row: &Row) -> Result<(), StoreError> {
+    tx.put(row)?;
+    let body = Some(row.body.clone());
+    tx.change(&ChangeRow { revision: row.revision, key: row.key.clone(), body })
+}
+
+/// A new store is empty, at revision 0.
+fn is_empty_at_first(store: &dyn Store) {
+    let reading = store.read().unwrap();
+    assert_eq!(reading.head().unwrap(), Revision(0));
+    assert_eq!(reading.scopes().unwrap(), []);
+    assert_eq!(reading.tokens().unwrap(), []);
+    assert_eq!(reading.audit_after(0, 10).unwrap(), []);
+    assert_eq!(reading.changes_after(Revision(0), 10).unwrap(), Changes::Rows(vec![]));
+    assert_eq!(reading.changes_after(Revision(1), 10).unwrap(), Changes::Pruned);
+}
+
+/// What is written is read, replaced and deleted by its whole key.
+fn keeps_items(store: &dyn Store) {
+    let one = row("s", Kind::Policy, "a", "{\"text\":\"1\"}", 1);
+    let two = Row { source: "s".to_owned(), ..row("", Kind::Role, "role::\"ü\\\"\"", "{}", 1) };
+    let other = row("t", Kind::Policy, "a", "{\"text\":\"2\"}", 1);
+    write(store, |tx| {
+        for row in [&one, &two, &other] {
+            put(tx, row)?;
+        }
+        // A transaction sees its own writes.
+        assert_eq!(tx.item(&one.key)?, Some(one.clone()));
+        tx.advance(Revision(1), 5, KEEP)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    assert_eq!(reading.head().unwrap(), Revision(1));
+    assert_eq!(reading.item(&one.key).unwrap(), Some(one.clone()));
+    assert_eq!(reading.item(&other.key).unwrap(), Some(other.clone()));
+    assert_eq!(reading.sourced("s").unwrap(), [two.clone()]);
+    assert_eq!(reading.sourced("").unwrap(), []);
+    drop(reading);
+    let newer = row("s", Kind::Policy, "a", "{\"text\":\"3\"}", 2);
+    write(store, |tx| {
+        put(tx, &newer)?;
+        assert!(tx.delete(&other.key)?);
+        assert!(!tx.delete(&other.key)?);
+        tx.advance(Revision(2), 6, KEEP)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    assert_eq!(reading.item(&one.key).unwrap(), Some(newer));
+    assert_eq!(reading.item(&other.key).unwrap(), None);
+}
+
+/// An error or a rollback leaves nothing.
+fn is_atomic(store: &dyn Store) {
+    let before = store.read().unwrap().head().unwrap();
+    let one = row("atomic", Kind::Policy, "a", "{}", 99);
+    let work = |tx: &mut dyn Writing| {
+        put(tx, &one)?;
+        tx.advance(Revision(99), 5, KEEP)
+    };
+    store.write(&mut |tx| work(tx).map(|()| Verdict::Rollback)).unwrap();
+    let failed = store.write(&mut |tx| {
+        work(tx)?;
+        Err(StoreError::Corrupt { what: "on purpose".to_owned() })
+    });
+    assert!(matches!(failed, Err(StoreError::Corrupt { .. })));
+    let reading = store.read().unwrap();
+    assert_eq!(reading.head().unwrap(), before);
+    assert_eq!(reading.item(&one.key).unwrap(), None);
+}
+
+/// A reading shows one revision, whatever is written meanwhile.
+fn readings_do_not_move(store: &dyn Store) {
+    let next = Revision(store.read().unwrap().head().unwrap().0 + 1);
+    let old = store.read().unwrap();
+    let one = row("still", Kind::Policy, "a", "{}", next.0);
+    write(store, |tx| {
+        put(tx, &one)?;
+        tx.advance(next, 5, KEEP)
+    })
+    .unwrap();
+    assert_eq!(old.head().unwrap(), Revision(next.0 - 1));
+    assert_eq!(old.item(&one.key).unwrap(), None);
+    assert_eq!(store.read().unwrap().item(&one.key).unwrap(), Some(one));
+}
+
+/// Lists come in id order and go on after an id; a scope comes in kind order.
+fn lists_in_order(store: &dyn Store) {
+    let next = Revision(store.read().unwrap().head().unwrap().0 + 1);
+    let ids = ["b", "a", "ä", "B", "a b", "z"];
+    write(store, |tx| {
+        for id in ids {
+            put(tx, &row("list", Kind::Grant, id, "{}", next.0))?;
+        }
+        put(tx, &row("list", Kind::Service, "", "{}", next.0))?;
+        put(tx, &row("list", Kind::Policy, "p", "{}", next.0))?;
+        tx.advance(next, 5, KEEP)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    let list = |after: &str, limit| -> Vec<String> {
+        let rows = reading.list("list", Kind::Grant, after, limit).unwrap();
+        rows.into_iter().map(|row| row.key.id).collect()
+    };
+    assert_eq!(list("", 100), ["B", "a", "a b", "b", "z", "ä"]);
+    assert_eq!(list("a", 2), ["a b", "b"]);
+    assert_eq!(list("ä", 2), Vec::<String>::new());
+    assert_eq!(reading.list("list", Kind::Service, "", 2).unwrap().len(), 1);
+    assert_eq!(reading.count("list", Kind::Grant).unwrap(), 6);
+    assert_eq!(reading.count("nowhere", Kind::Grant).unwrap(), 0);
+    let mut kinds = Vec::new();
+    reading
+        .each("list", &mut |row| {
+            kinds.push(row.key.kind);
+            Ok(())
+        })
+        .unwrap();
+    let mut sorted = kinds.clone();
+    sorted.sort();
+    assert_eq!(kinds, sorted);
+    assert_eq!(kinds.len(), 8);
+}
+
+/// Changes come in order; old ones go; both are told apart from too many.
+fn keeps_changes_for_a_while(store: &dyn Store) {
+    let keep = Retention { revisions: 3, audit_rows: 4 };
+    let first = store.read().unwrap().head().unwrap().0 + 1;
+    for revision in first..first + 6 {
+        write(store, |tx| {
+            let one = row("c", Kind::Policy, &format!("p{revision}"), "{}", revision);
+            put(tx, &one)?;
+            let key = ItemKey::policy("c", "gone");
+            tx.change(&ChangeRow { revision: Revision(revision), key, body: None })?;
+            tx.audit(&AuditRow {
+                seq: 0,
+                revision: Revision(revision),
+                unix_ms: revision,
+                actor: "me".to_owned(),
+                action: "test".to_owned(),
+                service: "c".to_owned(),
+                kind: "policy".to_owned(),
+                id: one.key.id.clone(),
+                before: None,
+                after: Some("{}".to_owned()),
+            })?;
+            tx.advance(Revision(revision), 5, keep)
+        })
+        .unwrap();
+    }
+    let reading = store.read().unwrap();
+    let head = first + 5;
+    let Changes::Rows(rows) = reading.changes_after(Revision(head - 2), 10).unwrap() else {
+        panic!("no rows");
+    };
+    let seen: Vec<(u64, &str, bool)> =
+        rows.iter().map(|r| (r.revision.0, r.key.id.as_str(), r.body.is_some())).collect();
+    let (p1, p2) = (format!("p{}", head - 1), format!("p{head}"));
+    assert_eq!(
+        seen,
+        [
+            (head - 1, p1.as_str(), true),
+            (head - 1, "gone", false),
+            (head, p2.as_str(), true),
+            (head, "gone", false)
+        ]
+    );
+    assert_eq!(reading.changes_after(Revision(head - 2), 3).unwrap(), Changes::TooMany);
+    assert!(matches!(reading.changes_after(Revision(head - 3), 10).unwrap(), Changes::Rows(_)));
+    assert_eq!(reading.changes_after(Revision(head - 4), 10).unwrap(), Changes::Pruned);
+    assert_eq!(reading.changes_after(Revision(head + 1), 10).unwrap(), Changes::Pruned);
+    let audit = reading.audit_after(0, 100).unwrap();
+    assert_eq!(audit.len(), 4);
+    assert!(audit.is_sorted_by(|a, b| a.seq < b.seq));
+    assert_eq!(audit.last().unwrap().revision, Revision(head));
+    assert_eq!(reading.audit_after(audit[1].seq, 1).unwrap(), [audit[2].clone()]);
+}
+
+/// Scopes and tokens are replaced; a scope without items is gone.
+fn keeps_scopes_and_tokens(store: &dyn Store) {
+    let scope = |items| ScopeRow { service: "scope".to_owned(), digest: Digest([1, 2, 3, u64::MAX]), items };
+    let token = TokenRow {
+        id: "id1".to_owned(),
+        role: Role::Gate,
+        service: "scope".to_owned(),
+        sha256: [7; 32],
+        note: "ü".to_owned(),
+        created_unix_s: 10,
+        last_used_unix_s: None,
+        revoked_unix_s: None,
+    };
+    write(store, |tx| {
+        tx.scope(&scope(2))?;
+        tx.token(&token)
+    })
+    .unwrap();
+    assert!(store.read().unwrap().scopes().unwrap().contains(&scope(2)));
+    assert_eq!(store.read().unwrap().tokens().unwrap(), [token.clone()]);
+    let revoked = TokenRow { revoked_unix_s: Some(11), ..token };
+    write(store, |tx| {
+        tx.scope(&scope(0))?;
+        tx.token(&revoked)?;
+        tx.touch(&[("id1".to_owned(), 20), ("id1".to_owned(), 15), ("nobody".to_owned(), 1)])
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    assert!(!reading.scopes().unwrap().iter().any(|row| row.service == "scope"));
+    assert_eq!(reading.tokens().unwrap(), [TokenRow { last_used_unix_s: Some(20), ..revoked }]);
+}
+
+/// Many readings at once, more than any pool keeps.
+fn reads_while_writing(store: &dyn Store) {
+    let first = store.read().unwrap().head().unwrap().0 + 1;
+    std::thread::scope(|threads| {
+        for _ in 0..8 {
+            threads.spawn(|| {
+                for _ in 0..50 {
+                    let reading = store.read().unwrap();
+                    let head = reading.head().unwrap();
+                    if head.0 >= first {
+                        let key = ItemKey::policy("busy", "counter");
+                        assert_eq!(reading.item(&key).unwrap().unwrap().revision, head);
+                    }
+                }
+            });
+        }
+        for revision in first..first + 50 {
+            write(store, |tx| {
+                put(tx, &row("busy", Kind::Policy, "counter", "{}", revision))?;
+                tx.advance(Revision(revision), 5, KEEP)
+            })
+            .unwrap();
+        }
+    });
+}
+
+/// All of it, in an order in which each leaves the store fit for the next.
+fn conformance(store: &dyn Store) {
+    is_empty_at_first(store);
+    keeps_items(store);
+    is_atomic(store);
+    readings_do_not_move(store);
+    lists_in_order(store);
+    keeps_changes_for_a_while(store);
+    keeps_scopes_and_tokens(store);
+    reads_while_writing(store);
+    store.settle().unwrap();
+    assert!(store.read().unwrap().head().unwrap() > Revision(0));
+}
+
+#[test]
+fn sqlite() {
+    let dir = Dir::new();
+    let store = SqliteStore::open(dir.path()).unwrap();
+    conformance(&store);
+    let head = store.read().unwrap().head().unwrap();
+    drop(store);
+    let again = SqliteStore::open(dir.path()).unwrap();
+    assert_eq!(again.read().unwrap().head().unwrap(), head);
+}
+
+#[test]
+fn a_newer_layout_is_refused_by_number() {
+    let dir = Dir::new();
+    drop(SqliteStore::open(dir.path()).unwrap());
+    let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+    raw.pragma_update(None, "user_version", 7).unwrap();
+    let error = SqliteStore::open(dir.path()).unwrap_err().to_string();
+    assert_eq!(error, "the store has layout 7, this release knows 1; use a newer release");
+}
