@@ -133,17 +133,17 @@ where
         + Send
         + 'static,
 {
-    land(app, caller, action, false, plan).await
+    Ok(try_land(app, caller, action, false, plan).await?)
 }
 
-/// The same, or a dry run of it.
-pub(crate) async fn land<F>(
+/// The same, or a dry run of it, for those who have more to say about a refusal.
+pub(crate) async fn try_land<F>(
     app: &App,
     caller: &Caller,
     action: &'static str,
     dry_run: bool,
     plan: F,
-) -> Answer<Outcome>
+) -> Result<Outcome, Refusal>
 where
     F: FnOnce(&dyn crate::store::Reading, &crate::desk::Head) -> Result<Plan, Refusal>
         + Send
@@ -158,7 +158,7 @@ where
         }
         Err(refusal) => {
             app.metrics.edits_refused.add(1);
-            Err(refusal.into())
+            Err(refusal)
         }
     }
 }

@@ -179,6 +179,7 @@ fn schemas() -> Value {
             json!({ "decision": boolean, "effect": { "enum": ["allow", "deny"] },
                 "reason": { "enum": ["permit", "forbid", "no_permit"] },
                 "determining": list(json!({ "type": "object" })),
+                "near": list(json!({ "type": "object" })),
                 "errors": list(json!({ "type": "object" })), "revision": number })),
         "Revision": object(&["revision"], json!({ "revision": number, "digest": text })),
         "Audit": object(&["entries"], json!({ "next": number,

@@ -55,11 +55,18 @@ pub(crate) async fn apply(
         let message = format!("it names service `{}`, the request `{name}`", bundle.service);
         return Err(Problem::invalid(vec![Located::in_file("service.toml", message)]));
     }
-    let outcome = items::land(&app, &caller, "apply", args.dry_run, move |store, _| {
+    let places = bundle.places;
+    let outcome = items::try_land(&app, &caller, "apply", args.dry_run, move |store, _| {
         let changes = replace(store, &name, bundle.items)?;
         Ok(Plan { changes, ..Plan::default() })
     })
-    .await?;
+    .await
+    .map_err(|refusal| match refusal {
+        Refusal::Invalid(problems) => Problem::invalid(
+            problems.into_iter().map(|problem| problem.placed(&places)).collect(),
+        ),
+        refusal => refusal.into(),
+    })?;
     Ok(Out(json!({
         "revision": outcome.revision,
         "dry_run": args.dry_run,

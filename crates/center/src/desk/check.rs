@@ -1,30 +1,41 @@
 //! What must hold before a revision lands.
 //!
-//! Only what the change can have broken is looked at: the changed items with everything that
-//! they may refer to, or the whole service where a change reaches further (its schema, a
-//! template, a plan). A change of the directory costs no service anything.
+//! Only what the change can have broken is looked at: the changed items and what they refer to,
+//! or the whole service where a change reaches further (its schema, a template). A change of a
+//! membership costs a walk up the roles, not a look at the directory.
+//!
+//! Left out: a circle that closes only in one service's view, through an entity of its own, when
+//! the last step is made in the directory. The engine walks circles to their end, and the next
+//! change of that service's entities is refused by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use keepgate_policy::{Item, ItemKey, Kind, bundle, validate};
+use keepgate_limit::rules::{Limits, Plan, Rule, ServiceFacts};
+use keepgate_policy::bundle::{BundleError, Place};
+use keepgate_policy::service::{ServiceSettings, Unmatched};
+use keepgate_policy::{Item, ItemBody, ItemKey, Kind, Uid, validate};
 use serde_json::{Value, json};
 
 use super::Refusal;
 use super::land::Step;
 use crate::store::{Row, StoreError, Writing};
 
+/// Roles and groups above one entity; deeper is no organization.
+const ANCESTORS: usize = 100_000;
+
+/// Rows read at once.
+const PAGE: usize = 1000;
+
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// The item at fault, where it is known.
+    pub key: Option<ItemKey>,
     /// The file of an `apply`, where it came with one.
     pub file: Option<String>,
-    /// The line in that file, from 1.
-    pub line: Option<u32>,
-    /// The kind of the item.
-    pub kind: Option<Kind>,
-    /// The item's id.
-    pub id: Option<String>,
+    /// The line in that file, or in the item's text, from 1.
+    pub line: Option<usize>,
     /// What is wrong with it and what would be right.
     pub message: String,
 }
@@ -32,25 +43,23 @@ pub struct Problem {
 impl Problem {
     /// Of an item.
     pub fn of(key: &ItemKey, message: impl Into<String>) -> Problem {
-        let id = if key.id.is_empty() { key.service.clone() } else { key.id.clone() };
-        Problem {
-            file: None,
-            line: None,
-            kind: Some(key.kind),
-            id: Some(id),
-            message: message.into(),
-        }
+        Problem { key: Some(key.clone()), file: None, line: None, message: message.into() }
     }
 
     /// Of a file.
     pub fn in_file(file: impl Into<String>, message: impl Into<String>) -> Problem {
-        Problem {
-            file: Some(file.into()),
-            line: None,
-            kind: None,
-            id: None,
-            message: message.into(),
+        Problem { key: None, file: Some(file.into()), line: None, message: message.into() }
+    }
+
+    /// The same, in the words of the files that the items came from.
+    #[must_use]
+    pub fn placed(mut self, places: &BTreeMap<ItemKey, Place>) -> Problem {
+        if let Some(place) = self.key.as_ref().and_then(|key| places.get(key)) {
+            let within = self.line.map_or(0, |line| line.saturating_sub(1));
+            self.file = Some(place.file.clone());
+            self.line = Some(place.line + within);
         }
+        self
     }
 
     /// As in answers.
@@ -62,93 +71,277 @@ impl Problem {
         if let Some(line) = self.line {
             fields.insert("line".to_owned(), json!(line));
         }
-        if let Some(kind) = self.kind {
-            fields.insert("kind".to_owned(), json!(kind.as_str()));
-        }
-        if let Some(id) = &self.id {
-            fields.insert("id".to_owned(), json!(id));
+        if let Some(key) = &self.key {
+            fields.insert("kind".to_owned(), json!(key.kind.as_str()));
+            fields.insert("id".to_owned(), json!(shown(key)));
         }
         fields.insert("message".to_owned(), json!(self.message));
         Value::Object(fields)
     }
 }
 
+/// A service and its schema have no id of their own.
+fn shown(key: &ItemKey) -> &str {
+    if key.id.is_empty() { &key.service } else { &key.id }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(file) = &self.file {
-            write!(f, "{file}:")?;
-            if let Some(line) = self.line {
-                write!(f, "{line}:")?;
+        match (&self.file, self.line, &self.key) {
+            (Some(file), Some(line), _) => write!(f, "{file}:{line}: ")?,
+            (Some(file), None, _) => write!(f, "{file}: ")?,
+            (None, Some(line), Some(key)) => {
+                write!(f, "{} `{}`, line {line}: ", key.kind, shown(key))?;
             }
-            f.write_str(" ")?;
-        } else if let (Some(kind), Some(id)) = (self.kind, &self.id) {
-            write!(f, "{kind} `{id}`: ")?;
+            (None, None, Some(key)) => write!(f, "{} `{}`: ", key.kind, shown(key))?,
+            (None, _, None) => {}
         }
         f.write_str(&self.message)
     }
 }
 
-impl From<bundle::BundleError> for Problem {
-    fn from(e: bundle::BundleError) -> Problem {
-        Problem {
-            file: Some(e.file),
-            line: e.line.and_then(|line| u32::try_from(line).ok()),
-            kind: None,
-            id: None,
-            message: e.message,
-        }
+impl From<BundleError> for Problem {
+    fn from(e: BundleError) -> Problem {
+        Problem { key: None, file: Some(e.file), line: e.line, message: e.message }
     }
 }
 
-/// Kinds that others of the same service refer to: a change of one can break any of them.
-const REFERRED_TO: [Kind; 5] =
-    [Kind::Service, Kind::Schema, Kind::Template, Kind::Plan, Kind::Limit];
+impl From<validate::Problem> for Problem {
+    fn from(problem: validate::Problem) -> Problem {
+        Problem {
+            key: Some(problem.key),
+            file: None,
+            line: problem.line,
+            message: problem.message,
+        }
+    }
+}
 
 /// Checks the state that these steps leave, before they are written.
 pub(super) fn check(tx: &dyn Writing, steps: &[Step]) -> Result<Vec<Problem>, Refusal> {
     let mut problems = Vec::new();
-    let mut scopes: BTreeMap<&str, Vec<&Step>> = BTreeMap::new();
-    for step in steps {
-        scopes.entry(step.key.service.as_str()).or_default().push(step);
+    let scopes: BTreeSet<&str> = steps.iter().map(|step| step.key.service.as_str()).collect();
+    for service in scopes {
+        let items = After::new(tx, steps).items(service)?;
+        problems.extend(validate::world(&items).into_iter().map(Problem::from));
+        if !service.is_empty() {
+            problems.extend(limits(service, &items));
+        }
     }
-    for (service, steps) in scopes {
-        let items = after(tx, service, &steps)?;
-        problems.extend(validate::world(&items).into_iter().map(located));
-    }
+    // Several scopes may see the same fault of the directory.
+    problems.dedup();
     Ok(problems)
 }
 
-/// The items of a scope that must be looked at, as they will be.
-fn after(tx: &dyn Writing, service: &str, steps: &[&Step]) -> Result<Vec<Item>, StoreError> {
-    let changed: BTreeSet<&ItemKey> = steps.iter().map(|step| &step.key).collect();
-    let mut items: Vec<Item> = steps
-        .iter()
-        .filter_map(|step| step.after.as_ref().map(|(item, _)| item.clone()))
-        .collect();
-    if service.is_empty() {
-        return Ok(items);
+/// The state after the steps, as far as it is looked at.
+struct After<'a> {
+    tx: &'a dyn Writing,
+    steps: BTreeMap<&'a ItemKey, &'a Step>,
+    items: BTreeMap<ItemKey, Item>,
+}
+
+impl<'a> After<'a> {
+    fn new(tx: &'a dyn Writing, steps: &'a [Step]) -> After<'a> {
+        let steps = steps.iter().map(|step| (&step.key, step)).collect();
+        After { tx, steps, items: BTreeMap::new() }
     }
-    let mut keep = |row: Row| {
-        if !changed.contains(&row.key) {
-            let decoded = Item::decode(row.key, &row.body);
-            items.push(decoded.map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })?);
+
+    /// The items that must be looked at for the changes of one scope.
+    fn items(mut self, service: &str) -> Result<Vec<Item>, StoreError> {
+        let mut changed: BTreeSet<Kind> = BTreeSet::new();
+        let steps: Vec<&Step> = self.steps.values().copied().collect();
+        for step in steps.iter().filter(|step| step.key.service == service) {
+            changed.insert(step.key.kind);
+            if let Some((item, _)) = &step.after {
+                self.items.insert(item.key.clone(), item.clone());
+            }
+        }
+        let any = |kinds: &[Kind]| kinds.iter().any(|kind| changed.contains(kind));
+        if !service.is_empty() {
+            if any(&[Kind::Schema, Kind::Template]) {
+                self.all(service)?;
+            } else {
+                let mut kinds =
+                    vec![Kind::Service, Kind::Schema, Kind::Template, Kind::Limit, Kind::Plan];
+                if any(&[Kind::Service, Kind::Route, Kind::Limit, Kind::Plan]) {
+                    kinds.push(Kind::Route);
+                }
+                if any(&[Kind::Plan]) {
+                    kinds.push(Kind::Key);
+                }
+                for kind in kinds {
+                    self.kind(service, kind)?;
+                }
+                self.namesakes(service)?;
+            }
+        }
+        self.ancestors(service)?;
+        Ok(self.items.into_values().collect())
+    }
+
+    fn keep(&mut self, row: Row) -> Result<(), StoreError> {
+        if !self.steps.contains_key(&row.key) && !self.items.contains_key(&row.key) {
+            self.items.insert(row.key.clone(), decoded(row)?);
         }
         Ok(())
-    };
-    // A new service of its own accord refers to nothing that is stored.
-    if steps.iter().any(|step| REFERRED_TO.contains(&step.key.kind)) {
-        tx.each(service, &mut keep)?;
-    } else {
-        for kind in REFERRED_TO {
-            for row in tx.list(service, kind, "", usize::MAX)? {
-                keep(row)?;
+    }
+
+    fn all(&mut self, service: &str) -> Result<(), StoreError> {
+        let tx = self.tx;
+        tx.each(service, &mut |row| self.keep(row))
+    }
+
+    fn kind(&mut self, service: &str, kind: Kind) -> Result<(), StoreError> {
+        for row in self.tx.list(service, kind, "", usize::MAX)? {
+            self.keep(row)?;
+        }
+        Ok(())
+    }
+
+    /// Policies, links and grants share their ids.
+    fn namesakes(&mut self, service: &str) -> Result<(), StoreError> {
+        const NAMED: [Kind; 3] = [Kind::Policy, Kind::Link, Kind::Grant];
+        let named: Vec<ItemKey> =
+            self.items.keys().filter(|key| NAMED.contains(&key.kind)).cloned().collect();
+        for key in named {
+            for kind in NAMED.into_iter().filter(|kind| *kind != key.kind) {
+                let row = self.tx.item(&ItemKey::new(service, kind, key.id.as_str()))?;
+                row.map_or(Ok(()), |row| self.keep(row))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything above the entities that are looked at, so that circles are seen.
+    fn ancestors(&mut self, service: &str) -> Result<(), StoreError> {
+        let mut seen: BTreeSet<Uid> = BTreeSet::new();
+        let mut open: Vec<Uid> = self.items.values().flat_map(parents).collect();
+        while let Some(uid) = open.pop() {
+            if seen.len() >= ANCESTORS || !seen.insert(uid.clone()) {
+                continue;
+            }
+            let mut found = Vec::new();
+            for scope in BTreeSet::from(["", service]) {
+                let key = ItemKey::entity(scope, &uid);
+                match self.steps.get(&key) {
+                    Some(step) => found.extend(step.after.as_ref().map(|(item, _)| item.clone())),
+                    None => found.extend(self.tx.item(&key)?.map(decoded).transpose()?),
+                }
+            }
+            self.memberships(&uid, &mut found)?;
+            for item in found {
+                open.extend(parents(&item));
+                self.items.entry(item.key.clone()).or_insert(item);
+            }
+        }
+        Ok(())
+    }
+
+    /// The memberships that an entity has in the directory.
+    fn memberships(&self, uid: &Uid, found: &mut Vec<Item>) -> Result<(), StoreError> {
+        // Their ids are `MEMBER in ROLE`, so those of one member are neighbours.
+        let prefix = format!("{uid} in ");
+        let mut after = format!("{uid} in");
+        loop {
+            let rows = self.tx.list("", Kind::Member, &after, PAGE)?;
+            let full = rows.len() == PAGE;
+            for row in rows {
+                if !row.key.id.starts_with(&prefix) {
+                    return self.new_memberships(&prefix, found);
+                }
+                after.clone_from(&row.key.id);
+                if !self.steps.contains_key(&row.key) {
+                    found.push(decoded(row)?);
+                }
+            }
+            if !full {
+                return self.new_memberships(&prefix, found);
             }
         }
     }
-    items.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(items)
+
+    fn new_memberships(&self, prefix: &str, found: &mut Vec<Item>) -> Result<(), StoreError> {
+        let from = ItemKey::new("", Kind::Member, prefix);
+        for (key, step) in self.steps.range(&from..) {
+            if key.kind != Kind::Member || !key.id.starts_with(prefix) {
+                break;
+            }
+            found.extend(step.after.as_ref().map(|(item, _)| item.clone()));
+        }
+        Ok(())
+    }
 }
 
-fn located(problem: validate::Problem) -> Problem {
-    Problem::of(&problem.key, problem.message)
+fn decoded(row: Row) -> Result<Item, StoreError> {
+    Item::decode(row.key, &row.body).map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
+}
+
+fn parents(item: &Item) -> Vec<Uid> {
+    match &item.body {
+        ItemBody::Entity(entity) => entity.parents.clone(),
+        ItemBody::Member(member) => vec![member.role.clone()],
+        _ => Vec::new(),
+    }
+}
+
+/// Limits and plans by the rules of the `limit` crate, and keys by their plans.
+fn limits(service: &str, items: &[Item]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut limits = Limits::default();
+    let mut named: BTreeMap<String, ItemKey> = BTreeMap::new();
+    let mut settings: Option<&ServiceSettings> = None;
+    let mut routes = Vec::new();
+    let mut keys = Vec::new();
+    for item in items.iter().filter(|item| item.key.service == service) {
+        match &item.body {
+            ItemBody::Service(found) => settings = Some(found),
+            ItemBody::Route(route) => routes.push(route.path.as_str()),
+            ItemBody::Key(key) if !key.plan.is_empty() => keys.push((&item.key, &key.plan)),
+            ItemBody::Limit(body) => match serde_json::from_value::<Rule>(body.clone()) {
+                Ok(rule) => {
+                    named.insert(rule.name.clone(), item.key.clone());
+                    limits.rules.push(rule);
+                }
+                Err(e) => problems.push(Problem::of(&item.key, e.to_string())),
+            },
+            ItemBody::Plan(body) => {
+                let mut body = body.clone();
+                if let Some(fields) = body.as_object_mut() {
+                    fields.remove("name");
+                }
+                match serde_json::from_value::<Plan>(body) {
+                    Ok(plan) => {
+                        named.insert(item.key.id.clone(), item.key.clone());
+                        let rules = plan.rules.iter().map(|rule| rule.name.clone());
+                        named.extend(rules.map(|name| (name, item.key.clone())));
+                        limits.plans.insert(item.key.id.clone(), plan);
+                    }
+                    Err(e) => problems.push(Problem::of(&item.key, e.to_string())),
+                }
+            }
+            _ => {}
+        }
+    }
+    for (key, plan) in keys {
+        if !limits.plans.contains_key(plan) && problems.is_empty() {
+            let message = format!("there is no plan `{plan}` in service `{service}`");
+            problems.push(Problem::of(key, message));
+        }
+    }
+    // Whether a rule's route is one of the service is said only where all routes are at hand.
+    let closed = settings.is_some_and(|settings| settings.unmatched == Unmatched::Refuse);
+    let facts = ServiceFacts {
+        routes: (closed && !routes.is_empty()).then_some(routes.as_slice()),
+        ..ServiceFacts::default()
+    };
+    if problems.is_empty()
+        && let Err(e) = limits.validate(&facts)
+    {
+        let key = named.get(&e.rule).cloned().unwrap_or_else(|| ItemKey::service(service));
+        let message = std::error::Error::source(&e).map_or_else(|| e.to_string(), |fault| {
+            crate::chain(fault)
+        });
+        problems.push(Problem::of(&key, message));
+    }
+    problems
 }

@@ -5,20 +5,13 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use keepgate_policy::service::ServiceSettings;
-use keepgate_policy::{Delta, Digest, Item, ItemBody, ItemKey, Kind, Revision, wire};
+use keepgate_policy::{Delta, Digest, Item, ItemBody, ItemKey, Kind, Revision};
 
 use super::check::{self, Problem};
 use super::recent::Landed;
 use super::{Edit, Head, Outcome, Plan, Refusal, Shared};
 use crate::store::{AuditRow, ChangeRow, Row, ScopeRow, StoreError, TokenRow, Verdict, Writing};
 use crate::token::Role;
-
-/// The longest canonical body of one item, in bytes; with its key it must fit the wire's bound.
-const ITEM_BYTES: usize = wire::MAX_ITEM_BYTES - KEY_BYTES;
-
-/// The longest id of an item, in bytes, and room for the rest of its key.
-const ID_BYTES: usize = 4096;
-const KEY_BYTES: usize = ID_BYTES + 256;
 
 /// What an edit did to one item.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,17 +192,7 @@ fn steps(
                     problems.push(Problem::of(&key, crate::chain(&e)));
                     continue;
                 }
-                if key.id.len() > ID_BYTES {
-                    let message = format!("an id has at most {ID_BYTES} bytes");
-                    problems.push(Problem::of(&key, message));
-                    continue;
-                }
                 let body = item.encode();
-                if body.len() > ITEM_BYTES {
-                    let message = format!("{} bytes; an item has at most {ITEM_BYTES}", body.len());
-                    problems.push(Problem::of(&key, message));
-                    continue;
-                }
                 let digest = Digest::of_encoded(&key, &body);
                 let source = source_of(&item.body).to_owned();
                 let row = Row { key: key.clone(), body, revision, digest, source };
