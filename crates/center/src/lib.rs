@@ -250,7 +250,9 @@ impl Center {
         }
         note_usage(&app);
         let desk = Arc::clone(&app.desk);
-        tokio::task::spawn_blocking(move || desk.close()).await.map_err(|_| RunError::Runtime)??;
+        tokio::task::spawn_blocking(move || desk.close())
+            .await
+            .map_err(|_| RunError::Runtime)??;
         tracing::info!("the center has shut down");
         Ok(())
     }
@@ -285,10 +287,8 @@ async fn first_token(desk: &Desk, dir: &Path) -> Result<Option<PathBuf>, StartEr
     }
     let minted = token::mint("kgt")?;
     let path = dir.join("admin.token");
-    write_secret(&path, &minted.text).map_err(|source| StartError::TokenFile {
-        path: path.display().to_string(),
-        source,
-    })?;
+    write_secret(&path, &minted.text)
+        .map_err(|source| StartError::TokenFile { path: path.display().to_string(), source })?;
     let note = "the first admin token".to_owned();
     let row = api::tokens::row(&minted, Role::Admin, String::new(), note);
     let plan: desk::Planner =

@@ -141,12 +141,15 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         match self.tls.clone() {
             None => self.http(stream).await,
-            Some(tls) => match tokio::time::timeout(self.bounds.handshake, tls.accept(stream)).await
-            {
-                Ok(Ok(stream)) => self.http(stream).await,
-                Ok(Err(e)) => tracing::debug!(error = %e, peer = %self.peer, "no TLS handshake"),
-                Err(_) => self.metrics.connections_timed_out.add(1),
-            },
+            Some(tls) => {
+                match tokio::time::timeout(self.bounds.handshake, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => self.http(stream).await,
+                    Ok(Err(e)) => {
+                        tracing::debug!(error = %e, peer = %self.peer, "no TLS handshake")
+                    }
+                    Err(_) => self.metrics.connections_timed_out.add(1),
+                }
+            }
         }
     }
 

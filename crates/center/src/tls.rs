@@ -80,8 +80,7 @@ fn load(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
         return Err(TlsError::Empty(shown(cert)));
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(pem("private key", key))?;
-    let unusable =
-        |source| TlsError::Unusable { cert: shown(cert), key: shown(key), source };
+    let unusable = |source| TlsError::Unusable { cert: shown(cert), key: shown(key), source };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

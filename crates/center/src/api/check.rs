@@ -107,17 +107,21 @@ pub(crate) async fn check(
     let (mut determining, mut near, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for (service, answer) in answers {
         if answer.decision.effect == effect {
-            determining.extend(answer.determining.iter().map(|policy| {
-                json!({ "service": service, "id": &*policy.id, "text": policy.text })
-            }));
+            determining.extend(answer.determining.iter().map(
+                |policy| json!({ "service": service, "id": &*policy.id, "text": policy.text }),
+            ));
             near.extend(answer.near.iter().map(|miss| {
                 json!({ "service": service, "id": &*miss.policy.id,
                     "text": miss.policy.text, "why": miss.why })
             }));
         }
-        errors.extend(answer.decision.errors.iter().map(|e| {
-            json!({ "service": service, "policy": &*e.policy, "message": e.message })
-        }));
+        errors.extend(
+            answer
+                .decision
+                .errors
+                .iter()
+                .map(|e| json!({ "service": service, "policy": &*e.policy, "message": e.message })),
+        );
     }
     let (name, reason) = match effect {
         Effect::Allow => ("allow", "permit"),

@@ -107,7 +107,9 @@ pub(crate) async fn members(
                         .map_err(|e| crate::store::StoreError::Corrupt { what: e.to_string() })?;
                     if member.as_ref().is_some_and(|member| *member != body.member) {
                         if after.starts_with(&format!("{} in ", body.member))
-                            && member.as_ref().is_some_and(|m| body.member.to_string() > m.to_string())
+                            && member
+                                .as_ref()
+                                .is_some_and(|m| body.member.to_string() > m.to_string())
                         {
                             // Past the member's own range nothing of it follows.
                             break 'pages;

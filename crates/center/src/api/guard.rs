@@ -90,8 +90,9 @@ pub(crate) async fn follower(State(app): State<App>, mut request: Request, next:
         }
         Ok(caller) => {
             let role = caller.role().name();
-            let status =
-                tonic::Status::permission_denied(format!("a token of role `{role}` may not follow"));
+            let status = tonic::Status::permission_denied(format!(
+                "a token of role `{role}` may not follow"
+            ));
             status.into_http::<Body>()
         }
         Err(problem) => {
@@ -123,11 +124,10 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
         let detail = "send `Authorization: Bearer TOKEN`; `keepgate token create` makes one";
         return Err(Problem::unauthenticated(detail));
     };
-    let (scheme, text) = value
-        .to_str()
-        .ok()
-        .and_then(|value| value.split_once(' '))
-        .ok_or_else(|| Problem::unauthenticated("the Authorization header is no Bearer token"))?;
+    let (scheme, text) =
+        value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(|| {
+            Problem::unauthenticated("the Authorization header is no Bearer token")
+        })?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Problem::unauthenticated("the Authorization header is no Bearer token"));
     }

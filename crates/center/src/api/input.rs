@@ -90,7 +90,11 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Args<T> {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         match Query::<T>::from_request_parts(parts, app).await {
             Ok(Query(args)) => Ok(Args(args)),
-            Err(e) => Err(Problem::bad_request(e.body_text())),
+            Err(e) => {
+                let text = e.body_text();
+                let why = text.strip_prefix("Failed to deserialize query string: ");
+                Err(Problem::bad_request(format!("the query: {}", why.unwrap_or(&text))))
+            }
         }
     }
 }

@@ -56,12 +56,7 @@ pub(crate) async fn fetch(app: &App, key: ItemKey) -> Answer<Response> {
     Ok(response)
 }
 
-pub(crate) async fn list(
-    app: &App,
-    service: String,
-    kind: Kind,
-    page: Page,
-) -> Answer<Out<Value>> {
+pub(crate) async fn list(app: &App, service: String, kind: Kind, page: Page) -> Answer<Out<Value>> {
     let limit = page.limit();
     let (revision, mut rows) = app
         .desk
@@ -202,8 +197,12 @@ pub(crate) fn decode(key: ItemKey, mut body: Value) -> Answer<Item> {
             _ => {}
         }
     }
-    Item::decode(key.clone(), body.to_string().as_bytes())
-        .map_err(|e| Problem::invalid(vec![Located::of(&key, crate::chain(&e))]))
+    Item::decode(key.clone(), body.to_string().as_bytes()).map_err(|e| {
+        let text = crate::chain(&e);
+        // The text names the item, and so does the problem.
+        let why = text.strip_prefix(&format!("{key}: ")).unwrap_or(&text);
+        Problem::invalid(vec![Located::of(&key, why)])
+    })
 }
 
 pub(crate) fn body(row: &Row) -> Answer<Value> {

@@ -53,8 +53,7 @@ pub(crate) async fn create(
         Ok(Plan { changes: vec![Change::Put(item)], ..Plan::default() })
     })
     .await?;
-    let answer =
-        json!({ "prefix": minted.id, "key": minted.text, "revision": outcome.revision });
+    let answer = json!({ "prefix": minted.id, "key": minted.text, "revision": outcome.revision });
     Ok((StatusCode::CREATED, Out(answer)))
 }
 
@@ -141,7 +140,6 @@ pub(crate) async fn rotate(
         Ok(Plan { changes, ..Plan::default() })
     })
     .await?;
-    let answer =
-        json!({ "prefix": minted.id, "key": minted.text, "revision": outcome.revision });
+    let answer = json!({ "prefix": minted.id, "key": minted.text, "revision": outcome.revision });
     Ok((StatusCode::CREATED, Out(answer)))
 }

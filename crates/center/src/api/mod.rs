@@ -78,7 +78,11 @@ pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
             Problem::not_found(format!("nothing is at `{}`", request.uri().path()))
         })
         .method_not_allowed_fallback(async |request: Request| {
-            Problem::method(format!("`{}` does not take {}", request.uri().path(), request.method()))
+            Problem::method(format!(
+                "`{}` does not take {}",
+                request.uri().path(),
+                request.method()
+            ))
         })
         .layer(middleware::from_fn_with_state(app.clone(), guard::envelope))
         .with_state(app)

@@ -52,10 +52,7 @@ fn operation(endpoint: &Endpoint) -> Value {
     }
     let mut responses = Map::new();
     let status = endpoint.status.to_string();
-    responses.insert(
-        status,
-        json!({ "description": "done", "content": content(endpoint.answer) }),
-    );
+    responses.insert(status, json!({ "description": "done", "content": content(endpoint.answer) }));
     responses.insert(
         "default".to_owned(),
         json!({ "description": "a problem (RFC 9457)", "content": {

@@ -73,8 +73,7 @@ impl Problem {
             None => "the change is not valid".to_owned(),
         };
         let title = "the change is not valid";
-        let mut problem =
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", title, detail);
+        let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", title, detail);
         problem.problems = problems;
         problem
     }
@@ -120,10 +119,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = (self.status, self.body(None)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self.status {
             StatusCode::UNAUTHORIZED => {

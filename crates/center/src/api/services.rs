@@ -62,9 +62,9 @@ pub(crate) async fn apply(
     })
     .await
     .map_err(|refusal| match refusal {
-        Refusal::Invalid(problems) => Problem::invalid(
-            problems.into_iter().map(|problem| problem.placed(&places)).collect(),
-        ),
+        Refusal::Invalid(problems) => {
+            Problem::invalid(problems.into_iter().map(|problem| problem.placed(&places)).collect())
+        }
         refusal => refusal.into(),
     })?;
     Ok(Out(json!({
@@ -134,8 +134,7 @@ pub(crate) async fn export(
 }
 
 fn decoded(row: Row) -> Result<Item, StoreError> {
-    Item::decode(row.key, &row.body)
-        .map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
+    Item::decode(row.key, &row.body).map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
 }
 
 /// What a list counts.

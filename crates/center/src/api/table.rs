@@ -412,11 +412,9 @@ fn of_status(t: &mut Table) {
         get(status::followers)
     })
     .answers("Followers");
-    t.add(("POST", "/v1/check"), Decide, ("check", "decide, and say why"), || {
-        post(check::check)
-    })
-    .takes("Question")
-    .answers("Answer");
+    t.add(("POST", "/v1/check"), Decide, ("check", "decide, and say why"), || post(check::check))
+        .takes("Question")
+        .answers("Answer");
 }
 
 fn of_authzen(t: &mut Table) {

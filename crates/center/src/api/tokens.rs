@@ -92,8 +92,7 @@ pub(crate) fn wrong_service(role: Role, service: &str) -> Option<String> {
 }
 
 pub(crate) async fn list(State(app): State<App>) -> Answer<Out<Value>> {
-    let (revision, rows) =
-        app.desk.read(move |store| Ok((store.head()?, store.tokens()?))).await?;
+    let (revision, rows) = app.desk.read(move |store| Ok((store.head()?, store.tokens()?))).await?;
     let line = |row: &TokenRow| {
         json!({
             "id": row.id,

@@ -108,12 +108,7 @@ impl From<BundleError> for Problem {
 
 impl From<validate::Problem> for Problem {
     fn from(problem: validate::Problem) -> Problem {
-        Problem {
-            key: Some(problem.key),
-            file: None,
-            line: problem.line,
-            message: problem.message,
-        }
+        Problem { key: Some(problem.key), file: None, line: problem.line, message: problem.message }
     }
 }
 
@@ -262,7 +257,7 @@ impl<'a> After<'a> {
 
     fn new_memberships(&self, prefix: &str, found: &mut Vec<Item>) -> Result<(), StoreError> {
         let from = ItemKey::new("", Kind::Member, prefix);
-        for (key, step) in self.steps.range(&from..) {
+        for (key, step) in self.steps.range::<&ItemKey, _>(&from..) {
             if key.kind != Kind::Member || !key.id.starts_with(prefix) {
                 break;
             }
@@ -338,9 +333,7 @@ fn limits(service: &str, items: &[Item]) -> Vec<Problem> {
         && let Err(e) = limits.validate(&facts)
     {
         let key = named.get(&e.rule).cloned().unwrap_or_else(|| ItemKey::service(service));
-        let message = std::error::Error::source(&e).map_or_else(|| e.to_string(), |fault| {
-            crate::chain(fault)
-        });
+        let message = std::error::Error::source(&e).map_or_else(|| e.to_string(), crate::chain);
         problems.push(Problem::of(&key, message));
     }
     problems

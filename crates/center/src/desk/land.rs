@@ -330,12 +330,7 @@ fn with_tokens(before: &Head, changed: Vec<TokenRow>) -> Arc<HashMap<String, Tok
     Arc::new(tokens)
 }
 
-fn token_audit(
-    before: &Head,
-    token: &TokenRow,
-    revision: Revision,
-    stamp: &Stamp<'_>,
-) -> AuditRow {
+fn token_audit(before: &Head, token: &TokenRow, revision: Revision, stamp: &Stamp<'_>) -> AuditRow {
     AuditRow {
         seq: 0,
         revision,

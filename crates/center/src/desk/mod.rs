@@ -19,9 +19,7 @@ use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use keepgate_policy::service::ServiceSettings;
-use keepgate_policy::{
-    Change, Digest, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, World,
-};
+use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, World};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use check::Problem;
@@ -345,7 +343,8 @@ fn load(store: &dyn Store) -> Result<Head, OpenError> {
             return Err(e.into());
         }
         if sum != scope.digest {
-            let what = format!("the items of scope `{}` do not sum up to its digest", scope.service);
+            let what =
+                format!("the items of scope `{}` do not sum up to its digest", scope.service);
             return Err(StoreError::Corrupt { what }.into());
         }
         scopes.insert(scope.service.clone(), scope);

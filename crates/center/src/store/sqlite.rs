@@ -61,22 +61,17 @@ impl SqliteStore {
     /// Opens or creates the store in `dir`; refused while another center has it.
     pub fn open(dir: &Path) -> Result<SqliteStore, StoreError> {
         let shown = dir.display().to_string();
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| {
-            StoreError::Io { what: "create", path: shown.clone(), source }
-        })?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|source| StoreError::Io { what: "create", path: shown.clone(), source })?;
         let lock = lock(dir)?;
         let file = dir.join("center.db");
         // SQLite creates its files with the umask; the database holds hashes, so it is made first.
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&file)
-            .map_err(|source| StoreError::Io {
-                what: "create",
-                path: file.display().to_string(),
-                source,
-            })?;
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&file).map_err(|source| {
+            StoreError::Io { what: "create", path: file.display().to_string(), source }
+        })?;
         let mut connection = connect(&file)?;
         lay_out(&mut connection)?;
         Ok(SqliteStore {
@@ -636,7 +631,8 @@ fn token_row(row: &SqlRow<'_>) -> Sql<Result<TokenRow, StoreError>> {
 }
 
 fn stored_kind(name: &str) -> Result<Kind, StoreError> {
-    Kind::from_name(name).ok_or_else(|| StoreError::Corrupt { what: format!("an item of kind `{name}`") })
+    Kind::from_name(name)
+        .ok_or_else(|| StoreError::Corrupt { what: format!("an item of kind `{name}`") })
 }
 
 /// SQLite's integers are signed; ours count up from zero and never get that far.

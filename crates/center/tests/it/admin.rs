@@ -108,7 +108,8 @@ async fn conditions_keep_two_editors_apart() {
 async fn roles_are_assigned_once_and_revoked_once() {
     let dir = Dir::new();
     let center = Running::start(&dir).await;
-    let body = || Some(json!({ "member": "user::\"alice\"", "role": { "type": "role", "id": "x" } }));
+    let body =
+        || Some(json!({ "member": "user::\"alice\"", "role": { "type": "role", "id": "x" } }));
     let assigned = center.ask("POST", "/v1/roles/assign", body()).await.good();
     assert_eq!(assigned["changes"][0]["id"], "user::\"alice\" in role::\"x\"");
     let again = center.ask("POST", "/v1/roles/assign", body()).await.good();
@@ -223,7 +224,13 @@ async fn every_write_is_audited_with_before_and_after() {
             entry["after"],
         );
     }
-    expect![[r#""#]].assert_eq(&lines);
+    expect![[r#"
+        r1 center token.create  ADMIN: null -> {"role":"admin","service":"","note":"the first admin token","revoked":false}
+        r2 ADMIN service.put orders : null -> {"name":"orders"}
+        r3 ADMIN policy.put orders p: null -> {"text":"permit (principal, action, resource);"}
+        r4 ADMIN policy.put orders p: {"text":"permit (principal, action, resource);"} -> {"text":"forbid (principal, action, resource);"}
+        r5 ADMIN policy.delete orders p: {"text":"forbid (principal, action, resource);"} -> null
+    "#]].assert_eq(&lines);
     let second = center.ask("GET", "/v1/audit?after=1&limit=1", None).await.good();
     assert_eq!(second["entries"][0]["seq"], 2);
     assert_eq!(second["next"], 2);
@@ -235,7 +242,9 @@ async fn refusals_name_the_culprit() {
     let dir = Dir::new();
     let center = Running::start(&dir).await;
     center.service("orders", &[]).await;
-    let check = |method: &'static str, path: &'static str, body: Option<serde_json::Value>,
+    let check = |method: &'static str,
+                 path: &'static str,
+                 body: Option<serde_json::Value>,
                  expected: Expect| {
         let center = &center;
         async move {
@@ -244,26 +253,81 @@ async fn refusals_name_the_culprit() {
             expected.assert_eq(&format!("{status} {}", answer.problem(status)));
         }
     };
-    check("GET", "/nothing", None, expect![[""]]).await;
-    check("PATCH", "/v1/services", None, expect![[""]]).await;
-    check("GET", "/v1/services/none", None, expect![[""]]).await;
-    check("GET", "/v1/services/none/policies", None, expect![[""]]).await;
-    check("GET", "/v1/services/orders/policies/p", None, expect![[""]]).await;
-    check("PUT", "/v1/services/none/policies/p", Some(json!({ "text": ALLOW })), expect![[""]])
+    check("GET", "/nothing", None, expect!["404 nothing is at `/nothing`"]).await;
+    check("PATCH", "/v1/services", None, expect!["405 `/v1/services` does not take PATCH"]).await;
+    check("GET", "/v1/services/none", None, expect!["404 there is no service `none`"]).await;
+    check("GET", "/v1/services/none/policies", None, expect!["404 there is no service `none`"])
         .await;
-    check("PUT", "/v1/services/orders/policies/p", Some(json!({ "test": 1 })), expect![[""]]).await;
-    check("PUT", "/v1/services/a%20b", Some(json!({})), expect![[""]]).await;
-    check("PUT", "/v1/services/orders", Some(json!({ "name": "other" })), expect![[""]]).await;
-    check("PUT", "/v1/entities/alice", Some(json!({})), expect![[""]]).await;
-    check("GET", "/v1/services/orders/policies?limt=3", None, expect![[""]]).await;
-    check("POST", "/v1/tokens", Some(json!({ "role": "boss" })), expect![[""]]).await;
-    check("POST", "/v1/tokens", Some(json!({ "role": "gate" })), expect![[""]]).await;
-    check("POST", "/v1/tokens", Some(json!({ "role": "admin", "service": "orders" })), expect![[""]])
+    check(
+        "GET",
+        "/v1/services/orders/policies/p",
+        None,
+        expect!["404 there is no policy `p` in service `orders`"],
+    )
+    .await;
+    check(
+        "PUT",
+        "/v1/services/none/policies/p",
+        Some(json!({ "text": ALLOW })),
+        expect!["404 there is no service `none`"],
+    )
+    .await;
+    check("PUT", "/v1/services/orders/policies/p", Some(json!({ "test": 1 })), expect!["422 policy `p`: the body does not parse: missing field `text` at line 1 column 10"]).await;
+    check("PUT", "/v1/services/a%20b", Some(json!({})), expect!["400 `a b` cannot name a service"])
         .await;
-    check("DELETE", "/v1/tokens/none", None, expect![[""]]).await;
-    check("POST", "/v1/roles/assign", Some(json!({ "member": "alice", "role": "x" })), expect![[""]])
-        .await;
-    check("POST", "/v1/check", Some(json!({})), expect![[""]]).await;
+    check(
+        "PUT",
+        "/v1/services/orders",
+        Some(json!({ "name": "other" })),
+        expect!["422 service `orders`: the body is that of `other`"],
+    )
+    .await;
+    check(
+        "PUT",
+        "/v1/entities/alice",
+        Some(json!({})),
+        expect![[
+            r#"400 in the path: `alice` is not a Cedar identifier; write it as `kind::"id"`"#
+        ]],
+    )
+    .await;
+    check("GET", "/v1/services/orders/policies?limt=3", None, expect!["400 the query: limt: unknown field `limt`, expected `after` or `limit`"]).await;
+    check(
+        "POST",
+        "/v1/tokens",
+        Some(json!({ "role": "boss" })),
+        expect!["400 `role`: `boss` is none of admin, editor, viewer, gate, pep"],
+    )
+    .await;
+    check(
+        "POST",
+        "/v1/tokens",
+        Some(json!({ "role": "gate" })),
+        expect!["400 `service`: a gate token is for one service; name it"],
+    )
+    .await;
+    check(
+        "POST",
+        "/v1/tokens",
+        Some(json!({ "role": "admin", "service": "orders" })),
+        expect!["400 `service`: a token of role `admin` is for all services; leave it out"],
+    )
+    .await;
+    check("DELETE", "/v1/tokens/none", None, expect!["404 there is no token `none`"]).await;
+    check(
+        "POST",
+        "/v1/roles/assign",
+        Some(json!({ "member": "alice", "role": "x" })),
+        expect![[r#"400 `member`: `alice` is not a Cedar identifier; write it as `kind::"id"`"#]],
+    )
+    .await;
+    check(
+        "POST",
+        "/v1/check",
+        Some(json!({})),
+        expect!["400 the body does not parse: missing field `principal` at line 1 column 2"],
+    )
+    .await;
     let no_json = request(Method::POST, "/v1/tokens")
         .header("authorization", format!("Bearer {}", center.admin))
         .body(Bytes::from_static(b"role=admin"))
@@ -279,7 +343,8 @@ async fn refusals_name_the_culprit() {
 async fn request_ids_come_back_and_are_made_where_there_is_none() {
     let dir = Dir::new();
     let center = Running::start(&dir).await;
-    let given = request(Method::GET, "/v1/nothing").header("x-request-id", "a b/ü").body(Bytes::new());
+    let given =
+        request(Method::GET, "/v1/nothing").header("x-request-id", "a b/ü").body(Bytes::new());
     let answer = center.send(given.unwrap()).await;
     assert_eq!(answer.headers.get("x-request-id").unwrap().as_bytes(), "a b/ü".as_bytes());
     let made = center.ask("GET", "/healthz", None).await;

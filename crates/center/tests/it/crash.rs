@@ -77,7 +77,14 @@ async fn no_acknowledged_revision_is_lost() {
             // A write without an answer may have landed or not; an acknowledged one has.
             let got = got["text"].as_str().unwrap().to_owned();
             let number = |text: &str| {
-                text.rsplit("n == ").next().unwrap().split(' ').next().unwrap().parse::<u64>().unwrap()
+                text.rsplit("n == ")
+                    .next()
+                    .unwrap()
+                    .split(' ')
+                    .next()
+                    .unwrap()
+                    .parse::<u64>()
+                    .unwrap()
             };
             assert!(number(&got) >= number(text), "{id}: {got} after {text}");
         }
@@ -99,8 +106,7 @@ async fn no_acknowledged_revision_is_lost() {
                          context.n == {number} }};"
                     );
                     let path = format!("/v1/services/crash/policies/{id}");
-                    let Some(answer) =
-                        center.try_ask("PUT", &path, json!({ "text": text })).await
+                    let Some(answer) = center.try_ask("PUT", &path, json!({ "text": text })).await
                     else {
                         break;
                     };

@@ -343,10 +343,8 @@ impl Mirror {
     }
 
     pub(crate) async fn applied(&self) {
-        let applied = proto::Applied {
-            revision: self.revision.0,
-            digest: self.digest().to_bytes().to_vec(),
-        };
+        let applied =
+            proto::Applied { revision: self.revision.0, digest: self.digest().to_bytes().to_vec() };
         let request = Some(proto::follow_request::Request::Applied(applied));
         self.to.send(FollowRequest { request }).await.unwrap();
     }

@@ -146,14 +146,13 @@ async fn history_that_is_gone_means_a_snapshot() {
     again.until(head).await;
     assert_eq!(again.snapshots, 1);
     let recent = Revision(head - 2);
-    let mut short =
-        Mirror::hello(&center, &gate, &["orders"], recent, Some(Digest::default()), {
-            let mut items = again.items.clone();
-            items.retain(|key, _| key.id != "n8" && key.id != "n9");
-            items
-        })
-        .await
-        .unwrap();
+    let mut short = Mirror::hello(&center, &gate, &["orders"], recent, Some(Digest::default()), {
+        let mut items = again.items.clone();
+        items.retain(|key, _| key.id != "n8" && key.id != "n9");
+        items
+    })
+    .await
+    .unwrap();
     short.until(head).await;
     assert_eq!((short.snapshots, short.deltas.len()), (0, 1));
     assert_eq!(short.items, again.items);

@@ -78,7 +78,80 @@ async fn every_endpoint_with_every_role() {
         }
     }
     table += &line;
-    expect![[r#""#]].assert_eq(&table);
+    expect![[r#"
+        GET    /: none admin editor viewer gate pep
+        GET    /healthz: none admin editor viewer gate pep
+        GET    /readyz: none admin editor viewer gate pep
+        GET    /metrics: none admin editor viewer gate pep
+        GET    /v1/openapi.json: none admin editor viewer gate pep
+        GET    /v1/services: admin editor viewer
+        GET    /v1/services/{service}: admin editor viewer
+        PUT    /v1/services/{service}: admin editor
+        DELETE /v1/services/{service}: admin editor
+        POST   /v1/services/{service}/apply: admin editor
+        GET    /v1/services/{service}/export: admin editor viewer
+        GET    /v1/services/{service}/schema: admin editor viewer
+        PUT    /v1/services/{service}/schema: admin editor
+        DELETE /v1/services/{service}/schema: admin editor
+        GET    /v1/services/{service}/policies: admin editor viewer
+        GET    /v1/services/{service}/policies/{id}: admin editor viewer
+        PUT    /v1/services/{service}/policies/{id}: admin editor
+        DELETE /v1/services/{service}/policies/{id}: admin editor
+        GET    /v1/services/{service}/templates: admin editor viewer
+        GET    /v1/services/{service}/templates/{id}: admin editor viewer
+        PUT    /v1/services/{service}/templates/{id}: admin editor
+        DELETE /v1/services/{service}/templates/{id}: admin editor
+        GET    /v1/services/{service}/links: admin editor viewer
+        GET    /v1/services/{service}/links/{id}: admin editor viewer
+        PUT    /v1/services/{service}/links/{id}: admin editor
+        DELETE /v1/services/{service}/links/{id}: admin editor
+        GET    /v1/services/{service}/grants: admin editor viewer
+        GET    /v1/services/{service}/grants/{id}: admin editor viewer
+        PUT    /v1/services/{service}/grants/{id}: admin editor
+        DELETE /v1/services/{service}/grants/{id}: admin editor
+        GET    /v1/services/{service}/entities: admin editor viewer
+        GET    /v1/services/{service}/entities/{id}: admin editor viewer
+        PUT    /v1/services/{service}/entities/{id}: admin editor
+        DELETE /v1/services/{service}/entities/{id}: admin editor
+        GET    /v1/services/{service}/routes: admin editor viewer
+        GET    /v1/services/{service}/routes/{id}: admin editor viewer
+        PUT    /v1/services/{service}/routes/{id}: admin editor
+        DELETE /v1/services/{service}/routes/{id}: admin editor
+        GET    /v1/services/{service}/limits: admin editor viewer
+        GET    /v1/services/{service}/limits/{id}: admin editor viewer
+        PUT    /v1/services/{service}/limits/{id}: admin editor
+        DELETE /v1/services/{service}/limits/{id}: admin editor
+        GET    /v1/services/{service}/plans: admin editor viewer
+        GET    /v1/services/{service}/plans/{id}: admin editor viewer
+        PUT    /v1/services/{service}/plans/{id}: admin editor
+        DELETE /v1/services/{service}/plans/{id}: admin editor
+        GET    /v1/services/{service}/keys: admin editor viewer
+        POST   /v1/services/{service}/keys: admin editor
+        GET    /v1/services/{service}/keys/{prefix}: admin editor viewer
+        DELETE /v1/services/{service}/keys/{prefix}: admin editor
+        POST   /v1/services/{service}/keys/{prefix}/rotate: admin editor
+        GET    /v1/entities: admin editor viewer
+        GET    /v1/entities/{uid}: admin editor viewer
+        PUT    /v1/entities/{uid}: admin editor
+        DELETE /v1/entities/{uid}: admin editor
+        GET    /v1/roles: admin editor viewer
+        GET    /v1/roles/{uid}: admin editor viewer
+        PUT    /v1/roles/{uid}: admin editor
+        DELETE /v1/roles/{uid}: admin editor
+        GET    /v1/members: admin editor viewer
+        POST   /v1/roles/assign: admin editor
+        POST   /v1/roles/revoke: admin editor
+        GET    /v1/tokens: admin
+        POST   /v1/tokens: admin
+        DELETE /v1/tokens/{id}: admin
+        GET    /v1/revision: admin editor viewer gate pep
+        GET    /v1/audit: admin editor viewer
+        GET    /v1/followers: admin editor viewer
+        POST   /v1/check: admin editor viewer pep
+        GET    /.well-known/authzen-configuration: none admin editor viewer gate pep
+        GET    /.well-known/authzen-configuration/s/{service}: none admin editor viewer gate pep
+        gRPC   keepgate.sync.v1.Sync/Follow of orders: admin gate"#]]
+    .assert_eq(&table);
     center.stop().await;
 }
 

@@ -97,7 +97,7 @@ async fn a_store_whose_items_were_altered_is_refused() {
     center.stop().await;
     let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
     let changed = raw
-        .execute("UPDATE items SET body = replace(body, 'permit', 'forbid') WHERE id = 'all'", [])
+        .execute("UPDATE items SET body = CAST(replace(body, 'permit', 'forbid') AS BLOB) WHERE id = 'all'", [])
         .unwrap();
     assert_eq!(changed, 1);
     drop(raw);
@@ -150,8 +150,7 @@ async fn tls_with_http2_and_http1() {
             tokio::spawn(connection);
             sender.send_request(request).await.unwrap()
         } else {
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(io).await.unwrap();
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
             tokio::spawn(connection);
             sender.send_request(request).await.unwrap()
         };

@@ -203,7 +203,11 @@ fn keeps_changes_for_a_while(store: &dyn Store) {
 
 /// Scopes and tokens are replaced; a scope without items is gone.
 fn keeps_scopes_and_tokens(store: &dyn Store) {
-    let scope = |items| ScopeRow { service: "scope".to_owned(), digest: Digest([1, 2, 3, u64::MAX]), items };
+    let scope = |items| ScopeRow {
+        service: "scope".to_owned(),
+        digest: Digest([1, 2, 3, u64::MAX]),
+        items,
+    };
     let token = TokenRow {
         id: "id1".to_owned(),
         role: Role::Gate,
