@@ -88,7 +88,7 @@ pub struct Match<'r, 'p> {
 
 /// A parameter's value that is no text once it is decoded: the caller's 400.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the path's `{value}` is not UTF-8 once it is percent-decoded")]
+#[error("`{value}` in the path is not UTF-8 once it is percent-decoded")]
 pub struct ParamError {
     /// The value as it came.
     pub value: String,
@@ -366,34 +366,33 @@ impl PartialEq for Match<'_, '_> {
     }
 }
 
-/// Percent-decodes once. A `%` without two digits stays as it is (it does not occur in a normal
-/// form); what is no UTF-8 then is refused, so that no two paths become the same id unnoticed.
+/// Percent-decodes once. A `%` without two digits (it does not occur in a normal form) and what is
+/// no UTF-8 then are refused, so that no two paths become the same id unnoticed.
 pub fn decoded(value: &str) -> Result<Cow<'_, str>, ParamError> {
     if !value.contains('%') {
         return Ok(Cow::Borrowed(value));
     }
+    let error = || ParamError { value: value.to_owned() };
+    let bytes = decoded_with(value.as_bytes(), b'%').ok_or_else(error)?;
+    String::from_utf8(bytes).map(Cow::Owned).map_err(|_| error())
+}
+
+/// Percent-decodes with another mark than `%`; none if a mark is not followed by two digits.
+pub(crate) fn decoded_with(value: &[u8], mark: u8) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
+    let mut rest = value;
     while let Some((&byte, after)) = rest.split_first() {
-        let pair = match (byte, after) {
-            (b'%', [high, low, after @ ..]) => hex(*high).zip(hex(*low)).map(|d| (d, after)),
-            _ => None,
-        };
-        match pair {
-            Some(((high, low), after)) => {
-                bytes.push(high << 4 | low);
-                rest = after;
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
+        if byte != mark {
+            bytes.push(byte);
+            rest = after;
+            continue;
         }
+        let (&high, after) = after.split_first()?;
+        let (&low, after) = after.split_first()?;
+        bytes.push(hex(high)? << 4 | hex(low)?);
+        rest = after;
     }
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Cow::Owned(text)),
-        Err(_) => Err(ParamError { value: value.to_owned() }),
-    }
+    Some(bytes)
 }
 
 fn hex(byte: u8) -> Option<u8> {

@@ -9,3 +9,8 @@
     reason = "generated code"
 )]
 include!("keepgate.sync.v1.rs");
+
+/// Reads the bytes of a delta, for those who have no prost at hand.
+pub fn decode_delta(bytes: &[u8]) -> Result<Delta, prost::DecodeError> {
+    prost::Message::decode(bytes)
+}

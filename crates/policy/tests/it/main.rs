@@ -7,6 +7,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod authzen;
 mod bundle;
 mod items;
 mod openapi;

@@ -211,7 +211,7 @@ fn the_most_specific_route_wins() {
         GET  => not found
         GET /orders/a%2Fb => GET /orders/{id} | ["a%2Fb"] | Action::"GET" | order::"a/b"
         GET /orders/%C3%A9 => GET /orders/{id} | ["%C3%A9"] | Action::"GET" | order::"é"
-        GET /orders/%FF => GET /orders/{id} | ["%FF"] | Action::"GET" | the path's `%FF` is not UTF-8 once it is percent-decoded
+        GET /orders/%FF => GET /orders/{id} | ["%FF"] | Action::"GET" | `%FF` in the path is not UTF-8 once it is percent-decoded
         get /orders => not allowed, but GET
         GET /ORDERS => not found
     "#]].assert_eq(&shown.concat());
