@@ -93,6 +93,10 @@ pub(super) struct Pending {
 impl Pending {
     /// A heartbeat arrived.
     pub(super) fn heard(&mut self, head: Revision, at: BootMs) {
+        // Heads only grow; one that was ahead of this one is not true any more.
+        while self.heartbeats.back().is_some_and(|(earlier, _)| *earlier > head) {
+            self.heartbeats.pop_back();
+        }
         if self.heartbeats.len() == MAX_PENDING {
             self.heartbeats.pop_back();
         }
@@ -141,6 +145,10 @@ mod tests {
         assert_eq!(pending.reached(Revision(1)), Some(BootMs(1)));
         assert_eq!(pending.reached(Revision(100)), Some(BootMs(100)));
         assert!(pending.heartbeats.is_empty());
+        // A head that was never true does not block those that are.
+        pending.heard(Revision(1 << 40), BootMs(1));
+        pending.heard(Revision(101), BootMs(2));
+        assert_eq!(pending.reached(Revision(101)), Some(BootMs(2)));
     }
 
     #[test]

@@ -160,9 +160,8 @@ impl FakeCenter {
                 tokio::spawn(async move {
                     let mut hang_up = shared.hang_up.subscribe();
                     let service = service_fn(move |request| follow(shared.clone(), request));
-                    let connection =
-                        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                            .serve_connection(TokioIo::new(stream), service);
+                    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service);
                     tokio::select! {
                         _ = connection => {}
                         _ = hang_up.changed() => {}
@@ -291,7 +290,8 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
         let shared = self.0.clone();
         Box::pin(async move {
             let mut asked = request.into_inner();
-            let Some(FollowRequest { request: Some(Asked::Hello(hello)) }) = asked.message().await?
+            let Some(FollowRequest { request: Some(Asked::Hello(hello)) }) =
+                asked.message().await?
             else {
                 return Err(Status::invalid_argument("no hello"));
             };
@@ -333,9 +333,9 @@ impl Mouth {
     }
 
     async fn say(&self, told: Told) -> Result<(), Gone> {
-        match self.fault(|f| {
-            matches!(f, Fault::Disconnect | Fault::Status | Fault::End | Fault::Stall)
-        }) {
+        match self
+            .fault(|f| matches!(f, Fault::Disconnect | Fault::Status | Fault::End | Fault::Stall))
+        {
             Some(Fault::Disconnect) => {
                 self.shared.hang_up.send_modify(|n| *n += 1);
                 return Err(Gone);

@@ -10,6 +10,8 @@
     reason = "tests may fail loudly"
 )]
 
+mod center;
 mod netns;
 mod pool;
+mod replica;
 mod server;

@@ -252,6 +252,10 @@ impl Writer {
                 Write::Seen { revision, unix_ms } => ("note", self.seen(revision, unix_ms)),
             };
             if let Err(error) = result {
+                // A note is renewed each second; all else leaves a hole.
+                if what != "note" {
+                    self.broken.store(true, Ordering::Release);
+                }
                 self.shared.counters.disk_failures.add();
                 let directory = self.files.dir.display();
                 tracing::warn!(%directory, %error, what, "the replica's state cannot be kept");
@@ -265,7 +269,6 @@ impl Writer {
         chunks: &[Vec<u8>],
         current_unix_ms: Option<u64>,
     ) -> io::Result<()> {
-        self.broken.store(true, Ordering::Release);
         self.open = None;
         let mut writer = base::Writer::create(&self.files.base())?;
         for chunk in chunks {
@@ -292,7 +295,6 @@ impl Writer {
         let Some(end) = &mut self.open else { return Ok(()) };
         if let Err(error) = log::append(&self.files.log(), end, record) {
             self.open = None;
-            self.broken.store(true, Ordering::Release);
             return Err(error);
         }
         if end.bytes > MIN_COMPACT_BYTES.max(end.base_bytes / 2) {
@@ -304,7 +306,6 @@ impl Writer {
     /// Merges the log into the snapshot, item by item: memory for the log's changes alone.
     fn compact(&mut self) -> io::Result<()> {
         self.open = None;
-        self.broken.store(true, Ordering::Release);
         let merged = base::merged(&self.files.base(), &self.files.log(), &self.files.owner);
         let (writer, about) = merged.map_err(|error| io::Error::other(chain(&error)))?;
         self.begin_log(writer, &about)
