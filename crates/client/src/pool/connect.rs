@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Protocol;
-use super::slots::{H1, H2, Lease, Opening, Permit, Slots, limit, shard};
+use super::slots::{H1, H2, Lease, Opening, PeerMax, Permit, Slots, limit, shard};
 use super::upstream::RequestBody;
 use crate::dial::{DialError, Stream};
 
@@ -21,6 +21,10 @@ const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 /// How long a ping may stay unanswered.
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer's settings may take before its one stream is believed to be all.
+const GREETING: Duration = Duration::from_secs(1);
+/// When they are looked for first; then after twice as long, each time.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
 /// How often the budget is asked again.
 const BUDGET_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -96,28 +100,46 @@ async fn start_h2<B: RequestBody>(
         .timer(TokioTimer::new())
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .initial_max_send_streams(1)
         .keep_alive_interval(slots.config.h2_ping)
         .keep_alive_timeout(H2_PING_TIMEOUT)
         .handshake(io)
         .await
         .map_err(OpenError::Handshake)?;
-    let peer_max = Arc::new(AtomicUsize::new(slots.config.h2_max_streams));
+    let peer_max =
+        Arc::new(PeerMax { streams: AtomicUsize::new(1), greeting: AtomicBool::new(true) });
     let (seen, weak) = (peer_max.clone(), Arc::downgrade(slots));
     tokio::spawn(async move {
         let mut connection = pin!(connection);
+        // Nothing wakes this task when the peer's settings come, so at first it looks for them.
+        let greeted = Instant::now() + GREETING;
+        let mut look = Box::pin(tokio::time::sleep(FIRST_LOOK));
+        let mut pause = FIRST_LOOK;
         let _ = std::future::poll_fn(|cx| {
             let polled = connection.as_mut().poll(cx);
             if polled.is_pending() {
                 let max = connection.current_max_send_streams();
-                if seen.swap(max, Ordering::Relaxed) < max
-                    && let Some(slots) = weak.upgrade()
+                let news = seen.streams.swap(max, Ordering::Relaxed) != max;
+                let mut settled = news;
+                while seen.greeting.load(Ordering::Relaxed)
+                    && !settled
+                    && look.as_mut().poll(cx).is_ready()
                 {
-                    slots.admit();
+                    settled = Instant::now() >= greeted;
+                    pause *= 2;
+                    look.as_mut().reset(tokio::time::Instant::now() + pause);
+                }
+                if settled {
+                    seen.greeting.store(false, Ordering::Relaxed);
+                    if let Some(slots) = weak.upgrade() {
+                        slots.admit();
+                    }
                 }
             }
             polled
         })
         .await;
+        seen.greeting.store(false, Ordering::Relaxed);
     });
     slots.opened(true);
     Ok(slots.opened_h2(Arc::new(H2 {

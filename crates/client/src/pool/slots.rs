@@ -57,7 +57,9 @@ struct State<B: RequestBody> {
     /// Known once a connection was made.
     multiplexed: Option<bool>,
     waiters: VecDeque<Waiter<B>>,
-    next_ticket: u64,
+    /// INVARIANT: no ticket is given twice, and those in the queue ascend.
+    first_ticket: i64,
+    last_ticket: i64,
     paused: bool,
     pause: Duration,
     shortage: Option<DialError>,
@@ -65,7 +67,7 @@ struct State<B: RequestBody> {
 }
 
 struct Waiter<B: RequestBody> {
-    ticket: u64,
+    ticket: i64,
     shard: usize,
     grant: oneshot::Sender<Grant<B>>,
 }
@@ -99,9 +101,17 @@ pub(super) struct H2<B> {
     /// Streams in use; changed under the lock only.
     pub(super) streams: AtomicUsize,
     /// The peer's limit, as last announced.
-    pub(super) peer_max: Arc<AtomicUsize>,
+    pub(super) peer_max: Arc<PeerMax>,
     /// When the last stream ended; changed under the lock only.
     pub(super) since: Mutex<Instant>,
+}
+
+/// How many streams a peer takes. Until its settings are here that is one, and more is worth
+/// waiting for: nothing else is opened meanwhile.
+#[derive(Debug)]
+pub(super) struct PeerMax {
+    pub(super) streams: AtomicUsize,
+    pub(super) greeting: AtomicBool,
 }
 
 pub(super) enum Link<B> {
@@ -138,7 +148,7 @@ pub(super) enum Found<B: RequestBody> {
 /// A place in the queue; dropping it leaves the queue.
 pub(super) struct Ticket<B: RequestBody> {
     home: Arc<Slots<B>>,
-    ticket: u64,
+    ticket: i64,
     pub(super) granted: oneshot::Receiver<Grant<B>>,
 }
 
@@ -181,7 +191,8 @@ impl<B: RequestBody> Slots<B> {
                 h2: Vec::new(),
                 multiplexed,
                 waiters: VecDeque::new(),
-                next_ticket: 0,
+                first_ticket: 0,
+                last_ticket: 0,
                 paused: false,
                 pause: Duration::ZERO,
                 shortage: None,
@@ -218,14 +229,13 @@ impl<B: RequestBody> Slots<B> {
         let (grant, granted) = oneshot::channel();
         let waiter = |ticket| Waiter { ticket, shard, grant };
         let ticket = if first {
-            // Tickets in the queue ascend, so that a place is found by bisection.
-            let before = state.waiters.front().map_or(1 << 32, |waiter| waiter.ticket);
-            let ticket = before.saturating_sub(1);
+            state.first_ticket -= 1;
+            let ticket = state.first_ticket;
             state.waiters.push_front(waiter(ticket));
             ticket
         } else {
-            state.next_ticket += 1;
-            let ticket = (1 << 32) + state.next_ticket;
+            state.last_ticket += 1;
+            let ticket = state.last_ticket;
             state.waiters.push_back(waiter(ticket));
             ticket
         };
@@ -430,7 +440,8 @@ impl<B: RequestBody> State<B> {
         if !self.h2.is_empty() {
             self.h2.retain(|conn| conn.sender.is_ready());
             let free = self.h2.iter().find(|conn| {
-                let max = conn.peer_max.load(Ordering::Relaxed).min(home.config.h2_max_streams);
+                let max = conn.peer_max.streams.load(Ordering::Relaxed);
+                let max = max.min(home.config.h2_max_streams);
                 conn.streams.load(Ordering::Relaxed) < max.max(1)
             });
             if let Some(conn) = free {
@@ -458,7 +469,12 @@ impl<B: RequestBody> State<B> {
         let room = match self.multiplexed {
             Some(false) => true,
             // One dial at a time: its streams serve all who wait.
-            Some(true) => self.dialing == 0 && self.h2.len() < config.h2_max_connections.max(1),
+            Some(true) => {
+                let greeting = |conn: &Arc<H2<B>>| conn.peer_max.greeting.load(Ordering::Relaxed);
+                self.dialing == 0
+                    && self.h2.len() < config.h2_max_connections.max(1)
+                    && !self.h2.iter().any(greeting)
+            }
             None => self.dialing == 0,
         };
         room && !self.paused && self.open < self.limit && self.dialing < self.dialing_max

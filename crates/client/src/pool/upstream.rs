@@ -84,10 +84,10 @@ impl<B: RequestBody> Upstream<B> {
     /// Dropping the future cancels: a request on its way closes its HTTP/1.1 connection.
     pub async fn send(&self, request: Request<B>) -> Result<Response<PooledBody<B>>, PoolError> {
         let slots = &self.slots;
-        let repeatable_method = is_idempotent(request.method());
+        let idempotent = is_idempotent(request.method());
         let (parts, body) = request.into_parts();
         let (body, watch) = Outgoing::new(body);
-        let repeatable = repeatable_method && watch.is_none();
+        let bodyless = watch.is_none();
         let mut request = Request::from_parts(parts, body);
         let mut patience = Patience::default();
         for attempt in 1.. {
@@ -98,7 +98,7 @@ impl<B: RequestBody> Upstream<B> {
             let (copy, timer, outcome) = match link {
                 Link::H1(conn) => {
                     for_http1(&mut request, &slots.host);
-                    let copy = (repeatable && conn.reused && !last)
+                    let copy = (bodyless && idempotent && conn.reused && !last)
                         .then(|| copy_of_head(&request, Outgoing::empty()));
                     let mut timer = local_timer(conn.timer.take(), slots.config.response_timeout);
                     let sending = conn.sender.try_send_request(request);
@@ -108,11 +108,13 @@ impl<B: RequestBody> Upstream<B> {
                 }
                 Link::H2(conn) => {
                     for_http2(&mut request, &slots.host, slots.id.target.tls.is_some())?;
+                    let copy =
+                        (bodyless && !last).then(|| copy_of_head(&request, Outgoing::empty()));
                     let mut timer = local_timer(None, slots.config.response_timeout);
                     let sending = conn.sender.clone().try_send_request(request);
                     lease.sent = true;
                     let outcome = self.head(sending, timer.as_mut(), watch.as_deref()).await;
-                    (None, Some(timer), outcome)
+                    (copy, Some(timer), outcome)
                 }
             };
             let mut error = match outcome {
@@ -128,7 +130,8 @@ impl<B: RequestBody> Upstream<B> {
             drop(lease);
             request = match (error.take_message(), copy) {
                 (Some(unsent), _) if !last => unsent,
-                (None, Some(copy)) if is_death(error.error()) => copy,
+                (None, Some(copy)) if is_refusal(error.error()) => copy,
+                (None, Some(copy)) if idempotent && is_death(error.error()) => copy,
                 _ => return Err(self.failed(error.into_error(), watch.as_deref())),
             };
             slots.counters.retries.add(1);
@@ -263,10 +266,25 @@ fn local_timer(kept: Option<Timer>, timeout: Duration) -> Pin<Box<Sleep>> {
     }
 }
 
-/// Whether the connection died, as idle connections do, rather than answered badly.
+/// Whether an HTTP/2 peer says that it did nothing with the request (RFC 9113, section 8.7): any
+/// method may be sent again.
+fn is_refusal(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    source.is_some_and(|h2: &h2::Error| {
+        h2.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR)
+    })
+}
+
+/// Whether the connection died, as idle connections do, rather than answered badly. Of a request
+/// without a body, `is_user` says that the runtime which drove the connection is gone.
 fn is_death(error: &hyper::Error) -> bool {
     let io = || {
-        let source = std::error::Error::source(error)?.downcast_ref::<std::io::Error>()?;
+        let source = std::error::Error::source(error)?;
+        let source = match source.downcast_ref::<h2::Error>() {
+            Some(h2) => h2.get_io()?,
+            None => source.downcast_ref::<std::io::Error>()?,
+        };
         Some(matches!(
             source.kind(),
             std::io::ErrorKind::ConnectionReset
@@ -275,7 +293,11 @@ fn is_death(error: &hyper::Error) -> bool {
                 | std::io::ErrorKind::UnexpectedEof
         ))
     };
-    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || io() == Some(true)
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || error.is_user()
+        || io() == Some(true)
 }
 
 /// How long `Keep-Alive: timeout=N` lets us keep the connection.

@@ -3,6 +3,7 @@
 //! The test body runs in a new thread that has left the host's namespace; threads it starts
 //! inherit the new one, and the namespace is gone with the last of them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Runs `body` in a fresh namespace with loopback up. Skips loudly where that is not allowed.
@@ -45,19 +46,23 @@ pub fn run(program: &str, args: &[&str]) {
     assert!(output.status.success(), "{program} {args:?}: {error}");
 }
 
-/// Sockets of this thread's namespace toward `port` in any state, as the kernel lists them.
-pub fn sockets_to(port: u16) -> usize {
-    ["tcp", "tcp6"]
-        .iter()
-        .map(|table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap())
-        .map(|text| {
-            let remote = |line: &&str| {
-                line.split_whitespace()
-                    .nth(2)
-                    .and_then(|remote| remote.rsplit_once(':'))
-                    .is_some_and(|(_, hex)| u16::from_str_radix(hex, 16) == Ok(port))
-            };
-            text.lines().filter(remote).count()
-        })
-        .sum()
+/// Local ports of this thread's namespace that hold a socket toward `port`, in any state, as the
+/// kernel lists them. (Ports, not lines: the listing may show a socket twice while it changes.)
+pub fn ports_toward(port: u16) -> usize {
+    let mut ports = BTreeSet::new();
+    for table in ["tcp", "tcp6"] {
+        let text = std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
+        for line in text.lines().skip(1) {
+            let mut ends = line
+                .split_whitespace()
+                .skip(1)
+                .filter_map(|end| u16::from_str_radix(end.rsplit_once(':')?.1, 16).ok());
+            if let (Some(local), Some(remote)) = (ends.next(), ends.next())
+                && remote == port
+            {
+                ports.insert(local);
+            }
+        }
+    }
+    ports.len()
 }

@@ -117,7 +117,6 @@ where
             .await;
     } else {
         let _ = hyper::server::conn::http1::Builder::new()
-            .half_close(true)
             .serve_connection(io, service)
             .with_upgrades()
             .await;
@@ -146,7 +145,7 @@ async fn answer(
         "/echo" => {
             let headers = request.headers().clone();
             let mut response = Response::new(
-                request.into_body().map_err(|_| -> Infallible { unreachable!() }).boxed_unsync(),
+                request.into_body().map_err(|e| -> Infallible { panic!("{e}") }).boxed_unsync(),
             );
             for name in ["trailer", "host", "te"] {
                 if let Some(value) = headers.get(name) {
@@ -158,6 +157,11 @@ async fn answer(
             }
             response
         }
+        "/collect" => match request.into_body().collect().await {
+            Ok(body) => text(body.to_bytes().len().to_string()),
+            // The connection is broken; nobody will read this.
+            Err(_) => text("broken"),
+        },
         "/authority" => text(
             request
                 .uri()
