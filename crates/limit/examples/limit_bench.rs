@@ -237,17 +237,18 @@ fn main() {
     println!("|---|---|---|---|---|---|");
     let origin = Instant::now();
     let only: Option<String> = std::env::args().skip_while(|a| a != "--callers").nth(1);
-    for (name, count, rate) in [
-        ("1, blocked", 1, BLOCKED),
-        ("1", 1, ADMITTED),
-        ("10,000", 10_000, ADMITTED),
-        ("1,000,000", 1_000_000, ADMITTED),
+    for (name, count, rate, memory) in [
+        ("1, blocked", 1, BLOCKED, ""),
+        ("1", 1, ADMITTED, ""),
+        ("10,000", 10_000, ADMITTED, ""),
+        ("10,000, 1 MiB", 10_000, ADMITTED, "memory_mib = 1"),
+        ("1,000,000, 32 MiB", 1_000_000, ADMITTED, ROOMY),
     ] {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }
         for threads in [1, 2, 4, 8, 16] {
-            let ours = limiter(rate, if count < 1_000_000 { "" } else { ROOMY });
+            let ours = limiter(rate, memory);
             let theirs = Sharded::new(rate);
             let arms: [&dyn Arm; 3] = [&ours, &theirs, &Nothing];
             let mut times = [Vec::new(), Vec::new(), Vec::new()];
