@@ -272,7 +272,15 @@ async fn refusals_name_the_culprit() {
         expect!["404 there is no service `none`"],
     )
     .await;
-    check("PUT", "/v1/services/orders/policies/p", Some(json!({ "test": 1 })), expect!["422 policy `p`: the body does not parse: missing field `text` at line 1 column 10"]).await;
+    check(
+        "PUT",
+        "/v1/services/orders/policies/p",
+        Some(json!({ "test": 1 })),
+        expect![
+            "422 policy `p`: the body does not parse: missing field `text` at line 1 column 10"
+        ],
+    )
+    .await;
     check("PUT", "/v1/services/a%20b", Some(json!({})), expect!["400 `a b` cannot name a service"])
         .await;
     check(
@@ -291,7 +299,13 @@ async fn refusals_name_the_culprit() {
         ]],
     )
     .await;
-    check("GET", "/v1/services/orders/policies?limt=3", None, expect!["400 the query: limt: unknown field `limt`, expected `after` or `limit`"]).await;
+    check(
+        "GET",
+        "/v1/services/orders/policies?limt=3",
+        None,
+        expect!["400 the query: limt: unknown field `limt`, expected `after` or `limit`"],
+    )
+    .await;
     check(
         "POST",
         "/v1/tokens",

@@ -47,6 +47,7 @@ impl Check {
             return;
         };
         let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
+        let first = self.problems.len();
         for error in result.validation_errors() {
             let id: &str = error.policy_id().as_ref();
             if let Some((key, text)) = ids.get(id) {
@@ -56,6 +57,10 @@ impl Check {
                 let message = message.strip_prefix(&named).unwrap_or(&message).to_owned();
                 self.at(key, line, message);
             }
+        }
+        // Cedar's order is that of a hash map; people compare two runs.
+        if let Some(found) = self.problems.get_mut(first..) {
+            found.sort_by(|a, b| (&a.key, a.line, &a.message).cmp(&(&b.key, b.line, &b.message)));
         }
         self.grants(schema, own);
     }

@@ -120,7 +120,7 @@ fn policies_are_checked_against_the_schema() {
                 "attribute",
                 "permit (principal, action, resource)\nwhen {\n  principal.levle > 3 };",
             ),
-            policy("type", "permit (principal is person, action, resource);"),
+            policy("type", "permit (principal is usr, action, resource);"),
             policy("action", "permit (principal, action == Action::\"raed\", resource);"),
             policy("other", "@id(\"another\") permit (principal, action, resource);"),
             policy("marker", "//@ id: \"x\"\npermit (principal, action, resource);"),
@@ -133,9 +133,9 @@ fn policies_are_checked_against_the_schema() {
             policy `other` of service `s`: the text says `@id("another")`; make them the same
             policy `marker` of service `s`: a line starts with `//@ id:`, which is for files of policies
             template `no-slot` of service `s`, line 1: expected a template, got a static policy; a template should include slot(s) `?principal` or `?resource`
-            policy `attribute` of service `s`, line 3: attribute `levle` on entity type `user` not found; did you mean `level`?
-            policy `type` of service `s`, line 1: unrecognized entity type `person`; did you mean `role`?
             policy `action` of service `s`, line 1: unrecognized action `Action::"raed"`; did you mean `Action::"read"`?
+            policy `attribute` of service `s`, line 3: attribute `levle` on entity type `user` not found; did you mean `level`?
+            policy `type` of service `s`, line 1: unrecognized entity type `usr`; did you mean `user`?
         "#]],
     );
 }
@@ -147,7 +147,7 @@ fn links_and_grants_refer_to_what_is_there() {
             template("t", "permit (principal == ?principal, action, resource);"),
             link("missing", "u", Some("user::\"a\"")),
             link("empty", "t", None),
-            link("type", "t", Some("person::\"a\"")),
+            link("type", "t", Some("usr::\"a\"")),
             policy("same", "permit (principal, action, resource);"),
             grant("same", "role::\"r\"", "read", "route::\"/\""),
             grant("action", "role::\"r\"", "write", "route::\"/\""),
@@ -157,7 +157,7 @@ fn links_and_grants_refer_to_what_is_there() {
             grant `same` of service `s`: there is a policy of this id already
             link `missing` of service `s`: there is no template `u`
             link `empty` of service `s`: unable to link template: the following slots were not provided as arguments: ?principal
-            link `type` of service `s`: unrecognized entity type `person`; did you mean `user`?
+            link `type` of service `s`: unrecognized entity type `usr`; did you mean `user`?
             grant `action` of service `s`: the schema has no action `Action::"write"`; it has `Action::"read"`
             grant `types` of service `s`: the schema has no entity type `person`; it has `role`, `route`, `user`
             grant `types` of service `s`: the schema has no entity type `path`; it has `role`, `route`, `user`
