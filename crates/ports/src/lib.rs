@@ -26,5 +26,6 @@ pub mod rules;
 pub mod snapshot;
 pub mod table;
 pub mod text;
+pub mod tune;
 
 mod sys;

@@ -7,6 +7,7 @@
     reason = "a test that panics fails, which is its job"
 )]
 
+mod lint;
 mod oracle;
 mod parsers;
 mod world;
