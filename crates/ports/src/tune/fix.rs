@@ -40,7 +40,7 @@ pub fn fix(text: &str) -> String {
         services.intersect_with(&keys::SERVICE_PORTS.parse().unwrap_or_default());
         let mut missing = services.clone();
         missing.subtract(&reserved);
-        if missing.len() > 0 {
+        if !missing.is_empty() {
             reserved.union_with(&services);
             fixed.push_str(
                 "# Ports of well-known services inside the range stay theirs; add your own.\n",

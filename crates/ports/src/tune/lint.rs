@@ -497,7 +497,7 @@ fn together(last: &BTreeMap<&str, &Place<'_>>, findings: &mut Vec<LintFinding>) 
         exposed.intersect_with(&keys::SERVICE_PORTS.parse().unwrap_or_default());
         exposed.subtract(&reserved);
         let kernel_default = PortRange { low: 32_768, high: 60_999 };
-        if exposed.len() > 0 && range.low < kernel_default.low {
+        if !exposed.is_empty() && range.low < kernel_default.low {
             let names: Vec<String> = exposed.iter().take(4).map(|port| port.to_string()).collect();
             let mut report = Reporter { place, findings };
             report.value(
