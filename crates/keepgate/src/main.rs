@@ -12,6 +12,7 @@ mod exit;
 mod logs;
 mod origin;
 mod style;
+mod tune;
 
 use std::process::ExitCode;
 

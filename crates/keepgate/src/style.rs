@@ -20,6 +20,11 @@ impl Paint {
         Paint { on: io::stderr().is_terminal() && wanted() }
     }
 
+    /// Whether there are colours at all.
+    pub(crate) fn is_on(self) -> bool {
+        self.on
+    }
+
     /// Something went well, was allowed, was created.
     pub(crate) fn good(self, text: &str) -> String {
         self.wrap("32", text)

@@ -18,6 +18,7 @@ mod role;
 mod service;
 mod token;
 mod top;
+mod tune;
 
 use std::path::PathBuf;
 
@@ -120,6 +121,7 @@ commands! {
     Top => top,
     Conformance => conformance,
     Completions => completions,
+    Tune => tune,
     Lab => lab,
     HelpMarkdown => help_markdown,
 }

@@ -1,0 +1,367 @@
+//! `keepgate tune` in real network namespaces: what a plan promises is what then happens, and
+//! whatever happens in between, everything can go back.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use keepgate_lab::net::{End, Namespace, join};
+
+const KEYS: [&str; 4] = [
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_tw_reuse",
+    "net.ipv4.tcp_timestamps",
+];
+/// Longest wait for a state.
+const BOUND: Duration = Duration::from_secs(60);
+/// Descriptors for a whole range of connections, and then some.
+const DESCRIPTORS: u64 = 150_000;
+
+/// Two namespaces, a server that closes what it accepts, and folders for files and journals.
+struct Host {
+    client: Namespace,
+    _server: Namespace,
+    to: SocketAddr,
+    folder: PathBuf,
+}
+
+/// None where namespaces cannot be made; then it has said so.
+fn host(name: &str) -> Option<Host> {
+    // SAFETY: reads the process's own credentials.
+    if unsafe { libc::geteuid() } != 0 {
+        assert!(std::env::var_os("KEEPGATE_REQUIRE_ALL").is_none(), "this test must run, as root");
+        eprintln!("SKIPPED: making network namespaces needs root");
+        return None;
+    }
+    let (client, server) = (Namespace::create("client").unwrap(), Namespace::create("server").unwrap());
+    let ip = |last| IpAddr::V4(Ipv4Addr::new(10, 79, 0, last));
+    join(
+        &End { namespace: &client, interface: "up0", addresses: &[ip(1)] },
+        &End { namespace: &server, interface: "up0", addresses: &[ip(2)] },
+    )
+    .unwrap();
+    let to = SocketAddr::new(ip(2), 8443);
+    let listener = server.run(|| Ok(TcpListener::bind(to)?)).unwrap();
+    std::thread::spawn(move || {
+        // Ends with the test's process: a closed connection keeps the caller's port taken.
+        let mut kept = Vec::new();
+        for stream in listener.incoming().flatten() {
+            // The first one stays open, so that timestamps can be seen.
+            if kept.is_empty() {
+                kept.push(stream);
+            }
+        }
+    });
+    let folder = std::env::temp_dir().join(format!("keepgate-tune-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    Some(Host { client, _server: server, to, folder })
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Host {
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.client.command(env!("CARGO_BIN_EXE_keepgate"));
+        command.arg("tune").args(words);
+        if matches!(words.first(), Some(&"apply" | &"undo")) {
+            command.arg("--sysctl-dir").arg(self.folder.join("sysctl.d"));
+            command.arg("--state-dir").arg(self.folder.join("state"));
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn tune(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Raw texts of all settings and of the lasting file.
+    fn state(&self) -> BTreeMap<String, Option<String>> {
+        let mut state: BTreeMap<String, Option<String>> =
+            KEYS.iter().map(|key| ((*key).to_owned(), Some(self.value(key)))).collect();
+        let file = self.folder.join("sysctl.d/90-keepgate.conf");
+        state.insert("file".to_owned(), std::fs::read_to_string(file).ok());
+        state
+    }
+
+    fn value(&self, key: &str) -> String {
+        let path = Path::new("/proc/sys").join(key.replace('.', "/"));
+        self.client.run(|| Ok(std::fs::read_to_string(path)?)).unwrap()
+    }
+
+    fn journal(&self) -> Option<serde_json::Value> {
+        let text = std::fs::read_to_string(self.folder.join("state/tune-host.json")).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Connects until no port is left; the sockets, held.
+    fn fill(&self) -> Vec<socket2::Socket> {
+        self.client
+            .run(|| {
+                let mut held = Vec::new();
+                loop {
+                    match connect(self.to) {
+                        Ok(socket) => held.push(socket),
+                        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => break,
+                        Err(error) => return Err(error.into()),
+                    }
+                    assert!(held.len() < 66_000, "more connections than ports");
+                }
+                Ok(held)
+            })
+            .unwrap()
+    }
+}
+
+/// A connection whose socket sets IP_LOCAL_PORT_RANGE to everything: the kernel then allocates
+/// from the same ports without the slow scan beyond half of the range.
+fn connect(to: SocketAddr) -> std::io::Result<socket2::Socket> {
+    const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    let all: u32 = (65_535 << 16) | 1;
+    // SAFETY: the pointer and length describe `all`, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            IP_LOCAL_PORT_RANGE,
+            (&raw const all).cast(),
+            4,
+        )
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    socket.connect(&to.into())?;
+    Ok(socket)
+}
+
+fn more_descriptors() {
+    let limit = libc::rlimit { rlim_cur: DESCRIPTORS, rlim_max: DESCRIPTORS };
+    // SAFETY: the pointer is to a live value; the limit concerns this process alone.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn wait_for<T>(what: &str, mut state: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        if let Some(reached) = state() {
+            return reached;
+        }
+        assert!(Instant::now() < deadline, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn ok(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}{error}", output.status);
+    text
+}
+
+#[test]
+fn connects_rise_to_exactly_what_the_plan_promised() {
+    let Some(host) = host("promise") else { return };
+    more_descriptors();
+    host.client.sysctl("net.ipv4.ip_local_port_range", "50000 65000").unwrap();
+    host.client.sysctl("net.ipv4.tcp_tw_reuse", "0").unwrap();
+    let file = host.folder.join("sysctl.d/90-keepgate.conf");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "# somebody's\nnet.ipv4.tcp_sack = 1\n").unwrap();
+    let before = host.state();
+
+    // The incident: every port in TIME_WAIT, closed by this side, one connection alive.
+    let mut held = host.fill();
+    let alive = held.remove(0);
+    for socket in held.drain(..) {
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+    assert!(host.fill().is_empty(), "ports are left");
+
+    let to = host.to.to_string();
+    let planned = wait_for("a plan whose promise is exact and the same twice", || {
+        let promise = || {
+            let plan: serde_json::Value =
+                serde_json::from_str(&ok(&host.tune(&["plan", "--json", "--to", &to]))).unwrap();
+            let after = plan.pointer("/gains/0/remaining_after").cloned()?;
+            (after["min"] == after["max"]).then(|| after["min"].as_u64()).flatten()
+        };
+        let first = promise()?;
+        (promise()? == first && first > 50_000).then_some(first)
+    });
+    ok(&host.tune(&["apply", "--yes", "--to", &to]));
+    assert_eq!(host.value("net.ipv4.tcp_tw_reuse"), "1\n");
+    assert_eq!(host.fill().len() as u64, planned);
+    drop(alive);
+
+    let lasting = std::fs::read_to_string(&file).unwrap();
+    assert!(lasting.contains("net.ipv4.ip_local_port_range = 10240 65535"), "{lasting}");
+    ok(&host.tune(&["undo"]));
+    assert_eq!(host.state(), before, "undo restores every byte");
+    assert!(host.journal().is_none());
+}
+
+#[test]
+fn services_that_start_later_can_bind() {
+    const SERVICES: [u16; 11] =
+        [11211, 15672, 25672, 26257, 26379, 27017, 27018, 27019, 28015, 50051, 61616];
+    let Some(host) = host("services") else { return };
+    more_descriptors();
+    let able = |host: &Host| {
+        let _taken = host.fill();
+        host.client
+            .run(|| {
+                let listening = SERVICES.map(|port| TcpListener::bind(("0.0.0.0", port)).ok());
+                Ok(listening.iter().flatten().count())
+            })
+            .unwrap()
+    };
+    // Without the plan: the same range, by hand.
+    host.client.sysctl("net.ipv4.ip_local_port_range", "10240 65535").unwrap();
+    assert_eq!(able(&host), 0, "every port was free to be taken");
+
+    host.client.sysctl("net.ipv4.ip_local_port_range", "32768 60999").unwrap();
+    ok(&host.tune(&["apply", "--yes", "--widen"]));
+    assert_eq!(host.value("net.ipv4.ip_local_port_range"), "10240\t65535\n");
+    assert_eq!(able(&host), SERVICES.len());
+}
+
+#[test]
+fn unconfirmed_changes_go_back() {
+    let Some(host) = host("deadman") else { return };
+    let before = host.state();
+    let text = ok(&host.tune(&["apply", "--widen", "--timeout", "1"]));
+    assert!(text.contains("keepgate tune apply --confirm --state-dir"), "{text}");
+    assert!(host.value(KEYS[0]).starts_with("10240"));
+    // The program has ended; the watcher acts alone.
+    wait_for("everything as it was", || (host.state() == before).then_some(()));
+    wait_for("the journal closed", || host.journal().is_none().then_some(()));
+    let again = host.tune(&["apply", "--confirm"]);
+    assert_eq!(again.status.code(), Some(1), "there is nothing to confirm");
+    let word = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(word.contains("not confirmed in time"), "{word}");
+}
+
+#[test]
+fn confirmed_changes_stay() {
+    let Some(host) = host("confirmed") else { return };
+    let before = host.state();
+    ok(&host.tune(&["apply", "--widen", "--timeout", "3600"]));
+    ok(&host.tune(&["apply", "--confirm"]));
+    assert_eq!(host.journal().unwrap()["state"], "confirmed");
+    assert!(host.value(KEYS[0]).starts_with("10240"));
+    // A second application owns nothing new and forgets nothing.
+    assert!(ok(&host.tune(&["apply", "--yes", "--widen"])).contains("Nothing to change"));
+    ok(&host.tune(&["undo"]));
+    assert_eq!(host.state(), before);
+}
+
+#[test]
+fn killed_in_the_middle_goes_back() {
+    let Some(host) = host("killed") else { return };
+    let before = host.state();
+    let mut interrupted = 0;
+    for step in 0..40 {
+        let mut child = host
+            .command(&["apply", "--widen", "--timeout", "3600"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Later and later, so that some are hit before, some between, some after the writes.
+        std::thread::sleep(Duration::from_millis(step * 3));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait_for("taken back, or whole", || match host.journal() {
+            None => (host.state() == before).then_some(()),
+            Some(journal) if journal["state"] == "armed" => Some(()),
+            Some(_) => {
+                interrupted += 1;
+                // The watcher may have come to life or not; the next command repairs either way.
+                host.tune(&["apply", "--confirm"]);
+                None
+            }
+        });
+        if host.journal().is_some() {
+            ok(&host.tune(&["undo"]));
+        }
+        assert_eq!(host.state(), before, "after a kill at {} ms", step * 3);
+    }
+    eprintln!("{interrupted} of 40 were caught in the middle");
+}
+
+#[test]
+fn steps_aside_for_somebody_else() {
+    let Some(host) = host("aside") else { return };
+    let before = host.state();
+    ok(&host.tune(&["apply", "--yes", "--widen"]));
+    host.client.sysctl("net.ipv4.ip_local_port_range", "20000 30001").unwrap();
+    let again = host.tune(&["apply", "--yes", "--widen"]);
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(said.contains("somebody else has set net.ipv4.ip_local_port_range"), "{said}");
+    let undone = host.tune(&["undo"]);
+    assert_eq!(undone.status.code(), Some(1), "not everything could go back");
+    let mut expected = before;
+    expected.insert(KEYS[0].to_owned(), Some("20000\t30001\n".to_owned()));
+    assert_eq!(host.state(), expected);
+}
+
+#[test]
+fn harmful_changes_are_refused() {
+    let Some(host) = host("refused") else { return };
+    let _listener = host.client.run(|| Ok(TcpListener::bind("0.0.0.0:20080")?)).unwrap();
+    let before = host.state();
+    for (text, culprit) in [
+        ("net.ipv4.tcp_tw_recycle = 1\n", "net.ipv4.tcp_tw_recycle"),
+        ("net.ipv4.tcp_timestamps = 0\n", "net.ipv4.tcp_timestamps"),
+        ("net.ipv4.ip_local_port_range = 20000 60999\n", "20080"),
+        ("net.ipv4.ip_local_port_range = 1024-65535\n", "1024-65535"),
+    ] {
+        let file = host.folder.join("their.conf");
+        std::fs::write(&file, text).unwrap();
+        let output = host.tune(&["apply", "--yes", "--file", file.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}{said}");
+        assert!(said.contains("refused") && said.contains(culprit), "{said}");
+        assert_eq!(host.state(), before);
+    }
+    // The same range is fine once the listener's port is reserved.
+    let file = host.folder.join("their.conf");
+    std::fs::write(
+        &file,
+        "net.ipv4.ip_local_reserved_ports = 20080\nnet.ipv4.ip_local_port_range = 20000 60999\n",
+    )
+    .unwrap();
+    ok(&host.tune(&["apply", "--yes", "--file", file.to_str().unwrap()]));
+    assert_eq!(host.value(KEYS[1]), "20080\n");
+}
+
+#[test]
+fn another_process_s_namespace() {
+    let Some(host) = host("pid") else { return };
+    let mut inside = host.client.command("sleep").arg("600").spawn().unwrap();
+    let pid = inside.id().to_string();
+    let before = host.state();
+    let state = host.folder.join("state");
+    let tune = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keepgate"));
+        command.arg("tune").args(words).args(["--pid", &pid]).arg("--state-dir").arg(&state);
+        command.output().unwrap()
+    };
+    ok(&tune(&["apply", "--yes", "--widen"]));
+    assert!(host.value(KEYS[0]).starts_with("10240"));
+    assert!(!host.folder.join("sysctl.d").exists(), "a file of this host would be wrong");
+    ok(&tune(&["undo"]));
+    assert_eq!(host.state(), before);
+    inside.kill().unwrap();
+    inside.wait().unwrap();
+}
