@@ -19,7 +19,7 @@ fn path_of(key: &str) -> anyhow::Result<PathBuf> {
 /// Reads a setting, byte for byte.
 pub(crate) fn read(namespace: &Namespace, key: &str) -> anyhow::Result<String> {
     let path = path_of(key)?;
-    netns::enter(namespace, || std::fs::read_to_string(&path))?
+    netns::enter(namespace, || keepgate_ports::read::setting(&path))?
         .with_context(|| format!("reading `{key}`"))
 }
 

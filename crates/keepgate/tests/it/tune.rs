@@ -2,10 +2,12 @@
 //! whatever happens in between, everything can go back.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd as _;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use keepgate_lab::net::{End, Namespace, join};
@@ -18,14 +20,14 @@ const KEYS: [&str; 4] = [
 ];
 /// Longest wait for a state.
 const BOUND: Duration = Duration::from_secs(60);
-/// Descriptors for a whole range of connections, and then some.
-const DESCRIPTORS: u64 = 150_000;
 
 /// Two namespaces, a server that closes what it accepts, and folders for files and journals.
 struct Host {
     client: Namespace,
     _server: Namespace,
     to: SocketAddr,
+    /// Whether the server lets callers end first.
+    patient: Arc<AtomicBool>,
     folder: PathBuf,
 }
 
@@ -37,7 +39,8 @@ fn host(name: &str) -> Option<Host> {
         eprintln!("SKIPPED: making network namespaces needs root");
         return None;
     }
-    let (client, server) = (Namespace::create("client").unwrap(), Namespace::create("server").unwrap());
+    let (client, server) =
+        (Namespace::create("client").unwrap(), Namespace::create("server").unwrap());
     let ip = |last| IpAddr::V4(Ipv4Addr::new(10, 79, 0, last));
     join(
         &End { namespace: &client, interface: "up0", addresses: &[ip(1)] },
@@ -46,20 +49,25 @@ fn host(name: &str) -> Option<Host> {
     .unwrap();
     let to = SocketAddr::new(ip(2), 8443);
     let listener = server.run(|| Ok(TcpListener::bind(to)?)).unwrap();
+    let patient = Arc::new(AtomicBool::new(false));
+    let wait = Arc::clone(&patient);
     std::thread::spawn(move || {
-        // Ends with the test's process: a closed connection keeps the caller's port taken.
-        let mut kept = Vec::new();
-        for stream in listener.incoming().flatten() {
-            // The first one stays open, so that timestamps can be seen.
-            if kept.is_empty() {
-                kept.push(stream);
+        // Ends with the test's process. The first connection stays open, so that timestamps can
+        // be seen. Of the others this side waits for the caller's end, or ends first: a caller
+        // that holds on then keeps its port taken in CLOSE_WAIT.
+        let mut first = None;
+        for mut stream in listener.incoming().flatten() {
+            if first.is_none() {
+                first = Some(stream);
+            } else if wait.load(Ordering::SeqCst) {
+                let _ = stream.read(&mut [0]);
             }
         }
     });
     let folder = std::env::temp_dir().join(format!("keepgate-tune-{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
-    Some(Host { client, _server: server, to, folder })
+    Some(Host { client, _server: server, to, patient, folder })
 }
 
 impl Drop for Host {
@@ -95,7 +103,7 @@ impl Host {
 
     fn value(&self, key: &str) -> String {
         let path = Path::new("/proc/sys").join(key.replace('.', "/"));
-        self.client.run(|| Ok(std::fs::read_to_string(path)?)).unwrap()
+        self.client.run(|| Ok(keepgate_ports::read::setting(&path)?)).unwrap()
     }
 
     fn journal(&self) -> Option<serde_json::Value> {
@@ -103,51 +111,98 @@ impl Host {
         serde_json::from_str(&text).ok()
     }
 
-    /// Connects until no port is left; the sockets, held.
-    fn fill(&self) -> Vec<socket2::Socket> {
+    /// Opens and closes until no port is left that is not in TIME_WAIT.
+    fn churn(&self) {
+        self.patient.store(true, Ordering::SeqCst);
         self.client
             .run(|| {
-                let mut held = Vec::new();
+                let mut one_by_one = 0;
                 loop {
                     match connect(self.to) {
-                        Ok(socket) => held.push(socket),
-                        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => break,
+                        Ok(mut stream) => {
+                            // We end first and see the other side's end: the TIME_WAIT is ours.
+                            stream.shutdown(std::net::Shutdown::Write)?;
+                            stream.read_to_end(&mut Vec::new())?;
+                        }
+                        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                            return Ok(());
+                        }
                         Err(error) => return Err(error.into()),
                     }
-                    assert!(held.len() < 66_000, "more connections than ports");
+                    one_by_one += 1;
+                    assert!(one_by_one < 66_000, "more connections than ports");
                 }
-                Ok(held)
             })
-            .unwrap()
+            .unwrap();
+        self.patient.store(false, Ordering::SeqCst);
+    }
+
+    /// Connects until no port is left.
+    fn fill(&self) -> Held {
+        let mut held = Held { holders: Vec::new(), count: 0 };
+        loop {
+            let mut holder = self
+                .client
+                .command("python3")
+                .args(["-c", HOLDER, &self.to.ip().to_string(), &self.to.port().to_string()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+            let count: usize = line.trim().parse().unwrap();
+            held.holders.push(holder);
+            held.count += count;
+            assert!(held.count < 66_000, "more connections than ports");
+            if count < A_HOLDER_S {
+                return held;
+            }
+        }
     }
 }
 
-/// A connection whose socket sets IP_LOCAL_PORT_RANGE to everything: the kernel then allocates
-/// from the same ports without the slow scan beyond half of the range.
-fn connect(to: SocketAddr) -> std::io::Result<socket2::Socket> {
-    const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    let all: u32 = (65_535 << 16) | 1;
-    // SAFETY: the pointer and length describe `all`, which outlives the call.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            IP_LOCAL_PORT_RANGE,
-            (&raw const all).cast(),
-            4,
-        )
-    };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
-    socket.connect(&to.into())?;
-    Ok(socket)
+/// Connections of one holder: a process may have only so many descriptors.
+const A_HOLDER_S: usize = 15_000;
+
+/// Connects up to 15,000 times, says how often that worked, and holds the connections until
+/// its input ends. IP_LOCAL_PORT_RANGE (51), set to everything, has the kernel allocate from the
+/// same ports without its slow scan beyond half of the range.
+const HOLDER: &str = r#"
+import errno, socket, struct, sys
+to, held = (sys.argv[1], int(sys.argv[2])), []
+while len(held) < 15000:
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_IP, 51, struct.pack("I", (65535 << 16) | 1))
+    try:
+        s.connect(to)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        break
+    held.append(s)
+print(len(held), flush=True)
+sys.stdin.read()
+"#;
+
+/// Connections held by processes; dropping it ends them.
+struct Held {
+    holders: Vec<Child>,
+    count: usize,
 }
 
-fn more_descriptors() {
-    let limit = libc::rlimit { rlim_cur: DESCRIPTORS, rlim_max: DESCRIPTORS };
-    // SAFETY: the pointer is to a live value; the limit concerns this process alone.
-    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+impl Drop for Held {
+    fn drop(&mut self) {
+        for holder in &mut self.holders {
+            let _ = holder.kill();
+            let _ = holder.wait();
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the callers of the host under test")]
+fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    TcpStream::connect(to)
 }
 
 fn wait_for<T>(what: &str, mut state: impl FnMut() -> Option<T>) -> T {
@@ -171,7 +226,6 @@ fn ok(output: &Output) -> String {
 #[test]
 fn connects_rise_to_exactly_what_the_plan_promised() {
     let Some(host) = host("promise") else { return };
-    more_descriptors();
     host.client.sysctl("net.ipv4.ip_local_port_range", "50000 65000").unwrap();
     host.client.sysctl("net.ipv4.tcp_tw_reuse", "0").unwrap();
     let file = host.folder.join("sysctl.d/90-keepgate.conf");
@@ -179,13 +233,10 @@ fn connects_rise_to_exactly_what_the_plan_promised() {
     std::fs::write(&file, "# somebody's\nnet.ipv4.tcp_sack = 1\n").unwrap();
     let before = host.state();
 
-    // The incident: every port in TIME_WAIT, closed by this side, one connection alive.
-    let mut held = host.fill();
-    let alive = held.remove(0);
-    for socket in held.drain(..) {
-        socket.shutdown(std::net::Shutdown::Both).unwrap();
-    }
-    assert!(host.fill().is_empty(), "ports are left");
+    // The incident: every port in TIME_WAIT, closed by this side, but for one that lives.
+    let alive = host.client.run(|| Ok(connect(host.to)?)).unwrap();
+    host.churn();
+    assert_eq!(host.fill().count, 0, "ports are left");
 
     let to = host.to.to_string();
     let planned = wait_for("a plan whose promise is exact and the same twice", || {
@@ -200,7 +251,7 @@ fn connects_rise_to_exactly_what_the_plan_promised() {
     });
     ok(&host.tune(&["apply", "--yes", "--to", &to]));
     assert_eq!(host.value("net.ipv4.tcp_tw_reuse"), "1\n");
-    assert_eq!(host.fill().len() as u64, planned);
+    assert_eq!(host.fill().count as u64, planned);
     drop(alive);
 
     let lasting = std::fs::read_to_string(&file).unwrap();
@@ -215,7 +266,6 @@ fn services_that_start_later_can_bind() {
     const SERVICES: [u16; 11] =
         [11211, 15672, 25672, 26257, 26379, 27017, 27018, 27019, 28015, 50051, 61616];
     let Some(host) = host("services") else { return };
-    more_descriptors();
     let able = |host: &Host| {
         let _taken = host.fill();
         host.client

@@ -9,6 +9,21 @@ use crate::snapshot::{Counts, HostSnapshot, Settings, Unknown};
 /// How much of one small file is read.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
+/// Longest text of a setting: a bitmap of all ports, each second one set, is 182 KiB.
+const MAX_SETTING: usize = 256 * 1024;
+
+/// The text of a setting under `/proc/sys`, byte for byte. In a single read: the kernel writes
+/// a bitmap such as `ip_local_reserved_ports` from the beginning only, and cuts it off at the
+/// end of the first buffer (`proc_do_large_bitmap`).
+pub fn setting(path: &Path) -> std::io::Result<String> {
+    use std::io::Read as _;
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = vec![0; MAX_SETTING];
+    let length = file.read(&mut buffer)?;
+    buffer.truncate(length);
+    String::from_utf8(buffer).map_err(|_| std::io::ErrorKind::InvalidData.into())
+}
+
 /// Where a namespace's files are.
 pub(crate) struct Files {
     root: PathBuf,
@@ -44,7 +59,7 @@ impl Files {
     }
 
     fn sysctl(&self, name: &str) -> Option<String> {
-        Self::text(&self.root.join("proc/sys/net").join(name))
+        setting(&self.root.join("proc/sys/net").join(name)).ok()
     }
 
     pub(crate) fn net(&self, name: &str) -> Option<String> {

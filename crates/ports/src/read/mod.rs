@@ -26,6 +26,7 @@ use crate::sys::{self, Netlink};
 use crate::table::{BucketKey, MAX_INODES, Placed, SocketTable, changes};
 
 use self::evidence::TimestampEvidence;
+pub use self::files::setting;
 use self::files::Files;
 use self::owners::Owners;
 
