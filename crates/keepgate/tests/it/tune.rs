@@ -224,6 +224,7 @@ fn ok(output: &Output) -> String {
 }
 
 #[test]
+#[ignore = "heavy: 100,000 connections"]
 fn connects_rise_to_exactly_what_the_plan_promised() {
     let Some(host) = host("promise") else { return };
     host.client.sysctl("net.ipv4.ip_local_port_range", "50000 65000").unwrap();
@@ -262,6 +263,7 @@ fn connects_rise_to_exactly_what_the_plan_promised() {
 }
 
 #[test]
+#[ignore = "heavy: 100,000 connections"]
 fn services_that_start_later_can_bind() {
     const SERVICES: [u16; 11] =
         [11211, 15672, 25672, 26257, 26379, 27017, 27018, 27019, 28015, 50051, 61616];
@@ -320,15 +322,16 @@ fn killed_in_the_middle_goes_back() {
     let Some(host) = host("killed") else { return };
     let before = host.state();
     let mut interrupted = 0;
-    for step in 0..40 {
+    for round in 0..10 {
         let mut child = host
             .command(&["apply", "--widen", "--timeout", "3600"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Later and later, so that some are hit before, some between, some after the writes.
-        std::thread::sleep(Duration::from_millis(step * 3));
+        // Killed as soon as it has begun, or a little later: before, between, after the writes.
+        wait_for("the journal", || host.journal());
+        std::thread::sleep(Duration::from_micros(round * 200));
         child.kill().unwrap();
         child.wait().unwrap();
         wait_for("taken back, or whole", || match host.journal() {
@@ -344,9 +347,9 @@ fn killed_in_the_middle_goes_back() {
         if host.journal().is_some() {
             ok(&host.tune(&["undo"]));
         }
-        assert_eq!(host.state(), before, "after a kill at {} ms", step * 3);
+        assert_eq!(host.state(), before, "in round {round}");
     }
-    eprintln!("{interrupted} of 40 were caught in the middle");
+    assert!(interrupted > 0, "none was caught in the middle");
 }
 
 #[test]

@@ -55,6 +55,9 @@ pub struct ReadOptions {
     pub from: Option<IpAddr>,
     /// How many ports may be probed for explicit binding (about 25 us each).
     pub probe_limit: usize,
+    /// Gather evidence as if `tcp_tw_reuse` were 1, for a plan that may set it: with it off the
+    /// answers depend on less, and less is looked at.
+    pub assume_reuse: bool,
     /// Whether to find the owners of sockets.
     pub owners: bool,
     /// Whether to take a single, cheap look where `sockstat` counts no socket: the kernel walks
@@ -71,6 +74,7 @@ impl Default for ReadOptions {
             to: Vec::new(),
             from: None,
             probe_limit: 512,
+            assume_reuse: false,
             owners: true,
             skip_empty: false,
         }
@@ -255,8 +259,13 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
         snapshot.asked = options.to.iter().map(|to| ask(to, options.from)).collect();
     }
     if let Some(netlink) = &netlink {
+        let reuse = snapshot.settings.tw_reuse;
+        if options.assume_reuse {
+            snapshot.settings.tw_reuse = 1;
+        }
         learn_timestamps(&mut snapshot, netlink, &look, timestamps);
         evidence::gather(&mut snapshot, netlink, options.probe_limit);
+        snapshot.settings.tw_reuse = reuse;
     } else {
         snapshot.unknown.push(Unknown {
             what: "timestamps, idle bound sockets and explicitly bound ports".to_owned(),
