@@ -1,1 +1,41 @@
-//! placeholder
+//! The gateway: identify, route, limit, decide, forward, record.
+//!
+//! A [`Gate`] stands before one upstream and lets a request through when the policies of its
+//! service permit it. The life of a request is the list in `phase`. Permissions come from a
+//! [`DecisionSource`], by habit the replica of a center; decisions are made in process.
+//!
+//! It deliberately does not know: how permissions get here (`keepgate_client`), what they mean
+//! (`keepgate_policy`), how connections are opened and kept (`keepgate_client::{dial, pool}`),
+//! and where its configuration was written.
+//!
+//! Invariants:
+//! - 403 is an answer of the policies and of nothing else.
+//! - The bytes of the path that were decided on are the bytes that are forwarded.
+//! - A credential that is shown and does not hold is 401, on every route.
+//! - Nothing waits without a deadline, nothing grows without a bound.
+//! - No lock or counter on a request's way is contended between workers, but for the upstream
+//!   pool's.
+
+mod admin;
+mod body;
+pub mod config;
+mod conn;
+mod gate;
+mod headers;
+pub mod identify;
+mod listen;
+mod metrics;
+pub mod path;
+mod phase;
+pub mod problem;
+mod request_id;
+pub mod source;
+mod table;
+mod tunnel;
+pub mod wire;
+mod worker;
+
+pub use config::{Bounds, GateConfig, Listen, TlsFiles, UpstreamHost};
+pub use gate::{Gate, RunError, StartError};
+pub use listen::ListenError;
+pub use source::{DecisionSource, FixedSource};

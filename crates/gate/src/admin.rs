@@ -1,0 +1,194 @@
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`. Apart from callers, and read only.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::listen::ListenError;
+use crate::metrics::{self, WorkerMetrics, head};
+use crate::source::Peek;
+use crate::worker::Common;
+
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 64;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub(crate) struct Admin {
+    listener: TcpListener,
+    addr: SocketAddr,
+    view: Arc<View>,
+}
+
+struct View {
+    common: Arc<Common>,
+    workers: Arc<[Arc<WorkerMetrics>]>,
+}
+
+impl Admin {
+    pub(crate) fn bind(
+        addr: SocketAddr,
+        common: Arc<Common>,
+        workers: Arc<[Arc<WorkerMetrics>]>,
+    ) -> Result<Admin, ListenError> {
+        let bind = || -> io::Result<(TcpListener, SocketAddr)> {
+            let listener = std::net::TcpListener::bind(addr)?;
+            listener.set_nonblocking(true)?;
+            let addr = listener.local_addr()?;
+            Ok((TcpListener::from_std(listener)?, addr))
+        };
+        let (listener, addr) = bind().map_err(|source| ListenError::Tcp { addr, source })?;
+        Ok(Admin { listener, addr, view: Arc::new(View { common, workers }) })
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) async fn run(self) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok((stream, _)) = self.listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let view = Arc::clone(&self.view);
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let answer = view.answer(&request);
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                let mut builder = hyper::server::conn::http1::Builder::new();
+                builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                // Whoever asked has gone, or has its answer.
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+impl View {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" => self.ready(),
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, self.metrics());
+                let kind = "text/plain; version=0.0.4; charset=utf-8";
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                response
+            }
+            _ => text(StatusCode::NOT_FOUND, "try /metrics, /healthz or /readyz\n".to_owned()),
+        }
+    }
+
+    /// Ready once there is a replica that has the service.
+    fn ready(&self) -> Response<Full<Bytes>> {
+        match self.common.source.peek(None) {
+            Peek::New(world) if world.service(&self.common.settings.service).is_some() => {
+                text(StatusCode::OK, "ready\n".to_owned())
+            }
+            Peek::New(_) => {
+                let line = "the replica does not know the service\n".to_owned();
+                text(StatusCode::SERVICE_UNAVAILABLE, line)
+            }
+            _ => text(StatusCode::SERVICE_UNAVAILABLE, "there is no replica yet\n".to_owned()),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let mut out = String::with_capacity(8 * 1024);
+        metrics::render(&self.workers, &mut out);
+        self.replica(&mut out);
+        self.upstream(&mut out);
+        self.common.source.metrics(&mut out);
+        out
+    }
+
+    fn replica(&self, out: &mut String) {
+        let revision = match self.common.source.peek(None) {
+            Peek::New(world) => world.revision().0,
+            _ => 0,
+        };
+        let name = "keepgate_gate_replica_revision";
+        head(out, name, "gauge", "Revision of the permissions in force; 0: none yet.");
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(out, "{name} {revision}");
+        if let Some(age) = self.common.source.age() {
+            let name = "keepgate_gate_replica_age_seconds";
+            head(out, name, "gauge", "Time since the permissions were known to be current.");
+            let _ = writeln!(out, "{name} {:.3}", age.as_secs_f64());
+        }
+    }
+
+    fn upstream(&self, out: &mut String) {
+        let stats = self.common.upstream.stats();
+        let gauge = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        for (name, sort, help, value) in [
+            ("opened_total", "counter", "Connections that were opened.", stats.opened),
+            ("open_failures_total", "counter", "Connections that could not be opened.", {
+                stats.open_failures
+            }),
+            (
+                "ports_exhausted_total",
+                "counter",
+                "Of these, for want of a local port or descriptor.",
+                stats.ports_exhausted,
+            ),
+            ("requests_total", "counter", "Requests put on a connection.", stats.requests),
+            ("retries_total", "counter", "Requests sent a second time.", stats.retries),
+            ("queued_total", "counter", "Requests that waited for a connection.", stats.queued),
+            ("queue_full_total", "counter", "Requests refused by a full queue.", stats.queue_full),
+            (
+                "queue_timeouts_total",
+                "counter",
+                "Requests that waited for a connection in vain.",
+                stats.queue_timeouts,
+            ),
+            ("connections_open", "gauge", "Sockets, with those being opened.", gauge(stats.open)),
+            ("connections_idle", "gauge", "Connections that are idle.", gauge(stats.idle)),
+            ("connections_limit", "gauge", "Sockets that there may be.", gauge(stats.limit)),
+            ("queue_waiting", "gauge", "Requests that wait for a connection.", {
+                gauge(stats.waiting)
+            }),
+        ] {
+            let name = format!("keepgate_gate_upstream_{name}");
+            head(out, &name, sort, help);
+            let _ = writeln!(out, "{name} {value}");
+        }
+        let name = "keepgate_gate_upstream_requests_per_connection";
+        head(out, name, "gauge", "Requests for each connection opened, so far.");
+        #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+        let ratio = stats.requests as f64 / stats.opened.max(1) as f64;
+        let _ = writeln!(out, "{name} {ratio:.3}");
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

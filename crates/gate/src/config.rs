@@ -1,0 +1,188 @@
+//! What a gate is told when it starts. Values only; whoever reads flags and files is elsewhere.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keepgate_client::pool::{PoolConfig, Protocol};
+use keepgate_policy::identify::AddressRange;
+
+use crate::identify::issuers::KeyRefresh;
+
+/// Where the gate listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// A Unix socket; an old socket file there is replaced.
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(addr: SocketAddr) -> Listen {
+        Listen::Tcp(addr)
+    }
+}
+
+/// A certificate chain and its key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// What the upstream sees as `Host`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamHost {
+    /// What the caller sent; `X-Forwarded-Host` says the same.
+    #[default]
+    Caller,
+    /// The upstream's own, as in its URL.
+    Upstream,
+}
+
+/// The gate's bounds. Every one of them ends in an answer, a closed connection, or both.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Connections of callers, over all workers; more are closed at once.
+    pub max_connections: usize,
+    /// Exchanges at once on one HTTP/2 connection.
+    pub max_streams: u32,
+    /// Header fields; at most 100.
+    pub header_count: usize,
+    /// Bytes of the header section.
+    pub header_bytes: usize,
+    /// Bytes of the request target.
+    pub uri_bytes: usize,
+    /// Bytes of a request body.
+    pub body_bytes: u64,
+    /// From accept to the first byte.
+    pub first_byte: Duration,
+    /// A TLS handshake.
+    pub handshake: Duration,
+    /// From the first byte of a head to its last.
+    pub header: Duration,
+    /// A connection without an exchange.
+    pub idle: Duration,
+    /// Bytes a second that a request body must bring at least, on average...
+    pub body_rate: u64,
+    /// ...after this much waiting for it.
+    pub body_grace: Duration,
+    /// A caller that takes no byte of an answer.
+    pub write_stall: Duration,
+    /// An upgraded connection on which nothing moves.
+    pub tunnel_idle: Duration,
+    /// How long exchanges may go on when the gate is told to stop.
+    pub drain: Duration,
+    /// How long a request waits for a revision it asks for (`Keepgate-Min-Revision`).
+    pub revision_wait: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            max_connections: 10_000,
+            max_streams: 128,
+            header_count: 100,
+            header_bytes: 32 * 1024,
+            uri_bytes: 8 * 1024,
+            body_bytes: 64 * 1024 * 1024,
+            first_byte: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            body_rate: 1024,
+            body_grace: Duration::from_secs(10),
+            write_stall: Duration::from_secs(30),
+            tunnel_idle: Duration::from_secs(300),
+            drain: Duration::from_secs(10),
+            revision_wait: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A gate's configuration.
+#[derive(Clone)]
+pub struct GateConfig {
+    /// The center's URL.
+    pub center: String,
+    /// The token shown to the center; never logged.
+    pub token: String,
+    /// A PEM file with the CA of the center's certificate; none: the host's store.
+    pub center_ca: Option<PathBuf>,
+    /// The service whose gate this is.
+    pub service: String,
+    /// The upstream: `http://host:port`, `https://host`, `unix:/path`.
+    pub upstream: String,
+    /// How to speak to the upstream.
+    pub upstream_protocol: Protocol,
+    /// What the upstream sees as `Host`.
+    pub upstream_host: UpstreamHost,
+    /// A PEM file with the CA of the upstream's certificate; none: the host's store.
+    pub upstream_ca: Option<PathBuf>,
+    /// Where callers connect.
+    pub listen: Listen,
+    /// TLS toward callers; none: plain.
+    pub tls: Option<TlsFiles>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are; none: nowhere.
+    pub admin_listen: Option<SocketAddr>,
+    /// Where the last good replica is kept; none: only in memory.
+    pub data_dir: Option<PathBuf>,
+    /// Worker threads, each with its own listener and runtime; 0: one a core.
+    pub workers: usize,
+    /// Proxies in front whose `X-Forwarded-*` headers (and PROXY protocol) are believed.
+    pub trusted_proxies: Vec<AddressRange>,
+    /// Every connection from a trusted proxy begins with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// Whether a path may contain `%2F`.
+    pub keep_encoded_slash: bool,
+    /// Bounds and deadlines.
+    pub bounds: Bounds,
+    /// The upstream's pool.
+    pub pool: PoolConfig,
+    /// The key sets of JWT issuers.
+    pub keys: KeyRefresh,
+}
+
+impl Default for GateConfig {
+    fn default() -> GateConfig {
+        GateConfig {
+            center: "http://127.0.0.1:7480".to_owned(),
+            token: String::new(),
+            center_ca: None,
+            service: String::new(),
+            upstream: String::new(),
+            upstream_protocol: Protocol::Auto,
+            upstream_host: UpstreamHost::Caller,
+            upstream_ca: None,
+            listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            tls: None,
+            admin_listen: None,
+            data_dir: None,
+            workers: 0,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            keep_encoded_slash: false,
+            bounds: Bounds::default(),
+            pool: PoolConfig::default(),
+            keys: KeyRefresh::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for GateConfig {
+    /// Never shows the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GateConfig")
+            .field("center", &self.center)
+            .field("service", &self.service)
+            .field("upstream", &self.upstream)
+            .field("listen", &self.listen)
+            .field("admin_listen", &self.admin_listen)
+            .field("workers", &self.workers)
+            .field("bounds", &self.bounds)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,313 @@
+//! One connection of a caller, from accept to close: who is it, which protocol, then requests.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::time::{Instant, timeout_at};
+
+use crate::body::{GateBody, OpenExchange};
+use crate::phase::{Exchange, live};
+use crate::wire::guard::{Deadlines, Guard, Shared};
+use crate::wire::head::{HeadBounds, MAX_HEADER_COUNT};
+use crate::wire::proxy_protocol;
+use crate::wire::stream::{Rewound, Socket, Stream};
+use crate::worker::{Peer, Worker};
+
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Flow-control windows toward callers: what one of them can make the gate hold.
+const H2_STREAM_WINDOW: u32 = 256 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+const H2_SEND_BUFFER: usize = 256 * 1024;
+const H2_PING: Duration = Duration::from_secs(20);
+
+/// Why a connection ended before its first request.
+enum Early {
+    /// Its end, or an error of its socket; the rule, not the exception.
+    Gone,
+    /// The first byte was late.
+    FirstByte,
+    /// TLS or the PROXY protocol.
+    Handshake(String),
+}
+
+impl From<io::Error> for Early {
+    fn from(_: io::Error) -> Early {
+        Early::Gone
+    }
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(worker: Arc<Worker>, socket: Socket, remote: Option<SocketAddr>) {
+    let opened = tokio::select! {
+        opened = open(&worker, socket, remote) => opened,
+        () = stopped(worker.common.stop.subscribe()) => Err(Early::Gone),
+    };
+    match opened {
+        Ok(opened) => opened.serve(worker).await,
+        Err(Early::Gone) => {}
+        Err(Early::FirstByte) => worker.metrics.first_byte_late.add(1),
+        Err(Early::Handshake(error)) => {
+            worker.metrics.handshake_failed.add(1);
+            tracing::debug!(?remote, error, "a connection was refused");
+        }
+    }
+}
+
+/// A connection whose protocol is known.
+struct Opened {
+    stream: Stream,
+    prefix: BytesMut,
+    is_h2: bool,
+    peer: Arc<Peer>,
+}
+
+async fn open(
+    worker: &Worker,
+    mut socket: Socket,
+    remote: Option<SocketAddr>,
+) -> Result<Opened, Early> {
+    let settings = &worker.settings;
+    let bounds = &settings.bounds;
+    let mut prefix = BytesMut::new();
+    let mut client = remote;
+    let from_proxy = remote
+        .is_none_or(|addr| settings.trusted_proxies.iter().any(|range| range.contains(addr.ip())));
+    if settings.proxy_protocol && from_proxy {
+        client = read_proxy_header(&mut socket, &mut prefix, bounds.first_byte).await?.or(client);
+    }
+    let mut is_h2 = false;
+    let mut stream = match &worker.common.tls {
+        None => Stream::Plain(socket),
+        Some(acceptor) => {
+            let socket = Rewound { prefix: prefix.split().to_vec(), socket };
+            let handshake = acceptor.accept(socket);
+            let tls = match tokio::time::timeout(bounds.handshake, handshake).await {
+                Err(_) => return Err(Early::Handshake("the TLS handshake was late".to_owned())),
+                Ok(Err(e)) => return Err(Early::Handshake(e.to_string())),
+                Ok(Ok(tls)) => tls,
+            };
+            is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+            Stream::Tls(Box::new(tls))
+        }
+    };
+    if !is_h2 {
+        is_h2 = begins_with_preface(&mut stream, &mut prefix, worker).await?;
+    }
+    let forwarded_for =
+        client.and_then(|addr| HeaderValue::try_from(addr.ip().to_canonical().to_string()).ok());
+    let is_tls = matches!(stream, Stream::Tls(_));
+    let shared = Arc::new(Shared::new());
+    let peer = Arc::new(Peer { remote, client, forwarded_for, is_tls, shared });
+    Ok(Opened { stream, prefix, is_h2, peer })
+}
+
+async fn read_proxy_header(
+    socket: &mut Socket,
+    prefix: &mut BytesMut,
+    within: Duration,
+) -> Result<Option<SocketAddr>, Early> {
+    let deadline = Instant::now() + within;
+    loop {
+        match proxy_protocol::parse(prefix) {
+            Ok(proxy_protocol::Parsed::Complete { len, source }) => {
+                let _ = prefix.split_to(len);
+                return Ok(source);
+            }
+            Ok(proxy_protocol::Parsed::Partial) => {}
+            Err(e) => return Err(Early::Handshake(e.to_string())),
+        }
+        read_more(socket, prefix, deadline).await?;
+    }
+}
+
+/// Whether the caller speaks HTTP/2 by prior knowledge.
+async fn begins_with_preface(
+    stream: &mut Stream,
+    prefix: &mut BytesMut,
+    worker: &Worker,
+) -> Result<bool, Early> {
+    let bounds = &worker.settings.bounds;
+    let mut deadline = Instant::now() + bounds.first_byte;
+    loop {
+        let n = prefix.len().min(H2_PREFACE.len());
+        if prefix.get(..n) != H2_PREFACE.get(..n) {
+            return Ok(false);
+        }
+        if n == H2_PREFACE.len() {
+            return Ok(true);
+        }
+        let was_empty = prefix.is_empty();
+        read_more(stream, prefix, deadline).await?;
+        if was_empty {
+            deadline = Instant::now() + bounds.header;
+        }
+    }
+}
+
+async fn read_more(
+    from: &mut (impl AsyncRead + Unpin),
+    into: &mut BytesMut,
+    deadline: Instant,
+) -> Result<(), Early> {
+    match timeout_at(deadline, from.read_buf(into)).await {
+        Err(_) => Err(Early::FirstByte),
+        Ok(Ok(n)) if n > 0 => Ok(()),
+        Ok(_) => Err(Early::Gone),
+    }
+}
+
+impl Opened {
+    async fn serve(self, worker: Arc<Worker>) {
+        let bounds = &worker.settings.bounds;
+        let head = HeadBounds {
+            count: bounds.header_count.min(MAX_HEADER_COUNT),
+            bytes: bounds.header_bytes,
+            uri: bounds.uri_bytes,
+        };
+        let deadlines =
+            Deadlines { header: bounds.header, idle: bounds.idle, write_stall: bounds.write_stall };
+        let shared = Arc::clone(&self.peer.shared);
+        let ids = Arc::clone(&worker.request_ids);
+        let guard = Guard::new(
+            self.stream,
+            self.prefix,
+            self.is_h2,
+            Arc::clone(&shared),
+            head,
+            deadlines,
+            ids,
+        );
+        if self.is_h2 {
+            serve_h2(worker, guard, self.peer).await;
+        } else {
+            serve_h1(worker, guard, self.peer).await;
+        }
+    }
+}
+
+async fn exchange(
+    worker: Arc<Worker>,
+    peer: Arc<Peer>,
+    open: OpenExchange,
+    request: Request<Incoming>,
+) -> Result<Response<GateBody>, Infallible> {
+    let response = live(Exchange::new(request, worker, peer)).await;
+    Ok(response.map(|body| body.holding(open)))
+}
+
+async fn serve_h1(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
+    let common = Arc::clone(&worker.common);
+    let service = service_fn(move |request| {
+        let open = OpenExchange::begun(Arc::clone(&peer.shared));
+        exchange(Arc::clone(&worker), Arc::clone(&peer), open, request)
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    // The guard keeps all deadlines.
+    builder.header_read_timeout(None);
+    let connection = pin!(builder.serve_connection(guard, service).with_upgrades());
+    let stop = pin!(stopped(common.stop.subscribe()));
+    let graceful = Graceful::new(connection, stop, &common.stopping, |c| c.graceful_shutdown());
+    // How a caller's connection ends is the caller's business; requests are recorded.
+    let _ = graceful.await;
+}
+
+async fn serve_h2(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
+    let common = Arc::clone(&worker.common);
+    let shared = Arc::clone(&peer.shared);
+    let bounds = worker.settings.bounds.clone();
+    let service = service_fn(move |request| {
+        let open = OpenExchange::begin(Arc::clone(&peer.shared));
+        exchange(Arc::clone(&worker), Arc::clone(&peer), open, request)
+    });
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(bounds.max_streams)
+        .max_header_list_size(u32::try_from(bounds.header_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_send_buf_size(H2_SEND_BUFFER)
+        .keep_alive_interval(H2_PING)
+        .keep_alive_timeout(bounds.write_stall)
+        .serve_connection(guard, service);
+    let connection = pin!(connection);
+    let stop = pin!(stopped(common.stop.subscribe()));
+    let graceful = Graceful::new(connection, stop, &common.stopping, |c| c.graceful_shutdown());
+    tokio::select! {
+        _ = graceful => {}
+        // Ends the connection: a caller that takes nothing holds an upstream connection.
+        () = stall(&shared, bounds.write_stall) => {}
+    }
+}
+
+/// Ends when parts of answers have waited for the caller for that long.
+async fn stall(shared: &Shared, limit: Duration) {
+    let step = (limit / 4).max(Duration::from_millis(10));
+    loop {
+        tokio::time::sleep(step).await;
+        if shared.has_stalled(limit) {
+            return;
+        }
+    }
+}
+
+async fn stopped(mut stop: tokio::sync::watch::Receiver<bool>) {
+    // The sender lives as long as the gate; its end is the end too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// A connection that is told once when the gate stops. The stop is waited for once; after that
+/// each poll costs one load.
+struct Graceful<'c, C, S, F> {
+    connection: Pin<&'c mut C>,
+    stop: Pin<&'c mut S>,
+    waiting: bool,
+    told: bool,
+    stopping: &'c AtomicBool,
+    graceful: F,
+}
+
+impl<'c, C, S, F: FnMut(Pin<&mut C>)> Graceful<'c, C, S, F> {
+    fn new(
+        connection: Pin<&'c mut C>,
+        stop: Pin<&'c mut S>,
+        stopping: &'c AtomicBool,
+        graceful: F,
+    ) -> Graceful<'c, C, S, F> {
+        Graceful { connection, stop, waiting: false, told: false, stopping, graceful }
+    }
+}
+
+impl<C, S, F> Future for Graceful<'_, C, S, F>
+where
+    C: Future,
+    S: Future<Output = ()>,
+    F: FnMut(Pin<&mut C>) + Unpin,
+{
+    type Output = C::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let this = self.get_mut();
+        if !this.waiting {
+            this.waiting = true;
+            let _ = this.stop.as_mut().poll(cx);
+        }
+        if !this.told && this.stopping.load(Ordering::Acquire) {
+            this.told = true;
+            (this.graceful)(this.connection.as_mut());
+        }
+        this.connection.as_mut().poll(cx)
+    }
+}

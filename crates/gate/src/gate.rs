@@ -1,0 +1,259 @@
+//! A gate: bound early, run until told to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use keepgate_client::dial::{Dialer, Roots, Target, TargetError, TlsSettings};
+use keepgate_client::pool::{Pool, Protocol, UpstreamId};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::{oneshot, watch};
+
+use crate::admin::Admin;
+use crate::config::{GateConfig, TlsFiles};
+use crate::identify::issuers::Issuers;
+use crate::listen::{self, ListenError, Listener};
+use crate::metrics::WorkerMetrics;
+use crate::source::DecisionSource;
+use crate::wire::head::MAX_HEADER_COUNT;
+use crate::worker::{Common, Worker};
+
+/// Why a gate cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting that makes no sense.
+    #[error("`{setting}`: {reason}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// The upstream's URL.
+    #[error("the upstream's URL cannot be used")]
+    Upstream(#[source] TargetError),
+    /// A listener.
+    #[error("the gate cannot listen")]
+    Listen(#[source] ListenError),
+    /// The certificate or key toward callers.
+    #[error("the certificate in `{file}` cannot be used")]
+    Tls {
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The center cannot be followed.
+    #[error("the center cannot be followed")]
+    Follow(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a gate stopped without being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A worker could not start, or ended.
+    #[error("worker {worker} failed")]
+    Worker {
+        /// Its number.
+        worker: usize,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// See the module.
+pub struct Gate {
+    common: Arc<Common>,
+    listeners: Vec<Listener>,
+    addr: Option<SocketAddr>,
+    admin: Option<Admin>,
+    metrics: Arc<[Arc<WorkerMetrics>]>,
+}
+
+impl Gate {
+    /// Binds, and has `source` decide. Must be called on a tokio runtime, which becomes the
+    /// control runtime: it fetches key sets and serves the admin listener.
+    pub async fn with_source(
+        config: GateConfig,
+        source: Arc<dyn DecisionSource>,
+    ) -> Result<Gate, StartError> {
+        check(&config)?;
+        let workers = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let dialer = Dialer::default();
+        let upstream = Pool::new(dialer.clone(), config.pool.clone()).upstream(&UpstreamId {
+            target: upstream_target(&config)?,
+            protocol: config.upstream_protocol,
+        });
+        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        let listeners = listen::bind(&config.listen, workers).map_err(StartError::Listen)?;
+        let control = tokio::runtime::Handle::current();
+        let issuers = Arc::new(Issuers::new(control, dialer, config.keys.clone()));
+        let metrics: Arc<[Arc<WorkerMetrics>]> =
+            (0..listeners.each.len()).map(|_| Arc::default()).collect();
+        let common = Arc::new(Common {
+            settings: Arc::new(GateConfig { token: String::new(), ..config }),
+            source,
+            issuers,
+            upstream,
+            tls,
+            connections: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            stop: watch::Sender::new(false),
+        });
+        let admin = match common.settings.admin_listen {
+            None => None,
+            Some(addr) => Some(
+                Admin::bind(addr, Arc::clone(&common), Arc::clone(&metrics))
+                    .map_err(StartError::Listen)?,
+            ),
+        };
+        Ok(Gate { common, listeners: listeners.each, addr: listeners.addr, admin, metrics })
+    }
+
+    /// Where callers connect; none for a Unix socket.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        self.addr
+    }
+
+    /// Where the metrics are, if anywhere.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::addr)
+    }
+
+    /// Serves until `shutdown` is ready, then lets open exchanges end within their bound.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let admin = self.admin.map(|admin| tokio::spawn(admin.run()));
+        let mut ends = Vec::new();
+        for (number, (listener, metrics)) in
+            self.listeners.into_iter().zip(self.metrics.iter()).enumerate()
+        {
+            let (ended, end) = oneshot::channel();
+            let (common, metrics) = (Arc::clone(&self.common), Arc::clone(metrics));
+            let started = std::thread::Builder::new()
+                .name(format!("gate-{number}"))
+                .spawn(move || drop(ended.send(run_worker(common, metrics, listener))));
+            if let Err(source) = started {
+                self.common.stop();
+                return Err(RunError::Worker { worker: number, source });
+            }
+            ends.push(async move {
+                let source = match end.await {
+                    Ok(Ok(())) => return Ok(()),
+                    Ok(Err(source)) => source,
+                    Err(_) => std::io::Error::other("the thread ended unexpectedly"),
+                };
+                Err(RunError::Worker { worker: number, source })
+            });
+        }
+        let mut all = std::pin::pin!(futures_util::future::try_join_all(ends));
+        let result = tokio::select! {
+            result = &mut all => result,
+            () = shutdown => {
+                self.common.stop();
+                all.await
+            }
+        };
+        self.common.stop();
+        if let Some(admin) = admin {
+            admin.abort();
+        }
+        result.map(|_| ())
+    }
+}
+
+impl Common {
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.stop.send_replace(true);
+    }
+}
+
+/// A worker's thread, from its runtime to its end.
+fn run_worker(
+    common: Arc<Common>,
+    metrics: Arc<WorkerMetrics>,
+    listener: Listener,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let drain = common.settings.bounds.drain;
+    let worker = Arc::new(Worker::new(common, metrics));
+    let result = runtime.block_on(async {
+        listen::accept(&worker, listener).await?;
+        drained(&worker, drain).await;
+        Ok(())
+    });
+    // Whatever is still open had its time.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+/// Ends when this worker's connections have, or when their time is over.
+async fn drained(worker: &Worker, within: Duration) {
+    let open = async {
+        while worker.metrics.open.value() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(within, open).await.is_err() {
+        let left = worker.metrics.open.value();
+        tracing::info!(left, "connections were cut off at the end");
+    }
+}
+
+fn check(config: &GateConfig) -> Result<(), StartError> {
+    let bad =
+        |setting, reason: &str| Err(StartError::Setting { setting, reason: reason.to_owned() });
+    let bounds = &config.bounds;
+    if config.service.is_empty() {
+        return bad("service", "is empty; name the service this gate protects");
+    }
+    if bounds.header_count > MAX_HEADER_COUNT || bounds.header_count == 0 {
+        return bad("header_count", "must be between 1 and 100");
+    }
+    if bounds.body_rate == 0 {
+        return bad("body_rate", "must be at least 1 byte a second");
+    }
+    if config.proxy_protocol
+        && config.trusted_proxies.is_empty()
+        && matches!(config.listen, crate::config::Listen::Tcp(_))
+    {
+        let reason = "needs `trusted_proxies`; else anybody could claim any address";
+        return bad("proxy_protocol", reason);
+    }
+    Ok(())
+}
+
+fn upstream_target(config: &GateConfig) -> Result<Target, StartError> {
+    let alpn: &[&str] = match config.upstream_protocol {
+        Protocol::Auto => &["h2", "http/1.1"],
+        Protocol::Http1 => &["http/1.1"],
+        Protocol::Http2 => &["h2"],
+    };
+    let roots = config.upstream_ca.clone().map_or(Roots::System, Roots::File);
+    Target::from_url(&config.upstream, || TlsSettings::new(&roots, None, alpn).map(Arc::new))
+        .map_err(StartError::Upstream)
+}
+
+fn acceptor(files: &TlsFiles) -> Result<tokio_rustls::TlsAcceptor, StartError> {
+    let bad = |file: &std::path::Path, source: Box<dyn std::error::Error + Send + Sync>| {
+        StartError::Tls { file: file.display().to_string(), source }
+    };
+    let chain = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| bad(&files.certificate, Box::new(e)))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| bad(&files.key, Box::new(e)))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|e| bad(&files.certificate, Box::new(e)))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
+}

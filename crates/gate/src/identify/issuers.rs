@@ -1,0 +1,345 @@
+//! The key sets of JWT issuers, fetched and kept fresh away from any request.
+//!
+//! Each source of keys (a URL or a file) has one task. It reads the source at the start, then
+//! again at intervals, and on demand when a token names an unknown key: at most once a minute,
+//! so that made-up key ids are no lever against the issuer. A source that fails leaves the last
+//! good key set in place.
+//!
+//! The tasks run on one control runtime, not on the workers; workers read an atomic pointer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use keepgate_client::dial::{DialError, Dialer, Roots, Target, TargetError, TlsSettings};
+use keepgate_policy::identify::KeySource;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::jwks::{KeySet, KeySetError, MAX_BYTES};
+
+/// How often key sets are read and how long that may take.
+#[derive(Clone, Debug)]
+pub struct KeyRefresh {
+    /// Between two reads of a URL that go well.
+    pub interval: Duration,
+    /// Between two looks at a file.
+    pub file_interval: Duration,
+    /// Between two reads because of unknown key ids.
+    pub unknown_interval: Duration,
+    /// Before the first retry while there is no key set; doubles up to `interval`.
+    pub retry: Duration,
+    /// One read of a URL, from connecting to the last byte.
+    pub timeout: Duration,
+    /// How long a request waits for keys that it needs.
+    pub wait: Duration,
+}
+
+impl Default for KeyRefresh {
+    fn default() -> KeyRefresh {
+        KeyRefresh {
+            interval: Duration::from_secs(300),
+            file_interval: Duration::from_secs(5),
+            unknown_interval: Duration::from_secs(60),
+            retry: Duration::from_secs(1),
+            timeout: Duration::from_secs(10),
+            wait: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why a key set could not be read.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("`{url}` cannot be fetched from")]
+    Target {
+        url: String,
+        #[source]
+        source: TargetError,
+    },
+    #[error("the key server cannot be reached")]
+    Dial(#[source] DialError),
+    #[error("the key server does not speak HTTP")]
+    Http(#[source] hyper::Error),
+    #[error("the key server answered {0}")]
+    Status(http::StatusCode),
+    #[error("the key server did not answer in time")]
+    Timeout,
+    #[error("the answer broke off or is too large")]
+    Body,
+    #[error("`{path}` cannot be read")]
+    File {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Keys(KeySetError),
+}
+
+/// One source's keys.
+#[derive(Debug)]
+pub(crate) struct IssuerKeys {
+    source: KeySource,
+    keys: ArcSwapOption<KeySet>,
+    /// Reads that were done, well or not.
+    reads: watch::Sender<u64>,
+    asked: tokio::sync::Notify,
+    last_asked: Mutex<Option<Instant>>,
+}
+
+impl IssuerKeys {
+    /// The keys as they are; none were ever read: none.
+    pub(crate) fn current(&self) -> Option<Arc<KeySet>> {
+        self.keys.load_full()
+    }
+
+    /// Has the keys read again, unless that was asked for too short a while ago, and waits for
+    /// it within bounds. Whether something was read.
+    pub(crate) async fn renewed(&self, refresh: &KeyRefresh) -> bool {
+        let mut reads = self.reads.subscribe();
+        reads.mark_unchanged();
+        if self.current().is_some() {
+            let mut last = self.last_asked.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            if last.is_some_and(|at| now < at + refresh.unknown_interval) {
+                return false;
+            }
+            *last = Some(now);
+            drop(last);
+            self.asked.notify_one();
+        } else if *reads.borrow() > 0 {
+            // The source fails; its task retries on its own.
+            return false;
+        }
+        tokio::time::timeout(refresh.wait, reads.changed()).await.is_ok_and(|r| r.is_ok())
+    }
+}
+
+/// All sources that are in use.
+pub(crate) struct Issuers {
+    control: tokio::runtime::Handle,
+    dialer: Dialer,
+    refresh: KeyRefresh,
+    sources: Mutex<HashMap<String, Weak<IssuerKeys>>>,
+    /// Moves on with every change of any key set; part of the token cache's state.
+    state: Arc<AtomicU64>,
+}
+
+impl Issuers {
+    pub(crate) fn new(
+        control: tokio::runtime::Handle,
+        dialer: Dialer,
+        refresh: KeyRefresh,
+    ) -> Issuers {
+        let state = Arc::new(AtomicU64::new(1));
+        Issuers { control, dialer, refresh, sources: Mutex::default(), state }
+    }
+
+    pub(crate) fn refresh(&self) -> &KeyRefresh {
+        &self.refresh
+    }
+
+    /// A number that changes whenever a token may be judged differently.
+    pub(crate) fn state(&self) -> u64 {
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// Something about issuers changed.
+    pub(crate) fn touch(&self) {
+        self.state.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The keys of a source; its task runs as long as somebody holds them.
+    pub(crate) fn keys(&self, source: &KeySource) -> Arc<IssuerKeys> {
+        let name = format!("{source:?}");
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.retain(|_, keys| keys.strong_count() > 0);
+        if let Some(keys) = sources.get(&name).and_then(Weak::upgrade) {
+            return keys;
+        }
+        let keys = Arc::new(IssuerKeys {
+            source: source.clone(),
+            keys: ArcSwapOption::empty(),
+            reads: watch::Sender::new(0),
+            asked: tokio::sync::Notify::new(),
+            last_asked: Mutex::new(None),
+        });
+        sources.insert(name, Arc::downgrade(&keys));
+        let task = keep_fresh(
+            Arc::downgrade(&keys),
+            self.dialer.clone(),
+            self.refresh.clone(),
+            Arc::clone(&self.state),
+        );
+        self.control.spawn(task);
+        keys
+    }
+}
+
+/// Reads one source again and again, until nobody holds its keys.
+async fn keep_fresh(
+    weak: Weak<IssuerKeys>,
+    dialer: Dialer,
+    refresh: KeyRefresh,
+    state: Arc<AtomicU64>,
+) {
+    let mut held: Option<Bytes> = None;
+    let mut retry = refresh.retry;
+    let mut failing = false;
+    loop {
+        let Some(keys) = weak.upgrade() else { return };
+        let interval = match keys.source {
+            KeySource::JwksUrl(_) => refresh.interval,
+            KeySource::JwksFile(_) | KeySource::SecretFile(_) => refresh.file_interval,
+        };
+        let pause = match read(&keys.source, &dialer, refresh.timeout, held.as_ref()).await {
+            Ok(fresh) => {
+                if failing {
+                    tracing::info!(source = name(&keys.source), "keys of a JWT issuer are back");
+                    failing = false;
+                }
+                retry = refresh.retry;
+                if let Some((bytes, set)) = fresh {
+                    tracing::info!(
+                        source = name(&keys.source),
+                        keys = set.len(),
+                        "keys of a JWT issuer are new"
+                    );
+                    keys.keys.store(Some(Arc::new(set)));
+                    held = Some(bytes);
+                    state.fetch_add(1, Ordering::AcqRel);
+                }
+                jittered(interval)
+            }
+            Err(error) => {
+                if !failing {
+                    let chain = chain(&error);
+                    tracing::warn!(
+                        source = name(&keys.source),
+                        error = chain,
+                        keeping = held.is_some(),
+                        "keys of a JWT issuer cannot be read"
+                    );
+                    failing = true;
+                }
+                let pause = retry;
+                retry = (2 * retry).min(interval.max(refresh.retry));
+                pause
+            }
+        };
+        keys.reads.send_modify(|n| *n += 1);
+        // Wait without holding the keys, so that they can go.
+        let until = Instant::now() + pause;
+        let asked = async {
+            keys.asked.notified().await;
+        };
+        tokio::select! {
+            () = asked => {}
+            () = gone_or(until, &weak) => {}
+        }
+    }
+}
+
+/// Ends at `until`.
+async fn gone_or(until: Instant, weak: &Weak<IssuerKeys>) {
+    // The caller holds one reference itself while it waits; a lone one means nobody else cares.
+    loop {
+        let step = (Instant::now() + Duration::from_secs(1)).min(until);
+        tokio::time::sleep_until(step).await;
+        if step >= until || weak.strong_count() <= 1 {
+            return;
+        }
+    }
+}
+
+/// Nine to eleven tenths, so that many gates do not ask together.
+fn jittered(interval: Duration) -> Duration {
+    let mut byte = [128u8];
+    // Without randomness there is no jitter, which does no harm.
+    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut byte);
+    let [byte] = byte;
+    interval.mul_f64(0.9 + f64::from(byte) / 1280.0)
+}
+
+fn name(source: &KeySource) -> &str {
+    match source {
+        KeySource::JwksUrl(text) | KeySource::JwksFile(text) | KeySource::SecretFile(text) => text,
+    }
+}
+
+/// An error and its causes, once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        cause = e.source();
+    }
+    text
+}
+
+/// Reads a source. `None`: it has the bytes that are held.
+async fn read(
+    source: &KeySource,
+    dialer: &Dialer,
+    timeout: Duration,
+    held: Option<&Bytes>,
+) -> Result<Option<(Bytes, KeySet)>, ReadError> {
+    let bytes = match source {
+        KeySource::JwksUrl(url) => tokio::time::timeout(timeout, fetch(url, dialer))
+            .await
+            .map_err(|_| ReadError::Timeout)??,
+        KeySource::JwksFile(path) | KeySource::SecretFile(path) => {
+            let read = tokio::fs::read(path).await;
+            Bytes::from(read.map_err(|source| ReadError::File { path: path.clone(), source })?)
+        }
+    };
+    if held == Some(&bytes) {
+        return Ok(None);
+    }
+    let set = match source {
+        KeySource::SecretFile(_) => KeySet::from_secret(&bytes),
+        KeySource::JwksUrl(_) | KeySource::JwksFile(_) => KeySet::from_jwks(&bytes),
+    };
+    let set = set.map_err(ReadError::Keys)?;
+    Ok(Some((bytes, set)))
+}
+
+/// GET without following redirects: an issuer's keys are where the operator said.
+async fn fetch(url: &str, dialer: &Dialer) -> Result<Bytes, ReadError> {
+    let bad = |source| ReadError::Target { url: url.to_owned(), source };
+    let uri: http::Uri = url.parse().map_err(|_| bad(TargetError::Url(url.to_owned())))?;
+    let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let origin = url.strip_suffix(path).unwrap_or(url);
+    let target = Target::from_url(origin, || {
+        TlsSettings::new(&Roots::System, None, &["http/1.1"]).map(Arc::new)
+    })
+    .map_err(bad)?;
+    let dialed = dialer.dial(&target).await.map_err(ReadError::Dial)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(dialed.stream))
+            .await
+            .map_err(ReadError::Http)?;
+    let drive = tokio::spawn(connection);
+    let request = http::Request::get(path)
+        .header(http::header::HOST, target.authority())
+        .header(http::header::ACCEPT, "application/jwk-set+json, application/json")
+        .header(http::header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|_| bad(TargetError::Url(url.to_owned())))?;
+    let response = sender.send_request(request).await.map_err(ReadError::Http)?;
+    if response.status() != http::StatusCode::OK {
+        drive.abort();
+        return Err(ReadError::Status(response.status()));
+    }
+    let body = Limited::new(response.into_body(), MAX_BYTES).collect().await;
+    drive.abort();
+    Ok(body.map_err(|_| ReadError::Body)?.to_bytes())
+}

@@ -1,0 +1,297 @@
+//! JSON Web Tokens (RFC 7519) in compact JWS form (RFC 7515), verified with `ring`.
+//!
+//! Written here and not taken from a library because the libraries bind to other cryptography,
+//! and because what is refused matters more than what is read: an algorithm is a property of the
+//! *key* and of the issuer's list, never of the token; `none`, `crit` and repeated members are
+//! refused; a key that a token brings along (`jwk`, `jku`, `x5c`, `x5u`) is never looked at.
+//!
+//! Pure: the time is an argument, in seconds since the Unix epoch.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keepgate_policy::identify::{Algorithm, JwtIssuer};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::jwks::KeySet;
+
+/// The longest token that is looked at, in bytes.
+pub const MAX_TOKEN: usize = 8 * 1024;
+/// The longest `kid`.
+const MAX_KID: usize = 256;
+/// How many keys are tried for a token without `kid`.
+const MAX_TRIES: usize = 4;
+
+/// Why a token identifies nobody. The texts go to the caller: they tell what is wrong with the
+/// token, never what the gate knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwtError {
+    /// Over [`MAX_TOKEN`].
+    #[error("the token is too long")]
+    TooLong,
+    /// Not three base64url parts with JSON objects in the first two.
+    #[error("the token is not a signed JWT")]
+    Malformed,
+    /// A member twice in one object.
+    #[error("the token repeats a member")]
+    Repeated,
+    /// `crit`, or `b64`.
+    #[error("the token needs an extension that is not supported")]
+    Critical,
+    /// `typ` is of something that is no JWT for access.
+    #[error("the token is of another type")]
+    Type,
+    /// Not in the issuer's list, unknown, or `none`.
+    #[error("the token's algorithm is not accepted")]
+    Algorithm,
+    /// No issuer of the service.
+    #[error("the token's issuer is not accepted")]
+    Issuer,
+    /// No key with that id; the key set may be renewed for it.
+    #[error("the token's key is not known")]
+    UnknownKey,
+    /// The signature does not hold.
+    #[error("the token's signature does not hold")]
+    Signature,
+    /// `exp` is missing.
+    #[error("the token has no expiry")]
+    NoExpiry,
+    /// `exp` has passed.
+    #[error("the token has expired")]
+    Expired,
+    /// `nbf` is to come.
+    #[error("the token is not valid yet")]
+    NotYet,
+    /// `aud` names nobody that is accepted.
+    #[error("the token is for another audience")]
+    Audience,
+    /// The principal's claim is missing or is no text.
+    #[error("the token does not say who the caller is")]
+    Principal,
+}
+
+/// Who a verified token says the caller is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The principal's id; its type is the issuer's setting.
+    pub id: String,
+    /// When the token is refused, in seconds since the Unix epoch; leeway included.
+    pub until_unix_s: u64,
+    /// Before when it is refused; leeway included.
+    pub from_unix_s: u64,
+}
+
+/// A token that was read but not verified; nothing in it may be believed.
+#[derive(Debug)]
+pub struct Unverified<'a> {
+    /// What is signed: the first two parts with the dot.
+    signed: &'a str,
+    signature: Vec<u8>,
+    algorithm: Algorithm,
+    /// The key's id.
+    pub kid: Option<String>,
+    claims: serde_json::Map<String, Value>,
+}
+
+impl<'a> Unverified<'a> {
+    /// Reads a token.
+    pub fn parse(token: &'a str) -> Result<Unverified<'a>, JwtError> {
+        if token.len() > MAX_TOKEN {
+            return Err(JwtError::TooLong);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(JwtError::Malformed)?;
+        if payload.contains('.') {
+            return Err(JwtError::Malformed);
+        }
+        let header = object(&decode(header)?)?;
+        if header.contains_key("crit") || header.contains_key("b64") {
+            return Err(JwtError::Critical);
+        }
+        match header.get("typ") {
+            None => {}
+            Some(Value::String(typ)) => {
+                let typ = typ.to_ascii_lowercase();
+                let typ = typ.strip_prefix("application/").unwrap_or(&typ);
+                if typ != "jwt" && typ != "at+jwt" {
+                    return Err(JwtError::Type);
+                }
+            }
+            Some(_) => return Err(JwtError::Malformed),
+        }
+        let algorithm = header
+            .get("alg")
+            .and_then(Value::as_str)
+            .and_then(Algorithm::from_name)
+            .ok_or(JwtError::Algorithm)?;
+        let kid = match header.get("kid") {
+            None => None,
+            Some(Value::String(kid)) if kid.len() <= MAX_KID => Some(kid.clone()),
+            Some(_) => return Err(JwtError::Malformed),
+        };
+        let signature = decode(signature)?;
+        let claims = object(&decode(payload)?)?;
+        Ok(Unverified { signed, signature, algorithm, kid, claims })
+    }
+
+    /// The issuer it claims, by which the settings to verify it with are chosen.
+    pub fn issuer(&self) -> Option<&str> {
+        self.claims.get("iss").and_then(Value::as_str)
+    }
+
+    /// Verifies it with an issuer's settings and keys.
+    pub fn verify(
+        &self,
+        issuer: &JwtIssuer,
+        keys: &KeySet,
+        now_unix_s: u64,
+    ) -> Result<Verified, JwtError> {
+        if self.issuer() != Some(issuer.issuer.as_str()) {
+            return Err(JwtError::Issuer);
+        }
+        if !issuer.algorithms.contains(&self.algorithm) {
+            return Err(JwtError::Algorithm);
+        }
+        let mut candidates =
+            keys.candidates(self.kid.as_deref(), self.algorithm).take(MAX_TRIES).peekable();
+        if candidates.peek().is_none() {
+            return Err(JwtError::UnknownKey);
+        }
+        if !candidates.any(|key| key.verifies(self.signed.as_bytes(), &self.signature)) {
+            return Err(JwtError::Signature);
+        }
+        self.check_claims(issuer, now_unix_s)
+    }
+
+    fn check_claims(&self, issuer: &JwtIssuer, now: u64) -> Result<Verified, JwtError> {
+        let leeway = u64::from(issuer.leeway_s);
+        let until = match self.claims.get("exp") {
+            None => return Err(JwtError::NoExpiry),
+            Some(exp) => seconds(exp)?.saturating_add(leeway),
+        };
+        if now >= until {
+            return Err(JwtError::Expired);
+        }
+        let from = match self.claims.get("nbf") {
+            None => 0,
+            Some(nbf) => seconds(nbf)?.saturating_sub(leeway),
+        };
+        if now < from {
+            return Err(JwtError::NotYet);
+        }
+        let accepted = |aud: &Value| {
+            aud.as_str().is_some_and(|aud| issuer.audiences.iter().any(|ours| ours == aud))
+        };
+        let for_us = match self.claims.get("aud") {
+            Some(Value::Array(many)) => many.iter().any(accepted),
+            Some(one) => accepted(one),
+            None => false,
+        };
+        if !for_us {
+            return Err(JwtError::Audience);
+        }
+        match self.claims.get(&issuer.principal_claim) {
+            Some(Value::String(id)) if !id.is_empty() => {
+                Ok(Verified { id: id.clone(), until_unix_s: until, from_unix_s: from })
+            }
+            _ => Err(JwtError::Principal),
+        }
+    }
+}
+
+fn decode(part: &str) -> Result<Vec<u8>, JwtError> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Malformed)
+}
+
+/// NumericDate: a JSON number of seconds; a fraction is cut off.
+fn seconds(value: &Value) -> Result<u64, JwtError> {
+    if let Some(n) = value.as_u64() {
+        return Ok(n);
+    }
+    match value.as_f64() {
+        // Exact for all dates of interest, and nothing else gets in.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the bounds are checked in the guard"
+        )]
+        Some(f) if (0.0..9e15).contains(&f) => Ok(f as u64),
+        _ => Err(JwtError::Malformed),
+    }
+}
+
+/// A JSON object without repeated members, at any depth. Two readers of a repeated member may
+/// believe different ones.
+fn object(bytes: &[u8]) -> Result<serde_json::Map<String, Value>, JwtError> {
+    match serde_json::from_slice::<Strict>(bytes) {
+        Ok(Strict(Value::Object(map))) => Ok(map),
+        Ok(_) => Err(JwtError::Malformed),
+        Err(e) if e.to_string().starts_with(REPEATED) => Err(JwtError::Repeated),
+        Err(_) => Err(JwtError::Malformed),
+    }
+}
+
+const REPEATED: &str = "repeated member";
+
+/// A JSON value whose objects repeat no member.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Strict, D::Error> {
+        from.deserialize_any(StrictVisitor).map(Strict)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::String(v.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        while let Some(Strict(value)) = seq.next_element()? {
+            out.push(value);
+        }
+        Ok(Value::Array(out))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut out = serde_json::Map::new();
+        while let Some((name, Strict(value))) = map.next_entry::<String, Strict>()? {
+            if out.insert(name, value).is_some() {
+                return Err(de::Error::custom(REPEATED));
+            }
+        }
+        Ok(Value::Object(out))
+    }
+}

@@ -1,0 +1,108 @@
+//! May it? Asked of the replica, in process, without I/O.
+//!
+//! 403 means that the policies deny it. Where they cannot be asked (no replica, too old, not the
+//! revision that was asked for) the answer is 503.
+
+use std::time::{Duration, Instant};
+
+use keepgate_policy::decision::{DenyReason, Effect, QueryError};
+use keepgate_policy::{Decision, Query};
+use serde_json::Value;
+
+use super::{Exchange, Verdict};
+use crate::problem::{Kind, Problem};
+use std::collections::BTreeMap;
+
+pub(crate) fn run(x: &mut Exchange) -> Verdict {
+    let (Some(routed), Some(table), Some(principal)) = (&x.routed, &x.table, &x.principal) else {
+        return no_decision("no_replica", "the request was not prepared for a decision").into();
+    };
+    match x.worker.source.age() {
+        None => return no_decision("no_replica", "the gate has no permissions yet").into(),
+        Some(age) if age > Duration::from_millis(routed.max_age_ms) => {
+            return no_decision("stale", "the gate's permissions are too old").into();
+        }
+        Some(_) => {}
+    }
+    let started = Instant::now();
+    let decision = x.worker.with_context(|context| {
+        context.fill(x);
+        table.world.decide(&Query {
+            service: &x.worker.settings.service,
+            principal,
+            action: &routed.action,
+            resource: &routed.resource,
+            context: &context.map,
+            principal_properties: &context.none,
+            action_properties: &context.none,
+            resource_properties: &context.none,
+        })
+    });
+    x.worker.metrics.decided(started.elapsed());
+    match decision {
+        Ok(decision) => judge(x, &decision),
+        Err(QueryError::UnknownService(_)) => {
+            no_decision("no_service", "the gate does not know its service yet").into()
+        }
+        Err(error) => Problem::new(Kind::BadRequest, error.to_string()).into(),
+    }
+}
+
+fn judge(x: &Exchange, decision: &Decision) -> Verdict {
+    if !decision.errors.is_empty() {
+        x.worker.metrics.policy_errors.add(decision.errors.len() as u64);
+        tracing::debug!(
+            target: "keepgate::decision",
+            request_id = x.request_id.to_str().unwrap_or_default(),
+            policies = ?decision.errors.iter().map(|e| &e.policy).collect::<Vec<_>>(),
+            "policies failed to evaluate and were skipped"
+        );
+    }
+    let (reason, detail) = match decision.effect {
+        Effect::Allow => return Verdict::Continue,
+        Effect::Deny(DenyReason::Forbid) => ("forbid", "a policy forbids it"),
+        Effect::Deny(DenyReason::NoPermit) => ("no_permit", "no policy permits it"),
+    };
+    Problem::new(Kind::Denied, detail).reason(reason).into()
+}
+
+/// 503: nobody is denied, the question cannot be put.
+pub(crate) fn no_decision(reason: &'static str, detail: &'static str) -> Problem {
+    Problem::new(Kind::NoDecision, detail).reason(reason)
+}
+
+/// The context of a request, filled anew each time into the same memory.
+#[derive(Debug, Default)]
+pub(crate) struct Context {
+    map: BTreeMap<String, Value>,
+    none: BTreeMap<String, Value>,
+}
+
+impl Context {
+    /// `context.method`, `context.path` and, where there is one, `context.ip`; all strings.
+    fn fill(&mut self, x: &Exchange) {
+        self.put("method", |text| text.push_str(x.parts.method.as_str()));
+        self.put("path", |text| text.push_str(x.parts.uri.path()));
+        match x.client {
+            Some(ip) => self.put("ip", |text| {
+                use std::fmt::Write as _;
+                // Writing to a String cannot fail.
+                let _ = write!(text, "{ip}");
+            }),
+            None => {
+                self.map.remove("ip");
+            }
+        }
+    }
+
+    fn put(&mut self, name: &str, write: impl FnOnce(&mut String)) {
+        if let Some(Value::String(text)) = self.map.get_mut(name) {
+            text.clear();
+            write(text);
+        } else {
+            let mut text = String::new();
+            write(&mut text);
+            self.map.insert(name.to_owned(), Value::String(text));
+        }
+    }
+}

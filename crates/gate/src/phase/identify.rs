@@ -1,0 +1,235 @@
+//! Who is it? The service's ways are tried in their order; the first credential that is shown
+//! decides, for better or worse.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use keepgate_policy::Uid;
+
+use super::{Exchange, Verdict};
+use crate::identify::cache::{self, Known};
+use crate::identify::jwt::{JwtError, Unverified, Verified};
+use crate::identify::key;
+use crate::problem::{Kind, Problem};
+use crate::table::{Issuer, Ways};
+
+/// The longest id that a trusted header may carry.
+const MAX_ID: usize = 256;
+
+pub(crate) async fn run(x: &mut Exchange) -> Verdict {
+    let Some(ways) = x.routed.as_ref().map(|routed| Arc::clone(&routed.service.ways)) else {
+        return Problem::new(Kind::NoIdentity, "").into();
+    };
+    match identify(x, &ways).await {
+        Ok(()) => Verdict::Continue,
+        Err(problem) => problem.into(),
+    }
+}
+
+async fn identify(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
+    let shown = bearer(x, ways)?;
+    let credential = match shown {
+        Shown::Token(range) => return by_token(x, ways, range).await,
+        Shown::Key(range) => Some((AUTHORIZATION, range)),
+        Shown::Nothing => None,
+    };
+    if let Some((header, range)) = credential {
+        return by_key(x, ways, header, range);
+    }
+    if let Some(header) = &ways.api_key
+        && let Some(value) = only(x, header, ways)?
+    {
+        let len = value.len();
+        return by_key(x, ways, header.clone(), 0..len);
+    }
+    if by_trusted_header(x, ways)? {
+        return Ok(());
+    }
+    if x.routed.as_ref().is_some_and(|routed| routed.anonymous) {
+        let principal = Arc::clone(&ways.anonymous);
+        let header = header_of(&principal);
+        set(x, principal, header);
+        return Ok(());
+    }
+    Err(Problem::new(Kind::Unauthenticated, "no credentials were shown")
+        .header(WWW_AUTHENTICATE, ways.challenge.clone()))
+}
+
+/// What `Authorization` shows, as the bytes of the header's value that matter.
+enum Shown {
+    Token(std::ops::Range<usize>),
+    Key(std::ops::Range<usize>),
+    Nothing,
+}
+
+/// Where the service takes no bearer credentials at all, the header is the upstream's business.
+fn bearer(x: &Exchange, ways: &Ways) -> Result<Shown, Problem> {
+    if ways.issuers.is_empty() && ways.api_key.is_none() {
+        return Ok(Shown::Nothing);
+    }
+    let Some(value) = only(x, &AUTHORIZATION, ways)? else { return Ok(Shown::Nothing) };
+    let bearer = value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "));
+    let token = value.get(7..).unwrap_or_default();
+    let start = value.len() - token.trim_start().len();
+    let token = token.trim();
+    let range = start..start + token.len();
+    if bearer && ways.api_key.is_some() && token.starts_with("kgk_") {
+        return Ok(Shown::Key(range));
+    }
+    match (bearer, ways.issuers.is_empty()) {
+        (true, false) => Ok(Shown::Token(range)),
+        (false, false) => Err(refused(ways, "the Authorization scheme is not Bearer")),
+        (_, true) => Ok(Shown::Nothing),
+    }
+}
+
+/// The one value of a header that a credential is in.
+fn only<'x>(x: &'x Exchange, header: &HeaderName, ways: &Ways) -> Result<Option<&'x str>, Problem> {
+    let mut values = x.parts.headers.get_all(header).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(refused(ways, "more than one credential was shown"));
+    }
+    match value.to_str() {
+        Ok(text) => Ok(Some(text)),
+        Err(_) => Err(refused(ways, "the credential is malformed")),
+    }
+}
+
+async fn by_token(
+    x: &mut Exchange,
+    ways: &Ways,
+    range: std::ops::Range<usize>,
+) -> Result<(), Problem> {
+    let Some(value) = x.parts.headers.get(AUTHORIZATION).cloned() else {
+        return Err(refused(ways, "no credentials were shown"));
+    };
+    let token = value.to_str().ok().and_then(|text| text.get(range)).unwrap_or_default();
+    let name = cache::name(token);
+    let state = x.worker.issuers.state();
+    let now = now_unix_s();
+    if let Some(known) = x.worker.known_token(state, &name, now) {
+        x.worker.metrics.token_cached.add(1);
+        set(x, known.principal, Some(known.header));
+        return Ok(());
+    }
+    let unverified = Unverified::parse(token).map_err(|e| jwt_refused(ways, e))?;
+    let (issuer, verified) = verify(x, ways, &unverified, now).await?;
+    x.worker.metrics.token_verified.add(1);
+    let principal = Arc::new(Uid::new(&issuer.settings.principal_type, verified.id));
+    let header = header_of(&principal);
+    if let Some(header) = &header {
+        let known = Known {
+            principal: Arc::clone(&principal),
+            header: header.clone(),
+            from_unix_s: verified.from_unix_s,
+            until_unix_s: verified.until_unix_s,
+        };
+        x.worker.keep_token(state, name, known);
+    }
+    set(x, principal, header);
+    Ok(())
+}
+
+/// Verifies with each issuer of that name; waits for keys where they are missing.
+async fn verify<'w>(
+    x: &Exchange,
+    ways: &'w Ways,
+    token: &Unverified<'_>,
+    now: u64,
+) -> Result<(&'w Issuer, Verified), Problem> {
+    let mut last = JwtError::Issuer;
+    for issuer in ways.issuers.iter().filter(|i| token.issuer() == Some(&i.settings.issuer)) {
+        let mut verdict =
+            issuer.keys.current().map(|keys| token.verify(&issuer.settings, &keys, now));
+        if matches!(verdict, None | Some(Err(JwtError::UnknownKey))) {
+            let refresh = x.worker.issuers.refresh();
+            if issuer.keys.renewed(refresh).await || verdict.is_none() {
+                let keys = issuer.keys.current();
+                verdict = keys.map(|keys| token.verify(&issuer.settings, &keys, now));
+            }
+        }
+        match verdict {
+            Some(Ok(verified)) => return Ok((issuer, verified)),
+            Some(Err(error)) => last = error,
+            None => {
+                let detail = "the keys of the token's issuer are not available";
+                return Err(Problem::new(Kind::NoIdentity, detail));
+            }
+        }
+    }
+    Err(jwt_refused(ways, last))
+}
+
+fn by_key(
+    x: &mut Exchange,
+    ways: &Ways,
+    header: HeaderName,
+    range: std::ops::Range<usize>,
+) -> Result<(), Problem> {
+    let unknown = || refused(ways, "the API key is not known");
+    let value = x.parts.headers.get(&header).and_then(|value| value.to_str().ok());
+    let shown = value.and_then(|text| text.get(range)).unwrap_or_default();
+    let prefix = key::prefix(shown).map_err(|e| refused(ways, e.to_string()))?;
+    let table = x.table.as_ref().ok_or_else(unknown)?;
+    let view = table.world.service(&x.worker.settings.service).ok_or_else(unknown)?;
+    let body = view.key(prefix).ok_or_else(unknown)?;
+    key::check(shown, body, now_unix_s()).map_err(|e| refused(ways, e.to_string()))?;
+    let principal = Arc::new(body.principal.clone());
+    let plan = body.plan.clone();
+    let value = header_of(&principal);
+    x.plan = plan;
+    // The key is between the caller and the gate.
+    x.parts.headers.remove(header);
+    set(x, principal, value);
+    Ok(())
+}
+
+/// Whether a trusted header says who it is. From anybody else the header is taken away.
+fn by_trusted_header(x: &mut Exchange, ways: &Ways) -> Result<bool, Problem> {
+    let Some(way) = &ways.trusted else { return Ok(false) };
+    let peer = x.peer.remote.map(|addr| addr.ip().to_canonical());
+    let believed = |ip: IpAddr| way.peers.iter().any(|range| range.contains(ip));
+    if !peer.is_some_and(believed) {
+        x.parts.headers.remove(&way.header);
+        return Ok(false);
+    }
+    let mut values = x.parts.headers.get_all(&way.header).iter();
+    let Some(value) = values.next() else { return Ok(false) };
+    let id = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
+    if values.next().is_some() || id.is_empty() || id.len() > MAX_ID {
+        return Err(refused(ways, "the identity header is malformed"));
+    }
+    let principal = Arc::new(Uid::new(&way.principal_type, id));
+    let value = header_of(&principal);
+    set(x, principal, value);
+    Ok(true)
+}
+
+fn set(x: &mut Exchange, principal: Arc<Uid>, header: Option<HeaderValue>) {
+    x.principal = Some(principal);
+    x.principal_header = header;
+}
+
+/// A principal in Cedar syntax, as a header's value; its escapes leave no control character.
+fn header_of(principal: &Uid) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(principal.to_string().as_bytes()).ok()
+}
+
+fn now_unix_s() -> u64 {
+    // Before 1970 every token has yet to become valid, which refuses; nothing falls open.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+fn jwt_refused(ways: &Ways, error: JwtError) -> Problem {
+    refused(ways, error.to_string())
+}
+
+fn refused(ways: &Ways, detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
+    let challenge = ways.challenge.to_str().unwrap_or("Bearer");
+    let challenge = HeaderValue::try_from(format!("{challenge}, error=\"invalid_token\""));
+    let challenge = challenge.unwrap_or_else(|_| ways.challenge.clone());
+    Problem::new(Kind::Unauthenticated, detail).header(WWW_AUTHENTICATE, challenge)
+}

@@ -1,0 +1,196 @@
+//! The life of a request: one list of phases, one file each.
+//!
+//! ```text
+//! accept > route > limit by address > identify > limit by principal > decide > forward > record
+//! ```
+//!
+//! A phase reads and adds to the [`Exchange`], and either lets it go on or answers it. [`live`]
+//! is the list; nothing else calls a phase.
+
+pub(crate) mod accept;
+pub(crate) mod decide;
+pub(crate) mod forward;
+pub(crate) mod identify;
+pub(crate) mod limit_address;
+pub(crate) mod limit_principal;
+pub(crate) mod record;
+pub(crate) mod route;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use keepgate_policy::Uid;
+
+use crate::body::GateBody;
+use crate::headers::Asked;
+use crate::problem::Problem;
+use crate::table::{Service, Table};
+use crate::worker::{Peer, Worker};
+
+/// The phases, for metrics and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    Accept,
+    Route,
+    LimitAddress,
+    Identify,
+    LimitPrincipal,
+    Decide,
+    Forward,
+}
+
+impl Phase {
+    /// In order.
+    pub(crate) const ALL: &'static [Phase] = &[
+        Phase::Accept,
+        Phase::Route,
+        Phase::LimitAddress,
+        Phase::Identify,
+        Phase::LimitPrincipal,
+        Phase::Decide,
+        Phase::Forward,
+    ];
+
+    /// The metric label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Phase::Accept => "accept",
+            Phase::Route => "route",
+            Phase::LimitAddress => "limit_address",
+            Phase::Identify => "identify",
+            Phase::LimitPrincipal => "limit_principal",
+            Phase::Decide => "decide",
+            Phase::Forward => "forward",
+        }
+    }
+}
+
+/// How a phase ends.
+pub(crate) enum Verdict {
+    /// The next phase.
+    Continue,
+    /// The gate's own answer; the request goes no further. Boxed: it is the rare case.
+    Answer(Box<Problem>),
+}
+
+impl From<Problem> for Verdict {
+    fn from(problem: Problem) -> Verdict {
+        Verdict::Answer(Box::new(problem))
+    }
+}
+
+/// What the route phase found.
+pub(crate) struct Routed {
+    /// The service as it was when the request came.
+    pub(crate) service: Arc<Service>,
+    /// Place of the route in the service's list; none: unmatched, and forwarded all the same.
+    pub(crate) index: Option<usize>,
+    pub(crate) action: Uid,
+    pub(crate) resource: Uid,
+    pub(crate) anonymous: bool,
+    pub(crate) max_age_ms: u64,
+}
+
+impl Routed {
+    /// The route's path template; none: unmatched.
+    pub(crate) fn template(&self) -> Option<&str> {
+        let route = self.service.router.routes().get(self.index?)?;
+        Some(&route.path)
+    }
+}
+
+/// One request on its way.
+pub(crate) struct Exchange {
+    pub(crate) parts: Parts,
+    pub(crate) body: Option<Incoming>,
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) started: Instant,
+    /// The phase it is in.
+    pub(crate) phase: Phase,
+    pub(crate) request_id: HeaderValue,
+
+    // Added by `accept`.
+    /// The caller's address, behind trusted proxies; none over a Unix socket.
+    pub(crate) client: Option<IpAddr>,
+    /// The peer is a trusted proxy.
+    pub(crate) trusted: bool,
+    pub(crate) asked: Asked,
+    pub(crate) websocket: bool,
+    pub(crate) min_revision: Option<u64>,
+
+    // Added by `route`.
+    pub(crate) table: Option<Arc<Table>>,
+    pub(crate) routed: Option<Routed>,
+
+    // Added by `identify`.
+    pub(crate) principal: Option<Arc<Uid>>,
+    /// Its value for `Keepgate-Principal`.
+    pub(crate) principal_header: Option<HeaderValue>,
+    /// The plan of the API key that was shown.
+    pub(crate) plan: String,
+}
+
+impl Exchange {
+    /// At its beginning.
+    pub(crate) fn new(
+        request: Request<Incoming>,
+        worker: Arc<Worker>,
+        peer: Arc<Peer>,
+    ) -> Exchange {
+        let (parts, body) = request.into_parts();
+        let request_id = worker.request_ids.of(parts.headers.get(crate::headers::X_REQUEST_ID));
+        Exchange {
+            parts,
+            body: Some(body),
+            worker,
+            peer,
+            started: Instant::now(),
+            phase: Phase::Accept,
+            request_id,
+            client: None,
+            trusted: false,
+            asked: Asked::default(),
+            websocket: false,
+            min_revision: None,
+            table: None,
+            routed: None,
+            principal: None,
+            principal_header: None,
+            plan: String::new(),
+        }
+    }
+}
+
+/// Runs a phase; its answer, if any, ends the list.
+macro_rules! phase {
+    ($exchange:ident, $phase:ident, $run:expr) => {
+        $exchange.phase = Phase::$phase;
+        if let Verdict::Answer(problem) = $run {
+            return Err(problem);
+        }
+    };
+}
+
+/// The list.
+async fn phases(x: &mut Exchange) -> Result<Response<GateBody>, Box<Problem>> {
+    phase!(x, Accept, accept::run(x));
+    phase!(x, Route, route::run(x).await);
+    phase!(x, LimitAddress, limit_address::run(x));
+    phase!(x, Identify, identify::run(x).await);
+    phase!(x, LimitPrincipal, limit_principal::run(x));
+    phase!(x, Decide, decide::run(x));
+    x.phase = Phase::Forward;
+    forward::run(x).await
+}
+
+/// A request's whole life, from its head to its answer's head.
+pub(crate) async fn live(mut x: Exchange) -> Response<GateBody> {
+    let outcome = phases(&mut x).await;
+    record::run(&x, outcome)
+}

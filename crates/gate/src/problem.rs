@@ -1,0 +1,275 @@
+//! The answers the gate gives itself: `application/problem+json` (RFC 9457).
+//!
+//! Each kind has one status and one stable `type` (`urn:keepgate:problem:..`), listed in
+//! `docs/problems.md`. What a caller may know is in the answer; what an operator must know is in
+//! the log and the metrics, which carry the same request id.
+//!
+//! INVARIANT: 403 is [`Kind::Denied`] and nothing else.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use crate::body::GateBody;
+
+/// Declares the kinds once: variant, status, type suffix, title.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident, $status:literal, $suffix:literal, $title:literal;)*) => {
+        /// What went wrong, as a caller sees it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Kind { $($(#[$doc])* $name,)* }
+
+        impl Kind {
+            /// Every kind, in the order of the table in `docs/problems.md`.
+            pub const ALL: &'static [Kind] = &[$(Kind::$name,)*];
+
+            /// The HTTP status.
+            pub fn status(self) -> StatusCode {
+                const fn code(n: u16) -> StatusCode {
+                    match StatusCode::from_u16(n) { Ok(s) => s, Err(_) => StatusCode::BAD_REQUEST }
+                }
+                match self { $(Kind::$name => const { code($status) },)* }
+            }
+
+            /// The last part of the `type` URN; also the metric label.
+            pub fn suffix(self) -> &'static str {
+                match self { $(Kind::$name => $suffix,)* }
+            }
+
+            /// One short line for people, the same for every occurrence.
+            pub fn title(self) -> &'static str {
+                match self { $(Kind::$name => $title,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The request is not well-formed HTTP, or is ambiguous.
+    BadRequest, 400, "bad-request", "The request is malformed or ambiguous";
+    /// The path has a form that is refused.
+    BadPath, 400, "bad-path", "The path is not in a form that can be decided upon";
+    /// The request body broke off or is badly framed.
+    BadBody, 400, "bad-body", "The request body could not be read";
+    /// No valid credentials.
+    Unauthenticated, 401, "unauthenticated", "Valid credentials are needed";
+    /// The service's policies deny it.
+    Denied, 403, "denied", "The service's policies deny this request";
+    /// No route of the service.
+    NoRoute, 404, "no-route", "The service has no such route";
+    /// The caller was too slow.
+    TooSlow, 408, "too-slow", "The request arrived too slowly";
+    /// The body is over the bound.
+    BodyTooLarge, 413, "body-too-large", "The request body is too large";
+    /// The request target is over the bound.
+    UriTooLong, 414, "uri-too-long", "The request target is too long";
+    /// A limit was reached.
+    LimitReached, 429, "quota-exceeded", "Too many requests";
+    /// The header section is over the bound.
+    HeadersTooLarge, 431, "headers-too-large", "The request has too many or too large headers";
+    /// The upstream broke its protocol, refused, or went away.
+    BadUpstream, 502, "bad-upstream", "The upstream did not answer properly";
+    /// There is no replica yet, it is too old, or lacks the service.
+    NoDecision, 503, "no-decision", "The request cannot be decided right now";
+    /// The keys that credentials are verified with are not here yet.
+    NoIdentity, 503, "no-identity", "Credentials cannot be verified right now";
+    /// No port or connection toward the upstream is free.
+    NoConnection, 503, "no-connection", "No connection to the upstream is free";
+    /// The gate holds as many connections or requests as it may.
+    Overloaded, 503, "overloaded", "The gate is at its bounds";
+    /// The upstream did not answer in time.
+    UpstreamTimeout, 504, "upstream-timeout", "The upstream did not answer in time";
+}
+
+impl Kind {
+    /// The full `type`.
+    pub fn urn(self) -> String {
+        format!("urn:keepgate:problem:{}", self.suffix())
+    }
+}
+
+/// One answer of the gate's own.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// Its kind.
+    pub kind: Kind,
+    /// What is wrong with this request in particular; shown to the caller.
+    pub detail: Cow<'static, str>,
+    /// A word from a fixed list that a program can act upon, such as `forbid` or `stale`.
+    pub reason: Option<&'static str>,
+    /// Further members of the JSON object, already encoded as `,"name":value`.
+    pub members: Cow<'static, str>,
+    /// Seconds for `Retry-After`.
+    pub retry_after_s: Option<u32>,
+    /// Further response headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether the connection can carry no further request.
+    pub close: bool,
+}
+
+impl Problem {
+    /// A problem with its particular.
+    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
+        let retry = (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        Problem {
+            kind,
+            detail: detail.into(),
+            reason: None,
+            members: Cow::Borrowed(""),
+            retry_after_s: retry,
+            headers: Vec::new(),
+            close: false,
+        }
+    }
+
+    /// With a machine-readable reason.
+    #[must_use]
+    pub fn reason(mut self, reason: &'static str) -> Problem {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// With one more response header.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The connection ends after it.
+    #[must_use]
+    pub fn close(mut self) -> Problem {
+        self.close = true;
+        self
+    }
+
+    /// The JSON object.
+    pub fn json(&self, request_id: &str) -> String {
+        let mut out = String::with_capacity(256);
+        out.push_str("{\"type\":\"urn:keepgate:problem:");
+        out.push_str(self.kind.suffix());
+        out.push_str("\",\"title\":\"");
+        out.push_str(self.kind.title());
+        out.push_str("\",\"status\":");
+        out.push_str(self.kind.status().as_str());
+        if !self.detail.is_empty() {
+            out.push_str(",\"detail\":");
+            push_json_string(&mut out, &self.detail);
+        }
+        if let Some(reason) = self.reason {
+            out.push_str(",\"reason\":\"");
+            out.push_str(reason);
+            out.push('"');
+        }
+        out.push_str(&self.members);
+        out.push_str(",\"request_id\":");
+        push_json_string(&mut out, request_id);
+        out.push_str("}\n");
+        out
+    }
+
+    /// The answer as a response.
+    pub(crate) fn into_response(self, request_id: &HeaderValue) -> Response<GateBody> {
+        let json = self.json(request_id.to_str().unwrap_or_default());
+        let mut response = Response::new(GateBody::full(Bytes::from(json)));
+        *response.status_mut() = self.kind.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(crate::headers::X_REQUEST_ID, request_id.clone());
+        if let Some(s) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(s));
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        extend(headers, self.headers);
+        response
+    }
+
+    /// The answer as HTTP/1.1 bytes, for requests that never become one: it ends the connection.
+    pub(crate) fn into_raw(self, request_id: &str) -> Bytes {
+        let json = self.json(request_id);
+        let status = self.kind.status();
+        let mut out = String::with_capacity(json.len() + 256);
+        out.push_str("HTTP/1.1 ");
+        out.push_str(status.as_str());
+        out.push(' ');
+        out.push_str(status.canonical_reason().unwrap_or("Error"));
+        out.push_str("\r\n");
+        for (name, value) in [
+            (CONTENT_TYPE.as_str(), "application/problem+json"),
+            (CACHE_CONTROL.as_str(), "no-store"),
+            (CONNECTION.as_str(), "close"),
+            (CONTENT_LENGTH.as_str(), json.len().to_string().as_str()),
+            (crate::headers::X_REQUEST_ID.as_str(), request_id),
+            ("date", &httpdate::fmt_http_date(std::time::SystemTime::now())),
+        ] {
+            out.push_str(name);
+            out.push_str(": ");
+            out.push_str(value);
+            out.push_str("\r\n");
+        }
+        out.push_str("\r\n");
+        out.push_str(&json);
+        Bytes::from(out)
+    }
+}
+
+fn extend(headers: &mut HeaderMap, more: Vec<(HeaderName, HeaderValue)>) {
+    for (name, value) in more {
+        headers.append(name, value);
+    }
+}
+
+/// Appends a JSON string literal.
+pub(crate) fn push_json_string(out: &mut String, text: &str) {
+    use std::fmt::Write as _;
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if u32::from(c) < 0x20 => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_denied_is_403() {
+        for kind in Kind::ALL {
+            assert_eq!(*kind == Kind::Denied, kind.status() == StatusCode::FORBIDDEN, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn suffixes_are_unique_and_documented() {
+        let docs = include_str!("../../../docs/problems.md");
+        let mut seen = std::collections::BTreeSet::new();
+        for kind in Kind::ALL {
+            assert!(seen.insert(kind.suffix()), "{kind:?} shares its type");
+            let row = format!("| `{}` | {} |", kind.urn(), kind.status().as_str());
+            assert!(docs.contains(&row), "docs/problems.md lacks `{row}`");
+        }
+    }
+
+    #[test]
+    fn text_is_escaped() {
+        let json = Problem::new(Kind::BadPath, "a \"b\" \\ \u{1}").json("id\"1");
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["detail"], "a \"b\" \\ \u{1}");
+        assert_eq!(value["request_id"], "id\"1");
+    }
+}

@@ -1,0 +1,570 @@
+//! Between a caller's socket and hyper: every deadline, and a look at each head.
+//!
+//! hyper gets bytes only through a [`Guard`]. On HTTP/1 the guard gives it one judged head at a
+//! time, and the next one only when the exchange before it is over; on HTTP/2 and in a tunnel
+//! bytes pass as they are. Deadlines are lazy: a timer is looked at when it fires, not moved
+//! with each request, so a busy connection pays one clock reading a request.
+//!
+//! INVARIANT: no read or write waits without a deadline, except a read while the gate itself
+//! owes the caller an answer.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+
+use super::chunk::{ChunkTracker, Step};
+use super::head::{Framing, HeadBounds, Scan, scan};
+use super::stream::Stream;
+use crate::problem::{Kind, Problem};
+
+/// The deadlines a guard keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    /// From the first byte of a head to its last.
+    pub(crate) header: Duration,
+    /// Without an exchange.
+    pub(crate) idle: Duration,
+    /// Without a byte taken by the caller that the gate wants to send.
+    pub(crate) write_stall: Duration,
+}
+
+/// What a guard and the exchanges on its connection tell each other.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    began: Instant,
+    /// When the last exchange ended, in milliseconds after `began`.
+    ended_ms: AtomicU64,
+    /// Exchanges whose answer is not over.
+    open: AtomicUsize,
+    /// Answers of which a part was given out and no more was asked for yet.
+    owed: AtomicUsize,
+    /// When such a part was last given or the next one asked for, in milliseconds after `began`.
+    progress_ms: AtomicU64,
+    /// Bytes pass as they are from now on.
+    tunnel: AtomicBool,
+    /// The guard holds bytes for the next exchange and wants to be woken.
+    parked: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Shared {
+    /// For a new connection.
+    pub(crate) fn new() -> Shared {
+        Shared {
+            began: Instant::now(),
+            ended_ms: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+            owed: AtomicUsize::new(0),
+            progress_ms: AtomicU64::new(0),
+            tunnel: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        }
+    }
+
+    /// Since when no exchange is open, if none is.
+    fn idle_since(&self) -> Instant {
+        self.began + Duration::from_millis(self.ended_ms.load(Ordering::Relaxed))
+    }
+
+    /// From now on the connection is a tunnel.
+    pub(crate) fn become_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Release);
+    }
+
+    /// An exchange begins.
+    pub(crate) fn begin(&self) {
+        self.open.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// An exchange is over.
+    pub(crate) fn end(&self) {
+        self.ended_ms.store(self.now_ms(), Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        if self.parked.swap(false, Ordering::AcqRel) {
+            let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// A part of an answer was given out.
+    pub(crate) fn gave(&self) {
+        self.owed.fetch_add(1, Ordering::AcqRel);
+        self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// More of that answer is asked for, or it is over.
+    pub(crate) fn taken(&self) {
+        self.owed.fetch_sub(1, Ordering::AcqRel);
+        self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether parts of answers wait for the caller and none has moved for so long.
+    pub(crate) fn has_stalled(&self, stall: Duration) -> bool {
+        let quiet = self.now_ms().saturating_sub(self.progress_ms.load(Ordering::Relaxed));
+        self.owed.load(Ordering::Acquire) > 0 && u128::from(quiet) >= stall.as_millis()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire) > 0
+    }
+
+    fn park(&self, cx: &Context<'_>) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        self.parked.store(true, Ordering::Release);
+    }
+}
+
+/// What the next bytes from the caller are.
+#[derive(Debug)]
+enum Inbound {
+    /// The beginning of a head, or part of one.
+    Head,
+    /// So many bytes of a judged head, then its body.
+    Judged(usize, Framing),
+    /// Body bytes of a known length.
+    Sized(u64),
+    /// A chunked body.
+    Chunked(ChunkTracker),
+    /// As they are: HTTP/2, or a tunnel.
+    Through,
+    /// Nothing more is taken; hyper sees the end.
+    Stopped,
+}
+
+/// How the end of the connection went on.
+#[derive(Debug)]
+enum Closing {
+    Farewell,
+    Shutdown,
+    /// Reading what the caller still sends, so that the last answer is not lost to a reset.
+    Linger {
+        left: usize,
+    },
+    Done,
+}
+
+/// See the module.
+pub(crate) struct Guard {
+    stream: Stream,
+    shared: Arc<Shared>,
+    bounds: HeadBounds,
+    deadlines: Deadlines,
+    inbound: Inbound,
+    buf: BytesMut,
+    /// Bytes of `buf` that were judged partial.
+    seen: usize,
+    at_end: bool,
+    /// When the present wait to read ends, and for what.
+    read_by: Option<Instant>,
+    read_timer: Option<Pin<Box<Sleep>>>,
+    write_by: Option<Instant>,
+    write_timer: Option<Pin<Box<Sleep>>>,
+    /// The last bytes to send before closing.
+    farewell: Bytes,
+    closing: Closing,
+    request_ids: Arc<crate::request_id::RequestIds>,
+}
+
+/// Room that is made before a read, and the least there must be.
+const READ_ROOM: usize = 4 * 1024;
+const LEAST_ROOM: usize = 1024;
+/// The most that is read and thrown away at the end of a connection.
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+
+impl Guard {
+    /// A guard over a stream of which `prefix` was read already. `through`: it is HTTP/2.
+    pub(crate) fn new(
+        stream: Stream,
+        prefix: BytesMut,
+        through: bool,
+        shared: Arc<Shared>,
+        bounds: HeadBounds,
+        deadlines: Deadlines,
+        request_ids: Arc<crate::request_id::RequestIds>,
+    ) -> Guard {
+        Guard {
+            stream,
+            shared,
+            bounds,
+            deadlines,
+            inbound: if through { Inbound::Through } else { Inbound::Head },
+            buf: prefix,
+            seen: 0,
+            at_end: false,
+            read_by: None,
+            read_timer: None,
+            write_by: None,
+            write_timer: None,
+            farewell: Bytes::new(),
+            closing: Closing::Farewell,
+            request_ids,
+        }
+    }
+
+    /// Reads more into `buf`. Zero bytes: the caller has ended.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.at_end {
+            return Poll::Ready(Ok(0));
+        }
+        if self.buf.capacity() - self.buf.len() < LEAST_ROOM {
+            self.buf.reserve(READ_ROOM);
+        }
+        // Dropping the future loses nothing: it holds no bytes of its own.
+        let n = ready!(pin!(self.stream.read_buf(&mut self.buf)).poll(cx))?;
+        self.at_end = n == 0;
+        Poll::Ready(Ok(n))
+    }
+
+    /// Waits, but not beyond `limit` from the beginning of this wait. `Ready`: too long.
+    fn poll_read_deadline(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+        let by = *self.read_by.get_or_insert_with(|| Instant::now() + limit);
+        poll_deadline(&mut self.read_timer, by, cx)
+    }
+
+    /// `Ready`: the connection was idle for too long.
+    fn poll_idle_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let by = self.shared.idle_since() + self.deadlines.idle;
+        poll_deadline(&mut self.read_timer, by, cx)
+    }
+
+    /// hyper does not read again when an answer is over, so no deadline would start then. While
+    /// an answer is owed the idle timer ticks, and wakes the connection to look.
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        let idle = self.deadlines.idle;
+        let timer = self.read_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        while timer.as_mut().poll(cx).is_ready() {
+            timer.as_mut().reset(Instant::now() + idle);
+        }
+    }
+
+    fn stop(&mut self, problem: Option<Problem>) {
+        if let Some(problem) = problem {
+            let id = self.request_ids.next();
+            self.farewell = problem.into_raw(&id);
+        }
+        self.inbound = Inbound::Stopped;
+    }
+
+    /// Takes the next head out of `buf`, or waits for it. `Ready(false)`: there is none.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            if self.shared.tunnel.load(Ordering::Acquire) {
+                self.inbound = Inbound::Through;
+                return Poll::Ready(Ok(true));
+            }
+            if self.shared.is_open() {
+                return self.poll_end_while_open(cx);
+            }
+            if self.seen == 0 && self.buf.starts_with(b"\r\n") {
+                // RFC 9112 section 2.2: one empty line before a request is ignored.
+                self.buf.advance(2);
+            }
+            match scan(&self.buf, self.seen, &self.bounds) {
+                Scan::Complete { len, framing } => {
+                    self.seen = 0;
+                    self.read_by = None;
+                    self.shared.begin();
+                    self.inbound = Inbound::Judged(len, framing);
+                    return Poll::Ready(Ok(true));
+                }
+                Scan::Refused(problem) => {
+                    self.stop(Some(*problem));
+                    return Poll::Ready(Ok(false));
+                }
+                Scan::Partial => {
+                    let was_idle = self.buf.is_empty();
+                    self.seen = self.buf.len();
+                    match self.fill(cx) {
+                        Poll::Ready(Ok(0)) => {
+                            self.inbound = Inbound::Stopped;
+                            return Poll::Ready(Ok(false));
+                        }
+                        Poll::Ready(Ok(_)) => {
+                            if was_idle {
+                                self.read_by = None;
+                            }
+                        }
+                        Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                        Poll::Pending => {
+                            ready!(if was_idle {
+                                self.poll_idle_deadline(cx)
+                            } else {
+                                self.poll_read_deadline(cx, self.deadlines.header)
+                            });
+                            self.stop((!was_idle).then(too_slow));
+                            return Poll::Ready(Ok(false));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// While an answer is owed, hyper reads only to learn that the caller went away.
+    fn poll_end_while_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.read_by = None;
+        if self.buf.is_empty() {
+            match self.fill(cx) {
+                Poll::Pending => {
+                    self.tick(cx);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+            }
+        }
+        // The next exchange is here already: wait for the end of this one.
+        self.shared.park(cx);
+        Poll::Pending
+    }
+
+    /// Moves up to `limit` bytes of `buf` to `out`.
+    fn give(&mut self, out: &mut hyper::rt::ReadBufCursor<'_>, limit: usize) -> usize {
+        let n = self.buf.len().min(limit).min(out.remaining());
+        out.put_slice(self.buf.get(..n).unwrap_or_default());
+        self.buf.advance(n);
+        n
+    }
+
+    fn poll_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.buf.is_empty() {
+            match self.fill(cx) {
+                Poll::Ready(Ok(_)) => self.read_by = None,
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => {
+                    if self.shared.is_open() || self.shared.tunnel.load(Ordering::Acquire) {
+                        self.tick(cx);
+                        return Poll::Pending;
+                    }
+                    ready!(self.poll_idle_deadline(cx));
+                    self.inbound = Inbound::Stopped;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        self.give(out, usize::MAX);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_body_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.buf.is_empty() {
+            // How slowly a body may come is judged where it is read, in `crate::body`.
+            return Poll::Ready(Ok(ready!(self.fill(cx))? > 0));
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    fn poll_write_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let stall = self.deadlines.write_stall;
+        let by = *self.write_by.get_or_insert_with(|| Instant::now() + stall);
+        ready!(poll_deadline(&mut self.write_timer, by, cx));
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the caller takes no bytes"))
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>, mut left: usize) -> Poll<()> {
+        while left > 0 {
+            match self.fill(cx) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    left = left.saturating_sub(n);
+                    self.buf.clear();
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    self.closing = Closing::Linger { left };
+                    return self.poll_read_deadline(cx, LINGER);
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+fn too_slow() -> Problem {
+    Problem::new(Kind::TooSlow, "the header section took too long to arrive").close()
+}
+
+/// Ready when `by` has passed. The timer is moved only when it fires early or is set too late.
+fn poll_deadline(
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    by: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by)));
+    loop {
+        if timer.deadline() > by {
+            timer.as_mut().reset(by);
+        }
+        ready!(timer.as_mut().poll(cx));
+        if Instant::now() >= by {
+            return Poll::Ready(());
+        }
+        timer.as_mut().reset(by);
+    }
+}
+
+impl hyper::rt::Read for Guard {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut out: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.inbound {
+                Inbound::Head => {
+                    if !ready!(this.poll_head(cx))? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Inbound::Judged(left, framing) => {
+                    let (left, framing) = (*left, *framing);
+                    let n = this.give(&mut out, left);
+                    this.inbound = match (left - n, framing) {
+                        (0, Framing::Sized(0)) => Inbound::Head,
+                        (0, Framing::Sized(n)) => Inbound::Sized(n),
+                        (0, Framing::Chunked) => Inbound::Chunked(ChunkTracker::default()),
+                        (left, framing) => Inbound::Judged(left, framing),
+                    };
+                    return Poll::Ready(Ok(()));
+                }
+                Inbound::Sized(left) => {
+                    let left = *left;
+                    if ready!(this.poll_body_bytes(cx))? {
+                        let n = this.give(&mut out, usize::try_from(left).unwrap_or(usize::MAX));
+                        let left = left - n as u64;
+                        this.inbound = if left == 0 { Inbound::Head } else { Inbound::Sized(left) };
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Inbound::Chunked(tracker) => {
+                    let mut tracker = *tracker;
+                    if ready!(this.poll_body_bytes(cx))? {
+                        let n = this.buf.len().min(out.remaining());
+                        match tracker.advance(this.buf.get(..n).unwrap_or_default()) {
+                            Step::All => {
+                                this.give(&mut out, n);
+                                this.inbound = Inbound::Chunked(tracker);
+                            }
+                            Step::Ends(n) => {
+                                this.give(&mut out, n);
+                                this.inbound = Inbound::Head;
+                            }
+                            // hyper sees the body end early and says so.
+                            Step::Broken(n) => {
+                                this.give(&mut out, n);
+                                this.inbound = Inbound::Stopped;
+                            }
+                        }
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Inbound::Through => return this.poll_through(cx, &mut out),
+                Inbound::Stopped => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl hyper::rt::Write for Guard {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.stream).poll_write(cx, buf) {
+            Poll::Ready(result) => {
+                this.write_by = None;
+                Poll::Ready(result)
+            }
+            Poll::Pending => this.poll_write_deadline(cx).map(Err),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) {
+            Poll::Ready(result) => {
+                this.write_by = None;
+                Poll::Ready(result)
+            }
+            Poll::Pending => this.poll_write_deadline(cx).map(Err),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.stream).poll_flush(cx) {
+            Poll::Ready(result) => {
+                this.write_by = None;
+                Poll::Ready(result)
+            }
+            Poll::Pending => this.poll_write_deadline(cx).map(Err),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match this.closing {
+                Closing::Farewell => {
+                    while !this.farewell.is_empty() {
+                        let bytes = this.farewell.clone();
+                        let n = ready!(Pin::new(&mut *this).poll_write(cx, &bytes))?;
+                        if n == 0 {
+                            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                        }
+                        this.farewell.advance(n);
+                    }
+                    ready!(Pin::new(&mut *this).poll_flush(cx))?;
+                    this.closing = Closing::Shutdown;
+                }
+                Closing::Shutdown => {
+                    match Pin::new(&mut this.stream).poll_shutdown(cx) {
+                        Poll::Ready(result) => result?,
+                        Poll::Pending => return this.poll_write_deadline(cx).map(Err),
+                    }
+                    this.read_by = None;
+                    // Only where bytes of the caller may be unread does closing lose an answer.
+                    let unread = !this.at_end && !matches!(this.inbound, Inbound::Head);
+                    this.closing =
+                        if unread { Closing::Linger { left: LINGER_BYTES } } else { Closing::Done };
+                }
+                Closing::Linger { left } => {
+                    ready!(this.poll_linger(cx, left));
+                    this.closing = Closing::Done;
+                }
+                Closing::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}

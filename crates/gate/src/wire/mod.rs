@@ -1,0 +1,11 @@
+//! What happens to bytes before they are a request: deadlines, framing, the client's address.
+//!
+//! [`head`] and [`chunk`] are pure and read HTTP/1 framing; [`guard`] puts them, and every
+//! deadline, between a socket and hyper; [`proxy_protocol`] reads the header a load balancer
+//! sends; [`stream`] is the socket itself, plain or TLS.
+
+pub(crate) mod chunk;
+pub(crate) mod guard;
+pub(crate) mod head;
+pub mod proxy_protocol;
+pub(crate) mod stream;

@@ -1,0 +1,134 @@
+//! One worker: a thread, its runtime, its listener, and what its requests share.
+//!
+//! Workers share no contended memory on a request's way: counters, the compiled table, the token
+//! cache and the ids are each worker's own.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+use keepgate_client::pool::Upstream;
+use tokio::sync::watch;
+
+use crate::body::CallerBody;
+use crate::config::GateConfig;
+use crate::identify::cache::{Known, TokenCache};
+use crate::identify::issuers::Issuers;
+use crate::metrics::WorkerMetrics;
+use crate::phase::decide::Context;
+use crate::request_id::RequestIds;
+use crate::source::{DecisionSource, Peek};
+use crate::table::Table;
+use crate::wire::guard::Shared;
+
+/// At most one warning about the upstream in this time, a worker.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The other end of a caller's connection.
+pub(crate) struct Peer {
+    /// Who connected; none over a Unix socket.
+    pub(crate) remote: Option<SocketAddr>,
+    /// Whom that one speaks for (PROXY protocol), else itself.
+    pub(crate) client: Option<SocketAddr>,
+    /// `client`'s address as `X-Forwarded-For` has it.
+    pub(crate) forwarded_for: Option<HeaderValue>,
+    pub(crate) is_tls: bool,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What all workers share.
+pub(crate) struct Common {
+    pub(crate) settings: Arc<GateConfig>,
+    pub(crate) source: Arc<dyn DecisionSource>,
+    pub(crate) issuers: Arc<Issuers>,
+    pub(crate) upstream: Upstream<CallerBody>,
+    pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
+    /// Connections of callers, over all workers.
+    pub(crate) connections: AtomicUsize,
+    /// Set once, when the gate stops.
+    pub(crate) stopping: AtomicBool,
+    pub(crate) stop: watch::Sender<bool>,
+}
+
+/// See the module.
+pub(crate) struct Worker {
+    pub(crate) common: Arc<Common>,
+    // Copies of `common`'s, one step nearer.
+    pub(crate) settings: Arc<GateConfig>,
+    pub(crate) source: Arc<dyn DecisionSource>,
+    pub(crate) issuers: Arc<Issuers>,
+    pub(crate) upstream: Upstream<CallerBody>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) request_ids: Arc<RequestIds>,
+    table: Mutex<Option<Arc<Table>>>,
+    tokens: Mutex<TokenCache>,
+    context: Mutex<Context>,
+    began: Instant,
+    /// When the next warning is due, in milliseconds after `began`, and how many were left out.
+    warn_due_ms: AtomicU64,
+    unwarned: AtomicU64,
+}
+
+impl Worker {
+    pub(crate) fn new(common: Arc<Common>, metrics: Arc<WorkerMetrics>) -> Worker {
+        Worker {
+            settings: Arc::clone(&common.settings),
+            source: Arc::clone(&common.source),
+            issuers: Arc::clone(&common.issuers),
+            upstream: common.upstream.clone(),
+            metrics,
+            request_ids: Arc::new(RequestIds::new()),
+            table: Mutex::new(None),
+            tokens: Mutex::default(),
+            context: Mutex::default(),
+            began: Instant::now(),
+            warn_due_ms: AtomicU64::new(0),
+            unwarned: AtomicU64::new(0),
+            common,
+        }
+    }
+
+    /// The table of the world as it is now; compiled anew where the world has changed.
+    pub(crate) fn table(&self) -> Option<Arc<Table>> {
+        let mut held = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.source.peek(held.as_ref().map(|table| table.version)) {
+            Peek::Same => {}
+            Peek::Nothing => *held = None,
+            Peek::New(world) => {
+                let table =
+                    Table::compile(world, &self.settings.service, held.as_deref(), &self.issuers);
+                *held = Some(Arc::new(table));
+            }
+        }
+        held.clone()
+    }
+
+    pub(crate) fn known_token(&self, state: u64, name: &[u8; 32], now: u64) -> Option<Known> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).find(state, name, now)
+    }
+
+    pub(crate) fn keep_token(&self, state: u64, name: [u8; 32], known: Known) {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).keep(state, name, known);
+    }
+
+    /// Lends the decision context's memory.
+    pub(crate) fn with_context<T>(&self, with: impl FnOnce(&mut Context) -> T) -> T {
+        with(&mut self.context.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Warns that the upstream failed, but not for every request.
+    pub(crate) fn warn_upstream(&self, error: &str, request_id: &HeaderValue) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if now < self.warn_due_ms.load(Ordering::Relaxed) {
+            self.unwarned.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let interval = u64::try_from(WARN_INTERVAL.as_millis()).unwrap_or(u64::MAX);
+        self.warn_due_ms.store(now.saturating_add(interval), Ordering::Relaxed);
+        let left_out = self.unwarned.swap(0, Ordering::Relaxed);
+        let request_id = request_id.to_str().unwrap_or_default();
+        tracing::warn!(error, request_id, left_out, "the upstream failed a request");
+    }
+}
