@@ -39,9 +39,8 @@ pub(crate) fn name(token: &str) -> [u8; 32] {
 impl TokenCache {
     /// What the token said, if it was verified under this state and still holds.
     pub(crate) fn find(&mut self, state: u64, name: &[u8; 32], now_unix_s: u64) -> Option<Known> {
+        self.move_on(state);
         if self.state != state {
-            self.entries.clear();
-            self.state = state;
             return None;
         }
         let known = self.entries.get(name)?;
@@ -52,8 +51,17 @@ impl TokenCache {
         (now_unix_s >= known.from_unix_s).then(|| known.clone())
     }
 
+    /// States only grow; whoever comes with an older one was verified under older keys.
+    fn move_on(&mut self, state: u64) {
+        if self.state < state {
+            self.entries.clear();
+            self.state = state;
+        }
+    }
+
     /// Remembers a token that was verified under this state.
     pub(crate) fn keep(&mut self, state: u64, name: [u8; 32], known: Known) {
+        self.move_on(state);
         if self.state != state {
             return;
         }

@@ -70,8 +70,8 @@ fn bearer(x: &Exchange, ways: &Ways) -> Result<Shown, Problem> {
         return Ok(Shown::Nothing);
     }
     let Some(value) = only(x, &AUTHORIZATION, ways)? else { return Ok(Shown::Nothing) };
-    let bearer = value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "));
-    let token = value.get(7..).unwrap_or_default();
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    let bearer = scheme.eq_ignore_ascii_case("bearer");
     let start = value.len() - token.trim_start().len();
     let token = token.trim();
     let range = start..start + token.len();
@@ -108,7 +108,7 @@ async fn by_token(
     };
     let token = value.to_str().ok().and_then(|text| text.get(range)).unwrap_or_default();
     let name = cache::name(token);
-    let state = x.worker.issuers.state();
+    let mut state = x.worker.issuers.state();
     let now = now_unix_s();
     if let Some(known) = x.worker.known_token(state, &name, now) {
         x.worker.metrics.token_cached.add(1);
@@ -116,7 +116,7 @@ async fn by_token(
         return Ok(());
     }
     let unverified = Unverified::parse(token).map_err(|e| jwt_refused(ways, e))?;
-    let (issuer, verified) = verify(x, ways, &unverified, now).await?;
+    let (issuer, verified) = verify(x, ways, &unverified, now, &mut state).await?;
     x.worker.metrics.token_verified.add(1);
     let principal = Arc::new(Uid::new(&issuer.settings.principal_type, verified.id));
     let header = header_of(&principal);
@@ -133,12 +133,14 @@ async fn by_token(
     Ok(())
 }
 
-/// Verifies with each issuer of that name; waits for keys where they are missing.
+/// Verifies with each issuer of that name; waits for keys where they are missing. `state` is
+/// then the one of the keys that were used.
 async fn verify<'w>(
     x: &Exchange,
     ways: &'w Ways,
     token: &Unverified<'_>,
     now: u64,
+    state: &mut u64,
 ) -> Result<(&'w Issuer, Verified), Problem> {
     let mut last = JwtError::Issuer;
     for issuer in ways.issuers.iter().filter(|i| token.issuer() == Some(&i.settings.issuer)) {
@@ -147,6 +149,7 @@ async fn verify<'w>(
         if matches!(verdict, None | Some(Err(JwtError::UnknownKey))) {
             let refresh = x.worker.issuers.refresh();
             if issuer.keys.renewed(refresh).await || verdict.is_none() {
+                *state = x.worker.issuers.state();
                 let keys = issuer.keys.current();
                 verdict = keys.map(|keys| token.verify(&issuer.settings, &keys, now));
             }

@@ -73,7 +73,8 @@ async fn a_caller_that_breaks_off_is_no_fault_of_the_upstream() {
     if !text.is_empty() {
         Answer::parse(&text).is_problem(400, "bad-body");
     }
-    let bad = r#"keepgate_gate_requests_total{outcome="bad-upstream",phase="forward",status="502"}"#;
+    let bad =
+        r#"keepgate_gate_requests_total{outcome="bad-upstream",phase="forward",status="502"}"#;
     assert_eq!(gate.metric(bad).await, 0.0);
     assert_eq!(get(gate.addr, "/orders", &[ALICE]).await.status, 200);
 }
@@ -83,13 +84,14 @@ async fn pipelined_requests_are_answered_in_order() {
     let echo = Echo::start().await;
     let gate = TestGate::start(&Draft::orders(), &echo.url).await;
     let one = |n: u32, last: &str| {
-        format!("POST /orders/{n} HTTP/1.1\r\nHost: a\r\nx-user: alice\r\n{last}Content-Length: 2\r\n\r\n{n:02}")
+        format!(
+            "POST /orders/{n} HTTP/1.1\r\nHost: a\r\nx-user: alice\r\n{last}Content-Length: 2\r\n\r\n{n:02}"
+        )
     };
     let all: String =
         (1..=20).map(|n| one(n, if n == 20 { "Connection: close\r\n" } else { "" })).collect();
     let text = talk(gate.addr, all).await;
-    let seen: Vec<&str> =
-        text.lines().filter(|line| line.starts_with("POST /orders/")).collect();
+    let seen: Vec<&str> = text.lines().filter(|line| line.starts_with("POST /orders/")).collect();
     let want: Vec<String> = (1..=20).map(|n| format!("POST /orders/{n}")).collect();
     assert_eq!(seen, want, "{text}");
 }

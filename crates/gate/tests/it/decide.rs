@@ -136,7 +136,9 @@ async fn a_request_waits_for_the_revision_it_asks_for() {
     .await;
     let addr = gate.addr;
     let asked =
-        tokio::spawn(async move { get(addr, "/orders", &[BOB, ("Keepgate-Min-Revision", "2")]).await });
+        tokio::spawn(
+            async move { get(addr, "/orders", &[BOB, ("Keepgate-Min-Revision", "2")]).await },
+        );
     draft.revision = 2;
     draft.policies.push((
         "bob".to_owned(),

@@ -75,8 +75,7 @@ impl Signer {
                 })
             }
             Signer::Rsa(key) => {
-                let public: ring::signature::RsaPublicKeyComponents<Vec<u8>> =
-                    key.public().into();
+                let public: ring::signature::RsaPublicKeyComponents<Vec<u8>> = key.public().into();
                 json!({
                     "kty": "RSA", "kid": kid, "alg": "RS256",
                     "n": B64.encode(public.n), "e": B64.encode(public.e),
@@ -424,12 +423,16 @@ async fn api_keys() {
     let answer = get(gate.addr, "/orders", &bearer).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(!answer.body.contains("kgk_"), "the key stays here: {answer:?}");
-    for wrong in
-        ["kgk_good_secre", "kgk_good_secrets", "kgk_other_secret", "kgk_old_secret", "x", "kgk__", ""]
-    {
-        get(gate.addr, "/public", &[("X-Api-Key", wrong)])
-            .await
-            .is_problem(401, "unauthenticated");
+    for wrong in [
+        "kgk_good_secre",
+        "kgk_good_secrets",
+        "kgk_other_secret",
+        "kgk_old_secret",
+        "x",
+        "kgk__",
+        "",
+    ] {
+        get(gate.addr, "/public", &[("X-Api-Key", wrong)]).await.is_problem(401, "unauthenticated");
     }
     // Revoked: gone with the next revision.
     draft.keys.clear();

@@ -88,7 +88,10 @@ async fn load(socket: &Path, callers: usize, requests: usize) -> usize {
     fine.load(Ordering::SeqCst)
 }
 
-async fn gate_at(name: &str, pause: Duration) -> (TestGate, std::path::PathBuf, super::support::Echo) {
+async fn gate_at(
+    name: &str,
+    pause: Duration,
+) -> (TestGate, std::path::PathBuf, super::support::Echo) {
     let echo = serve(move |_: Request<Incoming>| async move {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
@@ -98,8 +101,8 @@ async fn gate_at(name: &str, pause: Duration) -> (TestGate, std::path::PathBuf, 
     .await;
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::SeqCst);
-    let socket = std::env::temp_dir()
-        .join(format!("keepgate-{name}-{}-{number}.sock", std::process::id()));
+    let socket =
+        std::env::temp_dir().join(format!("keepgate-{name}-{}-{number}.sock", std::process::id()));
     let listen = Listen::Unix(socket.clone());
     let gate = TestGate::with(&Draft::orders(), &echo.url, |config| {
         config.listen = listen;

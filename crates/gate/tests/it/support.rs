@@ -72,10 +72,7 @@ impl Draft {
                     "permit (principal == user::\"alice\", action, \
                      resource in route::\"/orders\");",
                 ),
-                policy(
-                    "public",
-                    "permit (principal, action, resource in route::\"/public\");",
-                ),
+                policy("public", "permit (principal, action, resource in route::\"/public\");"),
                 policy(
                     "secret",
                     "forbid (principal, action, resource == route::\"/orders/secret\");",
@@ -89,11 +86,8 @@ impl Draft {
     }
 
     pub(crate) fn world(&self) -> World {
-        let mut items = vec![Item::new(
-            SERVICE,
-            "",
-            ItemBody::Service(Box::new(self.settings.clone())),
-        )];
+        let mut items =
+            vec![Item::new(SERVICE, "", ItemBody::Service(Box::new(self.settings.clone())))];
         for route in &self.routes {
             let id = format!("{} {}", route.method, route.path);
             items.push(Item::new(SERVICE, &id, ItemBody::Route(Box::new(route.clone()))));
@@ -179,11 +173,9 @@ impl TestGate {
 
     /// One metric's value, by its line's beginning; zero where it is not.
     pub(crate) async fn metric(&self, line: &str) -> f64 {
-        let text = talk(self.admin, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            .await;
-        text.lines()
-            .find_map(|l| l.strip_prefix(line)?.trim().parse().ok())
-            .unwrap_or_default()
+        let text =
+            talk(self.admin, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok()).unwrap_or_default()
     }
 }
 

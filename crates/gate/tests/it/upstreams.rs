@@ -192,7 +192,8 @@ async fn over_unix_sockets_on_both_sides() {
     let upstream = format!("unix:{}", behind.display());
     let mut draft = Draft::orders();
     draft.settings.identify = Default::default();
-    let gate = TestGate::with(&draft, &upstream, |config| config.listen = Listen::Unix(listen)).await;
+    let gate =
+        TestGate::with(&draft, &upstream, |config| config.listen = Listen::Unix(listen)).await;
     #[expect(clippy::disallowed_methods, reason = "the test is the caller")]
     let mut stream = tokio::net::UnixStream::connect(&front).await.unwrap();
     stream
@@ -250,8 +251,7 @@ async fn tls_in_front_with_either_protocol() {
             tokio::spawn(connection);
             sender.send_request(request).await.unwrap()
         } else {
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(io).await.unwrap();
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
             tokio::spawn(connection);
             sender.send_request(request).await.unwrap()
         };
@@ -263,7 +263,10 @@ async fn tls_in_front_with_either_protocol() {
     // Not TLS, and nothing at all: both end, within the handshake's bound.
     super::support::talk(gate.addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     super::support::talk(gate.addr, "").await;
-    assert_eq!(gate.metric("keepgate_gate_handshake_failures_total").await, 2.0);
+    eventually("both are counted", async || {
+        gate.metric("keepgate_gate_handshake_failures_total").await == 2.0
+    })
+    .await;
     gate.stop().await;
     std::fs::remove_dir_all(&dir).unwrap();
 }
@@ -295,7 +298,9 @@ async fn upstreams_that_fail_are_told_apart() {
     get(gate.addr, "/orders", &[ALICE]).await.is_problem(502, "bad-upstream");
     let gate = sends(b"SSH-2.0-x\r\n\r\n").await;
     get(gate.addr, "/orders", &[ALICE]).await.is_problem(502, "bad-upstream");
-    let gate = sends(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").await;
+    let gate =
+        sends(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+            .await;
     get(gate.addr, "/orders", &[ALICE]).await.is_problem(502, "bad-upstream");
 
     // Silence.
@@ -383,14 +388,18 @@ async fn the_proxy_protocol_names_the_caller() {
     let v1 = format!("PROXY TCP4 192.0.2.7 192.0.2.1 4 80\r\n{request}");
     let text = super::support::talk(gate.addr, v1).await;
     assert!(text.contains("x-forwarded-for: 192.0.2.7\n"), "{text}");
-    let mut v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x08\xc0\0\x02\x01\0\x04\0\x50".to_vec();
+    let mut v2 =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x08\xc0\0\x02\x01\0\x04\0\x50".to_vec();
     v2.extend(request.as_bytes());
     let text = super::support::talk(gate.addr, v2).await;
     assert!(text.contains("x-forwarded-for: 192.0.2.8\n"), "{text}");
     // Without the header there is no service.
     let text = super::support::talk(gate.addr, request).await;
     assert_eq!(text, "");
-    assert_eq!(gate.metric("keepgate_gate_handshake_failures_total").await, 1.0);
+    eventually("it is counted", async || {
+        gate.metric("keepgate_gate_handshake_failures_total").await == 1.0
+    })
+    .await;
 }
 
 /// A process that ends with the test.
@@ -405,7 +414,8 @@ impl Drop for Running {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_front_of_a_real_nginx() {
-    let Some(nginx) = ["/usr/sbin/nginx", "/usr/bin/nginx"].iter().find(|p| std::path::Path::new(p).exists())
+    let Some(nginx) =
+        ["/usr/sbin/nginx", "/usr/bin/nginx"].iter().find(|p| std::path::Path::new(p).exists())
     else {
         skip("nginx is not installed");
         return;
@@ -433,10 +443,8 @@ async fn in_front_of_a_real_nginx() {
         .unwrap();
     let running = Running(child);
     let gate = TestGate::start(&Draft::orders(), &format!("http://127.0.0.1:{port}")).await;
-    eventually("nginx answers", async || {
-        get(gate.addr, "/orders/7", &[ALICE]).await.status == 200
-    })
-    .await;
+    eventually("nginx answers", async || get(gate.addr, "/orders/7", &[ALICE]).await.status == 200)
+        .await;
     assert_eq!(get(gate.addr, "/orders/7", &[ALICE]).await.body, "order seven");
     assert_eq!(get(gate.addr, "/orders/8", &[ALICE]).await.status, 404);
     get(gate.addr, "/orders/7", &[("x-user", "bob")]).await.is_problem(403, "denied");
