@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keepgate_client::dial::{Dialer, Roots, Target, TargetError, TlsSettings};
 use keepgate_client::pool::{Pool, Protocol, UpstreamId};
+use keepgate_client::replica::{self, FollowConfig, Replica};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{oneshot, watch};
@@ -48,7 +49,7 @@ pub enum StartError {
     },
     /// The center cannot be followed.
     #[error("the center cannot be followed")]
-    Follow(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Follow(#[source] replica::StartError),
 }
 
 /// Why a gate stopped without being told to.
@@ -75,6 +76,20 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// Binds and follows the center. It answers 503 until the first snapshot is here. Must be
+    /// called on a tokio runtime, as [`Gate::with_source`].
+    pub async fn start(config: GateConfig) -> Result<Gate, StartError> {
+        check(&config)?;
+        let mut follow = FollowConfig::new(&config.center, &config.token);
+        follow.services = vec![config.service.clone()];
+        follow.data_dir.clone_from(&config.data_dir);
+        if let Some(ca) = &config.center_ca {
+            follow.roots = Roots::File(ca.clone());
+        }
+        let replica = Replica::follow(follow).map_err(StartError::Follow)?;
+        Gate::with_source(config, Arc::new(replica)).await
+    }
+
     /// Binds, and has `source` decide. Must be called on a tokio runtime, which becomes the
     /// control runtime: it fetches key sets and serves the admin listener.
     pub async fn with_source(

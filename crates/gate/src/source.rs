@@ -1,13 +1,17 @@
 //! Where the gate's permissions come from: a replica of a center, or a world in hand.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use keepgate_client::replica::{Replica, ReplicaMetrics};
 use keepgate_policy::{Digest, Revision, World};
 use tokio::sync::watch;
+
+use crate::metrics::head;
 
 /// Which state of a world is meant. The digest tells apart what a restored center may number
 /// alike.
@@ -29,7 +33,7 @@ pub trait DecisionSource: Send + Sync + 'static {
     /// What it has, compared with the version that is held.
     fn peek(&self, held: Option<Version>) -> Peek;
 
-    /// How long ago its world was last known to be current; none: there is no world.
+    /// How long ago its world was last known to be current; none: never, or nobody knows.
     fn age(&self) -> Option<Duration>;
 
     /// Waits, within bounds, until it has at least this revision. Whether it has.
@@ -42,6 +46,84 @@ pub trait DecisionSource: Send + Sync + 'static {
     /// Numbers for `/metrics`, in the text format; none by default.
     fn metrics(&self, out: &mut String) {
         let _ = out;
+    }
+}
+
+impl DecisionSource for Replica {
+    fn peek(&self, held: Option<Version>) -> Peek {
+        if !self.is_ready() {
+            return Peek::Nothing;
+        }
+        let world = self.current();
+        if held == Some((world.revision(), world.digest())) {
+            Peek::Same
+        } else {
+            Peek::New(World::clone(&world))
+        }
+    }
+
+    fn age(&self) -> Option<Duration> {
+        Replica::age(self)
+    }
+
+    fn wait_for(
+        &self,
+        revision: Revision,
+        timeout: Duration,
+    ) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move { Replica::wait_for(self, revision, timeout).await.is_ok() })
+    }
+
+    fn metrics(&self, out: &mut String) {
+        replica_metrics(&Replica::metrics(self), out);
+    }
+}
+
+fn replica_metrics(replica: &ReplicaMetrics, out: &mut String) {
+    let counters = [
+        (
+            "connections_opened_total",
+            "Connections opened to the center.",
+            replica.connections_opened,
+        ),
+        ("streams_total", "Follow streams begun.", replica.streams),
+        (
+            "disconnects_total",
+            "Connections to the center that failed or ended.",
+            replica.disconnects,
+        ),
+        ("silences_total", "Connections given up because the center said nothing.", {
+            replica.silences
+        }),
+        ("refusals_total", "Times the center refused this gate's token.", replica.refusals),
+        ("heartbeats_total", "Heartbeats received.", replica.heartbeats),
+        ("snapshots_total", "Snapshots published.", replica.snapshots),
+        ("snapshots_rejected_total", "Snapshots that changed nothing because they are broken.", {
+            replica.snapshots_rejected
+        }),
+        ("deltas_total", "Deltas published.", replica.deltas),
+        ("deltas_rejected_total", "Deltas that changed nothing because they are broken.", {
+            replica.deltas_rejected
+        }),
+        ("gaps_total", "Deltas that did not follow the revision held.", replica.gaps),
+        ("resyncs_total", "Streams begun anew on the same connection.", replica.resyncs),
+        ("regressions_total", "Times the center was behind this gate.", replica.regressions),
+        ("disk_rejected_total", "Files in the data directory that were broken.", {
+            replica.disk_rejected
+        }),
+        ("disk_failures_total", "Writes to the data directory that failed.", replica.disk_failures),
+    ];
+    let gauges = [
+        ("connected", "Whether the connection to the center is up.", u64::from(replica.connected)),
+        ("head_revision", "The newest revision the center has told of.", replica.head.0),
+    ];
+    let counters = counters.into_iter().map(|(n, h, v)| (n, "counter", h, v));
+    let gauges = gauges.into_iter().map(|(n, h, v)| (n, "gauge", h, v));
+    for (name, sort, help, value) in gauges.chain(counters) {
+        let name = format!("keepgate_gate_replica_{name}");
+        head(out, &name, sort, help);
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name} {value}");
     }
 }
 

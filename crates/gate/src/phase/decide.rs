@@ -18,7 +18,10 @@ pub(crate) fn run(x: &mut Exchange) -> Verdict {
         return no_decision("no_replica", "the request was not prepared for a decision").into();
     };
     match x.worker.source.age() {
-        None => return no_decision("no_replica", "the gate has no permissions yet").into(),
+        None => {
+            let detail = "how old the gate's permissions are is not known";
+            return no_decision("age_unknown", detail).into();
+        }
         Some(age) if age > Duration::from_millis(routed.max_age_ms) => {
             return no_decision("stale", "the gate's permissions are too old").into();
         }
