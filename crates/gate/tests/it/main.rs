@@ -4,6 +4,7 @@ mod bodies;
 mod decide;
 mod identify;
 mod limits_of_time;
+mod metrics;
 mod raw;
 mod scale;
 mod support;

@@ -1,0 +1,32 @@
+//! The metrics and their table in `docs/metrics.md` are the same.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use keepgate_client::replica::{FollowConfig, Replica};
+use keepgate_gate::DecisionSource as _;
+
+use super::support::{Draft, Echo, TestGate, get};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_in_the_table() {
+    let echo = Echo::start().await;
+    let gate = TestGate::start(&Draft::orders(), &echo.url).await;
+    assert_eq!(get(gate.addr, "/orders", &[("x-user", "alice")]).await.status, 200);
+    let mut text = get(gate.admin, "/metrics", &[]).await.body;
+    // The gate under test has a world in hand; a replica adds its own.
+    let config = FollowConfig::new("http://127.0.0.1:9", "none");
+    let replica = Arc::new(Replica::follow(config).unwrap());
+    replica.metrics(&mut text);
+    let names: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let docs = include_str!("../../../../docs/metrics.md");
+    let documented: BTreeSet<&str> = docs
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `keepgate_gate_")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
+    let names: BTreeSet<&str> =
+        names.into_iter().map(|name| name.strip_prefix("keepgate_gate_").unwrap()).collect();
+    assert_eq!(names, documented);
+}
