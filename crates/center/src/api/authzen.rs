@@ -1,13 +1,134 @@
 //! AuthZEN 1.0: the HTTPS binding. Bodies and their meaning are `policy::authzen`'s.
 
+use std::sync::Arc;
+
+use axum::Extension;
 use axum::Json as Out;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use bytes::Bytes;
 use http::{HeaderMap, Uri, header};
+use keepgate_policy::Decision;
+use keepgate_policy::authzen::{Batch, BatchResponse, Evaluation, Response};
+use keepgate_policy::decision::QueryError;
 use serde_json::{Value, json};
 
-use super::input::Params;
+use super::input::{self, Params};
 use super::problem::Problem;
-use super::{Answer, App};
+use super::{Answer, App, check};
+use crate::access::Caller;
+use crate::desk::{Head, Refusal};
+
+/// The longest body of an evaluation, or of a batch of them, in bytes.
+const BODY: usize = 4 << 20;
+
+pub(crate) async fn evaluation(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Answer<Out<Response>> {
+    one(app, caller, None, request).await
+}
+
+pub(crate) async fn service_evaluation(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Params(service): Params<String>,
+    request: Request,
+) -> Answer<Out<Response>> {
+    one(app, caller, Some(service), request).await
+}
+
+pub(crate) async fn evaluations(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Answer<Out<BatchResponse>> {
+    many(app, caller, None, request).await
+}
+
+pub(crate) async fn service_evaluations(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Params(service): Params<String>,
+    request: Request,
+) -> Answer<Out<BatchResponse>> {
+    many(app, caller, Some(service), request).await
+}
+
+async fn one(
+    app: App,
+    caller: Caller,
+    service: Option<String>,
+    request: Request,
+) -> Answer<Out<Response>> {
+    let panel = Panel::of(&app, &caller, service)?;
+    let body = body(&app, request).await?;
+    let evaluation = Evaluation::parse(&body).map_err(|e| Problem::bad_request(e.to_string()))?;
+    panel.single(&evaluation).map(Out)
+}
+
+async fn many(
+    app: App,
+    caller: Caller,
+    service: Option<String>,
+    request: Request,
+) -> Answer<Out<BatchResponse>> {
+    let panel = Panel::of(&app, &caller, service)?;
+    let body = body(&app, request).await?;
+    let batch = Batch::parse(&body).map_err(|e| Problem::bad_request(e.to_string()))?;
+    // A batch may hold thousands of questions: not on the runtime's threads.
+    let answered = tokio::task::spawn_blocking(move || match &batch {
+        Batch::One(evaluation) => panel.single(evaluation).map(BatchResponse::One),
+        Batch::Many { .. } => batch.answer(|evaluation| Ok(panel.item(evaluation))),
+    });
+    answered.await.map_err(|_| Problem::internal())?.map(Out)
+}
+
+/// The body, whose type must be JSON: else a 400, as the certification scenario has it.
+async fn body(app: &App, request: Request) -> Answer<Bytes> {
+    if !input::is_json(request.headers()) {
+        return Err(Problem::bad_request("send it with `Content-Type: application/json`"));
+    }
+    input::bytes(request, BODY, app).await
+}
+
+/// Who decides: one service, or all that take part; all at one revision.
+struct Panel {
+    app: App,
+    head: Arc<Head>,
+    service: Option<String>,
+}
+
+impl Panel {
+    fn of(app: &App, caller: &Caller, service: Option<String>) -> Answer<Panel> {
+        let head = app.desk.head();
+        check::asked(&head, caller, service.as_deref())?;
+        Ok(Panel { app: app.clone(), head, service })
+    }
+
+    fn decide(&self, evaluation: &Evaluation) -> Result<Decision, QueryError> {
+        let decision = match &self.service {
+            Some(service) => self.head.world.decide(&evaluation.query(service))?,
+            None => self.head.world.decide_any(&evaluation.query(""))?,
+        };
+        check::count(&self.app.metrics, decision.effect);
+        Ok(decision)
+    }
+
+    fn single(&self, evaluation: &Evaluation) -> Answer<Response> {
+        match self.decide(evaluation) {
+            Ok(decision) => Ok(Response::decided(&decision)),
+            Err(e) => Err(Problem::bad_request(e.to_string())),
+        }
+    }
+
+    fn item(&self, evaluation: &Evaluation) -> Response {
+        match self.decide(evaluation) {
+            Ok(decision) => Response::decided(&decision),
+            Err(e) => Response::refused(&e),
+        }
+    }
+}
 
 pub(crate) async fn configuration(
     State(app): State<App>,
@@ -25,7 +146,7 @@ pub(crate) async fn service_configuration(
     Params(service): Params<String>,
 ) -> Answer<Out<Value>> {
     if !app.desk.head().services.contains_key(&service) {
-        return Err(crate::desk::Refusal::no_service(&service).into());
+        return Err(Refusal::no_service(&service).into());
     }
     Ok(Out(metadata(&format!("{}/s/{service}", base(&app, &uri, &headers)?))))
 }

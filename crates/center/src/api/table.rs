@@ -418,7 +418,7 @@ fn of_status(t: &mut Table) {
 }
 
 fn of_authzen(t: &mut Table) {
-    use Permission::Open;
+    use Permission::{Decide, Open};
     t.add(
         ("GET", "/.well-known/authzen-configuration"),
         Open,
@@ -431,4 +431,36 @@ fn of_authzen(t: &mut Table) {
         ("authzenServiceConfiguration", "AuthZEN metadata of one service"),
         || get(authzen::service_configuration),
     );
+    t.add(
+        ("POST", "/access/v1/evaluation"),
+        Decide,
+        ("evaluation", "AuthZEN Access Evaluation"),
+        || post(authzen::evaluation),
+    )
+    .takes("Evaluation")
+    .answers("Decision");
+    t.add(
+        ("POST", "/access/v1/evaluations"),
+        Decide,
+        ("evaluations", "AuthZEN Access Evaluations"),
+        || post(authzen::evaluations),
+    )
+    .takes("Evaluations")
+    .answers("Decisions");
+    t.add(
+        ("POST", "/s/{service}/access/v1/evaluation"),
+        Decide,
+        ("serviceEvaluation", "AuthZEN Access Evaluation by one service"),
+        || post(authzen::service_evaluation),
+    )
+    .takes("Evaluation")
+    .answers("Decision");
+    t.add(
+        ("POST", "/s/{service}/access/v1/evaluations"),
+        Decide,
+        ("serviceEvaluations", "AuthZEN Access Evaluations by one service"),
+        || post(authzen::service_evaluations),
+    )
+    .takes("Evaluations")
+    .answers("Decisions");
 }

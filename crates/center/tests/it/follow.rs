@@ -291,3 +291,55 @@ async fn a_clean_stop_ends_streams_by_name() {
     .await;
     assert_eq!(end.code(), tonic::Code::Unavailable);
 }
+
+#[tokio::test]
+async fn a_follower_that_does_not_read_catches_up_from_the_store() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center.service("orders", &[]).await;
+    let mut slow = Mirror::follow(&center, &center.admin, &["orders"]).await.unwrap();
+    slow.until(center.revision().await).await;
+    // More than the window of recent revisions and every buffer on the way together.
+    let note = "x".repeat(500);
+    for n in 0..1_200 {
+        let text = format!("permit (principal, action, resource); // {n} {note}");
+        let path = "/v1/services/orders/policies/p";
+        center.ask("PUT", path, Some(json!({ "text": text }))).await.good();
+    }
+    let head = center.revision().await;
+    slow.until(head).await;
+    let fresh = {
+        let mut fresh = Mirror::follow(&center, &center.admin, &["orders"]).await.unwrap();
+        fresh.until(head).await;
+        fresh
+    };
+    assert_eq!(slow.items, fresh.items);
+    assert!(slow.deltas.len() < 1_200, "nothing was merged");
+    let page = center.ask("GET", "/metrics", None).await;
+    let page = String::from_utf8_lossy(&page.body).into_owned();
+    assert!(page.contains("\nkeepgate_center_followers_resynced_total 1\n"), "{page}");
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn a_fleet_gets_one_encoded_snapshot() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center.service("orders", &[("a", ALLOW)]).await;
+    let gate = center.token("gate", "orders").await;
+    let head = center.revision().await;
+    let mut fleet = Vec::new();
+    for _ in 0..40 {
+        fleet.push(Mirror::follow(&center, &gate, &["orders"]).await.unwrap());
+    }
+    center.ask("DELETE", "/v1/services/orders/policies/a", None).await.good();
+    // Those that come later may get the older snapshot, and then what has changed since.
+    fleet.push(Mirror::follow(&center, &gate, &["orders"]).await.unwrap());
+    for mirror in &mut fleet {
+        mirror.until(head + 1).await;
+        assert_eq!((mirror.snapshots, mirror.items.len()), (1, 1));
+    }
+    let list = center.ask("GET", "/v1/followers", None).await.good();
+    assert_eq!(list["followers"].as_array().unwrap().len(), 41);
+    center.stop().await;
+}

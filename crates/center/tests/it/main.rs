@@ -7,6 +7,8 @@
 )]
 
 mod admin;
+mod apply;
+mod authzen;
 mod crash;
 mod fixture;
 mod follow;

@@ -60,7 +60,7 @@ fn keeps_items(store: &dyn Store) {
     assert_eq!(reading.head().unwrap(), Revision(1));
     assert_eq!(reading.item(&one.key).unwrap(), Some(one.clone()));
     assert_eq!(reading.item(&other.key).unwrap(), Some(other.clone()));
-    assert_eq!(reading.sourced("s").unwrap(), [two.clone()]);
+    assert_eq!(reading.sourced("s").unwrap(), std::slice::from_ref(&two));
     assert_eq!(reading.sourced("").unwrap(), []);
     drop(reading);
     let newer = row("s", Kind::Policy, "a", "{\"text\":\"3\"}", 2);
@@ -224,7 +224,7 @@ fn keeps_scopes_and_tokens(store: &dyn Store) {
     })
     .unwrap();
     assert!(store.read().unwrap().scopes().unwrap().contains(&scope(2)));
-    assert_eq!(store.read().unwrap().tokens().unwrap(), [token.clone()]);
+    assert_eq!(store.read().unwrap().tokens().unwrap(), std::slice::from_ref(&token));
     let revoked = TokenRow { revoked_unix_s: Some(11), ..token };
     write(store, |tx| {
         tx.scope(&scope(0))?;
