@@ -52,7 +52,20 @@ async fn apply_is_one_revision_and_an_export_applied_is_none() {
     let done = apply(&center, "", &orders()).await.good();
     assert_eq!((&done["dry_run"], &done["revision"]), (&json!(false), &json!(before + 1)));
     assert_eq!(done["changes"], dry["changes"]);
-    expect![[r#""#]].assert_eq(&lines(&done));
+    expect![[r#"
+        create role role::"orders-admin"
+        create member user::"alice" in role::"orders-admin"
+        create service orders
+        create schema orders
+        create entity user::"carl"
+        create policy all-get
+        create grant orders-admin: GET, POST on route::"/orders"
+        create route GET /orders/{id}
+        create route POST /orders
+        create limit orders
+        create plan bulk
+    "#]]
+    .assert_eq(&lines(&done));
     let again = apply(&center, "", &orders()).await.good();
     assert_eq!(again, json!({ "revision": before + 1, "dry_run": false, "changes": [] }));
     let export = center.ask("GET", "/v1/services/orders/export", None).await.good();
@@ -60,7 +73,7 @@ async fn apply_is_one_revision_and_an_export_applied_is_none() {
     let again = apply(&center, "", &export["files"]).await.good();
     assert_eq!(again, json!({ "revision": before + 1, "dry_run": false, "changes": [] }));
     let list = center.ask("GET", "/v1/services", None).await.good();
-    expect![[r#""#]].assert_eq(&list["services"].to_string());
+    expect![[r#"[{"name":"orders","policies":1,"templates":0,"links":0,"grants":1,"entities":1,"routes":2,"keys":0,"limits":1,"plans":1,"schema":true}]"#]].assert_eq(&list["services"].to_string());
     // Decisions follow at once.
     let ask = json!({ "service": "orders", "principal": "user::\"alice\"", "action": "POST",
         "resource": "route::\"/orders/{id}\"" });
@@ -87,7 +100,18 @@ async fn what_apply_replaces_and_what_it_leaves() {
         key = \"api_key\"\nrate = \"10/s\"\n"
     );
     let done = apply(&center, "", &files).await.good();
-    expect![[r#""#]].assert_eq(&lines(&done));
+    expect![[r#"
+        update role role::"orders-admin"
+        delete member user::"alice" in role::"orders-admin"
+        create member user::"dora" in role::"orders-admin"
+        delete policy all-get
+        delete grant orders-admin: GET, POST on route::"/orders"
+        delete route GET /orders/{id}
+        delete route POST /orders
+        delete limit orders
+        update plan bulk
+    "#]]
+    .assert_eq(&lines(&done));
     let members = center.ask("GET", "/v1/members", None).await.good();
     let who = |members: &Value| -> Vec<String> {
         let list = members["members"].as_array().unwrap();
@@ -136,16 +160,48 @@ async fn what_is_not_valid_never_lands() {
             expected.assert_eq(&text);
         }
     };
-    check(&[("service.toml", "name = \"other\"\n")], expect![[""]]).await;
-    check(&[("what.txt", "")], expect![[""]]).await;
-    check(&[("a.cedar", "// one\n\npermit (principal, action, resource)\n")], expect![[""]]).await;
+    check(
+        &[("service.toml", "name = \"other\"\n")],
+        expect![[r#"
+        service.toml:null it names service `other`, the request `orders`
+    "#]],
+    )
+    .await;
+    check(&[("what.txt", "")], expect![[r#"
+        what.txt:null not a file of a service; known are service.toml, schema.cedarschema, *.cedar, entities.json, roles.toml, links.toml, routes.toml, openapi.json, openapi.yaml and limits.toml
+    "#]]).await;
+    check(
+        &[("a.cedar", "// one\n\npermit (principal, action, resource)\n")],
+        expect![[r#"
+        a.cedar:3 unexpected end of input
+    "#]],
+    )
+    .await;
     let typo = "permit (principal, action == Action::\"GET\", resource);\n\n\
         permit (principal, action == Action::\"GIT\", resource);\n";
-    check(&[("a.cedar", typo)], expect![[""]]).await;
+    check(
+        &[("a.cedar", typo)],
+        expect![[r#"
+        a.cedar:3 unrecognized action `Action::"GIT"`; did you mean `Action::"GET"`?
+    "#]],
+    )
+    .await;
     let cost = "[[rule]]\nname = \"a\"\nkey = \"principal\"\n";
-    check(&[("limits.toml", cost)], expect![[""]]).await;
+    check(
+        &[("limits.toml", cost)],
+        expect![[r#"
+        limits.toml:1 it limits nothing; give it a `rate` or a `concurrency`, or remove it
+    "#]],
+    )
+    .await;
     let route = "[[rule]]\nname = \"a\"\nkey = \"principal\"\nroute = \"/none\"\nrate = \"1/s\"\n";
-    check(&[("limits.toml", route)], expect![[""]]).await;
+    check(
+        &[("limits.toml", route)],
+        expect![[r#"
+        limits.toml:1 no route of the service is `/none`; correct it, or add the route
+    "#]],
+    )
+    .await;
     assert_eq!(center.revision().await, revision);
     // One by one as well.
     for (path, body, says) in [

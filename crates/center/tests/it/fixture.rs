@@ -257,6 +257,9 @@ impl Mirror {
     ) -> Result<Mirror, tonic::Status> {
         let channel = tonic::transport::Endpoint::try_from(format!("http://{}", center.addr))
             .unwrap()
+            // Small, so that a follower that does not read is felt soon.
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(65_535)
             .connect()
             .await
             .unwrap();

@@ -300,8 +300,8 @@ async fn a_follower_that_does_not_read_catches_up_from_the_store() {
     let mut slow = Mirror::follow(&center, &center.admin, &["orders"]).await.unwrap();
     slow.until(center.revision().await).await;
     // More than the window of recent revisions and every buffer on the way together.
-    let note = "x".repeat(500);
-    for n in 0..1_200 {
+    let note = "x".repeat(4_000);
+    for n in 0..1_300 {
         let text = format!("permit (principal, action, resource); // {n} {note}");
         let path = "/v1/services/orders/policies/p";
         center.ask("PUT", path, Some(json!({ "text": text }))).await.good();
@@ -314,7 +314,7 @@ async fn a_follower_that_does_not_read_catches_up_from_the_store() {
         fresh
     };
     assert_eq!(slow.items, fresh.items);
-    assert!(slow.deltas.len() < 1_200, "nothing was merged");
+    assert!(slow.deltas.len() < 1_300, "nothing was merged");
     let page = center.ask("GET", "/metrics", None).await;
     let page = String::from_utf8_lossy(&page.body).into_owned();
     assert!(page.contains("\nkeepgate_center_followers_resynced_total 1\n"), "{page}");

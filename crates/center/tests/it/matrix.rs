@@ -150,6 +150,10 @@ async fn every_endpoint_with_every_role() {
         POST   /v1/check: admin editor viewer pep
         GET    /.well-known/authzen-configuration: none admin editor viewer gate pep
         GET    /.well-known/authzen-configuration/s/{service}: none admin editor viewer gate pep
+        POST   /access/v1/evaluation: admin editor viewer pep
+        POST   /access/v1/evaluations: admin editor viewer pep
+        POST   /s/{service}/access/v1/evaluation: admin editor viewer pep
+        POST   /s/{service}/access/v1/evaluations: admin editor viewer pep
         gRPC   keepgate.sync.v1.Sync/Follow of orders: admin gate"#]]
     .assert_eq(&table);
     center.stop().await;
