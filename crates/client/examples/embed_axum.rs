@@ -1,0 +1,87 @@
+//! A service that decides for itself: axum with a replica inside.
+//!
+//! ```text
+//! KEEPGATE_CENTER=http://127.0.0.1:7480 KEEPGATE_TOKEN=kgt_.. KEEPGATE_SERVICE=orders \
+//!     cargo run -p keepgate-client --example embed_axum
+//! curl -i -H 'X-User: alice' http://127.0.0.1:8090/orders/7
+//! ```
+//!
+//! 403 means denied and nothing else; without a decision the answer is 503.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use keepgate_client::replica::{FollowConfig, NoDecision, Replica};
+use keepgate_policy::{Query, Uid};
+
+/// Orders may be read on permissions of the last minute, not on older ones.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// What a request needs to be decided.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// The permissions.
+    pub replica: Replica,
+    /// The service that this program is.
+    pub service: String,
+}
+
+/// The service's routes.
+pub fn app(orders: Orders) -> Router {
+    Router::new().route("/orders/{id}", get(order)).with_state(orders)
+}
+
+async fn order(
+    State(orders): State<Orders>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    // A real service knows its callers from a verified token.
+    let Some(user) = headers.get("x-user").and_then(|user| user.to_str().ok()) else {
+        return StatusCode::UNAUTHORIZED.into_response();
+    };
+    let none = BTreeMap::new();
+    let query = Query {
+        service: &orders.service,
+        principal: &Uid::new("user", user),
+        action: &Uid::new("Action", "read"),
+        resource: &Uid::new("order", &*id),
+        context: &none,
+        principal_properties: &none,
+        action_properties: &none,
+        resource_properties: &none,
+    };
+    match orders.replica.decide(&query, MAX_AGE) {
+        Ok(answer) if answer.decision.is_allowed() => format!("order {id}\n").into_response(),
+        Ok(_) => StatusCode::FORBIDDEN.into_response(),
+        Err(NoDecision::Question(error)) => {
+            (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response()
+        }
+        Err(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [(header::RETRY_AFTER, "1"), (header::CACHE_CONTROL, "no-store")],
+            format!("{reason}\n"),
+        )
+            .into_response(),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+#[allow(dead_code, reason = "a test includes this file as a module and has its own main")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
+    let service = variable("KEEPGATE_SERVICE")?;
+    let center = variable("KEEPGATE_CENTER").unwrap_or("http://127.0.0.1:7480".to_owned());
+    let mut config = FollowConfig::new(center, variable("KEEPGATE_TOKEN")?);
+    config.services = vec![service.clone()];
+    let replica = Replica::follow(config)?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:8090").await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app(Orders { replica, service })).await?;
+    Ok(())
+}
