@@ -18,6 +18,10 @@ pub(crate) const CENTER_DEFAULT: &str = "http://127.0.0.1:7480";
 pub(crate) const DATA_DEFAULT: &str = "keepgate-data";
 /// The file in the data directory that the first start writes the admin token to.
 pub(crate) const ADMIN_TOKEN_FILE: &str = "admin.token";
+/// Elements asked for at a time, where a list comes in pages.
+const PAGE_LIMIT: usize = 500;
+/// Pages of one list at most.
+const PAGES_MAX: usize = 10_000;
 /// Largest token file, in bytes.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
@@ -157,6 +161,22 @@ impl Admin {
     /// GET; the answer's JSON.
     pub(crate) async fn load(&mut self, path: &str) -> anyhow::Result<Value> {
         self.ask(Method::GET, path, None).await
+    }
+
+    /// GET of a list that comes in pages; all of its elements.
+    pub(crate) async fn load_all(&mut self, path: &str, name: &str) -> anyhow::Result<Vec<Value>> {
+        let mut all = Vec::new();
+        let mut after = String::new();
+        for _ in 0..PAGES_MAX {
+            let page =
+                self.load(&format!("{path}?limit={PAGE_LIMIT}&after={}", segment(&after))).await?;
+            all.extend_from_slice(list(&page, name));
+            match text(&page, "next") {
+                "" => return Ok(all),
+                next => after = next.to_owned(),
+            }
+        }
+        Err(anyhow!("`{path}` has more than {PAGES_MAX} pages"))
     }
 
     /// POST of a JSON body; the answer's JSON.

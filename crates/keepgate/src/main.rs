@@ -8,9 +8,12 @@ mod admin;
 mod cmd;
 mod config;
 mod conformance;
+mod demo;
 mod exit;
 mod logs;
 mod origin;
+mod secret;
+mod signals;
 mod style;
 mod tune;
 

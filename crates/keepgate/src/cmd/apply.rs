@@ -101,7 +101,8 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    /// Reads a directory; files that `apply` does not know are left alone.
+    /// Reads a directory. Files of a name that nobody knows are read too: the center refuses them,
+    /// so that a misspelt name does not silently leave out what it holds.
     pub(crate) fn read(dir: &Path) -> anyhow::Result<Bundle> {
         let shown = dir.display();
         let entries =
@@ -110,9 +111,14 @@ impl Bundle {
         for entry in entries {
             let path = entry.with_context(|| format!("reading the directory `{shown}`"))?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            if !is_bundle_file(name) {
-                tracing::info!(file = name, "not a file that apply knows; left alone");
+            if is_ignored(name) {
                 continue;
+            }
+            if path.is_dir() {
+                return Err(usage(format!(
+                    "`{}` is a directory; only files directly in `{shown}` are read: move them up, or hide it by a dot",
+                    path.display()
+                )));
             }
             if files.len() == FILES_MAX {
                 bail!("`{shown}` has more than {FILES_MAX} files");
@@ -151,6 +157,13 @@ impl Bundle {
         let path = format!("/v1/services/{}/apply?dry_run={dry_run}", segment(&self.service));
         admin.post(&path, &json!({ "files": self.files })).await
     }
+}
+
+/// Words for people and what is hidden.
+fn is_ignored(name: &str) -> bool {
+    name.starts_with('.')
+        || name.starts_with("README")
+        || Path::new(name).extension().is_some_and(|end| end == "md")
 }
 
 /// Whether `apply` takes a file of this name.

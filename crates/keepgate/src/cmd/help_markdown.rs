@@ -17,6 +17,8 @@ Made from the help texts by `keepgate help-markdown`; do not edit.
 
 Exit codes: 0 ok, 1 failure or finding, 2 denied or could not look, 64 usage.
 
+Every command takes the global options that the first section shows.
+
 A value is taken from its flag, else from the environment (`KEEPGATE_*`), else from the TOML file
 given with `--config` (or `KEEPGATE_CONFIG`), else it is the default. In the file, a key at the top
 is meant for every command with a flag of that name; a key in a command's table for that command:
@@ -50,7 +52,12 @@ fn document() -> String {
 }
 
 fn section(command: &mut Command, path: &str, text: &mut String) {
-    let help = command.clone().bin_name(path).term_width(100).render_long_help().to_string();
+    let mut shown = command.clone().bin_name(path).term_width(100);
+    if path != "keepgate" {
+        // The global options are the same everywhere; once is enough.
+        shown = shown.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg });
+    }
+    let help = shown.render_long_help().to_string();
     let help = help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
     // Writing to a String cannot fail.
     let _ = write!(text, "\n## `{path}`\n\n```text\n{}\n```\n", help.trim_end());

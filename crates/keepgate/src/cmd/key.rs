@@ -7,7 +7,7 @@ use clap::Subcommand;
 use keepgate_policy::{Uid, duration};
 use serde_json::{Value, json};
 
-use crate::admin::{Admin, CenterArgs, list, segment, shown, text};
+use crate::admin::{Admin, CenterArgs, segment, shown, text};
 use crate::cmd::export::only_service;
 use crate::exit::Exit;
 use crate::style::{self, Paint, Table};
@@ -102,13 +102,14 @@ async fn act(action: Action) -> anyhow::Result<()> {
         }
         Action::List { json, service } => {
             let (mut admin, service) = connect(&service).await?;
-            let answer = admin.load(&format!("/v1/services/{}/keys", segment(&service))).await?;
+            let keys =
+                admin.load_all(&format!("/v1/services/{}/keys", segment(&service)), "keys").await?;
             if json {
-                return style::print_json(&answer);
+                return style::print_json(&json!({ "keys": keys }));
             }
             let members = ["prefix", "principal", "plan", "expires_unix_s", "note"];
             let mut table = Table::new(&["prefix", "principal", "plan", "expires (unix)", "note"]);
-            for key in list(&answer, "keys") {
+            for key in &keys {
                 table.row(members.map(|member| shown(key.get(member))));
             }
             style::print(&table.render(Paint::stdout()))

@@ -6,11 +6,13 @@
 //! `X => x,`. A command that needs an async runtime builds it with [`runtime`].
 
 pub(crate) mod apply;
+mod center;
 mod check;
 mod completions;
 mod conformance;
 mod doctor;
 mod export;
+mod gate;
 mod help_markdown;
 pub(crate) mod key;
 mod lab;
@@ -19,6 +21,7 @@ mod service;
 mod token;
 mod top;
 mod tune;
+mod up;
 
 use std::path::PathBuf;
 
@@ -110,6 +113,9 @@ macro_rules! commands {
 
 // In the order of the help text.
 commands! {
+    Up => up,
+    Center => center,
+    Gate => gate,
     Apply => apply,
     Export => export,
     Check => check,

@@ -1,12 +1,13 @@
 //! `keepgate role`: roles of the directory and who is in them.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use clap::Subcommand;
 use keepgate_policy::Uid;
 use serde_json::{Value, json};
 
-use crate::admin::{Admin, CenterArgs, list, shown};
+use crate::admin::{Admin, CenterArgs, shown, text};
 use crate::exit::Exit;
 use crate::style::{self, Paint, Table};
 
@@ -81,12 +82,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     match args.action {
         Action::List { json, center } => {
             let mut admin = center.connect()?;
-            let answer = runtime.block_on(admin.load("/v1/roles"))?;
+            let roles = runtime.block_on(roles(&mut admin))?;
             if json {
-                style::print_json(&answer)?;
+                let roles: Vec<Value> = roles.into_values().collect();
+                style::print_json(&json!({ "roles": roles }))?;
             } else {
                 let mut table = Table::new(&["role", "members", "description"]);
-                for role in list(&answer, "roles") {
+                for role in roles.values() {
                     table.row(["uid", "members", "description"].map(|m| shown(role.get(m))));
                 }
                 style::print(&table.render(Paint::stdout()))?;
@@ -104,6 +106,32 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Roles that were described or that have a member, by their uid in Cedar syntax.
+async fn roles(admin: &mut Admin) -> anyhow::Result<BTreeMap<String, Value>> {
+    let mut roles = BTreeMap::new();
+    let mut entry = |role: Value, member: Option<Value>, description: &str| {
+        let entry: &mut Value = roles
+            .entry(shown(Some(&role)))
+            .or_insert_with(|| json!({ "uid": role, "members": [], "description": "" }));
+        if let Some(members) = entry.get_mut("members").and_then(Value::as_array_mut) {
+            members.extend(member);
+        }
+        if let (false, Some(text)) = (description.is_empty(), entry.get_mut("description")) {
+            *text = json!(description);
+        }
+    };
+    for role in admin.load_all("/v1/roles", "items").await? {
+        let body = role.get("body").unwrap_or(&role);
+        let uid = body.get("uid").cloned().unwrap_or_default();
+        entry(uid, None, text(body, "description"));
+    }
+    for edge in admin.load_all("/v1/members", "members").await? {
+        let end = |name: &str| edge.get(name).cloned().unwrap_or_default();
+        entry(end("role"), Some(end("member")), "");
+    }
+    Ok(roles)
 }
 
 async fn change(admin: &mut Admin, verb: &str, edge: &Edge) -> anyhow::Result<Value> {

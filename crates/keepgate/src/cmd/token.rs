@@ -40,6 +40,9 @@ enum Action {
     },
     /// List tokens, without their secrets
     List {
+        /// Revoked ones too
+        #[arg(long)]
+        all: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -97,15 +100,24 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 style::print(&format!("{}\n", text(&answer, "token")))?;
             }
         }
-        Action::List { json, center } => {
+        Action::List { all, json, center } => {
             let mut admin = center.connect()?;
             let answer = runtime.block_on(admin.load("/v1/tokens"))?;
+            let tokens = list(&answer, "tokens").iter().filter(|token| all || !is_revoked(token));
             if json {
-                style::print_json(&answer)?;
+                style::print_json(&json!({ "tokens": tokens.collect::<Vec<_>>() }))?;
             } else {
-                let mut table = Table::new(&["id", "role", "service", "note"]);
-                for token in list(&answer, "tokens") {
-                    table.row(["id", "role", "service", "note"].map(|m| shown(token.get(m))));
+                let members = ["id", "role", "service", "note"];
+                let mut table = Table::new(if all {
+                    &["id", "role", "service", "note", "state"]
+                } else {
+                    &members
+                });
+                for token in tokens {
+                    let state = if is_revoked(token) { "revoked" } else { "" };
+                    table.row(
+                        members.map(|m| shown(token.get(m))).into_iter().chain([state.to_owned()]),
+                    );
                 }
                 style::print(&table.render(Paint::stdout()))?;
             }
@@ -119,6 +131,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Whether a token of the center's list is good no more.
+pub(crate) fn is_revoked(token: &Value) -> bool {
+    token.get("revoked_unix_s").is_some_and(|at| !at.is_null())
 }
 
 /// Makes a token; `{"id", "token"}`.

@@ -1,4 +1,5 @@
-//! The real executable, from outside.
+//! The real executable, from outside: arguments, output, exit codes, and the whole system on
+//! ephemeral ports with real curl, nginx and network namespaces.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,4 +8,15 @@
     reason = "a failed expectation is a failed test"
 )]
 
+mod apply;
+mod authzen;
+mod config;
+mod connections;
+mod demo;
+mod harness;
+mod help;
+mod nginx;
+mod outage;
+mod requests;
+mod separate;
 mod tune;

@@ -1,0 +1,105 @@
+//! `keepgate center`: the authorization center by itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use keepgate_center::{Center, CenterConfig, TlsFiles};
+use serde_json::json;
+
+use crate::admin::{ADMIN_TOKEN_FILE, DATA_DEFAULT};
+use crate::exit::{Exit, usage};
+use crate::signals::Stop;
+use crate::style::{self, Paint};
+
+/// Run an authorization center
+///
+/// It keeps policies, roles, routes, keys and tokens in an embedded store, and serves the admin
+/// API, AuthZEN, the follow protocol and metrics on one port. The first start on an empty store
+/// writes an admin token to DATA/admin.token and prints where.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keepgate center --data /var/lib/keepgate
+  keepgate center --listen 0.0.0.0:7480 --tls-cert center.pem --tls-key center.key")]
+pub(crate) struct Args {
+    /// Where the store is; made if it is not there
+    #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
+    data: PathBuf,
+    /// Where to listen; anything but loopback needs a certificate
+    #[arg(long, env = "KEEPGATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7480")]
+    listen: SocketAddr,
+    /// PEM file with the certificate chain, leaf first
+    #[arg(long, env = "KEEPGATE_TLS_CERT", value_name = "F", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "KEEPGATE_TLS_KEY", value_name = "F", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The URL that callers reach it by, for the AuthZEN metadata
+    #[arg(long, env = "KEEPGATE_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<String>,
+    /// Print where it listens as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    let json = args.json;
+    super::server_runtime()?.block_on(async {
+        let mut stop = Stop::register()?;
+        let data = args.data.clone();
+        let secure = args.tls_cert.is_some();
+        let center = start(config(args), "--listen").await?;
+        let scheme = if secure { "https" } else { "http" };
+        let url = format!("{scheme}://{}", center.addr());
+        let written = center.admin_token_file().map(|path| path.display().to_string());
+        if json {
+            style::print(&format!("{}\n", json!({ "center": url, "admin_token_file": written })))?;
+        } else {
+            let paint = Paint::stdout();
+            let mut screen = format!("{}  {url}\n", paint.strong("keepgate center"));
+            screen += &format!("  data         {}\n", data.display());
+            screen += &match written {
+                Some(path) => format!("  admin token  {path} (written now, mode 0600)\n"),
+                None => format!(
+                    "  admin token  made at the first start, in {}\n",
+                    data.join(ADMIN_TOKEN_FILE).display()
+                ),
+            };
+            style::print(&screen)?;
+        }
+        center.run(async move { stop.wait_twice().await }).await.context("running the center")?;
+        Ok(Exit::Ok)
+    })
+}
+
+fn config(args: Args) -> CenterConfig {
+    let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
+    CenterConfig { tls, public_url: args.public_url, ..CenterConfig::new(args.data, args.listen) }
+}
+
+/// Starts a center; says which flag to change when its port is taken.
+pub(crate) async fn start(config: CenterConfig, flag: &str) -> anyhow::Result<Center> {
+    let listen = config.listen;
+    Center::start(config).await.map_err(|error| named(error.into(), "the center", listen, flag))
+}
+
+/// An error of a start; where the cause is a taken port, with the flag that chooses another.
+pub(crate) fn named(
+    error: anyhow::Error,
+    what: &str,
+    listen: impl std::fmt::Display,
+    flag: &str,
+) -> anyhow::Error {
+    let kind =
+        error.chain().find_map(|e| e.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    match kind {
+        Some(std::io::ErrorKind::AddrInUse) => usage(format!(
+            "{what} cannot listen on `{listen}`: another process listens there already; stop it (`ss -ltnp` names it), or choose another address with {flag} ADDR"
+        )),
+        Some(std::io::ErrorKind::AddrNotAvailable) => usage(format!(
+            "{what} cannot listen on `{listen}`: this host has no such address; choose another with {flag} ADDR"
+        )),
+        _ => error.context(format!("{what} does not start")),
+    }
+}

@@ -1,0 +1,221 @@
+//! `keepgate gate`: a gate by itself, before one upstream, following a center.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use keepgate_client::pool::Protocol;
+use keepgate_gate::{Gate, GateConfig, Listen, TlsFiles};
+use keepgate_policy::identify::AddressRange;
+use serde_json::json;
+
+use crate::admin::{CENTER_DEFAULT, read_token};
+use crate::cmd::center::named;
+use crate::exit::{Exit, usage};
+use crate::signals::Stop;
+use crate::style::{self, Paint};
+
+/// Run a gate before a service
+///
+/// It follows the center over one connection, decides in process, and forwards what is allowed.
+/// 403 means denied and nothing else; where it cannot decide it answers 503.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keepgate token create --role gate --service orders > gate.token
+  keepgate gate --center http://127.0.0.1:7480 --token-file gate.token \\
+      --service orders --upstream http://127.0.0.1:3000
+  keepgate gate --service orders --upstream unix:/run/orders.sock --listen unix:/run/gate.sock")]
+pub(crate) struct Args {
+    /// The center's URL
+    #[arg(long, env = "KEEPGATE_CENTER", value_name = "URL", default_value = CENTER_DEFAULT)]
+    center: String,
+    /// File with the gate's token; KEEPGATE_TOKEN may hold the token itself
+    #[arg(long, env = "KEEPGATE_TOKEN_FILE", value_name = "F")]
+    token_file: Option<PathBuf>,
+    /// PEM file with the certificates to trust for the center in place of this host's store
+    #[arg(long, env = "KEEPGATE_CA_FILE", value_name = "F")]
+    ca_file: Option<PathBuf>,
+    /// The service whose gate this is
+    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
+    service: String,
+    #[command(flatten)]
+    pub(crate) traffic: Traffic,
+    /// Where the last good replica is kept, so that a restart needs no center
+    #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// PEM file with the certificate chain for callers, leaf first
+    #[arg(long, env = "KEEPGATE_TLS_CERT", value_name = "F", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "KEEPGATE_TLS_KEY", value_name = "F", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Print where it listens as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// The server to protect: http://host:port, https://host or unix:/path
+    #[arg(long, env = "KEEPGATE_UPSTREAM", value_name = "URL")]
+    upstream: String,
+}
+
+/// What `gate` and `up` have in common.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Traffic {
+    /// Where callers connect: ADDR:PORT or unix:/path
+    #[arg(long, env = "KEEPGATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen)]
+    pub(crate) listen: Listen,
+    /// Where the gate's /metrics, /healthz and /readyz are
+    #[arg(
+        long,
+        env = "KEEPGATE_ADMIN_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8081"
+    )]
+    pub(crate) admin_listen: SocketAddr,
+    /// How to speak to the upstream
+    #[arg(
+        long,
+        env = "KEEPGATE_UPSTREAM_PROTOCOL",
+        value_enum,
+        value_name = "P",
+        default_value = "auto"
+    )]
+    pub(crate) upstream_protocol: UpstreamProtocol,
+    /// PEM file with the certificates to trust for the upstream in place of this host's store
+    #[arg(long, env = "KEEPGATE_UPSTREAM_CA_FILE", value_name = "F")]
+    pub(crate) upstream_ca_file: Option<PathBuf>,
+    /// Connections to the upstream at most; default: half of the usable ports, at most 1024
+    #[arg(long, env = "KEEPGATE_UPSTREAM_CONNECTIONS", value_name = "N")]
+    pub(crate) upstream_connections: Option<usize>,
+    /// Addresses (such as 10.0.0.0/8) of proxies whose X-Forwarded-* is believed; may be repeated
+    #[arg(long, env = "KEEPGATE_TRUSTED_PROXY", value_name = "RANGE", value_delimiter = ',')]
+    pub(crate) trusted_proxy: Vec<AddressRange>,
+    /// Worker threads; 0: one a core
+    #[arg(long, env = "KEEPGATE_WORKERS", value_name = "N", default_value_t = 0)]
+    pub(crate) workers: usize,
+}
+
+/// How to speak to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UpstreamProtocol {
+    /// What ALPN agrees on; HTTP/1.1 without TLS
+    Auto,
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2, without TLS by prior knowledge
+    Http2,
+}
+
+impl Traffic {
+    /// A gate's configuration with these and the defaults.
+    pub(crate) fn config(self) -> GateConfig {
+        let mut config = GateConfig {
+            listen: self.listen,
+            admin_listen: Some(self.admin_listen),
+            upstream_protocol: match self.upstream_protocol {
+                UpstreamProtocol::Auto => Protocol::Auto,
+                UpstreamProtocol::Http1 => Protocol::Http1,
+                UpstreamProtocol::Http2 => Protocol::Http2,
+            },
+            upstream_ca: self.upstream_ca_file,
+            workers: self.workers,
+            trusted_proxies: self.trusted_proxy,
+            ..GateConfig::default()
+        };
+        config.pool.max_connections = self.upstream_connections;
+        config
+    }
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.starts_with('/') {
+            Ok(Listen::Unix(path.into()))
+        } else {
+            Err("a Unix socket is written as `unix:/path`".into())
+        };
+    }
+    text.parse().map(Listen::Tcp).map_err(|_| "expected ADDR:PORT or unix:/path".into())
+}
+
+/// A listen address as it is written on the command line.
+pub(crate) fn shown(listen: &Listen) -> String {
+    match listen {
+        Listen::Tcp(addr) => addr.to_string(),
+        Listen::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    let token = match (&args.token_file, std::env::var("KEEPGATE_TOKEN")) {
+        (Some(path), _) => read_token(path)?,
+        (None, Ok(token)) => token.trim().to_owned(),
+        (None, Err(_)) => {
+            return Err(usage(format!(
+                "no token for the center: pass --token-file F (or set KEEPGATE_TOKEN_FILE, or KEEPGATE_TOKEN to the token itself); `keepgate token create --role gate --service {}` makes one",
+                args.service
+            )));
+        }
+    };
+    let json = args.json;
+    let config = GateConfig {
+        center: args.center,
+        token,
+        center_ca: args.ca_file,
+        service: args.service,
+        upstream: args.upstream,
+        data_dir: args.data,
+        tls: args
+            .tls_cert
+            .zip(args.tls_key)
+            .map(|(certificate, key)| TlsFiles { certificate, key }),
+        ..args.traffic.config()
+    };
+    super::server_runtime()?.block_on(async {
+        let mut stop = Stop::register()?;
+        let (service, upstream, center) =
+            (config.service.clone(), config.upstream.clone(), config.center.clone());
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let listen = config.listen.clone();
+        let gate = start(config).await?;
+        let url = url(scheme, &gate, &listen);
+        let admin = gate.admin_addr().map(|addr| format!("http://{addr}"));
+        if json {
+            let screen =
+                json!({ "gate": url, "admin": admin, "service": service, "upstream": upstream });
+            style::print(&format!("{screen}\n"))?;
+        } else {
+            let paint = Paint::stdout();
+            let mut screen = format!("{}  {url}  ->  {upstream}\n", paint.strong("keepgate gate"));
+            screen += &format!("  service  {service}, following {center}\n");
+            screen += &format!("  metrics  {}/metrics\n", admin.unwrap_or_default());
+            style::print(&screen)?;
+        }
+        gate.run(async move { stop.wait_twice().await }).await.context("running the gate")?;
+        Ok(Exit::Ok)
+    })
+}
+
+/// Starts a gate; says which flag to change when a port is taken.
+pub(crate) async fn start(config: GateConfig) -> anyhow::Result<Gate> {
+    let listen = shown(&config.listen);
+    let admin = config.admin_listen.map(|addr| addr.to_string()).unwrap_or_default();
+    Gate::start(config).await.map_err(|error| {
+        let error = anyhow::Error::from(error);
+        // Both listeners fail with the same words but for the address.
+        if !admin.is_empty() && admin != listen && format!("{error:#}").contains(&admin) {
+            named(error, "the gate's metrics", admin, "--admin-listen")
+        } else {
+            named(error, "the gate", listen, "--listen")
+        }
+    })
+}
+
+/// Where callers connect, as a URL.
+pub(crate) fn url(scheme: &str, gate: &Gate, listen: &Listen) -> String {
+    match gate.addr() {
+        Some(addr) => format!("{scheme}://{addr}"),
+        None => shown(listen),
+    }
+}
