@@ -19,7 +19,7 @@ pub struct Explanation {
     pub call: Option<String>,
     /// The language or program whose wording it is.
     pub runtime: Option<String>,
-    /// The destination it names, as `host:port`.
+    /// The address it names, as `host:port`: a destination, or for `bind` an own one.
     pub address: Option<String>,
     /// The same as a short sentence.
     pub says: String,
@@ -290,12 +290,17 @@ fn address(text: &str) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     let mut local = false;
     for token in text.split(split) {
-        let token = token.rsplit("//").next().unwrap_or("");
-        let token = token.split('/').next().unwrap_or("").trim_end_matches([':', '.']);
         // Node: `connect EADDRNOTAVAIL 10.0.0.2:80 - Local (0.0.0.0:0)`.
         local |= token.eq_ignore_ascii_case("local") || token.eq_ignore_ascii_case("from");
-        if !local && let Some(pair) = host_port(token) {
-            found.push(pair);
+        // Of a URL only the authority counts; Java writes `name/10.0.0.2:80`.
+        let pieces: Vec<&str> = match token.split_once("//") {
+            Some((_, rest)) => rest.split('/').take(1).collect(),
+            None => token.split('/').collect(),
+        };
+        for piece in pieces {
+            if !local && let Some(pair) = host_port(piece.trim_end_matches([':', '.'])) {
+                found.push(pair);
+            }
         }
     }
     // A source with port 0 is no destination; of several the last is where it was going.

@@ -213,7 +213,7 @@ pub struct FileUse {
 pub struct Asked {
     /// As it was written.
     pub name: String,
-    /// One address it stands for.
+    /// One address it stands for; port 0 where only a source was asked for.
     pub destination: SocketAddr,
     /// The source: asked for, or chosen by the routing table.
     pub source: SourceAnswer,

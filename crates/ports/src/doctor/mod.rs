@@ -253,9 +253,18 @@ fn options(
     for name in &args.to {
         to.extend(resolve(program, &args.root, name)?.into_iter().map(|addr| (name.clone(), addr)));
     }
+    let binds = explanation.is_some_and(|e| e.call.as_deref() == Some("bind"));
+    let named = explanation.and_then(|e| e.address.as_ref());
+    // What could not be bound is an own address.
+    let own = named
+        .filter(|_| binds)
+        .and_then(|name| name.parse::<SocketAddr>().ok())
+        .map(|addr| addr.ip())
+        .filter(|ip| !ip.is_unspecified());
     // The destination an error message names is asked for too, if it can be resolved.
     if args.to.is_empty()
-        && let Some(name) = explanation.and_then(|e| e.address.as_ref())
+        && !binds
+        && let Some(name) = named
         && let Ok(addrs) = resolve(program, &args.root, name)
     {
         to.extend(addrs.into_iter().map(|addr| (name.clone(), addr)));
@@ -265,7 +274,7 @@ fn options(
         namespace: args.namespace.clone(),
         interval: args.interval,
         to,
-        from: args.from,
+        from: args.from.or(own),
         probe_limit: args.probe_limit,
         ..ReadOptions::default()
     })

@@ -257,6 +257,10 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
     snapshot.sockets = std::mem::take(&mut look.table);
     if live_host {
         snapshot.asked = options.to.iter().map(|to| ask(to, options.from)).collect();
+        if let Some(from) = options.from.filter(|_| options.to.is_empty()) {
+            let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+            snapshot.asked.push(ask(&(from.to_string(), nowhere), options.from));
+        }
     }
     if let Some(netlink) = &netlink {
         let reuse = snapshot.settings.tw_reuse;
@@ -500,7 +504,9 @@ impl HostSnapshot {
     pub fn asked_keys(&self) -> Vec<BucketKey> {
         let mut keys: Vec<BucketKey> = Vec::new();
         for asked in &self.asked {
-            if let SourceAnswer::Local(src) = asked.source {
+            if let SourceAnswer::Local(src) = asked.source
+                && asked.destination.port() != 0
+            {
                 let (dst, dport) = (asked.destination.ip(), asked.destination.port());
                 let key = BucketKey { src, dst, dport, interface: 0 };
                 if !keys.contains(&key) {

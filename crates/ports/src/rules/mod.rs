@@ -183,7 +183,7 @@ fn facts(snapshot: &HostSnapshot, max_buckets: usize) -> Facts<'_> {
     let mut largest: Vec<&Bucket> = snapshot.sockets.buckets.iter().collect();
     largest.sort_by_key(|b| (std::cmp::Reverse(b.sockets.len()), b.key));
     let mut keys = asked.clone();
-    if snapshot.asked.is_empty() {
+    if snapshot.asked.iter().all(|asked| asked.destination.port() == 0) {
         keys.extend(largest.iter().take(MAX_COMPUTED.max(max_buckets)).map(|b| b.key));
     }
     let mut buckets: Vec<BucketFacts<'_>> = keys

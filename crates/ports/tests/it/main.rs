@@ -7,7 +7,11 @@
     reason = "a test that panics fails, which is its job"
 )]
 
+mod command;
+mod golden;
+mod judgement;
 mod lint;
+mod load;
 mod oracle;
 mod parsers;
 mod world;

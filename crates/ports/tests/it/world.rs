@@ -147,23 +147,34 @@ impl World {
     /// Opens connections until the kernel refuses, and says how many that were.
     pub(crate) fn connects(&self, dst: SocketAddr, from: Option<IpAddr>) -> (u32, i32) {
         self.in_client(|| {
-            let mut open = Vec::new();
-            loop {
-                let socket = socket(dst);
-                if let Some(from) = from {
-                    bind_without_port(&socket, from);
-                }
-                socket.set_nonblocking(true).unwrap();
-                match socket.connect(&dst.into()) {
-                    Ok(()) => {}
-                    Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
-                    Err(e) => return (open.len() as u32, e.raw_os_error().unwrap_or(0)),
-                }
-                open.push(socket);
-                assert!(open.len() < 5000, "no end of ports");
-            }
+            let (opened, errno) = connect_up_to(dst, from, 5000);
+            assert!(opened < 5000, "no end of ports");
+            (opened, errno)
         })
     }
+
+    /// The same, but at most so many; to be called inside the namespace.
+    pub(crate) fn connects_up_to(&self, dst: SocketAddr, most: usize) -> (u32, i32) {
+        connect_up_to(dst, None, most)
+    }
+}
+
+fn connect_up_to(dst: SocketAddr, from: Option<IpAddr>, most: usize) -> (u32, i32) {
+    let mut open = Vec::new();
+    while open.len() < most {
+        let socket = socket(dst);
+        if let Some(from) = from {
+            bind_without_port(&socket, from);
+        }
+        socket.set_nonblocking(true).unwrap();
+        match socket.connect(&dst.into()) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return (open.len() as u32, e.raw_os_error().unwrap_or(0)),
+        }
+        open.push(socket);
+    }
+    (open.len() as u32, 0)
 }
 
 impl Drop for World {
@@ -184,7 +195,7 @@ pub(crate) fn listener(addr: SocketAddr) -> TcpListener {
         socket.set_only_v6(true).unwrap();
     }
     socket.bind(&addr.into()).unwrap();
-    socket.listen(4096).unwrap();
+    socket.listen(65_535).unwrap();
     socket.into()
 }
 
@@ -246,6 +257,41 @@ pub(crate) fn open_to(
     })
 }
 
+/// Opens connections whose other ends wait in the listener's queue, so that they cost this process
+/// one file each; then closes all of them, the client first.
+pub(crate) fn churn(world: &World, listener: &TcpListener, count: usize) {
+    let dst = listener.local_addr().unwrap();
+    let clients: Vec<Socket> = world.in_client(|| {
+        (0..count)
+            .map(|i| {
+                let client = socket(dst);
+                client.connect(&dst.into()).unwrap_or_else(|e| panic!("connect {i}: {e}"));
+                client
+            })
+            .collect()
+    });
+    for client in clients {
+        drop(client);
+        let (mut server, _) = listener.accept().unwrap();
+        let mut byte = [0u8; 1];
+        assert_eq!(std::io::Read::read(&mut server, &mut byte).unwrap(), 0);
+    }
+}
+
+/// Closes connections so that the client is left with a TIME_WAIT each, and does not wait for it.
+pub(crate) fn close_client_first(pairs: Vec<Pair>) {
+    let mut servers = Vec::new();
+    for pair in pairs {
+        drop(pair.client);
+        servers.push(pair.server);
+    }
+    // The client's FIN must arrive first, or both sides close at once.
+    for mut server in servers {
+        let mut byte = [0u8; 1];
+        assert_eq!(std::io::Read::read(&mut server, &mut byte).unwrap(), 0);
+    }
+}
+
 /// Closes connections so that the client is left with a TIME_WAIT each.
 pub(crate) fn close_into_time_wait(world: &World, pairs: Vec<Pair>) {
     let wanted = pairs.len() as u64;
@@ -253,16 +299,6 @@ pub(crate) fn close_into_time_wait(world: &World, pairs: Vec<Pair>) {
         .look_with(ReadOptions { interval: None, owners: false, ..ReadOptions::default() })
         .sockets
         .in_state(TcpState::TimeWait);
-    let mut servers = Vec::new();
-    for pair in pairs {
-        drop(pair.client);
-        servers.push(pair.server);
-    }
-    // The client's FIN must arrive first, or both sides close at once.
-    for server in &mut servers {
-        let mut byte = [0u8; 1];
-        assert_eq!(std::io::Read::read(server, &mut byte).unwrap(), 0);
-    }
-    drop(servers);
+    close_client_first(pairs);
     world.wait_for(TcpState::TimeWait, now + wanted);
 }

@@ -102,13 +102,13 @@ impl App {
             }
             Err(error) => self.error = Some(error),
         }
-        // The same destination stays chosen, wherever it is now.
-        if let Some(chosen) = chosen
-            && let Some(now) = self.shown().iter().position(|(_, b)| name(b) == chosen)
-        {
-            self.chosen = now;
-        }
-        self.chosen = self.chosen.min(self.shown().len().saturating_sub(1));
+        self.choose(chosen);
+    }
+
+    /// The same destination stays chosen, wherever it is now.
+    fn choose(&mut self, chosen: Option<String>) {
+        let now = chosen.and_then(|c| self.shown().iter().position(|(_, b)| name(b) == c));
+        self.chosen = now.unwrap_or(self.chosen).min(self.shown().len().saturating_sub(1));
     }
 
     /// The destinations that pass the filter, sorted, each with its place in the report.
@@ -202,7 +202,11 @@ impl App {
             KeyCode::Up | KeyCode::Char('k') => self.chosen = self.chosen.saturating_sub(1),
             KeyCode::Home => self.chosen = 0,
             KeyCode::End => self.chosen = last,
-            KeyCode::Char('s') => self.sort = self.sort.next(),
+            KeyCode::Char('s') => {
+                let chosen = self.chosen_name();
+                self.sort = self.sort.next();
+                self.choose(chosen);
+            }
             KeyCode::Char('/') => self.over = Over::Filter,
             KeyCode::Enter if self.chosen().is_some() => self.over = Over::Finding(0),
             KeyCode::Char('n') => {

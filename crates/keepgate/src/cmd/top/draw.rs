@@ -298,3 +298,115 @@ fn clip(text: &str, width: usize) -> String {
     }
     cut
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use keepgate_ports::netns::Namespace;
+    use keepgate_ports::rules;
+    use keepgate_ports::snapshot::HostSnapshot;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use ratatui::crossterm::event::{KeyCode, KeyEvent};
+    use ratatui::style::Color;
+
+    use super::super::app::{App, Look, Sort, Step};
+
+    fn recorded(color: bool) -> App {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../ports/tests/it/golden/close-wait.json");
+        let json = std::fs::read_to_string(path).unwrap();
+        let snapshot: HostSnapshot = serde_json::from_str(&json).unwrap();
+        let namespace = Namespace::Named("lk1".to_owned());
+        let mut app = App::new(namespace.clone(), color);
+        app.take(Look { namespace, report: Ok(rules::judge_up_to(&snapshot, 50)) });
+        app
+    }
+
+    fn screen(app: &App, width: u16, height: u16) -> Terminal<TestBackend> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| super::draw(frame, app)).unwrap();
+        terminal
+    }
+
+    fn check(app: &App, expected: Expect) {
+        let terminal = screen(app, 80, 24);
+        let buffer = terminal.backend().buffer();
+        let mut text = String::new();
+        for y in 0..24 {
+            let line: String = (0..80).map(|x| buffer[(x, y)].symbol()).collect();
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        expected.assert_eq(&text);
+    }
+
+    fn press(app: &mut App, code: KeyCode) -> Step {
+        app.key(KeyEvent::from(code))
+    }
+
+    #[test]
+    fn the_list_at_80_by_24() {
+        check(&recorded(false), expect![[""]]);
+    }
+
+    #[test]
+    fn the_doctors_words_on_the_chosen_destination() {
+        let mut app = recorded(false);
+        assert_eq!(press(&mut app, KeyCode::Enter), Step::Stay);
+        check(&app, expect![[""]]);
+    }
+
+    #[test]
+    fn without_colour_there_is_none() {
+        let plain = screen(&recorded(false), 80, 24);
+        let colours = |terminal: &Terminal<TestBackend>| {
+            terminal.backend().buffer().content.iter().filter(|c| c.fg != Color::Reset).count()
+        };
+        assert_eq!(colours(&plain), 0);
+        assert!(colours(&screen(&recorded(true), 80, 24)) > 0);
+    }
+
+    #[test]
+    fn no_size_breaks_it() {
+        let mut app = recorded(true);
+        for (width, height) in [(1, 1), (10, 3), (40, 8), (79, 23), (200, 60)] {
+            screen(&app, width, height);
+        }
+        press(&mut app, KeyCode::Enter);
+        for (width, height) in [(1, 1), (10, 3), (40, 8), (200, 60)] {
+            screen(&app, width, height);
+        }
+    }
+
+    #[test]
+    fn keys() {
+        let mut app = recorded(false);
+        let first = app.chosen().unwrap().1.dport;
+        press(&mut app, KeyCode::Down);
+        assert_ne!(app.chosen().unwrap().1.dport, first);
+        // The same destination stays chosen in another order.
+        press(&mut app, KeyCode::Char('s'));
+        assert_eq!(app.sort, Sort::Opens);
+        press(&mut app, KeyCode::Char('/'));
+        for c in "close".chars() {
+            press(&mut app, KeyCode::Char(c));
+        }
+        press(&mut app, KeyCode::Enter);
+        assert_eq!(app.shown().len(), 1);
+        assert_eq!(app.chosen().unwrap().1.dport, first);
+        press(&mut app, KeyCode::Char('/'));
+        press(&mut app, KeyCode::Esc);
+        assert_eq!(app.shown().len(), 2);
+        assert_eq!(press(&mut app, KeyCode::Char('q')), Step::Quit);
+    }
+
+    #[test]
+    fn a_namespace_that_was_left_says_nothing_more() {
+        let mut app = recorded(false);
+        app.take(Look { namespace: Namespace::Current, report: Err("gone".to_owned()) });
+        assert_eq!(app.error, None);
+        let namespace = Namespace::Named("lk1".to_owned());
+        app.take(Look { namespace, report: Err("cannot enter".to_owned()) });
+        assert_eq!(app.error.as_deref(), Some("cannot enter"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Recorded hosts, judged and printed: the text, plain and in colour, held by files.
+//!
+//! `UPDATE_EXPECT=1 cargo test -p keepgate-ports golden` rewrites them; read what changed.
+
+use expect_test::{ExpectFile, expect_file};
+use keepgate_ports::doctor::{self, Exit, Program};
+use keepgate_ports::report::{Report, Verdict};
+
+pub(crate) const PROGRAM: Program =
+    Program { name: "keepgate doctor", version: "0.0.0", resolve: None };
+
+/// Runs the doctor as from a shell: exit code, standard output, standard error.
+pub(crate) fn doctor(words: &[&str]) -> (Exit, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let words = words.iter().map(std::ffi::OsString::from);
+    let exit = doctor::run_with(&PROGRAM, words, false, &mut out, &mut err);
+    (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+fn path(name: &str) -> String {
+    format!("{}/tests/it/golden/{name}.json", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn check(name: &str, verdict: Verdict, more: &[&str], plain: ExpectFile, color: ExpectFile) {
+    let file = path(name);
+    let run = |last: &[&str]| doctor(&[&["--from-snapshot", &file], more, last].concat());
+    let (exit, json, err) = run(&["--json"]);
+    assert_eq!(err, "");
+    let report: Report = serde_json::from_str(&json).unwrap();
+    assert_eq!(report.verdict, verdict);
+    let healthy = verdict == Verdict::Healthy;
+    assert_eq!(exit, if healthy { Exit::Healthy } else { Exit::Finding });
+    let (_, text, _) = run(&[]);
+    plain.assert_eq(&text);
+    assert!(text.is_ascii(), "no terminal can garble it");
+    // Commands are there to be copied, so they may be longer; nothing else is.
+    for line in text.lines().filter(|line| !line.contains("sysctl")) {
+        assert!(line.len() <= 90, "{line}");
+    }
+    let (_, painted, _) = run(&["--color", "always"]);
+    color.assert_eq(&painted);
+    assert_eq!(strip(&painted), text, "colour is decoration");
+}
+
+fn strip(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\u{1b}') {
+        out.push_str(before);
+        rest = after.split_once('m').unwrap().1;
+    }
+    out + rest
+}
+
+#[test]
+fn the_article() {
+    check(
+        "article",
+        Verdict::Exhausted,
+        &[],
+        expect_file!["golden/article.txt"],
+        expect_file!["golden/article.ansi"],
+    );
+}
+
+#[test]
+fn localhost_without_ipv6() {
+    check(
+        "localhost",
+        Verdict::NotPorts,
+        &[],
+        expect_file!["golden/localhost.txt"],
+        expect_file!["golden/localhost.ansi"],
+    );
+}
+
+#[test]
+fn a_close_wait_leak() {
+    check(
+        "close-wait",
+        Verdict::AtRisk,
+        &[],
+        expect_file!["golden/close-wait.txt"],
+        expect_file!["golden/close-wait.ansi"],
+    );
+}
+
+#[test]
+fn a_recorded_host_asked_for_another_destination() {
+    check(
+        "close-wait",
+        Verdict::Healthy,
+        &["--to", "10.0.0.9:443", "--from", "10.0.0.7"],
+        expect_file!["golden/other.txt"],
+        expect_file!["golden/other.ansi"],
+    );
+}
