@@ -221,9 +221,10 @@ impl App {
     }
 }
 
-/// A destination as it is written in the list.
+/// A destination as it is written in the list; what must not be cut off comes first.
 pub(super) fn name(bucket: &BucketReport) -> String {
-    format!("{} > {}", bucket.src, std::net::SocketAddr::new(bucket.dst, bucket.dport))
+    let destination = std::net::SocketAddr::new(bucket.dst, bucket.dport);
+    format!("{destination} from {}", bucket.src)
 }
 
 fn matches(bucket: &BucketReport, filter: &str) -> bool {

@@ -8,15 +8,16 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Clear, Paragraph};
+use ratatui::widgets::{Block, Borders, Clear, Paragraph, Wrap};
 
 use super::app::{App, Over, name};
 
 /// Above this part of its ports a destination's connects are slow.
 const CLIFF: f64 = 0.5;
 /// Columns of everything in a row but the name, the bar and the owner.
-const NUMBERS: u16 = 33;
+const NUMBERS: u16 = 34;
 const MIN_BAR: u16 = 10;
+const MIN_OWNER: u16 = 8;
 /// Rows below the list: the chosen destination, and the keys.
 const DETAIL: u16 = 6;
 
@@ -31,7 +32,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     frame.render_widget(Paragraph::new(heading(app)), head);
     frame.render_widget(Paragraph::new(rows(app, list)), list);
     frame.render_widget(
-        Paragraph::new(chosen(app)).block(Block::new().borders(ratatui::widgets::Borders::TOP)),
+        Paragraph::new(chosen(app)).block(Block::new().borders(Borders::TOP)),
         detail,
     );
     frame.render_widget(Paragraph::new(footer(app)), keys);
@@ -115,10 +116,11 @@ struct Columns {
 
 impl Columns {
     fn of(width: u16, longest: usize) -> Self {
-        let free = width.saturating_sub(NUMBERS + 4);
-        let name = u16::try_from(longest).unwrap_or(u16::MAX).clamp(12, (free / 2).max(12));
+        let free = width.saturating_sub(NUMBERS);
+        let most = free.saturating_sub(MIN_BAR + MIN_OWNER).max(12);
+        let name = u16::try_from(longest).unwrap_or(u16::MAX).clamp(12, most);
         let rest = free.saturating_sub(name);
-        let owner = (rest / 3).clamp(0, 20);
+        let owner = (rest / 3).clamp(MIN_OWNER, 20);
         let bar = rest.saturating_sub(owner).max(MIN_BAR);
         Self { name: usize::from(name), bar: usize::from(bar), owner: usize::from(owner) }
     }
@@ -269,7 +271,9 @@ fn finding(frame: &mut Frame<'_>, app: &App, scroll: u16) {
     let words = words(report, index, width);
     frame.render_widget(Clear, area);
     let block = Block::bordered().title(" the doctor says (up/down scrolls, esc closes) ");
-    frame.render_widget(Paragraph::new(words).block(block).scroll((scroll, 0)), area);
+    // A command is longer than a line, and must be readable to its end.
+    let words = Paragraph::new(words).wrap(Wrap { trim: false });
+    frame.render_widget(words.block(block).scroll((scroll, 0)), area);
 }
 
 fn words(report: &Report, index: usize, width: usize) -> String {
@@ -346,14 +350,70 @@ mod tests {
 
     #[test]
     fn the_list_at_80_by_24() {
-        check(&recorded(false), expect![[""]]);
+        check(
+            &recorded(false),
+            expect![[r#"
+                keepgate top  AT RISK  lk1  range 50000-51199, 1200 usable
+                967 sockets  0 time_wait  40 established  924 close_wait   5 opens/s  0 closes/s
+
+                  destination                 ports          used   left open/s out in  who
+                > 10.0.0.2:8443 from 10.0.0.1 #########..     924    233      5    48s  python3
+                  10.0.0.2:9000 from 10.0.0.1 ...........       0  <1157      0      -  python3
+
+
+
+
+
+
+
+
+
+
+
+                ────────────────────────────────────────────────────────────────────────────────
+                10.0.0.2:8443 from 10.0.0.1   warning, close wait leak
+                  states  close_wait 924
+                  rate    5 opened and 0 closed a second; 19 opens can be sustained
+                  who     python3 (pid 10249, 924)
+
+                q quit  up/down choose  enter finding  s sort (pressure)  / filter  n namespace
+            "#]],
+        );
     }
 
     #[test]
     fn the_doctors_words_on_the_chosen_destination() {
         let mut app = recorded(false);
         assert_eq!(press(&mut app, KeyCode::Enter), Step::Stay);
-        check(&app, expect![[""]]);
+        check(
+            &app,
+            expect![[r#"
+                keepgate top  AT RISK  lk1  range 50000-51199, 1200 usable
+                9┌ the doctor says (up/down scrolls, esc closes) ─────────────────────────────┐s
+                 │10.0.0.1 -> 10.0.0.2:8443                                                   │
+                 │  ports    [########################......] 924 of 1157 used, 233 left      │
+                >│  rate     5 opened a second; 19 can be sustained                           │
+                 │  used up  in 48 s                                                          │
+                 │  states   close_wait 924                                                   │
+                 │  who      `python3` (pid 10249, 924 sockets)                               │
+                 │                                                                            │
+                 │  warning  10.0.0.1 -> 10.0.0.2:8443 has 233 of 1157 ports left; above half,│
+                 │           each connect() there searches for milliseconds; at this rate none│
+                 │           is left in 48 s                                                  │
+                 │  why      The other side has closed these connections, and the program has │
+                 │           not: it never closes them.                                       │
+                 │  now      restart `python3`: that returns its ports                        │
+                 │           ip netns exec lk1 sysctl -w                                      │
+                 │net.ipv4.ip_local_reserved_ports=50010-50011,50500 && ip netns exec lk1     │
+                ─│sysctl -w net.ipv4.ip_local_port_range="10240 65535"                        │─
+                1│           (54096 more ports for every destination, present listeners       │
+                 │           reserved)                                                        │
+                 │  then     `python3` does not close connections that 10.0.0.2:8443 has      │
+                 │           closed: close the response body or socket on every path, errors  │
+                 └────────────────────────────────────────────────────────────────────────────┘
+                q quit  up/down choose  enter finding  s sort (pressure)  / filter  n namespace
+            "#]],
+        );
     }
 
     #[test]
