@@ -26,8 +26,8 @@ use crate::sys::{self, Netlink};
 use crate::table::{BucketKey, MAX_INODES, Placed, SocketTable, changes};
 
 use self::evidence::TimestampEvidence;
-pub use self::files::setting;
 use self::files::Files;
+pub use self::files::setting;
 use self::owners::Owners;
 
 /// How many owners of one bucket are named.

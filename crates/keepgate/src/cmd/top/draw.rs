@@ -92,17 +92,16 @@ fn heading(app: &App) -> Vec<Line<'static>> {
             )),
         ]),
         Line::from(format!(
-            "{} sockets  {} time_wait  {} established  {} close_wait   {:.0} opens/s  {:.0} closes/s",
-            sockets.total,
-            sockets.time_wait,
-            sockets.established,
-            sockets.close_wait,
-            sum(|b| b.opens_per_s),
-            sum(|b| b.closes_per_s),
+            "{} sockets: {} time_wait, {} established, {} close_wait",
+            sockets.total, sockets.time_wait, sockets.established, sockets.close_wait,
         )),
         Line::from(match &app.error {
             Some(error) => error.clone(),
-            None => String::new(),
+            None => format!(
+                "{:.0} opened and {:.0} closed a second",
+                sum(|b| b.opens_per_s),
+                sum(|b| b.closes_per_s)
+            ),
         }),
     ]
 }
@@ -354,8 +353,8 @@ mod tests {
             &recorded(false),
             expect![[r#"
                 keepgate top  AT RISK  lk1  range 50000-51199, 1200 usable
-                967 sockets  0 time_wait  40 established  924 close_wait   5 opens/s  0 closes/s
-
+                967 sockets: 0 time_wait, 40 established, 924 close_wait
+                5 opened and 0 closed a second
                   destination                 ports          used   left open/s out in  who
                 > 10.0.0.2:8443 from 10.0.0.1 #########..     924    233      5    48s  python3
                   10.0.0.2:9000 from 10.0.0.1 ...........       0  <1157      0      -  python3
@@ -389,8 +388,8 @@ mod tests {
             &app,
             expect![[r#"
                 keepgate top  AT RISK  lk1  range 50000-51199, 1200 usable
-                9┌ the doctor says (up/down scrolls, esc closes) ─────────────────────────────┐s
-                 │10.0.0.1 -> 10.0.0.2:8443                                                   │
+                9┌ the doctor says (up/down scrolls, esc closes) ─────────────────────────────┐
+                5│10.0.0.1 -> 10.0.0.2:8443                                                   │
                  │  ports    [########################......] 924 of 1157 used, 233 left      │
                 >│  rate     5 opened a second; 19 can be sustained                           │
                  │  used up  in 48 s                                                          │
