@@ -86,8 +86,7 @@ impl Graph<'_> {
 
     /// The nearest route above this path that anything names.
     fn route_above(&self, path: &str) -> Option<Id> {
-        let route = self.route?;
-        paths_above(path).find_map(|above| self.names.entity(route, above))
+        paths_above(path).find_map(|above| Some(self.names.entity(ROUTE, above)?.0))
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::closure::{Graph, IdSet, ROUTE};
 use super::conditions::{
-    CedarUid, Facts, Question, Record, Store, Subject, TypeName, ValueProblem, evaluate,
+    CedarUid, Facts, Question, Record, Store, Subject, TypeName, ValueProblem, evaluate, texts,
 };
 use super::index::{Ask, Policy, Side};
 use super::names::Id;
@@ -232,11 +232,13 @@ fn value_error(problem: ValueProblem) -> QueryError {
 }
 
 fn side<'a>(graph: Graph<'_>, uid: &Uid, set: &'a mut IdSet) -> Result<Side<'a>, QueryError> {
-    let kind = graph.names.type_id(&uid.kind);
+    let (id, kind) = match graph.names.entity(&uid.kind, &uid.id) {
+        Some((id, kind)) => (Some(id), Some(kind)),
+        None => (None, graph.names.type_id(&uid.kind)),
+    };
     if kind.is_none() && !is_type_name(&uid.kind) {
         return Err(QueryError::Type(uid.kind.clone()));
     }
-    let id = kind.and_then(|kind| graph.names.entity(kind, &uid.id));
     graph.close(kind, &uid.id, id, set);
     Ok(Side { id, kind, closure: set.as_slice() })
 }
@@ -270,13 +272,11 @@ impl Verdict {
 }
 
 impl Graph<'_> {
-    fn find(&self, kind: &str, id: &str) -> (Option<Id>, Option<Id>) {
-        let kind = self.names.type_id(kind);
-        (kind, kind.and_then(|kind| self.names.entity(kind, id)))
-    }
-
     fn above(&self, kind: &str, id: &str) -> (Option<Id>, IdSet) {
-        let (kind, found) = self.find(kind, id);
+        let (found, kind) = match self.names.entity(kind, id) {
+            Some((id, kind)) => (Some(id), Some(kind)),
+            None => (None, self.names.type_id(kind)),
+        };
         let mut set = IdSet::default();
         self.close(kind, id, found, &mut set);
         (found, set)
@@ -285,8 +285,8 @@ impl Graph<'_> {
 
 impl Store for Graph<'_> {
     fn facts(&self, kind: &str, id: &str) -> Option<Facts<'_>> {
-        let (_, id) = self.find(kind, id);
-        let layers = [self.directory, self.service].map(|layer| layer.slot(id?));
+        let (id, _) = self.names.entity(kind, id)?;
+        let layers = [self.directory, self.service].map(|layer| layer.slot(id));
         if layers.iter().all(Option::is_none) {
             return None;
         }
@@ -308,8 +308,11 @@ impl Store for Graph<'_> {
     fn ancestors_among(&self, kind: &str, id: &str, groups: &[CedarUid]) -> Vec<CedarUid> {
         let (itself, set) = self.above(kind, id);
         let is_above = |group: &&CedarUid| {
-            let (_, group) = self.find(&group.entity_type().to_string(), group.eid().as_ref());
-            group.is_some() && group != itself && group.is_some_and(|id| set.contains(id))
+            let (kind, id) = texts(group);
+            match self.names.entity(&kind, id) {
+                Some((group, _)) => Some(group) != itself && set.contains(group),
+                None => false,
+            }
         };
         groups.iter().filter(is_above).cloned().collect()
     }

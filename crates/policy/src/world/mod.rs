@@ -129,6 +129,11 @@ impl World {
         self.inner.digest
     }
 
+    /// How many identifiers it holds, those only referred to included.
+    pub fn interned(&self) -> usize {
+        self.inner.names.len()
+    }
+
     /// A service, if the world holds anything of it.
     pub fn service(&self, name: &str) -> Option<ServiceView<'_>> {
         self.inner.services.get(name).map(|part| ServiceView { part })

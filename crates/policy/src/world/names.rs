@@ -61,6 +61,14 @@ pub(super) fn hash_text(kind: u32, text: &str) -> u64 {
     hasher.finish()
 }
 
+/// Of an entity, by both texts, so that one look-up finds it.
+fn hash_entity(kind: &str, id: &str) -> u64 {
+    let mut hasher = FixedState::default().build_hasher();
+    hasher.write(kind.as_bytes());
+    hasher.write(id.as_bytes());
+    hasher.finish()
+}
+
 pub(super) fn hash_number(number: u64) -> u64 {
     FixedState::default().hash_one(number)
 }
@@ -71,6 +79,7 @@ impl Names {
         self.table.len()
     }
 
+    /// A type or a word.
     fn find(&self, kind: Id, text: &str) -> Option<Id> {
         self.table
             .find(hash_text(kind, text), |id| {
@@ -85,12 +94,21 @@ impl Names {
         self.find(TYPE, kind)
     }
 
-    pub(super) fn entity(&self, kind: Id, id: &str) -> Option<Id> {
-        self.find(kind, id)
+    /// An entity and its type.
+    pub(super) fn entity(&self, kind: &str, id: &str) -> Option<(Id, Id)> {
+        let mut kind_id = NONE;
+        let found = self.table.find(hash_entity(kind, id), |found| {
+            let Some(record) = self.records.get(*found) else { return false };
+            kind_id = record.kind;
+            record.kind < NONE
+                && record.text.as_deref() == Some(id)
+                && self.text(record.kind) == kind
+        });
+        found.map(|id| (*id, kind_id))
     }
 
     pub(super) fn uid(&self, uid: &Uid) -> Option<Id> {
-        self.find(self.type_id(&uid.kind)?, &uid.id)
+        self.entity(&uid.kind, &uid.id).map(|(id, _)| id)
     }
 
     pub(super) fn text(&self, id: Id) -> &str {
@@ -114,13 +132,13 @@ impl Names {
     /// The id of an entity, made if need be; one reference more. Fails on a type that is no
     /// Cedar name.
     pub(super) fn intern(&mut self, uid: &Uid) -> Result<Id, String> {
-        let kind = self.intern_type(&uid.kind)?;
-        let (id, new) = self.intern_text(kind, &uid.id);
-        if !new {
-            // Each entity holds one reference to its type.
-            self.release(kind);
+        if let Some((id, _)) = self.entity(&uid.kind, &uid.id) {
+            self.keep(id);
+            return Ok(id);
         }
-        Ok(id)
+        // Each entity holds one reference to its type.
+        let kind = self.intern_type(&uid.kind)?;
+        Ok(self.add(kind, &uid.id, hash_entity(&uid.kind, &uid.id)))
     }
 
     /// The id of an entity type, made if need be; one reference more.
@@ -130,14 +148,20 @@ impl Names {
             return Ok(id);
         }
         let name = TypeName::parse(kind)?;
-        let (id, _) = self.intern_text(TYPE, kind);
+        let id = self.add(TYPE, kind, hash_text(TYPE, kind));
         self.types.insert(hash_number(id.into()), (id, name));
         Ok(id)
     }
 
     /// The id of a text that is no entity; one reference more.
     pub(super) fn intern_word(&mut self, word: &str) -> Id {
-        self.intern_text(WORD, word).0
+        match self.find(WORD, word) {
+            Some(id) => {
+                self.keep(id);
+                id
+            }
+            None => self.add(WORD, word, hash_text(WORD, word)),
+        }
     }
 
     /// One reference more to an id in use.
@@ -155,7 +179,11 @@ impl Names {
         let Some(text) = record.text.take() else { return };
         let kind = std::mem::replace(&mut record.kind, self.free);
         self.free = id;
-        self.table.remove(hash_text(kind, &text), |held| *held == id);
+        let hash = match kind {
+            TYPE | WORD => hash_text(kind, &text),
+            kind => hash_entity(self.text(kind), &text),
+        };
+        self.table.remove(hash, |held| *held == id);
         match kind {
             TYPE => {
                 self.types.remove(hash_number(id.into()), |(held, _)| *held == id);
@@ -165,11 +193,8 @@ impl Names {
         }
     }
 
-    fn intern_text(&mut self, kind: Id, text: &str) -> (Id, bool) {
-        if let Some(id) = self.find(kind, text) {
-            self.keep(id);
-            return (id, false);
-        }
+    /// A new id with one reference.
+    fn add(&mut self, kind: Id, text: &str, hash: u64) -> Id {
         let id = if self.free == NONE {
             self.next += 1;
             self.next - 1
@@ -181,7 +206,7 @@ impl Names {
             self.free = record.kind;
         }
         *record = Record { text: Some(text.into()), kind, refs: 1 };
-        self.table.insert(hash_text(kind, text), id);
-        (id, true)
+        self.table.insert(hash, id);
+        id
     }
 }

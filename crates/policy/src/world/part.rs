@@ -166,7 +166,9 @@ impl Part {
         if let Some(policy) = body.policy() {
             self.index.insert(policy);
         }
-        self.mark_stale(kind);
+        if moved.minus != Some(digest) {
+            self.mark_stale(kind);
+        }
         let stored = Stored { kind, id: Arc::clone(&id), digest, body };
         let items = if is_policy_like(kind) { &mut self.policies } else { &mut self.others };
         items.insert(slot_hash(kind, &id), stored);

@@ -9,11 +9,13 @@
 
 mod authzen;
 mod bundle;
+mod deltas;
 mod items;
 mod openapi;
 mod oracle;
 mod random;
 mod routes;
+mod schema;
 mod settings;
 mod uid;
 mod validate;

@@ -424,6 +424,12 @@ impl Items {
         items
     }
 
+    /// Templates alone.
+    pub(crate) fn templates(shape: &Shape, rng: &mut Rng) -> Items {
+        let items = (0..TEMPLATES.len()).map(|at| shape.template(rng, at));
+        Items(items.map(|item| (item.key.clone(), item)).collect())
+    }
+
     /// A few random changes, applied here too. Templates are replaced, but not deleted.
     pub(crate) fn edit(&mut self, shape: &Shape, rng: &mut Rng, steps: usize) -> Vec<Change> {
         let mut changes = Vec::new();

@@ -13,6 +13,7 @@ mod schema;
 mod slice;
 mod value;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use cedar_policy_core::ast::{Eid, EntityType, EntityUID, PartialValue, Value};
@@ -25,6 +26,17 @@ pub(super) use value::{Trust, ValueProblem};
 
 /// An entity's identifier as the evaluator has it.
 pub(super) type CedarUid = EntityUID;
+
+/// An entity's type and id; a type in a namespace has to be put together.
+pub(super) fn texts(uid: &CedarUid) -> (Cow<'_, str>, &str) {
+    let name = uid.entity_type().name();
+    let kind = if name.is_unqualified() {
+        Cow::Borrowed(name.basename_as_ref().as_ref())
+    } else {
+        Cow::Owned(name.to_string())
+    };
+    (kind, uid.eid().as_ref())
+}
 
 /// An entity type as the evaluator has it.
 #[derive(Clone, Debug)]

@@ -163,11 +163,8 @@ fn fit(value: Value, kind: &Type) -> Result<Value, ValueProblem> {
             let Some(kind) = element_type else {
                 return Ok(Value { value: ValueKind::Set(set), loc: None });
             };
-            let items: Result<Vec<_>, _> = set
-                .iter()
-                .enumerate()
-                .map(|(at, item)| fit(item.clone(), kind).map_err(|p| p.below(&format!("[{at}]"))))
-                .collect();
+            let items: Result<Vec<_>, _> =
+                set.iter().map(|item| fit(item.clone(), kind).map_err(|p| p.below("[]"))).collect();
             Ok(Value::set(items?, None))
         }
         (Type::Record { attrs, open_attributes }, ValueKind::Record(record)) => {

@@ -16,10 +16,10 @@ use cedar_policy_core::evaluator::{Evaluator, unary_app};
 use cedar_policy_core::extensions::Extensions;
 use smol_str::SmolStr;
 
-use super::parse::{Ancestors, Condition, Needs, uid_text};
+use super::parse::{Ancestors, Condition, Needs};
 use super::schema::Schema;
 use super::value::ValueProblem;
-use super::{Attributes, CedarUid, Record};
+use super::{Attributes, CedarUid, Record, texts};
 
 /// The entities a slice is cut from.
 pub(in crate::world) trait Store {
@@ -173,13 +173,11 @@ impl<S: Store> Slice<'_, S> {
                 done += 1;
                 let Some(entity) = self.entity(&uid) else { continue };
                 if depth < needs.depth {
-                    let values = |(name, value)| match value {
+                    let values = entity.attrs().filter_map(|(name, value)| match value {
                         PartialValue::Value(value) => Some((name, value)),
                         PartialValue::Residual(_) => None,
-                    };
-                    let attrs: Vec<_> = entity.attrs().map(|(n, v)| (n, v.clone())).collect();
-                    let attrs: Vec<_> = attrs.into_iter().filter_map(values).collect();
-                    self.follow(attrs.iter().map(|(n, v)| (*n, v)), &mut reached);
+                    });
+                    self.follow(values, &mut reached);
                     if needs.tags {
                         for (_, tag) in entity.tags() {
                             if let PartialValue::Value(tag) = tag {
@@ -217,13 +215,13 @@ impl<S: Store> Slice<'_, S> {
     }
 
     fn entity(&self, uid: &CedarUid) -> Option<Arc<Entity>> {
-        let text = uid_text(uid);
+        let (kind, id) = texts(uid);
         let ancestors = match &self.needs.ancestors {
             Ancestors::None => Vec::new(),
-            Ancestors::Among(groups) => self.store.ancestors_among(&text.kind, &text.id, groups),
-            Ancestors::All => self.store.ancestors(&text.kind, &text.id),
+            Ancestors::Among(groups) => self.store.ancestors_among(&kind, id, groups),
+            Ancestors::All => self.store.ancestors(&kind, id),
         };
-        let facts = self.store.facts(&text.kind, &text.id);
+        let facts = self.store.facts(&kind, id);
         let overlay = self.question.overlay(uid);
         let mut overlay = overlay.peekable();
         if overlay.peek().is_none() {
