@@ -33,9 +33,14 @@ const DOCS: usize = 5_000;
 
 fn main() {
     println!("machine: {} cores, {}", cores(), model_name());
-    memory_and_publishing();
-    for grants in [1_000, 10_000, 100_000] {
-        decisions(grants);
+    // `decisions` or `memory` alone, where named.
+    let only = std::env::args().nth(1);
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("memory") {
+        memory_and_publishing();
+    }
+    if wanted("decisions") {
+        [1_000, 10_000, 100_000].into_iter().for_each(decisions);
     }
 }
 
@@ -333,14 +338,15 @@ fn memory_and_publishing() {
         (after - before) / MANY as u64,
         after / 1_000_000,
     );
-    let rng = &mut Rng(8);
+    // Steps jump about, so that each touches other pages.
+    let nth = |at: usize| at * 611_953 % MANY;
     let mut publish = |name: &str, mut change: Box<dyn FnMut(usize) -> Change>| {
         let mut times: Vec<Duration> = (0..401)
-            .map(|_| {
+            .map(|at| {
                 let delta = Delta {
                     previous: world.revision(),
                     revision: Revision(world.revision().0 + 1),
-                    changes: vec![change(rng.below(MANY))],
+                    changes: vec![change(at)],
                     digest: None,
                 };
                 let start = Instant::now();
@@ -358,17 +364,21 @@ fn memory_and_publishing() {
     let member = |n| MemberBody { member: user(n), role: role(n % ROLES), source: String::new() };
     publish(
         "a role assigned",
-        Box::new(move |n| Change::Put(Item::new("", "", ItemBody::Member(member(n))))),
+        Box::new(move |at| Change::Put(Item::new("", "", ItemBody::Member(member(nth(at)))))),
     );
     publish(
         "a role revoked",
-        Box::new(move |n| Change::Delete(ItemKey::member(&user(n), &role(n % ROLES)))),
+        Box::new(move |at| Change::Delete(ItemKey::member(&user(nth(at)), &role(nth(at) % ROLES)))),
     );
-    publish("an entity replaced", Box::new(|n| Change::Put(entity(user(n), vec![role(n % 7)]))));
+    publish(
+        "an entity replaced",
+        Box::new(move |at| Change::Put(entity(user(nth(at)), vec![role(at % 7)]))),
+    );
     publish("an entity added", Box::new(|n| Change::Put(entity(user(MANY + n), vec![role(1)]))));
     publish(
         "a grant added",
-        Box::new(|n| {
+        Box::new(move |at| {
+            let n = nth(at);
             let body = GrantBody {
                 principal: role(n % ROLES),
                 actions: vec![],
@@ -377,6 +387,7 @@ fn memory_and_publishing() {
             Change::Put(Item::new(SERVICE, &format!("new-{n}"), ItemBody::Grant(body)))
         }),
     );
+    let rng = &mut Rng(8);
     let questions: Vec<Question> = (0..200_000)
         .map(|_| Question {
             principal: user(rng.below(MANY)),

@@ -5,12 +5,14 @@
 //! A key that does not belong to its body is refused, so an item cannot be stored under the
 //! name of another one.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::bundle::file_of;
-use crate::model::{Item, ItemBody, ItemKey, Kind};
+use crate::model::{Item, ItemBody, ItemKey, Kind, Uid};
 
 /// A body that is not what its key says.
 #[derive(Debug, thiserror::Error)]
@@ -129,15 +131,27 @@ impl Item {
             ItemBody::Entity(body) if !is_strictly_sorted(&body.parents) => {
                 self.clone().canonical().encode()
             }
+            // The common entity and membership are written as they are: they come in millions.
+            ItemBody::Entity(body) if body.attrs.is_empty() && body.tags.is_empty() => {
+                sorted_json(&PlainEntity {
+                    attrs: BTreeMap::new(),
+                    parents: body.parents.iter().map(PlainUid::from).collect(),
+                    uid: (&body.uid).into(),
+                })
+            }
             ItemBody::Entity(body) => canonical_json(body),
             ItemBody::Role(body) => canonical_json(body),
-            ItemBody::Member(body) => canonical_json(body),
             ItemBody::Policy(body) | ItemBody::Template(body)
                 if body.text.trim().len() < body.text.len()
                     || (!body.file.is_empty() && body.file == file_of(&self.key.id)) =>
             {
                 self.clone().canonical().encode()
             }
+            ItemBody::Member(body) => sorted_json(&PlainMember {
+                member: (&body.member).into(),
+                role: (&body.role).into(),
+                source: &body.source,
+            }),
             ItemBody::Policy(body) | ItemBody::Template(body) => canonical_json(body),
             ItemBody::Link(body) => canonical_json(body),
             ItemBody::Grant(body) if !is_strictly_sorted(&body.actions) => {
@@ -237,10 +251,69 @@ pub(crate) fn plain_json(value: &mut Value) {
     }
 }
 
+/// The same for a type whose members are declared in order.
+fn sorted_json<T: Serialize>(value: &T) -> Vec<u8> {
+    #[expect(clippy::expect_used, reason = "the model has text keys only, and writes to memory")]
+    serde_json::to_vec(value).expect("the model is JSON")
+}
+
+/// An entity without attributes and tags.
+#[derive(Serialize)]
+struct PlainEntity<'a> {
+    attrs: BTreeMap<&'a str, ()>,
+    parents: Vec<PlainUid<'a>>,
+    uid: PlainUid<'a>,
+}
+
+#[derive(Serialize)]
+struct PlainMember<'a> {
+    member: PlainUid<'a>,
+    role: PlainUid<'a>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    source: &'a str,
+}
+
+#[derive(Serialize)]
+struct PlainUid<'a> {
+    id: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+}
+
+impl<'a> From<&'a Uid> for PlainUid<'a> {
+    fn from(uid: &'a Uid) -> Self {
+        PlainUid { id: &uid.id, kind: &uid.kind }
+    }
+}
+
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(body)
 }
 
 fn is_strictly_sorted<T: Ord>(list: &[T]) -> bool {
     list.is_sorted_by(|a, b| a < b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{EntityBody, MemberBody};
+
+    /// What is written without sorting is what sorting would have written.
+    #[test]
+    fn short_cuts_are_canonical() {
+        let (a, b) = (Uid::new("user", "a\"\n\u{e9}"), Uid::new("shop::role", ""));
+        for parents in [vec![], vec![b.clone(), a.clone()]] {
+            let (attrs, tags) = Default::default();
+            let body = EntityBody { uid: a.clone(), attrs, parents, tags };
+            let item = Item::new("s", "", ItemBody::Entity(body.clone()));
+            assert_eq!(item.encode(), canonical_json(&body));
+        }
+        for source in ["", "shop"] {
+            let source = source.to_owned();
+            let body = MemberBody { member: a.clone(), role: b.clone(), source };
+            let item = Item::new("", "", ItemBody::Member(body.clone()));
+            assert_eq!(item.encode(), canonical_json(&body));
+        }
+    }
 }

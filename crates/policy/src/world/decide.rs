@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use super::closure::{Graph, IdSet, ROUTE};
+use super::closure::{Graph, IdSet};
 use super::conditions::{
     CedarUid, Facts, Question, Record, Store, Subject, TypeName, ValueProblem, evaluate, texts,
 };
@@ -119,7 +119,7 @@ impl<'a> Case<'a> {
             names: &inner.names,
             directory: &inner.directory.layer,
             service: &part.layer,
-            route: inner.names.type_id(ROUTE),
+            route: inner.names.route(),
         };
         let ask = Ask {
             principal: side(graph, query.principal, &mut scratch.principal)?,

@@ -173,7 +173,7 @@ struct Leaf {
 }
 
 /// Leaves up to this many are searched from end to end.
-const FEW: usize = 8;
+const FEW: usize = 32;
 
 #[derive(Clone, Debug)]
 enum Bucket {

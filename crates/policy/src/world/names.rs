@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
+use super::closure::ROUTE;
 use super::conditions::TypeName;
 use super::paged::Paged;
 use super::trie::Trie;
@@ -33,11 +34,21 @@ struct Record {
     refs: u32,
 }
 
+/// An entry of the table; it repeats what a look-up compares.
+#[derive(Clone, Debug)]
+struct Entry {
+    id: Id,
+    kind: Id,
+    text: Arc<str>,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     records: Paged<Record>,
-    table: Trie<Id>,
+    table: Trie<Entry>,
     types: Trie<(Id, TypeName)>,
+    /// The type of routes, while there is any.
+    route: Option<Id>,
     next: Id,
     free: Id,
 }
@@ -48,6 +59,7 @@ impl Default for Names {
             records: Paged::default(),
             table: Trie::default(),
             types: Trie::default(),
+            route: None,
             next: 0,
             free: NONE,
         }
@@ -82,12 +94,12 @@ impl Names {
     /// A type or a word.
     fn find(&self, kind: Id, text: &str) -> Option<Id> {
         self.table
-            .find(hash_text(kind, text), |id| {
-                self.records
-                    .get(*id)
-                    .is_some_and(|r| r.kind == kind && r.text.as_deref() == Some(text))
-            })
-            .copied()
+            .find(hash_text(kind, text), |entry| entry.kind == kind && &*entry.text == text)
+            .map(|entry| entry.id)
+    }
+
+    pub(super) fn route(&self) -> Option<Id> {
+        self.route
     }
 
     pub(super) fn type_id(&self, kind: &str) -> Option<Id> {
@@ -96,15 +108,11 @@ impl Names {
 
     /// An entity and its type.
     pub(super) fn entity(&self, kind: &str, id: &str) -> Option<(Id, Id)> {
-        let mut kind_id = NONE;
-        let found = self.table.find(hash_entity(kind, id), |found| {
-            let Some(record) = self.records.get(*found) else { return false };
-            kind_id = record.kind;
-            record.kind < NONE
-                && record.text.as_deref() == Some(id)
-                && self.text(record.kind) == kind
-        });
-        found.map(|id| (*id, kind_id))
+        self.table
+            .find(hash_entity(kind, id), |entry| {
+                entry.kind < NONE && &*entry.text == id && self.text(entry.kind) == kind
+            })
+            .map(|entry| (entry.id, entry.kind))
     }
 
     pub(super) fn uid(&self, uid: &Uid) -> Option<Id> {
@@ -150,6 +158,9 @@ impl Names {
         let name = TypeName::parse(kind)?;
         let id = self.add(TYPE, kind, hash_text(TYPE, kind));
         self.types.insert(hash_number(id.into()), (id, name));
+        if kind == ROUTE {
+            self.route = Some(id);
+        }
         Ok(id)
     }
 
@@ -183,10 +194,11 @@ impl Names {
             TYPE | WORD => hash_text(kind, &text),
             kind => hash_entity(self.text(kind), &text),
         };
-        self.table.remove(hash, |held| *held == id);
+        self.table.remove(hash, |entry| entry.id == id);
         match kind {
             TYPE => {
                 self.types.remove(hash_number(id.into()), |(held, _)| *held == id);
+                self.route = self.route.filter(|route| *route != id);
             }
             WORD => {}
             kind => self.release(kind),
@@ -205,8 +217,9 @@ impl Names {
         if id == self.free {
             self.free = record.kind;
         }
-        *record = Record { text: Some(text.into()), kind, refs: 1 };
-        self.table.insert(hash, id);
+        let text: Arc<str> = text.into();
+        *record = Record { text: Some(Arc::clone(&text)), kind, refs: 1 };
+        self.table.insert(hash, Entry { id, kind, text });
         id
     }
 }
