@@ -24,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Caller, Permission};
-use crate::desk::{Desk, Scope, Since};
+use crate::desk::{Desk, Head, Scope, Since};
 use crate::metrics::Metrics;
 use crate::proto::sync_server::Sync;
 use crate::store::Changes;
@@ -318,7 +318,13 @@ impl Feed {
                     }
                 }
                 _ = heartbeat.tick() => {
-                    if let Err(end) = self.beat().await {
+                    // INVARIANT: but while it waits for a snapshot, no follower hears of a head that
+                    // it was not sent: what it holds is current as of each heartbeat.
+                    let head = self.service.desk.head();
+                    if let Err(end) = self.pump(&mut heartbeat).await {
+                        return end;
+                    }
+                    if let Err(end) = self.beat(&head).await {
                         return end;
                     }
                 }
@@ -436,7 +442,10 @@ impl Feed {
         let (permit, made): (Option<OwnedSemaphorePermit>, _) = loop {
             tokio::select! {
                 done = &mut made => break done,
-                _ = heartbeat.tick() => self.beat().await?,
+                _ = heartbeat.tick() => {
+                    let head = self.service.desk.head();
+                    self.beat(&head).await?;
+                }
             }
         };
         let encoded = made.map_err(failed)?;
@@ -449,10 +458,9 @@ impl Feed {
         Ok(())
     }
 
-    async fn beat(&mut self) -> Result<(), End> {
+    async fn beat(&mut self, head: &Head) -> Result<(), End> {
         // A token revoked meanwhile ends the stream within a heartbeat.
-        let head = self.service.desk.head();
-        if !self.caller.still_good(&head) {
+        if !self.caller.still_good(head) {
             return Err(End::Status(Status::unauthenticated("the token was revoked")));
         }
         self.send(frame::heartbeat(head.revision, crate::desk::unix_ms())).await

@@ -68,6 +68,24 @@ async fn many_changes_later_every_mirror_equals_a_fresh_one() {
 }
 
 #[tokio::test]
+async fn a_change_does_not_wait_for_a_heartbeat() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center.service("orders", &[]).await;
+    let mut mirror = Mirror::follow(&center, &center.admin, &["orders"]).await.unwrap();
+    mirror.until(center.revision().await).await;
+    // Were changes sent when a heartbeat is due, each of these would have to see one.
+    for n in 0..40 {
+        let path = format!("/v1/services/orders/policies/p{n}");
+        let put = center.ask("PUT", &path, Some(json!({ "text": ALLOW }))).await.good();
+        mirror.until(put["revision"].as_u64().unwrap()).await;
+    }
+    assert_eq!(mirror.deltas.len(), 40);
+    assert!(mirror.heads.len() < 20, "{} heartbeats for 40 changes", mirror.heads.len());
+    center.stop().await;
+}
+
+#[tokio::test]
 async fn a_follower_that_comes_back_gets_what_it_missed() {
     let dir = Dir::new();
     let center = Running::start(&dir).await;
