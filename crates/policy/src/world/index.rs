@@ -70,11 +70,18 @@ impl Scope {
 }
 
 impl ActionScope {
-    fn bloom(&self) -> u64 {
+    /// What a leaf repeats of it.
+    fn hint(&self) -> ActionHint {
         match self {
-            ActionScope::Any => ANY_ACTION,
-            ActionScope::Eq(id) => action_bit(*id),
-            ActionScope::In(ids) => ids.iter().fold(0, |bloom, id| bloom | action_bit(*id)),
+            ActionScope::Any => ActionHint { bloom: ANY_ACTION, only: Id::MAX },
+            ActionScope::In(ids) => match **ids {
+                [only] => ActionHint { bloom: 0, only },
+                _ => ActionHint {
+                    bloom: ids.iter().fold(0, |bloom, id| bloom | action_bit(*id)),
+                    only: Id::MAX,
+                },
+            },
+            ActionScope::Eq(id) => ActionHint { bloom: action_bit(*id), only: Id::MAX },
         }
     }
 
@@ -100,10 +107,31 @@ impl Policy {
     }
 }
 
-const ANY_ACTION: u64 = 1 << 63;
+/// An action scope in 8 bytes, so that most leaves are judged without reading their policies.
+#[derive(Clone, Copy, Debug)]
+struct ActionHint {
+    /// Each action's bit; or, if zero, the scope is `in [only]`.
+    bloom: u32,
+    only: Id,
+}
 
-fn action_bit(id: Id) -> u64 {
-    1 << (id % 63)
+const ANY_ACTION: u32 = 1 << 31;
+
+fn action_bit(id: Id) -> u32 {
+    1 << (id % 31)
+}
+
+impl ActionHint {
+    /// Whether the scope can match; an empty list of actions matches nothing.
+    #[inline]
+    fn may_match(self, actions: &[Id], bloom: u32) -> bool {
+        if self.bloom == 0 { actions.contains(&self.only) } else { self.bloom & bloom != 0 }
+    }
+
+    /// Whether that it can match says that it does.
+    fn is_exact(self) -> bool {
+        self.bloom == 0 || self.bloom == ANY_ACTION
+    }
 }
 
 /// A scope as a number: what sort, and of what.
@@ -168,7 +196,7 @@ impl Ask<'_> {
 #[derive(Clone, Debug)]
 struct Leaf {
     resource: Key,
-    actions: u64,
+    action: ActionHint,
     policy: Arc<Policy>,
 }
 
@@ -206,7 +234,7 @@ impl Index {
     pub(super) fn insert(&mut self, policy: &Arc<Policy>) {
         let leaf = Leaf {
             resource: policy.resource.key(),
-            actions: policy.action.bloom(),
+            action: policy.action.hint(),
             policy: Arc::clone(policy),
         };
         self.len += 1;
@@ -246,11 +274,10 @@ impl Index {
 
     /// Visits every policy whose scope matches, each once.
     pub(super) fn visit<'a>(&'a self, ask: &Ask<'_>, mut found: impl FnMut(&'a Policy)) {
-        let actions =
-            ask.action.closure.iter().fold(ANY_ACTION, |bloom, id| bloom | action_bit(*id));
+        let bloom = ask.action.closure.iter().fold(ANY_ACTION, |bloom, id| bloom | action_bit(*id));
         let mut look = |bucket: Option<&'a Arc<Bucket>>| {
             if let Some(bucket) = bucket {
-                bucket.visit(ask, actions, &mut found);
+                bucket.visit(ask, bloom, &mut found);
             }
         };
         look(self.any.as_ref());
@@ -297,11 +324,11 @@ impl Bucket {
     }
 
     #[inline]
-    fn visit<'a>(&'a self, ask: &Ask<'_>, actions: u64, found: &mut impl FnMut(&'a Policy)) {
+    fn visit<'a>(&'a self, ask: &Ask<'_>, bloom: u32, found: &mut impl FnMut(&'a Policy)) {
         match self {
             Bucket::Few(leaves) => {
                 for leaf in leaves {
-                    if leaf.actions & actions != 0 && leaf.resource_fits(ask) {
+                    if leaf.action.may_match(ask.action.closure, bloom) && leaf.resource_fits(ask) {
                         leaf.check(ask, found);
                     }
                 }
@@ -309,7 +336,7 @@ impl Bucket {
             Bucket::Many(many) => {
                 let mut cell = |key: Key| {
                     for leaf in many.cell(key) {
-                        if leaf.actions & actions != 0 {
+                        if leaf.action.may_match(ask.action.closure, bloom) {
                             leaf.check(ask, found);
                         }
                     }
@@ -353,7 +380,7 @@ impl Leaf {
         let policy = &*self.policy;
         if policy.principal.kind_fits(ask.principal.kind)
             && policy.resource.kind_fits(ask.resource.kind)
-            && ask.matches_action(&policy.action)
+            && (self.action.is_exact() || ask.matches_action(&policy.action))
         {
             found(policy);
         }
