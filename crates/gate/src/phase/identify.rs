@@ -1,7 +1,6 @@
 //! Who is it? The service's ways are tried in their order; the first credential that is shown
 //! decides, for better or worse.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,6 +28,26 @@ pub(crate) async fn run(x: &mut Exchange) -> Verdict {
 }
 
 async fn identify(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
+    disbelieve(x, ways);
+    by_any_way(x, ways).await?;
+    // The key is between the caller and the gate, also where something else identified it.
+    if let Some(header) = ways.api_key.as_ref().filter(|header| **header != AUTHORIZATION) {
+        x.parts.headers.remove(header);
+    }
+    Ok(())
+}
+
+/// Takes the trusted header away from whoever is not trusted with it, whatever else is shown:
+/// the upstream may believe it too.
+fn disbelieve(x: &mut Exchange, ways: &Ways) {
+    let Some(way) = &ways.trusted else { return };
+    let peer = x.peer.remote.map(|addr| addr.ip().to_canonical());
+    if !peer.is_some_and(|ip| way.peers.iter().any(|range| range.contains(ip))) {
+        x.parts.headers.remove(&way.header);
+    }
+}
+
+async fn by_any_way(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
     let shown = bearer(x, ways)?;
     let credential = match shown {
         Shown::Token(range) => return by_token(x, ways, range).await,
@@ -190,15 +209,9 @@ fn by_key(
     Ok(())
 }
 
-/// Whether a trusted header says who it is. From anybody else the header is taken away.
+/// Whether a trusted header says who it is; it is there only if its sender is believed.
 fn by_trusted_header(x: &mut Exchange, ways: &Ways) -> Result<bool, Problem> {
     let Some(way) = &ways.trusted else { return Ok(false) };
-    let peer = x.peer.remote.map(|addr| addr.ip().to_canonical());
-    let believed = |ip: IpAddr| way.peers.iter().any(|range| range.contains(ip));
-    if !peer.is_some_and(believed) {
-        x.parts.headers.remove(&way.header);
-        return Ok(false);
-    }
     let mut values = x.parts.headers.get_all(&way.header).iter();
     let Some(value) = values.next() else { return Ok(false) };
     let id = std::str::from_utf8(value.as_bytes()).unwrap_or_default();

@@ -455,6 +455,19 @@ async fn trusted_headers_are_believed_from_listed_peers_only() {
     assert_eq!(answer.status, 200);
     assert!(!answer.body.contains("x-user"), "taken away: {answer:?}");
 
+    // Also beside a credential that holds.
+    let ed = Signer::ed();
+    let jwks = JwksServer::start(vec![ed.jwk("e")]).await;
+    let mut both = serde_json::to_value(&draft.settings.identify).unwrap();
+    both["jwt"] = json!([jwks.settings()]);
+    draft.settings.identify = serde_json::from_value(both).unwrap();
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let bearer = format!("Bearer {}", ed.token("e", &claims()));
+    let shown = [("Authorization", bearer.as_str()), ("x-user", "root")];
+    let answer = get(gate.addr, "/orders", &shown).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(!answer.body.contains("x-user"), "taken away: {answer:?}");
+
     let gate = TestGate::start(&Draft::orders(), &echo.url).await;
     let two = [("x-user", "alice"), ("x-user", "bob")];
     get(gate.addr, "/orders", &two).await.is_problem(401, "unauthenticated");
