@@ -268,6 +268,9 @@ impl Part {
             let hash = hash_text(0, &link.template);
             if let Some((_, links)) = self.links.find_mut(hash, |(t, _)| **t == *link.template) {
                 links.remove(hash_text(0, id), |held| &**held == id);
+                if links.is_empty() {
+                    self.links.remove(hash, |(t, _)| **t == *link.template);
+                }
             }
             self.waiting.remove(id);
         }
