@@ -11,6 +11,8 @@
 )]
 
 mod center;
+mod dial;
+mod embed;
 mod netns;
 mod pool;
 mod replica;
