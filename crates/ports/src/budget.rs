@@ -69,6 +69,8 @@ pub enum Doubt {
     Timestamps(u32),
     /// So many ports carry sockets of which nobody knows whether they were bound explicitly.
     Binding(u32),
+    /// At most so many sockets are bound and idle; listing them costs more than they matter here.
+    Idle(u32),
 }
 
 /// What a bucket can still do.
@@ -188,6 +190,10 @@ impl<'a> Model<'a> {
         }
         if !doubtful.is_empty() {
             doubts.push(Doubt::Binding(doubtful.len()));
+        }
+        if !self.snapshot.evidence.bound_listed && self.snapshot.evidence.idle_at_most > 0 {
+            least = least.saturating_sub(self.snapshot.evidence.idle_at_most);
+            doubts.push(Doubt::Idle(self.snapshot.evidence.idle_at_most));
         }
         let usable = usable.len();
         let remaining = Interval { min: least, max: most };

@@ -128,6 +128,9 @@ pub struct Evidence {
     pub timestamps: BTreeMap<IpAddr, TimestampUse>,
     /// Whether idle bound sockets were listed (Linux 6.8 and later show them).
     pub bound_listed: bool,
+    /// Where they were not: there are at most so many.
+    #[serde(default)]
+    pub idle_at_most: u32,
 }
 
 /// What live connections to one destination negotiated.
@@ -191,6 +194,9 @@ pub struct Counts {
     /// Connections dropped by a full connection-tracking table, if the file shows it.
     #[serde(default)]
     pub conntrack_drops: u64,
+    /// TCP sockets allocated in all namespaces together, TIME_WAITs apart.
+    #[serde(default)]
+    pub allocated: Option<u64>,
     /// Files open on the whole host, and allowed.
     pub files: Option<(u64, u64)>,
 }

@@ -264,11 +264,16 @@ fn decisions_and_their_reasons() {
         allow
     "#]],
     );
-    check(&center, &["role", "list"], 0, expect![[r#"
+    check(
+        &center,
+        &["role", "list"],
+        0,
+        expect![[r#"
         ROLE                   MEMBERS                         DESCRIPTION
         role::"orders-admin"   user::"alice", user::"bob"      everything on orders
         role::"orders-reader"  client::"crawler", user::"bob"  reads orders
-    "#]]);
+    "#]],
+    );
     check(
         &center,
         &["role", "revoke", "user::\"bob\"", "role::\"orders-admin\""],

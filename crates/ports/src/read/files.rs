@@ -167,6 +167,9 @@ impl Files {
             time_wait_overflow_grew: 0,
             active_opens: counter("ActiveOpens"),
             conntrack,
+            allocated: self.net("sockstat").and_then(|t| {
+                proc::sockstat(&t).get(&("TCP".to_owned(), "alloc".to_owned())).copied()
+            }),
             conntrack_drops: self.net("stat/nf_conntrack").map(|t| drops(&t)).unwrap_or(0),
             files: Self::text(&self.root.join("proc/sys/fs/file-nr"))
                 .and_then(|t| proc::file_nr(&t)),

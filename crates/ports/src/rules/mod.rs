@@ -321,7 +321,7 @@ fn doubts(facts: &Facts<'_>, unknown: &mut Vec<Unknown>) {
                     why: "they carry other sockets, which may have been bound explicitly"
                         .to_owned(),
                 },
-                Doubt::OddRange => continue,
+                Doubt::OddRange | Doubt::Idle(_) => continue,
             });
         }
     }

@@ -169,8 +169,10 @@ fn line(
     } else {
         Color::Green
     };
-    let left = if bucket.remaining.is_exact() {
-        bucket.remaining.min.to_string()
+    // A doubt of one in a hundred is not worth a mark.
+    let doubt = bucket.remaining.max.saturating_sub(bucket.remaining.min);
+    let left = if doubt <= bucket.remaining.max / 100 {
+        bucket.remaining.max.to_string()
     } else {
         format!("<{}", bucket.remaining.max)
     };
