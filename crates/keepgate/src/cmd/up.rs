@@ -367,7 +367,7 @@ impl Screen {
             out.push('\n');
         };
         line("gate", &self.gate, &format!("-> {} (service {service})", self.upstream));
-        line("center", &self.center, "console, admin API, AuthZEN");
+        line("center", &self.center, "admin API, AuthZEN, metrics");
         if let Some(metrics) = &self.metrics {
             line("metrics", &format!("{metrics}/metrics"), "of the gate");
         }
@@ -402,7 +402,7 @@ impl Screen {
         if !self.set_up.has_routes {
             step(
                 &format!(
-                    "`{service}` has no routes: every request is refused. Write policies (docs/cli.md), then:"
+                    "`{service}` has no routes: every request is refused. Write policies (docs/files.md), with name = \"{service}\" in service.toml, then:"
                 ),
                 self.keepgate("apply ./policy"),
             );

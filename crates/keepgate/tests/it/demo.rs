@@ -138,3 +138,21 @@ fn a_taken_port_is_named_with_its_flag() {
         );
     }
 }
+
+#[test]
+fn bad_policies_stop_the_start_and_are_named() {
+    let scratch = crate::harness::Scratch::new();
+    scratch.write("policy/service.toml", "name = \"orders\"\n");
+    scratch.write("policy/a.cedar", "permit (principal, action resource);\n");
+    scratch.write("policy/role.toml", "");
+    let dir = scratch.join("policy");
+    let mut command = keepgate();
+    command.args(["up", "--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0"]);
+    command.args(["--center", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"]);
+    command.arg(scratch.join("data")).arg("--policy").arg(&dir);
+    let said = run(command);
+    assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{said:?}");
+    assert!(said.stderr.contains(&format!("{}/a.cedar:1: ", dir.display())), "{said:?}");
+    assert!(said.stderr.contains(&format!("{}/role.toml: not a file of a service", dir.display())));
+    assert!(said.stderr.ends_with("error: 2 problems; nothing was changed\n"), "{said:?}");
+}
