@@ -258,17 +258,21 @@ pub(crate) fn open_to(
 }
 
 /// Opens connections whose other ends wait in the listener's queue, so that they cost this process
-/// one file each; then closes all of them, the client first.
-pub(crate) fn churn(world: &World, listener: &TcpListener, count: usize) {
+/// one file each, until there are so many or the kernel refuses; then closes them, the client
+/// first.
+pub(crate) fn churn(world: &World, listener: &TcpListener, most: usize) {
     let dst = listener.local_addr().unwrap();
     let clients: Vec<Socket> = world.in_client(|| {
-        (0..count)
-            .map(|i| {
-                let client = socket(dst);
-                client.connect(&dst.into()).unwrap_or_else(|e| panic!("connect {i}: {e}"));
-                client
-            })
-            .collect()
+        let mut clients = Vec::new();
+        while clients.len() < most {
+            let client = socket(dst);
+            match client.connect(&dst.into()) {
+                Ok(()) => clients.push(client),
+                Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => break,
+                Err(e) => panic!("connect {}: {e}", clients.len()),
+            }
+        }
+        clients
     });
     for client in clients {
         drop(client);
