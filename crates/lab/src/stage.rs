@@ -187,7 +187,7 @@ impl Stage {
         command
             .arg("--center")
             .arg(format!("https://{CENTER}"))
-            .arg("--center-ca")
+            .arg("--ca-file")
             .arg(self.path("center.crt"))
     }
 
