@@ -25,6 +25,8 @@ pub struct Plan {
     pub duration_s: f64,
     /// When the crawler joins.
     pub crawler_from_s: f64,
+    /// When doctor's forecast is noted down.
+    pub forecast_at_s: u64,
     /// All users together.
     pub users_per_s: f64,
     /// The crawler.
@@ -53,8 +55,9 @@ impl Plan {
         Plan {
             duration_s: 75.0,
             crawler_from_s: 10.0,
+            forecast_at_s: 15,
             users_per_s: 50.0,
-            crawler_per_s: 700.0,
+            crawler_per_s: 450.0,
             range: (50_000, 65_000),
             wider_range: (1_024, 65_535),
             limit_per_s: 20.0,
@@ -71,6 +74,7 @@ impl Plan {
         Plan {
             duration_s: 10.0,
             crawler_from_s: 2.0,
+            forecast_at_s: 3,
             crawler_per_s: 400.0,
             range: (50_000, 51_199),
             wider_range: (50_000, 52_399),

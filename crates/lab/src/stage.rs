@@ -372,7 +372,7 @@ pub fn http_status(address: SocketAddr, path: &str) -> anyhow::Result<u16> {
 /// The orders service as the lab's center knows it.
 fn write_service(folder: &Path, plan: &Plan) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)?;
-    let members: Vec<String> = (0..100).map(|user| format!("'user::\"u{user}\"'")).collect();
+    let members: Vec<String> = (0..plan.users).map(|user| format!("'user::\"u{user}\"'")).collect();
     let files = [
         (
             "service.toml",

@@ -15,6 +15,7 @@ mod connections;
 mod demo;
 mod harness;
 mod help;
+mod lab;
 mod nginx;
 mod outage;
 mod requests;

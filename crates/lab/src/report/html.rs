@@ -64,17 +64,25 @@ pub fn render(report: &Report) -> String {
     let users_top = top(report, |m| &m.users);
     let crawler_top = top(report, |m| &m.crawler);
     let plan = &report.plan;
+    let crawl = if plan.crawler_from_s < plan.duration_s {
+        format!(
+            " From second {:.0} on a crawler asks up to {:.0} times a second.",
+            plan.crawler_from_s, plan.crawler_per_s
+        )
+    } else {
+        String::new()
+    };
+    let title = match report.arms.len() {
+        1 => "One way to meet it".to_owned(),
+        n => format!("The same crawl, {n} ways to meet it"),
+    };
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <title>Keepgate lab report</title><style>{STYLE}</style></head><body>\n\
-         <h1>The same crawl, {} ways to meet it</h1>\n\
-         <p>Users ask {:.0} times a second. From second {:.0} on a crawler asks up to {:.0} times a \
-         second. The subsystem\u{2019}s host has ports {}\u{2013}{}; Linux {}.</p>\n",
-        report.arms.len(),
+         <h1>{title}</h1>\n\
+         <p>Users ask {:.0} times a second.{crawl} The subsystem\u{2019}s host has ports {}\u{2013}{}; Linux {}.</p>\n",
         plan.users_per_s,
-        plan.crawler_from_s,
-        plan.crawler_per_s,
         plan.range.0,
         plan.range.1,
         escape(&report.kernel),

@@ -96,7 +96,7 @@ pub struct Summary {
     pub users_sent: u64,
     /// Share of the users' requests that got the right answer.
     pub users_ok: f64,
-    /// The same, counted from the crawler's arrival.
+    /// The same, counted from the crawler's arrival; of the whole where none arrives.
     pub users_ok_under_crawl: f64,
     /// 403s to users who have the right.
     pub wrong_403: u64,
@@ -116,7 +116,7 @@ pub struct Summary {
     pub crawler_ok: f64,
     /// First second with no port left, or with an EADDRNOTAVAIL.
     pub exhausted_at_s: Option<u64>,
-    /// What doctor said five seconds after the crawler came: the second of exhaustion.
+    /// What doctor said at second [`Plan::forecast_at_s`]: the second of exhaustion.
     pub forecast_exhausted_at_s: Option<f64>,
 }
 
@@ -195,13 +195,13 @@ impl ArmReport {
         let sum = |of: &dyn Fn(&Moment) -> u64| self.seconds.iter().map(of).sum::<u64>();
         let ratio =
             |part: u64, whole: u64| if whole == 0 { 1.0 } else { part as f64 / whole as f64 };
-        let crawl = |m: &Moment| m.t as f64 >= plan.crawler_from_s;
+        let crawled = plan.crawler_from_s < plan.duration_s;
+        let crawl = |m: &Moment| !crawled || m.t as f64 >= plan.crawler_from_s;
         let under = |of: fn(&Served) -> u64| {
             self.seconds.iter().filter(|m| crawl(m)).map(|m| of(&m.users)).sum::<u64>()
         };
         let requests = sum(&|m| m.users.sent + m.crawler.sent);
         let opened = sum(&|m| m.opened);
-        let look = (plan.crawler_from_s + 5.0).min(plan.duration_s / 2.0) as u64;
         self.summary = Summary {
             users_sent: sum(&|m| m.users.sent),
             users_ok: ratio(sum(&|m| m.users.right), sum(&|m| m.users.answered() + m.users.late)),
@@ -222,7 +222,7 @@ impl ArmReport {
             forecast_exhausted_at_s: self
                 .seconds
                 .iter()
-                .find(|m| m.t == look)
+                .find(|m| m.t == plan.forecast_at_s)
                 .and_then(|m| Some(m.t as f64 + 1.0 + m.exhausted_in_s?)),
         };
     }

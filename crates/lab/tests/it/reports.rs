@@ -7,7 +7,7 @@ use keepgate_lab::{Arm, Plan, Report, assertion};
 
 /// Two arms of four seconds, the crawler from the second second on.
 fn report() -> Report {
-    let plan = Plan { duration_s: 4.0, crawler_from_s: 2.0, ..Plan::fast() };
+    let plan = Plan { duration_s: 4.0, crawler_from_s: 2.0, forecast_at_s: 2, ..Plan::fast() };
     let mut report = Report::new(plan.clone());
     report.kernel = "6.18".to_owned();
     for (arm, wrong) in [(Arm::Naive, 30), (Arm::Keepgate, 0)] {
