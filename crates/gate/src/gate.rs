@@ -179,6 +179,7 @@ impl Gate {
         if let Some(admin) = admin {
             admin.abort();
         }
+        self.common.source.close();
         result.map(|_| ())
     }
 }

@@ -47,6 +47,9 @@ pub trait DecisionSource: Send + Sync + 'static {
     fn metrics(&self, out: &mut String) {
         let _ = out;
     }
+
+    /// The gate has ended and asks no more.
+    fn close(&self) {}
 }
 
 impl DecisionSource for Replica {
@@ -76,6 +79,10 @@ impl DecisionSource for Replica {
 
     fn metrics(&self, out: &mut String) {
         replica_metrics(&Replica::metrics(self), out);
+    }
+
+    fn close(&self) {
+        Replica::close(self);
     }
 }
 

@@ -143,9 +143,11 @@ impl Follower {
             }
         };
         tokio::select! {
-            () = follow => {}
-            // No value is ever sent: this ends when the sender is dropped.
+            // First: whoever closes does not want to hear that the center is gone, too.
+            biased;
+            // A value means closed; an error, that the last handle is gone.
             _ = gone.changed() => {}
+            () = follow => {}
         }
         self.shared.counters.set_connected(false);
     }

@@ -214,7 +214,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Replica {
     shared: Arc<Shared>,
-    _alive: Arc<watch::Sender<()>>,
+    alive: Arc<watch::Sender<()>>,
 }
 
 /// The published world, pinned for as long as this lives.
@@ -279,7 +279,7 @@ impl Replica {
             backoff: config.backoff,
         };
         runtime.spawn(follower.run(gone));
-        Ok(Replica { shared, _alive: Arc::new(alive) })
+        Ok(Replica { shared, alive: Arc::new(alive) })
     }
 
     /// The published world; before the first snapshot an empty one at revision 0.
@@ -345,6 +345,12 @@ impl Replica {
             Ok(Ok(held)) => Ok(*held),
             Ok(Err(_)) | Err(_) => Err(NoDecision::TooOld { held: self.revision(), wanted }),
         }
+    }
+
+    /// Ends following, for all handles: the connection closes, the world stays as it is and
+    /// grows old. For an orderly stop, where a center that goes away first is no surprise.
+    pub fn close(&self) {
+        self.alive.send_replace(());
     }
 
     /// Hears of each published revision (the latest counts).

@@ -14,7 +14,8 @@ fn folder(name: &str) -> Option<PathBuf> {
         eprintln!("SKIPPED: making network namespaces needs root");
         return None;
     }
-    let folder = std::env::temp_dir().join(format!("keepgate-lab-it-{}-{name}", std::process::id()));
+    let folder =
+        std::env::temp_dir().join(format!("keepgate-lab-it-{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     Some(folder)
