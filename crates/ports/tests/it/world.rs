@@ -24,7 +24,8 @@ const BOGUS_MAC: &str = "02:00:00:00:00:99";
 
 /// True when namespaces can be made here; otherwise says so, or fails where skipping is forbidden.
 pub(crate) fn available() -> bool {
-    let name = format!("kgp{}probe", std::process::id());
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("kgp{}probe{number}", std::process::id());
     let made = Command::new("ip").args(["netns", "add", &name]).output();
     let ok = made.as_ref().is_ok_and(|o| o.status.success());
     if ok {
