@@ -1,11 +1,11 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`. Apart from callers, and read only.
+//! The admin listener: `/metrics`, `/top`, `/healthz`, `/readyz`. Apart from callers, and read only.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -14,6 +14,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use keepgate_limit::top::Report;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -24,6 +25,8 @@ use crate::worker::Common;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
+/// Of each kind, in `/top`.
+const MOST_HITTERS: usize = 20;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// See the module.
@@ -31,6 +34,16 @@ pub(crate) struct Admin {
     listener: TcpListener,
     addr: SocketAddr,
     view: Arc<View>,
+}
+
+/// The answer of `/top`. Moments are `now_ns` and before, on the gate's own clock.
+#[derive(serde::Serialize)]
+struct Heaviest<'a> {
+    service: &'a str,
+    now_unix_ms: u64,
+    now_ns: u64,
+    #[serde(flatten)]
+    report: Report,
 }
 
 struct View {
@@ -98,7 +111,11 @@ impl View {
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
                 response
             }
-            _ => text(StatusCode::NOT_FOUND, "try /metrics, /healthz or /readyz\n".to_owned()),
+            "/top" => self.top(),
+            _ => {
+                let line = "try /metrics, /top, /healthz or /readyz\n".to_owned();
+                text(StatusCode::NOT_FOUND, line)
+            }
         }
     }
 
@@ -116,9 +133,37 @@ impl View {
         }
     }
 
+    /// Who is making the requests, as JSON.
+    fn top(&self) -> Response<Full<Bytes>> {
+        let limiting = &self.common.limiting;
+        let (now, last) = (limiting.now(), limiting.last());
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let body = Heaviest {
+            service: &self.common.settings.service,
+            now_unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            now_ns: now.as_u64(),
+            report: limiting.top.report(now, MOST_HITTERS, last.as_ref().map(|l| &*l.limits)),
+        };
+        let Ok(json) = serde_json::to_string(&body) else {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "no report\n".to_owned());
+        };
+        let mut response = text(StatusCode::OK, json);
+        let kind = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }
+
+    fn limits(&self, out: &mut String) {
+        let name = "keepgate_gate_limits_broken";
+        head(out, name, "gauge", "Whether limits are in force that are not the service's.");
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name} {}", u8::from(self.common.limiting.is_broken()));
+    }
+
     fn metrics(&self) -> String {
         let mut out = String::with_capacity(8 * 1024);
         metrics::render(&self.workers, &mut out);
+        self.limits(&mut out);
         self.replica(&mut out);
         self.upstream(&mut out);
         self.common.source.metrics(&mut out);

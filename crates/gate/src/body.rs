@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use keepgate_client::pool::{BodyError, PooledBody};
+use keepgate_limit::Permit;
 use tokio::time::{Instant, Sleep};
 
 use crate::wire::guard::Shared;
@@ -171,6 +172,8 @@ pub(crate) struct GateBody {
     kind: Answer,
     /// Held until the answer is over, whichever way.
     open: Option<OpenExchange>,
+    /// The same: the caller's places among the requests under way.
+    permits: Vec<Permit>,
 }
 
 enum Answer {
@@ -225,12 +228,19 @@ impl Drop for OpenExchange {
 impl GateBody {
     /// A body that is here.
     pub(crate) fn full(bytes: Bytes) -> GateBody {
-        GateBody { kind: Answer::Full(bytes), open: None }
+        GateBody { kind: Answer::Full(bytes), open: None, permits: Vec::new() }
     }
 
     /// The upstream's.
     pub(crate) fn upstream(body: PooledBody<CallerBody>) -> GateBody {
-        GateBody { kind: Answer::Upstream(body), open: None }
+        GateBody { kind: Answer::Upstream(body), open: None, permits: Vec::new() }
+    }
+
+    /// The same, keeping its caller's places among the requests under way.
+    #[must_use]
+    pub(crate) fn keeping(mut self, permits: Vec<Permit>) -> GateBody {
+        self.permits = permits;
+        self
     }
 
     /// The same, keeping its exchange open.

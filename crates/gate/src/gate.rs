@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use crate::admin::Admin;
 use crate::config::{GateConfig, TlsFiles};
 use crate::identify::issuers::Issuers;
+use crate::limits::Limiting;
 use crate::listen::{self, ListenError, Listener};
 use crate::metrics::WorkerMetrics;
 use crate::source::DecisionSource;
@@ -117,6 +118,7 @@ impl Gate {
             source,
             issuers,
             upstream,
+            limiting: Limiting::new(listeners.each.len()),
             tls,
             connections: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
@@ -153,7 +155,7 @@ impl Gate {
             let (common, metrics) = (Arc::clone(&self.common), Arc::clone(metrics));
             let started = std::thread::Builder::new()
                 .name(format!("gate-{number}"))
-                .spawn(move || drop(ended.send(run_worker(common, metrics, listener))));
+                .spawn(move || drop(ended.send(run_worker(common, number, metrics, listener))));
             if let Err(source) = started {
                 self.common.stop();
                 return Err(RunError::Worker { worker: number, source });
@@ -194,12 +196,13 @@ impl Common {
 /// A worker's thread, from its runtime to its end.
 fn run_worker(
     common: Arc<Common>,
+    number: usize,
     metrics: Arc<WorkerMetrics>,
     listener: Listener,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let drain = common.settings.bounds.drain;
-    let worker = Arc::new(Worker::new(common, metrics));
+    let worker = Arc::new(Worker::new(common, number, metrics));
     let result = runtime.block_on(async {
         listen::accept(&worker, listener).await?;
         drained(&worker, drain).await;

@@ -14,7 +14,7 @@
 //! - A credential that is shown and does not hold is 401, on every route.
 //! - Nothing waits without a deadline, nothing grows without a bound.
 //! - No lock or counter on a request's way is contended between workers, but for the upstream
-//!   pool's.
+//!   pool's and a shard of the limits' stores.
 
 mod admin;
 mod body;
@@ -23,6 +23,7 @@ mod conn;
 mod gate;
 mod headers;
 pub mod identify;
+mod limits;
 mod listen;
 mod metrics;
 pub mod path;

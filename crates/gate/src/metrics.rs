@@ -15,6 +15,14 @@ use crate::problem::Kind;
 const DECISION_NS: [u64; 10] =
     [250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 1_000_000, 10_000_000];
 
+/// The phases that limit, and whether a limit only counts.
+const LIMITED: [(Phase, bool); 4] = [
+    (Phase::LimitAddress, false),
+    (Phase::LimitAddress, true),
+    (Phase::LimitPrincipal, false),
+    (Phase::LimitPrincipal, true),
+];
+
 const KINDS: usize = Kind::ALL.len();
 const PHASES: usize = Phase::ALL.len();
 
@@ -43,6 +51,8 @@ pub(crate) struct WorkerMetrics {
     answered: [[Counter; KINDS]; PHASES],
     /// Upstream's answers, by the first digit of their status.
     forwarded: [Counter; 6],
+    /// Requests over a limit, in the order of `LIMITED`.
+    limited: [Counter; LIMITED.len()],
     decision_buckets: [Counter; DECISION_NS.len() + 1],
     decision_ns: Counter,
     /// Connections of callers.
@@ -75,6 +85,16 @@ impl WorkerMetrics {
         }
     }
 
+    /// What the limits said in one of their phases.
+    pub(crate) fn limited(&self, phase: Phase, said: &keepgate_limit::Verdict) {
+        let shadow = said.shadow_refusals().next().is_some();
+        for (counter, (of, is_shadow)) in self.limited.iter().zip(LIMITED) {
+            if of == phase && (if is_shadow { shadow } else { !said.is_admitted() }) {
+                counter.add(1);
+            }
+        }
+    }
+
     /// A decision took so long.
     pub(crate) fn decided(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
@@ -103,6 +123,7 @@ pub(crate) fn head(out: &mut String, name: &str, sort: &str, help: &str) {
 /// The workers' metrics in the Prometheus text format.
 pub(crate) fn render(workers: &Workers, out: &mut String) {
     requests(workers, out);
+    limited(workers, out);
     decisions(workers, out);
     type Row = (&'static str, &'static str, &'static str, fn(&WorkerMetrics) -> &Counter);
     let rows: [Row; 9] = [
@@ -189,6 +210,17 @@ fn requests(workers: &Workers, out: &mut String) {
                 );
             }
         }
+    }
+}
+
+fn limited(workers: &Workers, out: &mut String) {
+    let name = "keepgate_gate_limited_total";
+    head(out, name, "counter", "Requests over a limit; with shadow they were let through.");
+    for (place, (phase, shadow)) in LIMITED.iter().enumerate() {
+        let of = |w: &Arc<WorkerMetrics>| w.limited.get(place).map_or(0, Counter::value);
+        let n: u64 = workers.iter().map(of).sum();
+        let phase = phase.name();
+        let _ = writeln!(out, "{name}{{phase=\"{phase}\",shadow=\"{shadow}\"}} {n}");
     }
 }
 

@@ -9,11 +9,16 @@ use keepgate_policy::identify::{AddressRange, JwtIssuer};
 use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
 use keepgate_policy::service::{Paths, ServiceSettings, Unmatched};
+use keepgate_policy::world::ServiceView;
 use keepgate_policy::{Uid, World};
 
+use serde_json::Value;
+
 use crate::identify::issuers::{IssuerKeys, Issuers};
+use crate::limits::InForce;
 use crate::path::PathPolicy;
 use crate::source::Version;
+use crate::worker::Common;
 
 /// A JWT issuer and its keys.
 pub(crate) struct Issuer {
@@ -51,6 +56,9 @@ pub(crate) struct Service {
     routes: Arc<[Route]>,
     pub(crate) router: Router,
     pub(crate) ways: Arc<Ways>,
+    pub(crate) limits: Arc<InForce>,
+    /// The lists that `limits` is of.
+    lists: [Arc<[Value]>; 2],
     pub(crate) path_policy: PathPolicy,
     pub(crate) forward_unmatched: bool,
     pub(crate) max_age_ms: u64,
@@ -58,23 +66,19 @@ pub(crate) struct Service {
 
 impl Table {
     /// Compiles a world. `previous` lends what did not change.
-    pub(crate) fn compile(
-        world: World,
-        name: &str,
-        previous: Option<&Table>,
-        issuers: &Issuers,
-    ) -> Table {
+    pub(crate) fn compile(world: World, previous: Option<&Table>, common: &Common) -> Table {
         let version = (world.revision(), world.digest());
-        let service = world.service(name).and_then(|view| {
-            let (settings, routes) = (view.settings(), view.routes());
+        let service = world.service(&common.settings.service).and_then(|view| {
+            let lists = [view.limits(), view.plans()].map(Arc::clone);
             let before = previous.and_then(|table| table.service.as_ref());
             if let Some(before) = before
-                && Arc::ptr_eq(&before.routes, routes)
-                && before.settings == *settings
+                && Arc::ptr_eq(&before.routes, view.routes())
+                && before.settings == *view.settings()
+                && before.lists.iter().zip(&lists).all(|(a, b)| Arc::ptr_eq(a, b))
             {
                 return Some(Arc::clone(before));
             }
-            Service::compile(settings, routes, before, issuers).map(Arc::new)
+            Service::compile(&view, lists, before, common).map(Arc::new)
         });
         Table { world, version, service }
     }
@@ -82,11 +86,12 @@ impl Table {
 
 impl Service {
     fn compile(
-        settings: &Arc<ServiceSettings>,
-        routes: &Arc<[Route]>,
+        view: &ServiceView<'_>,
+        lists: [Arc<[Value]>; 2],
         before: Option<&Arc<Service>>,
-        issuers: &Issuers,
+        common: &Common,
     ) -> Option<Service> {
+        let (settings, routes) = (view.settings(), view.routes());
         let router = match before {
             Some(before) if Arc::ptr_eq(&before.routes, routes) => before.router.clone(),
             _ => match Router::new(Arc::clone(routes)) {
@@ -103,8 +108,8 @@ impl Service {
                 Arc::clone(&before.ways)
             }
             _ => {
-                issuers.touch();
-                Arc::new(Ways::new(settings, issuers))
+                common.issuers.touch();
+                Arc::new(Ways::new(settings, &common.issuers))
             }
         };
         Some(Service {
@@ -112,6 +117,8 @@ impl Service {
             routes: Arc::clone(routes),
             router,
             ways,
+            limits: common.limiting.of(view)?,
+            lists,
             path_policy: match settings.paths {
                 Paths::Normalize => PathPolicy::Normalise,
                 Paths::Refuse => PathPolicy::Refuse,

@@ -9,14 +9,21 @@ use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use keepgate_limit::Permit;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::worker::Worker;
 
-/// Carries bytes once both sides have upgraded.
-pub(crate) fn spawn(worker: &Arc<Worker>, caller: OnUpgrade, upstream: OnUpgrade) {
+/// Carries bytes once both sides have upgraded; `permits` are held until it ends.
+pub(crate) fn spawn(
+    worker: &Arc<Worker>,
+    caller: OnUpgrade,
+    upstream: OnUpgrade,
+    permits: Vec<Permit>,
+) {
     let worker = Arc::clone(worker);
     tokio::spawn(async move {
+        let _permits = permits;
         let Ok((caller, upstream)) = tokio::try_join!(caller, upstream) else { return };
         let moved = Arc::new(AtomicU64::new(0));
         let mut caller = Counted { inner: TokioIo::new(caller), moved: Arc::clone(&moved) };

@@ -16,6 +16,7 @@ use crate::body::CallerBody;
 use crate::config::GateConfig;
 use crate::identify::cache::{Known, TokenCache};
 use crate::identify::issuers::Issuers;
+use crate::limits::Limiting;
 use crate::metrics::WorkerMetrics;
 use crate::phase::decide::Context;
 use crate::request_id::RequestIds;
@@ -44,6 +45,7 @@ pub(crate) struct Common {
     pub(crate) source: Arc<dyn DecisionSource>,
     pub(crate) issuers: Arc<Issuers>,
     pub(crate) upstream: Upstream<CallerBody>,
+    pub(crate) limiting: Limiting,
     pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
     /// Connections of callers, over all workers.
     pub(crate) connections: AtomicUsize,
@@ -55,6 +57,8 @@ pub(crate) struct Common {
 /// See the module.
 pub(crate) struct Worker {
     pub(crate) common: Arc<Common>,
+    /// Its place among the workers.
+    pub(crate) number: usize,
     // Copies of `common`'s, one step nearer.
     pub(crate) settings: Arc<GateConfig>,
     pub(crate) source: Arc<dyn DecisionSource>,
@@ -72,8 +76,9 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(common: Arc<Common>, metrics: Arc<WorkerMetrics>) -> Worker {
+    pub(crate) fn new(common: Arc<Common>, number: usize, metrics: Arc<WorkerMetrics>) -> Worker {
         Worker {
+            number,
             settings: Arc::clone(&common.settings),
             source: Arc::clone(&common.source),
             issuers: Arc::clone(&common.issuers),
@@ -97,8 +102,8 @@ impl Worker {
             Peek::Same => {}
             Peek::Nothing => *held = None,
             Peek::New(world) => {
-                let table =
-                    Table::compile(world, &self.settings.service, held.as_deref(), &self.issuers);
+                let shared = &self.common;
+                let table = Table::compile(world, held.as_deref(), shared);
                 *held = Some(Arc::new(table));
             }
         }

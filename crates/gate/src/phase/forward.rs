@@ -4,7 +4,7 @@
 //! here (503), an upstream that fails (502) or is late (504).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::{Method, Request, Response, StatusCode, Version};
 use keepgate_client::pool::{PoolError, PooledBody};
@@ -33,6 +33,7 @@ pub(crate) async fn run(x: &mut Exchange) -> Result<Response<GateBody>, Box<Prob
     let mut request = Request::new(body);
     *request.method_mut() = x.parts.method.clone();
     *request.uri_mut() = x.parts.uri.clone();
+    x.user_agent = x.parts.headers.get(USER_AGENT).cloned();
     *request.headers_mut() = std::mem::take(&mut x.parts.headers);
     let mut response = match x.worker.upstream.send(request).await {
         Ok(response) => response,
@@ -51,7 +52,8 @@ pub(crate) async fn run(x: &mut Exchange) -> Result<Response<GateBody>, Box<Prob
                 let upstream_side = hyper::upgrade::on(&mut response);
                 x.peer.shared.become_tunnel();
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                tunnel::spawn(&x.worker, caller_side, upstream_side);
+                let permits = x.take_permits();
+                tunnel::spawn(&x.worker, caller_side, upstream_side, permits);
             }
             _ => {
                 let detail = "the upstream switched protocols without being asked";

@@ -70,6 +70,7 @@ async fn by_any_way(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
         let principal = Arc::clone(&ways.anonymous);
         let header = header_of(&principal);
         set(x, principal, header);
+        x.is_anonymous = true;
         return Ok(());
     }
     Err(Problem::new(Kind::Unauthenticated, "no credentials were shown")
@@ -201,8 +202,10 @@ fn by_key(
     key::check(shown, body, now_unix_s()).map_err(|e| refused(ways, e.to_string()))?;
     let principal = Arc::new(body.principal.clone());
     let plan = body.plan.clone();
+    let prefix = prefix.to_owned();
     let value = header_of(&principal);
     x.plan = plan;
+    x.api_key = Some(prefix);
     // The key is between the caller and the gate.
     x.parts.headers.remove(header);
     set(x, principal, value);

@@ -23,8 +23,10 @@ use std::time::Instant;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use keepgate_limit::{Permit, Verdict as Said};
 use keepgate_policy::Uid;
 
+use self::limit_address::Limited;
 use crate::body::GateBody;
 use crate::headers::Asked;
 use crate::problem::Problem;
@@ -126,14 +128,26 @@ pub(crate) struct Exchange {
 
     // Added by `route`.
     pub(crate) table: Option<Arc<Table>>,
+    /// The service; there also where no route matched.
+    pub(crate) service: Option<Arc<Service>>,
     pub(crate) routed: Option<Routed>,
 
     // Added by `identify`.
     pub(crate) principal: Option<Arc<Uid>>,
     /// Its value for `Keepgate-Principal`.
     pub(crate) principal_header: Option<HeaderValue>,
+    /// Nobody in particular: the principal is the service's for anonymous callers.
+    pub(crate) is_anonymous: bool,
+    /// The prefix of the API key that was shown.
+    pub(crate) api_key: Option<String>,
     /// The plan of the API key that was shown.
     pub(crate) plan: String,
+
+    // Added by the limits.
+    pub(crate) limited: Limited,
+
+    // Added by `forward`, which gives the headers away.
+    pub(crate) user_agent: Option<HeaderValue>,
 }
 
 impl Exchange {
@@ -159,11 +173,30 @@ impl Exchange {
             websocket: false,
             min_revision: None,
             table: None,
+            service: None,
             routed: None,
             principal: None,
             principal_header: None,
+            is_anonymous: false,
+            api_key: None,
             plan: String::new(),
+            limited: Limited::default(),
+            user_agent: None,
         }
+    }
+
+    /// Type and id of the principal; none for an anonymous caller.
+    pub(crate) fn known_principal(&self) -> Option<(&str, &str)> {
+        let principal = self.principal.as_ref().filter(|_| !self.is_anonymous)?;
+        Some((&principal.kind, &principal.id))
+    }
+
+    /// Takes the caller's places among the requests under way; dropping them gives them back.
+    pub(crate) fn take_permits(&mut self) -> Vec<Permit> {
+        let Limited { by_address, by_principal } = &mut self.limited;
+        let mut permits = by_address.as_mut().map(Said::take_permits).unwrap_or_default();
+        permits.extend(by_principal.as_mut().map(Said::take_permits).unwrap_or_default());
+        permits
     }
 }
 
@@ -180,8 +213,11 @@ macro_rules! phase {
 /// The list.
 async fn phases(x: &mut Exchange) -> Result<Response<GateBody>, Box<Problem>> {
     phase!(x, Accept, accept::run(x));
-    phase!(x, Route, route::run(x).await);
+    x.phase = Phase::Route;
+    let routed = route::run(x).await;
+    // Who asks for routes that are not there is limited all the same.
     phase!(x, LimitAddress, limit_address::run(x));
+    phase!(x, Route, routed);
     phase!(x, Identify, identify::run(x).await);
     phase!(x, LimitPrincipal, limit_principal::run(x));
     phase!(x, Decide, decide::run(x));
@@ -192,5 +228,5 @@ async fn phases(x: &mut Exchange) -> Result<Response<GateBody>, Box<Problem>> {
 /// A request's whole life, from its head to its answer's head.
 pub(crate) async fn live(mut x: Exchange) -> Response<GateBody> {
     let outcome = phases(&mut x).await;
-    record::run(&x, outcome)
+    record::run(&mut x, outcome)
 }

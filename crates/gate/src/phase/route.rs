@@ -3,6 +3,7 @@
 //! From here on a request belongs to one version of the world: the table it takes here.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::Uri;
 use http::uri::PathAndQuery;
@@ -46,6 +47,7 @@ fn route(x: &mut Exchange) -> Result<(), Problem> {
     let Some(service) = table.service.clone() else {
         return Err(no_decision("no_service", "the gate does not know its service yet"));
     };
+    x.service = Some(Arc::clone(&service));
     let keep = x.worker.settings.keep_encoded_slash;
     let normal = path::normalise(x.parts.uri.path(), service.path_policy, keep)
         .map_err(|e| Problem::new(Kind::BadPath, e.to_string()))?;

@@ -11,6 +11,7 @@
 mod bodies;
 mod decide;
 mod identify;
+mod limits;
 mod limits_of_time;
 mod metrics;
 mod raw;

@@ -36,6 +36,9 @@ pub(crate) struct Draft {
     pub(crate) keys: Vec<KeyBody>,
     pub(crate) grants: Vec<(String, GrantBody)>,
     pub(crate) members: Vec<MemberBody>,
+    /// Rules and plans, as in `limits.toml`.
+    pub(crate) limits: Vec<serde_json::Value>,
+    pub(crate) plans: Vec<serde_json::Value>,
     pub(crate) revision: u64,
 }
 
@@ -45,10 +48,11 @@ pub(crate) fn route(method: &str, path: &str) -> Route {
 
 impl Draft {
     /// Alice may do everything below `/orders`; anybody may `/public`; `/orders/secret` is
-    /// forbidden to all. Callers are named by `x-user`, believed from loopback.
+    /// forbidden to all. Callers are named by `x-user`, believed from loopback. Nothing is limited: the test is one caller.
     pub(crate) fn orders() -> Draft {
         let settings = serde_json::json!({
             "name": SERVICE,
+            "limits": {"default": "off"},
             "identify": {"trusted_header": {"header": "x-user", "peers": ["127.0.0.0/8", "::1"]}},
         });
         let mut public = route("*", "/public");
@@ -81,6 +85,8 @@ impl Draft {
             keys: Vec::new(),
             grants: Vec::new(),
             members: Vec::new(),
+            limits: Vec::new(),
+            plans: Vec::new(),
             revision: 1,
         }
     }
@@ -98,6 +104,12 @@ impl Draft {
         }
         for key in &self.keys {
             items.push(Item::new(SERVICE, &key.prefix, ItemBody::Key(key.clone())));
+        }
+        for limit in &self.limits {
+            items.push(Item::new(SERVICE, "", ItemBody::Limit(limit.clone())));
+        }
+        for plan in &self.plans {
+            items.push(Item::new(SERVICE, "", ItemBody::Plan(plan.clone())));
         }
         for (id, grant) in &self.grants {
             items.push(Item::new(SERVICE, id, ItemBody::Grant(grant.clone())));
@@ -251,7 +263,7 @@ impl Answer {
         assert_eq!(json["type"], format!("urn:keepgate:problem:{kind}"), "{json}");
         assert_eq!(json["status"], status);
         assert_eq!(json["request_id"], self.headers["x-request-id"]);
-        assert_eq!(status == 503, self.headers.contains_key("retry-after"));
+        assert_eq!(matches!(status, 429 | 503), self.headers.contains_key("retry-after"));
         assert_eq!(status == 401, self.headers.contains_key("www-authenticate"));
         json
     }

@@ -126,13 +126,14 @@ impl Limiter {
             };
             // A rule in a plan is of the principal phase, whatever its key.
             let phase = if plan.is_some() { Phase::Principal } else { rule.phase() };
-            limiter.add(rule, phase, layer, plan, previous)?;
+            limiter.add(&rule.costing(facts.costs), phase, layer, plan, previous)?;
         }
         if limits.defaults == Defaults::On {
             for rule in Limits::default_rules() {
                 let replaced = limiter.policies.iter().any(|policy| policy.rule.name == rule.name);
                 let nobody = rule.key == Key::Principal && facts.identifies == Some(false);
                 if !replaced && !nobody {
+                    let rule = rule.costing(facts.costs);
                     limiter.add(&rule, rule.phase(), Layer::Default, None, previous)?;
                 }
             }

@@ -242,6 +242,21 @@ impl Rule {
         found.map_or(self.cost, |cost| cost.cost)
     }
 
+    /// The same with the costs of these routes after its own; none above its burst, which would
+    /// never fit.
+    #[must_use]
+    pub fn costing(&self, routes: &[RouteCost]) -> Rule {
+        let mut rule = self.clone();
+        if let Ok(Some(quota)) = self.quota() {
+            let most = |cost: &RouteCost| RouteCost {
+                cost: cost.cost.clamp(1, quota.burst().max(1)),
+                ..cost.clone()
+            };
+            rule.costs.extend(routes.iter().map(most));
+        }
+        rule
+    }
+
     /// The most bytes its keys may take.
     pub fn memory_bytes(&self) -> usize {
         let mib = self.memory_mib.unwrap_or(match self.key {

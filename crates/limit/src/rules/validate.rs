@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Key, Limits, Phase, RoutePattern, Rule};
+use super::{Key, Limits, Phase, RouteCost, RoutePattern, Rule};
 use crate::gcra::{Quota, QuotaError};
 
 /// The most rules that one caller may have to be matched against in one phase.
@@ -27,6 +27,9 @@ pub struct ServiceFacts<'a> {
     pub identifies: Option<bool>,
     /// API keys are accepted; `None`: not known.
     pub api_keys: Option<bool>,
+    /// What requests cost on single routes where a rule does not say; at most a rule's burst is
+    /// taken.
+    pub costs: &'a [RouteCost],
 }
 
 /// A rule is refused.

@@ -20,6 +20,7 @@ const FACTS: ServiceFacts<'static> = ServiceFacts {
     principal_types: Some(&["user", "client"]),
     identifies: Some(true),
     api_keys: Some(true),
+    costs: &[],
 };
 
 fn check_with(facts: &ServiceFacts<'_>, text: &str, expected: &Expect) {
