@@ -59,6 +59,11 @@ fn world() -> Result<World, Fault> {
         "identify": {"trusted_header": {"header": "x-user", "peers": ["127.0.0.0/8"]}},
     }))?;
     let mut items = vec![Item::new("orders", "", ItemBody::Service(Box::new(settings)))];
+    // Limits that are asked, and never reached.
+    for (name, key) in [("default-address", "address"), ("default-principal", "principal")] {
+        let rule = serde_json::json!({"name": name, "key": key, "rate": "10000000/s"});
+        items.push(Item::new("orders", "", ItemBody::Limit(rule)));
+    }
     for method in ["GET", "POST"] {
         let route =
             serde_json::from_value(serde_json::json!({"method": method, "path": "/orders/{id}"}))?;

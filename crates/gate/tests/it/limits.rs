@@ -437,6 +437,7 @@ async fn keys_have_plans_and_routes_have_costs() {
         note: String::new(),
     };
     draft.keys = vec![key("bulk", "bulk"), key("none", "")];
+    draft.limits = vec![json!({"name": "address", "key": "address", "rate": "100000/s"})];
     draft.plans = vec![json!({
         "name": "bulk",
         "rule": [{"name": "bulk", "key": "api_key", "rate": "1000/h"}],
@@ -447,7 +448,7 @@ async fn keys_have_plans_and_routes_have_costs() {
     let bulk = [("x-api-key", "kgk_bulk_s")];
     let answer = get(gate.addr, "/orders", &bulk).await;
     assert_eq!((last(&answer).0.as_str(), last(&answer).1[0].1), ("bulk", 999), "{answer:?}");
-    // It costs 40; and more than a burst is the whole burst, which never leaves it unlimited.
+    // It costs 40; and more than a burst is the whole burst, of which too little is left.
     let answer = get(gate.addr, "/orders/secret", &bulk).await;
     assert_eq!(answer.status, 403);
     assert_eq!(last(&answer).1[0].1, 959);

@@ -41,10 +41,10 @@ impl CenterProcess {
 }
 
 /// A policy directory for the orders that [`crate::harness::Nginx`] serves: alice and bob, roles
-/// by the same names as in the demo, routes from OpenAPI.
+/// by the same names as in the demo, routes from OpenAPI; no limits, for the tests are few callers.
 pub(crate) fn policies(scratch: &Scratch, max_age: &str) -> String {
     let settings = format!(
-        "name = \"orders\"\nmax_age = \"{max_age}\"\n[identify.api_key]\nheader = \"x-api-key\"\n"
+        "name = \"orders\"\nmax_age = \"{max_age}\"\n[limits]\ndefault = \"off\"\n[identify.api_key]\nheader = \"x-api-key\"\n"
     );
     scratch.write("policy/service.toml", &settings);
     scratch.write(
