@@ -120,8 +120,13 @@ impl Limiting {
         held.in_use.retain(|used| used.strong_count() > 0);
         // Workers may look at different revisions for a moment, and must not take turns in
         // replacing each other's.
-        let same = held.in_use.iter().filter_map(Weak::upgrade).find(|used| used.asked == asked);
-        let found = match same {
+        // What stood in for broken limits once is not what stands in for them now.
+        let last = held.last.clone().filter(|last| last.asked == asked);
+        let same = || {
+            let mut used = held.in_use.iter().filter_map(Weak::upgrade);
+            used.find(|used| !used.broken && used.asked == asked)
+        };
+        let found = match last.or_else(same) {
             Some(same) => same,
             None => {
                 let made = Arc::new(self.compile(asked, held.last.as_deref())?);
