@@ -133,9 +133,10 @@ struct Want {
 
 #[derive(Debug, clap::Args)]
 struct Keep {
-    /// Where the lasting file goes
-    #[arg(long, value_name = "DIR", default_value = "/etc/sysctl.d")]
-    sysctl_dir: PathBuf,
+    /// Where the lasting file goes; default: /etc/sysctl.d for the host's own namespace, and
+    /// nowhere for another one
+    #[arg(long, value_name = "DIR")]
+    sysctl_dir: Option<PathBuf>,
     /// Where the journal is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/keepgate")]
     state_dir: PathBuf,
@@ -166,12 +167,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         }
         TuneCommand::Apply { at, want, yes, timeout, file, keep, confirm: false } => {
             let desk = Desk::new(&keep.state_dir, at.namespace());
-            let lasting = keep.sysctl_dir.join("90-keepgate.conf");
             let manner = Manner {
                 yes,
                 patience: Duration::from_secs(timeout),
-                // Other namespaces have no file of their own: who makes them sets them.
-                file: (desk.namespace == Namespace::Current).then_some(lasting),
+                file: lasting_file(&desk.namespace, keep.sysctl_dir),
                 state_dir: keep.state_dir,
             };
             change(&desk, &want, file.as_deref(), &manner)
@@ -184,6 +183,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             Ok(Exit::Ok)
         }
     }
+}
+
+/// The file that makes settings last. Other namespaces than the host's have none: who makes them
+/// sets them.
+fn lasting_file(namespace: &Namespace, folder: Option<PathBuf>) -> Option<PathBuf> {
+    let folder = folder.or_else(|| {
+        let initial = Namespace::Pid(1).inode().ok();
+        let here = namespace.inode().ok();
+        (here.is_some() && here == initial).then(|| PathBuf::from("/etc/sysctl.d"))
+    })?;
+    Some(folder.join("90-keepgate.conf"))
 }
 
 impl Place {

@@ -418,7 +418,8 @@ fn another_process_s_namespace() {
     };
     ok(&tune(&["apply", "--yes", "--widen"]));
     assert!(host.value(KEYS[0]).starts_with("10240"));
-    assert!(!host.folder.join("sysctl.d").exists(), "a file of this host would be wrong");
+    let journal = std::fs::read_to_string(state.join(format!("tune-pid-{pid}.json"))).unwrap();
+    assert!(journal.contains(r#""file": null"#), "a file of this host would be wrong: {journal}");
     ok(&tune(&["undo"]));
     assert_eq!(host.state(), before);
     inside.kill().unwrap();

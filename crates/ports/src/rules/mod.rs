@@ -332,5 +332,12 @@ pub(crate) fn more_ports(facts: &Facts<'_>, key: BucketKey) -> Vec<Remedy> {
     let mut remedies = Vec::new();
     remedies.extend(reuse::remedy(facts, key));
     remedies.extend(range::remedy(facts));
+    if !remedies.is_empty() {
+        let command = format!("keepgate tune apply --to {}", key.destination());
+        remedies.push(Remedy::now(
+            "the same with a way back: unless confirmed, it is undone after 60 s",
+            facts.command(&command),
+        ));
+    }
     remedies
 }
