@@ -11,14 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use keepgate_limit::rules::{Limits, Plan, Rule, ServiceFacts};
 use keepgate_policy::bundle::{BundleError, Place};
-use keepgate_policy::service::{ServiceSettings, Unmatched};
 use keepgate_policy::{Item, ItemBody, ItemKey, Kind, Uid, validate};
 use serde_json::{Value, json};
 
 use super::Refusal;
 use super::land::Step;
+use super::limits;
 use crate::store::{Row, StoreError, Writing};
 
 /// Roles and groups above one entity; deeper is no organization.
@@ -120,7 +119,13 @@ pub(super) fn check(tx: &dyn Writing, steps: &[Step]) -> Result<Vec<Problem>, Re
         let items = After::new(tx, steps).items(service)?;
         problems.extend(validate::world(&items).into_iter().map(Problem::from));
         if !service.is_empty() {
-            problems.extend(limits(service, &items));
+            let removed: BTreeSet<&str> = steps
+                .iter()
+                .filter(|step| step.key.kind == Kind::Plan && step.after.is_none())
+                .filter(|step| step.key.service == service)
+                .map(|step| step.key.id.as_str())
+                .collect();
+            problems.extend(limits::check(service, &items, &removed));
         }
     }
     // Several scopes may see the same fault of the directory.
@@ -277,64 +282,4 @@ fn parents(item: &Item) -> Vec<Uid> {
         ItemBody::Member(member) => vec![member.role.clone()],
         _ => Vec::new(),
     }
-}
-
-/// Limits and plans by the rules of the `limit` crate, and keys by their plans.
-fn limits(service: &str, items: &[Item]) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut limits = Limits::default();
-    let mut named: BTreeMap<String, ItemKey> = BTreeMap::new();
-    let mut settings: Option<&ServiceSettings> = None;
-    let mut routes = Vec::new();
-    let mut keys = Vec::new();
-    for item in items.iter().filter(|item| item.key.service == service) {
-        match &item.body {
-            ItemBody::Service(found) => settings = Some(found),
-            ItemBody::Route(route) => routes.push(route.path.as_str()),
-            ItemBody::Key(key) if !key.plan.is_empty() => keys.push((&item.key, &key.plan)),
-            ItemBody::Limit(body) => match serde_json::from_value::<Rule>(body.clone()) {
-                Ok(rule) => {
-                    named.insert(rule.name.clone(), item.key.clone());
-                    limits.rules.push(rule);
-                }
-                Err(e) => problems.push(Problem::of(&item.key, e.to_string())),
-            },
-            ItemBody::Plan(body) => {
-                let mut body = body.clone();
-                if let Some(fields) = body.as_object_mut() {
-                    fields.remove("name");
-                }
-                match serde_json::from_value::<Plan>(body) {
-                    Ok(plan) => {
-                        named.insert(item.key.id.clone(), item.key.clone());
-                        let rules = plan.rules.iter().map(|rule| rule.name.clone());
-                        named.extend(rules.map(|name| (name, item.key.clone())));
-                        limits.plans.insert(item.key.id.clone(), plan);
-                    }
-                    Err(e) => problems.push(Problem::of(&item.key, e.to_string())),
-                }
-            }
-            _ => {}
-        }
-    }
-    for (key, plan) in keys {
-        if !limits.plans.contains_key(plan) && problems.is_empty() {
-            let message = format!("there is no plan `{plan}` in service `{service}`");
-            problems.push(Problem::of(key, message));
-        }
-    }
-    // Whether a rule's route is one of the service is said only where all routes are at hand.
-    let closed = settings.is_some_and(|settings| settings.unmatched == Unmatched::Refuse);
-    let facts = ServiceFacts {
-        routes: (closed && !routes.is_empty()).then_some(routes.as_slice()),
-        ..ServiceFacts::default()
-    };
-    if problems.is_empty()
-        && let Err(e) = limits.validate(&facts)
-    {
-        let key = named.get(&e.rule).cloned().unwrap_or_else(|| ItemKey::service(service));
-        let message = std::error::Error::source(&e).map_or_else(|| e.to_string(), crate::chain);
-        problems.push(Problem::of(&key, message));
-    }
-    problems
 }

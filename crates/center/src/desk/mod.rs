@@ -11,6 +11,7 @@
 
 mod check;
 mod land;
+mod limits;
 mod recent;
 
 use std::collections::{BTreeMap, HashMap};

@@ -7,7 +7,8 @@ use crate::fixture::{Answer, Dir, Running};
 
 fn orders() -> Value {
     json!({
-        "service.toml": "name = \"orders\"\nhelp = \"https://example.org/orders\"\n",
+        "service.toml": "name = \"orders\"\nhelp = \"https://example.org/orders\"\n\
+            [identify.api_key]\n",
         "schema.cedarschema": "entity role in [role];\nentity user in [role];\n\
             entity route in [route];\naction GET, POST appliesTo { principal: [user, role], \
             resource: route };\n",
@@ -123,7 +124,8 @@ async fn what_apply_replaces_and_what_it_leaves() {
     // A plan that a key still has cannot go.
     files.as_object_mut().unwrap().remove("limits.toml");
     let detail = apply(&center, "", &files).await.problem(422);
-    assert!(detail.contains("there is no plan `bulk`"), "{detail}");
+    assert!(detail.contains("plan `bulk`: it is the plan of keys: "), "{detail}");
+    assert!(detail.contains(" of user::\"crawler\"; revoke them"), "{detail}");
     // The service goes with all it brought; what was made by hand stays.
     center.ask("DELETE", "/v1/services/orders", None).await.good();
     assert_eq!(who(&center.ask("GET", "/v1/members", None).await.good()), ["bob"]);
@@ -190,18 +192,48 @@ async fn what_is_not_valid_never_lands() {
     check(
         &[("limits.toml", cost)],
         expect![[r#"
-        limits.toml:1 it limits nothing; give it a `rate` or a `concurrency`, or remove it
-    "#]],
+            limits.toml:1 rule `a` is refused: it limits nothing; give it a `rate` or a `concurrency`, or remove it
+        "#]],
     )
     .await;
     let route = "[[rule]]\nname = \"a\"\nkey = \"principal\"\nroute = \"/none\"\nrate = \"1/s\"\n";
     check(
         &[("limits.toml", route)],
         expect![[r#"
-        limits.toml:1 no route of the service is `/none`; correct it, or add the route
-    "#]],
+            limits.toml:1 rule `a` is refused: no route of the service is `/none`; correct it, or add the route
+        "#]],
     )
     .await;
+    // A rule's key must resolve, and what routes cost must fit.
+    let limits = |key: &str| format!("[[rule]]\nname = \"a\"\nkey = \"{key}\"\nrate = \"9/s\"\n");
+    check(&[("limits.toml", &limits("header:X-Api-Key"))], expect![[r#"
+        limits.toml:1 rule `a` is refused: its key `header:x-api-key` cannot resolve: the service identifies callers by that header, and it is removed before limits apply; key the rule by `principal` or `api_key`, or choose another header
+    "#]]).await;
+    let proxied = "name = \"orders\"\n[identify.trusted_header]\nheader = \"X-User\"\n\
+        peers = [\"10.0.0.0/8\"]\n";
+    check(&[("service.toml", proxied), ("limits.toml", &limits("header:x-user"))], expect![[r#"
+        limits.toml:1 rule `a` is refused: its key `header:x-user` cannot resolve: the service identifies callers by that header, and it is removed before limits apply; key the rule by `principal` or `api_key`, or choose another header
+    "#]])
+        .await;
+    check(&[("service.toml", proxied), ("limits.toml", &limits("api_key"))], expect![[r#"
+        limits.toml:1 rule `a` is refused: its key `api_key` cannot resolve: the service accepts no API keys; accept them, or key the rule by `principal` or `address`
+    "#]]).await;
+    check(
+        &[("service.toml", "name = \"orders\"\n"), ("limits.toml", &limits("principal"))],
+        expect![[r#"
+            limits.toml:1 rule `a` is refused: its key `principal` cannot resolve: the service identifies nobody; configure a source of principals, or key the rule by `address`
+        "#]],
+    )
+    .await;
+    let export = "[[route]]\nmethod = \"GET\"\npath = \"/orders/{id}\"\n\n[[route]]\n\
+        method = \"GET\"\npath = \"/orders\"\ncost = 10\n";
+    check(&[("routes.toml", export), ("limits.toml", &limits("principal"))], expect![[r#"
+        routes.toml:5 a cost of 10 on `GET /orders` never fits the burst of 9 of the rule `a`; lower the cost, or raise its `burst`, or give it `costs` of its own for this route
+    "#]]).await;
+    let dear = export.replace("10", "300");
+    check(&[("routes.toml", &dear), ("limits.toml", "")], expect![[r#"
+        routes.toml:5 a cost of 300 on `GET /orders` never fits the burst of 200 of the rule `default-address`; lower the cost, or write a rule `default-address` with a larger `burst`, which replaces the default one
+    "#]]).await;
     assert_eq!(center.revision().await, revision);
     // One by one as well.
     for (path, body, says) in [
@@ -217,11 +249,20 @@ async fn what_is_not_valid_never_lands() {
         ("routes/GET%20orders", json!({}), "route `GET orders`"),
         ("limits/l", json!({ "key": "principal" }), "it limits nothing"),
         ("plans/p", json!({}), "the plan has no rule"),
+        ("limits/l", json!({ "key": "header:x-api-key", "rate": "1/s" }), "choose another header"),
+        (
+            "routes/PUT%20%2Forders",
+            json!({ "cost": 101 }),
+            "never fits the burst of 100 of the rule",
+        ),
     ] {
         let path = format!("/v1/services/orders/{path}");
         let detail = center.ask("PUT", &path, Some(body)).await.problem(422);
         assert!(detail.contains(says), "{path}: {detail}");
     }
+    let key = json!({ "principal": "user::\"c\"", "plan": "bulky" });
+    let detail = center.ask("POST", "/v1/services/orders/keys", Some(key)).await.problem(422);
+    assert!(detail.contains("no plan `bulky` in service `orders`; its plan is `bulk`"), "{detail}");
     let gone = center.ask("DELETE", "/v1/services/orders/plans/bulk", None).await;
     assert!(gone.status.is_success());
     let key = json!({ "principal": "user::\"c\"", "plan": "bulk" });

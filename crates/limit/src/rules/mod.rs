@@ -34,6 +34,7 @@
 //! The model knows no request, no state and no service; what a service offers is passed to
 //! [`Limits::validate`] as [`ServiceFacts`].
 
+mod costs;
 mod rate;
 mod validate;
 
@@ -44,6 +45,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use costs::CostError;
 pub use rate::{Rate, RateError};
 pub use validate::{
     MOST_MEMORY_MIB, MOST_PLANS, MOST_RULES_A_CALLER, RuleError, RuleFault, ServiceFacts,
@@ -243,7 +245,7 @@ impl Rule {
     }
 
     /// The same with the costs of these routes after its own; none above its burst, which would
-    /// never fit.
+    /// never fit ([`Limits::check_costs`] tells whoever writes one).
     #[must_use]
     pub fn costing(&self, routes: &[RouteCost]) -> Rule {
         let mut rule = self.clone();

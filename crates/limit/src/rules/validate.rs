@@ -27,6 +27,9 @@ pub struct ServiceFacts<'a> {
     pub identifies: Option<bool>,
     /// API keys are accepted; `None`: not known.
     pub api_keys: Option<bool>,
+    /// The headers in which callers show who they are (in lower case): taken away once read, or
+    /// from whoever is not believed.
+    pub identity_headers: &'a [&'a str],
     /// What requests cost on single routes where a rule does not say; at most a rule's burst is
     /// taken.
     pub costs: &'a [RouteCost],
@@ -121,6 +124,16 @@ pub enum RuleFault {
          key the rule by `principal`, or choose another header"
     )]
     HeaderNeverArrives {
+        /// The header.
+        header: String,
+    },
+    /// The header says who calls and is gone when limits apply, or is believed of some only.
+    #[error(
+        "its key `header:{header}` cannot resolve: the service identifies callers by that header, \
+         and it is removed before limits apply; key the rule by `principal` or `api_key`, \
+         or choose another header"
+    )]
+    HeaderIdentifies {
         /// The header.
         header: String,
     },
@@ -312,6 +325,9 @@ fn check_key(rule: &Rule, facts: &ServiceFacts<'_>) -> Result<(), RuleFault> {
     match &rule.key {
         Key::Header(header) if never_arrives(header) => {
             return Err(RuleFault::HeaderNeverArrives { header: header.clone() });
+        }
+        Key::Header(header) if facts.identity_headers.contains(&header.as_str()) => {
+            return Err(RuleFault::HeaderIdentifies { header: header.clone() });
         }
         Key::ApiKey if facts.api_keys == Some(false) => return Err(RuleFault::NoApiKeys),
         Key::Principal if facts.identifies == Some(false) => {

@@ -1,7 +1,7 @@
 //! `limits.toml`: what is read, what is refused, and in which words.
 
 use expect_test::{Expect, expect};
-use keepgate_limit::rules::{Key, Limits, Phase, Rate, RoutePattern};
+use keepgate_limit::rules::{Key, Limits, Phase, Rate, RouteCost, RoutePattern};
 use keepgate_limit::{Limiter, ServiceFacts};
 
 /// The whole chain of an error, as a person reads it.
@@ -20,6 +20,7 @@ const FACTS: ServiceFacts<'static> = ServiceFacts {
     principal_types: Some(&["user", "client"]),
     identifies: Some(true),
     api_keys: Some(true),
+    identity_headers: &["x-api-key", "x-user"],
     costs: &[],
 };
 
@@ -338,4 +339,141 @@ fn route_patterns_match_templates() {
     let exact: RoutePattern = "/orders".parse().expect("a pattern");
     assert!(exact.matches("/orders") && !exact.matches("/orders/{id}"));
     assert_eq!("header:X-Tenant".parse::<Key>().expect("a key").to_string(), "header:x-tenant");
+}
+
+#[test]
+fn a_header_that_identifies_is_no_key() {
+    let rule = |key: &str| format!("[[rule]]\nname = \"r\"\nrate = \"1/s\"\nkey = \"{key}\"");
+    for header in ["X-Api-Key", "x-user"] {
+        let text = rule(&format!("header:{header}"));
+        let limits: Limits = toml::from_str(&text).expect("reads");
+        let error = Limiter::compile(&limits, &FACTS, crate::seed(), None).expect_err("refused");
+        let lower = header.to_lowercase();
+        assert!(chain(&error).contains(&format!("its key `header:{lower}` cannot")), "{error}");
+    }
+    check(&rule("header:x-tenant"), &expect!["accepted"]);
+}
+
+/// What is said of a cost on `route` (`GET /a`, or `/a` for every method) under these limits.
+fn check_cost(text: &str, route: &str, cost: u32, expected: &Expect) {
+    let limits: Limits = toml::from_str(text).expect("reads");
+    limits.validate(&ServiceFacts::default()).expect("valid");
+    let (methods, route) = match route.split_once(' ') {
+        Some((method, route)) => (vec![method.to_owned()], route),
+        None => (Vec::new(), route),
+    };
+    let route = RoutePattern::Exact(route.to_owned());
+    let said = match limits.check_costs(&[RouteCost { route, methods, cost }]) {
+        Ok(()) => "fits".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    expected.assert_eq(&said);
+}
+
+#[test]
+fn a_cost_that_never_fits_is_refused_where_a_rule_applies() {
+    // The default rules have bursts of 200 and 100.
+    check_cost("", "/a", 100, &expect!["fits"]);
+    check_cost(
+        "",
+        "/a",
+        101,
+        &expect![
+            "a cost of 101 on `/a` never fits the burst of 100 of the rule `default-principal`; lower the cost, or write a rule `default-principal` with a larger `burst`, which replaces the default one"
+        ],
+    );
+    check_cost("defaults = \"off\"", "/a", 5000, &expect!["fits"]);
+
+    let rule = |more: &str| {
+        format!(
+            "defaults = \"off\"\n[[rule]]\nname = \"r\"\nkey = \"address\"\nrate = \"10/s\"\n{more}"
+        )
+    };
+    check_cost(&rule(""), "GET /a", 10, &expect!["fits"]);
+    check_cost(
+        &rule(""),
+        "GET /a",
+        11,
+        &expect![
+            "a cost of 11 on `GET /a` never fits the burst of 10 of the rule `r`; lower the cost, or raise its `burst`, or give it `costs` of its own for this route"
+        ],
+    );
+    check_cost(&rule("burst = 11"), "GET /a", 11, &expect!["fits"]);
+    // It does not apply: another route, another method, or it refuses nothing.
+    check_cost(&rule("route = \"/b\""), "GET /a", 11, &expect!["fits"]);
+    check_cost(&rule("route = \"/a/*\""), "GET /ab", 11, &expect!["fits"]);
+    check_cost(&rule("methods = [\"POST\"]"), "GET /a", 11, &expect!["fits"]);
+    check_cost(
+        &rule("methods = [\"POST\"]"),
+        "/a",
+        11,
+        &expect![
+            "a cost of 11 on `/a` never fits the burst of 10 of the rule `r`; lower the cost, or raise its `burst`, or give it `costs` of its own for this route"
+        ],
+    );
+    check_cost(&rule("shadow = true"), "GET /a", 11, &expect!["fits"]);
+    // It says itself what the route costs, for all of its methods or for some.
+    let says = "costs = [{ route = \"/a\", cost = 10 }]";
+    check_cost(&rule(says), "/a", 11, &expect!["fits"]);
+    let says = "costs = [{ route = \"/a\", methods = [\"GET\"], cost = 10 }]";
+    check_cost(&rule(says), "GET /a", 11, &expect!["fits"]);
+    check_cost(
+        &rule(says),
+        "/a",
+        11,
+        &expect![
+            "a cost of 11 on `/a` never fits the burst of 10 of the rule `r`; lower the cost, or raise its `burst`, or give it `costs` of its own for this route"
+        ],
+    );
+    // A plan's rule applies to some callers: it counts.
+    let plan = "defaults = \"off\"\n[plan.p]\n[[plan.p.rule]]\nname = \"p\"\nkey = \"api_key\"\nrate = \"5/s\"";
+    check_cost(
+        plan,
+        "/a",
+        6,
+        &expect![
+            "a cost of 6 on `/a` never fits the burst of 5 of the rule `p`; lower the cost, or raise its `burst`, or give it `costs` of its own for this route"
+        ],
+    );
+}
+
+#[test]
+fn default_rules_count_only_where_they_apply() {
+    let own = |more: &str| {
+        format!(
+            "[[rule]]\nname = \"a\"\nkey = \"address\"\nrate = \"9999/s\"\n{more}\n\
+             [[rule]]\nname = \"p\"\nkey = \"principal\"\nrate = \"9999/s\"\n"
+        )
+    };
+    check_cost(&own(""), "/a", 5000, &expect!["fits"]);
+    check_cost(&own("route = \"/a/*\""), "/a", 5000, &expect!["fits"]);
+    check_cost(&own("methods = [\"GET\"]"), "GET /a", 5000, &expect!["fits"]);
+    // On other routes and methods, and for those whom no rule settles, they are in force.
+    check_cost(
+        &own("route = \"/a/*\""),
+        "/b",
+        5000,
+        &expect![
+            "a cost of 5000 on `/b` never fits the burst of 200 of the rule `default-address`; lower the cost, or write a rule `default-address` with a larger `burst`, which replaces the default one"
+        ],
+    );
+    check_cost(
+        &own("methods = [\"GET\"]"),
+        "/a",
+        5000,
+        &expect![
+            "a cost of 5000 on `/a` never fits the burst of 200 of the rule `default-address`; lower the cost, or write a rule `default-address` with a larger `burst`, which replaces the default one"
+        ],
+    );
+    check_cost(
+        &own("shadow = true"),
+        "/a",
+        5000,
+        &expect![
+            "a cost of 5000 on `/a` never fits the burst of 200 of the rule `default-address`; lower the cost, or write a rule `default-address` with a larger `burst`, which replaces the default one"
+        ],
+    );
+    let replaced = "[[rule]]\nname = \"default-address\"\nkey = \"address\"\nrate = \"9999/s\"\n\
+                    [[rule]]\nname = \"default-principal\"\nkey = \"principal\"\nrate = \"9999/s\"";
+    check_cost(replaced, "/a", 5000, &expect!["fits"]);
 }

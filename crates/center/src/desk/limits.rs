@@ -1,0 +1,164 @@
+//! Whether the limits of a service hold: rules and plans by the rules of the `limit` crate, the
+//! costs of routes by the rules that apply to them, and keys by their plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keepgate_limit::rules::{
+    CostError, Defaults, Limits, Plan, RouteCost, RoutePattern, Rule, ServiceFacts,
+};
+use keepgate_policy::model::KeyBody;
+use keepgate_policy::route::Route;
+use keepgate_policy::service::{ServiceSettings, Switch, Unmatched};
+use keepgate_policy::{Item, ItemBody, ItemKey, Kind};
+
+use super::check::Problem;
+
+/// Keys that a message names.
+const NAMED: usize = 10;
+
+/// What is wrong with them in the state that is about to land; `items` has all rules and plans of
+/// the service, and its routes and keys where the change may concern them; `removed` are the plans
+/// that go.
+pub(super) fn check(service: &str, items: &[Item], removed: &BTreeSet<&str>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut limits = Limits::default();
+    let mut named: BTreeMap<String, ItemKey> = BTreeMap::new();
+    let mut settings: Option<&ServiceSettings> = None;
+    let mut routes: Vec<(&ItemKey, &Route)> = Vec::new();
+    let mut keys = Vec::new();
+    for item in items.iter().filter(|item| item.key.service == service) {
+        match &item.body {
+            ItemBody::Service(found) => settings = Some(found),
+            ItemBody::Route(route) => routes.push((&item.key, route)),
+            ItemBody::Key(key) if !key.plan.is_empty() => keys.push((&item.key, key)),
+            ItemBody::Limit(body) => match serde_json::from_value::<Rule>(body.clone()) {
+                Ok(rule) => {
+                    named.insert(rule.name.clone(), item.key.clone());
+                    limits.rules.push(rule);
+                }
+                Err(e) => problems.push(Problem::of(&item.key, e.to_string())),
+            },
+            ItemBody::Plan(body) => {
+                let mut body = body.clone();
+                if let Some(fields) = body.as_object_mut() {
+                    fields.remove("name");
+                }
+                match serde_json::from_value::<Plan>(body) {
+                    Ok(plan) => {
+                        named.insert(item.key.id.clone(), item.key.clone());
+                        let rules = plan.rules.iter().map(|rule| rule.name.clone());
+                        named.extend(rules.map(|name| (name, item.key.clone())));
+                        limits.plans.insert(item.key.id.clone(), plan);
+                    }
+                    Err(e) => problems.push(Problem::of(&item.key, e.to_string())),
+                }
+            }
+            _ => {}
+        }
+    }
+    if !problems.is_empty() {
+        return problems;
+    }
+    problems.extend(keys_without_plan(service, &keys, &limits, removed));
+    if !problems.is_empty() {
+        return problems;
+    }
+    if let Some(settings) = settings {
+        limits.defaults = match settings.limits.default {
+            Switch::On => Defaults::On,
+            Switch::Off => Defaults::Off,
+        };
+    }
+    if let Err(e) = limits.validate(&facts(settings, &routes, &mut Vec::new(), &mut Vec::new())) {
+        let key = named.get(&e.rule).cloned().unwrap_or_else(|| ItemKey::service(service));
+        problems.push(Problem::of(&key, crate::chain(&e)));
+    } else if let Err((key, e)) = costs(&limits, &routes) {
+        problems.push(Problem::of(key, e.to_string()));
+    }
+    problems
+}
+
+/// Keys whose plan is not there, or goes.
+fn keys_without_plan(
+    service: &str,
+    keys: &[(&ItemKey, &KeyBody)],
+    limits: &Limits,
+    removed: &BTreeSet<&str>,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut held: BTreeMap<&str, Vec<&KeyBody>> = BTreeMap::new();
+    for (at, key) in keys.iter().filter(|(_, key)| !limits.plans.contains_key(&key.plan)) {
+        if removed.contains(key.plan.as_str()) {
+            held.entry(&key.plan).or_default().push(key);
+        } else {
+            problems.push(Problem::of(at, no_plan(service, &key.plan, limits)));
+        }
+    }
+    for (plan, keys) in held {
+        let mut named: Vec<String> = keys
+            .iter()
+            .take(NAMED)
+            .map(|key| format!("{} of {}", key.prefix, key.principal))
+            .collect();
+        if keys.len() > NAMED {
+            named.push(format!("{} more", keys.len() - NAMED));
+        }
+        let message = format!(
+            "it is the plan of keys: {}; revoke them or make them anew in another plan, or keep it",
+            named.join(", ")
+        );
+        problems.push(Problem::of(&ItemKey::new(service, Kind::Plan, plan), message));
+    }
+    problems
+}
+
+fn no_plan(service: &str, plan: &str, limits: &Limits) -> String {
+    let known: Vec<&str> = limits.plans.keys().map(String::as_str).collect();
+    let known = match known.as_slice() {
+        [] => "it has none; `keepgate plan set` makes one".to_owned(),
+        [one] => format!("its plan is `{one}`"),
+        known => format!("its plans are `{}`", known.join("`, `")),
+    };
+    format!("there is no plan `{plan}` in service `{service}`; {known}")
+}
+
+/// What a service offers for its rules to refer to.
+fn facts<'a>(
+    settings: Option<&'a ServiceSettings>,
+    routes: &[(&'a ItemKey, &'a Route)],
+    templates: &'a mut Vec<&'a str>,
+    headers: &'a mut Vec<&'a str>,
+) -> ServiceFacts<'a> {
+    let Some(settings) = settings else { return ServiceFacts::default() };
+    // Whether a rule's route is one of the service is said only where all routes are at hand.
+    let closed = settings.unmatched == Unmatched::Refuse && !routes.is_empty();
+    templates.extend(routes.iter().map(|(_, route)| route.path.as_str()));
+    let ways = &settings.identify;
+    headers.extend(ways.api_key.iter().map(|way| way.header.as_str()));
+    headers.extend(ways.trusted_header.iter().map(|way| way.header.as_str()));
+    let identifies = !ways.jwt.is_empty()
+        || ways.api_key.is_some()
+        || ways.client_certificate.is_some()
+        || ways.trusted_header.is_some();
+    ServiceFacts {
+        routes: closed.then_some(templates.as_slice()),
+        identifies: Some(identifies),
+        api_keys: Some(ways.api_key.is_some()),
+        identity_headers: headers,
+        ..ServiceFacts::default()
+    }
+}
+
+/// Whether what routes cost fits the rules that apply to them; else the route and why.
+fn costs<'a>(
+    limits: &Limits,
+    routes: &[(&'a ItemKey, &'a Route)],
+) -> Result<(), (&'a ItemKey, CostError)> {
+    for (key, route) in routes {
+        let Some(cost) = route.cost else { continue };
+        let methods = if route.method == "*" { Vec::new() } else { vec![route.method.clone()] };
+        let cost = RouteCost { route: RoutePattern::Exact(route.path.clone()), methods, cost };
+        limits.check_costs(&[cost]).map_err(|e| (*key, e))?;
+    }
+    Ok(())
+}
