@@ -32,6 +32,11 @@ impl Fingerprint {
     pub fn as_u64(self) -> u64 {
         self.0
     }
+
+    /// The key with these bits; 0 is none.
+    pub(crate) fn from_u64(bits: u64) -> Option<Fingerprint> {
+        (bits != 0).then_some(Fingerprint(bits))
+    }
 }
 
 /// A map by fingerprint. They are keyed hashes already and are not hashed again.

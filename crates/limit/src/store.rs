@@ -1,10 +1,13 @@
 //! States of many keys, in bounded memory, without locks on the way of a known key.
 //!
-//! A [`Store`] is a table of sets. A set is two cache lines: seven slots of 16 bytes
+//! A [`Store`] is a tree of sets. A set is two cache lines: seven slots of 16 bytes
 //! (a key's fingerprint and its state, see [`crate::gcra`]) and an insertion lock. A key belongs
 //! to one set, by its keyed hash ([`crate::hash`]), so nobody outside can aim at a set.
-//! Memory is taken in segments of 16 sets when first used, and never more than the bound
-//! given at the start.
+//!
+//! A set all of whose slots were used within a minute *splits* when a new key comes: its
+//! keys go to sixteen sets of the next level, up to three levels. So ten thousand callers live in
+//! one megabyte, which a processor keeps close, and a million in as much as they need. Memory is
+//! taken sixteen sets at a time, and never more than the bound given at the start.
 //!
 //! # Why forgetting a key gives nothing back
 //!
@@ -16,7 +19,9 @@
 //! INVARIANT: for each key without a slot, its true state is at most the smallest state in its set.
 //!
 //! It holds at first (nobody was charged); when a key is evicted, since it had the smallest
-//! state; and forever after, since the smallest only grows. So no flood, however large, gives
+//! state; and forever after, since the smallest only grows. A set keeps the greatest state that was
+//! evicted from it, its *floor*; when it splits, the empty slots of the sets it becomes start with
+//! that, and the invariant holds for them. So no flood, however large, gives
 //! a limited key a token it would not have had. A smallest state in the past (a full
 //! bucket) costs the new key nothing; one in the future makes *unknown* keys of this one set
 //! stricter until that moment. The slots kept are those deepest in debt: a blocked crawler is the
@@ -27,8 +32,8 @@
 //! A slot is *held* only while its key's bucket is not full: one token's time after one
 //! request (0.6 s at 100 a minute). As long as a set has a slot that is not held, a new key
 //! loses nothing. To hold all `S` slots a flood needs `S` admitted requests a token's time:
-//! with the default 16 MiB, 900,000 slots, and 100 a minute, 1.5 million requests
-//! a second; with 10 an hour, 2,500 (give such a rule more
+//! with the default 16 MiB, 830,000 slots, and 100 a minute, 1.4 million requests
+//! a second; with 10 an hour, 2,300 (give such a rule more
 //! memory). Beyond that rate new keys share what their set has
 //! left: seven times the rate, together. Keys that are in the table keep their own state.
 //! Below it, sets fill by chance (a Poisson tail): at half load about 2 % of the new keys find
@@ -41,17 +46,28 @@
 //! A state of [`BUSY`] marks a slot whose key is being exchanged. Since a slot's state
 //! grows strictly with each change, also when its key changes, a swap that succeeds
 //! proves that the slot still belonged to the key: there is no ABA.
+//! A set splits under its lock: each state is taken out by one swap that leaves [`MOVED`] for good,
+//! and only when the next level holds them all does the level say that the set has split.
+//! Whoever meets [`MOVED`] looks the key's set up again.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::gcra::{Answer, FULL, Nanos, Quota};
 use crate::hash::Fingerprint;
 
 const WAYS: usize = 7;
-const SETS_PER_SEGMENT: usize = 16;
+/// How many sets one becomes, and how many share a segment of memory.
+const FANOUT: usize = 16;
+/// The first level has at most so many sets (64 KiB), and the fewest levels that this allows.
+const MOST_ROOTS: usize = 512;
+const MOST_LEVELS: u32 = 3;
+/// A full bucket that nobody drew from for so long makes room for a new key.
+const IDLE: Duration = Duration::from_secs(60);
 const EMPTY: u64 = 0;
 const BUSY: u64 = u64::MAX;
+const MOVED: u64 = u64::MAX - 1;
 /// Turns of a spinning wait before the thread gives its time slice away.
 const SPINS: u32 = 64;
 
@@ -63,6 +79,9 @@ struct Set {
     lock: AtomicU32,
     /// Keys evicted while in debt; wraps.
     evicted_in_debt: AtomicU32,
+    /// The greatest state with which a key was evicted, or the set's parent had: the state of empty
+    /// slots.
+    floor: AtomicU64,
 }
 
 #[derive(Default)]
@@ -72,11 +91,19 @@ struct Slot {
     state: AtomicU64,
 }
 
-type Segment = Box<[Set; SETS_PER_SEGMENT]>;
+/// Sixteen sets; below the first level, those that one set became.
+type Segment = Box<[Set; FANOUT]>;
+
+/// One level of the tree. Set `i` becomes the sets `16 i` to `16 i + 15` of the next.
+struct Level {
+    segments: Box<[OnceLock<Segment>]>,
+    /// A bit a set: it has split. Empty on the last level.
+    split: Box<[AtomicU64]>,
+}
 
 /// States of many keys under one quota, within a bound of bytes.
 pub struct Store {
-    segments: Box<[OnceLock<Segment>]>,
+    levels: Box<[Level]>,
 }
 
 /// What the store says to one request.
@@ -108,7 +135,7 @@ pub struct Census {
     pub evicted_in_debt: u64,
 }
 
-const SEGMENT_BYTES: usize = size_of::<[Set; SETS_PER_SEGMENT]>();
+const SEGMENT_BYTES: usize = size_of::<[Set; FANOUT]>();
 const BYTES_PER_SEGMENT: usize = SEGMENT_BYTES + size_of::<OnceLock<Segment>>();
 
 /// The least a store may be bound to.
@@ -117,18 +144,35 @@ pub const SMALLEST_STORE_BYTES: usize = 2 * BYTES_PER_SEGMENT;
 impl Store {
     /// An empty store that never takes more than `bytes` (at least [`SMALLEST_STORE_BYTES`]).
     pub fn new(bytes: usize) -> Store {
-        let segments = (bytes / BYTES_PER_SEGMENT).max(1);
-        Store { segments: (0..segments).map(|_| OnceLock::new()).collect() }
+        // What the words of bits may be longer than their bits.
+        let bytes = bytes.saturating_sub(MOST_LEVELS as usize * size_of::<u64>());
+        let tree = |levels: u32| (0..levels).map(|level| FANOUT.pow(level)).sum::<usize>();
+        let roots = |levels: u32| {
+            bytes / (tree(levels) * BYTES_PER_SEGMENT + tree(levels - 1) * FANOUT / 8)
+        };
+        let small = |levels: &u32| roots(*levels) <= MOST_ROOTS / FANOUT;
+        let levels = (1..MOST_LEVELS).find(small).unwrap_or(MOST_LEVELS);
+        Store::shaped(roots(levels), levels)
+    }
+
+    /// An empty store with so many levels, the first of so many times 16 sets.
+    #[doc(hidden)]
+    pub fn shaped(segments: usize, levels: u32) -> Store {
+        let level =
+            |level: u32| Level::new(segments.max(1) * FANOUT.pow(level), level + 1 == levels);
+        Store { levels: (0..levels).map(level).collect() }
     }
 
     /// The most bytes it will ever take.
     pub fn byte_bound(&self) -> usize {
-        self.segments.len() * BYTES_PER_SEGMENT
+        let level =
+            |level: &Level| level.segments.len() * BYTES_PER_SEGMENT + size_of_val(&*level.split);
+        self.levels.iter().map(level).sum()
     }
 
     /// How many keys have a slot at best.
     pub fn slots(&self) -> usize {
-        self.segments.len() * SETS_PER_SEGMENT * WAYS
+        self.levels.last().map_or(0, Level::sets) * WAYS
     }
 
     /// Decides a request of `cost` tokens for `key` at `now`, and charges it if admitted.
@@ -138,16 +182,16 @@ impl Store {
         if cost == 0 {
             return self.peek(key, quota, 0, now);
         }
-        let Some(set) = self.set(key) else {
-            return unreachable_set();
-        };
         loop {
-            if let Some(slot) = set.find(key)
+            let Some(place) = self.place(key) else {
+                return unreachable_set();
+            };
+            if let Some(slot) = place.set.find(key)
                 && let Some(charge) = slot.charge(key, quota, cost, now)
             {
                 return charge;
             }
-            if let Some(charge) = set.insert(key, quota, cost, now) {
+            if let Some(charge) = place.insert(key, quota, cost, now) {
                 return charge;
             }
         }
@@ -161,18 +205,24 @@ impl Store {
 
     /// The state a request of `key` would be judged by.
     pub fn state(&self, key: Fingerprint) -> u64 {
-        let Some(set) = self.set(key) else {
-            return FULL;
-        };
         let mut spins = 0;
         loop {
+            let Some(Place { set, .. }) = self.place(key) else {
+                return FULL;
+            };
             let Some(slot) = set.find(key) else {
-                // A state that is BUSY becomes one that is greater than the smallest.
                 let states = set.slots.iter().map(|slot| slot.state.load(Ordering::Acquire));
-                return states.filter(|state| *state != BUSY).min().unwrap_or(FULL);
+                // A state that is BUSY becomes one that is greater than the smallest; the next
+                // level has what is MOVED.
+                let smallest = states.filter(|state| *state != BUSY).min().unwrap_or(FULL);
+                if smallest != MOVED && !set.slots.iter().any(Slot::is_moved) {
+                    return smallest;
+                }
+                pause(&mut spins);
+                continue;
             };
             let state = slot.state.load(Ordering::Acquire);
-            if state != BUSY && slot.key.load(Ordering::Acquire) == key.as_u64() {
+            if state != BUSY && state != MOVED && slot.key.load(Ordering::Acquire) == key.as_u64() {
                 return state;
             }
             pause(&mut spins);
@@ -181,29 +231,72 @@ impl Store {
 
     /// Walks the whole store and counts.
     pub fn census(&self) -> Census {
-        let mut census = Census {
-            slots: self.slots(),
-            bytes: self.segments.len() * size_of::<OnceLock<Segment>>(),
-            ..Census::default()
-        };
-        for segment in self.segments.iter().filter_map(OnceLock::get) {
-            census.bytes += SEGMENT_BYTES;
-            for set in segment.iter() {
-                let held = |slot: &&Slot| slot.key.load(Ordering::Relaxed) != EMPTY;
-                census.keys += set.slots.iter().filter(held).count();
-                census.evicted_in_debt += u64::from(set.evicted_in_debt.load(Ordering::Relaxed));
+        let mut census = Census { slots: self.slots(), ..Census::default() };
+        for level in &self.levels {
+            census.bytes += level.segments.len() * size_of::<OnceLock<Segment>>();
+            census.bytes += size_of_val(&*level.split);
+            for (index, segment) in level.segments.iter().enumerate() {
+                let Some(segment) = segment.get() else { continue };
+                census.bytes += SEGMENT_BYTES;
+                for (set, number) in segment.iter().zip(index * FANOUT..) {
+                    let held = |slot: &&Slot| slot.key.load(Ordering::Relaxed) != EMPTY;
+                    if !level.has_split(number) {
+                        census.keys += set.slots.iter().filter(held).count();
+                    }
+                    let evicted = set.evicted_in_debt.load(Ordering::Relaxed);
+                    census.evicted_in_debt += u64::from(evicted);
+                }
             }
         }
         census
     }
 
+    /// The set a key belongs to now. It may split at any moment.
     #[inline]
-    fn set(&self, key: Fingerprint) -> Option<&Set> {
-        let sets = self.segments.len() * SETS_PER_SEGMENT;
+    fn place(&self, key: Fingerprint) -> Option<Place<'_>> {
+        let mut levels = self.levels.iter();
+        let mut level = levels.next()?;
+        loop {
+            let index = level.index(key);
+            if !level.has_split(index) {
+                let set = level.set(index)?;
+                return Some(Place { level, next: levels.as_slice().first(), index, set });
+            }
+            level = levels.next()?;
+        }
+    }
+}
+
+impl Level {
+    fn new(segments: usize, is_last: bool) -> Level {
+        let words = if is_last { 0 } else { (segments * FANOUT).div_ceil(64) };
+        Level {
+            segments: (0..segments).map(|_| OnceLock::new()).collect(),
+            split: (0..words).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    fn sets(&self) -> usize {
+        self.segments.len() * FANOUT
+    }
+
+    /// The set of a key, if the levels before have none. Sixteen times as many sets make an index
+    /// sixteen times as large, and less than sixteen more.
+    #[inline]
+    fn index(&self, key: Fingerprint) -> usize {
         // The high half of the product is uniform in 0..sets.
-        let index = ((u128::from(key.as_u64()) * sets as u128) >> 64) as usize;
-        let segment = self.segments.get(index / SETS_PER_SEGMENT)?;
-        segment.get_or_init(Segment::default).get(index % SETS_PER_SEGMENT)
+        ((u128::from(key.as_u64()) * self.sets() as u128) >> 64) as usize
+    }
+
+    #[inline]
+    fn has_split(&self, set: usize) -> bool {
+        let word = self.split.get(set / 64);
+        word.is_some_and(|word| word.load(Ordering::Acquire) >> (set % 64) & 1 == 1)
+    }
+
+    #[inline]
+    fn set(&self, index: usize) -> Option<&Set> {
+        self.segments.get(index / FANOUT)?.get_or_init(Segment::default).get(index % FANOUT)
     }
 }
 
@@ -220,8 +313,71 @@ fn unreachable_set() -> Charge {
     Charge { answer: Answer::NeverFits, state: BUSY }
 }
 
+/// A set, and where it is.
+struct Place<'a> {
+    level: &'a Level,
+    next: Option<&'a Level>,
+    index: usize,
+    set: &'a Set,
+}
+
+impl Place<'_> {
+    /// Gives `key` a slot and charges it, or refuses it; `None` if it has a slot already, or its set
+    /// has split.
+    #[cold]
+    #[inline(never)]
+    fn insert(&self, key: Fingerprint, quota: &Quota, cost: u32, now: Nanos) -> Option<Charge> {
+        let _locked = Locked::new(&self.set.lock);
+        if self.level.has_split(self.index) || self.set.find(key).is_some() {
+            return None;
+        }
+        if let Some(next) = self.next
+            && self.set.is_crowded(now)
+        {
+            self.split(next);
+            return None;
+        }
+        self.set.insert(key, quota, cost, now)
+    }
+
+    /// Moves all keys to the next level; under the set's lock.
+    #[cold]
+    fn split(&self, next: &Level) {
+        // Nobody but the lock's holder changes keys, or makes a state BUSY.
+        let taken = self.set.slots.each_ref().map(|slot| {
+            let state = slot.state.swap(MOVED, Ordering::AcqRel);
+            (Fingerprint::from_u64(slot.key.load(Ordering::Relaxed)), state)
+        });
+        let floor = self.set.floor.load(Ordering::Relaxed);
+        let first = self.index * FANOUT;
+        // Nobody else is there before the bit is set.
+        for set in (first..first + FANOUT).filter_map(|index| next.set(index)) {
+            set.floor.store(floor, Ordering::Relaxed);
+            set.slots.iter().for_each(|slot| slot.state.store(floor, Ordering::Relaxed));
+        }
+        for (key, state) in taken {
+            let to = key.and_then(|key| Some((key, next.set(next.index(key))?)));
+            let Some((key, set)) = to else { continue };
+            let free = |slot: &&Slot| slot.key.load(Ordering::Relaxed) == EMPTY;
+            // There are as many slots as keys.
+            if let Some(slot) = set.slots.iter().find(free) {
+                slot.key.store(key.as_u64(), Ordering::Relaxed);
+                slot.state.store(state, Ordering::Relaxed);
+            }
+        }
+        if let Some(word) = self.level.split.get(self.index / 64) {
+            word.fetch_or(1 << (self.index % 64), Ordering::Release);
+        }
+    }
+}
+
 impl Slot {
-    /// Charges the key in this slot; `None` if the slot has gone to another key.
+    fn is_moved(&self) -> bool {
+        self.state.load(Ordering::Acquire) == MOVED
+    }
+
+    /// Charges the key in this slot; `None` if the slot has gone to another key, or the key to
+    /// another set.
     #[inline]
     fn charge(&self, key: Fingerprint, quota: &Quota, cost: u32, now: Nanos) -> Option<Charge> {
         let mut spins = 0;
@@ -233,7 +389,7 @@ impl Slot {
                 pause(&mut spins);
                 continue;
             }
-            if self.key.load(Ordering::Acquire) != key.as_u64() {
+            if state == MOVED || self.key.load(Ordering::Acquire) != key.as_u64() {
                 return None;
             }
             let answer = quota.decide(state, cost, now);
@@ -255,18 +411,22 @@ impl Set {
         self.slots.iter().find(|slot| slot.key.load(Ordering::Acquire) == key.as_u64())
     }
 
-    /// Gives `key` a slot and charges it, or refuses it; `None` if it has a slot already.
-    #[cold]
-    #[inline(never)]
+    /// No slot is empty, and each was used of late.
+    fn is_crowded(&self, now: Nanos) -> bool {
+        let in_use = |slot: &Slot| {
+            let idle_since = Nanos::new(slot.state.load(Ordering::Relaxed)).plus(IDLE);
+            slot.key.load(Ordering::Relaxed) != EMPTY && idle_since >= now
+        };
+        self.slots.iter().all(in_use)
+    }
+
+    /// Gives `key`, which has no slot, one and charges it, or refuses it; under the lock.
     fn insert(&self, key: Fingerprint, quota: &Quota, cost: u32, now: Nanos) -> Option<Charge> {
-        let _locked = Locked::new(&self.lock);
-        if self.find(key).is_some() {
-            return None;
-        }
         loop {
             // Under the lock no key changes; states may, upwards.
             let slots = self.slots.iter().map(|slot| (slot, slot.state.load(Ordering::Acquire)));
-            let (victim, held) = slots.min_by_key(|(_, state)| *state)?;
+            let is_empty = |slot: &Slot| slot.key.load(Ordering::Relaxed) == EMPTY;
+            let (victim, held) = slots.min_by_key(|(slot, state)| (*state, !is_empty(slot)))?;
             let answer = quota.decide(held, cost, now);
             let Answer::Admitted { state: next } = answer else {
                 return Some(Charge { answer, state: held });
@@ -276,8 +436,10 @@ impl Set {
             if taken.is_err() {
                 continue; // its key was charged just now: choose again
             }
-            if quota.reset_ns(held, now) > 0 {
-                self.evicted_in_debt.fetch_add(1, Ordering::Relaxed);
+            if !is_empty(victim) {
+                self.floor.store(held, Ordering::Relaxed);
+                let in_debt = quota.reset_ns(held, now) > 0;
+                self.evicted_in_debt.fetch_add(u32::from(in_debt), Ordering::Relaxed);
             }
             victim.key.store(key.as_u64(), Ordering::Release);
             victim.state.store(next, Ordering::Release);
@@ -330,17 +492,18 @@ mod tests {
         let key = |number: u128| seed.wide(Sort::Address, number);
         let quota = Quota::new(1, Duration::from_secs(60), 100).unwrap();
         let now = Nanos::new(1);
-        let set = Set::default();
-        assert!(set.insert(key(0), &quota, 1, now).is_some());
+        let (set, level) = (&Set::default(), &Level::new(1, true));
+        let place = Place { level, next: None, index: 0, set };
+        assert!(place.insert(key(0), &quota, 1, now).is_some());
         let found = set.find(key(0)).unwrap();
         for number in 1..=WAYS as u128 {
-            assert!(set.insert(key(number), &quota, 1, now).is_some());
+            assert!(place.insert(key(number), &quota, 1, now).is_some());
         }
         assert!(set.find(key(0)).is_none(), "evicted: the smallest state");
         let states = || set.slots.each_ref().map(|slot| slot.state.load(Ordering::Relaxed));
         let before = states();
         assert_eq!(found.charge(key(0), &quota, 1, now), None);
         assert_eq!(before, states(), "nobody paid for it");
-        assert!(set.insert(key(1), &quota, 1, now).is_none(), "a key gets no second slot");
+        assert!(place.insert(key(1), &quota, 1, now).is_none(), "a key gets no second slot");
     }
 }

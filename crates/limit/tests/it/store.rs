@@ -120,6 +120,94 @@ fn memory_is_taken_when_used_and_bounded() {
     assert!(Store::new(0).byte_bound() <= SMALLEST_STORE_BYTES);
 }
 
+/// As many keys as fit are all kept with their own states, whatever splits on the way.
+#[test]
+fn what_splits_forgets_nothing() {
+    let quota = Quota::new(1, Duration::from_secs(60), 1_000).expect("a quota");
+    let now = Nanos::new(SECOND);
+    let store = Store::shaped(1, 3);
+    let cost = |number: u64| 1 + (number % 900) as u32;
+    let grown = (0..3_000).map(|number| {
+        let charge = store.charge(key(number), &quota, cost(number), now);
+        assert!(charge.is_admitted());
+        store.census().bytes
+    });
+    let grown: Vec<usize> = grown.collect();
+    assert!(grown[50] < 2 * grown[0] && grown[2_999] > 50 * grown[0], "it grows with its keys");
+    assert_eq!(store.census().evicted_in_debt, 0);
+    assert_eq!(store.census().keys, 3_000);
+    for number in 0..3_000 {
+        // One token costs 60 s.
+        let own = SECOND + u64::from(cost(number)) * 60 * SECOND;
+        assert_eq!(store.state(key(number)), own, "key {number}");
+    }
+}
+
+/// Keys evicted before a set splits are strangers to the sets it becomes, and get no more there.
+#[test]
+fn what_splits_remembers_whom_it_evicted() {
+    let store = Store::shaped(1, 2);
+    let quota = per_minute(60, 20);
+    // One in four seconds: when a set is full, its oldest key is idle and goes.
+    for number in 0..600 {
+        let now = Nanos::new((1 + number * 4) * SECOND);
+        assert!(store.charge(key(number), &quota, 1, now).is_admitted());
+    }
+    let before = store.census();
+    assert!(before.keys <= 16 * 7, "nothing has split: {before:?}");
+    let now = Nanos::new(2_401 * SECOND);
+    for number in 1_000..2_000 {
+        assert!(store.charge(key(number), &quota, 1, now).is_admitted());
+    }
+    assert!(store.census().bytes >= before.bytes + 16 * 2_048, "all have split");
+    for number in 0..600 {
+        let own = (2 + number * 4) * SECOND;
+        assert!(store.state(key(number)) >= own, "key {number}");
+    }
+}
+
+/// A caller a minute, for days: the keys of yesterday make room, and nothing grows.
+#[test]
+fn keys_that_are_idle_make_room() {
+    let store = Store::new(1 << 20);
+    let quota = per_minute(100, 20);
+    for number in 0..100_000 {
+        let now = Nanos::new(SECOND + number * 60 * SECOND);
+        assert!(store.charge(key(number), &quota, 1, now).is_admitted());
+    }
+    let census = store.census();
+    assert!(census.bytes < 80 << 10, "{census:?}");
+}
+
+/// Threads on keys that split while they are charged: each key gets its burst, to the token.
+#[test]
+fn threads_charging_what_splits_get_exactly_the_burst() {
+    let quota = Quota::new(1, Duration::from_secs(86_400), 3).expect("a quota");
+    let now = Nanos::new(SECOND);
+    for round in 0..20_u64 {
+        let store = Store::shaped(1, 3);
+        let admitted: Vec<AtomicU64> = (0..4_000).map(|_| AtomicU64::new(0)).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..8_u64 {
+                let (store, admitted) = (&store, &admitted);
+                scope.spawn(move || {
+                    // All walk the same keys at almost the same time, so that they meet in splits.
+                    for turn in 0..4_000_u64 {
+                        let number = (turn + thread) % 4_000;
+                        let by = key(round * 4_000 + number);
+                        if store.charge(by, &quota, 1, now).is_admitted() {
+                            admitted[number as usize].fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(store.census().evicted_in_debt, 0, "all fit");
+        let wrong = admitted.iter().position(|count| count.load(Ordering::Relaxed) != 3);
+        assert_eq!(wrong, None, "round {round}");
+    }
+}
+
 #[test]
 fn asking_charges_nothing() {
     let store = Store::new(1 << 16);
@@ -161,15 +249,17 @@ proptest! {
     /// ever gets what its own exact state would refuse.
     #[test]
     fn never_kinder_than_an_exact_state_for_each_key(
-        pace in prop_oneof![Just(1_i64), Just(10), Just(100)],
-        steps in proptest::collection::vec((0..400_u64, -3..6_i64, 1..4_u32), 1..3_000),
+        pace in prop_oneof![Just(1_i64), Just(10), Just(100), Just(200_000_000)],
+        (levels, keys) in prop_oneof![Just((1, 400_u64)), Just((2, 400)), Just((2, 4_000)), Just((3, 4_000))],
+        steps in proptest::collection::vec((0..4_000_u64, -3..6_i64, 1..4_u32), 1..3_000),
     ) {
-        let store = Store::new(SMALLEST_STORE_BYTES);
+        let store = Store::shaped(1, levels);
         let quota = Quota::new(1, Duration::from_nanos(1_000), 5).expect("a quota");
         let mut exact: HashMap<u64, u64> = HashMap::new();
         let mut now = 1_000_000_i64;
         for (number, step, cost) in steps {
-            now += step * pace;
+            let number = number % keys;
+            now = (now + step * pace).max(0);
             let at = Nanos::new(now as u64);
             let own = exact.entry(number).or_insert(FULL);
             let allowed = quota.decide(*own, cost, at);
@@ -192,8 +282,8 @@ fn threads_keep_the_promise_over_every_interval() {
     const TOKEN_NS: u64 = 400;
     const BURST: u64 = 3;
     let quota = Quota::new(1, Duration::from_nanos(TOKEN_NS), BURST as u32).expect("a quota");
-    for keys in [1_u64, 8, 600] {
-        let store = Store::new(SMALLEST_STORE_BYTES);
+    for (keys, levels) in [(1_u64, 1), (8, 1), (600, 1), (600, 2), (6_000, 2), (6_000, 3)] {
+        let store = Store::shaped(1, levels);
         let clock = AtomicU64::new(SECOND);
         let mut log: HashMap<u64, Vec<u64>> = HashMap::new();
         std::thread::scope(|scope| {
@@ -247,8 +337,8 @@ fn threads_keep_the_promise_over_every_interval() {
 fn threads_together_get_no_more_than_the_burst() {
     let quota = Quota::new(1, Duration::from_secs(86_400), 100).expect("a quota");
     let now = Nanos::new(SECOND);
-    for keys in [1_u64, 3, 64, 5_000] {
-        let store = Store::new(SMALLEST_STORE_BYTES);
+    for (keys, levels) in [(1_u64, 1), (3, 2), (64, 2), (5_000, 1), (5_000, 2), (5_000, 3)] {
+        let store = Store::shaped(1, levels);
         let admitted: Vec<AtomicU64> = (0..keys).map(|_| AtomicU64::new(0)).collect();
         std::thread::scope(|scope| {
             for thread in 0..16_u64 {
