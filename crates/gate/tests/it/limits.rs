@@ -28,7 +28,7 @@ use super::support::{
 const ALICE: (&str, &str) = ("x-user", "alice");
 
 /// The orders service with these rules and, unless said otherwise, no default ones.
-fn limited(rules: Value) -> Draft {
+pub(crate) fn limited(rules: Value) -> Draft {
     let mut draft = Draft::orders();
     let Value::Array(rules) = rules else { panic!("a list") };
     draft.limits = rules;
@@ -43,22 +43,27 @@ fn by_default() -> Draft {
 }
 
 /// Everybody on loopback may say who it speaks for.
-fn behind_a_proxy(config: &mut keepgate_gate::GateConfig) {
+pub(crate) fn behind_a_proxy(config: &mut keepgate_gate::GateConfig) {
     config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
 }
 
 /// A connection that is kept.
-struct Line(SendRequest<Full<Bytes>>);
+pub(crate) struct Line(SendRequest<Full<Bytes>>);
 
 impl Line {
-    async fn to(addr: SocketAddr) -> Line {
+    pub(crate) async fn to(addr: SocketAddr) -> Line {
         let io = TokioIo::new(connect(addr).await);
         let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
         tokio::spawn(connection);
         Line(sender)
     }
 
-    async fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path).header("host", "a.example");
         for (name, value) in headers {
             request = request.header(*name, *value);

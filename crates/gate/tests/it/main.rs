@@ -9,6 +9,8 @@
 )]
 
 mod bodies;
+mod clients;
+mod crawl;
 mod decide;
 mod identify;
 mod limits;

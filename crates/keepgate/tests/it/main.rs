@@ -13,6 +13,7 @@ mod authzen;
 mod config;
 mod connections;
 mod demo;
+mod flood;
 mod harness;
 mod help;
 mod lab;
