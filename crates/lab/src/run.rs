@@ -231,7 +231,7 @@ impl Recording {
         t: u64,
         lines: &mpsc::Receiver<String>,
     ) -> anyhow::Result<Moment> {
-        // doctor itself takes two samples a second apart.
+        // doctor itself takes two samples, most of a second apart.
         let doctor = stage.doctor(stage.bottleneck())?;
         self.wait_for_begin(t + 1);
         let opens = stage.subsystem.tcp_counter("ActiveOpens")?;

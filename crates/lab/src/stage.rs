@@ -304,7 +304,8 @@ impl Stage {
         let output = self
             .subsystem
             .command(&self.keepgate)
-            .args(["doctor", "--json", "--to", &to.to_string()])
+            // Less than a second in all, so that one look a second keeps up with the seconds.
+            .args(["doctor", "--json", "--interval", "0.8", "--to", &to.to_string()])
             .output()
             .context("starting keepgate doctor")?;
         serde_json::from_slice(&output.stdout)

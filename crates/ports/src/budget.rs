@@ -93,6 +93,13 @@ impl Budget {
     pub fn pressure(&self) -> f64 {
         if self.usable == 0 { 1.0 } else { f64::from(self.used) / f64::from(self.usable) }
     }
+
+    /// No connection will succeed, or only the one on the port that the kernel's scan of an odd-sized
+    /// range reaches by chance.
+    pub fn is_used_up(&self) -> bool {
+        let by_chance = self.remaining == (Interval { min: 0, max: 1 }) && self.used > 0;
+        self.remaining.max == 0 || (by_chance && self.doubts == [Doubt::OddRange])
+    }
 }
 
 /// The model over one snapshot.

@@ -15,14 +15,15 @@ pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
         if remaining.min > 0 || (remaining.max > 0 && bucket.budget.usable > 0 && !worth(bucket)) {
             continue;
         }
-        let certain = remaining.max == 0;
+        let certain = bucket.budget.is_used_up();
         let words = if certain {
+            let (used, usable) = (bucket.budget.used, bucket.budget.usable);
+            // The scan of an odd-sized range reaches one port by chance.
+            let left = if used < usable { "at most one port left" } else { "no port left" };
             format!(
-                "{} has no port left ({} of {} used): each connect() there fails with \"Cannot \
+                "{} has {left} ({used} of {usable} used): each connect() there fails with \"Cannot \
                  assign requested address\"",
                 bucket.name(),
-                bucket.budget.used,
-                bucket.budget.usable
             )
         } else {
             format!(

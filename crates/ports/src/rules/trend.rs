@@ -20,7 +20,7 @@ pub(super) fn exhausted_in_s(
     timestamps: bool,
 ) -> Option<u64> {
     let budget = &facts.budget;
-    if budget.remaining.max == 0 {
+    if budget.is_used_up() {
         return Some(0);
     }
     let opens = facts.opens_per_s?;

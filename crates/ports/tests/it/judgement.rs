@@ -54,6 +54,23 @@ fn finding<'a>(report: &'a Report, id: &str) -> &'a Finding {
     report.findings.iter().find(|f| f.id == id).unwrap_or_else(|| panic!("no {id}: {report:#?}"))
 }
 
+/// The kernel's scan of an odd range leaves one port to chance: with all others taken, connections
+/// fail, and nobody is to wait for the last.
+#[test]
+fn an_odd_range_with_one_port_left_is_exhausted() {
+    for (used, verdict) in [(99, Verdict::AtRisk), (100, Verdict::Exhausted)] {
+        let mut host = host(used, TcpState::TimeWait);
+        host.settings.range = PortRange { low: 32_768, high: 32_868 };
+        rate(&mut host, 0.0, 0.0);
+        let report = judge(&host);
+        assert_eq!(report.verdict, verdict, "{used} of 101: {report:#?}");
+        if verdict == Verdict::Exhausted {
+            assert_eq!(report.buckets[0].exhausted_in_s, Some(0));
+            assert!(report.findings[0].evidence.contains("at most one port left"), "{report:#?}");
+        }
+    }
+}
+
 #[test]
 fn an_idle_host_is_healthy() {
     let report = judge(&HostSnapshot::default());
