@@ -139,6 +139,10 @@ pub struct Metrics {
     pub followers_resynced: Counter,
     /// Followers given up because they read nothing.
     pub followers_stalled: Counter,
+    /// Reports of followers that were kept.
+    pub activity_kept: Counter,
+    /// Reports of followers that were dropped.
+    pub activity_dropped: Counter,
     /// Connections that are open.
     pub connections: Gauge,
     /// Connections refused because too many were open.
@@ -215,6 +219,16 @@ impl Metrics {
                 "followers_stalled_total",
                 "followers given up because they read nothing",
                 self.followers_stalled.value(),
+            ),
+            (
+                "activity_reports_total",
+                "reports of gates about their callers that were kept",
+                self.activity_kept.value(),
+            ),
+            (
+                "activity_reports_dropped_total",
+                "reports of gates that were malformed, too large, of another service or too many",
+                self.activity_dropped.value(),
             ),
             (
                 "connections_refused_total",

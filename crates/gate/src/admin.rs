@@ -14,7 +14,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use keepgate_limit::top::Report;
+use keepgate_limit::top::{MOST_TOLD, Report};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -25,8 +25,6 @@ use crate::worker::Common;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
-/// Of each kind, in `/top`.
-const MOST_HITTERS: usize = 20;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// See the module.
@@ -36,12 +34,11 @@ pub(crate) struct Admin {
     view: Arc<View>,
 }
 
-/// The answer of `/top`. Moments are `now_ns` and before, on the gate's own clock.
+/// The answer of `/top`.
 #[derive(serde::Serialize)]
 struct Heaviest<'a> {
     service: &'a str,
     now_unix_ms: u64,
-    now_ns: u64,
     #[serde(flatten)]
     report: Report,
 }
@@ -141,8 +138,7 @@ impl View {
         let body = Heaviest {
             service: &self.common.settings.service,
             now_unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
-            now_ns: now.as_u64(),
-            report: limiting.top.report(now, MOST_HITTERS, last.as_ref().map(|l| &*l.limits)),
+            report: limiting.top.report(now, MOST_TOLD, last.as_ref().map(|l| &*l.limits)),
         };
         let Ok(json) = serde_json::to_string(&body) else {
             return text(StatusCode::INTERNAL_SERVER_ERROR, "no report\n".to_owned());

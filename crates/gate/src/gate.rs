@@ -147,6 +147,7 @@ impl Gate {
     /// Serves until `shutdown` is ready, then lets open exchanges end within their bound.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         let admin = self.admin.map(|admin| tokio::spawn(admin.run()));
+        let reports = tokio::spawn(crate::report::run(Arc::clone(&self.common)));
         let mut ends = Vec::new();
         for (number, (listener, metrics)) in
             self.listeners.into_iter().zip(self.metrics.iter()).enumerate()
@@ -181,6 +182,7 @@ impl Gate {
         if let Some(admin) = admin {
             admin.abort();
         }
+        reports.abort();
         self.common.source.close();
         result.map(|_| ())
     }

@@ -29,6 +29,7 @@ mod metrics;
 pub mod path;
 mod phase;
 pub mod problem;
+mod report;
 mod request_id;
 pub mod source;
 mod table;

@@ -48,6 +48,12 @@ pub trait DecisionSource: Send + Sync + 'static {
         let _ = out;
     }
 
+    /// Takes on a report about who makes the requests of this service (JSON), for whoever collects
+    /// them; nobody does by default. Must not wait.
+    fn report(&self, service: &str, report: Vec<u8>) {
+        let _ = (service, report);
+    }
+
     /// The gate has ended and asks no more.
     fn close(&self) {}
 }
@@ -79,6 +85,11 @@ impl DecisionSource for Replica {
 
     fn metrics(&self, out: &mut String) {
         replica_metrics(&Replica::metrics(self), out);
+    }
+
+    fn report(&self, service: &str, report: Vec<u8>) {
+        // INVARIANT: a gate's reports are within the bound; see `crate::report`.
+        let _ = Replica::report(self, service, report);
     }
 
     fn close(&self) {

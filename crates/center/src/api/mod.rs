@@ -16,6 +16,7 @@ pub(crate) mod services;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod tokens;
+pub(crate) mod top;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -51,8 +52,9 @@ pub(crate) struct App {
 /// The result of a handler.
 pub(crate) type Answer<T> = Result<T, Problem>;
 
-/// Bytes of a message from a follower.
-const FOLLOW_REQUEST_BYTES: usize = 64 << 10;
+/// Bytes of a message from a follower. Far above what is kept of one, so that a report which is
+/// too large is dropped and does not end the stream.
+const FOLLOW_REQUEST_BYTES: usize = 1 << 20;
 
 /// The whole port: HTTP and gRPC.
 pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {

@@ -29,7 +29,7 @@ pub(crate) fn render(endpoints: &[Endpoint]) -> Value {
         "paths": paths,
         "components": {
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
-            "schemas": schemas(),
+            "schemas": all_schemas(),
         },
     })
 }
@@ -195,5 +195,46 @@ fn schemas() -> Value {
             "context": { "type": "object" } })),
         "Decisions": object(&[], json!({ "decision": boolean, "context": { "type": "object" },
             "evaluations": list(reference("Decision")) })),
+    })
+}
+
+/// [`schemas`] and those of traffic: one literal of all would be too deep for its macro.
+fn all_schemas() -> Value {
+    let mut all = schemas();
+    if let (Some(all), Value::Object(traffic)) = (all.as_object_mut(), schemas_of_traffic()) {
+        all.extend(traffic);
+    }
+    all
+}
+
+fn schemas_of_traffic() -> Value {
+    let text = json!({ "type": "string" });
+    let number = json!({ "type": "integer", "minimum": 0 });
+    let ratio = json!({ "type": "number", "minimum": 0 });
+    let list = |of: Value| json!({ "type": "array", "items": of });
+    let hitters = list(reference("Hitter"));
+    let gates = object(
+        &["heard", "following"],
+        json!({ "heard": number, "following": number,
+            "oldest_ms": { "type": ["integer", "null"] } }),
+    );
+    let unlisted = json!({ "addresses": number, "principals": number, "user_agents": number,
+        "routes": number });
+    let top = json!({ "service": text, "now_unix_ms": number, "gates": gates, "seconds": ratio,
+        "requests": number, "refused": number, "anonymous": number, "addresses": hitters,
+        "principals": hitters, "user_agents": hitters, "routes": hitters,
+        "crawls": list(reference("Crawl")), "unlisted": object(&[], unlisted) });
+    let hitter = json!({ "name": text, "requests": number, "at_least": number, "share": ratio,
+        "per_second": ratio, "refused": number, "methods": list(text.clone()),
+        "routes": list(json!({ "type": "array" })), "first_seen_age_ms": number,
+        "first_seen_unix_ms": number });
+    let crawl = json!({ "by": { "enum": ["principal", "address"] }, "name": text,
+        "principal": { "type": ["string", "null"] }, "route": text,
+        "requests": number, "distinct": number, "distinct_at_least": number,
+        "per_second": ratio, "refused": number, "plan": { "type": ["string", "null"] } });
+    json!({
+        "Top": object(&["service", "now_unix_ms", "gates"], top),
+        "Hitter": object(&["name", "requests", "at_least"], hitter),
+        "Crawl": object(&["by", "name", "route", "requests"], crawl),
     })
 }

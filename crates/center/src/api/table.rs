@@ -9,7 +9,7 @@ use keepgate_policy::Kind;
 use serde_json::Value;
 
 use super::input::{Args, Condition, Json, Page, Params};
-use super::{App, authzen, check, directory, items, keys, openapi, services, status, tokens};
+use super::{App, authzen, check, directory, items, keys, openapi, services, status, tokens, top};
 use crate::access::{Caller, Permission};
 use crate::token::Role;
 
@@ -172,6 +172,11 @@ fn of_services(t: &mut Table) {
         get(services::export)
     })
     .answers("Export");
+    let told = "/v1/services/{service}/top";
+    t.add(("GET", told), Read, ("top", "who makes the requests, as its gates report"), || {
+        get(top::fetch)
+    })
+    .answers("Top");
     let schema = "/v1/services/{service}/schema";
     t.add(("GET", schema), Read, ("getSchema", "the service's Cedar schema"), || {
         get(services::fetch_schema)

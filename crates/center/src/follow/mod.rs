@@ -6,6 +6,7 @@
 //! the window ([`crate::desk::Recent`]) it is brought up to date from the store, and when it
 //! takes nothing at all for a while its stream is ended. Both are counted.
 
+pub(crate) mod activity;
 pub(crate) mod frame;
 pub(crate) mod snapshot;
 
@@ -28,6 +29,7 @@ use crate::desk::{Desk, Head, Scope, Since};
 use crate::metrics::Metrics;
 use crate::proto::sync_server::Sync;
 use crate::store::Changes;
+use activity::{Activities, Dropped};
 use frame::Frame;
 use snapshot::Snapshots;
 
@@ -84,12 +86,23 @@ pub struct Follower {
 pub struct Followers {
     next: AtomicU64,
     connected: Mutex<BTreeMap<u64, Follower>>,
+    activities: Activities,
 }
 
 impl Followers {
     /// A copy of the list, in order of arrival.
     pub fn list(&self) -> Vec<Follower> {
         self.lock().values().cloned().collect()
+    }
+
+    /// How many follow this service.
+    pub(crate) fn of(&self, service: &str) -> usize {
+        self.lock().values().filter(|follower| follower.scope.covers(service)).count()
+    }
+
+    /// What they last said about who makes the requests.
+    pub(crate) fn activities(&self) -> &Activities {
+        &self.activities
     }
 
     /// How many there are.
@@ -120,11 +133,21 @@ impl Joined {
             f(follower);
         }
     }
+
+    /// Keeps what the follower says about a service that it follows.
+    fn tell(&self, scope: &Scope, activity: proto::Activity) -> Result<(), Dropped> {
+        if activity.service.is_empty() || !scope.covers(&activity.service) {
+            return Err(Dropped::Service);
+        }
+        let now = std::time::Instant::now();
+        self.followers.activities.keep(self.number, &activity.service, activity.report, now)
+    }
 }
 
 impl Drop for Joined {
     fn drop(&mut self) {
         self.followers.lock().remove(&self.number);
+        self.followers.activities.forget(self.number);
     }
 }
 
@@ -266,6 +289,7 @@ impl Feed {
         mut asked: Streaming<proto::FollowRequest>,
     ) {
         let joined = Arc::clone(&self.joined);
+        let (scope, metrics) = (self.scope.clone(), Arc::clone(&self.service.metrics));
         let listen = async move {
             loop {
                 match asked.message().await {
@@ -275,10 +299,22 @@ impl Feed {
                             follower.applied_unix_ms = Some(crate::desk::unix_ms());
                         });
                     }
-                    Ok(Some(_)) => {
-                        let status = "after the Hello, only Applied messages may come";
+                    Ok(Some(proto::FollowRequest { request: Some(Asked::Activity(activity)) })) => {
+                        match joined.tell(&scope, activity) {
+                            Ok(()) => metrics.activity_kept.add(1),
+                            Err(dropped) => {
+                                metrics.activity_dropped.add(1);
+                                let error = crate::chain(&dropped);
+                                tracing::debug!(error, "a follower's report was dropped");
+                            }
+                        }
+                    }
+                    Ok(Some(proto::FollowRequest { request: Some(Asked::Hello(_)) })) => {
+                        let status = "a Hello comes once, and first";
                         return End::Status(Status::invalid_argument(status));
                     }
+                    // A newer follower may say more; what it says is not needed here.
+                    Ok(Some(proto::FollowRequest { request: None })) => {}
                     // A follower may close its side and go on listening; a broken one is gone.
                     Ok(None) => std::future::pending().await,
                     Err(_) => return End::Gone,

@@ -18,7 +18,8 @@ pub mod sync_server {
             >
             + std::marker::Send
             + 'static;
-        /// The first request must be a Hello, each later one an Applied.
+        /// The first request must be a Hello, each later one something else. What a center does not know
+        /// it ignores.
         async fn follow(
             &self,
             request: tonic::Request<

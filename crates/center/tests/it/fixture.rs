@@ -351,4 +351,16 @@ impl Mirror {
         let request = Some(proto::follow_request::Request::Applied(applied));
         self.to.send(FollowRequest { request }).await.unwrap();
     }
+
+    /// Says who makes the requests of a service; any bytes.
+    pub(crate) async fn report(&self, service: &str, report: impl Into<Vec<u8>>) {
+        let activity = proto::Activity { service: service.to_owned(), report: report.into() };
+        let request = Some(proto::follow_request::Request::Activity(activity));
+        self.to.send(FollowRequest { request }).await.unwrap();
+    }
+
+    /// Says what this center does not know.
+    pub(crate) async fn say_nothing(&self) {
+        self.to.send(FollowRequest { request: None }).await.unwrap();
+    }
 }

@@ -16,3 +16,4 @@ mod limits;
 mod matrix;
 mod start;
 mod store_conformance;
+mod top;

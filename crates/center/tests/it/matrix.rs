@@ -90,6 +90,7 @@ async fn every_endpoint_with_every_role() {
         DELETE /v1/services/{service}: admin editor
         POST   /v1/services/{service}/apply: admin editor
         GET    /v1/services/{service}/export: admin editor viewer
+        GET    /v1/services/{service}/top: admin editor viewer
         GET    /v1/services/{service}/schema: admin editor viewer
         PUT    /v1/services/{service}/schema: admin editor
         DELETE /v1/services/{service}/schema: admin editor

@@ -79,7 +79,8 @@ pub mod sync_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The first request must be a Hello, each later one an Applied.
+        /// The first request must be a Hello, each later one something else. What a center does not know
+        /// it ignores.
         pub async fn follow(
             &mut self,
             request: impl tonic::IntoStreamingRequest<

@@ -20,7 +20,7 @@ use super::age::{BootMs, Pending};
 use super::backoff::Backoff;
 use super::center::{Center, ConnectError, Connection};
 use super::disk::Disk;
-use super::{Published, Shared};
+use super::{Activity, Published, Shared};
 
 /// A delta with more changes is applied on a thread where that may take a while.
 const MAX_INLINE_CHANGES: usize = 64;
@@ -189,7 +189,12 @@ impl Follower {
         let silence = self.silence;
         self.shared.counters.streams.add();
         let (applied, acks) = watch::channel(None);
-        let requests = requests(self.hello(holding), acks);
+        let mut reports = self.shared.activity.subscribe();
+        // The last report may be unsent, and a center that was away does not know it.
+        if reports.borrow().is_some() {
+            reports.mark_changed();
+        }
+        let requests = requests(self.hello(holding), acks, reports);
         let request = self.center.authorized(requests);
         let begun = tokio::time::timeout(silence, connection.client.follow(request));
         let mut told = begun.await.map_err(|_| self.silent())??.into_inner();
@@ -458,21 +463,36 @@ fn retire(before: Arc<Published>) {
     tokio::task::spawn_blocking(move || drop(before));
 }
 
-/// The Hello, then an Applied for each revision published (when they come fast, for the last).
+/// The Hello, then an Applied for each revision published and an Activity for each report (when
+/// they come fast, for the last). Ends with the stream that it belongs to.
 fn requests(
     hello: proto::Hello,
     acks: watch::Receiver<Option<(Revision, Digest)>>,
+    reports: watch::Receiver<Option<Arc<Activity>>>,
 ) -> impl Stream<Item = proto::FollowRequest> + Send + 'static {
     let hello = follow_request::Request::Hello(hello);
-    let applied = stream::unfold(acks, |mut acks| async move {
-        acks.changed().await.ok()?;
-        let latest = *acks.borrow_and_update();
-        let (revision, digest) = latest?;
-        let applied = proto::Applied { revision: revision.0, digest: digest.to_bytes().to_vec() };
-        Some((follow_request::Request::Applied(applied), acks))
+    let later = stream::unfold((acks, reports), |(mut acks, mut reports)| async move {
+        let request = tokio::select! {
+            biased;
+            changed = acks.changed() => {
+                changed.ok()?;
+                let latest = *acks.borrow_and_update();
+                let (revision, digest) = latest?;
+                let digest = digest.to_bytes().to_vec();
+                follow_request::Request::Applied(proto::Applied { revision: revision.0, digest })
+            }
+            Ok(()) = reports.changed() => {
+                let latest = reports.borrow_and_update().clone()?;
+                follow_request::Request::Activity(proto::Activity {
+                    service: latest.service.clone(),
+                    report: latest.report.clone(),
+                })
+            }
+        };
+        Some((request, (acks, reports)))
     });
     stream::iter([hello])
-        .chain(applied)
+        .chain(later)
         .map(|request| proto::FollowRequest { request: Some(request) })
 }
 

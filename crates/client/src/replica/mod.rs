@@ -44,6 +44,16 @@ const MAX_SERVICES: usize = 256;
 /// The longest name, in bytes (a bound of the protocol).
 const MAX_NAME: usize = 200;
 
+/// The largest report that [`Replica::report`] takes on, in bytes (a bound of the protocol).
+pub const MAX_REPORT: usize = 64 << 10;
+
+/// What a follower tells its center about a service; the center knows what the bytes are.
+#[derive(Debug)]
+struct Activity {
+    service: String,
+    report: Vec<u8>,
+}
+
 /// What to follow, and how.
 #[derive(Clone)]
 pub struct FollowConfig {
@@ -207,6 +217,8 @@ struct Shared {
     clock: Clock,
     counters: Counters,
     revision: watch::Sender<Revision>,
+    /// The last report; one that is not sent when the next one comes never is.
+    activity: watch::Sender<Option<Arc<Activity>>>,
     dialer: Dialer,
 }
 
@@ -250,6 +262,7 @@ impl Replica {
             clock: Clock::default(),
             counters: Counters::default(),
             revision: watch::Sender::new(Revision(0)),
+            activity: watch::Sender::new(None),
             dialer: config.dialer.clone(),
         });
         let mut name = config.name.clone();
@@ -345,6 +358,17 @@ impl Replica {
             Ok(Ok(held)) => Ok(*held),
             Ok(Err(_)) | Err(_) => Err(NoDecision::TooOld { held: self.revision(), wanted }),
         }
+    }
+
+    /// Tells the center about one of the services followed, when the connection is next free: in
+    /// place of any report that is still unsent. Never waits; false if the report is too large.
+    pub fn report(&self, service: &str, report: Vec<u8>) -> bool {
+        if report.len() > MAX_REPORT {
+            return false;
+        }
+        let activity = Activity { service: service.to_owned(), report };
+        self.shared.activity.send_replace(Some(Arc::new(activity)));
+        true
     }
 
     /// Ends following, for all handles: the connection closes, the world stays as it is and

@@ -99,6 +99,7 @@ struct Shared {
     pub connections: AtomicUsize,
     pub snapshots: AtomicUsize,
     applied: Mutex<Vec<(Revision, Digest)>>,
+    reports: Mutex<Vec<proto::Activity>>,
 }
 
 pub fn entity(id: &str, value: i64) -> Item {
@@ -146,6 +147,7 @@ impl FakeCenter {
             connections: AtomicUsize::new(0),
             snapshots: AtomicUsize::new(0),
             applied: Mutex::default(),
+            reports: Mutex::default(),
         });
         let serving = shared.clone();
         crate::server::in_thread(async move {
@@ -261,6 +263,11 @@ impl FakeCenter {
         self.shared.snapshots.load(Ordering::SeqCst)
     }
 
+    /// The reports that came, in order.
+    pub fn reports(&self) -> Vec<proto::Activity> {
+        self.shared.reports.lock().unwrap().clone()
+    }
+
     pub fn applied(&self) -> Vec<(Revision, Digest)> {
         self.shared.applied.lock().unwrap().clone()
     }
@@ -298,11 +305,15 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
             let (to, told) = mpsc::channel(8);
             let acks = shared.clone();
             tokio::spawn(async move {
-                while let Ok(Some(FollowRequest { request: Some(Asked::Applied(applied)) })) =
-                    asked.message().await
-                {
-                    let digest = Digest::from_bytes(&applied.digest).unwrap();
-                    acks.applied.lock().unwrap().push((Revision(applied.revision), digest));
+                while let Ok(Some(FollowRequest { request: Some(said) })) = asked.message().await {
+                    match said {
+                        Asked::Applied(applied) => {
+                            let digest = Digest::from_bytes(&applied.digest).unwrap();
+                            acks.applied.lock().unwrap().push((Revision(applied.revision), digest));
+                        }
+                        Asked::Activity(report) => acks.reports.lock().unwrap().push(report),
+                        Asked::Hello(_) => return,
+                    }
                 }
             });
             tokio::spawn(async move {

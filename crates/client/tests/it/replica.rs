@@ -151,6 +151,39 @@ fn follows_and_decides() {
     });
 }
 
+/// The newest report goes out, also one from before the connection, and again to a center that comes
+/// back; one that is too large does not.
+#[test]
+fn reports_reach_the_center_on_the_same_connection() {
+    run(async {
+        let center = FakeCenter::start();
+        center.set_down(true);
+        let replica = Replica::follow(config(&center)).unwrap();
+        for n in 0..10 {
+            assert!(replica.report("orders", vec![n]));
+        }
+        assert!(!replica.report("orders", vec![0; (64 << 10) + 1]), "above the bound");
+        center.set_down(false);
+        until("a report", || !center.reports().is_empty()).await;
+        let reports = center.reports();
+        assert_eq!((reports.len(), reports[0].service.as_str()), (1, "orders"));
+        assert_eq!(reports[0].report, [9], "the newest, and no other");
+        let connections = center.connections();
+        replica.report("orders", vec![10; 64 << 10]);
+        until("the next", || center.reports().len() == 2).await;
+        assert_eq!(center.connections(), connections);
+        // Acknowledgements go on beside them.
+        center.put("u", 1);
+        replica.wait_for(center.head(), LONG).await.unwrap();
+        let last = (center.head(), replica.current().digest());
+        until("acknowledged", || center.applied().last() == Some(&last)).await;
+        center.misbehave(Fault::Disconnect);
+        center.put("u", 2);
+        until("told again", || center.reports().len() == 3).await;
+        assert_eq!(center.reports()[2].report.len(), 64 << 10);
+    });
+}
+
 #[test]
 fn the_connection_ends_with_the_last_handle() {
     let center = FakeCenter::start();

@@ -12,6 +12,9 @@ pub const ROUTES: usize = 4;
 pub const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
 
+/// All other methods.
+pub const OTHER: &str = "OTHER";
+
 /// What one key did.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Activity {
@@ -75,7 +78,7 @@ impl Activity {
         walk.values.insert(value);
     }
 
-    /// Takes in who was behind one request of an address.
+    /// Takes in who was behind one request of an address, where that was looked at.
     pub(super) fn follow(&mut self, principal: Option<Fingerprint>) {
         if self.lead_votes == 0 {
             self.lead = principal;
@@ -87,7 +90,8 @@ impl Activity {
         }
     }
 
-    /// The principal behind most of an address's requests; `None` if that is nobody known.
+    /// The principal behind most of an address's requests, of those where it was looked at; `None` if
+    /// that is nobody known.
     pub(super) fn lead(&self) -> Option<Fingerprint> {
         self.lead
     }
@@ -116,9 +120,10 @@ impl Activity {
     }
 
     /// The methods used.
-    pub(super) fn methods(&self) -> Vec<&'static str> {
-        let all = METHODS.iter().copied().chain(["OTHER"]).enumerate();
-        all.filter(|(bit, _)| self.methods >> bit & 1 == 1).map(|(_, method)| method).collect()
+    pub(super) fn methods(&self) -> Vec<String> {
+        let all = METHODS.iter().copied().chain([OTHER]).enumerate();
+        let used = all.filter(|(bit, _)| self.methods >> bit & 1 == 1);
+        used.map(|(_, method)| method.to_owned()).collect()
     }
 
     /// The routes asked most, with counts that are at most the true ones.

@@ -9,6 +9,8 @@
 //! `n / m` (the sum of its summaries' bounds). Whoever made more than `n / m` of the requests
 //! is in the report. With the default of 256 entries: everyone above 0.4 %.
 //!
+//! Reports of several gates are merged by [`merge`], with bounds that still hold.
+//!
 //! A *crawl* is one caller that asks one route with many different path parameters; how many
 //! is estimated within some 7 % (see [`distinct`]).
 //!
@@ -17,10 +19,11 @@
 
 mod activity;
 pub mod distinct;
+mod merge;
 mod report;
 pub mod space_saving;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use activity::Activity;
@@ -30,8 +33,9 @@ use crate::gcra::Nanos;
 use crate::hash::{Fingerprint, Seed, Sort};
 use crate::limiter::AddressKey;
 
-pub use activity::{METHODS, ROUTES};
-pub use report::{Crawl, Hitter, LEAST_WALK, Report};
+pub use activity::{METHODS, OTHER, ROUTES};
+pub use merge::{Heard, MOST_TOLD, Malformed, merge};
+pub use report::{Crawl, Hitter, LEAST_WALK, Report, Unlisted};
 
 /// The entries of a summary unless told otherwise.
 pub const ENTRIES: usize = 256;
@@ -39,7 +43,7 @@ pub const ENTRIES: usize = 256;
 pub const NAME_BYTES: usize = 200;
 
 /// By what requests are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
     /// The client's address (IPv6 by its /64).
@@ -85,7 +89,8 @@ pub struct Top {
 #[derive(Debug, Default)]
 struct Recorder {
     current: Option<Window>,
-    before: Option<Window>,
+    /// Never changed again, so that a report copies nothing of it.
+    before: Option<Arc<Window>>,
 }
 
 #[derive(Debug, Clone)]
@@ -117,16 +122,16 @@ impl Top {
         let Recorder { current: Some(window), before } = &mut *recorder else {
             return;
         };
-        window.record(request, &self.seed, before.as_ref());
+        window.record(request, &self.seed, before.as_deref());
     }
 
     /// Copies of the windows that a report at `now` covers.
-    fn windows(&self, now: Nanos) -> Vec<Window> {
+    fn windows(&self, now: Nanos) -> Vec<Arc<Window>> {
         let mut windows = Vec::new();
         for recorder in &self.recorders {
             let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
             recorder.turn(now, self.window, self.entries);
-            windows.extend(recorder.current.clone());
+            windows.extend(recorder.current.clone().map(Arc::new));
             windows.extend(recorder.before.clone());
         }
         windows
@@ -141,7 +146,7 @@ impl Recorder {
             Some(current) if now >= current.start.plus(length) => {
                 let stale = now >= current.start.plus(length.saturating_mul(2));
                 let ended = self.current.replace(Window::new(now, entries));
-                self.before = if stale { None } else { ended };
+                self.before = if stale { None } else { ended.map(Arc::new) };
             }
             Some(_) => {}
         }
@@ -182,7 +187,10 @@ impl Window {
         let known = first_seen(before.map(|b| &b.address), key);
         let mut activity = self.address.record(key, || network.to_string());
         if let Some(activity) = &mut activity {
-            activity.follow(principal.map(|(key, ..)| key));
+            // Who was refused before anybody looked may be anybody.
+            if principal.is_some() || !request.refused {
+                activity.follow(principal.map(|(key, ..)| key));
+            }
         }
         visit(activity, known, true);
 

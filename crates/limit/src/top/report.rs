@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::activity::Activity;
 use super::space_saving::SpaceSaving;
@@ -15,7 +15,7 @@ use crate::rules::Limits;
 pub const LEAST_WALK: u64 = 100;
 
 /// Who made the requests of the last one to two windows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Seconds covered.
     pub seconds: f64,
@@ -35,10 +35,25 @@ pub struct Report {
     pub routes: Vec<Hitter>,
     /// Callers that walk a route.
     pub crawls: Vec<Crawl>,
+    /// What the lists leave out.
+    pub unlisted: Unlisted,
+}
+
+/// At most so many requests were made by any one that is not in a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Unlisted {
+    /// Of the addresses.
+    pub addresses: u64,
+    /// Of the principals.
+    pub principals: u64,
+    /// Of the user agents.
+    pub user_agents: u64,
+    /// Of the routes.
+    pub routes: u64,
 }
 
 /// One that made many of the requests.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hitter {
     /// Its name, without control characters.
     pub name: String,
@@ -48,37 +63,51 @@ pub struct Hitter {
     pub at_least: u64,
     /// `requests` of all requests, 0 to 1.
     pub share: f64,
-    /// `requests` a second over the time covered.
+    /// `requests` a second since it was first seen.
     pub per_second: f64,
     /// Refused, at least.
     pub refused: u64,
     /// Methods used.
-    pub methods: Vec<&'static str>,
+    pub methods: Vec<String>,
     /// Routes asked most, with counts that are at most the true ones.
     pub routes: Vec<(String, u64)>,
-    /// When it was first seen in the windows kept, in nanoseconds of the caller's clock.
-    pub first_seen_ns: u64,
+    /// How long ago it was first seen in the windows kept, in milliseconds: an age is the same on
+    /// every clock.
+    pub first_seen_age_ms: u64,
 }
 
 /// One caller that asks one route with many different parameters.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Crawl {
     /// Known by principal or by address.
     pub by: Dimension,
     /// Who.
     pub name: String,
+    /// Of an address: the principal behind most of its requests, of those where it was looked at;
+    /// the others were refused before.
+    #[serde(default)]
+    pub principal: Option<String>,
     /// The route.
     pub route: String,
     /// Requests to it, at least.
     pub requests: u64,
-    /// Different parameters, about.
+    /// Different parameters, about. Of several gates: if none saw what another saw.
     pub distinct: u64,
-    /// Requests a second over the time covered.
+    /// At least so many, about: what one gate saw.
+    pub distinct_at_least: u64,
+    /// Requests a second since it was first seen.
     pub per_second: f64,
     /// Refused of all its requests, at least.
     pub refused: u64,
     /// The plan that would fit it: the smallest that is large enough.
     pub plan: Option<String>,
+}
+
+/// What a report is made with.
+struct Telling<'a> {
+    seconds: f64,
+    now: Nanos,
+    limits: Option<&'a Limits>,
 }
 
 struct Merged {
@@ -91,7 +120,7 @@ struct Merged {
 }
 
 impl Top {
-    /// The `most` heaviest by each dimension, and all crawls among the callers kept.
+    /// The `most` heaviest by each dimension, and at most as many crawls among the callers kept.
     ///
     /// `limits` are those whose plans are offered to a crawl.
     pub fn report(&self, now: Nanos, most: usize, limits: Option<&Limits>) -> Report {
@@ -102,14 +131,21 @@ impl Top {
         let requests: u64 = windows.iter().map(|window| window.requests).sum();
 
         let all = |dimension: Dimension| merge(windows.iter().map(|w| w.summary(dimension)));
-        let addresses = all(Dimension::Address);
-        let principals = all(Dimension::Principal);
-        let crawls = crawls(&addresses, &principals, seconds, limits);
+        let (addresses, no_address) = all(Dimension::Address);
+        let (principals, no_principal) = all(Dimension::Principal);
+        let (user_agents, no_agent) = all(Dimension::UserAgent);
+        let (routes, no_route) = all(Dimension::Route);
+        let mut crawls = crawls(&addresses, &principals, &Telling { seconds, now, limits });
+        crawls.truncate(most);
 
         let told = |merged: &[Merged]| {
             let hitters = merged.iter().take(most);
-            hitters.map(|one| one.told(requests, seconds)).collect::<Vec<Hitter>>()
+            hitters.map(|one| one.told(requests, seconds, now)).collect::<Vec<Hitter>>()
         };
+        // The first that is left out made the most of those; whoever is in no summary, no more
+        // than the summaries say.
+        let left_out =
+            |merged: &[Merged], unseen: u64| merged.get(most).map_or(unseen, |m| m.count);
         Report {
             seconds,
             requests,
@@ -117,9 +153,15 @@ impl Top {
             anonymous: windows.iter().map(|window| window.anonymous).sum(),
             addresses: told(&addresses),
             principals: told(&principals),
-            user_agents: told(&all(Dimension::UserAgent)),
-            routes: told(&all(Dimension::Route)),
+            user_agents: told(&user_agents),
+            routes: told(&routes),
             crawls,
+            unlisted: Unlisted {
+                addresses: left_out(&addresses, no_address),
+                principals: left_out(&principals, no_principal),
+                user_agents: left_out(&user_agents, no_agent),
+                routes: left_out(&routes, no_route),
+            },
         }
     }
 }
@@ -137,8 +179,8 @@ impl Window {
 
 /// Merges summaries, the heaviest first. A key that one summary does not hold was recorded there
 /// at most as often as that summary's smallest entry (Agarwal and others, "Mergeable
-/// summaries", 2012).
-fn merge<'a>(summaries: impl Iterator<Item = &'a SpaceSaving<Activity>>) -> Vec<Merged> {
+/// summaries", 2012). Beside them: at most how often a key that none holds was recorded.
+fn merge<'a>(summaries: impl Iterator<Item = &'a SpaceSaving<Activity>>) -> (Vec<Merged>, u64) {
     let mut merged: HashMap<Fingerprint, Merged> = HashMap::new();
     let mut unseen = 0;
     for summary in summaries {
@@ -165,42 +207,52 @@ fn merge<'a>(summaries: impl Iterator<Item = &'a SpaceSaving<Activity>>) -> Vec<
         one.error += elsewhere;
     }
     merged.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name)));
-    merged
+    (merged, unseen)
 }
 
 impl Merged {
-    fn told(&self, requests: u64, seconds: f64) -> Hitter {
+    fn told(&self, requests: u64, seconds: f64, now: Nanos) -> Hitter {
+        let first_seen = self.activity.first_seen.unwrap_or(now);
         Hitter {
             name: self.name.clone(),
             requests: self.count,
             at_least: self.count - self.error,
             share: if requests == 0 { 0.0 } else { self.count as f64 / requests as f64 },
-            per_second: self.count as f64 / seconds,
+            per_second: self.count as f64 / self.seconds(seconds, now),
             refused: self.activity.refused,
             methods: self.activity.methods(),
             routes: self.activity.routes(),
-            first_seen_ns: self.activity.first_seen.map_or(0, Nanos::as_u64),
+            first_seen_age_ms: now.as_u64().saturating_sub(first_seen.as_u64()) / 1_000_000,
         }
     }
 
+    /// How long it has been seen: whoever has just come is not averaged over the time before.
+    fn seconds(&self, covered: f64, now: Nanos) -> f64 {
+        let first_seen = self.activity.first_seen.unwrap_or(now);
+        let since = now.as_u64().saturating_sub(first_seen.as_u64()) as f64 / 1e9;
+        since.min(covered).max(1.0)
+    }
+
     /// It asks one route with ever new parameters, and does little else.
-    fn crawl(&self, by: Dimension, seconds: f64, limits: Option<&Limits>) -> Option<Crawl> {
+    fn crawl(&self, by: Dimension, told: &Telling<'_>) -> Option<Crawl> {
         let walk = self.activity.walk.as_ref()?;
-        let distinct = walk.values.estimate();
+        let distinct = walk.values.estimate().min(walk.requests);
         let long = walk.requests >= LEAST_WALK && distinct >= LEAST_WALK;
         let ever_new = distinct * 2 >= walk.requests;
         let little_else = walk.requests * 2 >= self.activity.seen;
         if !(long && ever_new && little_else) {
             return None;
         }
-        let per_second = walk.requests as f64 / seconds;
-        let plan = limits.and_then(|limits| limits.plan_that_fits(per_second));
+        let per_second = walk.requests as f64 / self.seconds(told.seconds, told.now);
+        let plan = told.limits.and_then(|limits| limits.plan_that_fits(per_second));
         Some(Crawl {
             by,
             name: self.name.clone(),
+            principal: None,
             route: walk.route.clone(),
             requests: walk.requests,
             distinct,
+            distinct_at_least: distinct,
             per_second,
             refused: self.activity.refused,
             plan: plan.map(str::to_owned),
@@ -208,26 +260,37 @@ impl Merged {
     }
 }
 
-/// The crawls by principal, and those by address that are not the same seen twice: whose
-/// requests are not mostly those of one principal already told to walk that route.
-fn crawls(
-    addresses: &[Merged],
-    principals: &[Merged],
-    seconds: f64,
-    limits: Option<&Limits>,
-) -> Vec<Crawl> {
+/// The crawls by principal and by address, none twice. An address whose requests are mostly those of
+/// a principal that walks the same route is that crawl seen again: the principal is told, unless
+/// most of the walk was refused before anybody looked who it is.
+fn crawls(addresses: &[Merged], principals: &[Merged], telling: &Telling<'_>) -> Vec<Crawl> {
     let mut told: HashMap<Fingerprint, Crawl> = HashMap::new();
     for one in principals {
-        if let Some(crawl) = one.crawl(Dimension::Principal, seconds, limits) {
+        if let Some(crawl) = one.crawl(Dimension::Principal, telling) {
             told.insert(one.key, crawl);
         }
     }
-    let by_address = addresses.iter().filter_map(|one| {
-        let crawl = one.crawl(Dimension::Address, seconds, limits)?;
-        let lead = one.activity.lead().and_then(|lead| told.get(&lead));
-        lead.is_none_or(|lead| lead.route != crawl.route).then_some(crawl)
-    });
-    let mut crawls: Vec<Crawl> = by_address.collect();
+    let names: HashMap<Fingerprint, &str> =
+        principals.iter().map(|one| (one.key, one.name.as_str())).collect();
+    let mut crawls = Vec::new();
+    let mut seen_again = Vec::new();
+    for one in addresses {
+        let Some(mut crawl) = one.crawl(Dimension::Address, telling) else { continue };
+        let lead = one.activity.lead();
+        crawl.principal = lead.and_then(|lead| names.get(&lead)).map(|name| (*name).to_owned());
+        let same = lead.and_then(|lead| Some((lead, told.get(&lead)?)));
+        match same.filter(|(_, of_lead)| of_lead.route == crawl.route) {
+            Some((_, of_lead)) if crawl.requests <= of_lead.requests.saturating_mul(2) => {}
+            Some((lead, _)) => {
+                seen_again.push(lead);
+                crawls.push(crawl);
+            }
+            None => crawls.push(crawl),
+        }
+    }
+    for lead in seen_again {
+        told.remove(&lead);
+    }
     crawls.extend(told.into_values());
     crawls.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.name.cmp(&b.name)));
     crawls

@@ -7,7 +7,9 @@ use std::time::Duration;
 use keepgate_limit::hash::{Fingerprint, Sort};
 use keepgate_limit::top::distinct::Distinct;
 use keepgate_limit::top::space_saving::SpaceSaving;
-use keepgate_limit::top::{Dimension, Observation, Top};
+use keepgate_limit::top::{
+    Dimension, Heard, MOST_TOLD, Malformed, Observation, Report, Top, merge,
+};
 use keepgate_limit::{AddressKey, Limits, Nanos};
 use proptest::prelude::*;
 
@@ -179,7 +181,7 @@ fn a_crawl_is_named_with_the_plan_that_fits() {
     let first = &report.principals[0];
     assert_eq!((first.requests, first.at_least, first.refused), (20_000, 20_000, 5_000));
     assert!((first.share - 20_000.0 / 22_000.0).abs() < 1e-9 && first.per_second == 1_000.0);
-    assert_eq!(first.first_seen_ns, at(10).as_u64());
+    assert_eq!(first.first_seen_age_ms, 20_000);
     assert_eq!(first.methods, ["GET"]);
     assert_eq!(first.routes, [("/orders/{id}".to_owned(), 20_000)]);
     assert_eq!(report.user_agents[0].name, "crawler/1.0?[2J", "nothing reaches a terminal raw");
@@ -254,7 +256,7 @@ fn windows_turn_and_old_ones_go() {
     when(61, 2);
     let report = top.report(at(100), 9, None);
     assert_eq!((report.requests, report.seconds), (4, 100.0));
-    assert_eq!(report.addresses[0].first_seen_ns, 0, "first seen in the window before");
+    assert_eq!(report.addresses[0].first_seen_age_ms, 100_000, "first seen in the window before");
     let later = top.report(at(122), 9, None);
     assert_eq!(later.requests, 2, "the first window is gone");
     assert_eq!(top.report(at(1_000), 9, None).requests, 0);
@@ -270,4 +272,144 @@ fn long_names_are_cut_and_counted_whole() {
     let report = top.report(at(11), 9, None);
     assert_eq!(report.user_agents.len(), 2, "told apart by the whole");
     assert!(report.user_agents.iter().all(|agent| agent.name.len() == 200));
+}
+
+/// What a gate would send, read back.
+fn sent(report: &Report) -> Heard {
+    let text = serde_json::to_string(report).expect("writes");
+    let read: Report = serde_json::from_str(&text).expect("reads back");
+    assert_eq!(&read, report);
+    read.check().expect("a gate's own report is good");
+    Heard { report: read, age_ms: 0 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// However callers are spread over gates, the merged bounds hold for each, listed or not.
+    #[test]
+    fn reports_of_gates_merged_keep_their_bounds(
+        seed in 1..u64::MAX,
+        gates in 1..5_usize,
+        workers in 1..3_usize,
+        entries in 1..40_usize,
+        told in 1..MOST_TOLD,
+        length in 1..4_000_usize,
+    ) {
+        let tops: Vec<Top> = (0..gates).map(|_| top(workers, entries)).collect();
+        let mut exact: HashMap<String, u64> = HashMap::new();
+        for (turn, number) in skewed(seed, length).enumerate() {
+            let address = number as u32 % 100_000;
+            // Some callers are at one gate, some at all.
+            let at = if number % 3 == 0 { number as usize } else { turn } % gates;
+            tops[at].record(turn / gates, &request(address));
+            *exact.entry(Ipv4Addr::from_bits(address).to_string()).or_default() += 1;
+        }
+        let heard: Vec<Heard> = tops.iter().map(|top| sent(&top.report(at(30), told, None))).collect();
+        let merged = merge(&heard, told, None);
+        prop_assert_eq!(merged.requests, length as u64);
+        prop_assert!(merged.addresses.len() <= told);
+        let listed: HashMap<&str, _> =
+            merged.addresses.iter().map(|one| (one.name.as_str(), one)).collect();
+        for (name, truth) in &exact {
+            match listed.get(name.as_str()) {
+                Some(one) => prop_assert!(one.at_least <= *truth && *truth <= one.requests,
+                    "{truth} of {one:?}"),
+                None => prop_assert!(*truth <= merged.unlisted.addresses,
+                    "{name}: {truth} > {}", merged.unlisted.addresses),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crawl_through_two_gates_is_one_with_the_plan_for_all_of_it() {
+    let limits: Limits = toml::from_str(PLANS).expect("reads");
+    let tops = [top(1, 64), top(1, 64)];
+    for id in 0..24_000 {
+        let path = format!("/orders/{id}");
+        let crawler = Observation {
+            principal: Some(("client", "crawler")),
+            route: Some("/orders/{id}"),
+            path: Some(&path),
+            method: if id % 2 == 0 { "GET" } else { "HEAD" },
+            now: at(10 + id % 2),
+            ..request(1)
+        };
+        tops[id as usize % 2].record(0, &crawler);
+    }
+    let mut heard: Vec<Heard> =
+        tops.iter().map(|top| sent(&top.report(at(30), 20, Some(&limits)))).collect();
+    heard[1].age_ms = 4_000;
+    let merged = merge(&heard, 20, Some(&limits));
+    let [crawl] = merged.crawls.as_slice() else { panic!("{:?}", merged.crawls) };
+    assert_eq!((crawl.requests, crawl.by), (24_000, Dimension::Principal));
+    assert!((20_000..=24_000).contains(&crawl.distinct), "{crawl:?}");
+    assert!((10_000..=12_000).contains(&crawl.distinct_at_least), "{crawl:?}");
+    let alone = &heard[0].report.crawls[0];
+    assert!(crawl.per_second > 1.9 * alone.per_second);
+    assert_eq!(crawl.plan, limits.plan_that_fits(crawl.per_second).map(str::to_owned));
+    let who = &merged.principals[0];
+    assert_eq!((who.requests, who.at_least, who.share), (24_000, 24_000, 1.0));
+    assert_eq!(who.methods, ["GET", "HEAD"]);
+    assert_eq!(who.routes, [("/orders/{id}".to_owned(), 24_000)]);
+    // The second gate saw it first at 11 of its 30 seconds, and said so 4 seconds ago.
+    assert_eq!(who.first_seen_age_ms, 23_000);
+    assert_eq!(merge(&[], 20, None).requests, 0);
+}
+
+#[test]
+fn reports_that_no_gate_makes_are_refused() {
+    let top = top(1, 64);
+    for address in 0..30 {
+        let route = Some("/orders/{id}");
+        let asked = Observation { principal: Some(("user", "a")), route, ..request(address) };
+        top.record(0, &asked);
+    }
+    let good = top.report(at(30), MOST_TOLD, None);
+    good.check().expect("good");
+    type Spoil = fn(&mut Report);
+    let cases: [(Spoil, Malformed); 8] = [
+        (
+            |r| r.addresses.push(r.addresses[0].clone()),
+            Malformed::TooMany { kind: "addresses", count: 21 },
+        ),
+        (|r| r.principals[0].name = "x".repeat(201), Malformed::Name),
+        (|r| r.principals[0].name = "a\u{1b}[2J".to_owned(), Malformed::Name),
+        (|r| r.principals[0].at_least = 31, Malformed::Numbers),
+        (|r| r.seconds = -1.0, Malformed::Numbers),
+        (|r| r.refused = 31, Malformed::Numbers),
+        (|r| r.unlisted.routes = u64::MAX, Malformed::Numbers),
+        (|r| r.principals[0].methods = vec!["BREW".to_owned()], Malformed::Method),
+    ];
+    for (spoil, expected) in cases {
+        let mut report = good.clone();
+        spoil(&mut report);
+        assert_eq!(report.check(), Err(expected));
+    }
+}
+
+/// A crawler whose address is refused before anybody looks who it is: told once, by the address, with the
+/// principal that it was when it was let in.
+#[test]
+fn a_crawl_refused_before_it_was_identified_is_told_once_with_its_principal() {
+    let limits: Limits = toml::from_str(PLANS).expect("reads");
+    let top = top(1, 64);
+    for id in 0..4_000 {
+        let path = format!("/orders/{id}");
+        let walk = Observation { route: Some("/orders/{id}"), path: Some(&path), ..request(1) };
+        let walk = Observation { now: at(70), ..walk };
+        if id % 10 == 0 {
+            top.record(0, &Observation { principal: Some(("client", "crawler")), ..walk });
+        } else {
+            top.record(0, &Observation { refused: true, ..walk });
+        }
+    }
+    let report = top.report(at(80), 10, Some(&limits));
+    let [crawl] = report.crawls.as_slice() else { panic!("{:?}", report.crawls) };
+    assert_eq!((crawl.by, crawl.requests), (Dimension::Address, 4_000));
+    assert_eq!(crawl.principal.as_deref(), Some("client::\"crawler\""));
+    // Ten seconds of it, not more: whoever has just come is not averaged over the time before.
+    assert_eq!(crawl.per_second, 400.0);
+    assert_eq!(report.addresses[0].per_second, 400.0);
 }

@@ -1,0 +1,94 @@
+//! Tells the center who makes the requests, every few seconds.
+//!
+//! Requests do not notice: a report copies what the workers have counted, at its own pace and on
+//! another thread. What cannot be sent in time is replaced by the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepgate_limit::top::{MOST_TOLD, Top};
+use keepgate_limit::{Limits, Nanos};
+use tokio::time::MissedTickBehavior;
+
+use crate::worker::Common;
+
+/// How often there is a report while there is traffic.
+const EVERY: Duration = Duration::from_secs(5);
+/// Without traffic, every so many times: the center forgets a gate that it does not hear for 30 s,
+/// and that nothing happens is worth knowing, too.
+const QUIET: u32 = 4;
+/// The largest report, in bytes.
+const MOST_BYTES: usize = 64 << 10;
+
+/// Runs until it is dropped.
+pub(crate) async fn run(common: Arc<Common>) {
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut requests, mut quiet) = (None, 0);
+    loop {
+        every.tick().await;
+        let Some((report, seen)) = report(&common) else { continue };
+        if requests == Some(seen) && quiet + 1 < QUIET {
+            quiet += 1;
+            continue;
+        }
+        (requests, quiet) = (Some(seen), 0);
+        common.source.report(&common.settings.service, report);
+    }
+}
+
+fn report(common: &Common) -> Option<(Vec<u8>, u64)> {
+    let limiting = &common.limiting;
+    let last = limiting.last();
+    fitting(&limiting.top, limiting.now(), last.as_ref().map(|last| &*last.limits))
+}
+
+/// As much of a report as fits, and how many requests it is about.
+fn fitting(top: &Top, now: Nanos, limits: Option<&Limits>) -> Option<(Vec<u8>, u64)> {
+    for most in [MOST_TOLD, MOST_TOLD / 2, MOST_TOLD / 4, 1, 0] {
+        let report = top.report(now, most, limits);
+        let json = serde_json::to_vec(&report).ok()?;
+        if json.len() <= MOST_BYTES {
+            return Some((json, report.requests));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use keepgate_limit::top::{Observation, Report};
+    use keepgate_limit::{AddressKey, Seed};
+
+    use super::*;
+
+    /// The longest routes that there may be, and many callers on them.
+    #[test]
+    fn a_report_is_cut_to_what_is_taken() {
+        let top = Top::new(Seed::new([1; 16]), 1, 256, Duration::from_secs(60));
+        let routes: Vec<String> = (0..4).map(|n| format!("/{n}/{}", "x".repeat(4_000))).collect();
+        for turn in 0..1_000_usize {
+            let id = (turn % 50).to_string();
+            top.record(
+                0,
+                &Observation {
+                    address: AddressKey::Local,
+                    principal: Some(("user", &id)),
+                    user_agent: Some(&id),
+                    method: "GET",
+                    route: routes.get(turn % 4).map(String::as_str),
+                    path: None,
+                    refused: false,
+                    now: Nanos::new(0),
+                },
+            );
+        }
+        let whole = serde_json::to_vec(&top.report(Nanos::new(0), MOST_TOLD, None)).unwrap();
+        assert!(whole.len() > MOST_BYTES, "{}", whole.len());
+        let (json, requests) = fitting(&top, Nanos::new(0), None).unwrap();
+        assert!(json.len() <= MOST_BYTES && requests == 1_000, "{}", json.len());
+        let report: Report = serde_json::from_slice(&json).unwrap();
+        report.check().unwrap();
+        assert!(!report.principals.is_empty());
+    }
+}
