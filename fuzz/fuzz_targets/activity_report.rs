@@ -15,6 +15,6 @@ fuzz_target!(|bytes: &[u8]| {
     for one in merged.addresses.iter().chain(&merged.principals).chain(&merged.routes) {
         assert!(one.at_least <= one.requests && one.refused <= one.requests);
     }
-    let again = serde_json::to_vec(&merged).expect("writes");
+    let again = serde_json::to_vec(&merged).unwrap_or_default();
     assert!(serde_json::from_slice::<Report>(&again).is_ok());
 });

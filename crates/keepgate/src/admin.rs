@@ -184,6 +184,11 @@ impl Admin {
         self.ask(Method::POST, path, Some(body)).await
     }
 
+    /// PUT of a JSON body; the answer's JSON.
+    pub(crate) async fn put(&mut self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.ask(Method::PUT, path, Some(body)).await
+    }
+
     /// DELETE; the answer's JSON, null where there is none.
     pub(crate) async fn delete(&mut self, path: &str) -> anyhow::Result<Value> {
         self.ask(Method::DELETE, path, None).await

@@ -16,6 +16,7 @@ mod secret;
 mod signals;
 mod style;
 mod tune;
+mod uid;
 
 use std::process::ExitCode;
 

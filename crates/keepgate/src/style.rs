@@ -20,6 +20,12 @@ impl Paint {
         Paint { on: io::stderr().is_terminal() && wanted() }
     }
 
+    /// No colours.
+    #[cfg(test)]
+    pub(crate) fn plain() -> Paint {
+        Paint { on: false }
+    }
+
     /// Whether there are colours at all.
     pub(crate) fn is_on(self) -> bool {
         self.on
@@ -98,6 +104,53 @@ impl Table {
     }
 }
 
+/// A moment as people write it, in UTC: `2026-11-22 20:35 UTC`.
+pub(crate) fn date(unix_s: u64) -> String {
+    let (days, of_day) = (unix_s / 86_400, unix_s % 86_400);
+    // Whole years from 1970 on, then whole months.
+    let leap =
+        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+    // 400 years have 146,097 days, so that no loop is long.
+    let (mut year, mut left) = (1970 + days / 146_097 * 400, days % 146_097);
+    while left >= 365 + u64::from(leap(year)) {
+        left -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let mut month = 1;
+    for length in [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if left < length {
+            break;
+        }
+        left -= length;
+        month += 1;
+    }
+    let (hour, minute) = (of_day / 3_600, of_day / 60 % 60);
+    format!("{year:04}-{month:02}-{:02} {hour:02}:{minute:02} UTC", left + 1)
+}
+
+/// How long ago, in one unit: `4 s`, `3 min`, `2 h`, `5 d`.
+pub(crate) fn span(ms: u64) -> String {
+    match ms / 1_000 {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7_200 => format!("{} min", s / 60),
+        s @ 7_200..172_800 => format!("{} h", s / 3_600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// A count with commas: `41,000`.
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// Writes to stdout. A reader that has gone away (`keepgate .. | head`) is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
@@ -115,6 +168,25 @@ pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_spans_and_counts_are_read_by_people() {
+        for (unix_s, text) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_709_164_800, "2024-02-29 00:00 UTC"),
+            (1_735_689_599, "2024-12-31 23:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+            (16_725_225_600, "2500-01-01 00:00 UTC"),
+        ] {
+            assert_eq!(date(unix_s), text, "{unix_s}");
+        }
+        assert!(!date(u64::MAX).is_empty());
+        let spans = [0, 119_999, 120_000, 7_200_000, 200_000_000].map(span);
+        assert_eq!(spans, ["0 s", "119 s", "2 min", "2 h", "2 d"]);
+        assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::admin::{CenterArgs, list, text};
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint};
+use crate::uid;
 
 /// Ask a center whether a principal may do an action on a resource
 ///
@@ -15,20 +16,20 @@ use crate::style::{self, Paint};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  keepgate check --principal 'user::\"alice\"' --action read --resource 'record::\"r1\"'
+  keepgate check --principal user::alice --action read --resource record::r1
   keepgate check --principal 'user::\"bob\"' --action DELETE --resource 'route::\"/orders/{id}\"' \\
       --service orders --explain
   keepgate check --principal 'user::\"bob\"' --action read --resource 'record::\"r1\"' \\
       --context '{\"ip\":\"10.0.0.1\"}' --json")]
 pub(crate) struct Args {
-    /// Who: a Cedar uid such as user::"alice"
-    #[arg(long, value_name = "UID")]
+    /// Who: a Cedar uid such as user::"alice", or user::alice
+    #[arg(long, value_name = "UID", value_parser = uid::parse)]
     principal: Uid,
     /// What: a name such as read, or a Cedar uid
     #[arg(long)]
     action: String,
-    /// On what: a Cedar uid such as record::"r1"
-    #[arg(long, value_name = "UID")]
+    /// On what: a Cedar uid such as record::"r1", or record::r1
+    #[arg(long, value_name = "UID", value_parser = uid::parse)]
     resource: Uid,
     /// The context, a JSON object
     #[arg(long, value_name = "JSON")]
@@ -46,10 +47,16 @@ pub(crate) struct Args {
     center: CenterArgs,
 }
 
+/// A name as it is; an entity in either form as Cedar text.
+fn action(text: &str) -> String {
+    let entity = text.contains("::").then(|| uid::parse(text).ok()).flatten();
+    entity.map_or_else(|| text.to_owned(), |uid| uid.to_string())
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut body = json!({
         "principal": args.principal.to_string(),
-        "action": args.action,
+        "action": action(&args.action),
         "resource": args.resource.to_string(),
     });
     if let Some(object) = body.as_object_mut() {

@@ -11,13 +11,14 @@ use crate::admin::{Admin, CenterArgs, segment, shown, text};
 use crate::cmd::export::only_service;
 use crate::exit::Exit;
 use crate::style::{self, Paint, Table};
+use crate::uid;
 
 /// Make, list, revoke and rotate API keys of a service's callers
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  keepgate key create --service orders --principal 'client::\"crawler\"' --note 'nightly import'
-  keepgate key create --principal 'user::\"alice\"' --expires-in 90d
+  keepgate key create --principal client::crawler --plan bulk --expires 90d
+  keepgate key create --service orders --principal 'user::\"a b\"' --note 'nightly import'
   keepgate key rotate 4f9c2a7e1b03 --overlap 1h
   keepgate key list --json")]
 pub(crate) struct Args {
@@ -38,15 +39,21 @@ struct Service {
 enum Action {
     /// Make a key and print it, alone, on stdout; it is never shown again
     Create {
-        /// Who the caller is when it shows this key: a Cedar uid such as client::"crawler"
-        #[arg(long, value_name = "UID")]
+        /// Who the caller is when it shows this key: a Cedar uid such as client::"crawler", or
+        /// client::crawler
+        #[arg(long, value_name = "UID", value_parser = uid::parse)]
         principal: Uid,
-        /// The plan whose limits apply
+        /// The plan whose limits apply; `keepgate plan list` lists them
         #[arg(long, value_name = "NAME")]
         plan: Option<String>,
         /// How long it is good for, such as 90d; without it, until it is revoked
-        #[arg(long, value_name = "DURATION", value_parser = duration::parse_ms)]
-        expires_in: Option<u64>,
+        #[arg(
+            long,
+            visible_alias = "expires-in",
+            value_name = "DURATION",
+            value_parser = duration::parse_ms
+        )]
+        expires: Option<u64>,
         /// A note for people
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
@@ -93,9 +100,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 
 async fn act(action: Action) -> anyhow::Result<()> {
     match action {
-        Action::Create { principal, plan, expires_in, note, json, service } => {
+        Action::Create { principal, plan, expires, note, json, service } => {
             let (mut admin, service) = connect(&service).await?;
-            let expires = expires_in.map(expiry).transpose()?;
+            let expires = expires.map(expiry).transpose()?;
             let fields = Fields { plan: plan.as_deref(), expires_unix_s: expires, note: &note };
             let answer = create(&mut admin, &service, &principal, &fields).await?;
             print_key(&answer, json)
@@ -107,12 +114,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
             if json {
                 return style::print_json(&json!({ "keys": keys }));
             }
-            let members = ["prefix", "principal", "plan", "expires_unix_s", "note"];
-            let mut table = Table::new(&["prefix", "principal", "plan", "expires (unix)", "note"]);
-            for key in &keys {
-                table.row(members.map(|member| shown(key.get(member))));
-            }
-            style::print(&table.render(Paint::stdout()))
+            style::print(&table(&keys)?.render(Paint::stdout()))
         }
         Action::Revoke { prefix, service } => {
             let (mut admin, service) = connect(&service).await?;
@@ -143,10 +145,30 @@ fn prefix_of(text: &str) -> &str {
     text.strip_prefix("kgk_").and_then(|rest| rest.split('_').next()).unwrap_or(text)
 }
 
-fn expiry(in_ms: u64) -> anyhow::Result<u64> {
+fn now_unix_s() -> anyhow::Result<u64> {
     let now =
         SystemTime::now().duration_since(UNIX_EPOCH).context("this host's clock is before 1970")?;
-    Ok(now.as_secs().saturating_add(in_ms / 1_000))
+    Ok(now.as_secs())
+}
+
+fn expiry(in_ms: u64) -> anyhow::Result<u64> {
+    Ok(now_unix_s()?.saturating_add(in_ms / 1_000))
+}
+
+/// Keys as lines, as `key list` and `plan show` print them.
+pub(crate) fn table(keys: &[Value]) -> anyhow::Result<Table> {
+    let now = now_unix_s()?;
+    let mut table = Table::new(&["prefix", "principal", "plan", "expires", "note"]);
+    for key in keys {
+        let expires = match key.get("expires_unix_s").and_then(Value::as_u64) {
+            None => "never".to_owned(),
+            Some(at) if at <= now => format!("{}, expired", style::date(at)),
+            Some(at) => style::date(at),
+        };
+        let text = |member: &str| shown(key.get(member));
+        table.row([text("prefix"), text("principal"), text("plan"), expires, text("note")]);
+    }
+    Ok(table)
 }
 
 fn print_key(answer: &Value, json: bool) -> anyhow::Result<()> {

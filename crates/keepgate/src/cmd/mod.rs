@@ -16,6 +16,7 @@ mod gate;
 mod help_markdown;
 pub(crate) mod key;
 mod lab;
+mod plan;
 mod role;
 mod service;
 mod token;
@@ -121,6 +122,7 @@ commands! {
     Check => check,
     Token => token,
     Key => key,
+    Plan => plan,
     Role => role,
     Service => service,
     Doctor => doctor,

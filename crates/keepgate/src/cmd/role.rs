@@ -5,19 +5,29 @@ use std::str::FromStr;
 
 use clap::Subcommand;
 use keepgate_policy::Uid;
+use keepgate_policy::model::GrantBody;
 use serde_json::{Value, json};
 
-use crate::admin::{Admin, CenterArgs, shown, text};
-use crate::exit::Exit;
+use crate::admin::{Admin, CenterArgs, segment, shown, text};
+use crate::cmd::export::only_service;
+use crate::exit::{Exit, usage};
 use crate::style::{self, Paint, Table};
+use crate::uid;
 
-/// List roles, and put principals into them or take them out
+/// All actions, or all resources.
+const ANY: &str = "any";
+
+/// List roles, put principals into them or take them out, and say what a role may do
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   keepgate role list
-  keepgate role assign 'user::\"bob\"' orders-reader
-  keepgate role revoke 'user::\"bob\"' 'role::\"orders-reader\"'
+  keepgate role assign user::bob orders-reader
+  keepgate role revoke user::bob 'role::\"orders-reader\"'
+  keepgate role grant orders-reader --action GET,HEAD --resource route::/orders
+  keepgate role grant orders-admin --action any --resource any
+  keepgate role grants
+  keepgate role ungrant 'orders-admin: any on any'
 
 A gate enforces a change as soon as it has followed the center's revision, by habit within
 milliseconds.")]
@@ -46,11 +56,61 @@ enum Action {
         #[command(flatten)]
         edge: Edge,
     },
+    /// Allow a role actions on a resource of a service and all below it
+    Grant {
+        /// The role: its name, or a Cedar uid; a principal may stand here, too
+        role: Role,
+        /// The actions: names such as GET, or Cedar uids; `any` for all
+        #[arg(long, value_name = "ACTION", value_delimiter = ',', required = true)]
+        action: Vec<String>,
+        /// The resource, such as route::/orders; `any` for all
+        #[arg(long, value_name = "UID")]
+        resource: String,
+        #[command(flatten)]
+        service: Service,
+        /// Print the center's answer as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what roles may do in a service
+    Grants {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Take a grant back
+    Ungrant {
+        /// The grant, as `keepgate role grants` lists it
+        id: String,
+        #[command(flatten)]
+        service: Service,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Service {
+    /// The service; needed only if the center has several
+    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
+    service: Option<String>,
+    #[command(flatten)]
+    center: CenterArgs,
+}
+
+impl Service {
+    /// The center, and the path of the service's grants there.
+    async fn grants(&self) -> anyhow::Result<(Admin, String)> {
+        let mut admin = self.center.connect()?;
+        let name = only_service(&mut admin, self.service.as_deref()).await?;
+        Ok((admin, format!("/v1/services/{}/grants", segment(&name))))
+    }
 }
 
 #[derive(Debug, clap::Args)]
 struct Edge {
-    /// Who: a Cedar uid such as user::"bob"
+    /// Who: a Cedar uid such as user::"bob", or user::bob
+    #[arg(value_parser = uid::parse)]
     member: Uid,
     /// The role: its name, or a Cedar uid
     role: Role,
@@ -66,11 +126,11 @@ struct Edge {
 struct Role(Uid);
 
 impl FromStr for Role {
-    type Err = <Uid as FromStr>::Err;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Role, Self::Err> {
         if text.contains("::") || text.is_empty() {
-            text.parse().map(Role)
+            uid::parse(text).map(Role)
         } else {
             Ok(Role(Uid::new("role", text)))
         }
@@ -104,8 +164,78 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             let answer = runtime.block_on(change(&mut admin, "revoke", &edge))?;
             done(&edge, "is no longer in", &answer)?;
         }
+        Action::Grant { role, action, resource, service, json } => {
+            let grant = grant(role, &action, &resource)?;
+            let answer = runtime.block_on(async {
+                let (mut admin, path) = service.grants().await?;
+                admin.put(&format!("{path}/{}", segment(&grant.default_id())), &json!(grant)).await
+            })?;
+            if json {
+                style::print_json(&answer)?;
+            } else {
+                style::print(&format!("granted {}, {}\n", grant.default_id(), revision(&answer)))?;
+            }
+        }
+        Action::Grants { json, service } => {
+            let grants = runtime.block_on(async {
+                let (mut admin, path) = service.grants().await?;
+                admin.load_all(&path, "items").await
+            })?;
+            if json {
+                style::print_json(&json!({ "grants": grants }))?;
+            } else {
+                style::print(&grants_table(&grants).render(Paint::stdout()))?;
+            }
+        }
+        Action::Ungrant { id, service } => {
+            let answer = runtime.block_on(async {
+                let (mut admin, path) = service.grants().await?;
+                admin.delete(&format!("{path}/{}", segment(&id))).await
+            })?;
+            style::print(&format!("took back {id}, {}\n", revision(&answer)))?;
+        }
     }
     Ok(Exit::Ok)
+}
+
+/// As in `roles.toml`: everything can be granted, but must be said.
+fn grant(role: Role, actions: &[String], resource: &str) -> anyhow::Result<GrantBody> {
+    let any = actions.iter().any(|action| action == ANY);
+    if any && actions.len() > 1 {
+        return Err(usage("--action any is all of them; name no other beside it"));
+    }
+    let of = |text: &String| match text.contains("::") {
+        true => uid::parse(text).map_err(|e| usage(format!("--action: {e}"))),
+        false => Ok(Uid::action(text)),
+    };
+    let mut granted = match any {
+        true => Vec::new(),
+        false => actions.iter().map(of).collect::<anyhow::Result<Vec<Uid>>>()?,
+    };
+    granted.sort();
+    granted.dedup();
+    let resource = match resource {
+        ANY => None,
+        text => Some(uid::parse(text).map_err(|e| usage(format!("--resource: {e}, or `any`")))?),
+    };
+    Ok(GrantBody { principal: role.0, actions: granted, resource })
+}
+
+fn grants_table(grants: &[Value]) -> Table {
+    let mut table = Table::new(&["role", "actions", "resource", "id"]);
+    for grant in grants {
+        let body = grant.get("body");
+        let of = |member: &str| {
+            let text = shown(body.and_then(|body| body.get(member)));
+            if text.is_empty() { ANY.to_owned() } else { text }
+        };
+        table.row([of("principal"), of("actions"), of("resource"), text(grant, "id").to_owned()]);
+    }
+    table
+}
+
+fn revision(answer: &Value) -> String {
+    format!("revision {}", answer.get("revision").and_then(Value::as_u64).unwrap_or(0))
 }
 
 /// Roles that were described or that have a member, by their uid in Cedar syntax.
@@ -143,6 +273,5 @@ fn done(edge: &Edge, words: &str, answer: &Value) -> anyhow::Result<()> {
     if edge.json {
         return style::print_json(answer);
     }
-    let revision = answer.get("revision").and_then(Value::as_u64).unwrap_or(0);
-    style::print(&format!("{} {words} {}, revision {revision}\n", edge.member, edge.role.0))
+    style::print(&format!("{} {words} {}, {}\n", edge.member, edge.role.0, revision(answer)))
 }

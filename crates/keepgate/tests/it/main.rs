@@ -10,6 +10,7 @@
 
 mod apply;
 mod authzen;
+mod clients;
 mod config;
 mod connections;
 mod demo;
@@ -19,6 +20,7 @@ mod help;
 mod lab;
 mod nginx;
 mod outage;
+mod plans;
 mod requests;
 mod separate;
 mod tune;

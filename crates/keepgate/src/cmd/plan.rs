@@ -1,0 +1,266 @@
+//! `keepgate plan`: named sets of limits that API keys belong to.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use keepgate_limit::rules::{Key, Plan, Rate, Rule};
+use serde_json::{Value, json};
+
+use crate::admin::{Admin, CenterArgs, segment, shown, text};
+use crate::cmd::export::only_service;
+use crate::cmd::key;
+use crate::exit::{Exit, usage};
+use crate::style::{self, Paint, Table};
+
+/// List, show, set and remove plans: named sets of limits for callers with API keys
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keepgate plan list
+  keepgate plan set bulk --rate 1000/min --concurrency 8 --description 'for crawlers that asked'
+  keepgate plan set bulk --file bulk.toml
+  keepgate key create --principal client::crawler --plan bulk --expires 90d
+  keepgate plan show bulk
+
+The next `keepgate apply` of files makes the plans what limits.toml says; it is refused while keys
+are in a plan that would go.")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Args)]
+struct Service {
+    /// The service; needed only if the center has several
+    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
+    service: Option<String>,
+    #[command(flatten)]
+    center: CenterArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List plans, their limits and how many keys are in each
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Show one plan, its limits and its keys
+    Show {
+        /// The plan
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Make a plan, or replace it as a whole
+    #[command(visible_alias = "create")]
+    Set {
+        /// The plan
+        name: String,
+        #[command(flatten)]
+        limits: Limits,
+        /// For people: whom it is for
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// Print the center's answer as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Remove a plan that no key is in
+    Remove {
+        /// The plan
+        name: String,
+        #[command(flatten)]
+        service: Service,
+    },
+}
+
+/// One rule from flags, or all from a file.
+#[derive(Debug, clap::Args)]
+struct Limits {
+    /// Requests a period, such as 1000/min
+    #[arg(long, value_name = "RATE", required_unless_present_any = ["file", "concurrency"])]
+    rate: Option<Rate>,
+    /// Requests at once on top of the rate; without it, the rate's count
+    #[arg(long, value_name = "N", requires = "rate")]
+    burst: Option<u32>,
+    /// Requests under way at once
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+    /// Whose requests are counted together: api_key, principal, address or header:NAME
+    #[arg(long, value_name = "KEY", default_value = "api_key")]
+    key: Key,
+    /// A TOML file with what stands below [plan.NAME] in limits.toml, for more than one rule
+    #[arg(long, value_name = "F", conflicts_with_all = ["rate", "burst", "concurrency", "key"])]
+    file: Option<PathBuf>,
+}
+
+impl Limits {
+    fn plan(self, name: &str) -> anyhow::Result<Plan> {
+        if let Some(path) = &self.file {
+            let shown = path.display();
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("reading `{shown}`"))?;
+            return toml::from_str(&text).map_err(|e| usage(format!("`{shown}`: {e}")));
+        }
+        // Every field of a rule has a default but these.
+        let rule = json!({
+            "name": name,
+            "key": self.key,
+            "rate": self.rate,
+            "burst": self.burst,
+            "concurrency": self.concurrency,
+        });
+        let rule: Rule = serde_json::from_value(rule).context("the limits make no rule")?;
+        Ok(Plan { description: String::new(), rules: vec![rule] })
+    }
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    super::runtime()?.block_on(act(args.action))?;
+    Ok(Exit::Ok)
+}
+
+async fn act(action: Action) -> anyhow::Result<()> {
+    match action {
+        Action::List { json, service } => {
+            let (mut admin, service) = connect(&service).await?;
+            let plans = admin.load_all(&plans_path(&service), "items").await?;
+            let keys = keys(&mut admin, &service).await?;
+            let empty = Vec::new();
+            let of = |name: &str| keys.get(name).unwrap_or(&empty).len();
+            if json {
+                let plans: Vec<Value> = plans.iter().map(|plan| entry(plan, of)).collect();
+                return style::print_json(&json!({ "plans": plans }));
+            }
+            let mut table = Table::new(&["plan", "keys", "limits", "description"]);
+            for plan in &plans {
+                let (name, body) = (text(plan, "id"), plan.get("body").unwrap_or(&Value::Null));
+                let limits = rules(body).iter().map(sentence).collect::<Vec<_>>().join("; ");
+                let description = text(body, "description").to_owned();
+                table.row([name.to_owned(), of(name).to_string(), limits, description]);
+            }
+            style::print(&table.render(Paint::stdout()))
+        }
+        Action::Show { name, json, service } => {
+            let (mut admin, service) = connect(&service).await?;
+            let body = admin.load(&plan_path(&service, &name)).await?;
+            let keys = keys(&mut admin, &service).await?.remove(&name).unwrap_or_default();
+            if json {
+                let mut body = body;
+                if let Some(fields) = body.as_object_mut() {
+                    fields.insert("name".to_owned(), json!(name));
+                    fields.insert("keys".to_owned(), json!(keys));
+                }
+                return style::print_json(&body);
+            }
+            let paint = Paint::stdout();
+            let mut screen = format!("{}  {}\n", paint.strong(&name), text(&body, "description"));
+            for rule in rules(&body) {
+                screen += &format!("  {:<16} {}\n", text(&rule, "name"), sentence(&rule));
+            }
+            if keys.is_empty() {
+                screen += &format!(
+                    "\nno key is in it; `keepgate key create --service {service} --principal client::NAME --plan {name}` makes one\n"
+                );
+            } else {
+                screen += &format!("\n{}", key::table(&keys)?.render(paint));
+            }
+            style::print(&screen)
+        }
+        Action::Set { name, limits, description, json, service } => {
+            let mut plan = limits.plan(&name)?;
+            if let Some(description) = description {
+                plan.description = description;
+            }
+            let (mut admin, service) = connect(&service).await?;
+            let answer = admin.put(&plan_path(&service, &name), &json!(plan)).await?;
+            if json {
+                return style::print_json(&answer);
+            }
+            let done = answer.pointer("/changes/0/op").and_then(Value::as_str);
+            let done = match done {
+                Some("create") => "made",
+                Some(_) => "replaced",
+                None => "unchanged:",
+            };
+            let revision = shown(answer.get("revision"));
+            style::print(&format!("{done} the plan {name}, revision {revision}\n"))
+        }
+        Action::Remove { name, service } => {
+            let (mut admin, service) = connect(&service).await?;
+            admin.delete(&plan_path(&service, &name)).await?;
+            style::print(&format!("removed the plan {name}\n"))
+        }
+    }
+}
+
+async fn connect(service: &Service) -> anyhow::Result<(Admin, String)> {
+    let mut admin = service.center.connect()?;
+    let name = only_service(&mut admin, service.service.as_deref()).await?;
+    Ok((admin, name))
+}
+
+fn plans_path(service: &str) -> String {
+    format!("/v1/services/{}/plans", segment(service))
+}
+
+fn plan_path(service: &str, name: &str) -> String {
+    format!("{}/{}", plans_path(service), segment(name))
+}
+
+/// The service's keys by their plans.
+async fn keys(admin: &mut Admin, service: &str) -> anyhow::Result<BTreeMap<String, Vec<Value>>> {
+    let path = format!("/v1/services/{}/keys", segment(service));
+    let mut by_plan: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for key in admin.load_all(&path, "keys").await? {
+        by_plan.entry(text(&key, "plan").to_owned()).or_default().push(key);
+    }
+    Ok(by_plan)
+}
+
+/// A plan for programs: as it is stored, with its name and how many keys are in it.
+fn entry(plan: &Value, keys: impl Fn(&str) -> usize) -> Value {
+    let mut body = plan.get("body").cloned().unwrap_or_default();
+    let name = text(plan, "id");
+    if let Some(fields) = body.as_object_mut() {
+        fields.insert("name".to_owned(), json!(name));
+        fields.insert("keys".to_owned(), json!(keys(name)));
+    }
+    body
+}
+
+fn rules(plan: &Value) -> Vec<Value> {
+    plan.get("rule").and_then(Value::as_array).cloned().unwrap_or_default()
+}
+
+/// What a rule limits: `1000/min each api_key, burst 50, 8 at once, GET on /orders/*`.
+fn sentence(rule: &Value) -> String {
+    let of = |member: &str| rule.get(member).filter(|value| !value.is_null());
+    let each = format!("each {}", text(rule, "key"));
+    let mut parts = vec![match of("rate") {
+        Some(rate) => format!("{} {each}", shown(Some(rate))),
+        None => each,
+    }];
+    parts.extend(of("burst").map(|burst| format!("burst {}", shown(Some(burst)))));
+    parts.extend(of("concurrency").map(|most| format!("{} at once", shown(Some(most)))));
+    let on = [of("methods"), of("route")].map(|value| shown(value));
+    let on: Vec<&str> = on.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+    if !on.is_empty() {
+        parts.push(format!("on {}", on.join(" ")));
+    }
+    if of("shadow").is_some_and(|shadow| shadow == true) {
+        parts.push("only counted".to_owned());
+    }
+    parts.join(", ")
+}

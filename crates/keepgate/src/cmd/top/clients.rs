@@ -1,0 +1,107 @@
+//! `keepgate top clients`: who is crawling me?
+//!
+//! Asks the center, which has heard all gates, or one gate's admin listener, for which no center is
+//! needed. What it prints is made by [`draw`] from values alone.
+
+mod draw;
+
+use anyhow::{Context as _, bail};
+use hyper::Method;
+use keepgate_limit::top::Report;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::admin::{CenterArgs, segment};
+use crate::cmd::export::only_service;
+use crate::exit::{Exit, usage};
+use crate::origin::Origin;
+use crate::style::{self, Paint};
+
+/// Who makes the requests of a service: crawls first, then the heaviest callers
+///
+/// Ends with 0, or with 2 if no gate was heard.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  keepgate top clients
+  keepgate top clients --service orders --json
+  keepgate top clients --gate http://127.0.0.1:8081    one gate's admin listener; no center needed")]
+pub(crate) struct Args {
+    /// The service; needed only if the center has several
+    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
+    service: Option<String>,
+    /// Ask this gate's admin listener instead of the center
+    #[arg(long, value_name = "URL")]
+    gate: Option<String>,
+    /// The most callers of a kind to show, up to 20
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=20))]
+    most: u8,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    center: CenterArgs,
+}
+
+/// What was answered, by a center or a gate.
+#[derive(Debug, Deserialize)]
+struct Seen {
+    service: String,
+    /// Of a center's answer.
+    gates: Option<Gates>,
+}
+
+/// How much a center's answer rests on.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Gates {
+    heard: u64,
+    following: u64,
+    oldest_ms: Option<u64>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Exit> {
+    let answer = super::super::runtime()?.block_on(ask(args))?;
+    let seen: Seen = serde_json::from_value(answer.clone()).context("the answer has no service")?;
+    let nobody = seen.gates.is_some_and(|gates| gates.heard == 0);
+    if args.json {
+        style::print_json(&answer)?;
+    } else if let (true, Some(gates)) = (nobody, seen.gates) {
+        style::print(&draw::unheard(&seen.service, gates))?;
+    } else {
+        let report: Report = serde_json::from_value(answer).context("the answer is no report")?;
+        // Names come from callers, and from gates that a center merely believes.
+        report.check().context("the report cannot be shown")?;
+        let view = draw::View {
+            service: &seen.service,
+            gates: seen.gates,
+            report: &report,
+            most: usize::from(args.most),
+        };
+        style::print(&draw::screen(&view, Paint::stdout()))?;
+    }
+    Ok(if nobody { Exit::Denied } else { Exit::Ok })
+}
+
+async fn ask(args: &Args) -> anyhow::Result<Value> {
+    let Some(gate) = &args.gate else {
+        let mut admin = args.center.connect()?;
+        let service = only_service(&mut admin, args.service.as_deref()).await?;
+        return admin.load(&format!("/v1/services/{}/top", segment(&service))).await;
+    };
+    let url = if gate.contains(':') && !gate.contains("//") && !gate.starts_with("unix:") {
+        format!("http://{gate}")
+    } else {
+        gate.clone()
+    };
+    let mut origin = Origin::new(&url, None).map_err(|e| usage(format!("--gate: {e:#}")))?;
+    let answer = origin.send(Method::GET, "/top", &[], None).await.with_context(|| {
+        format!("the gate `{gate}` cannot be asked; --gate is its --admin-listen address")
+    })?;
+    if !answer.status.is_success() {
+        let status = answer.status.as_u16();
+        bail!("`{gate}` answered /top with {status}; --gate is a gate's --admin-listen address");
+    }
+    serde_json::from_slice(&answer.body).with_context(|| {
+        format!("`{gate}` did not answer with JSON; --gate is a gate's --admin-listen address")
+    })
+}

@@ -1,0 +1,135 @@
+//! A crawler walks the ids of one route through two gates of one center: `top clients` names it,
+//! with its share, the plan that fits it and the command that puts it there.
+
+use serde_json::Value;
+
+use crate::harness::{Nginx, Running, Scratch, eventually, keepgate_run, skipped, text};
+use crate::requests::Http;
+use crate::separate::CenterProcess;
+
+const SERVICE: &str = "name = \"orders\"\n[identify.api_key]\n";
+const ROUTES: &str = "[[route]]\nmethod = \"GET\"\npath = \"/orders\"\n\n\
+    [[route]]\nmethod = \"GET\"\npath = \"/orders/{id}\"\n";
+const ROLES: &str = "[[role]]\nid = \"reader\"\nmembers = ['user::\"alice\"', 'client::\"crawler\"']\n\
+    [[role.grant]]\nactions = [\"GET\"]\nresource = 'route::\"/orders\"'\n";
+/// Every second crawled id is refused sooner or later: the burst is short, the rate slow.
+const LIMITS: &str = "[[rule]]\nname = \"each\"\nkey = \"principal\"\nrate = \"60/h\"\nburst = 200\n\
+    [[rule]]\nname = \"address\"\nkey = \"address\"\nrate = \"100000/s\"\n\
+    [plan.small]\n[[plan.small.rule]]\nname = \"small\"\nkey = \"api_key\"\nrate = \"1/h\"\n\
+    [plan.bulk]\ndescription = \"for crawlers that asked\"\n\
+    [[plan.bulk.rule]]\nname = \"bulk\"\nkey = \"api_key\"\nrate = \"100000/s\"\n";
+
+fn gate(center: &CenterProcess, token: &str, upstream: &str) -> (Running, String, String) {
+    let listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let of = ["--service", "orders", "--upstream", upstream, "--center", &center.url];
+    let args = [&["gate", "--json", "--token-file", token][..], &of, &listen].concat();
+    let mut gate = Running::keepgate(&args);
+    let screen = gate.json();
+    (gate, text(&screen, "/gate"), text(&screen, "/admin"))
+}
+
+#[test]
+fn a_crawl_through_two_gates_is_named_with_its_plan() {
+    let Some(nginx) = Nginx::start(None, "127.0.0.1") else {
+        return skipped("nginx is not installed");
+    };
+    let scratch = Scratch::new();
+    for (file, content) in [
+        ("service.toml", SERVICE),
+        ("routes.toml", ROUTES),
+        ("roles.toml", ROLES),
+        ("limits.toml", LIMITS),
+    ] {
+        scratch.write(&format!("policy/{file}"), content);
+    }
+    let center = CenterProcess::start(None, &scratch.join("data"), "127.0.0.1:0");
+    center.ok(&["apply", scratch.join("policy").to_str().unwrap()]);
+    let key = |who: &str| center.ok(&["key", "create", "--principal", who]).trim().to_owned();
+    let (alice, crawler) = (key("user::alice"), key("client::crawler"));
+    let token = center.ok(&["token", "create", "--role", "gate", "--service", "orders"]);
+    let token = scratch.write("gate.token", &token).to_str().unwrap().to_owned();
+
+    // No gate yet: that is what is said, and not "no traffic".
+    let ask = |args: &[&str]| {
+        let args = center.with(&[&["top", "clients"][..], args].concat());
+        keepgate_run(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let said = ask(&[]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.stdout.contains("no gate of it is connected"), "{said:?}");
+
+    let upstream = format!("http://127.0.0.1:{}", nginx.port);
+    let gates = [gate(&center, &token, &upstream), gate(&center, &token, &upstream)];
+    for (number, (_, url, _)) in gates.iter().enumerate() {
+        let mut person = Http::new(url, &[("X-Api-Key", &alice), ("User-Agent", "browser/1")]);
+        eventually("the gate decides", || (person.get("/orders").status == 200).then_some(()));
+        let walk = [("X-Api-Key", crawler.as_str()), ("User-Agent", "crawl/1")];
+        let mut crawl = Http::new(url, &walk);
+        for id in 0..400 {
+            let id = 400 * number + id;
+            let status = crawl.get(&format!("/orders/{id}")).status;
+            assert!(status == 200 || status == 429, "{status}");
+        }
+        for _ in 0..20 {
+            assert_eq!(person.get("/orders").status, 200);
+        }
+    }
+
+    let path = "/v1/services/orders/top";
+    let bearer = std::fs::read_to_string(center.token_file()).unwrap();
+    let bearer = format!("Bearer {}", bearer.trim());
+    let mut admin = Http::new(&center.url, &[("Authorization", &bearer)]);
+    let told: Value = eventually("both gates have told of all of it", || {
+        let told = admin.get(path).json();
+        (told["gates"]["heard"] == 2 && told["requests"].as_u64() >= Some(842)).then_some(told)
+    });
+    let requests = told["requests"].as_u64().unwrap() as f64;
+    let who = &told["principals"][0];
+    assert_eq!((text(who, "/name"), &who["requests"]), ("client::\"crawler\"".into(), &800.into()));
+    assert!((who["share"].as_f64().unwrap() - 800.0 / requests).abs() < 1e-9, "{told}");
+    // Each gate lets a burst of 200 through, and a token or two more.
+    let refused = who["refused"].as_u64().unwrap();
+    assert!((380..=400).contains(&refused), "{who}");
+    let crawl = &told["crawls"][0];
+    assert_eq!(
+        (text(crawl, "/route"), text(crawl, "/plan")),
+        ("/orders/{id}".into(), "bulk".into())
+    );
+    assert_eq!(crawl["requests"], 800, "{crawl}");
+    assert_eq!(told["crawls"].as_array().unwrap().len(), 1, "alice walks nothing: {told}");
+
+    let said = ask(&["--service", "orders"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let shown = said.stdout;
+    for part in [
+        "requests in ",
+        " at 2 gates (oldest report ",
+        "CRAWL  client::\"crawler\" walks /orders/{id}: about ",
+        "different ids, 95 % of requests",
+        "the plan bulk fits it",
+        "keepgate key create --service orders --principal client::crawler --plan bulk",
+        "  user::\"alice\"",
+        "  crawl/1",
+    ] {
+        assert!(shown.contains(part), "no `{part}` in:\n{shown}");
+    }
+    assert!(!shown.contains('\x1b'), "no colours in a pipe: {shown}");
+    // What it says to do next works as it is written, and a program reads the same.
+    let command =
+        shown.lines().map(str::trim).find(|l| l.starts_with("keepgate key create")).unwrap();
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    assert!(center.ok(&words).starts_with("kgk_"), "{command}");
+    let json: Value = serde_json::from_str(&ask(&["--json"]).stdout).unwrap();
+    assert_eq!(json["principals"][0]["requests"], 800);
+
+    // One gate, asked without any center.
+    let (_, _, admin) = &gates[0];
+    let said = keepgate_run(&["top", "clients", "--gate", admin]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("CRAWL  client::\"crawler\" walks /orders/{id}"), "{said:?}");
+    assert!(!said.stdout.contains("gates (oldest"), "{said:?}");
+    for (gate, _, _) in gates {
+        gate.stop();
+    }
+    center.process.stop();
+}
