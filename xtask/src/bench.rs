@@ -63,6 +63,16 @@ const BENCHES: &[Bench] = &[
         about: "CPU a proxied request beside nginx, with and without auth_request",
         command: &["scripts/bench-gateway"],
     },
+    Bench {
+        name: "crawl",
+        about: "what users wait beside a crawler at fifty times its limit",
+        command: &["scripts/bench-crawl"],
+    },
+    Bench {
+        name: "beside",
+        about: "limits beside nginx, Envoy (from PyPI) and a Redis script: exactness, memory, floods",
+        command: &["scripts/bench-limits-beside"],
+    },
 ];
 
 /// Prints the names.
