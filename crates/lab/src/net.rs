@@ -14,6 +14,11 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
+/// What an ordinary user can do who may not make namespaces.
+const WAYS_IN: &str = "root, or a kernel that lets ordinary users have namespaces \
+     (user.max_user_namespaces above 0, kernel.unprivileged_userns_clone = 1 on Debian, \
+     kernel.apparmor_restrict_unprivileged_userns = 0 on Ubuntu)";
+
 /// A network namespace of our own making.
 #[derive(Debug)]
 pub struct Namespace {
@@ -38,7 +43,9 @@ impl Namespace {
         })
         .join();
         let fd = match made {
-            Ok(made) => made.with_context(|| format!("creating network namespace `{name}`"))?,
+            Ok(made) => made.with_context(|| {
+                format!("creating network namespace `{name}`; the lab needs {WAYS_IN}")
+            })?,
             Err(_) => anyhow::bail!("the thread that creates namespaces died"),
         };
         let namespace = Namespace { name, fd };
@@ -215,10 +222,8 @@ pub fn gain_privilege() -> anyhow::Result<()> {
             Ok(())
         });
     }
-    let status = command.status().context(
-        "the lab needs network namespaces, and this kernel gives an ordinary user none \
-         (kernel.unprivileged_userns_clone, user.max_user_namespaces or a security module); \
-         run it as root",
-    )?;
+    let status = command
+        .status()
+        .with_context(|| format!("creating a user namespace; the lab needs {WAYS_IN}"))?;
     std::process::exit(status.code().unwrap_or(1));
 }

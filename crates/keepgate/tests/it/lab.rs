@@ -59,6 +59,37 @@ fn the_incident_and_the_gate() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// An ordinary user plays an arm in a user namespace, or is told the way to one.
+#[test]
+#[ignore = "heavy: plays an arm, a quarter of a minute"]
+fn an_ordinary_user_needs_no_root() {
+    const NOBODY: u32 = 65_534;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    let Some(folder) = folder("nobody") else { return };
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+    // The build's own folder may be closed to others.
+    let program = folder.join("keepgate");
+    std::fs::copy(env!("CARGO_BIN_EXE_keepgate"), &program).unwrap();
+    let mut run = Command::new(&program);
+    run.args(["lab", "run", "--fast", "--arm", "limit", "--json"]).stdin(Stdio::null());
+    run.current_dir(&folder).env("TMPDIR", &folder).uid(NOBODY).gid(NOBODY);
+    let output = run.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["arms"][0]["summary"]["wrong_403"], 0, "{error}");
+    } else {
+        assert!(error.contains("the lab needs root, or a kernel that lets"), "{error}");
+    }
+    // Inside a user namespace that gives no rights, as some security modules have it.
+    let refused = run.env("KEEPGATE_LAB_USER_NAMESPACE", "1").output().unwrap();
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    assert!(error.contains("the lab needs root, or a kernel that lets"), "{error}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 /// Network namespaces that some process of this host holds, other than our own.
 fn namespaces() -> BTreeSet<PathBuf> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
