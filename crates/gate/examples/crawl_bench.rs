@@ -40,7 +40,7 @@ fn main() -> Result<(), Fault> {
     let rounds: u32 = value("--rounds").map_or(Ok(7), |text| text.parse())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match value("--crawl") {
-        Some(gate) => runtime.block_on(crawl(gate.parse()?, Duration::from_secs(seconds.into()))),
+        Some(gate) => crawl(gate.parse()?, Duration::from_secs(seconds.into())),
         None => runtime.block_on(compare(seconds, rounds)),
     }
 }
@@ -84,26 +84,37 @@ impl Line {
 }
 
 /// The crawler: fifty times its limit, evenly. Prints `asked admitted seconds`.
-async fn crawl(gate: SocketAddr, time: Duration) -> Result<(), Fault> {
+///
+/// Threads, since their sleeps end within some 50 us; the runtime's timers would send five requests in
+/// one burst each millisecond.
+fn crawl(gate: SocketAddr, time: Duration) -> Result<(), Fault> {
     let begun = Instant::now();
     let pause = Duration::from_secs(1) * CRAWLER_LINES / (RATE * TIMES);
-    let lines = (0..CRAWLER_LINES).map(|number| async move {
-        let mut line = Line::to(gate, "user9999").await?;
+    let line = |number: u32| -> Result<(u32, u32), Fault> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let mut line = runtime.block_on(Line::to(gate, "user9999"))?;
         let (mut asked, mut admitted) = (0_u32, 0_u32);
         let mut due = begun + pause * number / CRAWLER_LINES;
         while begun.elapsed() < time {
-            tokio::time::sleep_until(due.into()).await;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
             due += pause;
             asked += 1;
-            match line.ask().await? {
+            match runtime.block_on(line.ask())? {
                 200 => admitted += 1,
                 429 => {}
                 status => return Err(format!("the crawler was answered {status}").into()),
             }
         }
-        Ok::<_, Fault>((asked, admitted))
-    });
-    let counts = futures_util::future::try_join_all(lines).await?;
+        Ok((asked, admitted))
+    };
+    let counts = std::thread::scope(|scope| {
+        let ask = |number| scope.spawn(move || line(number).map_err(|error| error.to_string()));
+        let lines: Vec<_> = (0..CRAWLER_LINES).map(ask).collect();
+        let join = |line: std::thread::ScopedJoinHandle<'_, _>| {
+            line.join().unwrap_or_else(|_| Err("a thread of the crawler died".to_owned()))
+        };
+        lines.into_iter().map(join).collect::<Result<Vec<(u32, u32)>, String>>()
+    })?;
     let asked: u32 = counts.iter().map(|count| count.0).sum();
     let admitted: u32 = counts.iter().map(|count| count.1).sum();
     println!("{asked} {admitted} {}", begun.elapsed().as_secs_f64());
@@ -196,7 +207,11 @@ async fn compare(seconds: u32, rounds: u32) -> Result<(), Fault> {
 }
 
 fn crawler(program: &std::path::Path, gate: SocketAddr, seconds: u32) -> Result<Running, Fault> {
-    let child = Command::new(program)
+    // A crawler has a machine of its own: here it takes what the others leave of the processors, and
+    // says how much it asked.
+    let child = Command::new("chrt")
+        .args(["--idle", "0"])
+        .arg(program)
         .args(["--crawl", &gate.to_string(), "--seconds", &seconds.to_string()])
         .stdout(Stdio::piped())
         .spawn()?;
