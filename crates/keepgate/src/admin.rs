@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;
@@ -45,6 +45,42 @@ pub(crate) struct CenterArgs {
     /// PEM file with the certificates to trust in place of this host's store
     #[arg(long, env = "KEEPGATE_CA_FILE", value_name = "F", display_order = 802)]
     ca_file: Option<PathBuf>,
+}
+
+/// Which center, and which service of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServiceArgs {
+    /// The service; needed only if the center has several
+    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
+    service: Option<String>,
+    #[command(flatten)]
+    center: CenterArgs,
+}
+
+impl ServiceArgs {
+    /// The center, ready to be asked, and the service's name.
+    pub(crate) async fn connect(&self) -> anyhow::Result<(Admin, String)> {
+        let mut admin = self.center.connect()?;
+        let name = only_service(&mut admin, self.service.as_deref()).await?;
+        Ok((admin, name))
+    }
+}
+
+/// The service that was named, else the only one there is.
+pub(crate) async fn only_service(admin: &mut Admin, named: Option<&str>) -> anyhow::Result<String> {
+    if let Some(name) = named {
+        return Ok(name.to_owned());
+    }
+    let answer = admin.load("/v1/services").await?;
+    let names: Vec<&str> = list(&answer, "services").iter().map(|s| text(s, "name")).collect();
+    match names.as_slice() {
+        [only] => Ok((*only).to_owned()),
+        [] => bail!("the center has no service yet; `keepgate apply DIR` makes one"),
+        several => Err(usage(format!(
+            "the center has several services; name one with --service: {}",
+            several.join(", ")
+        ))),
+    }
 }
 
 impl CenterArgs {

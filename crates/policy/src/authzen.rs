@@ -17,8 +17,6 @@
 //! are, everything else as `_` and two hexadecimal digits in capitals. `user-account` is
 //! `x__user_2Daccount` in policies. [`cedar_type`] and [`authzen_type`] are inverse to each other.
 
-mod json;
-
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -87,7 +85,7 @@ pub struct Evaluation {
 impl Evaluation {
     /// Reads the body of an Access Evaluation request (section 6.1).
     pub fn parse(body: &[u8]) -> Result<Evaluation, BadRequest> {
-        let members = object(json::parse(body)?)?;
+        let members = object(json(body)?)?;
         Fields::top(&members)?.evaluation()
     }
 
@@ -135,7 +133,7 @@ pub enum Semantic {
 impl Batch {
     /// Reads the body of an Access Evaluations request.
     pub fn parse(body: &[u8]) -> Result<Batch, BadRequest> {
-        let mut members = object(json::parse(body)?)?;
+        let mut members = object(json(body)?)?;
         let evaluations = match members.remove("evaluations") {
             None => Vec::new(),
             Some(Value::Array(items)) => items,
@@ -396,6 +394,10 @@ fn optional_object<'a>(
         Some(Value::Object(object)) => Ok(Some(object)),
         Some(_) => Err(wrong(member, "an object")),
     }
+}
+
+fn json(body: &[u8]) -> Result<Value, BadRequest> {
+    crate::json::parse(body).map_err(|error| BadRequest::Json(error.to_string()))
 }
 
 fn object(value: Value) -> Result<Map<String, Value>, BadRequest> {

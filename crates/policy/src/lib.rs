@@ -7,7 +7,7 @@
 //!   keys, and their canonical JSON bodies;
 //! - the *world* ([`World`]): an immutable, indexed state at one [`Revision`], made from a
 //!   [`Snapshot`] and moved on by [`Delta`]s, that answers [`Query`]s with [`Decision`]s;
-//! - the *wire* ([`wire`], [`authzen`]): the bytes both travel as.
+//! - the *wire* ([`wire`], [`authzen`], [`json`]): the bytes both travel as.
 
 pub mod authzen;
 pub mod bundle;
@@ -17,6 +17,7 @@ pub mod digest;
 pub mod duration;
 pub mod identify;
 pub mod item;
+pub mod json;
 pub mod model;
 pub mod openapi;
 #[doc(hidden)]

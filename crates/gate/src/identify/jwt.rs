@@ -7,12 +7,10 @@
 //!
 //! Pure: the time is an argument, in seconds since the Unix epoch.
 
-use std::fmt;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keepgate_policy::identify::{Algorithm, JwtIssuer};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use keepgate_policy::json::{self, JsonError};
 use serde_json::Value;
 
 use super::jwks::KeySet;
@@ -225,73 +223,9 @@ fn seconds(value: &Value) -> Result<u64, JwtError> {
 /// A JSON object without repeated members, at any depth. Two readers of a repeated member may
 /// believe different ones.
 fn object(bytes: &[u8]) -> Result<serde_json::Map<String, Value>, JwtError> {
-    match serde_json::from_slice::<Strict>(bytes) {
-        Ok(Strict(Value::Object(map))) => Ok(map),
-        Ok(_) => Err(JwtError::Malformed),
-        Err(e) if e.to_string().starts_with(REPEATED) => Err(JwtError::Repeated),
-        Err(_) => Err(JwtError::Malformed),
-    }
-}
-
-const REPEATED: &str = "repeated member";
-
-/// A JSON value whose objects repeat no member.
-struct Strict(Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Strict, D::Error> {
-        from.deserialize_any(StrictVisitor).map(Strict)
-    }
-}
-
-struct StrictVisitor;
-
-impl<'de> Visitor<'de> for StrictVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
-        Ok(Value::Bool(v))
-    }
-
-    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
-        Ok(v.into())
-    }
-
-    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
-        Ok(v.into())
-    }
-
-    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
-        Ok(v.into())
-    }
-
-    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
-        Ok(Value::String(v.to_owned()))
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut out = Vec::new();
-        while let Some(Strict(value)) = seq.next_element()? {
-            out.push(value);
-        }
-        Ok(Value::Array(out))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut out = serde_json::Map::new();
-        while let Some((name, Strict(value))) = map.next_entry::<String, Strict>()? {
-            if out.insert(name, value).is_some() {
-                return Err(de::Error::custom(REPEATED));
-            }
-        }
-        Ok(Value::Object(out))
+    match json::parse(bytes) {
+        Ok(Value::Object(map)) => Ok(map),
+        Err(JsonError::Repeated(_)) => Err(JwtError::Repeated),
+        Ok(_) | Err(JsonError::Syntax(_)) => Err(JwtError::Malformed),
     }
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use crate::admin::{Admin, CenterArgs, list, segment, text};
+use crate::admin::{CenterArgs, only_service, segment, text};
 use crate::cmd::apply::is_bundle_file;
-use crate::exit::{Exit, usage};
+use crate::exit::Exit;
 use crate::style;
 
 /// Write a service as a directory that apply takes
@@ -49,23 +49,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let service = text(&answer, "service");
     style::print(&format!("{service}: {count} files in {}\n", args.dir.display()))?;
     Ok(Exit::Ok)
-}
-
-/// The service that was named, else the only one there is.
-pub(crate) async fn only_service(admin: &mut Admin, named: Option<&str>) -> anyhow::Result<String> {
-    if let Some(name) = named {
-        return Ok(name.to_owned());
-    }
-    let answer = admin.load("/v1/services").await?;
-    let names: Vec<&str> = list(&answer, "services").iter().map(|s| text(s, "name")).collect();
-    match names.as_slice() {
-        [only] => Ok((*only).to_owned()),
-        [] => bail!("the center has no service yet; `keepgate apply DIR` makes one"),
-        several => Err(usage(format!(
-            "the center has several services; name one with --service: {}",
-            several.join(", ")
-        ))),
-    }
 }
 
 fn write(dir: &Path, answer: &Value, force: bool) -> anyhow::Result<usize> {

@@ -7,8 +7,7 @@ use clap::Subcommand;
 use keepgate_policy::{Uid, duration};
 use serde_json::{Value, json};
 
-use crate::admin::{Admin, CenterArgs, segment, shown, text};
-use crate::cmd::export::only_service;
+use crate::admin::{Admin, ServiceArgs, segment, shown, text};
 use crate::exit::Exit;
 use crate::style::{self, Paint, Table};
 use crate::uid;
@@ -24,15 +23,6 @@ Examples:
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
-}
-
-#[derive(Debug, clap::Args)]
-struct Service {
-    /// The service; needed only if the center has several
-    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
-    service: Option<String>,
-    #[command(flatten)]
-    center: CenterArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,7 +51,7 @@ enum Action {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// List keys, without their secrets
     List {
@@ -69,14 +59,14 @@ enum Action {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Revoke a key at once
     Revoke {
         /// The key's prefix, the part between the underscores
         prefix: String,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Make a key's successor and print it, alone, on stdout
     Rotate {
@@ -89,7 +79,7 @@ enum Action {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
 }
 
@@ -101,14 +91,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 async fn act(action: Action) -> anyhow::Result<()> {
     match action {
         Action::Create { principal, plan, expires, note, json, service } => {
-            let (mut admin, service) = connect(&service).await?;
+            let (mut admin, service) = service.connect().await?;
             let expires = expires.map(expiry).transpose()?;
             let fields = Fields { plan: plan.as_deref(), expires_unix_s: expires, note: &note };
             let answer = create(&mut admin, &service, &principal, &fields).await?;
             print_key(&answer, json)
         }
         Action::List { json, service } => {
-            let (mut admin, service) = connect(&service).await?;
+            let (mut admin, service) = service.connect().await?;
             let keys =
                 admin.load_all(&format!("/v1/services/{}/keys", segment(&service)), "keys").await?;
             if json {
@@ -117,7 +107,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
             style::print(&table(&keys)?.render(Paint::stdout()))
         }
         Action::Revoke { prefix, service } => {
-            let (mut admin, service) = connect(&service).await?;
+            let (mut admin, service) = service.connect().await?;
             let prefix = prefix_of(&prefix);
             admin
                 .delete(&format!("/v1/services/{}/keys/{}", segment(&service), segment(prefix)))
@@ -125,19 +115,13 @@ async fn act(action: Action) -> anyhow::Result<()> {
             style::print(&format!("revoked {prefix}\n"))
         }
         Action::Rotate { prefix, overlap, json, service } => {
-            let (mut admin, service) = connect(&service).await?;
+            let (mut admin, service) = service.connect().await?;
             let prefix = segment(prefix_of(&prefix));
             let path = format!("/v1/services/{}/keys/{prefix}/rotate", segment(&service));
             let answer = admin.post(&path, &json!({ "overlap_s": overlap / 1_000 })).await?;
             print_key(&answer, json)
         }
     }
-}
-
-async fn connect(service: &Service) -> anyhow::Result<(Admin, String)> {
-    let mut admin = service.center.connect()?;
-    let name = only_service(&mut admin, service.service.as_deref()).await?;
-    Ok((admin, name))
 }
 
 /// Whoever pastes the whole key means its prefix.

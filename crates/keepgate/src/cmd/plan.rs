@@ -8,8 +8,7 @@ use clap::Subcommand;
 use keepgate_limit::rules::{Key, Plan, Rate, Rule};
 use serde_json::{Value, json};
 
-use crate::admin::{Admin, CenterArgs, segment, shown, text};
-use crate::cmd::export::only_service;
+use crate::admin::{Admin, ServiceArgs, segment, shown, text};
 use crate::cmd::key;
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint, Table};
@@ -31,15 +30,6 @@ pub(crate) struct Args {
     action: Action,
 }
 
-#[derive(Debug, clap::Args)]
-struct Service {
-    /// The service; needed only if the center has several
-    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
-    service: Option<String>,
-    #[command(flatten)]
-    center: CenterArgs,
-}
-
 #[derive(Debug, Subcommand)]
 enum Action {
     /// List plans, their limits and how many keys are in each
@@ -48,7 +38,7 @@ enum Action {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Show one plan, its limits and its keys
     Show {
@@ -58,7 +48,7 @@ enum Action {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Make a plan, or replace it as a whole
     #[command(visible_alias = "create")]
@@ -74,14 +64,14 @@ enum Action {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Remove a plan that no key is in
     Remove {
         /// The plan
         name: String,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
 }
 
@@ -134,7 +124,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 async fn act(action: Action) -> anyhow::Result<()> {
     match action {
         Action::List { json, service } => {
-            let (mut admin, service) = connect(&service).await?;
+            let (mut admin, service) = service.connect().await?;
             let plans = admin.load_all(&plans_path(&service), "items").await?;
             let keys = keys(&mut admin, &service).await?;
             let empty = Vec::new();
@@ -153,7 +143,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
             style::print(&table.render(Paint::stdout()))
         }
         Action::Show { name, json, service } => {
-            let (mut admin, service) = connect(&service).await?;
+            let (mut admin, service) = service.connect().await?;
             let body = admin.load(&plan_path(&service, &name)).await?;
             let keys = keys(&mut admin, &service).await?.remove(&name).unwrap_or_default();
             if json {
@@ -183,7 +173,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
             if let Some(description) = description {
                 plan.description = description;
             }
-            let (mut admin, service) = connect(&service).await?;
+            let (mut admin, service) = service.connect().await?;
             let answer = admin.put(&plan_path(&service, &name), &json!(plan)).await?;
             if json {
                 return style::print_json(&answer);
@@ -198,17 +188,11 @@ async fn act(action: Action) -> anyhow::Result<()> {
             style::print(&format!("{done} the plan {name}, revision {revision}\n"))
         }
         Action::Remove { name, service } => {
-            let (mut admin, service) = connect(&service).await?;
+            let (mut admin, service) = service.connect().await?;
             admin.delete(&plan_path(&service, &name)).await?;
             style::print(&format!("removed the plan {name}\n"))
         }
     }
-}
-
-async fn connect(service: &Service) -> anyhow::Result<(Admin, String)> {
-    let mut admin = service.center.connect()?;
-    let name = only_service(&mut admin, service.service.as_deref()).await?;
-    Ok((admin, name))
 }
 
 fn plans_path(service: &str) -> String {

@@ -8,8 +8,7 @@ use keepgate_policy::Uid;
 use keepgate_policy::model::GrantBody;
 use serde_json::{Value, json};
 
-use crate::admin::{Admin, CenterArgs, segment, shown, text};
-use crate::cmd::export::only_service;
+use crate::admin::{Admin, CenterArgs, ServiceArgs, segment, shown, text};
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint, Table};
 use crate::uid;
@@ -67,7 +66,7 @@ enum Action {
         #[arg(long, value_name = "UID")]
         resource: String,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
         /// Print the center's answer as JSON
         #[arg(long)]
         json: bool,
@@ -78,33 +77,15 @@ enum Action {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Take a grant back
     Ungrant {
         /// The grant, as `keepgate role grants` lists it
         id: String,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct Service {
-    /// The service; needed only if the center has several
-    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
-    service: Option<String>,
-    #[command(flatten)]
-    center: CenterArgs,
-}
-
-impl Service {
-    /// The center, and the path of the service's grants there.
-    async fn grants(&self) -> anyhow::Result<(Admin, String)> {
-        let mut admin = self.center.connect()?;
-        let name = only_service(&mut admin, self.service.as_deref()).await?;
-        Ok((admin, format!("/v1/services/{}/grants", segment(&name))))
-    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -167,7 +148,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         Action::Grant { role, action, resource, service, json } => {
             let grant = grant(role, &action, &resource)?;
             let answer = runtime.block_on(async {
-                let (mut admin, path) = service.grants().await?;
+                let (mut admin, path) = grants(&service).await?;
                 admin.put(&format!("{path}/{}", segment(&grant.default_id())), &json!(grant)).await
             })?;
             if json {
@@ -178,7 +159,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Action::Grants { json, service } => {
             let grants = runtime.block_on(async {
-                let (mut admin, path) = service.grants().await?;
+                let (mut admin, path) = grants(&service).await?;
                 admin.load_all(&path, "items").await
             })?;
             if json {
@@ -189,7 +170,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Action::Ungrant { id, service } => {
             let answer = runtime.block_on(async {
-                let (mut admin, path) = service.grants().await?;
+                let (mut admin, path) = grants(&service).await?;
                 admin.delete(&format!("{path}/{}", segment(&id))).await
             })?;
             style::print(&format!("took back {id}, {}\n", revision(&answer)))?;
@@ -274,4 +255,10 @@ fn done(edge: &Edge, words: &str, answer: &Value) -> anyhow::Result<()> {
         return style::print_json(answer);
     }
     style::print(&format!("{} {words} {}, {}\n", edge.member, edge.role.0, revision(answer)))
+}
+
+/// The center, and the path of the service's grants there.
+async fn grants(service: &ServiceArgs) -> anyhow::Result<(Admin, String)> {
+    let (admin, name) = service.connect().await?;
+    Ok((admin, format!("/v1/services/{}/grants", segment(&name))))
 }

@@ -11,8 +11,7 @@ use keepgate_limit::top::Report;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::admin::{CenterArgs, segment};
-use crate::cmd::export::only_service;
+use crate::admin::{CenterArgs, only_service, segment};
 use crate::exit::{Exit, usage};
 use crate::origin::Origin;
 use crate::style::{self, Paint};

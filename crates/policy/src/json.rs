@@ -1,30 +1,48 @@
-//! JSON without members that occur twice (RFC 7493 section 2.3): two readers of the same body
-//! must not see different requests.
+//! JSON without members that occur twice (RFC 7493 section 2.3): two readers of the same bytes
+//! must not see different things. For all that comes from callers: bodies, tokens.
+//!
+//! Nesting is bounded by `serde_json`: 128 levels.
 
+use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::BadRequest;
-
-pub(super) fn parse(body: &[u8]) -> Result<Value, BadRequest> {
-    serde_json::from_slice::<Strict>(body)
-        .map(|Strict(value)| value)
-        .map_err(|error| BadRequest::Json(error.to_string()))
+/// Why bytes are no such JSON.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonError {
+    /// An object has two members of one name.
+    #[error(transparent)]
+    Repeated(serde_json::Error),
+    /// It is no JSON at all, or nests too deep.
+    #[error(transparent)]
+    Syntax(serde_json::Error),
 }
 
-struct Strict(Value);
+/// The one value in these bytes.
+pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
+    let repeated = Cell::new(false);
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = Strict(&repeated).deserialize(&mut reader);
+    value.and_then(|value| reader.end().map(|()| value)).map_err(|error| {
+        if repeated.get() { JsonError::Repeated(error) } else { JsonError::Syntax(error) }
+    })
+}
 
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Strict, D::Error> {
-        from.deserialize_any(StrictVisitor).map(Strict)
+/// Reads a value, and notes whether it was given up for a repeated member.
+#[derive(Clone, Copy)]
+struct Strict<'a>(&'a Cell<bool>);
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_any(self)
     }
 }
 
-struct StrictVisitor;
-
-impl<'de> Visitor<'de> for StrictVisitor {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,7 +79,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(Strict(value)) = from.next_element()? {
+        while let Some(value) = from.next_element_seed(self)? {
             list.push(value);
         }
         Ok(Value::Array(list))
@@ -70,8 +88,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
         while let Some(name) = from.next_key::<String>()? {
-            let Strict(value) = from.next_value()?;
+            let value = from.next_value_seed(self)?;
             if members.contains_key(&name) {
+                self.0.set(true);
                 return Err(A::Error::custom(format!("the member `{name}` occurs twice")));
             }
             members.insert(name, value);
