@@ -38,7 +38,7 @@ pub struct LoadSpec {
     pub requests_per_s: f64,
     /// Every so many-th caller has no right and must be refused; 0: all have it.
     pub guest_every: u32,
-    /// All callers show this name, or, when empty, `u0`, `u1`, .. and `guest`.
+    /// All callers show this name, or, when empty, `u0`, `u1`, .. and, without a right, `guest19` and so on.
     pub identity: String,
     /// When second 0 begins.
     pub epoch: Epoch,
@@ -80,7 +80,7 @@ impl Caller {
     fn new(spec: &LoadSpec, index: u32, recorder: Arc<Recorder>) -> anyhow::Result<Caller> {
         let guest = spec.guest_every > 0 && index % spec.guest_every == spec.guest_every - 1;
         let name = match (spec.identity.as_str(), guest) {
-            ("", true) => "guest".to_owned(),
+            ("", true) => format!("guest{index}"),
             ("", false) => format!("u{index}"),
             (name, _) => name.to_owned(),
         };

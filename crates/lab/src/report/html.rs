@@ -168,11 +168,15 @@ fn ports(page: &mut String, arm: &ArmReport, crawl: f64) {
     area(page, "ports", &line, &vec![HEIGHT; line.len()]);
     if let Some(t) = arm.summary.exhausted_at_s {
         let x = position(t as usize, arm.seconds.len());
-        let anchor = if x > WIDTH / 2.0 { "end" } else { "start" };
+        // Right of the falling line there is room above the axis; near the edge, at the top.
+        let (x, y, anchor) = if x < WIDTH * 0.6 {
+            (x + 4.0, HEIGHT - 10.0, "start")
+        } else {
+            (WIDTH - 4.0, 14.0, "end")
+        };
         let _ = write!(
             page,
-            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">none left at {t} s</text>",
-            HEIGHT - 6.0
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">none left at {t} s</text>"
         );
     }
     close(page);
