@@ -13,7 +13,7 @@
 //!
 //! A new key takes the slot of the *smallest* state in its set, and starts from that
 //! state instead of a full bucket, so its own state is greater. An empty slot has the state of
-//! a full bucket. States never fall, and a slot's state is only replaced by a greater one, so the
+//! a full bucket, or its set's floor (below). States never fall, and a slot's state is only replaced by a greater one, so the
 //! smallest state of a set never falls either. Therefore:
 //!
 //! INVARIANT: for each key without a slot, its true state is at most the smallest state in its set.
