@@ -12,9 +12,19 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keepgate-ports", &[]),
     ("keepgate-policy", &[]),
     ("keepgate-limit", &[]),
+    ("keepgate-serve", &[]),
     ("keepgate-client", &["keepgate-policy", "keepgate-ports"]),
-    ("keepgate-center", &["keepgate-policy", "keepgate-limit"]),
-    ("keepgate-gate", &["keepgate-client", "keepgate-limit", "keepgate-policy", "keepgate-ports"]),
+    ("keepgate-center", &["keepgate-policy", "keepgate-limit", "keepgate-serve"]),
+    (
+        "keepgate-gate",
+        &[
+            "keepgate-client",
+            "keepgate-limit",
+            "keepgate-policy",
+            "keepgate-ports",
+            "keepgate-serve",
+        ],
+    ),
     ("keepgate-lab", &["keepgate-ports"]),
 ];
 

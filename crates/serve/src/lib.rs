@@ -1,0 +1,15 @@
+//! What servers share: descriptors, and places for connections.
+//!
+//! - [`descriptors`]: raises the soft limit of open descriptors and divides what there is
+//!   between callers, the upstream, the center and the program's own needs.
+//! - [`places`]: who may hold how many connections, and which one gives way to the next.
+//!
+//! It names no other crate of Keepgate, accepts no connection and reads no clock: every call
+//! that depends on time takes milliseconds on the caller's own monotonic clock. The one system
+//! call it makes is the one about the limit of descriptors.
+
+pub mod descriptors;
+pub mod places;
+
+pub use descriptors::{DescriptorLimit, Needs, Shares, raise_limit};
+pub use places::{Busy, Network, Place, Places, PlacesConfig, Refused, Seat};
