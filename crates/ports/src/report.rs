@@ -26,9 +26,15 @@ pub enum Verdict {
     Healthy,
     /// Ports are fine, and something else gives the same symptoms.
     NotPorts,
+    /// The look could not decide: what it saw allows more than one of the others.
+    Unknown,
 }
 
 impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 5] =
+        [Self::Exhausted, Self::AtRisk, Self::Healthy, Self::NotPorts, Self::Unknown];
+
     /// The name in JSON and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -36,6 +42,7 @@ impl Verdict {
             Self::AtRisk => "at_risk",
             Self::Healthy => "healthy",
             Self::NotPorts => "not_ports",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -68,6 +75,8 @@ pub enum Cause {
     Ipv6Unavailable,
     /// The connection-tracking table is full.
     ConntrackFull,
+    /// Address translation on this host has no source port left.
+    SnatFull,
     /// A process has no file descriptors left.
     FdLimit,
     /// None of these.
@@ -76,7 +85,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::TimeWaitChurn,
         Self::EstablishedLeak,
         Self::CloseWaitLeak,
@@ -89,6 +98,7 @@ impl Cause {
         Self::NonlocalBind,
         Self::Ipv6Unavailable,
         Self::ConntrackFull,
+        Self::SnatFull,
         Self::FdLimit,
         Self::None,
     ];
@@ -108,6 +118,7 @@ impl Cause {
             Self::NonlocalBind => "nonlocal_bind",
             Self::Ipv6Unavailable => "ipv6_unavailable",
             Self::ConntrackFull => "conntrack_full",
+            Self::SnatFull => "snat_full",
             Self::FdLimit => "fd_limit",
             Self::None => "none",
         }
@@ -120,6 +131,7 @@ impl Cause {
             Self::NonlocalBind
                 | Self::Ipv6Unavailable
                 | Self::ConntrackFull
+                | Self::SnatFull
                 | Self::FdLimit
                 | Self::None
         )
@@ -293,7 +305,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// True when something is at warning level or worse.
+    /// True when something is at warning level or worse, or nobody can tell.
     pub fn has_trouble(&self) -> bool {
         self.verdict != Verdict::Healthy
             || self.findings.iter().any(|f| f.severity <= Severity::Warning)

@@ -60,13 +60,14 @@ pub fn verdict_words(verdict: Verdict) -> &'static str {
         Verdict::AtRisk => "AT RISK",
         Verdict::Healthy => "HEALTHY",
         Verdict::NotPorts => "NOT PORTS",
+        Verdict::Unknown => "CANNOT TELL",
     }
 }
 
 fn verdict_tone(verdict: Verdict) -> Tone {
     match verdict {
         Verdict::Exhausted => Tone::Bad,
-        Verdict::AtRisk | Verdict::NotPorts => Tone::Warn,
+        Verdict::AtRisk | Verdict::NotPorts | Verdict::Unknown => Tone::Warn,
         Verdict::Healthy => Tone::Good,
     }
 }
@@ -103,6 +104,10 @@ pub fn why(cause: Cause) -> &'static str {
              error has the same words as exhaustion."
         }
         Cause::ConntrackFull => "The firewall tracks each connection and has no room for another.",
+        Cause::SnatFull => {
+            "This host translates the source address of outgoing packets, and every port it may \
+             translate to is taken: packets of new connections are dropped."
+        }
         Cause::FdLimit => "Every socket is a file descriptor, and there are none left.",
         Cause::None => "",
     }

@@ -274,7 +274,7 @@ usage: {program} [options]
   -h, --help            this text
   -V, --version         the version
 
-exit: 0 healthy, 1 a finding at warning or worse, 2 could not look, 64 wrong usage
+exit: 0 healthy, 1 a finding at warning or worse, 2 cannot look or tell, 64 wrong usage
 "
     )
 }

@@ -9,8 +9,6 @@ use std::net::SocketAddr;
 use crate::diag::TcpState;
 use crate::report::{BucketReport, Cause, Report, Severity, Verdict};
 
-const VERDICTS: [Verdict; 4] =
-    [Verdict::Exhausted, Verdict::AtRisk, Verdict::Healthy, Verdict::NotPorts];
 const SEVERITIES: [Severity; 3] = [Severity::Critical, Severity::Warning, Severity::Info];
 
 /// How the looking itself goes.
@@ -62,7 +60,7 @@ pub fn render(report: Option<&Report>, looks: Looks) -> String {
     let _ = writeln!(out, "keepgate_doctor_last_look_timestamp_seconds {}", looks.last_unix_s);
     let Some(report) = report else { return out };
     head(&mut out, "verdict", "gauge", "1 for the present verdict, 0 for the others.");
-    for verdict in VERDICTS {
+    for verdict in Verdict::ALL {
         let on = u8::from(report.verdict == verdict);
         let _ = writeln!(out, "keepgate_doctor_verdict{{verdict=\"{}\"}} {on}", verdict.name());
     }

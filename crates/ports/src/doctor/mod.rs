@@ -19,7 +19,7 @@ use crate::explain::{Explanation, explain};
 use crate::netns::{self, Namespace};
 use crate::proc;
 use crate::read::{self, ReadError, ReadOptions};
-use crate::report::{REPORT_VERSION, Report};
+use crate::report::{REPORT_VERSION, Report, Verdict};
 use crate::rules;
 use crate::snapshot::{Asked, HostSnapshot, SourceAnswer, Unknown};
 use crate::text::{self, Style};
@@ -55,7 +55,7 @@ pub enum Exit {
     Healthy = 0,
     /// Something is.
     Finding = 1,
-    /// It could not look.
+    /// It could not look, or what it saw does not decide.
     CouldNotLook = 2,
     /// The command line makes no sense.
     Usage = 64,
@@ -67,8 +67,25 @@ impl Exit {
         self as u8
     }
 
-    const fn of(report_has_trouble: bool) -> Self {
-        if report_has_trouble { Self::Finding } else { Self::Healthy }
+    /// How a look that gave this report ends.
+    pub fn of(report: &Report) -> Self {
+        match report.verdict {
+            Verdict::Unknown => Self::CouldNotLook,
+            _ if report.has_trouble() => Self::Finding,
+            _ => Self::Healthy,
+        }
+    }
+
+    /// Of several looks: a proven finding counts most, then a look that could not decide.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let rank = |exit: Self| match exit {
+            Self::Healthy => 0,
+            Self::CouldNotLook => 1,
+            Self::Finding => 2,
+            Self::Usage => 3,
+        };
+        if rank(other) > rank(self) { other } else { self }
     }
 }
 
@@ -203,7 +220,7 @@ fn look(
             record(file, &snapshot)?;
         }
         let report = rules::judge(&snapshot);
-        worst = worst.max(Exit::of(report.has_trouble()));
+        worst = worst.and(Exit::of(&report));
         let explanation = explanation.as_ref();
         print(out, args, &report, explanation, style, terminal).map_err(DoctorError::Output)?;
         if args.watch && args.interval.is_none() {
@@ -421,8 +438,7 @@ fn all_namespaces(
             }
         }
     }
-    let trouble = reports.iter().any(Report::has_trouble);
-    let nothing = reports.is_empty();
+    let exit = reports.iter().map(Exit::of).reduce(Exit::and).unwrap_or(Exit::CouldNotLook);
     let write = |out: &mut dyn Write| -> io::Result<()> {
         if args.json {
             let all = AllOutput { version: REPORT_VERSION, namespaces: reports, unknown };
@@ -438,5 +454,5 @@ fn all_namespaces(
         out.flush()
     };
     write(out).map_err(DoctorError::Output)?;
-    Ok(if nothing { Exit::CouldNotLook } else { Exit::of(trouble) })
+    Ok(exit)
 }

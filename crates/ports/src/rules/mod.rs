@@ -289,6 +289,7 @@ fn headline(verdict: Verdict, facts: &Facts<'_>, findings: &[Finding]) -> String
     match verdict {
         Verdict::Exhausted | Verdict::AtRisk => first(true),
         Verdict::NotPorts => first(false),
+        Verdict::Unknown => "what was seen allows more than one answer".to_owned(),
         Verdict::Healthy => match facts.buckets.first() {
             Some(b) => format!(
                 "the fullest destination, {}, has {} of {} ports left",

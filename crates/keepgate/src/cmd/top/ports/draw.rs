@@ -72,7 +72,7 @@ fn heading(app: &App) -> Vec<Line<'static>> {
     };
     let color = match report.verdict {
         Verdict::Exhausted => Color::Red,
-        Verdict::AtRisk | Verdict::NotPorts => Color::Yellow,
+        Verdict::AtRisk | Verdict::NotPorts | Verdict::Unknown => Color::Yellow,
         Verdict::Healthy => Color::Green,
     };
     let sum = |rate: fn(&BucketReport) -> Option<f64>| -> f64 {
