@@ -47,6 +47,30 @@ pub(crate) mod ms {
     }
 }
 
+/// The longest time that may be set for a wait.
+pub const MAX_WAIT_MS: u64 = 86_400_000;
+
+/// Reads the time for a wait: at least a millisecond, at most [`MAX_WAIT_MS`].
+pub fn parse_wait_ms(text: &str) -> Result<u64, String> {
+    match parse_ms(text) {
+        Ok(ms) if (1..=MAX_WAIT_MS).contains(&ms) => Ok(ms),
+        Ok(_) => Err(format!("expected a duration from 1ms to 1d, got `{text}`")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// For `#[serde(with = "..")]` on an `Option<u64>` of milliseconds that a wait may take.
+pub(crate) mod wait_ms {
+    use serde::{Deserialize, Deserializer};
+
+    pub(crate) use super::optional_ms::serialize;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| super::parse_wait_ms(&text).map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
 /// For `#[serde(with = "..")]` on an `Option<u64>` of milliseconds.
 pub(crate) mod optional_ms {
     use serde::{Deserialize, Deserializer, Serializer};

@@ -64,6 +64,16 @@ impl ItemBody {
         }
     }
 
+    /// The format of items that a reader must know to take this one: 1 is release 0.1's, which
+    /// refuses members that it does not know.
+    pub fn needs(&self) -> u32 {
+        match self {
+            ItemBody::Service(settings) => settings.needs(),
+            ItemBody::Route(route) => route.needs(),
+            _ => 1,
+        }
+    }
+
     /// The id that an item of this body must have; none where the id is free.
     pub fn own_id(&self) -> Option<String> {
         match self {

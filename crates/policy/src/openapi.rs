@@ -6,8 +6,8 @@
 //! `security: []` does not become open by that: only `x-keepgate-anonymous: true` opens it.
 //!
 //! An operation may say `x-keepgate-action` (text), `x-keepgate-resource` (`{type, param}`),
-//! `x-keepgate-anonymous` (boolean), `x-keepgate-max-age` (such as `5s`) and `x-keepgate-cost` (a
-//! number). Any other `x-keepgate-` member, or one of these elsewhere, is refused by name: a rule
+//! `x-keepgate-anonymous` (boolean), `x-keepgate-max-age` (such as `5s`), `x-keepgate-cost` (a
+//! number), `x-keepgate-answer-timeout` and `x-keepgate-answer-idle` (such as `10m`). Any other `x-keepgate-` member, or one of these elsewhere, is refused by name: a rule
 //! that is not read must not look as if it were.
 
 use std::collections::HashMap;
@@ -113,6 +113,8 @@ struct Operation {
     anonymous: bool,
     max_age_ms: Option<u64>,
     cost: Option<u32>,
+    answer_timeout_ms: Option<u64>,
+    answer_idle_ms: Option<u64>,
 }
 
 impl Document {
@@ -201,6 +203,8 @@ impl Operation {
             max_age_ms: self.max_age_ms,
             operation: self.id.clone(),
             cost: self.cost,
+            answer_timeout_ms: self.answer_timeout_ms,
+            answer_idle_ms: self.answer_idle_ms,
         }
     }
 }
@@ -435,6 +439,8 @@ impl Members for Operation {
         "x-keepgate-anonymous",
         "x-keepgate-max-age",
         "x-keepgate-cost",
+        "x-keepgate-answer-timeout",
+        "x-keepgate-answer-idle",
     ];
 
     fn member<'de, A: MapAccess<'de>>(
@@ -450,6 +456,16 @@ impl Members for Operation {
             "x-keepgate-max-age" => {
                 let text: String = from.next_value()?;
                 self.max_age_ms = Some(duration::parse_ms(&text).map_err(A::Error::custom)?);
+            }
+            "x-keepgate-answer-timeout" => {
+                let text: String = from.next_value()?;
+                let ms = duration::parse_wait_ms(&text).map_err(A::Error::custom)?;
+                self.answer_timeout_ms = Some(ms);
+            }
+            "x-keepgate-answer-idle" => {
+                let text: String = from.next_value()?;
+                let ms = duration::parse_wait_ms(&text).map_err(A::Error::custom)?;
+                self.answer_idle_ms = Some(ms);
             }
             _ => self.cost = Some(from.next_value()?),
         }

@@ -48,6 +48,23 @@ pub struct Route {
     /// What one request costs in tokens of the limits; none: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<u32>,
+    /// How long the upstream may take to begin its answer, counted from the last byte of the request
+    /// that was forwarded, in milliseconds; none: the service's.
+    #[serde(
+        rename = "answer_timeout",
+        default,
+        with = "crate::duration::wait_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub answer_timeout_ms: Option<u64>,
+    /// How long nothing may move within an answer, in milliseconds; none: the service's.
+    #[serde(
+        rename = "answer_idle",
+        default,
+        with = "crate::duration::wait_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub answer_idle_ms: Option<u64>,
 }
 
 /// A route's own resource: a type and the path parameter that holds the id.
@@ -124,7 +141,16 @@ impl Route {
             max_age_ms: None,
             operation: None,
             cost: None,
+            answer_timeout_ms: None,
+            answer_idle_ms: None,
         }
+    }
+
+    /// The format of items that a reader must know to take this one: 2 where the route says what
+    /// release 0.1 refuses, else 1.
+    pub fn needs(&self) -> u32 {
+        let new = self.answer_timeout_ms.is_some() || self.answer_idle_ms.is_some();
+        if new { 2 } else { 1 }
     }
 
     /// Its name, `METHOD template`; also the id of its item.

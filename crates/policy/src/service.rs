@@ -41,6 +41,26 @@ pub struct ServiceSettings {
     /// How callers are identified.
     #[serde(default, skip_serializing_if = "is_default")]
     pub identify: Identify,
+    /// How long the upstream may take to begin its answer, counted from the last byte of the request
+    /// that was forwarded, in milliseconds; none: the gate's.
+    #[serde(
+        rename = "answer_timeout",
+        default,
+        with = "crate::duration::wait_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub answer_timeout_ms: Option<u64>,
+    /// How long nothing may move within an answer, in milliseconds; none: the gate's.
+    #[serde(
+        rename = "answer_idle",
+        default,
+        with = "crate::duration::wait_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub answer_idle_ms: Option<u64>,
+    /// What happens to an open exchange when the credential that it began with expires.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_token_expiry: OnTokenExpiry,
 }
 
 impl ServiceSettings {
@@ -55,8 +75,31 @@ impl ServiceSettings {
             help: None,
             limits: LimitSettings::default(),
             identify: Identify::default(),
+            answer_timeout_ms: None,
+            answer_idle_ms: None,
+            on_token_expiry: OnTokenExpiry::default(),
         }
     }
+
+    /// The format of items that a reader must know to take these settings: 2 where they say what
+    /// release 0.1 refuses, else 1.
+    pub fn needs(&self) -> u32 {
+        let new = self.answer_timeout_ms.is_some()
+            || self.answer_idle_ms.is_some()
+            || self.on_token_expiry != OnTokenExpiry::default();
+        if new { 2 } else { 1 }
+    }
+}
+
+/// What happens to an open exchange when the credential that it began with expires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTokenExpiry {
+    /// It goes on: the credential was good when the request came.
+    #[default]
+    Keep,
+    /// It is closed, as if the caller had been denied.
+    Close,
 }
 
 /// Requests that match no route.

@@ -139,6 +139,13 @@ impl World {
         self.inner.services.get(name).map(|part| ServiceView { part })
     }
 
+    /// Whether all that decisions of this service depend on is certainly the same in both worlds. Only
+    /// worlds that came from each other by deltas share anything: of others it is false.
+    pub fn decides_as(&self, other: &World, service: &str) -> bool {
+        let part = |world: &World| world.inner.services.get(service).map(Arc::as_ptr);
+        Arc::ptr_eq(&self.inner.directory, &other.inner.directory) && part(self) == part(other)
+    }
+
     /// The names of all services, sorted.
     pub fn services(&self) -> impl Iterator<Item = &str> {
         self.inner.services.keys().map(|name| &**name)

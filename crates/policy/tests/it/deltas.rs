@@ -203,3 +203,33 @@ fn lists_keep_their_pointer_while_nothing_in_them_changes() {
     assert_eq!(last.service(SERVICE).unwrap().routes().len(), 1);
     assert!(last.service("other").is_none());
 }
+
+#[test]
+fn a_world_decides_as_before_until_something_that_decides_changes() {
+    let role = Uid::new("role", "r");
+    let member = |id: &str| {
+        let (member, role) = (Uid::new("user", id), role.clone());
+        Item::new("", "", ItemBody::Member(MemberBody { member, role, source: String::new() }))
+    };
+    let settings = |name: &str, help: &str| {
+        let settings =
+            ServiceSettings { help: Some(help.to_owned()), ..ServiceSettings::named(name) };
+        Item::new(name, "", ItemBody::Service(Box::new(settings)))
+    };
+    let first = snapshot(1, vec![grant("g", role.clone()), member("a"), settings("other", "x")]);
+    let next = |change: Change| first.apply(&delta(&first, vec![change], None)).unwrap();
+    let same = next(Change::Put(settings("other", "y")));
+    assert!(same.decides_as(&first, SERVICE) && first.decides_as(&same, SERVICE));
+    assert!(!same.decides_as(&first, "other"));
+    for change in [
+        Change::Delete(member("a").key),
+        Change::Put(member("b")),
+        Change::Put(grant("h", role.clone())),
+        Change::Delete(ItemKey::grant(SERVICE, "g")),
+    ] {
+        assert!(!next(change).decides_as(&first, SERVICE));
+    }
+    // The same items, but nothing shared: it cannot be told without a comparison.
+    let again = snapshot(1, vec![grant("g", role.clone()), member("a"), settings("other", "x")]);
+    assert!(!again.decides_as(&first, SERVICE));
+}

@@ -2,6 +2,7 @@
 
 use expect_test::{Expect, expect};
 use keepgate_policy::identify::{AddressRange, Algorithm, KeySource};
+use keepgate_policy::route::Route;
 use keepgate_policy::service::ServiceSettings;
 
 const FULL: &str = r#"
@@ -43,6 +44,36 @@ principal_from = "uri"
 principal = 'user::"nobody"'
 "#;
 
+/// What release 0.1 does not know is written only where it is set, and then asks for format 2.
+#[test]
+fn waits_and_expiry_are_of_format_2() {
+    let named = ServiceSettings::named("orders");
+    assert_eq!(named.needs(), 1);
+    for (line, json) in [
+        ("answer_timeout = \"2m\"", "\"answer_timeout\":\"2m\""),
+        ("answer_idle = \"1h\"", "\"answer_idle\":\"1h\""),
+        ("on_token_expiry = \"close\"", "\"on_token_expiry\":\"close\""),
+    ] {
+        let settings: ServiceSettings =
+            toml::from_str(&format!("name = \"orders\"\n{line}")).unwrap();
+        assert_eq!(settings.needs(), 2, "{line}");
+        let text = serde_json::to_string(&settings).unwrap();
+        assert!(text.contains(json), "{text}");
+        assert_eq!(serde_json::from_str::<ServiceSettings>(&text).unwrap(), settings);
+    }
+    let kept: ServiceSettings =
+        toml::from_str("name = \"orders\"\non_token_expiry = \"keep\"").unwrap();
+    assert_eq!(kept, named);
+    for bad in ["0s", "2d", "5", "-1s"] {
+        let text = format!("name = \"orders\"\nanswer_idle = \"{bad}\"");
+        assert!(toml::from_str::<ServiceSettings>(&text).is_err(), "{bad}");
+    }
+    assert!(toml::from_str::<ServiceSettings>("name = \"orders\"\nanswer_idle = \"1d\"").is_ok());
+    let route: Route =
+        toml::from_str("method = \"GET\"\npath = \"/\"\nanswer_idle = \"1h\"").unwrap();
+    assert_eq!((route.needs(), Route::new("GET", "/").needs()), (2, 1));
+}
+
 #[test]
 fn toml_and_json_agree() {
     let settings: ServiceSettings = toml::from_str(FULL).unwrap();
@@ -72,7 +103,7 @@ fn settings_that_cannot_be_meant_are_refused() {
     refused(
         "colour = 1",
         expect![
-            "unknown field `colour`, expected one of `name`, `authzen`, `unmatched`, `paths`, `max_age`, `help`, `limits`, `identify`"
+            "unknown field `colour`, expected one of `name`, `authzen`, `unmatched`, `paths`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`"
         ],
     );
     refused(
