@@ -69,9 +69,27 @@ pub enum Doubt {
     Timestamps(u32),
     /// So many ports carry sockets of which nobody knows whether they were bound explicitly.
     Binding(u32),
+    /// At most so many ports are bound explicitly: a random sample of those in doubt was probed, and
+    /// none of it was (99.9 % certain).
+    Sampled(u32),
     /// At most so many sockets are bound and idle; listing them costs more than they matter here.
     Idle(u32),
 }
+
+/// How a bucket stands, for a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// No connection will succeed.
+    Exhausted,
+    /// At least half of the ports are taken.
+    Scarce,
+    /// More than half are left.
+    Ample,
+}
+
+/// A bucket with this part of its ports taken is scarce: each `connect()` then searches for
+/// milliseconds.
+pub const CLIFF: f64 = 0.5;
 
 /// What a bucket can still do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +117,37 @@ impl Budget {
     pub fn is_used_up(&self) -> bool {
         let by_chance = self.remaining == (Interval { min: 0, max: 1 }) && self.used > 0;
         self.remaining.max == 0 || (by_chance && self.doubts == [Doubt::OddRange])
+    }
+
+    /// How it stands if everything in doubt is as good as it can be.
+    pub fn at_best(&self) -> Standing {
+        if self.is_used_up() {
+            Standing::Exhausted
+        } else if self.pressure() >= CLIFF {
+            Standing::Scarce
+        } else {
+            Standing::Ample
+        }
+    }
+
+    /// How it stands if everything in doubt is as bad as it can be. The one port that the scan of an
+    /// odd-sized range leaves to chance does not count.
+    pub fn at_worst(&self) -> Standing {
+        let odd = u32::from(self.doubts.contains(&Doubt::OddRange));
+        let left = (self.remaining.min + odd).min(self.remaining.max);
+        if left == 0 || self.is_used_up() {
+            Standing::Exhausted
+        } else if f64::from(self.usable.saturating_sub(left)) >= f64::from(self.usable) * CLIFF {
+            Standing::Scarce
+        } else {
+            Standing::Ample
+        }
+    }
+
+    /// True when the verdict on it does not depend on what is in doubt. A bucket that is scarce for
+    /// certain is decided, also where it may be exhausted.
+    pub fn is_decided(&self) -> bool {
+        self.at_best() != Standing::Ample || self.at_worst() == Standing::Ample
     }
 }
 
@@ -139,6 +188,19 @@ impl<'a> Model<'a> {
         let mut bound = self.pool();
         bound.intersect_with(&self.bound);
         bound
+    }
+
+    /// The budget of a destination that nothing is connected to yet.
+    pub fn fresh(&self) -> Budget {
+        let nowhere = IpAddr::from([0, 0, 0, 0]);
+        self.budget(BucketKey { src: nowhere, dst: nowhere, dport: 0, interface: 0 })
+    }
+
+    /// Ports in the range of which nothing says how their sockets came by them.
+    pub fn in_doubt(&self) -> PortSet {
+        let mut doubtful = self.pool();
+        doubtful.intersect_with(&self.doubtful);
+        doubtful
     }
 
     /// The budget of a bucket, whether or not it holds anything yet.
@@ -182,21 +244,32 @@ impl<'a> Model<'a> {
         }
         let most = free.len();
         let mut doubts = Vec::new();
-        let mut doubtful = self.doubtful.clone();
-        doubtful.intersect_with(&free);
+        let mut to_probe = self.doubtful.clone();
+        to_probe.intersect_with(&free);
         unsure.intersect_with(&free);
         free.subtract(&unsure);
+        let ends = free.contains(range.low) || free.contains(range.high);
+        // What is unsure for its timestamps counts there already.
+        let mut doubtful = to_probe.clone();
+        doubtful.intersect_with(&free);
         free.subtract(&doubtful);
         let mut least = free.len();
-        if odd && range.len() > 3 && (free.contains(range.low) || free.contains(range.high)) {
-            least -= 1;
+        // Of a sample none was bound: then only so many of the others can be.
+        let sampled = self.snapshot.evidence.bound_at_most.filter(|most| *most < doubtful.len());
+        if let Some(bound) = sampled {
+            least += doubtful.len() - bound;
+        }
+        if odd && range.len() > 3 && ends {
+            least = least.saturating_sub(1);
             doubts.push(Doubt::OddRange);
         }
         if !unsure.is_empty() {
             doubts.push(Doubt::Timestamps(unsure.len()));
         }
-        if !doubtful.is_empty() {
-            doubts.push(Doubt::Binding(doubtful.len()));
+        match sampled {
+            Some(bound) => doubts.push(Doubt::Sampled(bound)),
+            None if !doubtful.is_empty() => doubts.push(Doubt::Binding(doubtful.len())),
+            None => {}
         }
         if !self.snapshot.evidence.bound_listed && self.snapshot.evidence.idle_at_most > 0 {
             least = least.saturating_sub(self.snapshot.evidence.idle_at_most);
@@ -204,7 +277,7 @@ impl<'a> Model<'a> {
         }
         let usable = usable.len();
         let remaining = Interval { min: least, max: most };
-        (Budget { key, usable, used: usable.saturating_sub(most), remaining, doubts }, doubtful)
+        (Budget { key, usable, used: usable.saturating_sub(most), remaining, doubts }, to_probe)
     }
 
     /// The sockets that stand in the way of this bucket. A socket bound to another device does

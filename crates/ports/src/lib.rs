@@ -6,8 +6,8 @@
 //! [`Report`](report::Report). Only `read` touches the machine; the other two are pure, so a
 //! snapshot recorded at one place can be judged at another.
 //!
-//! What this crate deliberately does not do: it never sends a packet, never opens a connection,
-//! never consumes a TIME_WAIT, never writes a setting, and has no async runtime. All system calls
+//! What this crate deliberately does not do: it never sends a packet (but for the questions of
+//! [`names`] to a container's name servers), never opens a connection, never consumes a TIME_WAIT, never writes a setting, and has no async runtime. All system calls
 //! are in one private module.
 //!
 //! Units: ports are numbers, durations are milliseconds unless the name says otherwise, rates are
@@ -17,6 +17,7 @@ pub mod budget;
 pub mod diag;
 pub mod doctor;
 pub mod explain;
+pub mod names;
 pub mod netns;
 pub mod proc;
 pub mod ranges;

@@ -253,6 +253,12 @@ pub struct BucketReport {
     pub dst: IpAddr,
     /// Destination port.
     pub dport: u16,
+    /// The device its sockets are bound to (`SO_BINDTODEVICE`, or a link-local destination's).
+    #[serde(default)]
+    pub device: Option<String>,
+    /// The same as the kernel's index; 0 for none.
+    #[serde(skip)]
+    pub interface: u32,
     /// Ports that exist for it.
     pub usable: u32,
     /// Those taken.
@@ -300,8 +306,22 @@ pub struct Report {
     pub buckets: Vec<BucketReport>,
     /// What is wrong, worst first.
     pub findings: Vec<Finding>,
-    /// What could not be seen.
+    /// What could not be seen; first what a verdict of `unknown` depends on.
     pub unknown: Vec<Unknown>,
+    /// What the probe for explicitly bound ports cost; nothing where none was needed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probe: Option<ProbeReport>,
+}
+
+/// Ports that were probed, without a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// How many.
+    pub ports: u32,
+    /// How many of them are bound by other means than `connect()`.
+    pub bound: u32,
+    /// How long it took, in milliseconds.
+    pub ms: f64,
 }
 
 impl Report {

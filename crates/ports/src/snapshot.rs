@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::diag::TcpState;
 use crate::proc::Ipv6Address;
 use crate::ranges::{PortRange, PortSet};
 use crate::table::{BucketKey, SocketTable};
@@ -55,9 +56,21 @@ pub struct HostSnapshot {
     pub localhost: Vec<IpAddr>,
     /// Sums over the namespace.
     pub counts: Counts,
-    /// Processes close to their limit of open files.
+    /// Processes close to their limit of open files, where the error in question is about files.
     #[serde(default)]
     pub short_of_files: Vec<FileUse>,
+    /// The same for owners of the sockets shown, where nobody asked about files.
+    #[serde(default)]
+    pub near_file_limit: Vec<FileUse>,
+    /// Network devices, those that are down included.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+    /// The local port that somebody could not bind, as an error message has it.
+    #[serde(default)]
+    pub bind_asked: Option<u16>,
+    /// Outgoing connections that sit on [`HostSnapshot::bind_asked`].
+    #[serde(default)]
+    pub holders: Vec<Holder>,
     /// The destination that was asked for.
     #[serde(default)]
     pub asked: Vec<Asked>,
@@ -94,6 +107,9 @@ pub struct Settings {
     /// True where the removed `tcp_tw_recycle` still exists (before 4.12) and is on.
     #[serde(default)]
     pub tw_recycle: bool,
+    /// Keys that could not be read although answers rest on them; the kernel's default stands in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assumed: Vec<String>,
 }
 
 impl Default for Settings {
@@ -112,6 +128,7 @@ impl Default for Settings {
             unprivileged_port_start: 1024,
             disable_ipv6: Some(false),
             tw_recycle: false,
+            assumed: Vec::new(),
         }
     }
 }
@@ -131,6 +148,16 @@ pub struct Evidence {
     /// Where they were not: there are at most so many.
     #[serde(default)]
     pub idle_at_most: u32,
+    /// Of the ports in doubt only a random sample was probed, and none of it was bound: then at most
+    /// so many of the others are, with a certainty of 99.9 %.
+    #[serde(default)]
+    pub bound_at_most: Option<u32>,
+    /// How many ports were probed.
+    #[serde(default)]
+    pub probed: u32,
+    /// How long that took, in microseconds.
+    #[serde(default)]
+    pub probe_us: u64,
 }
 
 /// What live connections to one destination negotiated.
@@ -194,6 +221,16 @@ pub struct Counts {
     /// Connections dropped by a full connection-tracking table, if the file shows it.
     #[serde(default)]
     pub conntrack_drops: u64,
+    /// The same, how much it grew between the two looks.
+    #[serde(default)]
+    pub conntrack_drops_grew: u64,
+    /// Connections dropped because another one has the same translated addresses and ports
+    /// (`insert_failed`): the source ports of an address translation are used up.
+    #[serde(default)]
+    pub insert_failed: u64,
+    /// The same, how much it grew between the two looks.
+    #[serde(default)]
+    pub insert_failed_grew: u64,
     /// TCP sockets allocated in all namespaces together, TIME_WAITs apart.
     #[serde(default)]
     pub allocated: Option<u64>,
@@ -212,6 +249,33 @@ pub struct FileUse {
     pub open: u64,
     /// Its soft limit.
     pub limit: u64,
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// `IFF_UP`.
+    pub up: bool,
+    /// `IFF_LOOPBACK`.
+    pub loopback: bool,
+}
+
+/// A connected socket that has a port somebody else wants to bind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its own end.
+    pub local: SocketAddr,
+    /// Where it leads.
+    pub remote: SocketAddr,
+    /// Its state.
+    pub state: TcpState,
+    /// Whose it is, where that could be seen.
+    #[serde(default)]
+    pub owner: Option<Owner>,
 }
 
 /// A destination somebody asked for, and what the routing table and the addresses say.

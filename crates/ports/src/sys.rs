@@ -10,10 +10,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use crate::snapshot::Device;
+
 const IP_BIND_ADDRESS_NO_PORT: libc::c_int = 24;
 const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 const TCP_FASTOPEN_CONNECT: libc::c_int = 30;
 const TCP_FASTOPEN_NO_COOKIE: libc::c_int = 34;
+/// How many network devices are listed.
+const MAX_DEVICES: usize = 16_384;
 const RECEIVE_TIMEOUT_S: libc::time_t = 10;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -148,6 +152,79 @@ pub(crate) fn set_namespace(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The network devices of the calling thread's namespace.
+pub(crate) fn devices() -> io::Result<Vec<Device>> {
+    let probe = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    // SAFETY: no pointers; the list is freed below.
+    let list = unsafe { libc::if_nameindex() };
+    if list.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let mut found = Vec::new();
+    for at in 0..MAX_DEVICES {
+        // SAFETY: the list ends with an entry of index 0, which ends this loop.
+        let entry = unsafe { &*list.add(at) };
+        if entry.if_index == 0 || entry.if_name.is_null() {
+            break;
+        }
+        // SAFETY: a zero-terminated name inside the list.
+        let name = unsafe { std::ffi::CStr::from_ptr(entry.if_name) };
+        let flags = device_flags(probe.as_raw_fd(), name).unwrap_or(0);
+        found.push(Device {
+            index: entry.if_index,
+            name: name.to_string_lossy().into_owned(),
+            up: flags & libc::IFF_UP != 0,
+            loopback: flags & libc::IFF_LOOPBACK != 0,
+        });
+    }
+    // SAFETY: it came from `if_nameindex` and is not used any more.
+    unsafe { libc::if_freenameindex(list) };
+    Ok(found)
+}
+
+fn device_flags(fd: RawFd, name: &std::ffi::CStr) -> io::Result<libc::c_int> {
+    // SAFETY: all-zero is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    let last = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name.iter_mut().take(last).zip(name.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: the request is valid for the call, which reads the name and writes the flags.
+    check(unsafe { libc::ioctl(fd, libc::SIOCGIFFLAGS as _, &raw mut request) })?;
+    // SAFETY: the call has written this member.
+    Ok(libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }))
+}
+
+/// Opens a file below `root` as a process sees it whose root that is: no link leads out of it.
+pub(crate) fn open_in_root(root: &Path, name: &str) -> io::Result<std::fs::File> {
+    use std::os::unix::ffi::OsStrExt;
+    let text = |bytes: &[u8]| std::ffi::CString::new(bytes).map_err(io::Error::other);
+    let path = text(root.as_os_str().as_bytes())?;
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // SAFETY: the path is zero-terminated and valid for the call.
+    let fd = check(unsafe { libc::open(path.as_ptr(), flags) })?;
+    // SAFETY: `fd` was just opened by us.
+    let dir = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all-zero is a valid `open_how`.
+    let mut how: libc::open_how = unsafe { mem::zeroed() };
+    how.flags = (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY) as u64;
+    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    let name = text(name.as_bytes())?;
+    // SAFETY: all pointers are valid for the call; the size is that of `how`.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            &raw const how,
+            size_of::<libc::open_how>(),
+        )
+    };
+    let fd = check(libc::c_int::try_from(fd).unwrap_or(-1))?;
+    // SAFETY: `fd` was just opened by us.
+    Ok(std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
 /// Asks whether a program could bind to `addr` (port 0, no port taken).
 pub(crate) fn can_bind(addr: IpAddr) -> io::Result<()> {
     let fd = socket(family(addr), libc::SOCK_STREAM, 0)?;
@@ -166,7 +243,8 @@ pub(crate) fn source_toward(dst: SocketAddr) -> io::Result<IpAddr> {
 /// The zero-packet probe: is a port bound by other means than `connect()`?
 ///
 /// One socket serves all probes; each asks for exactly one port toward a dummy destination and
-/// gives it back at once.
+/// gives it back at once. While it has the port, the port counts as chosen by `connect()`, so that
+/// a `connect()` of anybody else, to any other destination, may still choose it.
 pub(crate) struct BoundProbe(OwnedFd);
 
 impl BoundProbe {
@@ -189,20 +267,18 @@ impl BoundProbe {
         // The dummy: loopback, a destination nobody uses. No SYN leaves (deferred to the first
         // write).
         let result = connect(raw, SocketAddr::from(([127, 0, 0, 2], 1)));
+        if let Err(error) = &result
+            && error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+        {
+            return Ok(true);
+        }
         // AF_UNSPEC dissolves the association and returns the port.
         // SAFETY: all-zero is a valid `sockaddr` with family AF_UNSPEC.
         let none: libc::sockaddr = unsafe { mem::zeroed() };
         let length = size_of::<libc::sockaddr>() as libc::socklen_t;
         // SAFETY: `none` is valid for `length` bytes.
         let freed = check(unsafe { libc::connect(raw, std::ptr::from_ref(&none), length) });
-        match result {
-            Ok(()) => {
-                freed?;
-                Ok(false)
-            }
-            Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(true),
-            Err(e) => Err(e),
-        }
+        result.and(freed).map(|_| false)
     }
 }
 

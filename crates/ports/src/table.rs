@@ -39,6 +39,16 @@ pub struct BucketKey {
 }
 
 impl BucketKey {
+    /// The bucket of a connected socket.
+    pub fn of(socket: &Socket) -> Self {
+        Self {
+            src: socket.local.ip(),
+            dst: socket.remote.ip(),
+            dport: socket.remote.port(),
+            interface: socket.interface,
+        }
+    }
+
     /// The destination as one address.
     pub fn destination(&self) -> SocketAddr {
         SocketAddr::new(self.dst, self.dport)
@@ -202,12 +212,7 @@ impl SocketTable {
     }
 
     fn add_connected(&mut self, socket: &Socket) -> Placed {
-        let key = BucketKey {
-            src: socket.local.ip(),
-            dst: socket.remote.ip(),
-            dport: socket.remote.port(),
-            interface: socket.interface,
-        };
+        let key = BucketKey::of(socket);
         self.carried.insert(socket.local.port());
         let Some(index) = self.index_of(key) else {
             self.unlisted += 1;

@@ -89,7 +89,7 @@ pub fn why(cause: Cause) -> &'static str {
              them."
         }
         Cause::SynSent => "Connects are under way and nobody answers.",
-        Cause::NarrowRange => "The range of ports is small; no leak is needed to use it up.",
+        Cause::NarrowRange => "The range of ports is small; normal use is enough to fill it.",
         Cause::ReservedPorts => "Reserved ports are never chosen, and they take up the range.",
         Cause::ListenersInRange => {
             "Services listen on ports of the range; each costs every destination one port."
@@ -128,7 +128,7 @@ pub fn render(report: &Report, style: Style) -> String {
         .findings
         .iter()
         .find(|f| f.severity <= Severity::Warning)
-        .filter(|_| report.verdict != Verdict::Healthy);
+        .filter(|_| !matches!(report.verdict, Verdict::Healthy | Verdict::Unknown));
     let shown = main.and_then(|f| f.bucket);
     if let Some(bucket) = shown.and_then(|index| report.buckets.get(index)) {
         out.push('\n');
@@ -152,23 +152,27 @@ pub fn render(report: &Report, style: Style) -> String {
     others(&mut out, report, shown, style);
     not_seen(&mut out, report, style);
     let sockets = report.sockets;
-    let _ = writeln!(
-        out,
-        "\n{}",
-        style.paint(
-            Tone::Dim,
-            &format!(
-                "{}  range {}-{}, {} usable  {} sockets: {} time_wait, {} established",
-                report.netns,
-                report.range.low,
-                report.range.high,
-                report.range.usable,
-                sockets.total,
-                sockets.time_wait,
-                sockets.established
-            )
-        )
+    let mut last = format!(
+        "\n{}  range {}-{}, {} usable  {} sockets: {} time_wait, {} established",
+        report.netns,
+        report.range.low,
+        report.range.high,
+        report.range.usable,
+        sockets.total,
+        sockets.time_wait,
+        sockets.established
     );
+    if let Some(probe) = report.probe {
+        let _ = write!(
+            last,
+            "\n{} ports probed for explicit binding in {:.1} ms: {} are bound",
+            probe.ports, probe.ms, probe.bound
+        );
+    }
+    for line in last.lines() {
+        let painted = if line.is_empty() { String::new() } else { style.paint(Tone::Dim, line) };
+        let _ = writeln!(out, "{painted}");
+    }
     out
 }
 
@@ -231,12 +235,11 @@ fn bucket_block(out: &mut String, bucket: &BucketReport, style: Style) {
         _ => format!("{} left", bucket.remaining),
     };
     let bar = bar(bucket.used, bucket.usable, BAR);
-    field(
-        out,
-        "ports",
-        &format!("[{bar}] {} of {} used, {left}", bucket.used, bucket.usable),
-        style,
-    );
+    let ports = match bucket.usable {
+        0 => "no port exists for it: all are bound, reserved or listened on".to_owned(),
+        usable => format!("[{bar}] {} of {usable} used, {left}", bucket.used),
+    };
+    field(out, "ports", &ports, style);
     if let (Some(opens), Some(sustainable)) = (bucket.opens_per_s, bucket.sustainable_per_s) {
         let rate = format!("{opens:.0} opened a second; {sustainable:.0} can be sustained");
         field(out, "rate", &rate, style);
@@ -360,7 +363,8 @@ fn not_seen(out: &mut String, report: &Report, style: Style) {
     if report.unknown.is_empty() {
         return;
     }
-    let _ = writeln!(out, "\n{}", style.paint(Tone::Strong, "not seen"));
+    let title = if report.verdict == Verdict::Unknown { "cannot tell" } else { "not seen" };
+    let _ = writeln!(out, "\n{}", style.paint(Tone::Strong, title));
     for unknown in &report.unknown {
         for (index, line) in
             wrap(&format!("{}: {}", unknown.what, unknown.why), style.width.saturating_sub(4))
@@ -373,7 +377,9 @@ fn not_seen(out: &mut String, report: &Report, style: Style) {
 }
 
 fn bucket_name(bucket: &BucketReport) -> String {
-    format!("{} -> {}", bucket.src, std::net::SocketAddr::new(bucket.dst, bucket.dport))
+    let dst = std::net::SocketAddr::new(bucket.dst, bucket.dport);
+    let on = bucket.device.as_ref().map_or_else(String::new, |device| format!(" on {device}"));
+    format!("{} -> {dst}{on}", bucket.src)
 }
 
 /// `###...` of a given width; never empty when something is used, never full when something is

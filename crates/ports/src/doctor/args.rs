@@ -75,7 +75,7 @@ impl Default for Args {
             interval: Some(Duration::from_secs(1)),
             record: None,
             from_snapshot: None,
-            probe_limit: 512,
+            probe_limit: 65_536,
             serve: None,
             every: Duration::from_secs(10),
             root: PathBuf::from("/"),
@@ -268,7 +268,7 @@ usage: {program} [options]
   --from-snapshot FILE  judge what --record has written (`-`: standard input)
   --serve ADDR:PORT     metrics for Prometheus at /metrics
   --every SECONDS       how often --serve looks (10)
-  --probe N             test at most N ports for explicit binding (512)
+  --probe N             test at most N ports for explicit binding (all that matter)
   --root DIR            read a recorded /proc and /etc under DIR instead of this host
   --color WHEN          auto, always or never
   -h, --help            this text

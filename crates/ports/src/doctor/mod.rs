@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod metrics;
+mod resolve;
 mod serve;
 
 use std::ffi::OsString;
@@ -17,7 +18,6 @@ use serde::Serialize;
 
 use crate::explain::{Explanation, explain};
 use crate::netns::{self, Namespace};
-use crate::proc;
 use crate::read::{self, ReadError, ReadOptions};
 use crate::report::{REPORT_VERSION, Report, Verdict};
 use crate::rules;
@@ -268,7 +268,8 @@ fn options(
 ) -> Result<ReadOptions, DoctorError> {
     let mut to = Vec::new();
     for name in &args.to {
-        to.extend(resolve(program, &args.root, name)?.into_iter().map(|addr| (name.clone(), addr)));
+        let found = resolve::resolve(program, args, name)?;
+        to.extend(found.into_iter().map(|addr| (name.clone(), addr)));
     }
     let binds = explanation.is_some_and(|e| e.call.as_deref() == Some("bind"));
     let named = explanation.and_then(|e| e.address.as_ref());
@@ -282,7 +283,7 @@ fn options(
     if args.to.is_empty()
         && !binds
         && let Some(name) = named
-        && let Ok(addrs) = resolve(program, &args.root, name)
+        && let Ok(addrs) = resolve::resolve(program, args, name)
     {
         to.extend(addrs.into_iter().map(|addr| (name.clone(), addr)));
     }
@@ -293,29 +294,15 @@ fn options(
         to,
         from: args.from.or(own),
         probe_limit: args.probe_limit,
+        bind: args
+            .explain
+            .as_deref()
+            .zip(explanation)
+            .and_then(|(text, explanation)| resolve::port_in_use(text, explanation)),
+        about_files: explanation
+            .is_some_and(|e| matches!(e.errno.as_deref(), Some("EMFILE" | "ENFILE"))),
         ..ReadOptions::default()
     })
-}
-
-/// An address as it is; a name from `/etc/hosts`, else from the resolver.
-fn resolve(program: &Program, root: &Path, name: &str) -> Result<Vec<SocketAddr>, DoctorError> {
-    if let Ok(addr) = name.parse() {
-        return Ok(vec![addr]);
-    }
-    let (host, port) = name.rsplit_once(':').unwrap_or((name, "0"));
-    let port: u16 = port.parse().unwrap_or(0);
-    let hosts = std::fs::read_to_string(root.join("etc/hosts")).unwrap_or_default();
-    let found = proc::hosts(&hosts, host);
-    if !found.is_empty() {
-        return Ok(found.into_iter().map(|ip: IpAddr| SocketAddr::new(ip, port)).collect());
-    }
-    if host.eq_ignore_ascii_case("localhost") {
-        return Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]);
-    }
-    let Some(resolve) = program.resolve else {
-        return Err(DoctorError::NoResolver { name: host.to_owned() });
-    };
-    resolve(host, port).map_err(|source| DoctorError::Resolve { name: host.to_owned(), source })
 }
 
 fn from_snapshot(file: &Path, options: &ReadOptions) -> Result<HostSnapshot, DoctorError> {

@@ -1,14 +1,15 @@
 //! The evidence that closes the holes sockets alone leave: were a port's sockets bound
 //! explicitly, did a TIME_WAIT negotiate timestamps?
 //!
-//! Only buckets that matter are looked into (asked for, or well filled), and never more than a
-//! stated number of ports. Nothing here sends a packet or touches a four-tuple that exists.
+//! As much is looked into as the answer depends on, within a stated number of ports and a stated
+//! time. Nothing here sends a packet or touches a four-tuple that exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
-use crate::budget::{Model, reuse_allowed};
+use crate::budget::{Model, Standing, reuse_allowed};
 use crate::diag::{self, Filter, Socket, TcpState};
 use crate::ranges::PortSet;
 use crate::snapshot::{HostSnapshot, TimestampUse, Unknown};
@@ -17,13 +18,20 @@ use crate::table::{Bucket, BucketKey};
 
 use super::sockets;
 
-/// How many buckets beyond those asked for are looked into.
-const MAX_BUCKETS: usize = 16;
-/// A bucket with less than this part left (at best) is looked into.
-const MUCH_LEFT: f64 = 0.5;
-/// Idle bound sockets are listed where they could be more than this part of the ports, or where
-/// ports are scarce: the listing walks all TIME_WAITs once more (70 ms for 200,000).
+/// Up to so many sockets, listing the idle bound ones costs next to nothing. Among more they are
+/// listed where they could be more than a hundredth of the ports, or where ports are scarce: the
+/// listing walks all TIME_WAITs once more (40 ms for 200,000).
+const CHEAP_TO_LIST: u64 = 20_000;
 const FEW_IDLE: u32 = 100;
+/// Up to so many ports in doubt are all probed (about 4 to 7 us each).
+const PROBE_ALL: u32 = 4096;
+/// Of more, so many are probed first, chosen at random.
+const SAMPLE: usize = 1024;
+/// Where none of n sampled ports is bound, at most this divided by n of all are: -ln(0.001), for a
+/// certainty of 99.9 %.
+const CERTAINTY: f64 = 6.908;
+/// How long one look probes at most: 65,536 ports take about 0.5 s.
+const PROBE_TIME: Duration = Duration::from_secs(3);
 /// How many live connections per destination are asked for their options.
 const PER_DESTINATION: u32 = 4;
 /// How many destinations are asked about.
@@ -85,54 +93,48 @@ fn largest(snapshot: &HostSnapshot) -> impl Iterator<Item = &Bucket> {
     buckets.into_iter().take(MAX_DESTINATIONS)
 }
 
-/// The buckets worth the effort: those asked for, then the fullest.
-fn buckets_in_question(snapshot: &HostSnapshot) -> Vec<BucketKey> {
-    let model = Model::new(snapshot);
+/// The buckets whose answer should be exact: those asked for, and those short of ports, or that may
+/// be.
+fn buckets_in_question(snapshot: &HostSnapshot, model: &Model<'_>) -> Vec<BucketKey> {
     let mut keys: Vec<BucketKey> = snapshot.asked_keys();
-    for bucket in largest(snapshot).take(MAX_BUCKETS) {
+    for bucket in largest(snapshot) {
         let budget = model.budget(bucket.key);
-        let left = f64::from(budget.remaining.max);
-        if left <= f64::from(budget.usable) * MUCH_LEFT && !keys.contains(&bucket.key) {
+        let matters = budget.at_best() != Standing::Ample || !budget.is_decided();
+        if matters && !keys.contains(&bucket.key) {
             keys.push(bucket.key);
         }
     }
     keys
 }
 
-/// Lists idle bound sockets and probes doubtful ports, where that can change an answer.
-pub(crate) fn gather(snapshot: &mut HostSnapshot, netlink: &Netlink, probe_limit: usize) {
-    let keys = buckets_in_question(snapshot);
+/// Lists idle bound sockets and probes ports in doubt, as far as an answer depends on it.
+///
+/// Few ports in doubt are all probed. Of many, a random sample is probed first: where none of it is
+/// bound, the rest is probed only for the buckets whose answer could still change; where one is, all
+/// are. `limit` bounds the number of ports, [`PROBE_TIME`] the time.
+pub(crate) fn gather(snapshot: &mut HostSnapshot, netlink: &Netlink, limit: usize) {
     let idle = idle_at_most(snapshot);
+    snapshot.evidence.idle_at_most = idle.unwrap_or(u32::MAX);
     let few = idle.is_some_and(|idle| idle <= snapshot.pool().len() / FEW_IDLE);
-    snapshot.evidence.idle_at_most = idle.unwrap_or(0);
-    if keys.is_empty() && few {
-        return;
+    let cheap = snapshot.sockets.total() <= CHEAP_TO_LIST;
+    if cheap || !few || !buckets_in_question(snapshot, &Model::new(snapshot)).is_empty() {
+        list_bound(snapshot, netlink);
     }
-    list_bound(snapshot, netlink);
-    if keys.is_empty() {
-        return;
-    }
-    let mut doubtful = Vec::new();
-    let mut known = PortSet::new();
-    let model = Model::new(snapshot);
-    for key in &keys {
-        for port in model.doubtful_ports(*key).iter() {
-            if known.insert(port) {
-                doubtful.push(port);
-            }
-        }
-    }
+    let doubtful = Model::new(snapshot).in_doubt();
     if doubtful.is_empty() {
         return;
     }
     let total = doubtful.len();
-    doubtful.truncate(probe_limit);
-    match probe(&doubtful, snapshot) {
-        Ok(()) if total > probe_limit => snapshot.unknown.push(Unknown {
-            what: format!("whether {} of {total} ports were bound explicitly", total - probe_limit),
-            why: format!("only {probe_limit} are probed (`--probe N` probes more)"),
+    match Prober::open(snapshot, limit).and_then(|prober| prober.decide(snapshot, &doubtful)) {
+        Ok(0) => {}
+        Ok(left) => snapshot.unknown.push(Unknown {
+            what: format!("whether {left} of {total} ports were bound explicitly"),
+            why: format!(
+                "{} were probed, in {} ms (`--probe N` sets how many may be)",
+                snapshot.evidence.probed,
+                snapshot.evidence.probe_us / 1000
+            ),
         }),
-        Ok(()) => {}
         Err(error) => snapshot.unknown.push(Unknown {
             what: format!("whether {total} ports were bound explicitly"),
             why: why_no_probe(&error),
@@ -140,29 +142,109 @@ pub(crate) fn gather(snapshot: &mut HostSnapshot, netlink: &Netlink, probe_limit
     }
 }
 
-fn probe(ports: &[u16], snapshot: &mut HostSnapshot) -> io::Result<()> {
-    let probe = BoundProbe::open()?;
-    // A control: where even a port without any socket seems bound, the probe proves nothing.
-    let unused = (1024..=u16::MAX).rev().find(|port| {
+/// Probes ports, within bounds of number and time.
+struct Prober {
+    probe: BoundProbe,
+    started: Instant,
+    left: usize,
+    random: u64,
+}
+
+impl Prober {
+    fn open(snapshot: &HostSnapshot, limit: usize) -> io::Result<Self> {
+        let probe = BoundProbe::open()?;
+        // A control: where even a port without any socket seems bound, the probe proves nothing.
         let sockets = &snapshot.sockets;
-        !sockets.carried.contains(*port)
-            && !sockets.bound_ports.contains(*port)
-            && !snapshot.settings.reserved.contains(*port)
-            && snapshot.settings.range.contains(*port)
-    });
-    if let Some(unused) = unused
-        && probe.is_bound(unused)?
-    {
-        return Err(io::Error::other("it calls an unused port bound"));
-    }
-    for port in ports {
-        if probe.is_bound(*port)? {
-            snapshot.evidence.bound.insert(*port);
-        } else {
-            snapshot.evidence.free.insert(*port);
+        let unused =
+            snapshot.pool().iter().collect::<Vec<u16>>().into_iter().rev().find(|port| {
+                !sockets.carried.contains(*port) && !sockets.bound_ports.contains(*port)
+            });
+        if let Some(unused) = unused
+            && snapshot.evidence.bound_listed
+            && probe.is_bound(unused)?
+            // A socket may have been bound there since the dump; two in a row are not.
+            && probe.is_bound(unused)?
+        {
+            return Err(io::Error::other("it calls an unused port bound"));
         }
+        Ok(Self { probe, started: Instant::now(), left: limit, random: snapshot.taken_at_ms })
     }
-    Ok(())
+
+    /// Returns how many of the ports an answer depends on could not be probed.
+    fn decide(mut self, snapshot: &mut HostSnapshot, doubtful: &PortSet) -> io::Result<u32> {
+        let mut left = 0;
+        if doubtful.len() <= PROBE_ALL {
+            left += self.probe(snapshot, doubtful)?;
+        } else {
+            let sample = self.sample(doubtful);
+            let mut rest = doubtful.clone();
+            rest.subtract(&sample);
+            let unseen = self.probe(snapshot, &sample)?;
+            let mut found = snapshot.evidence.bound.clone();
+            found.intersect_with(&sample);
+            if unseen > 0 || !found.is_empty() {
+                left += unseen + self.probe(snapshot, &rest)?;
+            } else {
+                let most = f64::from(rest.len()) * CERTAINTY / f64::from(sample.len().max(1));
+                snapshot.evidence.bound_at_most = Some(most.ceil() as u32);
+                let mut needed = PortSet::new();
+                let model = Model::new(snapshot);
+                for key in buckets_in_question(snapshot, &model) {
+                    needed.union_with(&model.doubtful_ports(key));
+                }
+                needed.intersect_with(&rest);
+                left += self.probe(snapshot, &needed)?;
+                needed.intersect_with(&snapshot.evidence.bound);
+                if !needed.is_empty() {
+                    // The sample missed them: it does not speak for the others.
+                    snapshot.evidence.bound_at_most = None;
+                    rest.subtract(&snapshot.evidence.bound);
+                    rest.subtract(&snapshot.evidence.free);
+                    left += self.probe(snapshot, &rest)?;
+                }
+            }
+        }
+        snapshot.evidence.probe_us =
+            u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(left)
+    }
+
+    /// [`SAMPLE`] ports of a set, chosen at random.
+    fn sample(&mut self, set: &PortSet) -> PortSet {
+        let ports: Vec<u16> = set.iter().collect();
+        let mut sample = PortSet::new();
+        for _ in 0..SAMPLE {
+            // SplitMix64: what matters is that nobody arranges their ports by it.
+            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut word = self.random;
+            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let at = (word ^ (word >> 31)) % (ports.len().max(1) as u64);
+            if let Some(port) = usize::try_from(at).ok().and_then(|at| ports.get(at)) {
+                sample.insert(*port);
+            }
+        }
+        sample
+    }
+
+    /// Probes these ports; returns how many were left out because a bound was reached.
+    fn probe(&mut self, snapshot: &mut HostSnapshot, ports: &PortSet) -> io::Result<u32> {
+        let mut unseen = 0;
+        for port in ports.iter() {
+            if self.left == 0 || self.started.elapsed() > PROBE_TIME {
+                unseen += 1;
+                continue;
+            }
+            self.left -= 1;
+            snapshot.evidence.probed += 1;
+            if self.probe.is_bound(port)? {
+                snapshot.evidence.bound.insert(port);
+            } else {
+                snapshot.evidence.free.insert(port);
+            }
+        }
+        Ok(unseen)
+    }
 }
 
 fn why_no_probe(error: &io::Error) -> String {
@@ -178,7 +260,7 @@ fn why_no_probe(error: &io::Error) -> String {
 }
 
 /// The sockets the host has allocated, less those of this namespace that are seen not to be idle.
-fn idle_at_most(snapshot: &HostSnapshot) -> Option<u32> {
+pub(crate) fn idle_at_most(snapshot: &HostSnapshot) -> Option<u32> {
     let seen: u64 = [
         TcpState::Established,
         TcpState::SynSent,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::names::Names;
 use crate::proc;
 use crate::ranges::PortSet;
 use crate::snapshot::{Counts, HostSnapshot, Settings, Unknown};
@@ -24,6 +25,11 @@ pub fn setting(path: &Path) -> std::io::Result<String> {
     String::from_utf8(buffer).map_err(|_| std::io::ErrorKind::InvalidData.into())
 }
 
+/// The settings without which no number of ports can be told.
+const RANGE: &str = "ip_local_port_range";
+const RESERVED: &str = "ip_local_reserved_ports";
+const REUSE: &str = "tcp_tw_reuse";
+
 /// Where a namespace's files are.
 pub(crate) struct Files {
     root: PathBuf,
@@ -31,6 +37,8 @@ pub(crate) struct Files {
     pub(crate) net: PathBuf,
     /// Whether `proc/sys/net` shows the namespace in question.
     sysctls_are_its_own: bool,
+    /// Whose files are meant, where it is not our own.
+    pid: Option<u32>,
 }
 
 impl Files {
@@ -42,13 +50,13 @@ impl Files {
             .map(|dir| root.join(dir))
             .find(|dir| dir.join("sockstat").exists() || dir.join("tcp").exists())
             .unwrap_or_else(|| root.join("proc/net"));
-        Self { root: root.to_owned(), net, sysctls_are_its_own: true }
+        Self { root: root.to_owned(), net, sysctls_are_its_own: true, pid: None }
     }
 
     /// The namespace of a process, from outside: its settings cannot be seen.
     pub(crate) fn of_process(root: &Path, pid: u32) -> Self {
         let net = root.join(format!("proc/{pid}/net"));
-        Self { root: root.to_owned(), net, sysctls_are_its_own: false }
+        Self { root: root.to_owned(), net, sysctls_are_its_own: false, pid: Some(pid) }
     }
 
     fn text(path: &Path) -> Option<String> {
@@ -66,8 +74,18 @@ impl Files {
         Self::text(&self.net.join(name))
     }
 
-    pub(crate) fn hosts(&self) -> String {
-        Self::text(&self.root.join("etc/hosts")).unwrap_or_default()
+    /// The hosts file of the processes in question.
+    fn hosts(&self) -> String {
+        let own = || Self::text(&self.root.join("etc/hosts")).unwrap_or_default();
+        match self.pid {
+            Some(pid) => Names::of_process(pid).map(|names| names.hosts).unwrap_or_default(),
+            None => own(),
+        }
+    }
+
+    /// The same, with the hosts file as this process has it.
+    pub(crate) fn for_process(self, pid: u32) -> Self {
+        Self { pid: Some(pid), ..self }
     }
 
     /// True when the namespace counts no TCP socket.
@@ -91,10 +109,12 @@ impl Files {
         if self.sysctls_are_its_own {
             snapshot.settings = self.settings(&snapshot.kernel, &mut snapshot.unknown);
         } else {
+            snapshot.settings.assumed =
+                [RANGE, RESERVED, REUSE].into_iter().map(str::to_owned).collect();
             snapshot.unknown.push(Unknown {
                 what: "the settings of that namespace".to_owned(),
-                why: "they are visible only from inside, which needs CAP_SYS_ADMIN; the kernel's \
-                      defaults are assumed"
+                why: "they are visible only from inside, which needs CAP_SYS_ADMIN (run as root); \
+                      the kernel's defaults stand in, and decide nothing"
                     .to_owned(),
             });
         }
@@ -107,17 +127,29 @@ impl Files {
     fn settings(&self, kernel: &str, unknown: &mut Vec<Unknown>) -> Settings {
         let defaults = Settings::default();
         let number = |name: &str| self.sysctl(name).and_then(|t| proc::number::<u64>(&t));
-        let range = self.sysctl("ipv4/ip_local_port_range").and_then(|t| proc::port_range(&t));
-        if range.is_none() {
+        let mut assumed = Vec::new();
+        let mut missing = |key: &str, default: &str| {
+            assumed.push(key.to_owned());
             unknown.push(Unknown {
-                what: "ip_local_port_range".to_owned(),
+                what: format!("the setting {key}"),
                 why: format!(
-                    "/proc/sys/net/ipv4 cannot be read; the kernel's default {} is assumed",
-                    defaults.range
+                    "/proc/sys/net/ipv4 cannot be read; the kernel's default ({default}) stands in, \
+                     and decides nothing"
                 ),
             });
+        };
+        let range = self.sysctl("ipv4/ip_local_port_range").and_then(|t| proc::port_range(&t));
+        if range.is_none() {
+            missing(RANGE, &defaults.range.to_string());
         }
-        let reserved = self.sysctl("ipv4/ip_local_reserved_ports").unwrap_or_default();
+        let reserved: Option<PortSet> =
+            self.sysctl("ipv4/ip_local_reserved_ports").and_then(|text| text.parse().ok());
+        if reserved.is_none() {
+            missing(RESERVED, "none");
+        }
+        if number("ipv4/tcp_tw_reuse").is_none() {
+            missing(REUSE, "loopback only");
+        }
         let small = |name: &str, default: u32| {
             number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(default)
         };
@@ -126,7 +158,7 @@ impl Files {
             if proc::kernel_version(kernel).is_some_and(|v| v < (4, 19)) { 0 } else { 2 };
         Settings {
             range: range.unwrap_or(defaults.range),
-            reserved: reserved.parse().unwrap_or_else(|_| PortSet::new()),
+            reserved: reserved.unwrap_or_default(),
             tw_reuse: u8::try_from(small("ipv4/tcp_tw_reuse", reuse_default)).unwrap_or(2),
             tw_reuse_delay_ms: small("ipv4/tcp_tw_reuse_delay", defaults.tw_reuse_delay_ms),
             timestamps: u8::try_from(small("ipv4/tcp_timestamps", 1)).unwrap_or(1),
@@ -138,7 +170,12 @@ impl Files {
                 .unwrap_or(1024),
             disable_ipv6: number("ipv6/conf/all/disable_ipv6").map(|n| n != 0),
             tw_recycle: number("ipv4/tcp_tw_recycle") == Some(1),
+            assumed,
         }
+    }
+
+    fn conntrack_column(&self, name: &str) -> u64 {
+        self.net("stat/nf_conntrack").map_or(0, |text| column_sum(&text, name))
     }
 
     /// The sums, which are also what is read a second time after the interval.
@@ -170,19 +207,22 @@ impl Files {
             allocated: self.net("sockstat").and_then(|t| {
                 proc::sockstat(&t).get(&("TCP".to_owned(), "alloc".to_owned())).copied()
             }),
-            conntrack_drops: self.net("stat/nf_conntrack").map(|t| drops(&t)).unwrap_or(0),
+            conntrack_drops: self.conntrack_column("drop"),
+            conntrack_drops_grew: 0,
+            insert_failed: self.conntrack_column("insert_failed"),
+            insert_failed_grew: 0,
             files: Self::text(&self.root.join("proc/sys/fs/file-nr"))
                 .and_then(|t| proc::file_nr(&t)),
         }
     }
 }
 
-/// The `drop` column of `/proc/net/stat/nf_conntrack`, all processors together (hexadecimal).
-fn drops(text: &str) -> u64 {
+/// A column of `/proc/net/stat/nf_conntrack`, all processors together (hexadecimal).
+fn column_sum(text: &str, name: &str) -> u64 {
     let mut lines = text.lines();
     let Some(column) = lines
         .next()
-        .and_then(|heading| heading.split_ascii_whitespace().position(|name| name == "drop"))
+        .and_then(|heading| heading.split_ascii_whitespace().position(|column| column == name))
     else {
         return 0;
     };

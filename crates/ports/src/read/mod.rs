@@ -10,7 +10,7 @@ mod files;
 mod owners;
 mod sockets;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -20,7 +20,8 @@ use crate::diag::{self, Filter, Socket, TcpState, unmapped};
 use crate::netns::{self, EnterError, Namespace};
 use crate::ranges::PortSet;
 use crate::snapshot::{
-    Asked, Confidence, HostSnapshot, Owner, Rate, SNAPSHOT_VERSION, SourceAnswer, Unknown,
+    Asked, Confidence, Counts, Holder, HostSnapshot, Owner, Rate, SNAPSHOT_VERSION, SourceAnswer,
+    Unknown,
 };
 use crate::sys::{self, Netlink};
 use crate::table::{BucketKey, MAX_INODES, Placed, SocketTable, changes};
@@ -38,6 +39,10 @@ const LIVE_LOOKS: u32 = 4;
 const WATCHES: u32 = 8;
 /// So many TIME_WAITs toward one destination make it worth catching who opens them.
 const MANY_TIME_WAITS: usize = 100;
+/// How many listeners are named.
+const MAX_LISTENERS: usize = 256;
+/// How many connections on a port that could not be bound are named.
+const MAX_HOLDERS: usize = 8;
 
 /// What to read, and how thoroughly.
 #[derive(Debug, Clone)]
@@ -53,13 +58,21 @@ pub struct ReadOptions {
     pub to: Vec<(String, SocketAddr)>,
     /// The source address to answer for.
     pub from: Option<IpAddr>,
-    /// How many ports may be probed for explicit binding (about 25 us each).
+    /// How many ports may be probed for explicit binding (about 4 to 7 us each), where an answer
+    /// depends on it.
     pub probe_limit: usize,
     /// Gather evidence as if `tcp_tw_reuse` were 1, for a plan that may set it: with it off the
     /// answers depend on less, and less is looked at.
     pub assume_reuse: bool,
     /// Whether to find the owners of sockets.
     pub owners: bool,
+    /// For how many buckets owners are found: as many as will be shown.
+    pub shown: usize,
+    /// The local port that an error message says could not be bound.
+    pub bind: Option<u16>,
+    /// Whether the error in question is about open files: then the processes with sockets here are
+    /// looked at for their limits.
+    pub about_files: bool,
     /// Whether to take a single, cheap look where `sockstat` counts no socket: the kernel walks
     /// the table of all namespaces for each of them.
     pub skip_empty: bool,
@@ -73,9 +86,12 @@ impl Default for ReadOptions {
             interval: Some(Duration::from_secs(1)),
             to: Vec::new(),
             from: None,
-            probe_limit: 512,
+            probe_limit: 65_536,
             assume_reuse: false,
             owners: true,
+            shown: crate::rules::MAX_REPORTED,
+            bind: None,
+            about_files: false,
             skip_empty: false,
         }
     }
@@ -101,7 +117,12 @@ pub enum ReadError {
 /// Reads the host.
 pub fn host(options: &ReadOptions) -> Result<HostSnapshot, ReadError> {
     let entered = netns::enter(&options.namespace, || {
-        read(options, Files::here(&options.root), options.root.as_os_str() == "/")
+        let files = Files::here(&options.root);
+        let files = match options.namespace {
+            Namespace::Pid(pid) => files.for_process(pid),
+            _ => files,
+        };
+        read(options, files, options.root.as_os_str() == "/")
     });
     match (entered, &options.namespace) {
         (Ok(result), _) => result,
@@ -184,23 +205,56 @@ impl Look {
         Ok(look)
     }
 
-    /// True when some bucket is full of TIME_WAITs and has hardly a live socket: its connections
-    /// are too short-lived to be found by looking at sockets.
-    fn has_orphans(&self) -> bool {
+    /// True when one of these buckets is full of TIME_WAITs and has hardly a live socket: its
+    /// connections are too short-lived to be found by looking at sockets.
+    fn has_orphans(&self, table: &SocketTable, shown: &Shown) -> bool {
         let mut live: HashMap<usize, usize> = HashMap::new();
         for socket in &self.live {
             *live.entry(socket.bucket).or_default() += 1;
         }
-        self.table.buckets.iter().enumerate().any(|(index, bucket)| {
+        table.buckets.iter().enumerate().any(|(index, bucket)| {
             let live = live.get(&index).copied().unwrap_or(0);
-            bucket.sockets.len() >= MANY_TIME_WAITS && live * 20 < bucket.sockets.len()
+            bucket.sockets.len() >= MANY_TIME_WAITS
+                && live * 20 < bucket.sockets.len()
+                && shown.buckets.contains(&bucket.key)
         })
     }
 
-    /// All inodes whose owner is wanted.
-    fn inodes(&self) -> HashSet<u32> {
-        let bound = self.table.bound.iter().map(|b| b.inode);
-        self.live.iter().map(|l| l.inode).chain(bound).filter(|inode| *inode != 0).collect()
+    /// The live sockets of these buckets.
+    fn live_of(&self, table: &SocketTable, shown: &Shown) -> impl Iterator<Item = &Live> {
+        let wanted: Vec<bool> =
+            table.buckets.iter().map(|b| shown.buckets.contains(&b.key)).collect();
+        self.live.iter().filter(move |live| wanted.get(live.bucket) == Some(&true))
+    }
+
+    /// The inodes whose owner is wanted: live sockets of these buckets, and listeners that have one
+    /// of these ports.
+    fn inodes(&self, table: &SocketTable, shown: &Shown) -> HashSet<u32> {
+        let bound = table
+            .bound
+            .iter()
+            .filter(|bound| shown.listeners.contains(bound.local.port()))
+            .take(MAX_LISTENERS)
+            .map(|bound| bound.inode);
+        let live = self.live_of(table, shown).map(|live| live.inode);
+        live.chain(bound).filter(|inode| *inode != 0).collect()
+    }
+}
+
+/// What the report will show, and owners are therefore wanted of.
+struct Shown {
+    buckets: HashSet<BucketKey>,
+    listeners: PortSet,
+}
+
+impl Shown {
+    fn of(snapshot: &HostSnapshot, count: usize) -> Self {
+        let buckets = crate::rules::shown(snapshot, count).into_iter().collect();
+        let mut listeners = snapshot.pool();
+        if let Some(port) = snapshot.bind_asked {
+            listeners.insert(port);
+        }
+        Self { buckets, listeners }
     }
 }
 
@@ -234,34 +288,40 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
     };
     let sockets_error = |source| ReadError::Sockets { path: files.net.join("tcp"), source };
     let mut look = first.map_err(sockets_error)?;
-    let mut timestamps = TimestampEvidence::default();
-    let mut openers = BTreeMap::new();
-    if let Some(interval) = options.interval {
-        let started = Instant::now();
-        let watch = Watch { netlink: netlink.as_ref(), interval, use_owners: options.owners };
-        openers = watch.live_sockets(&look, &mut owners, &mut timestamps);
-        let mut before = std::mem::take(&mut look).table;
-        before.sort();
-        let overflow_before = snapshot.counts.time_wait_overflow;
-        std::thread::sleep(interval.saturating_sub(started.elapsed()));
-        look = Look::take(netlink.as_ref(), &files, &owners).map_err(sockets_error)?;
-        look.table.sort();
-        snapshot.interval_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
-        snapshot.rates = rates(&before, &look.table, snapshot.interval_ms);
-        let counts = files.counts();
-        snapshot.counts = counts;
-        snapshot.counts.time_wait_overflow_grew =
-            snapshot.counts.time_wait_overflow.saturating_sub(overflow_before);
-        snapshot.taken_at_ms = now_ms();
-    }
-    snapshot.sockets = std::mem::take(&mut look.table);
+    snapshot.bind_asked = options.bind;
     if live_host {
+        snapshot.devices = sys::devices().unwrap_or_default();
         snapshot.asked = options.to.iter().map(|to| ask(to, options.from)).collect();
         if let Some(from) = options.from.filter(|_| options.to.is_empty()) {
             let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
             snapshot.asked.push(ask(&(from.to_string(), nowhere), options.from));
         }
     }
+    let mut timestamps = TimestampEvidence::default();
+    let mut openers = BTreeMap::new();
+    if let Some(interval) = options.interval {
+        let started = Instant::now();
+        // The table is lent to the snapshot, for the rules to say what they would show of it.
+        std::mem::swap(&mut snapshot.sockets, &mut look.table);
+        let shown = Shown::of(&snapshot, options.shown);
+        std::mem::swap(&mut snapshot.sockets, &mut look.table);
+        let watch = Watch { netlink: netlink.as_ref(), interval, options, shown };
+        openers = watch.live_sockets(&look, &mut owners, &mut timestamps);
+        let mut before = std::mem::take(&mut look).table;
+        before.sort();
+        let counts_before = snapshot.counts.clone();
+        std::thread::sleep(interval.saturating_sub(started.elapsed()));
+        look = Look::take(netlink.as_ref(), &files, &owners).map_err(sockets_error)?;
+        look.table.sort();
+        snapshot.interval_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
+        snapshot.rates = rates(&before, &look.table, snapshot.interval_ms);
+        snapshot.counts = grown(files.counts(), &counts_before);
+        snapshot.taken_at_ms = now_ms();
+    }
+    if !options.about_files {
+        snapshot.counts.files = None;
+    }
+    snapshot.sockets = std::mem::take(&mut look.table);
     if let Some(netlink) = &netlink {
         let reuse = snapshot.settings.tw_reuse;
         if options.assume_reuse {
@@ -271,22 +331,32 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
         evidence::gather(&mut snapshot, netlink, options.probe_limit);
         snapshot.settings.tw_reuse = reuse;
     } else {
+        snapshot.evidence.idle_at_most = evidence::idle_at_most(&snapshot).unwrap_or(u32::MAX);
         snapshot.unknown.push(Unknown {
             what: "timestamps, idle bound sockets and explicitly bound ports".to_owned(),
             why: "only netlink and probing from inside the namespace show them".to_owned(),
         });
     }
     if options.owners {
-        attribute(&mut snapshot, &look, &mut owners, &openers);
+        attribute(&mut snapshot, &look, &mut owners, &openers, options);
     }
     Ok(snapshot)
+}
+
+/// How much the counters grew since.
+fn grown(mut now: Counts, before: &Counts) -> Counts {
+    now.time_wait_overflow_grew = now.time_wait_overflow.saturating_sub(before.time_wait_overflow);
+    now.conntrack_drops_grew = now.conntrack_drops.saturating_sub(before.conntrack_drops);
+    now.insert_failed_grew = now.insert_failed.saturating_sub(before.insert_failed);
+    now
 }
 
 /// What is done within the interval: finding owners, and catching short-lived connections.
 struct Watch<'a> {
     netlink: Option<&'a Netlink>,
     interval: Duration,
-    use_owners: bool,
+    options: &'a ReadOptions,
+    shown: Shown,
 }
 
 impl Watch<'_> {
@@ -299,10 +369,12 @@ impl Watch<'_> {
     ) -> BTreeMap<u32, u32> {
         let started = Instant::now();
         let mut openers = BTreeMap::new();
-        if self.use_owners {
-            owners.scan(&first.inodes());
-            first.live.iter().for_each(|live| owners.remember(live.cookie, live.inode));
-            if first.has_orphans() {
+        if self.options.owners {
+            owners.find(&first.inodes(&first.table, &self.shown));
+            for live in first.live_of(&first.table, &self.shown) {
+                owners.remember(live.cookie, live.inode);
+            }
+            if first.has_orphans(&first.table, &self.shown) {
                 owners.start_watching();
             }
         }
@@ -328,8 +400,9 @@ impl Watch<'_> {
                     break;
                 }
             }
-            if self.use_owners {
-                owners.rescan(&live.iter().map(|s| s.inode).collect());
+            if self.options.owners {
+                live.retain(|socket| self.shown.buckets.contains(&BucketKey::of(socket)));
+                owners.find_again(&live.iter().map(|s| s.inode).collect());
                 live.iter().for_each(|socket| owners.remember(socket.cookie, socket.inode));
             }
         }
@@ -376,16 +449,21 @@ fn rates(before: &SocketTable, now: &SocketTable, interval_ms: u32) -> BTreeMap<
         .collect()
 }
 
-/// Says who has the sockets of each bucket, and the bound ports.
+/// Says who has the sockets of each bucket that will be shown, and the bound ports.
 fn attribute(
     snapshot: &mut HostSnapshot,
     look: &Look,
     owners: &mut Owners,
     openers: &BTreeMap<u32, u32>,
+    options: &ReadOptions,
 ) {
-    owners.scan(&look.inodes());
+    let shown = Shown::of(snapshot, options.shown);
+    let mut wanted = look.inodes(&snapshot.sockets, &shown);
+    let holding = holding(snapshot, look);
+    wanted.extend(holding.iter().map(|(_, inode)| *inode).filter(|inode| *inode != 0));
+    owners.find(&wanted);
     let mut by_bucket: HashMap<usize, BTreeMap<u32, u32>> = look.recognised.clone();
-    for live in &look.live {
+    for live in look.live_of(&snapshot.sockets, &shown) {
         if let Some(pid) = owners.of_inode(live.inode) {
             *by_bucket.entry(live.bucket).or_default().entry(pid).or_insert(0) += 1;
         }
@@ -398,8 +476,14 @@ fn attribute(
             *all.entry(*pid).or_insert(0) += sockets;
         }
     }
+    let mut unseen = false;
     for (index, bucket) in snapshot.sockets.buckets.iter().enumerate() {
+        if !shown.buckets.contains(&bucket.key) {
+            continue;
+        }
         let own = by_bucket.get(&index);
+        let known: usize = own.map_or(0, |pids| pids.values().map(|n| *n as usize).sum());
+        unseen |= known < bucket.sockets.len();
         let churns = bucket.sockets.len() >= MANY_TIME_WAITS;
         let Some(pids) = own
             .or_else(|| by_destination.get(&bucket.key.destination()))
@@ -407,7 +491,6 @@ fn attribute(
         else {
             continue;
         };
-        let known: usize = own.map_or(0, |pids| pids.values().map(|n| *n as usize).sum());
         // Where most of a bucket's sockets have no known owner, the known ones only hint.
         let most = known * 2 >= bucket.sockets.len();
         let confidence = if most { Confidence::Seen } else { Confidence::Likely };
@@ -423,22 +506,75 @@ fn attribute(
             snapshot.listeners.entry(bound.local.port()).or_insert(owner);
         }
     }
-    snapshot.short_of_files = std::mem::take(&mut owners.short_of_files);
-    if owners.hidden > 0 {
+    snapshot.holders = holding
+        .into_iter()
+        .map(|(mut holder, inode)| {
+            let pid = owners.of_inode(inode);
+            holder.owner = pid.map(|pid| owners.owner(pid, Confidence::Seen, 1));
+            holder
+        })
+        .collect();
+    if options.about_files {
+        // Whoever has a socket here may be short of files; nobody else concerns this namespace.
+        let live = look.live.iter().map(|live| live.inode);
+        let bound = snapshot.sockets.bound.iter().map(|bound| bound.inode);
+        let all: HashSet<u32> = live.chain(bound).filter(|inode| *inode != 0).collect();
+        owners.find(&all);
+        snapshot.short_of_files = owners.short_of_files(owners.processes_with(&all));
+    } else {
+        let pids: BTreeSet<u32> =
+            snapshot.owners.values().flatten().map(|owner| owner.pid).collect();
+        snapshot.near_file_limit = owners.short_of_files(pids);
+    }
+    let hidden = if unseen || options.about_files { owners.hidden() } else { 0 };
+    if hidden > 0 {
         snapshot.unknown.push(Unknown {
-            what: format!("the sockets of {} processes of other users", owners.hidden),
+            what: format!("the sockets of {hidden} processes of other users"),
             why: "run as root to see whose connections these are".to_owned(),
         });
     }
 }
 
+/// The outgoing connections on the local port that could not be bound, with their inodes.
+fn holding(snapshot: &HostSnapshot, look: &Look) -> Vec<(Holder, u32)> {
+    let Some(port) = snapshot.bind_asked else { return Vec::new() };
+    let mut found = Vec::new();
+    for (index, bucket) in snapshot.sockets.buckets.iter().enumerate() {
+        for entry in bucket.sockets.iter().filter(|entry| entry.port == port) {
+            let inode = look
+                .live
+                .iter()
+                .find(|live| live.bucket == index && live.port == port)
+                .map_or(0, |live| live.inode);
+            let holder = Holder {
+                local: SocketAddr::new(bucket.key.src, port),
+                remote: bucket.key.destination(),
+                state: entry.state,
+                owner: None,
+            };
+            found.push((holder, inode));
+            if found.len() >= MAX_HOLDERS {
+                return found;
+            }
+        }
+    }
+    found
+}
+
 fn ask((name, destination): &(String, SocketAddr), from: Option<IpAddr>) -> Asked {
-    let destination = SocketAddr::new(unmapped(destination.ip()), destination.port());
+    let destination = match (unmapped(destination.ip()), destination) {
+        // A link-local address keeps its device.
+        (IpAddr::V6(_), scoped) => *scoped,
+        (v4, mapped) => SocketAddr::new(v4, mapped.port()),
+    };
     let errno = |error: &io::Error| match error.raw_os_error() {
         Some(libc::ENETUNREACH) => "ENETUNREACH".to_owned(),
         Some(libc::EHOSTUNREACH) => "EHOSTUNREACH".to_owned(),
         Some(libc::EAFNOSUPPORT) => "EAFNOSUPPORT".to_owned(),
         Some(libc::EACCES) => "EACCES".to_owned(),
+        Some(libc::EINVAL) => "EINVAL".to_owned(),
+        Some(libc::ENODEV) => "ENODEV".to_owned(),
+        Some(libc::EPERM) => "EPERM".to_owned(),
         _ => error.to_string(),
     };
     let source = match from {
@@ -508,7 +644,12 @@ impl HostSnapshot {
                 && asked.destination.port() != 0
             {
                 let (dst, dport) = (asked.destination.ip(), asked.destination.port());
-                let key = BucketKey { src, dst, dport, interface: 0 };
+                // The kernel binds a socket to the device that a link-local destination names.
+                let interface = match asked.destination {
+                    SocketAddr::V6(scoped) => scoped.scope_id(),
+                    SocketAddr::V4(_) => 0,
+                };
+                let key = BucketKey { src, dst, dport, interface };
                 if !keys.contains(&key) {
                     keys.push(key);
                 }

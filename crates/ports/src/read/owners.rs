@@ -1,9 +1,11 @@
 //! Which process has a socket: inode -> process, and who is short of open files.
 //!
-//! A TIME_WAIT has no owner any more, but keeps the *cookie* of the socket it was. So the cookies
-//! of live sockets are remembered together with their process, and recognised later.
+//! Only sockets that are asked for are looked up, and the processes of the namespace in question
+//! come first: a host may have tens of thousands of open files elsewhere. A TIME_WAIT has no owner
+//! any more, but keeps the *cookie* of the socket it was. So the cookies of live sockets are
+//! remembered together with their process, and recognised later.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,8 @@ const MAX_SHORT: usize = 32;
 const MAX_WATCHED: usize = 64;
 /// How many open files of one process are looked at while watching.
 const MAX_WATCHED_FILES: usize = 4096;
+/// How many open files are looked at while watching, all together (about 1 us each).
+const MAX_WATCH_LINKS: usize = 65_536;
 /// A process that was caught with so many new sockets opens them all the time.
 const CAUGHT: usize = 2;
 
@@ -40,10 +44,7 @@ pub(crate) struct Owners {
     by_inode: HashMap<u32, u32>,
     by_cookie: HashMap<u64, u32>,
     watched: BTreeMap<u32, HashSet<u32>>,
-    /// Processes whose open files we may not see.
-    pub(crate) hidden: usize,
-    /// Processes near their limit.
-    pub(crate) short_of_files: Vec<FileUse>,
+    watch_links: usize,
 }
 
 impl Owners {
@@ -51,80 +52,114 @@ impl Owners {
         Self { proc: root.join("proc"), ..Self::default() }
     }
 
-    /// Looks through every process for the sockets with these inodes.
-    pub(crate) fn scan(&mut self, wanted: &HashSet<u32>) {
-        self.hidden = 0;
-        self.short_of_files.clear();
-        for pid in pids(&self.proc.clone()) {
-            self.scan_process(pid, wanted, true);
-        }
-    }
-
-    /// The same, but only through processes already known to own sockets: cheap enough to do
-    /// several times a second.
-    pub(crate) fn rescan(&mut self, wanted: &HashSet<u32>) {
-        let known: Vec<u32> = self.processes.keys().copied().collect();
-        for pid in known {
-            self.scan_process(pid, wanted, false);
-        }
-    }
-
-    fn scan_process(&mut self, pid: u32, wanted: &HashSet<u32>, count_files: bool) {
-        let dir = self.proc.join(pid.to_string());
-        let fds = dir.join("fd");
-        let entries = match std::fs::read_dir(&fds) {
-            Ok(entries) => entries,
-            Err(error) => {
-                self.hidden += usize::from(error.kind() == std::io::ErrorKind::PermissionDenied);
-                return;
-            }
-        };
-        if count_files {
-            self.check_files(pid, &dir, &fds);
-        }
-        if wanted.is_empty() {
+    /// Looks for the processes that have the sockets with these inodes: those known already, then
+    /// the others of this namespace, then (a socket may be passed on, a thread may have left its
+    /// namespace) all others. Ends as soon as each is found.
+    pub(crate) fn find(&mut self, wanted: &HashSet<u32>) {
+        let mut missing: HashSet<u32> =
+            wanted.iter().filter(|inode| !self.by_inode.contains_key(inode)).copied().collect();
+        if missing.is_empty() {
             return;
         }
+        let known: BTreeSet<u32> = self.processes.keys().copied().collect();
+        for pid in &known {
+            self.look_through(*pid, &mut missing);
+        }
+        let own = namespace(&self.proc.join("thread-self"));
+        let proc = self.proc.clone();
+        let (here, elsewhere): (Vec<u32>, Vec<u32>) = pids(&proc)
+            .filter(|pid| !known.contains(pid))
+            .partition(|pid| own.is_some() && namespace(&proc.join(pid.to_string())) == own);
+        for pid in here.into_iter().chain(elsewhere) {
+            if missing.is_empty() {
+                return;
+            }
+            self.look_through(pid, &mut missing);
+        }
+    }
+
+    /// The same among the processes already known to own sockets: cheap enough to do several times
+    /// a second.
+    pub(crate) fn find_again(&mut self, wanted: &HashSet<u32>) {
+        let mut missing: HashSet<u32> =
+            wanted.iter().filter(|inode| !self.by_inode.contains_key(inode)).copied().collect();
+        let known: Vec<u32> = self.processes.keys().copied().collect();
+        for pid in known {
+            if missing.is_empty() {
+                return;
+            }
+            self.look_through(pid, &mut missing);
+        }
+    }
+
+    fn look_through(&mut self, pid: u32, missing: &mut HashSet<u32>) {
+        let dir = self.proc.join(pid.to_string());
+        let Ok(entries) = std::fs::read_dir(dir.join("fd")) else { return };
         for entry in entries.flatten() {
-            let Ok(link) = std::fs::read_link(entry.path()) else { continue };
-            let Some(inode) = link.to_str().and_then(proc::socket_inode) else { continue };
-            if wanted.contains(&inode) {
+            if missing.is_empty() {
+                return;
+            }
+            let Some(inode) = socket_of(&entry.path()) else { continue };
+            if missing.remove(&inode) {
                 self.by_inode.insert(inode, pid);
                 self.processes.entry(pid).or_insert_with(|| Process { command: command(&dir) });
             }
         }
     }
 
-    fn check_files(&mut self, pid: u32, dir: &Path, fds: &Path) {
+    /// How many processes do not show their open files to us.
+    pub(crate) fn hidden(&self) -> usize {
+        pids(&self.proc)
+            .filter(|pid| {
+                std::fs::read_dir(self.proc.join(format!("{pid}/fd")))
+                    .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+            })
+            .count()
+    }
+
+    /// Which of these processes are near their limit of open files.
+    pub(crate) fn short_of_files(&self, pids: impl IntoIterator<Item = u32>) -> Vec<FileUse> {
+        pids.into_iter().filter_map(|pid| self.file_use(pid)).take(MAX_SHORT).collect()
+    }
+
+    fn file_use(&self, pid: u32) -> Option<FileUse> {
+        let dir = self.proc.join(pid.to_string());
+        let fds = dir.join("fd");
         // Since Linux 6.2 the size of the directory is the number of open files.
-        let open = match std::fs::metadata(fds).map(|meta| meta.size()) {
-            Ok(0) | Err(_) => std::fs::read_dir(fds).map_or(0, |entries| entries.count() as u64),
+        let open = match std::fs::metadata(&fds).map(|meta| meta.size()) {
+            Ok(0) | Err(_) => std::fs::read_dir(&fds).map_or(0, |entries| entries.count() as u64),
             Ok(open) => open,
         };
-        if open < FEW_FILES || self.short_of_files.len() >= MAX_SHORT {
-            return;
+        if open < FEW_FILES {
+            return None;
         }
-        let limit = std::fs::read_to_string(dir.join("limits"))
-            .ok()
-            .and_then(|text| proc::open_files_limit(&text));
-        if let Some(limit) = limit
-            && open as f64 >= limit as f64 * SHORT_OF_FILES
-        {
-            self.short_of_files.push(FileUse { pid, command: command(dir), open, limit });
-        }
+        let limit = std::fs::read_to_string(dir.join("limits")).ok()?;
+        let limit = proc::open_files_limit(&limit)?;
+        (open as f64 >= limit as f64 * SHORT_OF_FILES).then(|| FileUse {
+            pid,
+            command: command(&dir),
+            open,
+            limit,
+        })
+    }
+
+    /// The processes that have one of these sockets, as far as they were looked for.
+    pub(crate) fn processes_with(&self, inodes: &HashSet<u32>) -> BTreeSet<u32> {
+        inodes.iter().filter_map(|inode| self.by_inode.get(inode).copied()).collect()
     }
 
     /// Chooses processes to watch: those of this namespace, with the sockets they have now.
     pub(crate) fn start_watching(&mut self) {
-        let namespace = |path: &Path| std::fs::metadata(path).map(|meta| meta.ino()).ok();
-        let Some(own) = namespace(&self.proc.join("thread-self/ns/net")) else { return };
+        let Some(own) = namespace(&self.proc.join("thread-self")) else { return };
+        self.watch_links = MAX_WATCH_LINKS;
         for pid in pids(&self.proc.clone()) {
             if self.watched.len() >= MAX_WATCHED {
                 return;
             }
             let dir = self.proc.join(pid.to_string());
-            if pid != std::process::id() && namespace(&dir.join("ns/net")) == Some(own) {
-                self.watched.insert(pid, sockets_of(&dir));
+            if pid != std::process::id() && namespace(&dir) == Some(own) {
+                let sockets = self.sockets_of(pid);
+                self.watched.insert(pid, sockets);
                 self.processes.entry(pid).or_insert_with(|| Process { command: command(&dir) });
             }
         }
@@ -132,13 +167,31 @@ impl Owners {
 
     /// Looks at the watched processes again, and adds the sockets they opened since.
     pub(crate) fn keep_watching(&mut self, openers: &mut BTreeMap<u32, HashSet<u32>>) {
-        for (pid, before) in &self.watched {
+        let watched = std::mem::take(&mut self.watched);
+        for (pid, before) in &watched {
             let new = openers.entry(*pid).or_default();
-            if new.len() < MAX_WATCHED_FILES {
-                let now = sockets_of(&self.proc.join(pid.to_string()));
+            if new.len() < MAX_WATCHED_FILES && self.watch_links > 0 {
+                let now = self.sockets_of(*pid);
                 new.extend(now.difference(before));
             }
         }
+        self.watched = watched;
+    }
+
+    /// The inodes of a process's sockets.
+    fn sockets_of(&mut self, pid: u32) -> HashSet<u32> {
+        let most = self.watch_links.min(MAX_WATCHED_FILES);
+        let mut looked_at = 0;
+        let sockets = std::fs::read_dir(self.proc.join(format!("{pid}/fd")))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .take(most)
+            .inspect(|_| looked_at += 1)
+            .filter_map(|entry| socket_of(&entry.path()))
+            .collect();
+        self.watch_links = self.watch_links.saturating_sub(looked_at);
+        sockets
     }
 
     /// Remembers a live socket, once its inode is known to belong to somebody.
@@ -180,17 +233,14 @@ pub(crate) fn caught(openers: &BTreeMap<u32, HashSet<u32>>) -> BTreeMap<u32, u32
         .collect()
 }
 
-/// The inodes of a process's sockets.
-fn sockets_of(dir: &Path) -> HashSet<u32> {
-    std::fs::read_dir(dir.join("fd"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .take(MAX_WATCHED_FILES)
-        .filter_map(|entry| {
-            std::fs::read_link(entry.path()).ok()?.to_str().and_then(proc::socket_inode)
-        })
-        .collect()
+/// The network namespace of a process's directory, by its inode.
+fn namespace(dir: &Path) -> Option<u64> {
+    std::fs::metadata(dir.join("ns/net")).map(|meta| meta.ino()).ok()
+}
+
+/// The inode of the socket that an entry of `/proc/PID/fd` is, if it is one.
+fn socket_of(link: &Path) -> Option<u32> {
+    std::fs::read_link(link).ok()?.to_str().and_then(proc::socket_inode)
 }
 
 fn command(dir: &Path) -> String {

@@ -6,7 +6,7 @@
 
 use crate::report::{Cause, Finding, Remedy, Severity};
 
-use super::{CLIFF, Facts};
+use super::{BucketFacts, CLIFF, Facts};
 
 /// This part of the range bound explicitly is worth a warning.
 const MANY: f64 = 0.1;
@@ -29,27 +29,41 @@ pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
     } else if part >= CLIFF {
         evidence.push_str("; bind() to port 0 will soon fail with \"Address already in use\"");
     }
+    let severity = if all_bound {
+        Severity::Critical
+    } else if part >= MANY {
+        Severity::Warning
+    } else {
+        Severity::Info
+    };
+    let bucket = facts.buckets.iter().find(|b| b.cause == Cause::ExplicitBind);
+    let mut remedies = remedies(facts, bucket);
+    // Where a few such ports are not what ports are short of, more ports are more ports.
+    if severity == Severity::Info {
+        remedies.extend(super::range::remedy(facts));
+    }
     out.push(Finding {
         id: "explicit_bind".to_owned(),
-        severity: if all_bound {
-            Severity::Critical
-        } else if part >= MANY {
-            Severity::Warning
-        } else {
-            Severity::Info
-        },
+        severity,
         cause: Cause::ExplicitBind,
         bucket: None,
         evidence,
-        remedies: remedies(facts),
+        remedies,
     });
 }
 
-pub(super) fn remedies(facts: &Facts<'_>) -> Vec<Remedy> {
-    let mut all: Vec<Remedy> = super::range::remedy(facts).into_iter().collect();
-    all.push(Remedy::then(
-        "set IP_BIND_ADDRESS_NO_PORT before bind() to a source address, or do not bind at all \
-         (nginx: no `proxy_bind`; HAProxy: `source` with a port range)",
-    ));
-    all
+/// What helps where ports are bound before connect(). A wider range does not: it fills in the same
+/// way, because such a port serves one connection, whatever the destination.
+pub(super) fn remedies(facts: &Facts<'_>, bucket: Option<&BucketFacts<'_>>) -> Vec<Remedy> {
+    let program = bucket.map_or_else(|| "the program".to_owned(), |b| facts.program(&b.key));
+    vec![
+        Remedy::now_by_hand(format!(
+            "restart {program} if it leaks connections: that returns its ports"
+        )),
+        Remedy::then(format!(
+            "let {program} set IP_BIND_ADDRESS_NO_PORT before bind() to a source address, or not \
+             bind at all (nginx: no `proxy_bind`; Envoy: no `upstream_bind_config`; HAProxy: \
+             `source` with a port range)"
+        )),
+    ]
 }

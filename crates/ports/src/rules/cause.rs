@@ -1,4 +1,6 @@
-//! What uses up a bucket's ports: the largest of everything that takes some.
+//! What holds a bucket's ports: the largest of everything that takes some. `narrow_range` is the
+//! cause only where normal use needs more than the range has; a leak or churn has its own name there
+//! as well, with the range as a further finding.
 
 use crate::diag::TcpState;
 use crate::report::Cause;
@@ -7,6 +9,12 @@ use super::{BucketFacts, CLIFF, Facts};
 
 /// A range below this many ports is narrow: no leak is needed to fill it.
 pub(super) const NARROW: u32 = 1024;
+/// Few programs mean to hold more connections than this to one destination: pools have some dozens
+/// (HikariCP 10, PostgreSQL accepts 100, Go keeps 100). More that stay are a leak, however small the
+/// range is.
+const NORMAL: u64 = 256;
+/// So many more opened than closed a second: the number grows.
+const GROWING_PER_S: f64 = 2.0;
 
 pub(super) fn of(facts: &Facts<'_>, bucket: &BucketFacts<'_>) -> Cause {
     let range = facts.snapshot.settings.range;
@@ -28,7 +36,12 @@ pub(super) fn of(facts: &Facts<'_>, bucket: &BucketFacts<'_>) -> Cause {
     let listening = u64::from(facts.listening.len());
     let explicit = u64::from(facts.bound.len()).saturating_sub(listening);
     let established = state(&[TcpState::Established]);
-    let kept = if range.len() < NARROW { Cause::NarrowRange } else { Cause::EstablishedLeak };
+    let grows = match (bucket.opens_per_s, bucket.closes_per_s) {
+        (Some(opens), Some(closes)) => opens - closes >= GROWING_PER_S,
+        _ => false,
+    };
+    let normal = range.len() < NARROW && established < NORMAL && !grows;
+    let kept = if normal { Cause::NarrowRange } else { Cause::EstablishedLeak };
     let takers = [
         (state(&[TcpState::TimeWait]), Cause::TimeWaitChurn),
         (established, kept),

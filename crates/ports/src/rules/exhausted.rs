@@ -7,11 +7,17 @@ use super::{BucketFacts, Facts, leaks, more_ports};
 pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
     let mut free = facts.pool.clone();
     free.subtract(&facts.bound);
-    if free.is_empty() && facts.buckets.is_empty() {
+    let nothing = free.is_empty();
+    let asks = facts.buckets.iter().any(|bucket| bucket.asked);
+    if nothing {
         out.push(nothing_usable(facts));
     }
     for (index, bucket) in facts.buckets.iter().enumerate() {
         let remaining = bucket.budget.remaining;
+        // Where no destination has a port, that is said once.
+        if nothing && bucket.budget.usable == 0 {
+            continue;
+        }
         if remaining.min > 0 || (remaining.max > 0 && bucket.budget.usable > 0 && !worth(bucket)) {
             continue;
         }
@@ -34,7 +40,11 @@ pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
         };
         out.push(Finding {
             id: "exhausted".to_owned(),
-            severity: if certain { Severity::Critical } else { Severity::Warning },
+            // Asked for a destination, nobody asked for those who bind to a device toward it.
+            severity: match certain && (bucket.asked || !asks) {
+                true => Severity::Critical,
+                false => Severity::Warning,
+            },
             cause: bucket.cause,
             bucket: Some(index),
             evidence: words,
@@ -62,14 +72,8 @@ pub(super) fn remedies(facts: &Facts<'_>, bucket: &BucketFacts<'_>) -> Vec<Remed
             all
         }
         Cause::ReservedPorts => vec![super::reserved::remedy(facts)],
-        Cause::ListenersInRange => {
-            let mut all: Vec<Remedy> = super::range::remedy(facts).into_iter().collect();
-            all.push(Remedy::then(
-                "move the listeners out of the range: each costs every destination one port",
-            ));
-            all
-        }
-        Cause::ExplicitBind => super::bind::remedies(facts),
+        Cause::ListenersInRange => super::listeners::remedies(facts),
+        Cause::ExplicitBind => super::bind::remedies(facts, Some(bucket)),
         Cause::NarrowRange => {
             let mut all: Vec<Remedy> = super::range::remedy(facts).into_iter().collect();
             all.push(Remedy::then(format!("let {program} hold fewer connections to {dst}")));
@@ -86,21 +90,29 @@ pub(super) fn remedies(facts: &Facts<'_>, bucket: &BucketFacts<'_>) -> Vec<Remed
 fn nothing_usable(facts: &Facts<'_>) -> Finding {
     let range = facts.snapshot.settings.range;
     let reserved = range.len().saturating_sub(facts.pool.len());
-    let by_reservation = reserved >= facts.bound.len();
+    let listening = facts.listening.len();
+    let explicit = facts.bound.len().saturating_sub(listening);
+    let cause = if reserved >= listening.max(explicit) {
+        Cause::ReservedPorts
+    } else if listening >= explicit {
+        Cause::ListenersInRange
+    } else {
+        Cause::ExplicitBind
+    };
     Finding {
         id: "exhausted".to_owned(),
         severity: Severity::Critical,
-        cause: if by_reservation { Cause::ReservedPorts } else { Cause::ExplicitBind },
+        cause,
         bucket: None,
         evidence: format!(
-            "no port of {range} can be chosen: {reserved} are reserved, {} are bound; each \
-             connect() fails with \"Cannot assign requested address\"",
-            facts.bound.len()
+            "no port of {range} can be chosen: {reserved} are reserved, {listening} have a \
+             listener, {explicit} are bound explicitly (before connect()); each connect() of every \
+             program, to any destination, fails with \"Cannot assign requested address\""
         ),
-        remedies: if by_reservation {
-            vec![super::reserved::remedy(facts)]
-        } else {
-            super::bind::remedies(facts)
+        remedies: match cause {
+            Cause::ReservedPorts => vec![super::reserved::remedy(facts)],
+            Cause::ListenersInRange => super::listeners::remedies(facts),
+            _ => super::bind::remedies(facts, facts.buckets.first()),
         },
     }
 }

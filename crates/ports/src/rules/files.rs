@@ -8,6 +8,20 @@ use super::Facts;
 const NEARLY: f64 = 0.95;
 
 pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
+    for near in &facts.snapshot.near_file_limit {
+        out.push(Finding {
+            id: "fd_limit".to_owned(),
+            severity: Severity::Info,
+            cause: Cause::FdLimit,
+            bucket: None,
+            evidence: format!(
+                "`{}` (pid {}) has {} of {} files open; at the limit its socket() fails with \"Too \
+                 many open files\"",
+                near.command, near.pid, near.open, near.limit
+            ),
+            remedies: Vec::new(),
+        });
+    }
     for file_use in &facts.snapshot.short_of_files {
         let full = file_use.open >= file_use.limit;
         out.push(Finding {

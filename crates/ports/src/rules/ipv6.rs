@@ -13,8 +13,11 @@ use super::Facts;
 pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
     let snapshot = facts.snapshot;
     let none = snapshot.ipv6_addresses.is_empty();
+    // Then `route` says so: with the device come its addresses.
+    let lo_down = snapshot.devices.iter().any(|device| device.loopback && !device.up);
     let refused = |asked: &&Asked| {
         asked.destination.is_ipv6()
+            && !(lo_down && asked.destination.ip().is_loopback())
             && match asked.source {
                 SourceAnswer::NoSource => true,
                 SourceAnswer::NoRoute(_) => none,

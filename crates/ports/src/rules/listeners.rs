@@ -12,6 +12,15 @@ const MANY: f64 = 0.1;
 /// How many are named.
 const NAMED: usize = 6;
 
+/// What helps where listeners take the range.
+pub(super) fn remedies(facts: &Facts<'_>) -> Vec<Remedy> {
+    let mut all: Vec<Remedy> = super::range::remedy(facts).into_iter().collect();
+    all.push(Remedy::then(
+        "move the listeners out of the range: each costs every destination one port",
+    ));
+    all
+}
+
 pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
     let listening = facts.listening.len();
     if listening == 0 {

@@ -10,27 +10,32 @@ mod cause;
 mod churn;
 mod cliff;
 mod conntrack;
+mod decided;
 mod exhausted;
 mod files;
+mod in_use;
 mod ipv6;
 mod leaks;
 mod listeners;
 mod nonlocal;
 mod overflow;
+mod own_ports;
 mod range;
 mod reserved;
 mod reuse;
 mod route;
 mod settings;
+mod snat;
 mod trend;
 mod udp;
 
+pub use crate::budget::CLIFF;
 use crate::budget::{Budget, Model, sustainable_per_s};
 use crate::diag::TcpState;
 use crate::ranges::PortSet;
 use crate::report::{
-    BucketReport, Cause, Finding, REPORT_VERSION, RangeReport, Remedy, Report, Severity,
-    SocketsReport, Verdict,
+    BucketReport, Cause, Finding, ProbeReport, REPORT_VERSION, RangeReport, Remedy, Report,
+    Severity, SocketsReport, Verdict,
 };
 use crate::snapshot::{HostSnapshot, TimestampUse, Unknown};
 use crate::table::{Bucket, BucketKey};
@@ -41,13 +46,15 @@ pub const MAX_REPORTED: usize = 10;
 const MAX_COMPUTED: usize = 64;
 /// A bucket with fewer sockets is not shown unless it is short of ports.
 const FEW_SOCKETS: usize = 2;
-/// Above this part of its ports, a bucket's connects are slow, and it is a finding.
-pub const CLIFF: f64 = 0.5;
+/// How many buckets that hold half of the usable ports are computed at most.
+const MAX_LARGE: usize = 512;
 
 /// One bucket as the rules see it.
 #[derive(Debug)]
 pub(crate) struct BucketFacts<'a> {
     pub(crate) key: BucketKey,
+    /// The name of the device its sockets are bound to.
+    pub(crate) device: Option<String>,
     /// Its sockets; nothing when it holds none yet.
     pub(crate) bucket: Option<&'a Bucket>,
     pub(crate) budget: Budget,
@@ -64,8 +71,19 @@ impl BucketFacts<'_> {
         self.bucket.map_or(0, |b| b.sockets.iter().filter(|e| e.state == state).count() as u64)
     }
 
+    /// How many of its sockets in a state have a port that only this bucket loses to them: one that
+    /// `connect()` chose.
+    pub(crate) fn chosen_in_state(&self, state: TcpState, bound: &PortSet) -> u64 {
+        self.bucket.map_or(0, |b| {
+            b.sockets.iter().filter(|e| e.state == state && !bound.contains(e.port)).count() as u64
+        })
+    }
+
     pub(crate) fn name(&self) -> String {
-        format!("{} -> {}", self.key.src, self.key.destination())
+        match &self.device {
+            Some(device) => format!("{} -> {} on {device}", self.key.src, self.key.destination()),
+            None => format!("{} -> {}", self.key.src, self.key.destination()),
+        }
     }
 }
 
@@ -79,6 +97,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) bound: PortSet,
     /// Of those, bound by a listener.
     pub(crate) listening: PortSet,
+    /// What the look could not decide, and a verdict depends on.
+    pub(crate) undecided: Vec<Unknown>,
 }
 
 impl Facts<'_> {
@@ -107,7 +127,7 @@ impl Facts<'_> {
 
 type Rule = fn(&Facts<'_>, &mut Vec<Finding>);
 
-const RULES: [Rule; 17] = [
+const RULES: [Rule; 20] = [
     exhausted::judge,
     cliff::judge,
     churn::judge,
@@ -123,8 +143,11 @@ const RULES: [Rule; 17] = [
     ipv6::judge,
     route::judge,
     conntrack::judge,
+    snat::judge,
     files::judge,
     udp::judge,
+    in_use::judge,
+    own_ports::judge,
 ];
 
 /// Judges a snapshot.
@@ -139,9 +162,13 @@ pub fn judge_up_to(snapshot: &HostSnapshot, max_buckets: usize) -> Report {
     for rule in RULES {
         rule(&facts, &mut findings);
     }
+    if decided::assumes(snapshot) {
+        findings.retain(|finding| !finding.cause.is_about_ports());
+    }
     findings.sort_by_key(|f| (f.severity, f.bucket.unwrap_or(usize::MAX)));
-    let verdict = verdict(&findings);
-    let mut unknown = snapshot.unknown.clone();
+    let verdict = decided::verdict(&facts, &findings);
+    let mut unknown = facts.undecided.clone();
+    unknown.extend(snapshot.unknown.iter().cloned());
     doubts(&facts, &mut unknown);
     let sockets = &snapshot.sockets;
     Report {
@@ -164,7 +191,17 @@ pub fn judge_up_to(snapshot: &HostSnapshot, max_buckets: usize) -> Report {
         buckets: facts.buckets.iter().map(|b| report(&facts, b)).collect(),
         findings,
         unknown,
+        probe: (snapshot.evidence.probed > 0).then(|| ProbeReport {
+            ports: snapshot.evidence.probed,
+            bound: snapshot.evidence.bound.len(),
+            ms: snapshot.evidence.probe_us as f64 / 1000.0,
+        }),
     }
+}
+
+/// The buckets that a report of so many would show.
+pub(crate) fn shown(snapshot: &HostSnapshot, max_buckets: usize) -> Vec<BucketKey> {
+    facts(snapshot, max_buckets).buckets.iter().map(|bucket| bucket.key).collect()
 }
 
 fn facts(snapshot: &HostSnapshot, max_buckets: usize) -> Facts<'_> {
@@ -180,27 +217,24 @@ fn facts(snapshot: &HostSnapshot, max_buckets: usize) -> Facts<'_> {
         .collect();
     listening.intersect_with(&pool);
     let asked = snapshot.asked_keys();
-    let mut largest: Vec<&Bucket> = snapshot.sockets.buckets.iter().collect();
-    largest.sort_by_key(|b| (std::cmp::Reverse(b.sockets.len()), b.key));
-    let mut keys = asked.clone();
-    if snapshot.asked.iter().all(|asked| asked.destination.port() == 0) {
-        keys.extend(largest.iter().take(MAX_COMPUTED.max(max_buckets)).map(|b| b.key));
-    }
-    let mut buckets: Vec<BucketFacts<'_>> = keys
+    let mut buckets: Vec<BucketFacts<'_>> = keys(snapshot, &asked, &pool, &bound, max_buckets)
         .into_iter()
-        .map(|key| bucket_facts(snapshot, &model, key, asked.contains(&key)))
+        .map(|(bucket, key)| bucket_facts(snapshot, &model, bucket, key, asked.contains(&key)))
         .filter(|b| {
             let sockets = b.bucket.map_or(0, |b| b.sockets.len());
             b.asked || sockets >= FEW_SOCKETS || b.budget.remaining.min == 0
         })
         .collect();
-    buckets.sort_by(|a, b| {
-        let order = |b: &BucketFacts<'_>| (b.budget.remaining.max, b.exhausted_in_s);
-        let soon = |b: &BucketFacts<'_>| b.exhausted_in_s.unwrap_or(u64::MAX);
-        (soon(a), order(a), a.key).cmp(&(soon(b), order(b), b.key))
+    // What was asked for, then what is used up, or may be, or will be.
+    buckets.sort_by_cached_key(|b| {
+        let soon = b.exhausted_in_s.unwrap_or(u64::MAX);
+        let budget = &b.budget;
+        (!b.asked, soon, budget.at_best(), budget.at_worst(), budget.remaining.max, b.key)
     });
+    let fresh = model.fresh();
+    let undecided = decided::undecided(snapshot, &buckets, &fresh);
     buckets.truncate(max_buckets.max(asked.len()));
-    let mut facts = Facts { snapshot, buckets, pool, bound, listening };
+    let mut facts = Facts { snapshot, buckets, pool, bound, listening, undecided };
     let causes: Vec<Cause> = facts.buckets.iter().map(|b| cause::of(&facts, b)).collect();
     for (bucket, cause) in facts.buckets.iter_mut().zip(causes) {
         bucket.cause = cause;
@@ -208,13 +242,47 @@ fn facts(snapshot: &HostSnapshot, max_buckets: usize) -> Facts<'_> {
     facts
 }
 
+/// The buckets that are computed, with their sockets: those asked for, and those that sockets bound
+/// to a device have toward the same destination; else the largest.
+fn keys<'a>(
+    snapshot: &'a HostSnapshot,
+    asked: &[BucketKey],
+    pool: &PortSet,
+    bound: &PortSet,
+    max_buckets: usize,
+) -> Vec<(Option<&'a Bucket>, BucketKey)> {
+    let all = &snapshot.sockets.buckets;
+    let mut keys: Vec<(Option<&Bucket>, BucketKey)> =
+        asked.iter().map(|key| (snapshot.sockets.bucket(key), *key)).collect();
+    if snapshot.asked.iter().any(|asked| asked.destination.port() != 0) {
+        let on_device = |key: &BucketKey| {
+            asked.iter().any(|a| {
+                (a.src, a.dst, a.dport) == (key.src, key.dst, key.dport)
+                    && key.interface != a.interface
+                    && key.interface != 0
+            })
+        };
+        let more = all.iter().filter(|b| on_device(&b.key)).take(MAX_REPORTED);
+        keys.extend(more.map(|b| (Some(b), b.key)));
+        return keys;
+    }
+    let mut largest: Vec<&Bucket> = all.iter().collect();
+    largest.sort_unstable_by_key(|b| (std::cmp::Reverse(b.sockets.len()), b.key));
+    let half = (pool.len().saturating_sub(bound.len()) / 2) as usize;
+    let few = MAX_COMPUTED.max(max_buckets);
+    let large = largest.iter().take(MAX_LARGE).take_while(|b| b.sockets.len() >= half.max(1));
+    let count = large.count().max(few);
+    keys.extend(largest.into_iter().take(count).map(|b| (Some(b), b.key)));
+    keys
+}
+
 fn bucket_facts<'a>(
     snapshot: &'a HostSnapshot,
     model: &Model<'_>,
+    bucket: Option<&'a Bucket>,
     key: BucketKey,
     asked: bool,
 ) -> BucketFacts<'a> {
-    let bucket = snapshot.sockets.bucket(&key);
     let budget = model.budget(key);
     let rate = snapshot.rates.get(&key).copied().unwrap_or_default();
     let two_looks = snapshot.interval_ms > 0;
@@ -225,6 +293,7 @@ fn bucket_facts<'a>(
     let sustainable = sustainable_per_s(&snapshot.settings, budget.usable, key, timestamps);
     let mut facts = BucketFacts {
         key,
+        device: device(snapshot, key.interface),
         bucket,
         budget,
         cause: Cause::None,
@@ -238,11 +307,19 @@ fn bucket_facts<'a>(
     facts
 }
 
+/// The name of a device, or its index where nobody knows the name.
+fn device(snapshot: &HostSnapshot, index: u32) -> Option<String> {
+    let name = || snapshot.devices.iter().find(|d| d.index == index).map(|d| d.name.clone());
+    (index != 0).then(|| name().unwrap_or_else(|| format!("device {index}")))
+}
+
 fn report(facts: &Facts<'_>, bucket: &BucketFacts<'_>) -> BucketReport {
     BucketReport {
         src: bucket.key.src,
         dst: bucket.key.dst,
         dport: bucket.key.dport,
+        device: bucket.device.clone(),
+        interface: bucket.key.interface,
         usable: bucket.budget.usable,
         used: bucket.budget.used,
         remaining: bucket.budget.remaining,
@@ -261,24 +338,6 @@ fn tenth(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// Exhaustion is said first; then a certain other reason; then risks.
-fn verdict(findings: &[Finding]) -> Verdict {
-    let any = |severity: Severity, about_ports: bool| {
-        findings.iter().any(|f| f.severity == severity && f.cause.is_about_ports() == about_ports)
-    };
-    if any(Severity::Critical, true) {
-        Verdict::Exhausted
-    } else if any(Severity::Critical, false) {
-        Verdict::NotPorts
-    } else if any(Severity::Warning, true) {
-        Verdict::AtRisk
-    } else if any(Severity::Warning, false) {
-        Verdict::NotPorts
-    } else {
-        Verdict::Healthy
-    }
-}
-
 fn headline(verdict: Verdict, facts: &Facts<'_>, findings: &[Finding]) -> String {
     let first = |about_ports: bool| {
         findings
@@ -289,7 +348,10 @@ fn headline(verdict: Verdict, facts: &Facts<'_>, findings: &[Finding]) -> String
     match verdict {
         Verdict::Exhausted | Verdict::AtRisk => first(true),
         Verdict::NotPorts => first(false),
-        Verdict::Unknown => "what was seen allows more than one answer".to_owned(),
+        Verdict::Unknown => facts
+            .undecided
+            .first()
+            .map_or_else(String::new, |unknown| format!("{}: {}", unknown.what, unknown.why)),
         Verdict::Healthy => match facts.buckets.first() {
             Some(b) => format!(
                 "the fullest destination, {}, has {} of {} ports left",
@@ -322,7 +384,16 @@ fn doubts(facts: &Facts<'_>, unknown: &mut Vec<Unknown>) {
                     why: "they carry other sockets, which may have been bound explicitly"
                         .to_owned(),
                 },
-                Doubt::OddRange | Doubt::Idle(_) => continue,
+                Doubt::Sampled(n) => Unknown {
+                    what: format!("whether up to {n} ports are closed to {name}"),
+                    why: "of the ports in doubt a random sample was probed: none was bound explicitly"
+                        .to_owned(),
+                },
+                Doubt::Idle(n) => Unknown {
+                    what: format!("whether up to {n} ports are closed to {name}"),
+                    why: "so many sockets may be bound to a port and idle".to_owned(),
+                },
+                Doubt::OddRange => continue,
             });
         }
     }

@@ -10,7 +10,8 @@ use super::{CLIFF, Facts};
 
 pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
     for (index, bucket) in facts.buckets.iter().enumerate() {
-        let time_waits = bucket.in_state(TcpState::TimeWait);
+        // Of a port that was bound before connect() no TIME_WAIT is ever reused.
+        let time_waits = bucket.chosen_in_state(TcpState::TimeWait, &facts.bound);
         let part = time_waits as f64 / f64::from(bucket.budget.usable.max(1));
         if part < CLIFF / 2.0 {
             continue;

@@ -120,11 +120,15 @@ impl Wants {
     fn of(snapshot: &HostSnapshot, report: &Report, ask: &Ask) -> Wants {
         let settings = &snapshot.settings;
         let mut wants = Wants { range: ask.widen, ..Wants::default() };
+        // Where programs bind their ports before connect(), a wider range fills in the same way: no
+        // finding beside that is a reason for one.
+        let bound = report.buckets.iter().any(|bucket| bucket.cause == Cause::ExplicitBind);
+        let findings = report.findings.iter().filter(|_| !bound);
         let causes = report
             .buckets
             .iter()
             .map(|bucket| (bucket.cause, Some(bucket)))
-            .chain(report.findings.iter().map(|finding| (finding.cause, None)));
+            .chain(findings.map(|finding| (finding.cause, None)));
         for (cause, bucket) in causes {
             match cause {
                 Cause::TimeWaitChurn => {
@@ -232,7 +236,7 @@ fn steps(snapshot: &HostSnapshot, after: &Settings, wants: &Wants) -> Vec<Step> 
 }
 
 fn key_of(bucket: &BucketReport) -> BucketKey {
-    BucketKey { src: bucket.src, dst: bucket.dst, dport: bucket.dport, interface: 0 }
+    BucketKey { src: bucket.src, dst: bucket.dst, dport: bucket.dport, interface: bucket.interface }
 }
 
 fn gain(before: &HostSnapshot, after: &HostSnapshot, bucket: &BucketReport) -> Gain {

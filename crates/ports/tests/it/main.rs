@@ -14,4 +14,5 @@ mod lint;
 mod load;
 mod oracle;
 mod parsers;
+mod situations;
 mod world;
