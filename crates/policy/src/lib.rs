@@ -18,6 +18,7 @@ pub mod duration;
 pub mod identify;
 pub mod item;
 pub mod json;
+pub mod mark;
 pub mod model;
 pub mod openapi;
 #[doc(hidden)]
@@ -32,5 +33,6 @@ pub mod world;
 
 pub use decision::{Decision, DenyReason, Effect, EvaluationError, PolicyName, Query};
 pub use digest::Digest;
+pub use mark::{HistoryId, Mark};
 pub use model::{Change, Delta, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, Uid};
 pub use world::World;

@@ -108,16 +108,17 @@ impl ChunkWriter {
 
     /// Adds an item; returns the chunk that is full with it.
     pub fn push(&mut self, item: &Item) -> Result<Option<proto::SnapshotChunk>, WireError> {
-        self.push_encoded(&item.key, item.encode())
+        self.push_encoded(&item.key, item.encode(), item.needs())
     }
 
-    /// The same, where the canonical body is at hand.
+    /// The same, where the canonical body is at hand, with the lowest format that understands it.
     pub fn push_encoded(
         &mut self,
         key: &ItemKey,
         body: Vec<u8>,
+        needs: u32,
     ) -> Result<Option<proto::SnapshotChunk>, WireError> {
-        let item = proto::Item { key: Some(key_to_proto(key)), body };
+        let item = proto::Item { key: Some(key_to_proto(key)), body, needs: wire_needs(needs) };
         let bytes = item.encoded_len();
         if bytes > MAX_ITEM_BYTES {
             return Err(too_much("bytes of one item", bytes as u64, MAX_ITEM_BYTES as u64));
@@ -147,7 +148,12 @@ impl ChunkWriter {
 
 /// The message that opens a snapshot.
 pub fn snapshot_begin(revision: Revision, digest: Digest, items: u64) -> proto::SnapshotBegin {
-    proto::SnapshotBegin { revision: revision.0, digest: digest.to_bytes().to_vec(), items }
+    proto::SnapshotBegin {
+        revision: revision.0,
+        digest: digest.to_bytes().to_vec(),
+        items,
+        mark: None,
+    }
 }
 
 /// All chunks of a snapshot and its end. For large ones, use [`ChunkWriter`] and send as you go.
@@ -293,7 +299,11 @@ pub fn delta_to_proto(delta: &Delta) -> Option<proto::Delta> {
     for change in &delta.changes {
         let change = match change {
             Change::Put(item) => {
-                let item = proto::Item { key: Some(key_to_proto(&item.key)), body: item.encode() };
+                let item = proto::Item {
+                    key: Some(key_to_proto(&item.key)),
+                    body: item.encode(),
+                    needs: wire_needs(item.needs()),
+                };
                 proto::change::Change::Put(item)
             }
             Change::Delete(key) => proto::change::Change::Delete(key_to_proto(key)),
@@ -310,6 +320,7 @@ pub fn delta_to_proto(delta: &Delta) -> Option<proto::Delta> {
         revision: delta.revision.0,
         changes,
         digest: delta.digest.map(|digest| digest.to_bytes().to_vec()).unwrap_or_default(),
+        mark: None,
     })
 }
 
@@ -346,6 +357,11 @@ fn change_from_proto(change: proto::Change) -> Result<Change, WireError> {
         Some(proto::change::Change::Delete(key)) => Ok(Change::Delete(key_from_proto(Some(key))?)),
         None => Err(WireError::Shape("a change without a change")),
     }
+}
+
+/// `needs` as it travels: what release 0.1 understands is not written, so it stays in its form.
+pub fn wire_needs(needs: u32) -> u32 {
+    if needs <= 1 { 0 } else { needs }
 }
 
 /// The message of a key.

@@ -30,12 +30,13 @@ pub(crate) fn delta(
         revision: revision.0,
         changes,
         digest: digest.map(|digest| digest.to_bytes().to_vec()).unwrap_or_default(),
+        mark: None,
     }))
 }
 
 /// A heartbeat.
 pub(crate) fn heartbeat(head: Revision, unix_ms: u64) -> Bytes {
-    encode(Response::Heartbeat(proto::Heartbeat { head: head.0, unix_ms }))
+    encode(Response::Heartbeat(proto::Heartbeat { head: head.0, unix_ms, ..Default::default() }))
 }
 
 /// The beginning of a snapshot.
@@ -59,7 +60,7 @@ pub(crate) fn change(key: &ItemKey, body: Option<Vec<u8>>) -> proto::Change {
     let key = wire::key_to_proto(key);
     proto::Change {
         change: Some(match body {
-            Some(body) => Change::Put(proto::Item { key: Some(key), body }),
+            Some(body) => Change::Put(proto::Item { key: Some(key), body, needs: 0 }),
             None => Change::Delete(key),
         }),
     }

@@ -202,7 +202,7 @@ impl Sync for SyncService {
         let Some(proto::FollowRequest { request: Some(Asked::Hello(hello)) }) = first else {
             return Err(Status::invalid_argument("the first message must be a Hello"));
         };
-        let proto::Hello { services, revision, digest, follower: mut name } = hello;
+        let proto::Hello { services, revision, digest, follower: mut name, .. } = hello;
         if services.len() > SERVICES {
             return Err(Status::invalid_argument(format!(
                 "{} services; a follower names at most {SERVICES}",
@@ -314,7 +314,7 @@ impl Feed {
                         return End::Status(Status::invalid_argument(status));
                     }
                     // A newer follower may say more; what it says is not needed here.
-                    Ok(Some(proto::FollowRequest { request: None })) => {}
+                    Ok(Some(proto::FollowRequest { request: Some(Asked::Pulse(_)) | None })) => {}
                     // A follower may close its side and go on listening; a broken one is gone.
                     Ok(None) => std::future::pending().await,
                     Err(_) => return End::Gone,

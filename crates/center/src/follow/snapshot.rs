@@ -96,7 +96,7 @@ fn make(store: &dyn Reading, scope: &Scope) -> Result<Encoded, StoreError> {
     let mut writer = ChunkWriter::new();
     for row in &scopes {
         store.each(&row.service, &mut |row| {
-            let full = writer.push_encoded(&row.key, row.body).map_err(unsendable)?;
+            let full = writer.push_encoded(&row.key, row.body, 1).map_err(unsendable)?;
             frames.extend(full.map(frame::snapshot_chunk));
             Ok(())
         })?;

@@ -270,6 +270,7 @@ impl Mirror {
             revision: revision.0,
             digest: digest.map(|digest| digest.to_bytes().to_vec()).unwrap_or_default(),
             follower: "mirror".to_owned(),
+            ..proto::Hello::default()
         };
         to.send(FollowRequest { request: Some(proto::follow_request::Request::Hello(hello)) })
             .await
@@ -334,6 +335,7 @@ impl Mirror {
                 self.deltas.push(delta);
             }
             Told::Heartbeat(heartbeat) => self.heads.push(heartbeat.head),
+            Told::Welcome(_) => {}
         }
         Ok(())
     }
@@ -346,8 +348,11 @@ impl Mirror {
     }
 
     pub(crate) async fn applied(&self) {
-        let applied =
-            proto::Applied { revision: self.revision.0, digest: self.digest().to_bytes().to_vec() };
+        let applied = proto::Applied {
+            revision: self.revision.0,
+            digest: self.digest().to_bytes().to_vec(),
+            mark: None,
+        };
         let request = Some(proto::follow_request::Request::Applied(applied));
         self.to.send(FollowRequest { request }).await.unwrap();
     }

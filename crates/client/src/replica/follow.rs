@@ -246,7 +246,7 @@ impl Follower {
                 }
                 Some(Told::Delta(delta)) => self.delta(delta).await.map(Some),
                 // A newer center may say more; what it says is not needed to stay correct.
-                None => Ok(None),
+                Some(Told::Welcome(_)) | None => Ok(None),
             };
             let done = match outcome {
                 Err(resync) => return Ok(resync),
@@ -270,6 +270,7 @@ impl Follower {
             revision: if held { published.world.revision().0 } else { 0 },
             digest: if held { published.world.digest().to_bytes().to_vec() } else { Vec::new() },
             follower: self.name.clone(),
+            ..proto::Hello::default()
         }
     }
 
@@ -479,7 +480,7 @@ fn requests(
                 let latest = *acks.borrow_and_update();
                 let (revision, digest) = latest?;
                 let digest = digest.to_bytes().to_vec();
-                follow_request::Request::Applied(proto::Applied { revision: revision.0, digest })
+                follow_request::Request::Applied(proto::Applied { revision: revision.0, digest, mark: None })
             }
             Ok(()) = reports.changed() => {
                 let latest = reports.borrow_and_update().clone()?;

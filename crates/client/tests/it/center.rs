@@ -312,6 +312,7 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
                             acks.applied.lock().unwrap().push((Revision(applied.revision), digest));
                         }
                         Asked::Activity(report) => acks.reports.lock().unwrap().push(report),
+                        Asked::Pulse(_) => {}
                         Asked::Hello(_) => return,
                     }
                 }
@@ -487,7 +488,7 @@ async fn feed(
             changed = heads.changed() => changed.map_err(|_| Gone)?,
             _ = beat.tick() => {
                 if mouth.fault(|fault| fault == Fault::HeadAhead).is_some() {
-                    mouth.say(Told::Heartbeat(Heartbeat { head: 1 << 40, unix_ms: 0 })).await?;
+                    mouth.say(Told::Heartbeat(Heartbeat { head: 1 << 40, ..Heartbeat::default() })).await?;
                 }
                 mouth.say(heartbeat(&shared)).await?;
             }
@@ -496,5 +497,5 @@ async fn feed(
 }
 
 fn heartbeat(shared: &Shared) -> Told {
-    Told::Heartbeat(Heartbeat { head: *shared.head.borrow() as u64, unix_ms: 0 })
+    Told::Heartbeat(Heartbeat { head: *shared.head.borrow() as u64, ..Heartbeat::default() })
 }

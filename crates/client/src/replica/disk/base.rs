@@ -222,6 +222,7 @@ pub(super) fn read(path: &Path, owner: &Owner) -> Result<Option<Base>, BaseError
             revision: header.about.revision,
             digest: header.about.digest.clone(),
             items: header.about.items,
+            mark: None,
         };
         Ok(SnapshotDecoder::begin(&begin)?).map(|begun| {
             decoder = Some(begun);
@@ -280,7 +281,7 @@ pub(super) fn merged(base: &Path, log: &Path, owner: &Owner) -> Result<(Writer, 
     let mut keep = |out: &mut Writer, key: &ItemKey, body: Vec<u8>| -> Result<(), BaseError> {
         items += 1;
         sum = sum.plus(Digest::of_encoded(key, &body));
-        if let Some(chunk) = packer.push_encoded(key, body)? {
+        if let Some(chunk) = packer.push_encoded(key, body, 1)? {
             out.chunk(&chunk.zstd)?;
         }
         Ok(())
