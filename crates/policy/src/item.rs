@@ -98,10 +98,7 @@ impl Item {
     /// The lowest format that understands this item (see [`crate::mark::FORMAT`]): 1 is that of
     /// release 0.1, which refuses settings that it does not know.
     pub fn needs(&self) -> u32 {
-        match &self.body {
-            ItemBody::Service(settings) => settings.needs(),
-            _ => 1,
-        }
+        self.body.needs()
     }
 
     /// An item of the service (the directory if empty) under the id its body has; `id` is used

@@ -102,14 +102,6 @@ pub enum OnTokenExpiry {
     Close,
 }
 
-impl ServiceSettings {
-    /// The lowest format that understands these settings (see [`crate::mark::FORMAT`]): 2 as soon
-    /// as one is set that release 0.1 does not know, because it refuses unknown keys.
-    pub fn needs(&self) -> u32 {
-        1
-    }
-}
-
 /// Requests that match no route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
