@@ -18,6 +18,7 @@ mod server;
 pub mod store;
 mod tls;
 pub mod token;
+pub mod upkeep;
 
 use std::future::Future;
 use std::io::Write as _;
@@ -57,6 +58,9 @@ pub struct CenterConfig {
     pub bounds: Bounds,
     /// How much history is kept.
     pub retention: Retention,
+    /// How long a center that was started before hears gates out, before it tells or changes
+    /// anything: one that holds a newer state shows that the store is an old one.
+    pub witness_wait: Duration,
 }
 
 impl CenterConfig {
@@ -76,6 +80,7 @@ impl Default for CenterConfig {
             public_url: None,
             bounds: Bounds::default(),
             retention: Retention::default(),
+            witness_wait: Duration::from_secs(3),
         }
     }
 }
@@ -162,12 +167,15 @@ impl Center {
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
         let (dir, keep) = (config.data_dir.clone(), config.retention);
+        let wait = config.witness_wait;
         let desk = tokio::task::spawn_blocking(move || {
             let shown = dir.display().to_string();
             let store = SqliteStore::open(&dir)
                 .map_err(|source| StartError::Store { dir: shown.clone(), source })?;
+            // Nobody can hold anything of a store that was just made.
+            let wait = if store.is_first() { Duration::ZERO } else { wait };
             let store: Arc<dyn Store> = Arc::new(store);
-            Desk::open(store, keep).map_err(|source| StartError::Open { dir: shown, source })
+            Desk::open(store, keep, wait).map_err(|source| StartError::Open { dir: shown, source })
         })
         .await
         .map_err(|_| StartError::Runtime)??;
@@ -282,7 +290,8 @@ fn note_usage(app: &api::App) {
 /// On an empty store: a token in a file first, then in the store. A crash in between leaves a
 /// file that the next start replaces, never a store without a way in.
 async fn first_token(desk: &Desk, dir: &Path) -> Result<Option<PathBuf>, StartError> {
-    if !desk.head().tokens.is_empty() {
+    // Beyond revision 0 a store without tokens is not one that a center left: it stays closed.
+    if !desk.head().tokens.is_empty() || desk.head().revision.0 > 0 {
         return Ok(None);
     }
     let minted = token::mint("kgt")?;
@@ -302,7 +311,7 @@ async fn first_token(desk: &Desk, dir: &Path) -> Result<Option<PathBuf>, StartEr
 }
 
 /// Mode 0600 from the beginning, whole or not at all.
-fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+pub(crate) fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
     let draft = path.with_extension("token.new");
     let _ = std::fs::remove_file(&draft);
     let mut file =

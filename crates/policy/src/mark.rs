@@ -99,7 +99,8 @@ impl Mark {
     /// What the seal is made over: history, revision (little-endian), chain.
     pub fn sealed_bytes(history: HistoryId, revision: Revision, chain: &Chain) -> [u8; 56] {
         let mut bytes = [0; 56];
-        let parts = history.0.iter().chain(&revision.0.to_le_bytes()).chain(chain).copied();
+        let revision = revision.0.to_le_bytes();
+        let parts = history.0.iter().chain(&revision).chain(chain).copied();
         for (to, from) in bytes.iter_mut().zip(parts.collect::<Vec<u8>>()) {
             *to = from;
         }

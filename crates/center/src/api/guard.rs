@@ -78,6 +78,13 @@ pub(crate) async fn permission(
         }
         request.extensions_mut().insert(caller);
     }
+    // Decisions from a state that may lack what was acknowledged would flatter.
+    if needs == Permission::Decide {
+        let condition = app.desk.condition();
+        if !condition.serves() {
+            return Problem::history(&condition).into_response();
+        }
+    }
     next.run(request).await
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod authzen;
 pub(crate) mod check;
 pub(crate) mod directory;
+pub(crate) mod extras;
 pub(crate) mod guard;
 pub(crate) mod input;
 pub(crate) mod items;

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use crate::desk::{self, Refusal};
+use crate::store::StoreError;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -93,6 +94,18 @@ impl Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail)
     }
 
+    /// Acknowledged state is lost, or may be: nothing is told or decided.
+    pub(crate) fn history(condition: &desk::Condition) -> Problem {
+        let title = "the center may not answer from what it holds";
+        let kind = condition.name();
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, condition.why())
+    }
+
+    fn storage_full(detail: impl Into<String>) -> Problem {
+        let title = "the center has no space left to store it";
+        Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", title, detail)
+    }
+
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }
@@ -148,6 +161,13 @@ impl From<Refusal> for Problem {
             }
             Refusal::LastAdmin(_) => Problem::conflict(text),
             Refusal::Busy | Refusal::Closed => Problem::unavailable(text),
+            Refusal::Lost(why) => Problem::history(&desk::Condition::Lost(why)),
+            Refusal::Stopped(why) => Problem::unavailable(&*why),
+            Refusal::Store(e) if e.is_full() => Problem::storage_full(e.to_string()),
+            Refusal::Store(e) if e.is_lost() => {
+                Problem::history(&desk::Condition::Lost(e.to_string().into()))
+            }
+            Refusal::Store(e @ StoreError::HighWater { .. }) => Problem::unavailable(e.to_string()),
             // The desk has logged what it is.
             Refusal::World(_) | Refusal::Store(_) => Problem::internal(),
         }

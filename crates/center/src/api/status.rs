@@ -6,12 +6,14 @@ use axum::Json as Out;
 use axum::extract::State;
 use axum::response::{Html, IntoResponse as _, Response};
 use http::{HeaderValue, StatusCode, header};
+use keepgate_policy::Revision;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::input::{Args, PAGE};
 use super::{Answer, App};
-use crate::desk::Scope;
+use crate::desk::{Condition, Scope};
+use crate::follow::Follower;
 use crate::metrics::Levels;
 use crate::store::AuditRow;
 
@@ -20,17 +22,97 @@ pub(crate) async fn healthz() -> &'static str {
 }
 
 pub(crate) async fn readyz(State(app): State<App>) -> Response {
-    if app.ready.load(Ordering::Relaxed) {
-        "ok\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response()
+    if !app.ready.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
+    }
+    match app.desk.condition() {
+        Condition::Ready => "ok\n".into_response(),
+        not => {
+            let text = format!("{}: {}\n", not.name(), not.why());
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
     }
 }
 
 pub(crate) async fn revision(State(app): State<App>) -> Out<Value> {
     let head = app.desk.head();
     let digest = head.digest(&Scope::All);
-    Out(json!({ "revision": head.revision, "digest": digest.to_string() }))
+    let history = head.mark.history.to_string();
+    Out(json!({ "revision": head.revision, "digest": digest.to_string(), "history": history }))
+}
+
+/// A gate that was not heard for longer than this is one to look at; it pulses every second.
+const SILENT_MS: u64 = 5_000;
+
+/// Every center and gate with release, history, revision, age and connection, and what is wrong.
+pub(crate) async fn status(State(app): State<App>) -> Out<Value> {
+    let head = app.desk.head();
+    let condition = app.desk.condition();
+    let meta = app.desk.meta();
+    let now = crate::desk::unix_ms();
+    let mut wrong: Vec<String> = Vec::new();
+    if condition != Condition::Ready {
+        wrong.push(format!("center: {}: {}", condition.name(), condition.why()));
+    }
+    let mut gates = Vec::new();
+    for follower in app.followers.list() {
+        let said = faults(&follower, head.revision, now);
+        wrong.extend(said.iter().map(|said| format!("gate {}: {said}", follower.name)));
+        gates.push(json!({
+            "name": follower.name,
+            "peer": follower.peer.map(|peer| peer.to_string()),
+            "services": shown(&follower.scope),
+            "release": follower.release,
+            "format": follower.format,
+            "history": follower.history.map(|history| history.to_string()),
+            "sent": follower.sent,
+            "revision": follower.applied,
+            "age_ms": follower.age_ms,
+            "heard_ms_ago": follower.pulse_unix_ms.map(|at| now.saturating_sub(at)),
+            "connected_ms": now.saturating_sub(follower.connected_unix_ms),
+            "wrong": said,
+        }));
+    }
+    Out(json!({
+        "centers": [{
+            "release": env!("CARGO_PKG_VERSION"),
+            "format": keepgate_policy::mark::FORMAT,
+            "condition": condition.name(),
+            "why": condition.why(),
+            "history": meta.history.to_string(),
+            "ancestors": meta.ancestors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "revision": head.revision,
+            "services": head.services.len(),
+            "gates": gates.len(),
+        }],
+        "gates": gates,
+        "wrong": wrong,
+    }))
+}
+
+fn faults(follower: &Follower, head: Revision, now: u64) -> Vec<String> {
+    let mut said = Vec::new();
+    said.extend(follower.held_back.map(str::to_owned));
+    if follower.format <= 1 && follower.held_back.is_none() {
+        said.push("release 0.1: it does not count its age by pulses; upgrade it".to_owned());
+    }
+    if let Some(at) = follower.pulse_unix_ms
+        && now.saturating_sub(at) > SILENT_MS
+    {
+        said.push(format!("not heard for {} ms", now.saturating_sub(at)));
+    }
+    let connected = now.saturating_sub(follower.connected_unix_ms);
+    if follower.applied < head && follower.sent < head && connected > SILENT_MS {
+        said.push(format!("at revision {}, the center is at {head}", follower.applied));
+    }
+    said
+}
+
+fn shown(scope: &Scope) -> Value {
+    match scope {
+        Scope::All => json!("all"),
+        Scope::Services(names) => json!(names),
+    }
 }
 
 #[derive(Deserialize)]

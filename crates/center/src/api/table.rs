@@ -9,7 +9,9 @@ use keepgate_policy::Kind;
 use serde_json::Value;
 
 use super::input::{Args, Condition, Json, Page, Params};
-use super::{App, authzen, check, directory, items, keys, openapi, services, status, tokens, top};
+use super::{
+    App, authzen, check, directory, extras, items, keys, openapi, services, status, tokens, top,
+};
 use crate::access::{Caller, Permission};
 use crate::token::Role;
 
@@ -172,6 +174,8 @@ fn of_services(t: &mut Table) {
         get(services::export)
     })
     .answers("Export");
+    let extras = "/v1/services/{service}/extras";
+    t.add(("GET", extras), Read, ("extras", "what its files do not hold"), || get(extras::fetch));
     let told = "/v1/services/{service}/top";
     t.add(("GET", told), Read, ("top", "who makes the requests, as its gates report"), || {
         get(top::fetch)
@@ -408,6 +412,9 @@ fn of_status(t: &mut Table) {
         get(status::revision)
     })
     .answers("Revision");
+    t.add(("GET", "/v1/status"), Read, ("status", "center and gates, and what is wrong"), || {
+        get(status::status)
+    });
     t.add(("GET", "/v1/audit"), Read, ("audit", "who changed what, from the oldest on"), || {
         get(status::audit)
     })

@@ -8,8 +8,9 @@ use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::{Delta, Digest, Item, ItemBody, ItemKey, Kind, Revision};
 
 use super::check::{self, Problem};
+use super::history::{self, By, Moved};
 use super::recent::Landed;
-use super::{Edit, Head, Outcome, Plan, Refusal, Shared};
+use super::{Edit, Head, Newer, Outcome, Plan, Refusal, Shared};
 use crate::store::{AuditRow, ChangeRow, Row, ScopeRow, StoreError, TokenRow, Verdict, Writing};
 use crate::token::Role;
 
@@ -89,9 +90,7 @@ pub(super) fn land(shared: &Shared, edit: Edit) -> Result<Outcome, Refusal> {
     }
     let Some((outcome, next)) = landed else { return Err(Refusal::Closed) };
     if let Some(next) = next {
-        shared.recent.push(next.landed);
-        shared.head.store(Arc::new(next.head));
-        shared.landed.send_replace(outcome.revision);
+        shared.publish(next)?;
     }
     Ok(outcome)
 }
@@ -104,9 +103,9 @@ struct Stamp<'a> {
 }
 
 /// What is published after the commit.
-struct Next {
-    head: Head,
-    landed: Landed,
+pub(super) struct Next {
+    pub(super) head: Head,
+    pub(super) landed: Landed,
 }
 
 fn attempt(
@@ -156,15 +155,25 @@ fn attempt(
         tx.audit(&token_audit(before, token, revision, stamp))?;
         tx.token(token)?;
     }
-    tx.advance(revision, stamp.unix_ms, shared.keep)?;
+    let moved = steps.iter().map(|step| Moved {
+        key: &step.key,
+        was: step.before.as_ref().map(|row| row.digest),
+        body: step.after.as_ref().map(|(_, row)| row.body.as_slice()),
+    });
+    let by = By { actor: stamp.actor, action: stamp.action, unix_ms: stamp.unix_ms };
+    let (mark, sums) =
+        history::advance(tx, before, &shared.line, moved, &tokens, &by, shared.keep)?;
     let head = Head {
         revision,
         world,
         services: services(before, &steps),
         tokens: with_tokens(before, tokens),
         scopes: Arc::clone(&scopes),
+        mark,
+        sums,
+        newer: newer(before, &steps),
     };
-    let landed = Landed::new(before.revision, revision, &steps, scopes);
+    let landed = Landed::new(before.revision, mark, &steps, scopes);
     Ok((Outcome { revision, changes }, Some(Next { head, landed })))
 }
 
@@ -195,7 +204,8 @@ fn steps(
                 let body = item.encode();
                 let digest = Digest::of_encoded(&key, &body);
                 let source = source_of(&item.body).to_owned();
-                let row = Row { key: key.clone(), body, revision, digest, source };
+                let needs = item.needs();
+                let row = Row { key: key.clone(), body, revision, digest, source, needs };
                 Some((item, row))
             }
         };
@@ -211,7 +221,7 @@ fn steps(
     if problems.is_empty() { Ok(steps) } else { Err(Refusal::Invalid(problems)) }
 }
 
-fn source_of(body: &ItemBody) -> &str {
+pub(super) fn source_of(body: &ItemBody) -> &str {
     match body {
         ItemBody::Role(role) => &role.source,
         ItemBody::Member(member) => &member.source,
@@ -235,6 +245,7 @@ fn write_step(
         revision,
         key: step.key.clone(),
         body: step.after.as_ref().map(|(_, row)| row.body.clone()),
+        needs: step.after.as_ref().map_or(1, |(_, row)| row.needs),
     })?;
     tx.audit(&AuditRow {
         seq: 0,
@@ -317,6 +328,21 @@ fn services(before: &Head, steps: &[Step]) -> Arc<BTreeMap<String, Arc<ServiceSe
         }
     }
     Arc::new(services)
+}
+
+/// Which services use what release 0.1 does not understand.
+fn newer(before: &Head, steps: &[Step]) -> Arc<Newer> {
+    let mut newer = (*before.newer).clone();
+    for step in steps {
+        let service = &step.key.service;
+        if let Some(row) = &step.before {
+            newer.moved(service, row.needs, false);
+        }
+        if let Some((_, row)) = &step.after {
+            newer.moved(service, row.needs, true);
+        }
+    }
+    if newer == *before.newer { Arc::clone(&before.newer) } else { Arc::new(newer) }
 }
 
 fn with_tokens(before: &Head, changed: Vec<TokenRow>) -> Arc<HashMap<String, TokenRow>> {

@@ -10,26 +10,38 @@
 //! commit is durable and its head is published.
 
 mod check;
+pub(crate) mod history;
 mod land;
 mod limits;
 mod recent;
+pub(crate) mod verify;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use keepgate_policy::service::ServiceSettings;
-use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, World};
+use keepgate_policy::{
+    Change, Digest, Item, ItemBody, ItemKey, Kind, Mark, Revision, Snapshot, World, proto,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use check::Problem;
+pub(crate) use history::Witness;
+pub use history::{Condition, Sums};
 pub use land::{Change as Landing, ChangeOp};
 pub(crate) use land::{an_admin_remains, unix_ms};
 pub(crate) use recent::DELTA_BYTES;
 pub use recent::{Landed, Recent, Scope, Since};
+pub use verify::Newer;
 
-use crate::store::{Reading, Retention, ScopeRow, Store, StoreError, TokenRow};
+use crate::store::{
+    Fork, Meta, Reading, Retention, ScopeRow, Standing, Store, StoreError, Sum, TokenRow, Verdict,
+};
+use history::Line;
 
 /// Edits that may wait; one more is refused as [`Refusal::Busy`].
 const QUEUE: usize = 256;
@@ -47,6 +59,12 @@ pub struct Head {
     pub services: Arc<BTreeMap<String, Arc<ServiceSettings>>>,
     /// All tokens, revoked ones included, by id.
     pub tokens: Arc<HashMap<String, TokenRow>>,
+    /// The sealed mark of the revision.
+    pub mark: Mark,
+    /// Digests of tokens and tombstones.
+    pub sums: Sums,
+    /// Which services use what followers of release 0.1 do not understand.
+    pub newer: Arc<Newer>,
 }
 
 impl Head {
@@ -128,6 +146,12 @@ pub enum Refusal {
          admin`)"
     )]
     LastAdmin(String),
+    /// Acknowledged state is not there; nothing lands on top of what is left.
+    #[error("history-lost: {0}")]
+    Lost(Arc<str>),
+    /// The last revision could not be noted outside of the store; nothing lands until it is.
+    #[error("{0}")]
+    Stopped(Arc<str>),
     /// Too many edits wait already.
     #[error("too many changes are waiting; try again")]
     Busy,
@@ -180,6 +204,13 @@ pub enum OpenError {
 enum Job {
     Edit(Edit, oneshot::Sender<Result<Outcome, Refusal>>),
     Touch(Vec<(String, u64)>),
+    /// Note that the history is lost.
+    Lost {
+        why: Arc<str>,
+        witnessed: Revision,
+    },
+    /// See whether writing is possible again.
+    Probe,
 }
 
 /// See the module.
@@ -187,6 +218,13 @@ pub struct Desk {
     shared: Arc<Shared>,
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    watch: Mutex<Option<Watch>>,
+}
+
+/// The thread that looks after the store's files; it ends when it is told to.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 /// What the writer thread and the readers share.
@@ -196,20 +234,38 @@ pub(crate) struct Shared {
     head: ArcSwap<Head>,
     recent: Recent,
     landed: watch::Sender<Revision>,
+    line: Line,
+    /// A revision that is stored, but not noted yet: nobody was told of it.
+    pending: Mutex<Option<land::Next>>,
 }
+
+/// How often the store's files are looked at.
+const CONFIRM_EVERY: Duration = Duration::from_millis(250);
 
 impl Desk {
     /// Reads the whole store, checks its digests, builds the world and starts the writer thread.
     /// Blocks.
-    pub fn open(store: Arc<dyn Store>, keep: Retention) -> Result<Desk, OpenError> {
-        let head = load(store.as_ref())?;
+    ///
+    /// For `witness_wait` no state is told and no edit lands: gates that reconnect are heard first.
+    pub fn open(
+        store: Arc<dyn Store>,
+        keep: Retention,
+        witness_wait: Duration,
+    ) -> Result<Desk, OpenError> {
+        let (head, meta, forks) = load(store.as_ref())?;
         let revision = head.revision;
+        let line = Line::new(meta, forks, &head.mark, !witness_wait.is_zero());
+        if let Condition::Lost(why) = line.condition() {
+            tracing::error!(why = &*why, "the history is lost: nothing is served or decided");
+        }
         let shared = Arc::new(Shared {
             store,
             keep,
             head: ArcSwap::from_pointee(head),
             recent: Recent::new(revision),
             landed: watch::Sender::new(revision),
+            line,
+            pending: Mutex::new(None),
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = {
@@ -219,7 +275,93 @@ impl Desk {
                 .spawn(move || work(&shared, queue))
                 .map_err(OpenError::Thread)?
         };
-        Ok(Desk { shared, jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
+        let (shown, alive) = (Arc::downgrade(&shared), jobs.downgrade());
+        let until = Instant::now() + witness_wait;
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let watch = std::thread::Builder::new()
+            .name("center-watch".to_owned())
+            .spawn(move || look_after(&shown, &alive, &told, until))
+            .map_err(OpenError::Thread)?;
+        Ok(Desk {
+            shared,
+            jobs: Mutex::new(Some(jobs)),
+            thread: Mutex::new(Some(thread)),
+            watch: Mutex::new(Some(Watch { stop, thread: watch })),
+        })
+    }
+
+    /// How the center stands to its own past.
+    pub fn condition(&self) -> Condition {
+        self.shared.line.condition()
+    }
+
+    /// Wakes when that changes.
+    pub fn watch_condition(&self) -> watch::Receiver<Condition> {
+        self.shared.line.watch()
+    }
+
+    /// The history and its ancestors.
+    pub fn meta(&self) -> &Meta {
+        self.shared.line.meta()
+    }
+
+    /// The head, if the store was found in its place within the last second: what a heartbeat may
+    /// call current.
+    pub fn confirmed(&self) -> Option<Arc<Head>> {
+        let good = self.shared.line.is_confirmed() && self.condition().serves();
+        good.then(|| self.head())
+    }
+
+    /// Waits until gates have been heard, and says whether state may be told.
+    pub async fn settled(&self) -> Condition {
+        let mut condition = self.watch_condition();
+        match condition.wait_for(|now| *now != Condition::Waiting).await {
+            Ok(now) => now.clone(),
+            Err(_) => self.condition(),
+        }
+    }
+
+    /// Hears a witness. A sealed mark that this center does not have means that acknowledged state
+    /// is lost; it stays so until an operator decides.
+    pub(crate) async fn witness(&self, mark: &proto::Mark) -> Result<Witness, Refusal> {
+        let said = match self.shared.line.quick(mark, &self.head()) {
+            Ok(said) => said,
+            Err(mark) => {
+                self.read(move |store| {
+                    let mut oldest = None;
+                    let row = store.revision(mark.revision)?;
+                    if row.is_none() {
+                        store.revisions(&mut |row| {
+                            oldest.get_or_insert(row.revision);
+                            Ok(())
+                        })?;
+                    }
+                    Ok(history::compare(mark, row.as_ref(), oldest.unwrap_or_default()))
+                })
+                .await?
+            }
+        };
+        if let Witness::Contradiction(mark) = said {
+            let head = self.head().mark;
+            let why = format!(
+                "a gate holds {mark}, which this center acknowledged and does not have (its head \
+                 is {head}); recover it from a gate's host (`keepgate center recover --from FILE`), \
+                 restore a newer backup (`keepgate center restore FILE`), or accept the loss \
+                 (`keepgate center accept-loss`)"
+            );
+            self.lose(why.into(), mark.revision);
+        }
+        Ok(said)
+    }
+
+    fn lose(&self, why: Arc<str>, witnessed: Revision) {
+        if self.shared.line.become_(Condition::Lost(Arc::clone(&why))) {
+            tracing::error!(why = &*why, "the history is lost: nothing is served or decided");
+        }
+        if let Some(jobs) = self.jobs() {
+            let _ = jobs.try_send(Job::Lost { why, witnessed });
+        }
     }
 
     /// The current state. Cheap; take it once per request.
@@ -239,6 +381,9 @@ impl Desk {
 
     /// Lands an edit, or says why not.
     pub async fn edit(&self, edit: Edit) -> Result<Outcome, Refusal> {
+        if let Condition::Lost(why) = self.settled().await {
+            return Err(Refusal::Lost(why));
+        }
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs().ok_or(Refusal::Closed)?;
         jobs.try_send(Job::Edit(edit, reply)).map_err(|e| match e {
@@ -269,6 +414,13 @@ impl Desk {
     /// Finishes the edits that wait, stops the writer and settles the store. Blocks.
     pub fn close(&self) -> Result<(), StoreError> {
         drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(watch) = watch {
+            watch.stop.store(true, Ordering::Relaxed);
+            watch.thread.thread().unpark();
+            // It holds nothing that could be left undone.
+            let _ = watch.thread.join();
+        }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             if thread.join().is_err() {
@@ -286,7 +438,7 @@ impl Desk {
 
 impl Drop for Desk {
     fn drop(&mut self) {
-        // The thread ends when the queue does; a clean exit has closed already.
+        // The threads end when the queue does; a clean exit has closed already.
         drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
@@ -297,40 +449,187 @@ fn work(shared: &Shared, mut queue: mpsc::Receiver<Job>) {
         match job {
             Job::Edit(edit, reply) => {
                 let action = edit.action;
-                let outcome = land::land(shared, edit);
+                let outcome = shared.resume().and_then(|()| land::land(shared, edit));
+                if let Err(Refusal::Store(e)) = &outcome {
+                    shared.note_failure(e);
+                }
                 if let Err(e @ (Refusal::Store(_) | Refusal::World(_))) = &outcome {
                     tracing::error!(action, error = %crate::chain(e), "a change did not land");
+                }
+                if matches!(&outcome, Ok(outcome) if !outcome.changes.is_empty()) {
+                    shared.recovered();
                 }
                 // The caller may have gone; the revision stands all the same.
                 let _ = reply.send(outcome);
             }
             Job::Touch(used) => {
+                if shared.line.condition() != Condition::Ready {
+                    continue;
+                }
                 let noted = shared.store.write(&mut |tx| {
                     tx.touch(&used)?;
-                    Ok(crate::store::Verdict::Commit)
+                    Ok(Verdict::Commit)
                 });
                 if let Err(e) = noted {
+                    shared.note_failure(&e);
                     tracing::warn!(error = %crate::chain(&e), "token use was not noted");
                 }
             }
+            Job::Lost { why, witnessed } => {
+                if let Err(e) = shared.keep_lost(&why, witnessed) {
+                    tracing::error!(error = %crate::chain(&e), "the loss was not noted");
+                }
+            }
+            Job::Probe => shared.probe(),
         }
     }
 }
 
+/// Looks after the store's files while the desk lives, ends the wait for witnesses, and has the
+/// writer try again where it could not write.
+fn look_after(
+    shared: &Weak<Shared>,
+    jobs: &mpsc::WeakSender<Job>,
+    stop: &AtomicBool,
+    until: Instant,
+) {
+    let mut looks: u64 = 0;
+    while !stop.load(Ordering::Relaxed)
+        && let (Some(shared), Some(jobs)) = (shared.upgrade(), jobs.upgrade())
+    {
+        let began = Instant::now();
+        match shared.store.confirm() {
+            Ok(()) => shared.line.found_in_place(began),
+            Err(e) => shared.note_failure(&e),
+        }
+        let condition = shared.line.condition();
+        if condition == Condition::Waiting && began >= until {
+            shared.line.become_(Condition::Ready);
+        }
+        let stuck = matches!(condition, Condition::Full(_) | Condition::Stopped(_));
+        if stuck && looks.is_multiple_of(4) {
+            let _ = jobs.try_send(Job::Probe);
+        }
+        looks += 1;
+        let pause = match until.checked_duration_since(Instant::now()) {
+            Some(left) if condition == Condition::Waiting => left.min(CONFIRM_EVERY),
+            _ => CONFIRM_EVERY,
+        };
+        drop((shared, jobs));
+        std::thread::park_timeout(pause);
+    }
+}
+
+impl Shared {
+    /// Makes a stored revision known: noted outside of the store first, then published.
+    fn publish(&self, next: land::Next) -> Result<(), StoreError> {
+        if let Err(e) = self.store.note_high(&next.head.mark) {
+            *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+            return Err(e);
+        }
+        let revision = next.head.revision;
+        self.line.told(&next.head.mark);
+        self.recent.push(next.landed);
+        self.head.store(Arc::new(next.head));
+        self.landed.send_replace(revision);
+        Ok(())
+    }
+
+    /// Publishes what could not be published before. Nothing lands until that is done.
+    fn resume(&self) -> Result<(), Refusal> {
+        if let Condition::Lost(why) = self.line.condition() {
+            return Err(Refusal::Lost(why));
+        }
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match pending {
+            Some(next) => self.publish(next).map_err(Refusal::Store),
+            None => Ok(()),
+        }
+    }
+
+    fn note_failure(&self, error: &StoreError) {
+        let why: Arc<str> = crate::chain(error).into();
+        let next = if error.is_lost() {
+            Condition::Lost(why)
+        } else if error.is_full() {
+            Condition::Full(why)
+        } else if matches!(error, StoreError::HighWater { .. }) {
+            Condition::Stopped(why)
+        } else {
+            return;
+        };
+        let lost = matches!(next, Condition::Lost(_));
+        if self.line.become_(next) {
+            let condition = self.line.condition();
+            if lost {
+                tracing::error!(why = condition.why(), "the store is gone: nothing is served");
+            } else {
+                tracing::error!(why = condition.why(), "changes cannot be stored");
+            }
+        }
+    }
+
+    fn recovered(&self) {
+        if matches!(self.line.condition(), Condition::Full(_) | Condition::Stopped(_))
+            && self.line.become_(Condition::Ready)
+        {
+            tracing::info!("changes can be stored again");
+        }
+    }
+
+    /// Tries a write that changes nothing.
+    fn probe(&self) {
+        let room = self.store.has_room().map_err(Refusal::Store);
+        let tried = room.and_then(|()| self.resume()).and_then(|()| {
+            let tried = self.store.write(&mut |tx| {
+                let sum = tx.sum(Sum::Tokens)?;
+                tx.set_sum(Sum::Tokens, sum)?;
+                Ok(Verdict::Commit)
+            });
+            tried.map_err(Refusal::Store)
+        });
+        match tried {
+            Ok(()) => self.recovered(),
+            Err(Refusal::Store(e)) => self.note_failure(&e),
+            Err(_) => {}
+        }
+    }
+
+    fn keep_lost(&self, why: &str, witnessed: Revision) -> Result<(), StoreError> {
+        self.store.write(&mut |tx| {
+            let mut meta = tx.meta()?;
+            let highest = match meta.standing {
+                Standing::Lost { witnessed: before, .. } => before.max(witnessed),
+                _ => witnessed,
+            };
+            meta.standing = Standing::Lost { why: why.to_owned(), witnessed: highest };
+            tx.set_meta(&meta)?;
+            Ok(Verdict::Commit)
+        })
+    }
+}
+
 /// The head of a store, all at one revision.
-fn load(store: &dyn Store) -> Result<Head, OpenError> {
+fn load(store: &dyn Store) -> Result<(Head, Meta, Vec<Fork>), OpenError> {
     let reading = store.read()?;
-    let revision = reading.head()?;
+    let meta = reading.meta()?;
+    let forks = reading.forks()?;
+    let last = verify::chain(reading.as_ref(), &meta)?;
+    let revision = last.revision;
+    let mut newer = Newer::default();
     let mut items: Vec<Item> = Vec::new();
     let mut services = BTreeMap::new();
     let mut scopes = BTreeMap::new();
     for scope in reading.scopes()? {
         let mut sum = Digest::default();
-        let mut broken = None;
+        let mut broken: Option<keepgate_policy::item::DecodeError> = None;
+        let mut count = 0;
         reading.each(&scope.service, &mut |row| {
-            sum = sum.plus(Digest::of_encoded(&row.key, &row.body));
-            match Item::decode(row.key, &row.body) {
+            count += 1;
+            match Item::decode(row.key.clone(), &row.body) {
                 Ok(item) => {
+                    sum = sum.plus(verify::row(&row, &item, revision)?);
+                    newer.moved(&item.key.service, row.needs, true);
                     if let ItemBody::Service(settings) = &item.body {
                         services.insert(item.key.service.clone(), Arc::new((**settings).clone()));
                     }
@@ -341,23 +640,25 @@ fn load(store: &dyn Store) -> Result<Head, OpenError> {
             Ok(())
         })?;
         if let Some(e) = broken {
-            return Err(e.into());
+            return Err(StoreError::Corrupt { what: crate::chain(&e) }.into());
         }
-        if sum != scope.digest {
-            let what =
-                format!("the items of scope `{}` do not sum up to its digest", scope.service);
-            return Err(StoreError::Corrupt { what }.into());
-        }
+        verify::scope(&scope, sum, count)?;
         scopes.insert(scope.service.clone(), scope);
     }
     let digest = digest_of(&scopes, &Scope::All);
     let world = World::from_snapshot(&Snapshot { revision, digest, items })?;
-    let tokens = reading.tokens()?.into_iter().map(|row| (row.id.clone(), row)).collect();
-    Ok(Head {
+    let tokens = reading.tokens()?;
+    let sums = verify::sums(reading.as_ref(), &tokens)?;
+    let tokens = tokens.into_iter().map(|row| (row.id.clone(), row)).collect();
+    let head = Head {
         revision,
         world,
         scopes: Arc::new(scopes),
         services: Arc::new(services),
         tokens: Arc::new(tokens),
-    })
+        mark: meta.mark(revision, last.chain),
+        sums,
+        newer: Arc::new(newer),
+    };
+    Ok((head, meta, forks))
 }

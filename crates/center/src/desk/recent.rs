@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
-use keepgate_policy::{Digest, Revision, proto};
+use keepgate_policy::{Digest, Mark, Revision, proto};
 
 use super::land::Step;
 use crate::follow::frame;
@@ -68,6 +68,9 @@ pub struct Landed {
     pub previous: Revision,
     /// The revision.
     pub revision: Revision,
+    mark: Mark,
+    /// The services in which it put what release 0.1 does not understand.
+    newer: Vec<String>,
     scopes: Arc<BTreeMap<String, ScopeRow>>,
     parts: Vec<(String, Vec<proto::Change>)>,
     bytes: usize,
@@ -86,22 +89,33 @@ struct FrameKey {
 impl Landed {
     pub(super) fn new(
         previous: Revision,
-        revision: Revision,
+        mark: Mark,
         steps: &[Step],
         scopes: Arc<BTreeMap<String, ScopeRow>>,
     ) -> Landed {
+        let mut newer = Vec::new();
         let mut parts: Vec<(String, Vec<proto::Change>)> = Vec::new();
         let mut bytes = 0;
         for step in steps {
             let body = step.after.as_ref().map(|(_, row)| row.body.clone());
+            let needs = step.after.as_ref().map_or(1, |(_, row)| row.needs);
+            if needs > 1 {
+                newer.push(step.key.service.clone());
+            }
             bytes += body.as_ref().map_or(0, Vec::len) + step.key.id.len() + 64;
-            let change = frame::change(&step.key, body);
+            let change = frame::change(&step.key, body, needs);
             match parts.last_mut() {
                 Some((service, changes)) if *service == step.key.service => changes.push(change),
                 _ => parts.push((step.key.service.clone(), vec![change])),
             }
         }
-        Landed { previous, revision, scopes, parts, bytes, frames: Mutex::default() }
+        let revision = mark.revision;
+        Landed { previous, revision, mark, newer, scopes, parts, bytes, frames: Mutex::default() }
+    }
+
+    /// Whether followers of this scope must understand more than release 0.1 did.
+    pub(crate) fn is_newer(&self, scope: &Scope) -> bool {
+        self.newer.iter().any(|service| scope.covers(service))
     }
 
     /// The encoded delta for followers of this scope; none: too large, take a snapshot.
@@ -128,7 +142,7 @@ impl Landed {
             .filter(|(_, seen)| **seen)
             .flat_map(|((_, changes), _)| changes.iter().cloned())
             .collect();
-        let bytes = frame::delta(self.previous, self.revision, changes, digest);
+        let bytes = frame::delta(self.previous, &self.mark, changes, digest);
         frames.insert(key, bytes.clone());
         Some(bytes)
     }

@@ -4,7 +4,8 @@
 //! stream copies them.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
-use keepgate_policy::{Digest, ItemKey, Revision, proto, wire};
+use keepgate_policy::mark::FORMAT;
+use keepgate_policy::{Digest, HistoryId, ItemKey, Mark, Revision, proto, wire};
 use prost::Message as _;
 use proto::follow_response::Response;
 use tonic::Status;
@@ -18,30 +19,44 @@ fn encode(response: Response) -> Bytes {
     proto::FollowResponse { response: Some(response) }.encode_to_vec().into()
 }
 
+/// The first answer to a follower that knows marks.
+pub(crate) fn welcome(head: &Mark, ancestors: &[HistoryId]) -> Bytes {
+    encode(Response::Welcome(proto::Welcome {
+        history: head.history.0.to_vec(),
+        ancestors: ancestors.iter().map(|history| history.0.to_vec()).collect(),
+        head: Some(head.to_proto()),
+        format: FORMAT,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+    }))
+}
+
 /// A delta; the digest only where the center sends one.
 pub(crate) fn delta(
     previous: Revision,
-    revision: Revision,
+    mark: &Mark,
     changes: Vec<proto::Change>,
     digest: Option<Digest>,
 ) -> Bytes {
     encode(Response::Delta(proto::Delta {
         previous: previous.0,
-        revision: revision.0,
+        revision: mark.revision.0,
         changes,
         digest: digest.map(|digest| digest.to_bytes().to_vec()).unwrap_or_default(),
-        mark: None,
+        mark: Some(mark.to_proto()),
     }))
 }
 
-/// A heartbeat.
-pub(crate) fn heartbeat(head: Revision, unix_ms: u64) -> Bytes {
-    encode(Response::Heartbeat(proto::Heartbeat { head: head.0, unix_ms, ..Default::default() }))
+/// A heartbeat: the confirmed head, and the newest pulse that was read before it.
+pub(crate) fn heartbeat(head: &Mark, unix_ms: u64, echo: u64) -> Bytes {
+    let mark = Some(head.to_proto());
+    encode(Response::Heartbeat(proto::Heartbeat { head: head.revision.0, unix_ms, mark, echo }))
 }
 
 /// The beginning of a snapshot.
-pub(crate) fn snapshot_begin(revision: Revision, digest: Digest, items: u64) -> Bytes {
-    encode(Response::SnapshotBegin(wire::snapshot_begin(revision, digest, items)))
+pub(crate) fn snapshot_begin(mark: &Mark, digest: Digest, items: u64) -> Bytes {
+    let mut begin = wire::snapshot_begin(mark.revision, digest, items);
+    begin.mark = Some(mark.to_proto());
+    encode(Response::SnapshotBegin(begin))
 }
 
 /// A chunk of a snapshot.
@@ -55,12 +70,14 @@ pub(crate) fn snapshot_end(end: proto::SnapshotEnd) -> Bytes {
 }
 
 /// A change; no body deletes.
-pub(crate) fn change(key: &ItemKey, body: Option<Vec<u8>>) -> proto::Change {
+pub(crate) fn change(key: &ItemKey, body: Option<Vec<u8>>, needs: u32) -> proto::Change {
     use proto::change::Change;
     let key = wire::key_to_proto(key);
     proto::Change {
         change: Some(match body {
-            Some(body) => Change::Put(proto::Item { key: Some(key), body, needs: 0 }),
+            Some(body) => {
+                Change::Put(proto::Item { key: Some(key), body, needs: wire::wire_needs(needs) })
+            }
             None => Change::Delete(key),
         }),
     }

@@ -19,13 +19,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use keepgate_policy::proto::follow_request::Request as Asked;
-use keepgate_policy::{Digest, Revision, proto};
+use keepgate_policy::{Digest, HistoryId, Revision, proto};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Caller, Permission};
-use crate::desk::{Desk, Head, Scope, Since};
+use crate::desk::{Condition, Desk, Head, Scope, Since, Witness};
 use crate::metrics::Metrics;
 use crate::proto::sync_server::Sync;
 use crate::store::Changes;
@@ -35,6 +35,9 @@ use snapshot::Snapshots;
 
 /// How often a follower hears of the head.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A pulse is answered at once, but not more often than this.
+const BEATS_APART: Duration = Duration::from_millis(50);
 
 /// Messages that wait for one follower's connection.
 const QUEUE: usize = 32;
@@ -56,6 +59,9 @@ const BATCH: usize = 64;
 
 /// Services one follower may name.
 const SERVICES: usize = 256;
+
+/// The longest name of a release, in bytes.
+const RELEASE_BYTES: usize = 40;
 
 /// The longest follower name, in bytes.
 const NAME_BYTES: usize = 200;
@@ -79,7 +85,25 @@ pub struct Follower {
     pub applied_unix_ms: Option<u64>,
     /// Milliseconds since the Unix epoch.
     pub connected_unix_ms: u64,
+    /// The newest format of items that it understands; 1: it is of release 0.1.
+    pub format: u32,
+    /// Its release; empty: it did not say.
+    pub release: String,
+    /// The history of what it last applied; none: it did not say.
+    pub history: Option<HistoryId>,
+    /// Its age by its own count, as its newest pulse said.
+    pub age_ms: Option<u64>,
+    /// The newest pulse that came; 0: none.
+    pub pulse: u64,
+    /// When it came, in milliseconds since the Unix epoch; none: never.
+    pub pulse_unix_ms: Option<u64>,
+    /// Why it is told nothing more; none: it is.
+    pub held_back: Option<&'static str>,
 }
+
+/// A service uses what release 0.1 does not understand.
+const TOO_OLD: &str = "it is of release 0.1, and its service uses what that release does not \
+                       understand; upgrade the gate";
 
 /// All followers that are connected, by connection number.
 #[derive(Debug, Default)]
@@ -202,7 +226,15 @@ impl Sync for SyncService {
         let Some(proto::FollowRequest { request: Some(Asked::Hello(hello)) }) = first else {
             return Err(Status::invalid_argument("the first message must be a Hello"));
         };
-        let proto::Hello { services, revision, digest, follower: mut name, .. } = hello;
+        let proto::Hello {
+            services,
+            revision,
+            digest,
+            follower: mut name,
+            mark,
+            format,
+            mut release,
+        } = hello;
         if services.len() > SERVICES {
             return Err(Status::invalid_argument(format!(
                 "{} services; a follower names at most {SERVICES}",
@@ -214,10 +246,31 @@ impl Sync for SyncService {
         }
         let scope = Scope::of(services);
         admit(&caller, &scope)?;
-        let held = if revision == 0 {
-            None
-        } else {
-            Digest::from_bytes(&digest).map(|digest| (Revision(revision), digest))
+        let format = format.max(1);
+        while release.len() > RELEASE_BYTES {
+            release.pop();
+        }
+        if format == 1 {
+            "0.1".clone_into(&mut release);
+        }
+        // A witness is heard even where nothing can be told now: that is what a witness is for.
+        let said = match &mark {
+            Some(mark) => Some(self.desk.witness(mark).await.map_err(unreadable)?),
+            None => None,
+        };
+        if let Condition::Lost(why) = self.desk.condition() {
+            return Err(history_lost(&why));
+        }
+        let held = match (said, Digest::from_bytes(&digest)) {
+            _ if revision == 0 => None,
+            // Release 0.1 knows no marks: the digest tells whether it holds what it says.
+            (None, Some(digest)) if format == 1 => Some((Revision(revision), digest)),
+            (Some(Witness::OnLine), Some(digest)) => Some((Revision(revision), digest)),
+            (Some(Witness::Forged), _) => {
+                tracing::warn!(follower = name, "a follower holds a mark with a false seal");
+                None
+            }
+            _ => None,
         };
         let joined = self.followers.join(Follower {
             name,
@@ -228,6 +281,13 @@ impl Sync for SyncService {
             applied: Revision(0),
             applied_unix_ms: None,
             connected_unix_ms: crate::desk::unix_ms(),
+            format,
+            release,
+            history: mark.as_ref().and_then(|mark| HistoryId::from_bytes(&mark.history)),
+            age_ms: None,
+            pulse: 0,
+            pulse_unix_ms: None,
+            held_back: None,
         });
         let (to, queue) = mpsc::channel::<Result<Frame, Status>>(QUEUE);
         let feed = Feed {
@@ -237,6 +297,9 @@ impl Sync for SyncService {
             to,
             joined: Arc::new(joined),
             sent: Revision(0),
+            format,
+            pulse: watch::Sender::new(0),
+            beaten: None,
         };
         tokio::spawn(feed.run(held, asked));
         let frames = stream::unfold(queue, |mut queue| async move {
@@ -272,6 +335,12 @@ struct Feed {
     joined: Arc<Joined>,
     /// The revision last sent.
     sent: Revision,
+    /// The newest format that the follower understands.
+    format: u32,
+    /// The newest pulse that came.
+    pulse: watch::Sender<u64>,
+    /// When the last heartbeat was sent.
+    beaten: Option<Instant>,
 }
 
 /// Why a stream ends; the status goes to the follower if it still listens.
@@ -290,6 +359,7 @@ impl Feed {
     ) {
         let joined = Arc::clone(&self.joined);
         let (scope, metrics) = (self.scope.clone(), Arc::clone(&self.service.metrics));
+        let (desk, pulse) = (Arc::clone(&self.service.desk), self.pulse.clone());
         let listen = async move {
             loop {
                 match asked.message().await {
@@ -297,6 +367,27 @@ impl Feed {
                         joined.update(|follower| {
                             follower.applied = Revision(applied.revision);
                             follower.applied_unix_ms = Some(crate::desk::unix_ms());
+                            let history = applied.mark.as_ref().map(|mark| &mark.history);
+                            follower.history = history.and_then(|id| HistoryId::from_bytes(id));
+                        });
+                        // What it holds is a witness too, for as long as it follows.
+                        if let Some(mark) = &applied.mark
+                            && let Ok(Witness::Contradiction(_)) = desk.witness(mark).await
+                        {
+                            return End::Status(lost_status(&desk));
+                        }
+                    }
+                    Ok(Some(proto::FollowRequest { request: Some(Asked::Pulse(beat)) })) => {
+                        // Nonces count up within a stream; anything else is not echoed.
+                        pulse.send_if_modified(|newest| {
+                            let newer = beat.nonce > *newest;
+                            *newest = beat.nonce.max(*newest);
+                            newer
+                        });
+                        joined.update(|follower| {
+                            follower.pulse = follower.pulse.max(beat.nonce);
+                            follower.pulse_unix_ms = Some(crate::desk::unix_ms());
+                            follower.age_ms = beat.age_ms;
                         });
                     }
                     Ok(Some(proto::FollowRequest { request: Some(Asked::Activity(activity)) })) => {
@@ -314,7 +405,7 @@ impl Feed {
                         return End::Status(Status::invalid_argument(status));
                     }
                     // A newer follower may say more; what it says is not needed here.
-                    Ok(Some(proto::FollowRequest { request: Some(Asked::Pulse(_)) | None })) => {}
+                    Ok(Some(proto::FollowRequest { request: None })) => {}
                     // A follower may close its side and go on listening; a broken one is gone.
                     Ok(None) => std::future::pending().await,
                     Err(_) => return End::Gone,
@@ -323,7 +414,20 @@ impl Feed {
         };
         let mut closing = self.service.closing.clone();
         let to = self.to.clone();
+        let mut condition = self.service.desk.watch_condition();
+        let desk = Arc::clone(&self.service.desk);
+        let lost = async move {
+            let lost = |now: &Condition| matches!(now, Condition::Lost(_));
+            // The sender lives as long as the desk.
+            if condition.wait_for(lost).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            End::Status(lost_status(&desk))
+        };
         let end = tokio::select! {
+            // First: a lost history tells nothing more, however much is ready to be sent.
+            biased;
+            end = lost => end,
             end = self.feed(held) => end,
             end = listen => end,
             () = to.closed() => End::Gone,
@@ -337,9 +441,21 @@ impl Feed {
     }
 
     async fn feed(&mut self, held: Option<(Revision, Digest)>) -> End {
+        // Until gates have been heard, no state is told: theirs may be newer than the store's.
+        if let Condition::Lost(why) = self.service.desk.settled().await {
+            return End::Status(history_lost(&why));
+        }
         let mut landed = self.service.desk.watch();
+        let mut pulse = self.pulse.subscribe();
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if self.format > 1 {
+            let head = self.service.desk.head();
+            let ancestors = &self.service.desk.meta().ancestors;
+            if let Err(end) = self.send(frame::welcome(&head.mark, ancestors)).await {
+                return end;
+            }
+        }
         if let Err(end) = self.begin(held, &mut heartbeat).await {
             return end;
         }
@@ -354,18 +470,47 @@ impl Feed {
                     }
                 }
                 _ = heartbeat.tick() => {
-                    // INVARIANT: but while it waits for a snapshot, no follower hears of a head that
-                    // it was not sent: what it holds is current as of each heartbeat.
-                    let head = self.service.desk.head();
-                    if let Err(end) = self.pump(&mut heartbeat).await {
+                    if let Err(end) = self.round(&mut heartbeat).await {
                         return end;
                     }
-                    if let Err(end) = self.beat(&head).await {
+                }
+                // The sender lives in this struct.
+                _ = pulse.changed(), if self.may_beat() => {
+                    // The next one by itself is a second after this one.
+                    heartbeat.reset();
+                    if let Err(end) = self.round(&mut heartbeat).await {
                         return end;
                     }
                 }
             }
         }
+    }
+
+    fn may_beat(&self) -> bool {
+        self.beaten.is_none_or(|at| at.elapsed() >= BEATS_APART)
+    }
+
+    /// One round. INVARIANT: the pulse is read first, then the confirmed head; all up to that head
+    /// is sent before the heartbeat that echoes the pulse. So a follower that has taken what came
+    /// before the heartbeat is as new as the center was when the pulse had arrived.
+    async fn round(&mut self, heartbeat: &mut tokio::time::Interval) -> Result<(), End> {
+        let echo = *self.pulse.borrow();
+        let confirmed = self.service.desk.confirmed();
+        self.pump(heartbeat).await?;
+        match confirmed {
+            Some(head) => self.beat(&head, echo).await,
+            // The files were not found in place lately: nothing may be called current.
+            None => self.check_token(),
+        }
+    }
+
+    /// Whether the follower is too old for what its services use now. It is then told nothing
+    /// more, so that its age grows.
+    fn too_old(&self) -> bool {
+        let head = self.service.desk.head();
+        let newer = self.format <= 1 && head.newer.has(|service| self.scope.covers(service));
+        self.joined.update(|follower| follower.held_back = newer.then_some(TOO_OLD));
+        newer
     }
 
     /// From what the follower holds to a position that deltas can go on from.
@@ -374,6 +519,9 @@ impl Feed {
         held: Option<(Revision, Digest)>,
         heartbeat: &mut tokio::time::Interval,
     ) -> Result<(), End> {
+        if self.too_old() {
+            return Ok(());
+        }
         let Some((revision, digest)) = held else {
             return self.snapshot(Revision(0), heartbeat).await;
         };
@@ -390,11 +538,17 @@ impl Feed {
 
     /// Sends all that has landed since the position.
     async fn pump(&mut self, heartbeat: &mut tokio::time::Interval) -> Result<(), End> {
+        if self.too_old() {
+            return Ok(());
+        }
         loop {
             match self.service.desk.recent().since(self.sent, BATCH) {
                 Since::Landed(landed) if landed.is_empty() => return Ok(()),
                 Since::Landed(landed) => {
                     for landed in landed {
+                        if self.format <= 1 && landed.is_newer(&self.scope) {
+                            return Ok(());
+                        }
                         match landed.frame(&self.scope) {
                             Some(bytes) => {
                                 self.send(bytes).await?;
@@ -431,10 +585,12 @@ impl Feed {
                     return Ok(None);
                 };
                 let mut bytes = 0;
+                let mut newer = false;
                 let mut changes = Vec::new();
                 for row in rows.into_iter().filter(|row| scope.covers(&row.key.service)) {
                     bytes += row.body.as_ref().map_or(0, Vec::len) + row.key.id.len() + 64;
-                    changes.push(frame::change(&row.key, row.body));
+                    newer |= row.needs > 1;
+                    changes.push(frame::change(&row.key, row.body, row.needs));
                 }
                 if bytes > crate::desk::DELTA_BYTES {
                     return Ok(None);
@@ -444,13 +600,15 @@ impl Feed {
                     .iter()
                     .filter(|row| scope.covers(&row.service))
                     .fold(Digest::default(), |sum, row| sum.plus(row.digest));
-                let head = store.head()?;
-                Ok(Some((frame::delta(from, head, changes, Some(digest)), head)))
+                let mark = snapshot::head_mark(store)?;
+                let bytes = frame::delta(from, &mark, changes, Some(digest));
+                Ok(Some((bytes, mark.revision, newer)))
             })
             .await
             .map_err(failed)?;
         match merged {
-            Some((bytes, head)) => {
+            Some((_, _, true)) if self.format <= 1 => Ok(()),
+            Some((bytes, head, _)) => {
                 self.send(bytes).await?;
                 self.service.metrics.deltas_sent.add(1);
                 self.advance(head);
@@ -479,12 +637,18 @@ impl Feed {
             tokio::select! {
                 done = &mut made => break done,
                 _ = heartbeat.tick() => {
-                    let head = self.service.desk.head();
-                    self.beat(&head).await?;
+                    let echo = *self.pulse.borrow();
+                    // It hears of a head that it does not have yet; its age waits for it.
+                    if let Some(head) = self.service.desk.confirmed() {
+                        self.beat(&head, echo).await?;
+                    }
                 }
             }
         };
         let encoded = made.map_err(failed)?;
+        if self.format <= 1 && encoded.newer {
+            return Ok(());
+        }
         for bytes in &encoded.frames {
             self.send(bytes.clone()).await?;
         }
@@ -494,12 +658,22 @@ impl Feed {
         Ok(())
     }
 
-    async fn beat(&mut self, head: &Head) -> Result<(), End> {
-        // A token revoked meanwhile ends the stream within a heartbeat.
-        if !self.caller.still_good(head) {
-            return Err(End::Status(Status::unauthenticated("the token was revoked")));
+    async fn beat(&mut self, head: &Head, echo: u64) -> Result<(), End> {
+        self.check_token()?;
+        if self.too_old() {
+            return Ok(());
         }
-        self.send(frame::heartbeat(head.revision, crate::desk::unix_ms())).await
+        self.beaten = Some(Instant::now());
+        self.send(frame::heartbeat(&head.mark, crate::desk::unix_ms(), echo)).await
+    }
+
+    /// A token revoked meanwhile ends the stream within a heartbeat.
+    fn check_token(&self) -> Result<(), End> {
+        if self.caller.still_good(&self.service.desk.head()) {
+            Ok(())
+        } else {
+            Err(End::Status(Status::unauthenticated("the token was revoked")))
+        }
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<(), End> {
@@ -521,6 +695,18 @@ impl Feed {
 }
 
 fn failed(refusal: crate::desk::Refusal) -> End {
+    End::Status(unreadable(refusal))
+}
+
+fn unreadable(refusal: crate::desk::Refusal) -> Status {
     tracing::error!(error = %crate::chain(&refusal), "a follower could not be served");
-    End::Status(Status::unavailable("the center cannot read its store"))
+    Status::unavailable("the center cannot read its store")
+}
+
+fn history_lost(why: &str) -> Status {
+    Status::failed_precondition(format!("history-lost: {why}"))
+}
+
+fn lost_status(desk: &Desk) -> Status {
+    history_lost(desk.condition().why())
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use keepgate_policy::wire::{ChunkWriter, WireError};
-use keepgate_policy::{Digest, Revision};
+use keepgate_policy::{Digest, Mark, Revision};
 use tokio::sync::Semaphore;
 
 use super::frame;
@@ -30,6 +30,8 @@ const MAKERS: usize = 2;
 pub(crate) struct Encoded {
     /// The revision it shows.
     pub(crate) revision: Revision,
+    /// Whether its items need more than release 0.1 understands.
+    pub(crate) newer: bool,
     /// Begin, chunks, end.
     pub(crate) frames: Vec<Bytes>,
 }
@@ -85,18 +87,30 @@ impl Snapshots {
     }
 }
 
+/// The sealed mark of the revision that a reading shows.
+pub(crate) fn head_mark(store: &dyn Reading) -> Result<Mark, StoreError> {
+    let head = store.head()?;
+    let row = store.revision(head)?.ok_or_else(|| StoreError::Corrupt {
+        what: format!("there is no row of revision {head}"),
+    })?;
+    Ok(store.meta()?.mark(head, row.chain))
+}
+
 /// Reads and compresses a scope. Blocks.
 fn make(store: &dyn Reading, scope: &Scope) -> Result<Encoded, StoreError> {
-    let revision = store.head()?;
+    let mark = head_mark(store)?;
+    let revision = mark.revision;
+    let mut newer = false;
     let scopes: Vec<_> =
         store.scopes()?.into_iter().filter(|row| scope.covers(&row.service)).collect();
     let digest = scopes.iter().fold(Digest::default(), |sum, row| sum.plus(row.digest));
     let items = scopes.iter().map(|row| row.items).sum();
-    let mut frames = vec![frame::snapshot_begin(revision, digest, items)];
+    let mut frames = vec![frame::snapshot_begin(&mark, digest, items)];
     let mut writer = ChunkWriter::new();
     for row in &scopes {
         store.each(&row.service, &mut |row| {
-            let full = writer.push_encoded(&row.key, row.body, 1).map_err(unsendable)?;
+            newer |= row.needs > 1;
+            let full = writer.push_encoded(&row.key, row.body, row.needs).map_err(unsendable)?;
             frames.extend(full.map(frame::snapshot_chunk));
             Ok(())
         })?;
@@ -104,7 +118,7 @@ fn make(store: &dyn Reading, scope: &Scope) -> Result<Encoded, StoreError> {
     let (last, end) = writer.finish().map_err(unsendable)?;
     frames.extend(last.map(frame::snapshot_chunk));
     frames.push(frame::snapshot_end(end));
-    Ok(Encoded { revision, frames })
+    Ok(Encoded { revision, newer, frames })
 }
 
 fn unsendable(e: WireError) -> StoreError {

@@ -1,18 +1,24 @@
-//! What a center keeps, behind a trait: items, changes, tokens, audit.
+//! What a center keeps, behind a trait: items, changes, tokens, audit, and its history.
 //!
 //! A store knows rows, never their meaning: bodies are opaque bytes, policies are not parsed
 //! here, and no clock is read (times are arguments, in milliseconds or seconds since the Unix
 //! epoch as the field says). All calls block; the [`crate::desk`] makes them off the runtime.
 //!
 //! INVARIANT: one committed write transaction is one revision. Whatever a [`Reading`] returns is
-//! the state at the one revision it was opened at. A second engine joins by passing the
-//! conformance suite in `tests/it/store_conformance.rs`.
+//! the state at the one revision it was opened at. Within one history a revision never means two
+//! states: each has a row with its chain ([`keepgate_policy::mark`]). A second engine joins by
+//! passing the conformance suite in `tests/it/store_conformance.rs`.
 
+mod error;
+mod history;
 mod sqlite;
 
-use keepgate_policy::{Digest, ItemKey, Kind, Revision};
+use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 
+pub use error::{Fault, StoreError};
+pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
 pub use sqlite::SqliteStore;
+pub(crate) use sqlite::layout::{new_meta, random};
 
 use crate::token::Role;
 
@@ -29,6 +35,8 @@ pub struct Row {
     pub digest: Digest,
     /// The service whose `apply` brought it into the directory; empty for all others.
     pub source: String,
+    /// The lowest format that understands the body (see [`keepgate_policy::mark::FORMAT`]).
+    pub needs: u32,
 }
 
 /// One step of a past revision; no body: the item was deleted.
@@ -40,6 +48,8 @@ pub struct ChangeRow {
     pub key: ItemKey,
     /// Its new canonical JSON.
     pub body: Option<Vec<u8>>,
+    /// The lowest format that understands the body; 1 for a deletion.
+    pub needs: u32,
 }
 
 /// What [`Reading::changes_after`] found.
@@ -125,60 +135,38 @@ impl Default for Retention {
     }
 }
 
-/// The store could not do it.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another center holds the data directory.
-    #[error(
-        "data directory `{dir}` is in use by another center{holder}; stop it or choose another \
-         directory"
-    )]
-    Locked {
-        /// The directory.
-        dir: String,
-        /// ` (process N)` where known.
-        holder: String,
-    },
-    /// A file operation failed.
-    #[error("cannot {what} `{path}`")]
-    Io {
-        /// What was tried: `create`, `open`, `lock`.
-        what: &'static str,
-        /// The file or directory.
-        path: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The database engine failed.
-    #[error("the database failed while {doing}")]
-    Database {
-        /// What was being done.
-        doing: &'static str,
-        /// The engine's error.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The store has another layout than this release knows.
-    #[error("the store has layout {found}, this release knows {known}; use a newer release")]
-    Layout {
-        /// Found in the store.
-        found: i64,
-        /// What this release reads.
-        known: i64,
-    },
-    /// A row does not say what it must.
-    #[error("corrupt store: {what}")]
-    Corrupt {
-        /// Which row and what about it.
-        what: String,
-    },
-}
-
 /// A read transaction: everything it returns is the state at one revision.
 pub trait Reading {
     /// That revision.
     fn head(&self) -> Result<Revision, StoreError>;
+    /// Which history this is, and how it stands.
+    fn meta(&self) -> Result<Meta, StoreError>;
+    /// The row of a revision; none: it is not kept any more, or never was.
+    fn revision(&self, revision: Revision) -> Result<Option<RevisionRow>, StoreError>;
+    /// All rows of revisions that are kept, the oldest first.
+    fn revisions(
+        &self,
+        visit: &mut dyn FnMut(RevisionRow) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
+    /// The row of the revision that a commit made; none: that commit never happened, or its row is
+    /// not kept any more.
+    fn written(&self, write_id: &[u8; 16]) -> Result<Option<RevisionRow>, StoreError>;
+    /// Where the line of revisions jumped, the oldest first.
+    fn forks(&self) -> Result<Vec<Fork>, StoreError>;
+    /// Digest and number of the rows that belong to no service.
+    fn sum(&self, of: Sum) -> Result<SumRow, StoreError>;
+    /// One tombstone.
+    fn tombstone(&self, key: &ItemKey) -> Result<Option<Tombstone>, StoreError>;
+    /// All tombstones, in key order.
+    fn tombstones(
+        &self,
+        visit: &mut dyn FnMut(Tombstone) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
+    /// All change rows that are kept, in order.
+    fn each_change(
+        &self,
+        visit: &mut dyn FnMut(ChangeRow) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
     /// One item.
     fn item(&self, key: &ItemKey) -> Result<Option<Row>, StoreError>;
     /// Items of one service and kind with ids after `after`, in id order, at most `limit`.
@@ -223,13 +211,21 @@ pub trait Writing: Reading {
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError>;
     /// Adds an audit row.
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError>;
-    /// Makes `revision` the head, at `unix_ms`, and drops history beyond `keep`.
-    fn advance(
-        &mut self,
-        revision: Revision,
-        unix_ms: u64,
-        keep: Retention,
-    ) -> Result<(), StoreError>;
+    /// Makes this revision the head and drops change rows, revisions and audit beyond `keep`.
+    fn advance(&mut self, row: &RevisionRow, keep: Retention) -> Result<(), StoreError>;
+    /// Replaces what the store says about its history.
+    fn set_meta(&mut self, meta: &Meta) -> Result<(), StoreError>;
+    /// Notes where the line of revisions jumped; kept for ever. What is older than `resumed` is
+    /// not caught up from any more.
+    fn fork(&mut self, fork: Fork) -> Result<(), StoreError>;
+    /// Sets the digest and number of the rows that belong to no service.
+    fn set_sum(&mut self, of: Sum, row: SumRow) -> Result<(), StoreError>;
+    /// Drops all rows of revisions and changes: a new history begins.
+    fn forget_revisions(&mut self) -> Result<(), StoreError>;
+    /// Creates or replaces a tombstone.
+    fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError>;
+    /// Removes a tombstone, because its item is there again.
+    fn remove_tombstone(&mut self, key: &ItemKey) -> Result<(), StoreError>;
     /// Notes when tokens were last used; no revision, no audit.
     fn touch(&mut self, used: &[(String, u64)]) -> Result<(), StoreError>;
 }
@@ -252,6 +248,14 @@ pub trait Store: Send + Sync + 'static {
         &self,
         work: &mut dyn FnMut(&mut dyn Writing) -> Result<Verdict, StoreError>,
     ) -> Result<(), StoreError>;
+    /// Whether what is committed can still be found where it was: `Err` where the store was
+    /// deleted or replaced beneath the center. Cheap; called at least once a second.
+    fn confirm(&self) -> Result<(), StoreError>;
+    /// Notes the newest acknowledged revision outside of the engine, durably. Called after each
+    /// commit and before anyone hears of it; an engine that needs no such note does nothing.
+    fn note_high(&self, mark: &Mark) -> Result<(), StoreError>;
+    /// Whether there is room for more than the smallest write.
+    fn has_room(&self) -> Result<(), StoreError>;
     /// Brings everything into its resting place before a clean exit.
     fn settle(&self) -> Result<(), StoreError>;
 }

@@ -44,6 +44,15 @@ impl Dir {
         Dir(path)
     }
 
+    /// One in memory: for tests of thousands of commits, which would wait for a disk.
+    pub(crate) fn in_memory() -> Dir {
+        let Dir(path) = &Dir::new();
+        match path.file_name() {
+            Some(name) if Path::new("/dev/shm").is_dir() => Dir(Path::new("/dev/shm").join(name)),
+            _ => Dir::new(),
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
@@ -63,8 +72,11 @@ pub(crate) struct Running {
     task: Option<JoinHandle<Result<(), keepgate_center::RunError>>>,
 }
 
+/// Without a wait for witnesses; the tests of that wait set it.
 pub(crate) fn config(dir: &Dir) -> CenterConfig {
-    CenterConfig::new(dir.path(), SocketAddr::from(([127, 0, 0, 1], 0)))
+    let mut config = CenterConfig::new(dir.path(), SocketAddr::from(([127, 0, 0, 1], 0)));
+    config.witness_wait = Duration::ZERO;
+    config
 }
 
 impl Running {
@@ -73,9 +85,18 @@ impl Running {
     }
 
     pub(crate) async fn with(config: CenterConfig) -> Running {
-        let file = config.data_dir.join("admin.token");
+        let dir = config.data_dir.clone();
         let center = patiently("start", Center::start(config)).await.unwrap();
-        let admin = std::fs::read_to_string(file).unwrap().trim().to_owned();
+        Running::begin(center, &dir)
+    }
+
+    /// One that was started already.
+    pub(crate) fn of(center: Center, dir: &Dir) -> Running {
+        Running::begin(center, dir.path())
+    }
+
+    fn begin(center: Center, dir: &Path) -> Running {
+        let admin = std::fs::read_to_string(dir.join("admin.token")).unwrap().trim().to_owned();
         let addr = center.addr();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(center.run(async move {
@@ -170,6 +191,29 @@ impl Running {
             let path = format!("/v1/services/{name}/policies/{id}");
             self.ask("PUT", &path, Some(json!({ "text": text }))).await.good();
         }
+    }
+
+    /// Until it says that it is ready.
+    pub(crate) async fn until_ready(&self) {
+        let ready = async {
+            while self.ask("GET", "/readyz", None).await.status != StatusCode::OK {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        patiently("readiness", ready).await;
+    }
+
+    /// Until the loss is written down, so that a restart knows of it.
+    pub(crate) async fn until_lost_is_kept(&self, dir: &Dir) {
+        let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+        let kept = async {
+            let state =
+                || raw.query_row("SELECT state FROM meta", [], |row| row.get::<_, String>(0));
+            while state().unwrap() != "lost" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        patiently("the loss to be kept", kept).await;
     }
 
     pub(crate) async fn revision(&self) -> u64 {
@@ -367,5 +411,144 @@ impl Mirror {
     /// Says what this center does not know.
     pub(crate) async fn say_nothing(&self) {
         self.to.send(FollowRequest { request: None }).await.unwrap();
+    }
+}
+
+/// What a follower says it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) revision: u64,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) mark: Option<proto::Mark>,
+}
+
+/// A follower that speaks the protocol message by message. It follows `orders`.
+pub(crate) struct Raw {
+    to: mpsc::Sender<FollowRequest>,
+    from: tonic::Streaming<FollowResponse>,
+    held: Option<Held>,
+    welcome: Option<proto::Welcome>,
+    beats: Vec<proto::Heartbeat>,
+}
+
+impl Raw {
+    pub(crate) async fn follow(center: &Running, token: &str, held: Option<Held>) -> Raw {
+        Raw::try_follow(center, token, held).await.unwrap()
+    }
+
+    /// As this release does.
+    pub(crate) async fn try_follow(
+        center: &Running,
+        token: &str,
+        held: Option<Held>,
+    ) -> Result<Raw, tonic::Status> {
+        let held = held.unwrap_or(Held { revision: 0, digest: Vec::new(), mark: None });
+        let hello = proto::Hello {
+            services: vec!["orders".to_owned()],
+            revision: held.revision,
+            digest: held.digest,
+            follower: "raw".to_owned(),
+            mark: held.mark,
+            format: keepgate_policy::mark::FORMAT,
+            release: "0.2.0".to_owned(),
+        };
+        Raw::say_hello(center, token, hello).await
+    }
+
+    pub(crate) async fn say_hello(
+        center: &Running,
+        token: &str,
+        hello: proto::Hello,
+    ) -> Result<Raw, tonic::Status> {
+        let uri = format!("http://{}", center.addr);
+        let channel =
+            tonic::transport::Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
+        let mut grpc = tonic::client::Grpc::new(channel);
+        let (to, asked) = mpsc::channel(16);
+        to.send(FollowRequest { request: Some(proto::follow_request::Request::Hello(hello)) })
+            .await
+            .unwrap();
+        let asked = futures_util::stream::unfold(asked, |mut asked| async move {
+            asked.recv().await.map(|message| (message, asked))
+        });
+        let mut request = tonic::Request::new(asked);
+        let bearer = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+        grpc.ready().await.unwrap();
+        let path = http::uri::PathAndQuery::from_static("/keepgate.sync.v1.Sync/Follow");
+        let codec = tonic_prost::ProstCodec::<FollowRequest, FollowResponse>::default();
+        let answer = patiently("a stream", grpc.streaming(request, path, codec)).await?;
+        let from = answer.into_inner();
+        Ok(Raw { to, from, held: None, welcome: None, beats: Vec::new() })
+    }
+
+    /// Takes one message.
+    pub(crate) async fn next(&mut self) -> Result<(), tonic::Status> {
+        let message = patiently("a message", self.from.message()).await?.unwrap();
+        match message.response.unwrap() {
+            Told::Welcome(welcome) => {
+                assert!(self.welcome.is_none() && self.held.is_none(), "Welcome comes once, first");
+                self.welcome = Some(welcome);
+            }
+            Told::SnapshotBegin(begin) => {
+                let (revision, digest, mark) = (begin.revision, begin.digest, begin.mark);
+                self.held = Some(Held { revision, digest, mark });
+            }
+            Told::Delta(delta) => {
+                let held = self.held.as_mut().unwrap();
+                assert_eq!(delta.previous, held.revision);
+                held.revision = delta.revision;
+                held.mark = delta.mark;
+                held.digest = delta.digest;
+            }
+            Told::Heartbeat(beat) => self.beats.push(beat),
+            Told::SnapshotChunk(_) | Told::SnapshotEnd(_) => {}
+        }
+        Ok(())
+    }
+
+    /// What it was told last; waits for a snapshot.
+    pub(crate) async fn held(&mut self) -> Held {
+        while self.held.is_none() {
+            self.next().await.unwrap();
+        }
+        self.held.clone().unwrap()
+    }
+
+    pub(crate) async fn welcome(&mut self) -> proto::Welcome {
+        while self.welcome.is_none() {
+            self.next().await.unwrap();
+        }
+        self.welcome.clone().unwrap()
+    }
+
+    pub(crate) async fn pulse(&mut self, nonce: u64) {
+        let pulse = proto::Pulse { nonce, age_ms: Some(5) };
+        let request = Some(proto::follow_request::Request::Pulse(pulse));
+        self.to.send(FollowRequest { request }).await.unwrap();
+    }
+
+    /// The first heartbeat that echoes this pulse.
+    pub(crate) async fn echo(&mut self, nonce: u64) -> proto::Heartbeat {
+        loop {
+            if let Some(beat) = self.beats.iter().find(|beat| beat.echo == nonce) {
+                return beat.clone();
+            }
+            self.next().await.unwrap();
+        }
+    }
+
+    /// How many heartbeats came.
+    pub(crate) fn beats(&self) -> usize {
+        self.beats.len()
+    }
+
+    /// The end of the stream.
+    pub(crate) async fn end(&mut self) -> tonic::Status {
+        loop {
+            if let Err(status) = self.next().await {
+                return status;
+            }
+        }
     }
 }

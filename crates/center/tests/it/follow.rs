@@ -312,7 +312,7 @@ async fn a_clean_stop_ends_streams_by_name() {
 
 #[tokio::test]
 async fn a_follower_that_does_not_read_catches_up_from_the_store() {
-    let dir = Dir::new();
+    let dir = Dir::in_memory();
     let center = Running::start(&dir).await;
     center.service("orders", &[]).await;
     let mut slow = Mirror::follow(&center, &center.admin, &["orders"]).await.unwrap();

@@ -12,8 +12,11 @@ mod authzen;
 mod crash;
 mod fixture;
 mod follow;
+mod history;
+mod keeping;
 mod limits;
 mod matrix;
+
 mod start;
 mod store_conformance;
 mod top;

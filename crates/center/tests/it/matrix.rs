@@ -90,6 +90,7 @@ async fn every_endpoint_with_every_role() {
         DELETE /v1/services/{service}: admin editor
         POST   /v1/services/{service}/apply: admin editor
         GET    /v1/services/{service}/export: admin editor viewer
+        GET    /v1/services/{service}/extras: admin editor viewer
         GET    /v1/services/{service}/top: admin editor viewer
         GET    /v1/services/{service}/schema: admin editor viewer
         PUT    /v1/services/{service}/schema: admin editor
@@ -146,6 +147,7 @@ async fn every_endpoint_with_every_role() {
         POST   /v1/tokens: admin
         DELETE /v1/tokens/{id}: admin
         GET    /v1/revision: admin editor viewer gate pep
+        GET    /v1/status: admin editor viewer
         GET    /v1/audit: admin editor viewer
         GET    /v1/followers: admin editor viewer
         POST   /v1/check: admin editor viewer pep

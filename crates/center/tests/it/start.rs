@@ -102,7 +102,7 @@ async fn a_store_whose_items_were_altered_is_refused() {
     assert_eq!(changed, 1);
     drop(raw);
     let error = chain(&Center::start(config(&dir)).await.err().unwrap());
-    assert!(error.contains("scope `orders` do not sum up to its digest"), "{error}");
+    assert!(error.contains("policy `all` of service `orders` does not have the digest"), "{error}");
 }
 
 #[tokio::test]

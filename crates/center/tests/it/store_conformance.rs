@@ -2,8 +2,8 @@
 //! test at the end that makes it.
 
 use keepgate_center::store::{
-    AuditRow, ChangeRow, Changes, Retention, Row, ScopeRow, SqliteStore, Store, StoreError,
-    TokenRow, Verdict, Writing,
+    AuditRow, ChangeRow, Changes, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, SqliteStore,
+    Standing, Store, StoreError, Sum, SumRow, TokenRow, Tombstone, Verdict, Writing,
 };
 use keepgate_center::token::Role;
 use keepgate_policy::{Digest, ItemKey, Kind, Revision};
@@ -15,7 +15,28 @@ const KEEP: Retention = Retention { revisions: 100, audit_rows: 100 };
 fn row(service: &str, kind: Kind, id: &str, body: &str, revision: u64) -> Row {
     let key = ItemKey::new(service, kind, id);
     let digest = Digest::of_encoded(&key, body.as_bytes());
-    Row { key, body: body.into(), revision: Revision(revision), digest, source: String::new() }
+    Row {
+        key,
+        body: body.into(),
+        revision: Revision(revision),
+        digest,
+        source: String::new(),
+        needs: 1,
+    }
+}
+
+fn revision_row(revision: u64) -> RevisionRow {
+    let mut write_id = [0; 16];
+    write_id[..8].copy_from_slice(&revision.to_le_bytes());
+    RevisionRow {
+        revision: Revision(revision),
+        previous: Revision(revision.saturating_sub(1)),
+        chain: [revision as u8; 32],
+        changed: Digest([revision, 1, 2, 3]),
+        others: Digest([4, 5, 6, revision]),
+        write_id,
+        unix_ms: revision + 1_000,
+    }
 }
 
 fn write(
@@ -28,7 +49,7 @@ fn write(
 fn put(tx: &mut dyn Writing, row: &Row) -> Result<(), StoreError> {
     tx.put(row)?;
     let body = Some(row.body.clone());
-    tx.change(&ChangeRow { revision: row.revision, key: row.key.clone(), body })
+    tx.change(&ChangeRow { revision: row.revision, key: row.key.clone(), body, needs: 1 })
 }
 
 /// A new store is empty, at revision 0.
@@ -53,7 +74,7 @@ fn keeps_items(store: &dyn Store) {
         }
         // A transaction sees its own writes.
         assert_eq!(tx.item(&one.key)?, Some(one.clone()));
-        tx.advance(Revision(1), 5, KEEP)
+        tx.advance(&revision_row(1), KEEP)
     })
     .unwrap();
     let reading = store.read().unwrap();
@@ -68,7 +89,7 @@ fn keeps_items(store: &dyn Store) {
         put(tx, &newer)?;
         assert!(tx.delete(&other.key)?);
         assert!(!tx.delete(&other.key)?);
-        tx.advance(Revision(2), 6, KEEP)
+        tx.advance(&revision_row(2), KEEP)
     })
     .unwrap();
     let reading = store.read().unwrap();
@@ -82,7 +103,7 @@ fn is_atomic(store: &dyn Store) {
     let one = row("atomic", Kind::Policy, "a", "{}", 99);
     let work = |tx: &mut dyn Writing| {
         put(tx, &one)?;
-        tx.advance(Revision(99), 5, KEEP)
+        tx.advance(&revision_row(99), KEEP)
     };
     store.write(&mut |tx| work(tx).map(|()| Verdict::Rollback)).unwrap();
     let failed = store.write(&mut |tx| {
@@ -102,7 +123,7 @@ fn readings_do_not_move(store: &dyn Store) {
     let one = row("still", Kind::Policy, "a", "{}", next.0);
     write(store, |tx| {
         put(tx, &one)?;
-        tx.advance(next, 5, KEEP)
+        tx.advance(&revision_row(next.0), KEEP)
     })
     .unwrap();
     assert_eq!(old.head().unwrap(), Revision(next.0 - 1));
@@ -120,7 +141,7 @@ fn lists_in_order(store: &dyn Store) {
         }
         put(tx, &row("list", Kind::Service, "", "{}", next.0))?;
         put(tx, &row("list", Kind::Policy, "p", "{}", next.0))?;
-        tx.advance(next, 5, KEEP)
+        tx.advance(&revision_row(next.0), KEEP)
     })
     .unwrap();
     let reading = store.read().unwrap();
@@ -156,7 +177,7 @@ fn keeps_changes_for_a_while(store: &dyn Store) {
             let one = row("c", Kind::Policy, &format!("p{revision}"), "{}", revision);
             put(tx, &one)?;
             let key = ItemKey::policy("c", "gone");
-            tx.change(&ChangeRow { revision: Revision(revision), key, body: None })?;
+            tx.change(&ChangeRow { revision: Revision(revision), key, body: None, needs: 1 })?;
             tx.audit(&AuditRow {
                 seq: 0,
                 revision: Revision(revision),
@@ -169,7 +190,7 @@ fn keeps_changes_for_a_while(store: &dyn Store) {
                 before: None,
                 after: Some("{}".to_owned()),
             })?;
-            tx.advance(Revision(revision), 5, keep)
+            tx.advance(&revision_row(revision), keep)
         })
         .unwrap();
     }
@@ -237,6 +258,79 @@ fn keeps_scopes_and_tokens(store: &dyn Store) {
     assert_eq!(reading.tokens().unwrap(), [TokenRow { last_used_unix_s: Some(20), ..revoked }]);
 }
 
+/// Revisions, forks, sums, tombstones and what the store says of its history come back as written.
+fn keeps_its_history(store: &dyn Store) {
+    let before = store.read().unwrap().meta().unwrap();
+    assert_eq!(before.standing, Standing::Ok);
+    let next = store.read().unwrap().head().unwrap().0 + 1;
+    let tombstone = Tombstone {
+        key: ItemKey::policy("h", "gone"),
+        revision: Revision(next),
+        unix_ms: 7,
+        actor: "me".to_owned(),
+        action: "policy.delete".to_owned(),
+        was: Digest([1, 2, 3, 4]),
+    };
+    let sum = SumRow { digest: Digest([9, 8, 7, 6]), rows: 3 };
+    write(store, |tx| {
+        tx.put_tombstone(&tombstone)?;
+        tx.set_sum(Sum::Tombstones, sum)?;
+        tx.advance(&revision_row(next), KEEP)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    let row = revision_row(next);
+    assert_eq!(reading.revision(Revision(next)).unwrap(), Some(row.clone()));
+    assert_eq!(reading.written(&row.write_id).unwrap(), Some(row));
+    assert_eq!(reading.written(&[0xff; 16]).unwrap(), None);
+    assert_eq!(reading.revision(Revision(next + 1)).unwrap(), None);
+    assert_eq!(reading.sum(Sum::Tombstones).unwrap(), sum);
+    assert_eq!(reading.tombstone(&tombstone.key).unwrap(), Some(tombstone.clone()));
+    let mut found = Vec::new();
+    reading
+        .tombstones(&mut |row| {
+            found.push(row);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(found, std::slice::from_ref(&tombstone));
+    drop(reading);
+    // A commit's id comes once.
+    let twice = RevisionRow { revision: Revision(next + 1), ..revision_row(next) };
+    assert!(write(store, |tx| tx.advance(&twice, KEEP)).is_err());
+    let lost = Standing::Lost { why: "a gate says so".to_owned(), witnessed: Revision(5) };
+    let meta = Meta { standing: lost, ancestors: vec![before.history], ..before.clone() };
+    let fork = Fork { at: Revision(next), resumed: Revision(next + 100) };
+    write(store, |tx| {
+        tx.remove_tombstone(&tombstone.key)?;
+        tx.set_meta(&meta)?;
+        tx.fork(fork)?;
+        tx.advance(&revision_row(next + 100), KEEP)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    assert_eq!(reading.meta().unwrap(), meta);
+    assert_eq!(reading.forks().unwrap(), [fork]);
+    assert_eq!(reading.tombstone(&tombstone.key).unwrap(), None);
+    // Nobody is caught up across a fork.
+    assert_eq!(reading.changes_after(Revision(next), 10).unwrap(), Changes::Pruned);
+    assert_eq!(reading.changes_after(Revision(next + 99), 10).unwrap(), Changes::Pruned);
+    let after = reading.changes_after(Revision(next + 100), 10).unwrap();
+    assert_eq!(after, Changes::Rows(vec![]));
+    drop(reading);
+    write(store, |tx| tx.set_meta(&before)).unwrap();
+}
+
+/// What is acknowledged is noted, and the note is of the head.
+fn notes_the_head(store: &dyn Store) {
+    let reading = store.read().unwrap();
+    let head = reading.head().unwrap();
+    let row = reading.revision(head).unwrap().unwrap();
+    let mark = reading.meta().unwrap().mark(head, row.chain);
+    store.note_high(&mark).unwrap();
+    store.confirm().unwrap();
+}
+
 /// Many readings at once, more than any pool keeps.
 fn reads_while_writing(store: &dyn Store) {
     let first = store.read().unwrap().head().unwrap().0 + 1;
@@ -256,7 +350,7 @@ fn reads_while_writing(store: &dyn Store) {
         for revision in first..first + 50 {
             write(store, |tx| {
                 put(tx, &row("busy", Kind::Policy, "counter", "{}", revision))?;
-                tx.advance(Revision(revision), 5, KEEP)
+                tx.advance(&revision_row(revision), KEEP)
             })
             .unwrap();
         }
@@ -272,7 +366,9 @@ fn conformance(store: &dyn Store) {
     lists_in_order(store);
     keeps_changes_for_a_while(store);
     keeps_scopes_and_tokens(store);
+    keeps_its_history(store);
     reads_while_writing(store);
+    notes_the_head(store);
     store.settle().unwrap();
     assert!(store.read().unwrap().head().unwrap() > Revision(0));
 }
@@ -295,5 +391,9 @@ fn a_newer_layout_is_refused_by_number() {
     let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
     raw.pragma_update(None, "user_version", 7).unwrap();
     let error = SqliteStore::open(dir.path()).unwrap_err().to_string();
-    assert_eq!(error, "the store has layout 7, this release knows 1; use a newer release");
+    assert_eq!(
+        error,
+        "the store has layout 7, expected 2; a lower one is migrated by `keepgate center`, a higher one \
+         needs a newer release"
+    );
 }

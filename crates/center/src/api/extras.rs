@@ -1,0 +1,88 @@
+//! What the files of a service do not hold: memberships, keys and tombstones.
+
+use axum::Extension;
+use axum::Json as Out;
+use axum::extract::State;
+use keepgate_policy::{Item, ItemBody, Kind};
+use serde_json::{Value, json};
+
+use super::input::Params;
+use super::{Answer, App, items};
+use crate::access::{Caller, Permission};
+use crate::desk::Refusal;
+use crate::store::{Reading, StoreError};
+
+/// Rows of one sort in one answer; a center with more is backed up in place of exported.
+const ROWS: usize = 1_000_000;
+
+/// Memberships and roles that no apply of this service brought, its keys (hashes for admins only),
+/// and the tombstones of its items and of the directory's.
+pub(crate) async fn fetch(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Params(service): Params<String>,
+) -> Answer<Out<Value>> {
+    let hashes = caller.may(Permission::Tokens);
+    let answer = app.desk.read(move |store| collect(store, &service, hashes)).await?;
+    Ok(Out(answer))
+}
+
+fn collect(store: &dyn Reading, service: &str, hashes: bool) -> Result<Value, Refusal> {
+    items::service_must_be(store, service)?;
+    let (mut members, mut roles, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+    for kind in [Kind::Role, Kind::Member] {
+        for row in store.list("", kind, "", ROWS)? {
+            if row.source == service {
+                continue;
+            }
+            match decoded(Item::decode(row.key, &row.body))?.body {
+                ItemBody::Member(body) => members.push(json!({
+                    "member": body.member.to_string(),
+                    "role": body.role.to_string(),
+                    "source": body.source,
+                })),
+                ItemBody::Role(body) => roles.push(json!({
+                    "role": body.uid.to_string(),
+                    "description": body.description,
+                    "source": body.source,
+                })),
+                _ => {}
+            }
+        }
+    }
+    for row in store.list(service, Kind::Key, "", ROWS)? {
+        let mut key: Value = serde_json::from_slice(&row.body).unwrap_or_default();
+        if !hashes && let Some(fields) = key.as_object_mut() {
+            fields.remove("sha256");
+        }
+        keys.push(key);
+    }
+    let mut tombstones = Vec::new();
+    store.tombstones(&mut |row| {
+        if (row.key.service.is_empty() || row.key.service == service) && tombstones.len() < ROWS {
+            tombstones.push(json!({
+                "service": row.key.service,
+                "kind": row.key.kind,
+                "id": row.key.id,
+                "revision": row.revision,
+                "unix_ms": row.unix_ms,
+                "actor": row.actor,
+                "action": row.action,
+            }));
+        }
+        Ok(())
+    })?;
+    let head = store.head()?;
+    Ok(json!({
+        "service": service,
+        "revision": head,
+        "members": members,
+        "roles": roles,
+        "keys": keys,
+        "tombstones": tombstones,
+    }))
+}
+
+fn decoded(item: Result<Item, keepgate_policy::item::DecodeError>) -> Result<Item, StoreError> {
+    item.map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
+}

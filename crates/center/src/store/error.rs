@@ -1,0 +1,150 @@
+//! Why a store cannot do it, with the way out.
+
+/// The store could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another center holds the data directory.
+    #[error(
+        "data directory `{dir}` is in use by another center{holder}; stop it or choose another \
+         directory"
+    )]
+    Locked {
+        /// The directory.
+        dir: String,
+        /// ` (process N)` where known.
+        holder: String,
+    },
+    /// A file operation failed.
+    #[error("cannot {what} `{path}`")]
+    Io {
+        /// What was tried: `create`, `open`, `lock`.
+        what: &'static str,
+        /// The file or directory.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database engine failed.
+    #[error("the database failed while {doing}")]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// The engine's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store has another layout than this release knows.
+    #[error(
+        "the store has layout {found}, expected {known}; a lower one is migrated by `keepgate center`, \
+         a higher one needs a newer release"
+    )]
+    Layout {
+        /// Found in the store.
+        found: i64,
+        /// What this release reads.
+        known: i64,
+    },
+    /// A row does not say what it must.
+    #[error(
+        "the store is damaged: {what}; restore a backup (`keepgate center restore FILE`) or take a \
+         replica from a gate's host (`keepgate center recover --from FILE`)"
+    )]
+    Corrupt {
+        /// Which row and what about it.
+        what: String,
+    },
+    /// No space is left. Nothing of the write is kept; space brings the store back.
+    #[error("no space is left for the store while {doing}; free some space on its file system")]
+    Full {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What is on the disk is not what this center may serve.
+    #[error("refused: {fault}: `{file}`: expected {expected}, found {found}; {way_out}")]
+    Refused {
+        /// In which way it is not.
+        fault: Fault,
+        /// The file.
+        file: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+        /// The commands that lead out.
+        way_out: String,
+    },
+    /// The commit is durable but could not be noted in `center.high`, so nobody may hear of it yet.
+    #[error(
+        "a revision is stored but could not be noted in `{path}`; no further change lands until it \
+         is"
+    )]
+    HighWater {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The commit failed and was taken back. Should the process end before the next commit, its
+    /// revision may be found at the next start all the same: nobody knows.
+    #[error("the commit failed and was taken back")]
+    Unknown {
+        /// The engine's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    /// Whether it is for want of space.
+    pub fn is_full(&self) -> bool {
+        match self {
+            StoreError::Full { .. } => true,
+            StoreError::Io { source, .. } | StoreError::HighWater { source, .. } => {
+                is_storage_full(source)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the store is not there any more: acknowledged state is lost.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, StoreError::Refused { fault: Fault::Lost, .. })
+    }
+}
+
+pub(super) fn is_storage_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// In which way a store is not what a center may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Acknowledged revisions are not there.
+    Lost,
+    /// The files were copied from elsewhere, or restored file by file.
+    Copied,
+    /// Bytes were altered.
+    Damaged,
+    /// The files do not belong together.
+    Mixed,
+    /// The contents were moved to another center.
+    Retired,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Fault::Lost => "acknowledged state is lost",
+            Fault::Copied => "the data directory is a copy",
+            Fault::Damaged => "the store is damaged",
+            Fault::Mixed => "the files do not belong together",
+            Fault::Retired => "this center was moved",
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! The tables, and how a store of release 0.1 becomes one of this release.
+
+use keepgate_policy::mark::change_digest;
+use keepgate_policy::{Digest, HistoryId, ItemKey, Revision};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use rusqlite::{Connection, params};
+
+use super::super::{Meta, RevisionRow, Standing, StoreError, SumRow, TokenRow};
+use super::rows::{self, signed, stored_kind, unsigned};
+use super::{FIRST_LAYOUT, LAYOUT, failed};
+
+const TABLES: &str = "
+CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL,
+    oldest_change INTEGER NOT NULL, unix_ms INTEGER NOT NULL);
+INSERT INTO head VALUES (1, 0, 1, 0);
+CREATE TABLE items (service TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL,
+    body BLOB NOT NULL, revision INTEGER NOT NULL, digest BLOB NOT NULL, source TEXT NOT NULL,
+    needs INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (service, kind, id)) WITHOUT ROWID;
+CREATE INDEX items_by_source ON items (source, kind, id) WHERE source <> '';
+CREATE TABLE scopes (service TEXT PRIMARY KEY, digest BLOB NOT NULL, items INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE changes (revision INTEGER NOT NULL, seq INTEGER NOT NULL, service TEXT NOT NULL,
+    kind TEXT NOT NULL, id TEXT NOT NULL, body BLOB, needs INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (revision, seq)) WITHOUT ROWID;
+CREATE TABLE tokens (id TEXT PRIMARY KEY, role TEXT NOT NULL, service TEXT NOT NULL,
+    sha256 BLOB NOT NULL, note TEXT NOT NULL, created_unix_s INTEGER NOT NULL,
+    last_used_unix_s INTEGER, revoked_unix_s INTEGER) WITHOUT ROWID;
+CREATE TABLE audit (seq INTEGER PRIMARY KEY, revision INTEGER NOT NULL, unix_ms INTEGER NOT NULL,
+    actor TEXT NOT NULL, action TEXT NOT NULL, service TEXT NOT NULL, kind TEXT NOT NULL,
+    id TEXT NOT NULL, before TEXT, after TEXT);
+";
+
+/// What layout 2 adds.
+const HISTORY_TABLES: &str = "
+CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), history BLOB NOT NULL,
+    key BLOB NOT NULL, state TEXT NOT NULL, why TEXT NOT NULL, witnessed INTEGER NOT NULL,
+    ancestors BLOB NOT NULL, timeline TEXT NOT NULL, fresh INTEGER NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE revisions (revision INTEGER PRIMARY KEY, previous INTEGER NOT NULL,
+    chain BLOB NOT NULL, changed BLOB NOT NULL, others BLOB NOT NULL,
+    write_id BLOB NOT NULL UNIQUE, unix_ms INTEGER NOT NULL);
+CREATE TABLE forks (at INTEGER NOT NULL, resumed INTEGER PRIMARY KEY);
+CREATE TABLE sums (name TEXT PRIMARY KEY, digest BLOB NOT NULL, rows INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE tombstones (service TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL,
+    revision INTEGER NOT NULL, unix_ms INTEGER NOT NULL, actor TEXT NOT NULL,
+    action TEXT NOT NULL, was BLOB NOT NULL, PRIMARY KEY (service, kind, id)) WITHOUT ROWID;
+CREATE INDEX tombstones_by_revision ON tombstones (revision);
+";
+
+/// Lays out an empty database, with a history of its own.
+pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
+    let doing = "laying out the tables";
+    let tx = connection.transaction().map_err(failed(doing))?;
+    tx.execute_batch(TABLES).map_err(failed(doing))?;
+    tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
+    begin_history(&tx, &new_meta(Vec::new())?, &RevisionRow::zero())?;
+    tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
+    tx.commit().map_err(failed(doing))
+}
+
+/// Makes a store of release 0.1 one of this release, in one transaction. Its head stays; the
+/// history begins with it.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let doing = "migrating the store of release 0.1";
+    let tx = connection.transaction().map_err(failed(doing))?;
+    let found: i64 =
+        tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed(doing))?;
+    if found != FIRST_LAYOUT {
+        return Err(StoreError::Layout { found, known: LAYOUT });
+    }
+    tx.execute_batch(
+        "ALTER TABLE items ADD COLUMN needs INTEGER NOT NULL DEFAULT 1;
+         ALTER TABLE changes ADD COLUMN needs INTEGER NOT NULL DEFAULT 1;",
+    )
+    .map_err(failed(doing))?;
+    tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
+    let mut tokens = SumRow::default();
+    for token in stored_tokens(&tx)? {
+        tokens.add(token.digest());
+    }
+    let head: u64 = tx
+        .query_row("SELECT revision FROM head", [], |row| unsigned(row, 0))
+        .map_err(failed(doing))?;
+    let meta = new_meta(Vec::new())?;
+    // Followers of release 0.1 catch up from the change rows that are there; marks begin here.
+    let others = tokens.digest;
+    let mut row = RevisionRow {
+        revision: Revision(head),
+        changed: changed_in(&tx, head)?,
+        others,
+        write_id: random()?,
+        ..RevisionRow::zero()
+    };
+    row.chain = row.chained(&[0; 32], meta.history);
+    begin_history(&tx, &meta, &row)?;
+    rows::write_sum(&tx, super::super::Sum::Tokens, tokens)?;
+    tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
+    tx.commit().map_err(failed(doing))
+}
+
+fn begin_history(
+    connection: &Connection,
+    meta: &Meta,
+    row: &RevisionRow,
+) -> Result<(), StoreError> {
+    rows::write_meta(connection, meta)?;
+    rows::write_revision(connection, row)?;
+    for sum in [super::super::Sum::Tokens, super::super::Sum::Tombstones] {
+        rows::write_sum(connection, sum, SumRow::default())?;
+    }
+    Ok(())
+}
+
+fn stored_tokens(connection: &Connection) -> Result<Vec<TokenRow>, StoreError> {
+    let doing = "reading tokens";
+    let mut statement = connection.prepare(rows::TOKENS).map_err(failed(doing))?;
+    let found = statement.query_map([], rows::token_row).map_err(failed(doing))?;
+    found.map(|row| row.map_err(failed(doing))?).collect()
+}
+
+/// The digest of the change rows of one revision.
+fn changed_in(connection: &Connection, revision: u64) -> Result<Digest, StoreError> {
+    let doing = "reading changes";
+    let mut statement = connection
+        .prepare("SELECT service, kind, id, body FROM changes WHERE revision = ?1")
+        .map_err(failed(doing))?;
+    let found = statement
+        .query_map(params![signed(revision)], |row| {
+            let kind: String = row.get(1)?;
+            Ok((row.get(0)?, kind, row.get(2)?, row.get::<_, Option<Vec<u8>>>(3)?))
+        })
+        .map_err(failed(doing))?;
+    let mut sum = Digest::default();
+    for row in found {
+        let (service, kind, id, body) = row.map_err(failed(doing))?;
+        let key = ItemKey { service, kind: stored_kind(&kind)?, id };
+        sum = sum.plus(change_digest(&key, body.as_deref()));
+    }
+    Ok(sum)
+}
+
+/// A history of its own, with these ancestors.
+pub(crate) fn new_meta(ancestors: Vec<HistoryId>) -> Result<Meta, StoreError> {
+    Ok(Meta {
+        history: HistoryId(random()?),
+        key: random()?,
+        standing: Standing::Ok,
+        ancestors,
+        timeline: String::new(),
+        fresh: true,
+    })
+}
+
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::Corrupt {
+        what: "the system gives no random numbers".to_owned(),
+    })?;
+    Ok(bytes)
+}

@@ -1,0 +1,838 @@
+//! Rows in and out of the tables: what both kinds of transactions read and write.
+
+use keepgate_policy::{Digest, HistoryId, ItemKey, Kind, Revision};
+use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
+
+use super::super::history::of_parts;
+use super::super::{
+    AuditRow, ChangeRow, Changes, Fork, Meta, Reading, Retention, RevisionRow, Row, ScopeRow,
+    Standing, StoreError, Sum, SumRow, TokenRow, Tombstone, Writing,
+};
+use super::{IDLE_READERS, SqliteStore, failed, lock_of};
+use crate::token::Role;
+
+/// A read transaction on a connection that goes back to the pool.
+pub(super) struct Reader<'a> {
+    pub(super) store: &'a SqliteStore,
+    pub(super) connection: Option<Connection>,
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        if connection.execute_batch("ROLLBACK").is_ok() {
+            let mut idle = lock_of(&self.store.readers);
+            if idle.len() < IDLE_READERS {
+                idle.push(connection);
+            }
+        }
+    }
+}
+
+pub(super) struct Writer<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) seq: i64,
+    /// Whether the transaction made a revision.
+    pub(super) advanced: bool,
+}
+
+/// A transaction on a connection at hand, before a store is made of it.
+pub(super) struct Plain<'a>(pub(super) &'a Connection);
+
+impl Connected for Plain<'_> {
+    fn connection(&self) -> Result<&Connection, StoreError> {
+        Ok(self.0)
+    }
+}
+
+/// What both transactions read with.
+pub(super) trait Connected {
+    fn connection(&self) -> Result<&Connection, StoreError>;
+}
+
+impl Connected for Reader<'_> {
+    fn connection(&self) -> Result<&Connection, StoreError> {
+        self.connection
+            .as_ref()
+            .ok_or_else(|| StoreError::Corrupt { what: "the reader has ended".to_owned() })
+    }
+}
+
+impl Connected for Writer<'_> {
+    fn connection(&self) -> Result<&Connection, StoreError> {
+        Ok(self.connection)
+    }
+}
+
+const ITEM: &str = "SELECT service, kind, id, body, revision, digest, source, needs FROM items";
+
+/// All tokens, by id.
+pub(super) const TOKENS: &str = "SELECT id, role, service, sha256, note, created_unix_s, \
+    last_used_unix_s, revoked_unix_s FROM tokens ORDER BY id";
+
+const REVISION: &str =
+    "SELECT revision, previous, chain, changed, others, write_id, unix_ms FROM revisions";
+
+const TOMBSTONE: &str =
+    "SELECT service, kind, id, revision, unix_ms, actor, action, was FROM tombstones";
+
+impl<T: Connected> Reading for T {
+    fn head(&self) -> Result<Revision, StoreError> {
+        Ok(head(self.connection()?)?.0)
+    }
+
+    fn meta(&self) -> Result<Meta, StoreError> {
+        read_meta(self.connection()?)
+    }
+
+    fn revision(&self, revision: Revision) -> Result<Option<RevisionRow>, StoreError> {
+        let doing = "reading a revision";
+        self.connection()?
+            .prepare_cached(&format!("{REVISION} WHERE revision = ?1"))
+            .and_then(|mut statement| {
+                statement.query_row(params![signed(revision.0)], revision_row).optional()
+            })
+            .map_err(failed(doing))?
+            .transpose()
+    }
+
+    fn revisions(
+        &self,
+        visit: &mut dyn FnMut(RevisionRow) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let doing = "reading the revisions";
+        let mut statement = self
+            .connection()?
+            .prepare_cached(&format!("{REVISION} ORDER BY revision"))
+            .map_err(failed(doing))?;
+        let rows = statement.query_map([], revision_row).map_err(failed(doing))?;
+        for row in rows {
+            visit(row.map_err(failed(doing))??)?;
+        }
+        Ok(())
+    }
+
+    fn written(&self, write_id: &[u8; 16]) -> Result<Option<RevisionRow>, StoreError> {
+        let doing = "looking up a commit";
+        self.connection()?
+            .prepare_cached(&format!("{REVISION} WHERE write_id = ?1"))
+            .and_then(|mut statement| {
+                statement.query_row(params![write_id], revision_row).optional()
+            })
+            .map_err(failed(doing))?
+            .transpose()
+    }
+
+    fn forks(&self) -> Result<Vec<Fork>, StoreError> {
+        let doing = "reading the forks";
+        let mut statement = self
+            .connection()?
+            .prepare_cached("SELECT at, resumed FROM forks ORDER BY resumed")
+            .map_err(failed(doing))?;
+        let rows = statement
+            .query_map([], |row| {
+                Ok(Fork { at: Revision(unsigned(row, 0)?), resumed: Revision(unsigned(row, 1)?) })
+            })
+            .map_err(failed(doing))?;
+        rows.map(|row| row.map_err(failed(doing))).collect()
+    }
+
+    fn sum(&self, of: Sum) -> Result<SumRow, StoreError> {
+        let doing = "reading a digest";
+        let (digest, rows) = self
+            .connection()?
+            .prepare_cached("SELECT digest, rows FROM sums WHERE name = ?1")
+            .and_then(|mut statement| {
+                statement.query_row(params![of.name()], |row| {
+                    Ok((row.get::<_, Vec<u8>>(0)?, unsigned(row, 1)?))
+                })
+            })
+            .map_err(failed(doing))?;
+        Ok(SumRow { digest: digest_of(&digest)?, rows })
+    }
+
+    fn tombstone(&self, key: &ItemKey) -> Result<Option<Tombstone>, StoreError> {
+        let doing = "reading a tombstone";
+        self.connection()?
+            .prepare_cached(&format!("{TOMBSTONE} WHERE service = ?1 AND kind = ?2 AND id = ?3"))
+            .and_then(|mut statement| {
+                statement
+                    .query_row(params![key.service, key.kind.as_str(), key.id], tombstone_row)
+                    .optional()
+            })
+            .map_err(failed(doing))?
+            .transpose()
+    }
+
+    fn tombstones(
+        &self,
+        visit: &mut dyn FnMut(Tombstone) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let doing = "reading the tombstones";
+        let mut statement = self
+            .connection()?
+            .prepare_cached(&format!("{TOMBSTONE} ORDER BY service, kind, id"))
+            .map_err(failed(doing))?;
+        let rows = statement.query_map([], tombstone_row).map_err(failed(doing))?;
+        for row in rows {
+            visit(row.map_err(failed(doing))??)?;
+        }
+        Ok(())
+    }
+
+    fn each_change(
+        &self,
+        visit: &mut dyn FnMut(ChangeRow) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let doing = "reading changes";
+        let mut statement = self
+            .connection()?
+            .prepare_cached(&format!("{CHANGE} ORDER BY revision, seq"))
+            .map_err(failed(doing))?;
+        let rows = statement.query_map([], change_row).map_err(failed(doing))?;
+        for row in rows {
+            visit(row.map_err(failed(doing))??)?;
+        }
+        Ok(())
+    }
+
+    fn item(&self, key: &ItemKey) -> Result<Option<Row>, StoreError> {
+        let doing = "reading an item";
+        let mut statement = self
+            .connection()?
+            .prepare_cached(&format!("{ITEM} WHERE service = ?1 AND kind = ?2 AND id = ?3"))
+            .map_err(failed(doing))?;
+        statement
+            .query_row(params![key.service, key.kind.as_str(), key.id], item_row)
+            .optional()
+            .map_err(failed(doing))?
+            .transpose()
+    }
+
+    fn list(
+        &self,
+        service: &str,
+        kind: Kind,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        let doing = "listing items";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        // Some ids are empty (a service, its schema): "after nothing" must include them.
+        let mut statement = self
+            .connection()?
+            .prepare_cached(&format!(
+                "{ITEM} WHERE service = ?1 AND kind = ?2 AND (id > ?3 OR ?3 = '') ORDER BY id \
+                 LIMIT ?4"
+            ))
+            .map_err(failed(doing))?;
+        let rows = statement
+            .query_map(params![service, kind.as_str(), after, limit], item_row)
+            .map_err(failed(doing))?;
+        rows.map(|row| row.map_err(failed(doing))?).collect()
+    }
+
+    fn count(&self, service: &str, kind: Kind) -> Result<u64, StoreError> {
+        let doing = "counting items";
+        self.connection()?
+            .prepare_cached("SELECT count(*) FROM items WHERE service = ?1 AND kind = ?2")
+            .and_then(|mut statement| {
+                statement.query_row(params![service, kind.as_str()], |row| unsigned(row, 0))
+            })
+            .map_err(failed(doing))
+    }
+
+    fn each(
+        &self,
+        service: &str,
+        visit: &mut dyn FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let doing = "reading a scope";
+        let mut statement = self
+            .connection()?
+            .prepare_cached(&format!("{ITEM} WHERE service = ?1 AND kind = ?2 ORDER BY id"))
+            .map_err(failed(doing))?;
+        for kind in Kind::ALL {
+            let rows = statement
+                .query_map(params![service, kind.as_str()], item_row)
+                .map_err(failed(doing))?;
+            for row in rows {
+                visit(row.map_err(failed(doing))??)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sourced(&self, source: &str) -> Result<Vec<Row>, StoreError> {
+        let doing = "reading the items of a source";
+        if source.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut statement = self
+            .connection()?
+            .prepare_cached(&format!(
+                "{ITEM} WHERE source = ?1 AND source <> '' AND service = '' AND kind = ?2 \
+                 ORDER BY id"
+            ))
+            .map_err(failed(doing))?;
+        let mut found = Vec::new();
+        for kind in Kind::ALL {
+            let rows = statement
+                .query_map(params![source, kind.as_str()], item_row)
+                .map_err(failed(doing))?;
+            for row in rows {
+                found.push(row.map_err(failed(doing))??);
+            }
+        }
+        Ok(found)
+    }
+
+    fn scopes(&self) -> Result<Vec<ScopeRow>, StoreError> {
+        let doing = "reading the scopes";
+        let mut statement = self
+            .connection()?
+            .prepare_cached("SELECT service, digest, items FROM scopes ORDER BY service")
+            .map_err(failed(doing))?;
+        let rows = statement
+            .query_map([], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, unsigned(row, 2)?))
+            })
+            .map_err(failed(doing))?;
+        rows.map(|row| {
+            let (service, digest, items) = row.map_err(failed(doing))?;
+            Ok(ScopeRow { digest: digest_of(&digest)?, service, items })
+        })
+        .collect()
+    }
+
+    fn changes_after(&self, revision: Revision, limit: usize) -> Result<Changes, StoreError> {
+        let doing = "reading changes";
+        let connection = self.connection()?;
+        let (head, oldest) = head(connection)?;
+        if revision > head || revision.0.saturating_add(1) < oldest.0 {
+            return Ok(Changes::Pruned);
+        }
+        let mut statement = connection
+            .prepare_cached(&format!(
+                "{CHANGE} WHERE revision > ?1 ORDER BY revision, seq LIMIT ?2"
+            ))
+            .map_err(failed(doing))?;
+        let bound = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+        let rows = statement
+            .query_map(params![signed(revision.0), bound], change_row)
+            .map_err(failed(doing))?;
+        let mut found = Vec::new();
+        for row in rows {
+            found.push(row.map_err(failed(doing))??);
+        }
+        Ok(if found.len() > limit { Changes::TooMany } else { Changes::Rows(found) })
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenRow>, StoreError> {
+        let doing = "reading tokens";
+        let mut statement = self.connection()?.prepare_cached(TOKENS).map_err(failed(doing))?;
+        let rows = statement.query_map([], token_row).map_err(failed(doing))?;
+        rows.map(|row| row.map_err(failed(doing))?).collect()
+    }
+
+    fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        let doing = "reading the audit log";
+        let mut statement = self
+            .connection()?
+            .prepare_cached(
+                "SELECT seq, revision, unix_ms, actor, action, service, kind, id, before, after \
+                 FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+            )
+            .map_err(failed(doing))?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement
+            .query_map(params![signed(seq), limit], |row| {
+                Ok(AuditRow {
+                    seq: unsigned(row, 0)?,
+                    revision: Revision(unsigned(row, 1)?),
+                    unix_ms: unsigned(row, 2)?,
+                    actor: row.get(3)?,
+                    action: row.get(4)?,
+                    service: row.get(5)?,
+                    kind: row.get(6)?,
+                    id: row.get(7)?,
+                    before: row.get(8)?,
+                    after: row.get(9)?,
+                })
+            })
+            .map_err(failed(doing))?;
+        rows.map(|row| row.map_err(failed(doing))).collect()
+    }
+}
+
+impl Writing for Writer<'_> {
+    fn put(&mut self, row: &Row) -> Result<(), StoreError> {
+        self.run(
+            "writing an item",
+            "INSERT INTO items (service, kind, id, body, revision, digest, source, needs) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (service, kind, id) DO UPDATE \
+             SET body = ?4, revision = ?5, digest = ?6, source = ?7, needs = ?8",
+            params![
+                row.key.service,
+                row.key.kind.as_str(),
+                row.key.id,
+                row.body,
+                signed(row.revision.0),
+                row.digest.to_bytes(),
+                row.source,
+                row.needs
+            ],
+        )
+        .map(|_| ())
+    }
+
+    fn delete(&mut self, key: &ItemKey) -> Result<bool, StoreError> {
+        self.run(
+            "deleting an item",
+            "DELETE FROM items WHERE service = ?1 AND kind = ?2 AND id = ?3",
+            params![key.service, key.kind.as_str(), key.id],
+        )
+        .map(|rows| rows > 0)
+    }
+
+    fn scope(&mut self, scope: &ScopeRow) -> Result<(), StoreError> {
+        let doing = "writing a scope";
+        if scope.items == 0 {
+            let sql = "DELETE FROM scopes WHERE service = ?1";
+            return self.run(doing, sql, params![scope.service]).map(|_| ());
+        }
+        self.run(
+            doing,
+            "INSERT INTO scopes (service, digest, items) VALUES (?1, ?2, ?3) \
+             ON CONFLICT (service) DO UPDATE SET digest = ?2, items = ?3",
+            params![scope.service, scope.digest.to_bytes(), signed(scope.items)],
+        )
+        .map(|_| ())
+    }
+
+    fn change(&mut self, row: &ChangeRow) -> Result<(), StoreError> {
+        self.seq += 1;
+        self.run(
+            "writing a change",
+            "INSERT INTO changes (revision, seq, service, kind, id, body, needs) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                signed(row.revision.0),
+                self.seq,
+                row.key.service,
+                row.key.kind.as_str(),
+                row.key.id,
+                row.body,
+                row.needs
+            ],
+        )
+        .map(|_| ())
+    }
+
+    fn token(&mut self, row: &TokenRow) -> Result<(), StoreError> {
+        self.run(
+            "writing a token",
+            "INSERT INTO tokens (id, role, service, sha256, note, created_unix_s, \
+             last_used_unix_s, revoked_unix_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
+             ON CONFLICT (id) DO UPDATE SET role = ?2, service = ?3, sha256 = ?4, note = ?5, \
+             created_unix_s = ?6, last_used_unix_s = ?7, revoked_unix_s = ?8",
+            params![
+                row.id,
+                row.role.name(),
+                row.service,
+                row.sha256,
+                row.note,
+                signed(row.created_unix_s),
+                row.last_used_unix_s.map(signed),
+                row.revoked_unix_s.map(signed)
+            ],
+        )
+        .map(|_| ())
+    }
+
+    fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
+        self.run(
+            "writing the audit log",
+            "INSERT INTO audit (revision, unix_ms, actor, action, service, kind, id, before, \
+             after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                signed(row.revision.0),
+                signed(row.unix_ms),
+                row.actor,
+                row.action,
+                row.service,
+                row.kind,
+                row.id,
+                row.before,
+                row.after
+            ],
+        )
+        .map(|_| ())
+    }
+
+    fn advance(&mut self, row: &RevisionRow, keep: Retention) -> Result<(), StoreError> {
+        let doing = "advancing the revision";
+        self.advanced = true;
+        let revision = row.revision;
+        write_revision(self.connection, row)?;
+        let oldest = revision.0.saturating_sub(keep.revisions).saturating_add(1);
+        self.run(
+            doing,
+            "UPDATE head SET revision = ?1, unix_ms = ?2, oldest_change = max(oldest_change, ?3)",
+            params![signed(revision.0), signed(row.unix_ms), signed(oldest)],
+        )?;
+        self.run(doing, "DELETE FROM changes WHERE revision < ?1", params![signed(oldest)])?;
+        self.run(
+            doing,
+            "DELETE FROM revisions WHERE revision < ?1 AND revision < ?2",
+            params![signed(oldest), signed(revision.0)],
+        )?;
+        self.run(
+            doing,
+            "DELETE FROM audit WHERE seq <= (SELECT coalesce(max(seq), 0) FROM audit) - ?1",
+            params![signed(keep.audit_rows)],
+        )
+        .map(|_| ())
+    }
+
+    fn set_meta(&mut self, meta: &Meta) -> Result<(), StoreError> {
+        write_meta(self.connection, meta)
+    }
+
+    fn fork(&mut self, fork: Fork) -> Result<(), StoreError> {
+        let doing = "noting a fork";
+        self.run(
+            doing,
+            "INSERT INTO forks (at, resumed) VALUES (?1, ?2) ON CONFLICT (resumed) DO NOTHING",
+            params![signed(fork.at.0), signed(fork.resumed.0)],
+        )?;
+        self.run(
+            doing,
+            "UPDATE head SET oldest_change = max(oldest_change, ?1)",
+            params![signed(fork.resumed.0.saturating_add(1))],
+        )
+        .map(|_| ())
+    }
+
+    fn forget_revisions(&mut self) -> Result<(), StoreError> {
+        let doing = "beginning a history";
+        self.run(doing, "DELETE FROM revisions", &[])?;
+        self.run(doing, "DELETE FROM changes", &[]).map(|_| ())
+    }
+
+    fn set_sum(&mut self, of: Sum, row: SumRow) -> Result<(), StoreError> {
+        write_sum(self.connection, of, row)
+    }
+
+    fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError> {
+        self.run(
+            "writing a tombstone",
+            "INSERT INTO tombstones (service, kind, id, revision, unix_ms, actor, action, was) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (service, kind, id) DO UPDATE \
+             SET revision = ?4, unix_ms = ?5, actor = ?6, action = ?7, was = ?8",
+            params![
+                tombstone.key.service,
+                tombstone.key.kind.as_str(),
+                tombstone.key.id,
+                signed(tombstone.revision.0),
+                signed(tombstone.unix_ms),
+                tombstone.actor,
+                tombstone.action,
+                tombstone.was.to_bytes()
+            ],
+        )
+        .map(|_| ())
+    }
+
+    fn remove_tombstone(&mut self, key: &ItemKey) -> Result<(), StoreError> {
+        self.run(
+            "removing a tombstone",
+            "DELETE FROM tombstones WHERE service = ?1 AND kind = ?2 AND id = ?3",
+            params![key.service, key.kind.as_str(), key.id],
+        )
+        .map(|_| ())
+    }
+
+    fn touch(&mut self, used: &[(String, u64)]) -> Result<(), StoreError> {
+        for (id, unix_s) in used {
+            self.run(
+                "noting token use",
+                "UPDATE tokens SET last_used_unix_s = max(coalesce(last_used_unix_s, 0), ?2) \
+                 WHERE id = ?1",
+                params![id, signed(*unix_s)],
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Writer<'_> {
+    fn run(
+        &self,
+        doing: &'static str,
+        sql: &str,
+        values: &[&dyn rusqlite::ToSql],
+    ) -> Result<usize, StoreError> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(values))
+            .map_err(failed(doing))
+    }
+}
+
+/// Head and the oldest revision whose change rows are kept.
+pub(super) fn head(connection: &Connection) -> Result<(Revision, Revision), StoreError> {
+    connection
+        .prepare_cached("SELECT revision, oldest_change FROM head")
+        .and_then(|mut statement| {
+            statement
+                .query_row([], |row| Ok((Revision(unsigned(row, 0)?), Revision(unsigned(row, 1)?))))
+        })
+        .map_err(failed("reading the revision"))
+}
+
+type Sql<T> = rusqlite::Result<T>;
+
+fn item_row(row: &SqlRow<'_>) -> Sql<Result<Row, StoreError>> {
+    let (service, kind, id): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let (body, revision, digest): (Vec<u8>, u64, Vec<u8>) =
+        (row.get(3)?, unsigned(row, 4)?, row.get(5)?);
+    let source: String = row.get(6)?;
+    let needs: u32 = row.get(7)?;
+    Ok(stored_kind(&kind).and_then(|kind| {
+        let digest = digest_of(&digest)?;
+        let key = ItemKey { service, kind, id };
+        Ok(Row { key, body, revision: Revision(revision), digest, source, needs })
+    }))
+}
+
+pub(super) fn token_row(row: &SqlRow<'_>) -> Sql<Result<TokenRow, StoreError>> {
+    let (id, role): (String, String) = (row.get(0)?, row.get(1)?);
+    let Some(role) = Role::from_name(&role) else {
+        return Ok(Err(StoreError::Corrupt { what: format!("token `{id}` has role `{role}`") }));
+    };
+    Ok(Ok(TokenRow {
+        id,
+        role,
+        service: row.get(2)?,
+        sha256: row.get(3)?,
+        note: row.get(4)?,
+        created_unix_s: unsigned(row, 5)?,
+        last_used_unix_s: row.get::<_, Option<i64>>(6)?.map(i64::unsigned_abs),
+        revoked_unix_s: row.get::<_, Option<i64>>(7)?.map(i64::unsigned_abs),
+    }))
+}
+
+pub(super) fn stored_kind(name: &str) -> Result<Kind, StoreError> {
+    Kind::from_name(name)
+        .ok_or_else(|| StoreError::Corrupt { what: format!("an item of kind `{name}`") })
+}
+
+/// SQLite's integers are signed; ours count up from zero and never get that far.
+pub(super) fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+pub(super) fn unsigned(row: &SqlRow<'_>, column: usize) -> Sql<u64> {
+    row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0))
+}
+
+fn digest_of(bytes: &[u8]) -> Result<Digest, StoreError> {
+    Digest::from_bytes(bytes)
+        .ok_or_else(|| StoreError::Corrupt { what: "a digest that is not 32 bytes".to_owned() })
+}
+
+const CHANGE: &str = "SELECT revision, service, kind, id, body, needs FROM changes";
+
+fn change_row(row: &SqlRow<'_>) -> Sql<Result<ChangeRow, StoreError>> {
+    let revision = Revision(unsigned(row, 0)?);
+    let (service, kind, id): (String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
+    let (body, needs) = (row.get(4)?, row.get(5)?);
+    Ok(stored_kind(&kind).map(|kind| ChangeRow {
+        revision,
+        key: ItemKey { service, kind, id },
+        body,
+        needs,
+    }))
+}
+
+fn revision_row(row: &SqlRow<'_>) -> Sql<Result<RevisionRow, StoreError>> {
+    let (revision, previous) = (Revision(unsigned(row, 0)?), Revision(unsigned(row, 1)?));
+    let (chain, changed, others): (Vec<u8>, Vec<u8>, Vec<u8>) =
+        (row.get(2)?, row.get(3)?, row.get(4)?);
+    let write_id: Vec<u8> = row.get(5)?;
+    let unix_ms = unsigned(row, 6)?;
+    let read = || {
+        Ok(RevisionRow {
+            revision,
+            previous,
+            chain: sized("the chain of a revision", &chain)?,
+            changed: digest_of(&changed)?,
+            others: digest_of(&others)?,
+            write_id: sized("the write id of a revision", &write_id)?,
+            unix_ms,
+        })
+    };
+    Ok(read())
+}
+
+fn tombstone_row(row: &SqlRow<'_>) -> Sql<Result<Tombstone, StoreError>> {
+    let (service, kind, id): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let (revision, unix_ms) = (Revision(unsigned(row, 3)?), unsigned(row, 4)?);
+    let (actor, action): (String, String) = (row.get(5)?, row.get(6)?);
+    let was: Vec<u8> = row.get(7)?;
+    Ok(stored_kind(&kind).and_then(|kind| {
+        let key = ItemKey { service, kind, id };
+        Ok(Tombstone { key, revision, unix_ms, actor, action, was: digest_of(&was)? })
+    }))
+}
+
+pub(super) fn write_revision(connection: &Connection, row: &RevisionRow) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO revisions (revision, previous, chain, changed, others, write_id, unix_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![
+                signed(row.revision.0),
+                signed(row.previous.0),
+                row.chain,
+                row.changed.to_bytes(),
+                row.others.to_bytes(),
+                row.write_id,
+                signed(row.unix_ms)
+            ])
+        })
+        .map(|_| ())
+        .map_err(failed("writing a revision"))
+}
+
+pub(super) fn write_sum(connection: &Connection, of: Sum, row: SumRow) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO sums (name, digest, rows) VALUES (?1, ?2, ?3) \
+             ON CONFLICT (name) DO UPDATE SET digest = ?2, rows = ?3",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![of.name(), row.digest.to_bytes(), signed(row.rows)])
+        })
+        .map(|_| ())
+        .map_err(failed("writing a digest"))
+}
+
+/// The row has a digest of its own: a flipped bit in a key or a state must not go unseen.
+pub(super) fn write_meta(connection: &Connection, meta: &Meta) -> Result<(), StoreError> {
+    let (state, why, witnessed) = match &meta.standing {
+        Standing::Ok => ("ok", "", Revision(0)),
+        Standing::Lost { why, witnessed } => ("lost", why.as_str(), *witnessed),
+        Standing::Retired { to } => ("retired", to.as_str(), Revision(0)),
+    };
+    let ancestors: Vec<u8> = meta.ancestors.iter().flat_map(|history| history.0).collect();
+    let raw = RawMeta {
+        history: meta.history.0.to_vec(),
+        key: meta.key.to_vec(),
+        state: state.to_owned(),
+        why: why.to_owned(),
+        witnessed: witnessed.0,
+        ancestors,
+        timeline: meta.timeline.clone(),
+        fresh: meta.fresh,
+    };
+    connection
+        .execute(
+            "INSERT INTO meta (one, history, key, state, why, witnessed, ancestors, timeline, \
+             fresh, digest) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (one) DO \
+             UPDATE SET history = ?1, key = ?2, state = ?3, why = ?4, witnessed = ?5, \
+             ancestors = ?6, timeline = ?7, fresh = ?8, digest = ?9",
+            params![
+                raw.history,
+                raw.key,
+                raw.state,
+                raw.why,
+                signed(raw.witnessed),
+                raw.ancestors,
+                raw.timeline,
+                raw.fresh,
+                raw.digest().to_bytes()
+            ],
+        )
+        .map(|_| ())
+        .map_err(failed("writing the history"))
+}
+
+struct RawMeta {
+    history: Vec<u8>,
+    key: Vec<u8>,
+    state: String,
+    why: String,
+    witnessed: u64,
+    ancestors: Vec<u8>,
+    timeline: String,
+    fresh: bool,
+}
+
+impl RawMeta {
+    fn digest(&self) -> Digest {
+        of_parts(&[
+            b"meta",
+            &self.history,
+            &self.key,
+            self.state.as_bytes(),
+            self.why.as_bytes(),
+            &self.witnessed.to_le_bytes(),
+            &self.ancestors,
+            self.timeline.as_bytes(),
+            &[u8::from(self.fresh)],
+        ])
+    }
+}
+
+fn read_meta(connection: &Connection) -> Result<Meta, StoreError> {
+    let (raw, digest) = connection
+        .prepare_cached(
+            "SELECT history, key, state, why, witnessed, ancestors, timeline, fresh, digest \
+             FROM meta",
+        )
+        .and_then(|mut statement| {
+            statement.query_row([], |row| {
+                let raw = RawMeta {
+                    history: row.get(0)?,
+                    key: row.get(1)?,
+                    state: row.get(2)?,
+                    why: row.get(3)?,
+                    witnessed: unsigned(row, 4)?,
+                    ancestors: row.get(5)?,
+                    timeline: row.get(6)?,
+                    fresh: row.get(7)?,
+                };
+                Ok((raw, row.get::<_, Vec<u8>>(8)?))
+            })
+        })
+        .map_err(failed("reading the history"))?;
+    let corrupt = |what: &str| StoreError::Corrupt { what: what.to_owned() };
+    if digest_of(&digest)? != raw.digest() {
+        return Err(corrupt("the row of the history does not have its digest"));
+    }
+    let standing = match raw.state.as_str() {
+        "ok" => Standing::Ok,
+        "lost" => Standing::Lost { why: raw.why, witnessed: Revision(raw.witnessed) },
+        "retired" => Standing::Retired { to: raw.why },
+        _ => return Err(corrupt("the history has an unknown state")),
+    };
+    let ancestors = raw.ancestors.chunks(16).map(HistoryId::from_bytes).collect::<Option<Vec<_>>>();
+    Ok(Meta {
+        history: HistoryId(sized("the name of the history", &raw.history)?),
+        key: sized("the key of the history", &raw.key)?,
+        standing,
+        ancestors: ancestors.ok_or_else(|| corrupt("an ancestor that is not 16 bytes"))?,
+        timeline: raw.timeline,
+        fresh: raw.fresh,
+    })
+}
+
+fn sized<const N: usize>(what: &str, bytes: &[u8]) -> Result<[u8; N], StoreError> {
+    bytes.try_into().map_err(|_| StoreError::Corrupt {
+        what: format!("{what} has {} bytes, not {N}", bytes.len()),
+    })
+}

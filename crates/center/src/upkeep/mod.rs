@@ -1,0 +1,273 @@
+//! Back up, restore, recover: what an operator does to a store while no center serves it, and the
+//! one thing (a backup) that works while one does.
+//!
+//! Everything but a backup and a dry look makes a *declared successor*: a new history that names
+//! the old one as its ancestor and continues above every revision that was ever told, so that gates
+//! follow it forward and never back.
+//!
+//! INVARIANT: a step that fails leaves the store as it was. The files that a restore replaces stay
+//! in a folder beside it.
+
+mod diff;
+mod format;
+mod restore;
+
+use std::path::{Path, PathBuf};
+
+use keepgate_policy::mark::SUCCESSOR_GAP;
+use keepgate_policy::{HistoryId, Mark, Revision};
+
+use crate::desk::verify;
+use crate::store::{
+    Fault, Fork, Meta, Retention, RevisionRow, SqliteStore, Standing, Store, StoreError, Verdict,
+};
+
+pub use diff::{Difference, Effect};
+pub use format::{BackupError, Contents};
+pub use restore::{Kept, Prepared, recover, restore};
+
+/// An upkeep command did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum UpkeepError {
+    /// The store cannot be read or written.
+    #[error("cannot use the store in `{dir}`")]
+    Store {
+        /// The data directory.
+        dir: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The backup cannot be written or read.
+    #[error("cannot use the backup `{file}`")]
+    Backup {
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: BackupError,
+    },
+    /// The command does not fit what was found.
+    #[error("{0}")]
+    Unfit(String),
+    /// A file operation failed.
+    #[error("cannot {what} `{path}`")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+fn of_store(dir: &Path) -> impl Fn(StoreError) -> UpkeepError {
+    let dir = dir.display().to_string();
+    move |source| UpkeepError::Store { dir: dir.clone(), source }
+}
+
+/// What a backup holds.
+#[derive(Clone, Debug)]
+pub struct BackedUp {
+    /// The file.
+    pub file: PathBuf,
+    /// The history that it is of.
+    pub history: HistoryId,
+    /// The revision.
+    pub revision: Revision,
+    /// How many rows of each sort.
+    pub contents: Contents,
+}
+
+/// Writes all of a store, at one revision, to a new file of our own format. Works while a center
+/// serves the store. Blocks.
+///
+/// # Errors
+/// A store that is lost or damaged is not backed up; a file that exists is not overwritten.
+pub fn backup(dir: &Path, file: &Path, unix_ms: u64) -> Result<BackedUp, UpkeepError> {
+    let of_file = |source| UpkeepError::Backup { file: file.display().to_string(), source };
+    let mut done = None;
+    SqliteStore::peek(dir, &mut |reading| {
+        let state = verify::all(reading)?;
+        done = Some(format::write(file, reading, &state, unix_ms).map(|contents| BackedUp {
+            file: file.to_owned(),
+            history: state.meta.history,
+            revision: state.head.revision,
+            contents,
+        }));
+        Ok(())
+    })
+    .map_err(of_store(dir))?;
+    match done {
+        Some(done) => done.map_err(of_file),
+        None => Err(UpkeepError::Unfit("the store was not read".to_owned())),
+    }
+}
+
+/// A store with a new history.
+#[derive(Clone, Debug)]
+pub struct Succeeded {
+    /// The history before; none: there was no store to read.
+    pub before: Option<(HistoryId, Revision)>,
+    /// The new history.
+    pub history: HistoryId,
+    /// Its first revision.
+    pub revision: Revision,
+}
+
+/// Makes a copied data directory a center of its own. Blocks.
+///
+/// # Errors
+/// A directory that is no copy, one that lost what it acknowledged, and one in use are refused.
+pub fn adopt(dir: &Path, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
+    let (store, said) = SqliteStore::open_repair(dir).map_err(of_store(dir))?;
+    match said {
+        Some(StoreError::Refused {
+            fault: Fault::Copied | Fault::Mixed | Fault::Damaged, ..
+        }) => {}
+        Some(other) => return Err(of_store(dir)(other)),
+        None => {
+            return Err(UpkeepError::Unfit(format!(
+                "expected a copied data directory, found the original one in `{}`: start it with \
+                 `keepgate center --data {0}`",
+                dir.display()
+            )));
+        }
+    }
+    succeed(dir, &store, unix_ms)
+}
+
+/// Goes on with a store that lost what it acknowledged. Blocks.
+///
+/// # Errors
+/// A store that lost nothing, one without a readable database, and one in use are refused.
+pub fn accept_loss(dir: &Path, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
+    let (store, said) = SqliteStore::open_repair(dir).map_err(of_store(dir))?;
+    let standing = {
+        let reading = store.read().map_err(of_store(dir))?;
+        reading.meta().map_err(of_store(dir))?.standing
+    };
+    match (said, standing) {
+        (Some(StoreError::Refused { fault: Fault::Lost, .. }), _)
+        | (None, Standing::Lost { .. }) => {}
+        (Some(other), _) => return Err(of_store(dir)(other)),
+        (None, _) => {
+            return Err(UpkeepError::Unfit(format!(
+                "expected a store that lost acknowledged state, found none missing in `{}`",
+                dir.display()
+            )));
+        }
+    }
+    succeed(dir, &store, unix_ms)
+}
+
+/// Marks a store as moved: no center starts on it any more. Blocks.
+///
+/// # Errors
+/// A store that may not be served may not be moved either.
+pub fn retire(dir: &Path, to: &str) -> Result<(), UpkeepError> {
+    let store = SqliteStore::open(dir).map_err(of_store(dir))?;
+    let retired = store.write(&mut |tx| {
+        let meta = tx.meta()?;
+        let standing = Standing::Retired { to: to.to_owned() };
+        tx.set_meta(&Meta { standing, ..meta })?;
+        Ok(Verdict::Commit)
+    });
+    retired.and_then(|()| store.settle()).map_err(of_store(dir))
+}
+
+/// Moves a store to another directory: backs it up, retires it, and only then restores it there.
+/// Blocks.
+///
+/// # Errors
+/// As [`backup`], [`retire`] and [`restore`]; the target must not hold a store.
+pub fn move_to(dir: &Path, target: &Path, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
+    if target.join("center.db").exists() || target.join("center.high").exists() {
+        return Err(UpkeepError::Unfit(format!(
+            "expected a directory without a store, found one in `{}`",
+            target.display()
+        )));
+    }
+    restore::make_dir(target)?;
+    let file = target.join("moved.kgbackup");
+    backup(dir, &file, unix_ms)?;
+    retire(dir, &target.display().to_string())?;
+    restore(target, &file)?.commit(unix_ms)
+}
+
+/// What is known of revisions that were told, beyond what the store holds.
+fn highest(meta: &Meta, head: Revision, high: Option<&Mark>) -> Revision {
+    let witnessed = match &meta.standing {
+        Standing::Lost { witnessed, .. } => *witnessed,
+        _ => Revision(0),
+    };
+    head.max(witnessed).max(high.map_or(Revision(0), |mark| mark.revision))
+}
+
+fn successor(highest: Revision) -> Result<Revision, UpkeepError> {
+    let next = highest.0.saturating_add(SUCCESSOR_GAP);
+    if next < keepgate_policy::mark::MAX_REVISION {
+        Ok(Revision(next))
+    } else {
+        Err(UpkeepError::Unfit(format!("expected a revision below 2^53, found {next}")))
+    }
+}
+
+/// The nearest first, without repetition.
+fn ancestors(lines: impl IntoIterator<Item = HistoryId>) -> Vec<HistoryId> {
+    let mut kept: Vec<HistoryId> = Vec::new();
+    for history in lines {
+        if !kept.contains(&history) {
+            kept.push(history);
+        }
+    }
+    kept
+}
+
+/// A new history in place, with what the store holds.
+fn succeed(dir: &Path, store: &SqliteStore, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
+    let high = SqliteStore::high_mark(dir).map_err(of_store(dir))?;
+    let mut done = None;
+    let mut unfit = None;
+    store
+        .write(&mut |tx| {
+            let state = verify::all(tx)?;
+            let (old, head) = (state.meta.history, state.head.revision);
+            let revision = match successor(highest(&state.meta, head, high.as_ref())) {
+                Ok(revision) => revision,
+                Err(e) => {
+                    unfit = Some(e);
+                    return Ok(Verdict::Rollback);
+                }
+            };
+            let lines = std::iter::once(old)
+                .chain(high.map(|mark| mark.history))
+                .chain(state.meta.ancestors.iter().copied());
+            let meta = crate::store::new_meta(ancestors(lines))?;
+            let mut row = RevisionRow {
+                revision,
+                previous: head,
+                changed: state.digest,
+                others: state.sums.tokens.digest.plus(state.sums.tombstones.digest),
+                write_id: crate::store::random()?,
+                unix_ms,
+                ..RevisionRow::zero()
+            };
+            row.chain = row.chained(&state.head.chain, meta.history);
+            tx.forget_revisions()?;
+            tx.advance(&row, Retention::default())?;
+            tx.fork(Fork { at: head, resumed: revision })?;
+            tx.set_meta(&meta)?;
+            done = Some(Succeeded { before: Some((old, head)), history: meta.history, revision });
+            Ok(Verdict::Commit)
+        })
+        .and_then(|()| store.settle())
+        .map_err(of_store(dir))?;
+    match (done, unfit) {
+        (Some(done), _) => Ok(done),
+        (None, Some(e)) => Err(e),
+        (None, None) => Err(UpkeepError::Unfit("the store was not written".to_owned())),
+    }
+}

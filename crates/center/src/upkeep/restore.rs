@@ -1,0 +1,388 @@
+//! Restore a backup, or recover from a replica: a new store beside the old one, shown as a
+//! difference first, then put in its place.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use keepgate_policy::mark::change_digest;
+use keepgate_policy::{Digest, HistoryId, Item, ItemKey, Mark, Revision};
+
+use super::diff::{self, Difference};
+use super::format::{self, Backup};
+use super::{Succeeded, UpkeepError, ancestors, highest, of_store, successor};
+use crate::desk::verify;
+use crate::store::{
+    AuditRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, SqliteStore, StoreError, Sum,
+    SumRow, TokenRow, Tombstone, Verdict,
+};
+use crate::token::{self, Role};
+
+/// What a replica kept, read from a gate's host.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The mark of what it holds; none: it is of a center of release 0.1.
+    pub mark: Option<Mark>,
+    /// The services that it followed; empty: all.
+    pub services: Vec<String>,
+    /// The revision.
+    pub revision: Revision,
+    /// Its items.
+    pub items: Vec<Item>,
+}
+
+/// What is in the data directory now.
+struct Now {
+    /// The readable store; none: there is none, or it is damaged.
+    meta: Option<(Meta, Revision)>,
+    items: BTreeMap<ItemKey, Row>,
+    tokens: BTreeMap<String, TokenRow>,
+    tombstones: Vec<Tombstone>,
+    audit: Vec<AuditRow>,
+    high: Option<Mark>,
+    /// Why the store is not served, or not readable.
+    said: Option<StoreError>,
+}
+
+/// A restore or recovery that was worked out, and not done yet.
+pub struct Prepared {
+    dir: PathBuf,
+    next: Contents,
+    /// The revision and history of the store that is there; none: there is none to read.
+    pub before: Option<(HistoryId, Revision)>,
+    /// Why the store that is there is not served; none: it is good, or there is none.
+    pub said: Option<String>,
+    /// What is put in its place.
+    pub source: (HistoryId, Revision),
+    /// What changes by it, what becomes permitted again first.
+    pub differences: Vec<Difference>,
+    first_revision: Revision,
+    lines: Vec<HistoryId>,
+}
+
+/// The rows of the new store.
+struct Contents {
+    items: Vec<Row>,
+    tokens: Vec<TokenRow>,
+    tombstones: Vec<Tombstone>,
+    audit: Vec<AuditRow>,
+    from: Revision,
+}
+
+/// Reads a backup and compares it with the store that is there. Nothing is changed before
+/// [`Prepared::commit`]. Blocks.
+///
+/// # Errors
+/// A backup that is not whole, and a data directory in use.
+pub fn restore(dir: &Path, file: &Path) -> Result<Prepared, UpkeepError> {
+    let of_file = |source| UpkeepError::Backup { file: file.display().to_string(), source };
+    let backup = format::read(file).map_err(of_file)?;
+    let now = look(dir)?;
+    let mut differences = Vec::new();
+    if now.meta.is_some() {
+        differences = diff::items(&now.items, backup.items.iter(), |_| true);
+        differences.extend(diff::tokens(&now.tokens, &backup.tokens));
+        differences.sort_by_key(|difference| difference.effect);
+    }
+    let Backup { history, ancestors: older, revision, items, tokens, tombstones, audit, .. } =
+        backup;
+    let next = Contents { items, tokens, tombstones, audit, from: revision };
+    prepare(dir, &now, next, (history, revision), &older, differences)
+}
+
+/// Puts what a replica kept in the place of the same services of the store that is there. Tokens
+/// are never recovered: those of the store stay, where it can be read. Nothing is changed before
+/// [`Prepared::commit`]. Blocks.
+///
+/// # Errors
+/// A replica of another history, and a data directory in use.
+pub fn recover(dir: &Path, kept: Kept) -> Result<Prepared, UpkeepError> {
+    let now = look(dir)?;
+    let Some(mark) = kept.mark else {
+        return Err(UpkeepError::Unfit(
+            "expected a replica that follows a center of release 0.2 or later, found one without a \
+             mark"
+                .to_owned(),
+        ));
+    };
+    let known = now.meta.as_ref().map(|(meta, _)| meta.history);
+    let known = known.or(now.high.map(|high| high.history));
+    if let Some(known) = known
+        && known != mark.history
+    {
+        return Err(UpkeepError::Unfit(format!(
+            "expected a replica of history {}, found one of {}",
+            known.short(),
+            mark.history.short()
+        )));
+    }
+    let covers = |key: &ItemKey| {
+        key.service.is_empty()
+            || kept.services.is_empty()
+            || kept.services.iter().any(|service| *service == key.service)
+    };
+    let rows: Vec<Row> = kept.items.iter().map(|item| row_of(item, kept.revision)).collect();
+    let differences = diff::items(&now.items, rows.iter(), covers);
+    let mut items: Vec<Row> = now.items.values().filter(|row| !covers(&row.key)).cloned().collect();
+    items.extend(rows);
+    let there: std::collections::BTreeSet<&ItemKey> = items.iter().map(|row| &row.key).collect();
+    let tombstones = now
+        .tombstones
+        .iter()
+        .filter(|tombstone| !there.contains(&tombstone.key))
+        .cloned()
+        .collect();
+    let (tokens, audit) = (now.tokens.values().cloned().collect(), now.audit.clone());
+    drop(there);
+    let next = Contents { items, tokens, tombstones, audit, from: kept.revision };
+    prepare(dir, &now, next, (mark.history, kept.revision), &[], differences)
+}
+
+fn row_of(item: &Item, revision: Revision) -> Row {
+    let body = item.encode();
+    let digest = Digest::of_encoded(&item.key, &body);
+    let source = verify::source_of(&item.body).to_owned();
+    Row { key: item.key.clone(), body, revision, digest, source, needs: item.needs() }
+}
+
+fn look(dir: &Path) -> Result<Now, UpkeepError> {
+    let mut now = Now {
+        meta: None,
+        items: BTreeMap::new(),
+        tokens: BTreeMap::new(),
+        tombstones: Vec::new(),
+        audit: Vec::new(),
+        high: None,
+        said: None,
+    };
+    if !dir.exists() {
+        return Ok(now);
+    }
+    now.high = SqliteStore::high_mark(dir).ok().flatten();
+    match SqliteStore::open_repair(dir) {
+        Ok((store, said)) => {
+            now.said = said;
+            let read = read_now(&store, &mut now);
+            if let Err(e) = read {
+                now.meta = None;
+                now.said = Some(e);
+            }
+        }
+        // One of another release is not something to be replaced unseen.
+        Err(e @ (StoreError::Locked { .. } | StoreError::Layout { .. })) => {
+            return Err(of_store(dir)(e));
+        }
+        Err(e) => now.said = Some(e),
+    }
+    Ok(now)
+}
+
+fn read_now(store: &SqliteStore, now: &mut Now) -> Result<(), StoreError> {
+    use crate::store::Store as _;
+    let reading = store.read()?;
+    let state = verify::all(reading.as_ref())?;
+    for scope in state.scopes.keys() {
+        reading.each(scope, &mut |row| {
+            now.items.insert(row.key.clone(), row);
+            Ok(())
+        })?;
+    }
+    now.tokens = reading.tokens()?.into_iter().map(|row| (row.id.clone(), row)).collect();
+    reading.tombstones(&mut |tombstone| {
+        now.tombstones.push(tombstone);
+        Ok(())
+    })?;
+    now.audit = reading.audit_after(0, usize::MAX)?;
+    now.meta = Some((state.meta, state.head.revision));
+    Ok(())
+}
+
+fn prepare(
+    dir: &Path,
+    now: &Now,
+    next: Contents,
+    source: (HistoryId, Revision),
+    older: &[HistoryId],
+    differences: Vec<Difference>,
+) -> Result<Prepared, UpkeepError> {
+    let told = match &now.meta {
+        Some((meta, head)) => highest(meta, *head, now.high.as_ref()),
+        None => now.high.map_or(Revision(0), |mark| mark.revision),
+    };
+    let here = now.meta.as_ref().map(|(meta, _)| meta.history);
+    let before_that = now.meta.iter().flat_map(|(meta, _)| meta.ancestors.iter().copied());
+    let lines = here
+        .into_iter()
+        .chain(now.high.map(|mark| mark.history))
+        .chain(std::iter::once(source.0))
+        .chain(before_that)
+        .chain(older.iter().copied());
+    Ok(Prepared {
+        dir: dir.to_owned(),
+        next,
+        before: now.meta.as_ref().map(|(meta, head)| (meta.history, *head)),
+        said: now.said.as_ref().map(|e| crate::chain(e)),
+        source,
+        differences,
+        first_revision: successor(told.max(source.1))?,
+        lines: ancestors(lines),
+    })
+}
+
+impl Prepared {
+    /// Whether a store that is there holds what the source does not.
+    pub fn is_older(&self) -> bool {
+        self.before.is_some() && !self.differences.is_empty()
+    }
+
+    /// Builds the new store and puts it in the place of the one that is there, whose files are
+    /// kept in a folder beside it. Blocks.
+    ///
+    /// # Errors
+    /// The store that is there stays as it is.
+    pub fn commit(mut self, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
+        make_dir(&self.dir)?;
+        let _held = SqliteStore::hold(&self.dir).map_err(of_store(&self.dir))?;
+        let admin = self.admin_token(unix_ms)?;
+        let staging = self.dir.join("restore.new");
+        let _ = std::fs::remove_dir_all(&staging);
+        let history = self.build(&staging, unix_ms)?;
+        let put = self.put(&staging, unix_ms);
+        let _ = std::fs::remove_dir_all(&staging);
+        put?;
+        if let Some(text) = admin {
+            let path = self.dir.join("admin.token");
+            crate::write_secret(&path, &text).map_err(io("write", &path))?;
+        }
+        Ok(Succeeded { before: self.before, history, revision: self.first_revision })
+    }
+
+    /// Where no admin token would be left, a new one: else nobody could get in.
+    fn admin_token(&mut self, unix_ms: u64) -> Result<Option<String>, UpkeepError> {
+        let good = |token: &TokenRow| token.role == Role::Admin && token.revoked_unix_s.is_none();
+        if self.next.tokens.iter().any(good) {
+            return Ok(None);
+        }
+        let minted = token::mint("kgt").map_err(|e| UpkeepError::Unfit(e.to_string()))?;
+        self.next.tokens.push(TokenRow {
+            id: minted.id,
+            role: Role::Admin,
+            service: String::new(),
+            sha256: minted.sha256,
+            note: "made by a recovery".to_owned(),
+            created_unix_s: unix_ms / 1000,
+            last_used_unix_s: None,
+            revoked_unix_s: None,
+        });
+        Ok(Some(minted.text))
+    }
+
+    fn build(&self, staging: &Path, unix_ms: u64) -> Result<HistoryId, UpkeepError> {
+        use crate::store::Store as _;
+        let failed = of_store(staging);
+        let store = SqliteStore::open(staging).map_err(&failed)?;
+        let mut history = None;
+        store
+            .write(&mut |tx| {
+                history = Some(fill(tx, &self.next, &self.lines, self.first_revision, unix_ms)?);
+                Ok(Verdict::Commit)
+            })
+            .and_then(|()| store.settle())
+            .map_err(&failed)?;
+        history.ok_or_else(|| UpkeepError::Unfit("the store was not written".to_owned()))
+    }
+
+    /// The high-water mark stays until the new store's first start replaces it, so that a crash at
+    /// any step leaves a directory that is refused or whole.
+    fn put(&self, staging: &Path, unix_ms: u64) -> Result<(), UpkeepError> {
+        let aside = self.dir.join(format!("replaced-{unix_ms}"));
+        for name in ["center.db", "center.db-wal", "center.high"] {
+            let old = self.dir.join(name);
+            if old.symlink_metadata().is_ok() {
+                make_dir(&aside)?;
+                let kept = aside.join(name);
+                std::fs::hard_link(&old, &kept).map_err(io("keep", &kept))?;
+            }
+        }
+        // A log that is left would be played back into the new database.
+        for name in ["center.db-wal", "center.db-shm"] {
+            let old = self.dir.join(name);
+            match std::fs::remove_file(&old) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(io("remove", &old)(e));
+                }
+                _ => {}
+            }
+        }
+        let (new, place) = (staging.join("center.db"), self.dir.join("center.db"));
+        std::fs::rename(&new, &place).map_err(io("put in place", &place))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io("sync", &self.dir))
+    }
+}
+
+/// Everything a restored store says, in one transaction.
+fn fill(
+    tx: &mut dyn crate::store::Writing,
+    next: &Contents,
+    lines: &[HistoryId],
+    revision: Revision,
+    unix_ms: u64,
+) -> Result<HistoryId, StoreError> {
+    let mut scopes: BTreeMap<&str, ScopeRow> = BTreeMap::new();
+    let mut changed = Digest::default();
+    for row in &next.items {
+        tx.put(row)?;
+        changed = changed.plus(change_digest(&row.key, Some(&row.body)));
+        let service = row.key.service.as_str();
+        let scope = scopes.entry(service).or_insert_with(|| ScopeRow {
+            service: service.to_owned(),
+            digest: Digest::default(),
+            items: 0,
+        });
+        scope.digest = scope.digest.plus(row.digest);
+        scope.items += 1;
+    }
+    for scope in scopes.values() {
+        tx.scope(scope)?;
+    }
+    let (mut tokens, mut tombstones) = (SumRow::default(), SumRow::default());
+    for row in &next.tokens {
+        tx.token(row)?;
+        tokens.add(row.digest());
+    }
+    for row in &next.tombstones {
+        tx.put_tombstone(row)?;
+        tombstones.add(row.digest());
+    }
+    for row in &next.audit {
+        tx.audit(row)?;
+    }
+    tx.set_sum(Sum::Tokens, tokens)?;
+    tx.set_sum(Sum::Tombstones, tombstones)?;
+    let meta = crate::store::new_meta(lines.to_vec())?;
+    let mut row = RevisionRow {
+        revision,
+        previous: next.from,
+        changed,
+        others: tokens.digest.plus(tombstones.digest),
+        write_id: crate::store::random()?,
+        unix_ms,
+        ..RevisionRow::zero()
+    };
+    row.chain = row.chained(&[0; 32], meta.history);
+    tx.forget_revisions()?;
+    tx.advance(&row, Retention::default())?;
+    tx.fork(Fork { at: next.from, resumed: revision })?;
+    let history = meta.history;
+    tx.set_meta(&meta)?;
+    Ok(history)
+}
+
+pub(super) fn make_dir(dir: &Path) -> Result<(), UpkeepError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("create", dir))
+}
+
+fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> UpkeepError + 'a {
+    move |source| UpkeepError::Io { what, path: path.display().to_string(), source }
+}
