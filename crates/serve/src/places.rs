@@ -30,6 +30,9 @@ const LOOKS: usize = 64;
 /// The most places above the bound whose connections were told to close and have not yet.
 const MAX_SLACK: usize = 256;
 
+/// The most [`slack`] of a bound of at most 64.
+pub const MAX_SLACK_OF_FEW: usize = 4;
+
 /// How many closing connections there may be above a bound.
 #[must_use]
 pub fn slack(bound: usize) -> usize {

@@ -1,6 +1,7 @@
 //! A connected stream of any kind, as one type.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -16,6 +17,16 @@ pub enum Stream {
     Unix(UnixStream),
     /// TLS over either.
     Tls(Box<tokio_rustls::client::TlsStream<Stream>>),
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+            Stream::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+        }
+    }
 }
 
 macro_rules! each {

@@ -1,12 +1,14 @@
-//! Bodies on their way: the request's, watched; the response's, which brings the connection back.
+//! Bodies on their way: the request's, watched and kept for another attempt; the response's,
+//! which brings the connection back.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -14,10 +16,38 @@ use tokio::time::{Instant, Sleep};
 use super::slots::Lease;
 use super::upstream::RequestBody;
 
+/// The most of a request body that is kept, so that it can be sent again.
+pub const KEPT_BODY: usize = 64 * 1024;
+
 /// A request body as the connection sees it. A body that is empty from the start is dropped
 /// at once, so that the request can be repeated without it.
 pub(super) struct Outgoing<B> {
-    body: Option<(B, Arc<Watch>)>,
+    body: Option<Reader<B>>,
+}
+
+/// One attempt's way through a body.
+struct Reader<B> {
+    source: Arc<Source<B>>,
+    attempt: u32,
+    /// Bytes of what is kept that this attempt has read.
+    at: usize,
+}
+
+/// A request body over all attempts to send it.
+pub(super) struct Source<B> {
+    pub(super) watch: Arc<Watch>,
+    state: Mutex<State<B>>,
+}
+
+struct State<B> {
+    body: B,
+    /// The attempt that may read; those before it are dead.
+    attempt: u32,
+    /// What was read so far. Copied: a slice would hold on to its whole buffer.
+    kept: BytesMut,
+    trailers: Option<HeaderMap>,
+    /// Whether `kept` is all that was read.
+    keeps: bool,
 }
 
 /// What became of a request body, seen from the waiting response.
@@ -37,16 +67,14 @@ impl Watch {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// When the upstream's time to respond is over, given `timeout` after it had all there was
-    /// to have; none: it is over.
-    pub(super) fn extended(&self, timeout: Duration) -> Option<Instant> {
-        let now = Instant::now();
-        if self.starved.load(Ordering::Acquire) {
-            return Some(now + timeout);
-        }
-        let alive = Duration::from_millis(self.alive_ms.load(Ordering::Acquire));
-        let end = self.start + alive + timeout;
-        (end > now).then_some(end)
+    /// Whether the connection waits for more of the body.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Acquire)
+    }
+
+    /// When something of the body was forwarded last.
+    pub(super) fn alive(&self) -> Instant {
+        self.start + Duration::from_millis(self.alive_ms.load(Ordering::Acquire))
     }
 
     fn sign_of_life(&self) {
@@ -55,8 +83,46 @@ impl Watch {
     }
 }
 
+impl<B: RequestBody> Source<B> {
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The body from its beginning, for one more attempt; none: it was not kept.
+    pub(super) fn again(self: &Arc<Self>) -> Option<Outgoing<B>> {
+        let mut state = self.lock();
+        if !state.keeps || self.watch.has_failed() {
+            return None;
+        }
+        state.attempt += 1;
+        let attempt = state.attempt;
+        drop(state);
+        Some(Outgoing { body: Some(Reader { source: Arc::clone(self), attempt, at: 0 }) })
+    }
+}
+
+impl<B> State<B> {
+    /// Notes what was read, while that is to be kept and is not too much.
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if !self.keeps {
+            return;
+        }
+        if let Some(data) = frame.data_ref() {
+            if self.kept.len() + data.len() > KEPT_BODY {
+                self.keeps = false;
+                self.kept = BytesMut::new();
+            } else {
+                self.kept.extend_from_slice(data);
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+        }
+    }
+}
+
 impl<B: RequestBody> Outgoing<B> {
-    pub(super) fn new(body: B) -> (Outgoing<B>, Option<Arc<Watch>>) {
+    /// `keeps`: the body may be sent again, as long as it is small.
+    pub(super) fn new(body: B, keeps: bool) -> (Outgoing<B>, Option<Arc<Source<B>>>) {
         if body.is_end_stream() {
             return (Outgoing::empty(), None);
         }
@@ -66,7 +132,11 @@ impl<B: RequestBody> Outgoing<B> {
             starved: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         });
-        (Outgoing { body: Some((body, watch.clone())) }, Some(watch))
+        let (kept, trailers) = (BytesMut::new(), None);
+        let state = Mutex::new(State { body, attempt: 0, kept, trailers, keeps });
+        let source = Arc::new(Source { watch, state });
+        let reader = Reader { source: Arc::clone(&source), attempt: 0, at: 0 };
+        (Outgoing { body: Some(reader) }, Some(source))
     }
 
     pub(super) fn empty() -> Outgoing<B> {
@@ -75,24 +145,47 @@ impl<B: RequestBody> Outgoing<B> {
 }
 
 impl<B: RequestBody> Body for Outgoing<B> {
-    type Data = B::Data;
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let Some((body, watch)) = &mut self.get_mut().body else {
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let Some(reader) = &mut self.get_mut().body else {
             return Poll::Ready(None);
         };
-        let polled = Pin::new(body).poll_frame(cx);
+        let watch = &reader.source.watch;
+        let mut state = reader.source.lock();
+        if state.attempt != reader.attempt {
+            // The connection of an attempt that was given up; nobody listens to it any more.
+            return Poll::Ready(None);
+        }
+        if state.keeps && reader.at < state.kept.len() {
+            let kept = Bytes::copy_from_slice(state.kept.get(reader.at..).unwrap_or_default());
+            reader.at = state.kept.len();
+            watch.sign_of_life();
+            return Poll::Ready(Some(Ok(Frame::data(kept))));
+        }
+        if let Some(trailers) = state.trailers.clone().filter(|_| reader.at < usize::MAX) {
+            // After trailers there is nothing.
+            reader.at = usize::MAX;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        let polled = Pin::new(&mut state.body).poll_frame(cx);
         match &polled {
             Poll::Pending => watch.starved.store(true, Ordering::Release),
             Poll::Ready(frame) => {
                 watch.sign_of_life();
                 watch.starved.store(false, Ordering::Release);
-                if matches!(frame, Some(Err(_))) {
-                    watch.failed.store(true, Ordering::Release);
+                match frame {
+                    Some(Ok(frame)) => {
+                        state.keep(frame);
+                        let trailers = frame.is_trailers();
+                        reader.at = if trailers { usize::MAX } else { state.kept.len() };
+                    }
+                    Some(Err(_)) => watch.failed.store(true, Ordering::Release),
+                    None => {}
                 }
             }
         }
@@ -100,11 +193,25 @@ impl<B: RequestBody> Body for Outgoing<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+        self.body.as_ref().is_none_or(|reader| {
+            let state = reader.source.lock();
+            let read = !state.keeps || reader.at >= state.kept.len();
+            let trailers = state.trailers.is_some() && reader.at < usize::MAX;
+            read && !trailers && state.body.is_end_stream()
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
+        let Some(reader) = &self.body else { return SizeHint::with_exact(0) };
+        let state = reader.source.lock();
+        let again = if state.keeps { state.kept.len().saturating_sub(reader.at) as u64 } else { 0 };
+        let hint = state.body.size_hint();
+        let mut all = SizeHint::new();
+        if let Some(upper) = hint.upper() {
+            all.set_upper(upper.saturating_add(again).max(hint.lower()));
+        }
+        all.set_lower(hint.lower().saturating_add(again));
+        all
     }
 }
 
@@ -114,7 +221,7 @@ pub enum BodyError {
     /// The connection ended, or what came is not HTTP.
     #[error("the response broke off")]
     Broken(#[source] hyper::Error),
-    /// Nothing came for too long.
+    /// Nothing moved for too long, in either direction.
     #[error("the response paused for more than {0:?}")]
     Stalled(Duration),
 }
@@ -124,6 +231,8 @@ pub enum BodyError {
 pub struct PooledBody<B: RequestBody> {
     incoming: Incoming,
     lease: Option<Lease<B>>,
+    /// The request's body, while it is under way beside this one.
+    request: Option<Arc<Watch>>,
     pause: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     paused: bool,
@@ -133,10 +242,11 @@ impl<B: RequestBody> PooledBody<B> {
     pub(super) fn new(
         incoming: Incoming,
         lease: Option<Lease<B>>,
+        request: Option<Arc<Watch>>,
         timer: Option<Pin<Box<Sleep>>>,
         pause: Duration,
     ) -> PooledBody<B> {
-        let mut body = PooledBody { incoming, lease, pause, timer, paused: false };
+        let mut body = PooledBody { incoming, lease, request, pause, timer, paused: false };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
@@ -149,7 +259,8 @@ impl<B: RequestBody> PooledBody<B> {
         }
     }
 
-    /// The stall deadline, run only while there is nothing to read.
+    /// The stall deadline, run only while there is nothing to read. What the request's body
+    /// brings meanwhile moves it.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.lease.is_none() {
             return Poll::Pending;
@@ -160,7 +271,14 @@ impl<B: RequestBody> PooledBody<B> {
             self.paused = true;
             timer.as_mut().reset(Instant::now() + pause);
         }
-        timer.as_mut().poll(cx)
+        while timer.as_mut().poll(cx).is_ready() {
+            let later = self.request.as_ref().map(|watch| watch.alive() + pause);
+            match later.filter(|later| *later > Instant::now()) {
+                Some(later) => timer.as_mut().reset(later),
+                None => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
     }
 }
 

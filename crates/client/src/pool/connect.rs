@@ -11,9 +11,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Protocol;
+use super::look::Look;
 use super::slots::{H1, H2, Lease, Opening, PeerMax, Permit, Slots, limit, shard};
 use super::upstream::RequestBody;
+use super::{Protocol, RESPONSE_FIELDS, RESPONSE_HEAD_BYTES};
 use crate::dial::{DialError, Stream};
 
 /// Flow-control windows toward us; the defaults (64 KiB) stall a gateway on any real distance.
@@ -66,16 +67,24 @@ async fn establish<B: RequestBody>(
         Protocol::Http2 => true,
         Protocol::Auto => dialed.alpn.as_deref() == Some(b"h2"),
     };
-    let io = TokioIo::new(Socket { stream: dialed.stream, permit: opening.permit() });
-    if h2 { start_h2(slots, io).await } else { start_h1(slots, io).await }
+    let look = Arc::new(Look::at(&dialed.stream));
+    let socket =
+        Socket { look: Arc::clone(&look), stream: dialed.stream, permit: opening.permit() };
+    let io = TokioIo::new(socket);
+    if h2 { start_h2(slots, io, look).await } else { start_h1(slots, io, look).await }
 }
 
 async fn start_h1<B: RequestBody>(
     slots: &Arc<Slots<B>>,
     io: TokioIo<Socket<B>>,
+    look: Arc<Look>,
 ) -> Result<Lease<B>, OpenError> {
-    let (sender, connection) =
-        http1::Builder::new().handshake(io).await.map_err(OpenError::Handshake)?;
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(RESPONSE_FIELDS)
+        .max_header_size(RESPONSE_HEAD_BYTES)
+        .handshake(io)
+        .await
+        .map_err(OpenError::Handshake)?;
     tokio::spawn(async move {
         // What went wrong is told to the request that was under way; without one, nobody asks.
         let _ = connection.with_upgrades().await;
@@ -83,6 +92,7 @@ async fn start_h1<B: RequestBody>(
     slots.opened(false);
     let conn = H1 {
         sender,
+        look,
         shard: shard(),
         timer: None,
         keep: slots.config.idle_timeout,
@@ -95,12 +105,14 @@ async fn start_h1<B: RequestBody>(
 async fn start_h2<B: RequestBody>(
     slots: &Arc<Slots<B>>,
     io: TokioIo<Socket<B>>,
+    look: Arc<Look>,
 ) -> Result<Lease<B>, OpenError> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .initial_max_send_streams(1)
+        .max_header_list_size(u32::try_from(RESPONSE_HEAD_BYTES).unwrap_or(u32::MAX))
         .keep_alive_interval(slots.config.h2_ping)
         .keep_alive_timeout(H2_PING_TIMEOUT)
         .handshake(io)
@@ -144,6 +156,7 @@ async fn start_h2<B: RequestBody>(
     slots.opened(true);
     Ok(slots.opened_h2(Arc::new(H2 {
         sender,
+        look,
         streams: AtomicUsize::new(0),
         peer_max,
         since: Mutex::new(Instant::now()),
@@ -197,9 +210,16 @@ impl<B: RequestBody> Drop for Sweeper<B> {
 ///
 /// INVARIANT: the stream is declared, and so dropped, before the permit.
 struct Socket<B: RequestBody> {
+    look: Arc<Look>,
     stream: Stream,
     #[expect(dead_code, reason = "held for its Drop")]
     permit: Option<Permit<B>>,
+}
+
+impl<B: RequestBody> Drop for Socket<B> {
+    fn drop(&mut self) {
+        self.look.gone();
+    }
 }
 
 impl<B: RequestBody> AsyncRead for Socket<B> {

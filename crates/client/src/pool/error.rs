@@ -85,6 +85,27 @@ pub enum PoolError {
         #[source]
         source: hyper::Error,
     },
+    /// Nothing moved for too long in an exchange whose request is still under way (gRPC).
+    #[error("nothing moved in the exchange with {upstream} for {after:?}")]
+    Idle {
+        /// The upstream.
+        upstream: String,
+        /// The bound.
+        after: Duration,
+    },
+    /// The upstream closed the connection before it took the request (GOAWAY), and the body is too
+    /// large to have been kept. It did nothing with the request: the client may send it again.
+    #[error("{upstream} closed the connection before it took the request")]
+    NotTaken {
+        /// The upstream.
+        upstream: String,
+        /// What it said.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The request waited for a connection, and whoever sent it does not want it sent any more.
+    #[error("the request was withdrawn while it waited")]
+    Withdrawn,
     /// The request cannot be put on the wire.
     #[error("the request cannot be sent: {0}")]
     Unsendable(&'static str),
@@ -103,13 +124,19 @@ impl PoolError {
             PoolError::UpstreamProtocol { .. } => "upstream_protocol",
             PoolError::ResponseTimeout { .. } => "response_timeout",
             PoolError::RequestBody { .. } => "request_body",
+            PoolError::Idle { .. } => "answer_idle",
+            PoolError::NotTaken { .. } => "goaway",
+            PoolError::Withdrawn => "withdrawn",
             PoolError::Unsendable(_) => "unsendable",
         }
     }
 
     /// Whether the client's request is to blame (its body failed, or it cannot be sent).
     pub fn is_request(&self) -> bool {
-        matches!(self, PoolError::RequestBody { .. } | PoolError::Unsendable(_))
+        matches!(
+            self,
+            PoolError::RequestBody { .. } | PoolError::Unsendable(_) | PoolError::Withdrawn
+        )
     }
 
     /// Whether this side had no connection to give: the upstream was never asked.

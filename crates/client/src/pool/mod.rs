@@ -14,8 +14,12 @@
 //! - INVARIANT: nobody waits while a connection is idle, and a connection is opened only when
 //!   none is idle on any thread.
 //! - Reuse is last in, first out, so that a burst's surplus ages and is closed.
-//! - A request is sent twice only if the library hands it back unsent, or if its method is
-//!   idempotent, it has no body, and the reused connection died before a response.
+//! - A connection is looked at before it is used again: what the peer has closed carries nothing.
+//! - A request is sent again only if the library hands it back unsent, if the peer says that it did
+//!   nothing with it (HTTP/2: above the last stream of its GOAWAY, or a refused stream), or if its
+//!   method is idempotent and the reused connection died before a response. Its body, where it
+//!   has one, must be small enough to have been kept ([`KEPT_BODY`]).
+//! - The last attempt gets a connection of its own, which no idle timeout of the peer can meet.
 //! - Running out of ports or descriptors stops opening for a moment and queues the request; it
 //!   fails under its own name, [`PoolError::PortsExhausted`], if its deadline passes.
 //!
@@ -29,6 +33,7 @@ mod body;
 mod budget;
 mod connect;
 mod error;
+mod look;
 mod request;
 mod slots;
 mod stats;
@@ -38,11 +43,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-pub use body::{BodyError, PooledBody};
+pub use body::{BodyError, KEPT_BODY, PooledBody};
 pub use budget::{Budget, half_of_the_usable_ports};
 pub use error::PoolError;
 pub use stats::UpstreamStats;
-pub use upstream::{RequestBody, Upstream};
+pub use upstream::{RequestBody, Terms, Upstream};
 
 use crate::dial::{Dialer, Target};
 
@@ -61,9 +66,10 @@ pub struct PoolConfig {
     /// How long a connection may be idle; shorter than what upstreams grant by habit (nginx 75
     /// s). A `Keep-Alive: timeout=` of the upstream shortens it further.
     pub idle_timeout: Duration,
-    /// How long the upstream may take to begin its response once it has the whole request.
+    /// How long the upstream may take to begin its response, from the last byte of the request that
+    /// was forwarded.
     pub response_timeout: Duration,
-    /// How long a response body may pause.
+    /// How long nothing may move within an exchange whose response has begun.
     pub body_timeout: Duration,
     /// HTTP/2 connections at most; another is opened only when all streams of all are in use.
     pub h2_max_connections: usize,
@@ -72,6 +78,11 @@ pub struct PoolConfig {
     /// How often a busy HTTP/2 connection is asked whether it is alive.
     pub h2_ping: Duration,
 }
+
+/// The most fields of a response's head.
+const RESPONSE_FIELDS: usize = 2048;
+/// The most bytes of a response's head.
+const RESPONSE_HEAD_BYTES: usize = 128 * 1024;
 
 /// Sockets an upstream may have at most, whatever its budget.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -85,7 +96,7 @@ impl Default for PoolConfig {
             queue_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
             response_timeout: Duration::from_secs(60),
-            body_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(300),
             h2_max_connections: 4,
             h2_max_streams: 100,
             h2_ping: Duration::from_secs(15),

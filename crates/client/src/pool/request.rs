@@ -24,7 +24,7 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
 }
 
 /// Everything but the body. Extensions stay behind: they are the caller's.
-pub(super) fn copy_of_head<B>(request: &Request<B>, body: B) -> Request<B> {
+pub(super) fn copy_of_head<A, B>(request: &Request<A>, body: B) -> Request<B> {
     let mut copy = Request::new(body);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::body::Outgoing;
+use super::look::Look;
 use super::stats::{Counters, UpstreamStats};
 use super::upstream::RequestBody;
 use super::{MAX_CONNECTIONS, PoolConfig, Protocol, UpstreamId};
@@ -69,6 +70,8 @@ struct State<B: RequestBody> {
 struct Waiter<B: RequestBody> {
     ticket: i64,
     shard: usize,
+    /// Takes only a connection that is new.
+    fresh: bool,
     grant: oneshot::Sender<Grant<B>>,
 }
 
@@ -81,6 +84,7 @@ pub(super) enum Grant<B: RequestBody> {
 /// An HTTP/1.1 connection between two requests, or lent to one.
 pub(super) struct H1<B> {
     pub(super) sender: http1::SendRequest<Outgoing<B>>,
+    pub(super) look: Arc<Look>,
     pub(super) shard: usize,
     pub(super) timer: Option<Timer>,
     pub(super) keep: Duration,
@@ -98,6 +102,7 @@ pub(super) struct Timer {
 /// An HTTP/2 connection.
 pub(super) struct H2<B> {
     pub(super) sender: http2::SendRequest<Outgoing<B>>,
+    pub(super) look: Arc<Look>,
     /// Streams in use; changed under the lock only.
     pub(super) streams: AtomicUsize,
     /// The peer's limit, as last announced.
@@ -205,17 +210,39 @@ impl<B: RequestBody> Slots<B> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether requests share connections, as far as that is known.
+    pub(super) fn multiplexed(&self) -> Option<bool> {
+        self.lock().multiplexed
+    }
+
+    /// The bound on connections, where each carries one request at a time.
+    pub(super) fn unshared(&self) -> Option<usize> {
+        let state = self.lock();
+        (state.multiplexed != Some(true)).then_some(state.limit)
+    }
+
     /// A connection, the right to open one, or a place in the queue (with `first`, at its
-    /// front: for a request that had its turn already).
-    pub(super) fn find(self: &Arc<Self>, first: bool) -> Found<B> {
+    /// front: for a request that had its turn already). With `fresh`, no connection that was used
+    /// before; where connections are shared (HTTP/2) that asks nothing.
+    pub(super) fn find(self: &Arc<Self>, first: bool, fresh: bool) -> Found<B> {
         let shard = shard();
         let mut dead = Vec::new();
         let mut state = self.lock();
-        if let Some(link) = state.take(self, shard, &mut dead) {
+        let fresh = fresh && state.multiplexed != Some(true);
+        if fresh {
+            if state.may_open(&self.config) {
+                state.open += 1;
+                state.dialing += 1;
+                drop(state);
+                return Found::Grant(Grant::Open(self.opening()));
+            }
+            // An old one makes room; when it is closed the queue is served.
+            dead.extend(state.surplus(shard));
+        } else if let Some(link) = state.take(self, shard, &mut dead) {
             drop(state);
             return Found::Grant(Grant::Lease(self.lease(link)));
         }
-        if state.settling <= state.waiters.len() && state.may_open(&self.config) {
+        if !fresh && state.settling <= state.waiters.len() && state.may_open(&self.config) {
             state.open += 1;
             state.dialing += 1;
             drop(state);
@@ -227,7 +254,7 @@ impl<B: RequestBody> Slots<B> {
             return Found::Full;
         }
         let (grant, granted) = oneshot::channel();
-        let waiter = |ticket| Waiter { ticket, shard, grant };
+        let waiter = |ticket| Waiter { ticket, shard, fresh, grant };
         let ticket = if first {
             state.first_ticket -= 1;
             let ticket = state.first_ticket;
@@ -249,8 +276,16 @@ impl<B: RequestBody> Slots<B> {
         loop {
             let mut dead = Vec::new();
             let mut state = self.lock();
-            let Some(shard) = state.waiters.front().map(|waiter| waiter.shard) else { return };
-            let grant = if let Some(link) = state.take(self, shard, &mut dead) {
+            let front = state.waiters.front().map(|waiter| (waiter.shard, waiter.fresh));
+            let Some((shard, fresh)) = front else { return };
+            let grant = if fresh && state.may_open(&self.config) {
+                state.open += 1;
+                state.dialing += 1;
+                Grant::Open(self.opening())
+            } else if fresh && state.multiplexed != Some(true) {
+                dead.extend(state.surplus(shard));
+                return;
+            } else if let Some(link) = state.take(self, shard, &mut dead) {
                 Grant::Lease(self.lease(link))
             } else if state.waiters.len() > state.settling && state.may_open(&self.config) {
                 state.open += 1;
@@ -289,7 +324,11 @@ impl<B: RequestBody> Slots<B> {
         conn.reused = true;
         conn.since = Instant::now();
         let mut state = self.lock();
-        if let Some(waiter) = state.waiters.pop_front() {
+        if state.waiters.front().is_some_and(|waiter| waiter.fresh) {
+            // Closing it makes room for the one that is wanted.
+            drop(state);
+            drop(conn);
+        } else if let Some(waiter) = state.waiters.pop_front() {
             drop(state);
             drop(waiter.grant.send(Grant::Lease(self.lease(Link::H1(conn)))));
         } else if !state.retired && state.open <= state.limit {
@@ -465,6 +504,15 @@ impl<B: RequestBody> State<B> {
         None
     }
 
+    /// An idle connection to close, where all that there may be are open.
+    fn surplus(&mut self, shard: usize) -> Option<H1<B>> {
+        if self.open < self.limit {
+            return None;
+        }
+        let count = self.idle.len();
+        (0..count).find_map(|list| self.idle.get_mut((shard + list) % count.max(1))?.pop())
+    }
+
     fn may_open(&self, config: &PoolConfig) -> bool {
         let room = match self.multiplexed {
             Some(false) => true,
@@ -506,6 +554,24 @@ impl<B: RequestBody> Lease<B> {
 
     pub(super) fn link(&mut self) -> Option<&mut Link<B>> {
         self.link.as_mut()
+    }
+
+    /// Whether the peer has closed the connection, as the kernel sees it now. Only of one that was
+    /// used before; a new one was open a moment ago.
+    pub(super) fn is_gone(&self) -> bool {
+        match &self.link {
+            Some(Link::H1(conn)) => conn.reused && conn.look.is_closed(),
+            Some(Link::H2(conn)) => conn.look.is_closed(),
+            None => true,
+        }
+    }
+
+    /// Nobody uses this connection any more; the exchanges that it has may end.
+    pub(super) fn give_up(mut self) {
+        self.sent = true;
+        if let Some(Link::H2(conn)) = &self.link {
+            self.home.lock().h2.retain(|other| !Arc::ptr_eq(other, conn));
+        }
     }
 
     /// The response has ended.

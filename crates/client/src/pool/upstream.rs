@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::body::{Outgoing, PooledBody, Watch};
@@ -21,13 +22,15 @@ use super::{PoolConfig, UpstreamId};
 use crate::dial::Dialer;
 
 /// Times one request is put on a connection at most.
-const MAX_ATTEMPTS: usize = 4;
+const MAX_ATTEMPTS: usize = 8;
+/// How often, within its deadline, a request that waits for a connection says so.
+const PRESSURE_STEPS: u32 = 8;
 /// Subtracted from what an upstream grants by `Keep-Alive: timeout=`, for the way there.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// What may be a request's body.
 pub trait RequestBody:
-    http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+    http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
     + Send
     + Unpin
     + 'static
@@ -35,11 +38,28 @@ pub trait RequestBody:
 }
 
 impl<B> RequestBody for B where
-    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
         + Unpin
         + 'static
 {
+}
+
+/// What holds for one request in particular.
+#[derive(Clone, Copy, Default)]
+pub struct Terms<'a> {
+    /// How long the response may take to begin, from the last byte of the request that was
+    /// forwarded; none: the pool's.
+    pub answer_timeout: Option<Duration>,
+    /// How long nothing may move in either direction once it has begun; none: the pool's.
+    pub answer_idle: Option<Duration>,
+    /// Request and response are streams beside each other (gRPC): a request that pauses before the
+    /// response begins is bounded by `answer_idle`.
+    pub bidirectional: bool,
+    /// Asked before a request that had to wait for its connection is sent on it.
+    pub still_wanted: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
+    /// Told now and then, while the request waits for a connection, for how long it has.
+    pub waiting: Option<&'a (dyn Fn(Duration) + Send + Sync)>,
 }
 
 /// Connections to one upstream. A clone is the same upstream.
@@ -68,11 +88,16 @@ impl<B: RequestBody> Upstream<B> {
         self.slots.stats()
     }
 
+    /// How many connections there may be, where each carries one request at a time (HTTP/1.1).
+    pub fn unshared(&self) -> Option<usize> {
+        self.slots.unshared()
+    }
+
     pub(super) fn close_idle(&self) {
         self.slots.retire();
     }
 
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request and waits for the head of its response, on the pool's terms.
     ///
     /// The request is shaped for its connection: on HTTP/1.1 its target becomes origin-form and
     /// `Host` is set if missing (from the target's authority, else the upstream's); on HTTP/2
@@ -83,95 +108,100 @@ impl<B: RequestBody> Upstream<B> {
     ///
     /// Dropping the future cancels: a request on its way closes its HTTP/1.1 connection.
     pub async fn send(&self, request: Request<B>) -> Result<Response<PooledBody<B>>, PoolError> {
+        self.send_on(request, &Terms::default()).await
+    }
+
+    /// As [`Upstream::send`], on terms of its own.
+    pub async fn send_on(
+        &self,
+        request: Request<B>,
+        terms: &Terms<'_>,
+    ) -> Result<Response<PooledBody<B>>, PoolError> {
         let slots = &self.slots;
         let idempotent = is_idempotent(request.method());
         let (parts, body) = request.into_parts();
-        let (body, watch) = Outgoing::new(body);
-        let bodyless = watch.is_none();
+        // On HTTP/1.1 only what is idempotent may be sent twice.
+        let keeps = idempotent || slots.multiplexed() != Some(false);
+        let (body, source) = Outgoing::new(body, keeps);
+        let watch = source.as_ref().map(|source| Arc::clone(&source.watch));
+        let waits = Waits {
+            begin: terms.answer_timeout.unwrap_or(slots.config.response_timeout),
+            idle: terms.answer_idle.unwrap_or(slots.config.body_timeout),
+            bidirectional: terms.bidirectional,
+        };
         let mut request = Request::from_parts(parts, body);
         let mut patience = Patience::default();
         for attempt in 1.. {
-            let mut lease = acquire(slots, &mut patience).await?;
+            let last = attempt == MAX_ATTEMPTS;
+            let mut lease = acquire(slots, &mut patience, terms, last).await?;
+            if attempt > 1 && terms.still_wanted.is_some_and(|still_wanted| !still_wanted()) {
+                return Err(PoolError::Withdrawn);
+            }
             let Some(link) = lease.link() else { continue };
             slots.counters.requests.add(1);
-            let last = attempt == MAX_ATTEMPTS;
             let (copy, timer, outcome) = match link {
                 Link::H1(conn) => {
                     for_http1(&mut request, &slots.host);
-                    let copy = (bodyless && idempotent && conn.reused && !last)
-                        .then(|| copy_of_head(&request, Outgoing::empty()));
-                    let mut timer = local_timer(conn.timer.take(), slots.config.response_timeout);
+                    let copy = (keeps && idempotent && conn.reused && !last)
+                        .then(|| copy_of_head(&request, ()));
+                    let mut timer = local_timer(conn.timer.take(), waits.begin);
                     let sending = conn.sender.try_send_request(request);
                     lease.sent = true;
-                    let outcome = self.head(sending, timer.as_mut(), watch.as_deref()).await;
+                    let outcome = head(sending, timer.as_mut(), watch.as_deref(), &waits).await;
                     (copy, Some(timer), outcome)
                 }
                 Link::H2(conn) => {
                     for_http2(&mut request, &slots.host, slots.id.target.tls.is_some())?;
-                    let copy =
-                        (bodyless && !last).then(|| copy_of_head(&request, Outgoing::empty()));
-                    let mut timer = local_timer(None, slots.config.response_timeout);
+                    let copy = (!last).then(|| copy_of_head(&request, ()));
+                    let mut timer = local_timer(None, waits.begin);
                     let sending = conn.sender.clone().try_send_request(request);
                     lease.sent = true;
-                    let outcome = self.head(sending, timer.as_mut(), watch.as_deref()).await;
+                    let outcome = head(sending, timer.as_mut(), watch.as_deref(), &waits).await;
                     (copy, Some(timer), outcome)
                 }
             };
             let mut error = match outcome {
-                Ok(Ok(response)) => return Ok(self.finish(response, lease, timer)),
+                Ok(Ok(response)) => return Ok(self.finish(response, lease, watch, timer, &waits)),
                 Ok(Err(error)) => error,
-                Err(Late) => {
-                    return Err(PoolError::ResponseTimeout {
-                        upstream: slots.name.clone(),
-                        after: slots.config.response_timeout,
-                    });
-                }
+                Err(late) => return Err(late.error(slots.name.clone(), &waits)),
             };
             drop(lease);
-            request = match (error.take_message(), copy) {
-                (Some(unsent), _) if !last => unsent,
-                (None, Some(copy)) if is_refusal(error.error()) => copy,
-                (None, Some(copy)) if idempotent && is_death(error.error()) => copy,
-                _ => return Err(self.failed(error.into_error(), watch.as_deref())),
+            if let Some(unsent) = error.take_message() {
+                if last {
+                    return Err(self.failed(error.into_error(), watch.as_deref()));
+                }
+                request = unsent;
+                slots.counters.retries.add(1);
+                continue;
+            }
+            let failed = watch.as_ref().is_some_and(|watch| watch.has_failed());
+            let refused = !failed && is_refusal(error.error());
+            let dead = !failed && idempotent && is_death(error.error());
+            let body = match &source {
+                _ if !refused && !dead => None,
+                None => Some(Outgoing::empty()),
+                Some(source) => source.again(),
+            };
+            request = match copy.zip(body) {
+                Some((copy, body)) => copy.map(|()| body),
+                None if refused => {
+                    let upstream = slots.name.clone();
+                    return Err(PoolError::NotTaken { upstream, source: error.into_error() });
+                }
+                None => return Err(self.failed(error.into_error(), watch.as_deref())),
             };
             slots.counters.retries.add(1);
         }
         Err(PoolError::Unsendable("no attempt is left"))
     }
 
-    /// The response's head, or the deadline.
-    async fn head<F>(
-        &self,
-        sending: F,
-        mut timer: Pin<&mut Sleep>,
-        watch: Option<&Watch>,
-    ) -> Result<F::Output, Late>
-    where
-        F: Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing<B>>>>>,
-    {
-        let timeout = self.slots.config.response_timeout;
-        let mut sending = pin!(sending);
-        poll_fn(|cx| {
-            if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
-                return Poll::Ready(Ok(outcome));
-            }
-            while timer.as_mut().poll(cx).is_ready() {
-                // With a body under way the time runs from its last sign of life.
-                match watch.and_then(|watch| watch.extended(timeout)) {
-                    Some(later) => timer.as_mut().reset(later),
-                    None => return Poll::Ready(Err(Late)),
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
     fn finish(
         &self,
         response: Response<Incoming>,
         mut lease: Lease<B>,
+        watch: Option<Arc<Watch>>,
         timer: Option<Pin<Box<Sleep>>>,
+        waits: &Waits,
     ) -> Response<PooledBody<B>> {
         if let Some(Link::H1(conn)) = lease.link()
             && let Some(value) = response.headers().get("keep-alive")
@@ -179,10 +209,9 @@ impl<B: RequestBody> Upstream<B> {
             conn.keep = granted_idle(value).min(self.slots.config.idle_timeout);
         }
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let pause = self.slots.config.body_timeout;
         response.map(|incoming| {
             let lease = (!upgraded).then_some(lease);
-            PooledBody::new(incoming, lease, timer, pause)
+            PooledBody::new(incoming, lease, watch, timer, waits.idle)
         })
     }
 
@@ -194,7 +223,63 @@ impl<B: RequestBody> Upstream<B> {
     }
 }
 
-struct Late;
+/// How long one exchange may wait.
+struct Waits {
+    begin: Duration,
+    idle: Duration,
+    bidirectional: bool,
+}
+
+/// The deadline that passed.
+enum Late {
+    Begin,
+    Idle,
+}
+
+impl Late {
+    fn error(self, upstream: String, waits: &Waits) -> PoolError {
+        match self {
+            Late::Begin => PoolError::ResponseTimeout { upstream, after: waits.begin },
+            Late::Idle => PoolError::Idle { upstream, after: waits.idle },
+        }
+    }
+}
+
+/// The response's head, or the deadline.
+async fn head<F: Future>(
+    sending: F,
+    mut timer: Pin<&mut Sleep>,
+    watch: Option<&Watch>,
+    waits: &Waits,
+) -> Result<F::Output, Late> {
+    let mut sending = pin!(sending);
+    poll_fn(|cx| {
+        if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+            return Poll::Ready(Ok(outcome));
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            match later(watch, waits) {
+                Ok(later) => timer.as_mut().reset(later),
+                Err(late) => return Poll::Ready(Err(late)),
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// The deadline moves with the request's body. While more of that is awaited, how long is for its
+/// sender to bound, but for a stream beside which the answer may begin at any time.
+fn later(watch: Option<&Watch>, waits: &Waits) -> Result<Instant, Late> {
+    let Some(watch) = watch else { return Err(Late::Begin) };
+    let now = Instant::now();
+    let (late, end) = match (watch.is_starved(), waits.bidirectional) {
+        (true, false) => return Ok(now + waits.begin),
+        (true, true) => (Late::Idle, watch.alive() + waits.idle),
+        (false, _) => (Late::Begin, watch.alive() + waits.begin),
+    };
+    if end > now { Ok(end) } else { Err(late) }
+}
 
 /// How long a request has waited and may wait.
 #[derive(Default)]
@@ -203,12 +288,31 @@ struct Patience {
     had_its_turn: bool,
 }
 
+impl Patience {
+    /// The wait has ended. Where there was one, what was known before it is asked again.
+    fn over<B: RequestBody>(
+        &self,
+        lease: Lease<B>,
+        terms: &Terms<'_>,
+    ) -> Result<Lease<B>, PoolError> {
+        match terms.still_wanted {
+            Some(still_wanted) if self.since.is_some() && !still_wanted() => {
+                Err(PoolError::Withdrawn)
+            }
+            _ => Ok(lease),
+        }
+    }
+}
+
+/// `fresh`: a connection that nobody has used.
 async fn acquire<B: RequestBody>(
     slots: &Arc<Slots<B>>,
     patience: &mut Patience,
+    terms: &Terms<'_>,
+    fresh: bool,
 ) -> Result<Lease<B>, PoolError> {
     loop {
-        let grant = match slots.find(patience.had_its_turn) {
+        let grant = match slots.find(patience.had_its_turn, fresh) {
             Found::Grant(grant) => grant,
             Found::Full => {
                 let upstream = slots.name.clone();
@@ -216,19 +320,21 @@ async fn acquire<B: RequestBody>(
             }
             Found::Wait(mut ticket) => {
                 let since = *patience.since.get_or_insert_with(Instant::now);
-                let deadline = since + slots.config.queue_timeout;
-                match tokio::time::timeout_at(deadline, &mut ticket.granted).await {
-                    Ok(Ok(grant)) => grant,
-                    Ok(Err(_)) | Err(_) => return Err(too_late(slots, since)),
-                }
+                let granted = granted(slots, &mut ticket.granted, since, terms).await;
+                granted.ok_or_else(|| too_late(slots, since))?
             }
         };
         let opening = match grant {
-            Grant::Lease(lease) => return Ok(lease),
+            Grant::Lease(lease) if lease.is_gone() => {
+                lease.give_up();
+                patience.had_its_turn = true;
+                continue;
+            }
+            Grant::Lease(lease) => return patience.over(lease, terms),
             Grant::Open(opening) => opening,
         };
         match open(slots, opening).await {
-            Ok(lease) => return Ok(lease),
+            Ok(lease) => return patience.over(lease, terms),
             Err(OpenError::Dial(error)) if error.is_local_shortage() => {
                 patience.had_its_turn = true;
                 let since = *patience.since.get_or_insert_with(Instant::now);
@@ -241,6 +347,28 @@ async fn acquire<B: RequestBody>(
             }
             Err(OpenError::Handshake(error)) => {
                 return Err(PoolError::exchange(slots.name.clone(), error));
+            }
+        }
+    }
+}
+
+/// Waits in the queue; none: until it was too late.
+async fn granted<B: RequestBody>(
+    slots: &Slots<B>,
+    grant: &mut oneshot::Receiver<Grant<B>>,
+    since: Instant,
+    terms: &Terms<'_>,
+) -> Option<Grant<B>> {
+    let deadline = since + slots.config.queue_timeout;
+    loop {
+        let step = (Instant::now() + slots.config.queue_timeout / PRESSURE_STEPS).min(deadline);
+        match tokio::time::timeout_at(step, &mut *grant).await {
+            Ok(grant) => return grant.ok(),
+            Err(_) if step >= deadline => return None,
+            Err(_) => {
+                if let Some(waiting) = terms.waiting {
+                    waiting(since.elapsed());
+                }
             }
         }
     }

@@ -13,6 +13,7 @@
 mod center;
 mod dial;
 mod embed;
+mod goaway;
 mod netns;
 mod pool;
 mod replica;

@@ -1,0 +1,39 @@
+//! A look at a connection before it is used: has the peer closed its side?
+//!
+//! The task that drives a connection hears of its end when its runtime gets to it, which may be
+//! on another thread and a moment late. The kernel knows at once, and says so without a wait.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, PoisonError};
+
+/// See the module. Shared by a socket and those who may want to use it.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// INVARIANT: the descriptor is open as long as it is here; the socket takes it away first.
+    fd: Mutex<Option<RawFd>>,
+}
+
+impl Look {
+    pub(super) fn at(stream: &impl AsRawFd) -> Look {
+        Look { fd: Mutex::new(Some(stream.as_raw_fd())) }
+    }
+
+    /// The socket is about to be closed.
+    pub(super) fn gone(&self) {
+        *self.fd.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether the peer has closed, or reset, the connection.
+    pub(super) fn is_closed(&self) -> bool {
+        let fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(fd) = *fd else { return true };
+        let mut poll = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: the pointer is to one whole pollfd, and the descriptor is open while the lock
+        // is held.
+        #[expect(unsafe_code, reason = "neither std nor tokio looks without a wait")]
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        let over = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
+        // An error says nothing about the peer; the request will.
+        ready > 0 && poll.revents & over != 0
+    }
+}
