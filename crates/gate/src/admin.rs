@@ -3,29 +3,38 @@
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use keepgate_limit::top::{MOST_TOLD, Report};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use keepgate_serve::{Place, Places, PlacesConfig};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::listen::ListenError;
 use crate::metrics::{self, WorkerMetrics, head};
 use crate::source::Peek;
 use crate::worker::Common;
 
-/// Connections at once.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections at once. An idle one makes room for the next, so that whoever keeps some open does
+/// not lock the others out.
+const CONNECTIONS: usize = 32;
+/// The descriptors that takes.
+pub(crate) const PLACES: usize = CONNECTIONS + keepgate_serve::places::MAX_SLACK_OF_FEW;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a connection, whatever it does.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// For the rest of an answer, on a connection that was told to close.
+const LINGER: Duration = Duration::from_millis(200);
 
 /// See the module.
 pub(crate) struct Admin {
@@ -69,31 +78,77 @@ impl Admin {
     }
 
     pub(crate) async fn run(self) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let config = PlacesConfig { per_peer: Some(CONNECTIONS), ..PlacesConfig::new(CONNECTIONS) };
+        let places = Places::new(config);
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let Ok((stream, _)) = self.listener.accept().await else {
+            let Ok((stream, peer)) = self.listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let view = Arc::clone(&self.view);
-            tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let answer = view.answer(&request);
-                    async move { Ok::<_, Infallible>(answer) }
-                });
-                let mut builder = hyper::server::conn::http1::Builder::new();
-                builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-                // Whoever asked has gone, or has its answer.
-                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-                drop(place);
-            });
+            let now_ms = self.view.common.now_ms();
+            // Where all are in use it is closed; who asks for metrics asks again.
+            let Ok(place) = places.take(Some(peer.ip()), now_ms) else { continue };
+            tokio::spawn(serve(Arc::clone(&self.view), stream, place));
         }
     }
 }
 
+async fn serve(view: Arc<View>, stream: TcpStream, place: Place) {
+    let seat = Arc::clone(place.seat());
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (seat, asked) = (Arc::clone(&seat), Arc::clone(&asked));
+        service_fn(move |request| {
+            asked.store(true, Ordering::Relaxed);
+            seat.begin();
+            let answer = view.answer(&request);
+            seat.end(view.common.now_ms());
+            async move { Ok::<_, Infallible>(answer) }
+        })
+    };
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // Whoever asked has gone, or has its answer.
+        _ = tokio::time::timeout(LIFETIME, connection.as_mut()) => {}
+        () = seat.told() => {
+            // An answer that is being written gets a moment; where nothing was asked there is none.
+            connection.as_mut().graceful_shutdown();
+            if asked.load(Ordering::Relaxed) {
+                let _ = tokio::time::timeout(LINGER, connection).await;
+            }
+        }
+    }
+    drop(place);
+}
+
 impl View {
+    /// Whether the request was meant for this listener. A browser that was led here by a name of
+    /// somebody else's (DNS rebinding) sends that name.
+    fn is_own_host(&self, request: &Request<Incoming>) -> bool {
+        let mut hosts = request.headers().get_all(HOST).iter();
+        let host = match (request.uri().authority(), hosts.next(), hosts.next()) {
+            (Some(authority), ..) => authority.as_str(),
+            (None, Some(host), None) => host.to_str().unwrap_or_default(),
+            _ => return false,
+        };
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        bare.parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || self.common.settings.admin_hosts.iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !self.is_own_host(request) {
+            let line = "this host name is not the admin listener's; ask by IP address or \
+                        `localhost`, or start the gate with --admin-host NAME\n";
+            return text(StatusCode::MISDIRECTED_REQUEST, line.to_owned());
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -160,10 +215,52 @@ impl View {
         let mut out = String::with_capacity(8 * 1024);
         metrics::render(&self.workers, &mut out);
         self.limits(&mut out);
+        self.places(&mut out);
         self.replica(&mut out);
         self.upstream(&mut out);
         self.common.source.metrics(&mut out);
         out
+    }
+
+    fn places(&self, out: &mut String) {
+        let places = &self.common.places;
+        let counts = places.counts();
+        let open = self.common.ongoing.iter().map(|list| list.len()).sum::<usize>();
+        let gauge = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        for (name, sort, help, value) in [
+            ("connections_limit", "gauge", "Connections of callers that there may be.", {
+                gauge(places.bound())
+            }),
+            ("connections_limit_per_address", "gauge", "Of these, one address's.", {
+                gauge(places.per_peer())
+            }),
+            ("connections_closed_idle_total", "counter", "Idle connections closed for others.", {
+                counts.closed_idle
+            }),
+            (
+                "connections_refused_address_total",
+                "counter",
+                "Connections closed at once because their address holds as many as it may.",
+                counts.refused_peer,
+            ),
+            ("revision_waiters", "gauge", "Requests that wait for a revision.", {
+                gauge(self.common.revision_waiters.load(Ordering::Relaxed))
+            }),
+            ("exchanges_open", "gauge", "Exchanges under way that may be decided again.", {
+                gauge(open)
+            }),
+            (
+                "exchanges_redecided_total",
+                "counter",
+                "Times an open exchange was decided again.",
+                { self.common.redecided.value() },
+            ),
+        ] {
+            let name = format!("keepgate_gate_{name}");
+            head(out, &name, sort, help);
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{name} {value}");
+        }
     }
 
     fn replica(&self, out: &mut String) {

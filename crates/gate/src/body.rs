@@ -1,5 +1,6 @@
 //! Bodies in both directions: streamed, bounded, never collected.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,51 +9,75 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use keepgate_client::pool::{BodyError, PooledBody};
 use keepgate_limit::Permit;
 use tokio::time::{Instant, Sleep};
 
+use crate::cut::Cut;
+use crate::ongoing::{Ending, Listed};
+use crate::problem;
+use crate::uploads::{InProgress, Slot, Upload};
 use crate::wire::guard::Shared;
 
 /// What became of a caller's body; tells the caller's faults from the upstream's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u8)]
 pub(crate) enum BodyFault {
     /// Badly framed, or broken off.
     #[error("the request body could not be read")]
-    Broken,
+    Broken = 1,
     /// Over the bound.
     #[error("the request body is over the gate's bound")]
-    TooLarge,
+    TooLarge = 2,
+    /// Nothing came.
+    #[error("nothing of the request body arrived for too long")]
+    Idle = 3,
     /// Under the least rate.
     #[error("the request body arrives too slowly")]
-    TooSlow,
+    TooSlow = 4,
+    /// Others wait for the connection that it holds.
+    #[error("the request body was the slowest while others waited for a connection")]
+    Pressure = 5,
 }
 
-/// Where a body says what became of it.
-#[derive(Debug, Default)]
-pub(crate) struct BodyFate(AtomicU8);
+impl BodyFault {
+    /// The bound that cut it, if one did.
+    pub(crate) fn cut(self) -> Option<Cut> {
+        match self {
+            BodyFault::Broken | BodyFault::TooLarge => None,
+            BodyFault::Idle => Some(Cut::BodyIdle),
+            BodyFault::TooSlow => Some(Cut::BodyRate),
+            BodyFault::Pressure => Some(Cut::BodyPressure),
+        }
+    }
+}
+
+/// Where a body says what became of it, and hears that its answer has begun.
+#[derive(Debug)]
+pub(crate) struct BodyFate {
+    fault: AtomicU8,
+    upload: Arc<Upload>,
+}
 
 impl BodyFate {
     fn fail(&self, fault: BodyFault) -> BodyFault {
-        let code = match fault {
-            BodyFault::Broken => 1,
-            BodyFault::TooLarge => 2,
-            BodyFault::TooSlow => 3,
-        };
-        self.0.store(code, Ordering::Release);
+        self.fault.store(fault as u8, Ordering::Release);
         fault
     }
 
     /// The fault, if there was one.
     pub(crate) fn fault(&self) -> Option<BodyFault> {
-        match self.0.load(Ordering::Acquire) {
-            1 => Some(BodyFault::Broken),
-            2 => Some(BodyFault::TooLarge),
-            3 => Some(BodyFault::TooSlow),
-            _ => None,
-        }
+        use BodyFault::{Broken, Idle, Pressure, TooLarge, TooSlow};
+        let code = self.fault.load(Ordering::Acquire);
+        [Broken, TooLarge, Idle, TooSlow, Pressure].into_iter().find(|f| *f as u8 == code)
+    }
+
+    /// The answer has begun: from now on the body may take its time.
+    pub(crate) fn answered(&self) {
+        self.upload.unbind();
     }
 }
 
@@ -60,8 +85,12 @@ impl BodyFate {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyBounds {
     pub(crate) bytes: u64,
-    pub(crate) rate: u64,
-    pub(crate) grace: Duration,
+    /// Without a byte.
+    pub(crate) idle: Duration,
+    /// In each such time...
+    pub(crate) window: Duration,
+    /// ...so many bytes must arrive.
+    pub(crate) least: u64,
 }
 
 /// A caller's body on its way to the upstream.
@@ -75,50 +104,132 @@ struct Watched {
     bounds: BodyBounds,
     fate: Arc<BodyFate>,
     got: u64,
-    /// Time spent waiting for the caller alone; time the upstream takes does not count.
-    waited: Duration,
+    pace: Pace,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    in_progress: InProgress,
+    #[expect(dead_code, reason = "held for its Drop")]
+    slot: Option<Slot>,
 }
 
 impl CallerBody {
-    /// None where there is no body at all.
+    /// A body that is not empty. `stream`: it is one half of a conversation (gRPC), which no bound
+    /// on bodies holds for. `slot`: its address's right to have it in progress.
     pub(crate) fn new(
         incoming: Incoming,
         bounds: BodyBounds,
-    ) -> (CallerBody, Option<Arc<BodyFate>>) {
-        if incoming.is_end_stream() {
-            return (CallerBody::default(), None);
+        stream: bool,
+        in_progress: InProgress,
+        slot: Option<Slot>,
+    ) -> (CallerBody, Arc<BodyFate>) {
+        if stream {
+            in_progress.upload().unbind();
         }
-        let fate = Arc::new(BodyFate::default());
+        let upload = Arc::clone(in_progress.upload());
+        let fate = Arc::new(BodyFate { fault: AtomicU8::new(0), upload });
         let watched = Watched {
             incoming,
             bounds,
             fate: Arc::clone(&fate),
             got: 0,
-            waited: Duration::ZERO,
+            pace: Pace::default(),
             waiting_since: None,
             timer: None,
+            in_progress,
+            slot,
         };
-        (CallerBody { inner: Some(Box::new(watched)) }, Some(fate))
+        (CallerBody { inner: Some(Box::new(watched)) }, fate)
+    }
+}
+
+/// How fast a body comes, in time spent waiting for the caller alone: what the upstream takes does
+/// not count against the caller.
+#[derive(Debug, Default)]
+struct Pace {
+    /// All that was waited so far.
+    waited: Duration,
+    /// When something came last.
+    last: Duration,
+    /// What came last, the oldest first: as little of it as is at least the least. What comes close
+    /// together is one entry, so that there are never more than [`ENTRIES`].
+    recent: VecDeque<Arrival>,
+    /// The bytes of `recent`.
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    first: Duration,
+    last: Duration,
+    bytes: u64,
+}
+
+/// Into so many parts a window is divided.
+const ENTRIES: u32 = 64;
+
+impl Pace {
+    fn arrived(&mut self, bytes: u64, bounds: &BodyBounds) {
+        let now = self.waited;
+        self.last = now;
+        self.bytes = self.bytes.saturating_add(bytes);
+        match self.recent.back_mut() {
+            Some(last) if now - last.first < bounds.window / ENTRIES => {
+                last.last = now;
+                last.bytes = last.bytes.saturating_add(bytes);
+            }
+            _ => self.recent.push_back(Arrival { first: now, last: now, bytes }),
+        }
+        while let Some(oldest) = self.recent.front()
+            && self.bytes - oldest.bytes >= bounds.least
+        {
+            self.bytes -= oldest.bytes;
+            self.recent.pop_front();
+        }
+    }
+
+    /// Until when, on the clock of `waited`, the next bytes are waited for.
+    fn deadline(&self, bounds: &BodyBounds) -> Duration {
+        let begin = match self.recent.front() {
+            Some(oldest) if self.bytes >= bounds.least => oldest.last,
+            _ => Duration::ZERO,
+        };
+        (begin + bounds.window).min(self.last + bounds.idle)
     }
 }
 
 impl Watched {
-    /// How long the caller may have been waited for, given what it has sent.
-    fn patience(&self) -> Duration {
-        let earned = self.got.checked_div(self.bounds.rate).unwrap_or(u64::from(u32::MAX));
-        self.bounds.grace + Duration::from_secs(earned)
-    }
-
-    fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
+        if self.in_progress.poll_cut(cx).is_ready() {
+            return Poll::Ready(BodyFault::Pressure);
+        }
+        if !self.fate.upload.is_bounded() {
+            return Poll::Pending;
+        }
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let by = since + self.patience().saturating_sub(self.waited);
+        let by = since + self.pace.deadline(&self.bounds).saturating_sub(self.pace.waited);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by)));
         if timer.deadline() != by {
             timer.as_mut().reset(by);
         }
-        timer.as_mut().poll(cx)
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if !self.fate.upload.is_bounded() {
+            // The answer has begun meanwhile.
+            return Poll::Pending;
+        }
+        let silent = self.pace.waited + since.elapsed() - self.pace.last;
+        let idle = silent >= self.bounds.idle;
+        Poll::Ready(if idle { BodyFault::Idle } else { BodyFault::TooSlow })
+    }
+
+    fn arrived(&mut self, bytes: u64) {
+        if let Some(since) = self.waiting_since.take() {
+            self.pace.waited += since.elapsed();
+        }
+        self.got = self.got.saturating_add(bytes);
+        self.pace.arrived(bytes, &self.bounds);
+        self.in_progress.got(bytes);
     }
 }
 
@@ -130,30 +241,35 @@ impl Body for CallerBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let Some(body) = &mut self.get_mut().inner else { return Poll::Ready(None) };
-        match Pin::new(&mut body.incoming).poll_frame(cx) {
+        let this = self.get_mut();
+        let Some(body) = &mut this.inner else { return Poll::Ready(None) };
+        let fault = match Pin::new(&mut body.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
-                if let Some(since) = body.waiting_since.take() {
-                    body.waited += since.elapsed();
-                }
-                if let Some(data) = frame.data_ref() {
-                    body.got += data.len() as u64;
-                    if body.got > body.bounds.bytes {
-                        return Poll::Ready(Some(Err(body.fate.fail(BodyFault::TooLarge))));
+                body.arrived(frame.data_ref().map_or(0, |data| data.len() as u64));
+                if body.got > body.bounds.bytes {
+                    BodyFault::TooLarge
+                } else {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        crate::headers::clean_trailers(trailers);
                     }
+                    if body.incoming.is_end_stream() {
+                        // Over: its address may have another one.
+                        this.inner = None;
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
                 }
-                if let Some(trailers) = frame.trailers_mut() {
-                    crate::headers::clean_trailers(trailers);
-                }
-                Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(body.fate.fail(BodyFault::Broken)))),
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => match body.poll_too_slow(cx) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(body.fate.fail(BodyFault::TooSlow)))),
-                Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Err(_))) => BodyFault::Broken,
+            Poll::Ready(None) => {
+                this.inner = None;
+                return Poll::Ready(None);
+            }
+            Poll::Pending => match body.poll_late(cx) {
+                Poll::Ready(fault) => fault,
+                Poll::Pending => return Poll::Pending,
             },
-        }
+        };
+        Poll::Ready(Some(Err(body.fate.fail(fault))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -167,6 +283,17 @@ impl Body for CallerBody {
     }
 }
 
+/// An answer that does not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AnswerError {
+    /// The upstream's fault, or its silence.
+    #[error("the answer broke off")]
+    Upstream(#[source] BodyError),
+    /// The gate ended it.
+    #[error("the gate ended the answer: {}", .0.cut().name())]
+    Ended(Ending),
+}
+
 /// The body of an answer to a caller.
 pub(crate) struct GateBody {
     kind: Answer,
@@ -174,11 +301,16 @@ pub(crate) struct GateBody {
     open: Option<OpenExchange>,
     /// The same: the caller's places among the requests under way.
     permits: Vec<Permit>,
+    /// The same: the exchange as it is decided again.
+    listed: Option<Listed>,
+    /// The caller speaks gRPC: what cuts the answer short is told in trailers.
+    grpc: bool,
 }
 
 enum Answer {
     Full(Bytes),
     Upstream(PooledBody<CallerBody>),
+    Over,
 }
 
 /// While it lives, its connection has an exchange.
@@ -228,12 +360,20 @@ impl Drop for OpenExchange {
 impl GateBody {
     /// A body that is here.
     pub(crate) fn full(bytes: Bytes) -> GateBody {
-        GateBody { kind: Answer::Full(bytes), open: None, permits: Vec::new() }
+        GateBody::of(Answer::Full(bytes), None, false)
     }
 
-    /// The upstream's.
-    pub(crate) fn upstream(body: PooledBody<CallerBody>) -> GateBody {
-        GateBody { kind: Answer::Upstream(body), open: None, permits: Vec::new() }
+    /// The upstream's, of an exchange that may be told to end.
+    pub(crate) fn upstream(
+        body: PooledBody<CallerBody>,
+        listed: Option<Listed>,
+        grpc: bool,
+    ) -> GateBody {
+        GateBody::of(Answer::Upstream(body), listed, grpc)
+    }
+
+    fn of(kind: Answer, listed: Option<Listed>, grpc: bool) -> GateBody {
+        GateBody { kind, open: None, permits: Vec::new(), listed, grpc }
     }
 
     /// The same, keeping its caller's places among the requests under way.
@@ -251,23 +391,67 @@ impl GateBody {
     }
 }
 
+impl GateBody {
+    /// Ends the answer before its own end.
+    fn end(&mut self, ending: Ending) -> Option<Result<Frame<Bytes>, AnswerError>> {
+        self.kind = Answer::Over;
+        if let Some(listed) = self.listed.take() {
+            listed.cut(ending.cut());
+        }
+        if !self.grpc {
+            return Some(Err(AnswerError::Ended(ending)));
+        }
+        let (status, message) = ending.grpc();
+        let mut trailers = HeaderMap::new();
+        trailers.insert(problem::GRPC_STATUS, HeaderValue::from(u16::from(status)));
+        trailers.insert(problem::GRPC_MESSAGE, HeaderValue::from_static(message));
+        Some(Ok(Frame::trailers(trailers)))
+    }
+
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if let Some(ending) = self.listed.as_ref().and_then(Listed::ending) {
+            return Poll::Ready(self.end(ending));
+        }
+        let polled = match &mut self.kind {
+            Answer::Over => return Poll::Ready(None),
+            Answer::Full(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Answer::Full(bytes) => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+            Answer::Upstream(body) => Pin::new(body).poll_frame(cx),
+        };
+        match polled {
+            Poll::Ready(Some(Err(BodyError::Stalled(_)))) => Poll::Ready(self.end(Ending::Idle)),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(AnswerError::Upstream(error)))),
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(None) => {
+                self.listed = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending => match self.listed.as_ref().map(|listed| listed.poll_ended(cx)) {
+                Some(Poll::Ready(ending)) => Poll::Ready(self.end(ending)),
+                _ => Poll::Pending,
+            },
+        }
+    }
+}
+
 impl Body for GateBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = AnswerError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let this = self.get_mut();
         if let Some(open) = &mut this.open {
             open.taken();
         }
-        let polled = match &mut this.kind {
-            Answer::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Answer::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Answer::Upstream(body) => Pin::new(body).poll_frame(cx),
-        };
+        let polled = this.poll_answer(cx);
         if let (Poll::Ready(Some(Ok(_))), Some(open)) = (&polled, &mut this.open) {
             open.gave();
         }
@@ -278,6 +462,7 @@ impl Body for GateBody {
         match &self.kind {
             Answer::Full(bytes) => bytes.is_empty(),
             Answer::Upstream(body) => body.is_end_stream(),
+            Answer::Over => true,
         }
     }
 
@@ -285,6 +470,82 @@ impl Body for GateBody {
         match &self.kind {
             Answer::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Answer::Upstream(body) => body.size_hint(),
+            Answer::Over => SizeHint::with_exact(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUNDS: BodyBounds = BodyBounds {
+        bytes: u64::MAX,
+        idle: Duration::from_secs(60),
+        window: Duration::from_secs(60),
+        least: 1024,
+    };
+
+    /// When a body that arrives so is cut, in milliseconds; none: not before its end.
+    fn cut_at(arrivals: &[(u64, u64)]) -> Option<u64> {
+        let mut pace = Pace::default();
+        for (at_ms, bytes) in arrivals {
+            let deadline = pace.deadline(&BOUNDS);
+            if deadline < Duration::from_millis(*at_ms) {
+                return Some(u64::try_from(deadline.as_millis()).unwrap());
+            }
+            pace.waited = Duration::from_millis(*at_ms);
+            pace.arrived(*bytes, &BOUNDS);
+            assert!(pace.recent.len() <= ENTRIES as usize + 1, "{}", pace.recent.len());
+        }
+        None
+    }
+
+    #[test]
+    fn pauses_and_drips() {
+        // A pause of almost the bound, again and again, with enough in between.
+        assert_eq!(cut_at(&[(0, 1), (59_000, 1024), (118_000, 1024), (177_000, 1)]), None);
+        assert_eq!(cut_at(&[(0, 5_000), (61_000, 1)]), Some(60_000));
+        // One byte every two seconds is never 1 KiB a minute.
+        let drip: Vec<_> = (0..200).map(|n| (n * 2_000, 1)).collect();
+        assert_eq!(cut_at(&drip), Some(60_000));
+        // 1 KiB a minute is enough, however it is cut up.
+        let steady: Vec<_> = (0..1_000).map(|n| (n * 1_000, 18)).collect();
+        assert_eq!(cut_at(&steady), None);
+        // What was fast once does not earn time for later.
+        let mut burst = vec![(0, 1 << 30)];
+        burst.extend((1..200).map(|n| (n * 2_000, 1)));
+        assert_eq!(cut_at(&burst), Some(60_000));
+    }
+
+    proptest! {
+        /// As the definition says it, looked up over all arrivals; up to the coarseness of entries.
+        #[test]
+        fn the_pace_is_what_its_definition_says(
+            steps in prop::collection::vec((0_u64..50_000, 1_u64..2_000), 1..60),
+        ) {
+            let mut at = 0;
+            let arrivals: Vec<_> = steps.iter().map(|(gap, n)| { at += gap; (at, *n) }).collect();
+            let within = |end: u64| -> u64 {
+                let in_window = |t: u64| t <= end && t + 60_000 > end;
+                arrivals.iter().filter(|(t, _)| in_window(*t)).map(|(_, n)| n).sum()
+            };
+            // Just before each arrival and before any that comes later: was it under the least?
+            let exact = (60_000..=at).find(|end| {
+                let before = arrivals.iter().filter(|(t, _)| t <= end).count();
+                before < arrivals.len() && within(*end) < 1024
+            });
+            match (cut_at(&arrivals), exact) {
+                (None, None) => {}
+                (Some(cut), Some(exact)) => prop_assert!(cut >= exact && cut <= exact + 1_000),
+                // Within the coarseness the next bytes may just have come.
+                (None, Some(exact)) => prop_assert!(
+                    arrivals.iter().any(|(t, _)| *t > exact && *t <= exact + 1_000)
+                ),
+                (Some(cut), None) => prop_assert!(false, "cut at {cut} for nothing"),
+            }
         }
     }
 }

@@ -46,8 +46,12 @@ pub enum UpstreamHost {
 /// The gate's bounds. Every one of them ends in an answer, a closed connection, or both.
 #[derive(Clone, Debug)]
 pub struct Bounds {
-    /// Connections of callers, over all workers; more are closed at once.
+    /// Connections of callers, over all workers; fewer where descriptors do not suffice. At the
+    /// bound an idle one makes room for the next; where none is idle, more are closed at once.
     pub max_connections: usize,
+    /// Of these, one address's (IPv6: one /64's); none: a quarter. Trusted proxies, senders of the
+    /// PROXY protocol and Unix sockets have no such bound.
+    pub max_connections_per_address: Option<usize>,
     /// Exchanges at once on one HTTP/2 connection.
     pub max_streams: u32,
     /// Header fields; at most 100.
@@ -66,24 +70,39 @@ pub struct Bounds {
     pub header: Duration,
     /// A connection without an exchange.
     pub idle: Duration,
-    /// Bytes a second that a request body must bring at least, on average...
-    pub body_rate: u64,
-    /// ...after this much waiting for it.
-    pub body_grace: Duration,
+    /// A request body of which nothing arrives. This and the next bound count time spent waiting for
+    /// the caller alone; they hold neither for gRPC nor once the answer has begun.
+    pub body_idle: Duration,
+    /// A request body of which less than `body_least` bytes arrive in each such time.
+    pub body_window: Duration,
+    /// See `body_window`.
+    pub body_least: u64,
+    /// While requests wait for a connection, the slowest request body below so many bytes a second
+    /// is ended for each of them now and then.
+    pub pressure_rate: u64,
+    /// From the last byte of a request that was forwarded to the first of its answer; a service
+    /// and a route may say otherwise.
+    pub answer_timeout: Duration,
+    /// An exchange or a WebSocket in which nothing moves in either direction, once its answer has
+    /// begun; a service and a route may say otherwise.
+    pub answer_idle: Duration,
     /// A caller that takes no byte of an answer.
     pub write_stall: Duration,
-    /// An upgraded connection on which nothing moves.
-    pub tunnel_idle: Duration,
     /// How long exchanges may go on when the gate is told to stop.
     pub drain: Duration,
     /// How long a request waits for a revision it asks for (`Keepgate-Min-Revision`).
     pub revision_wait: Duration,
+    /// How many requests may wait so at once.
+    pub revision_waiters: usize,
+    /// An exchange younger than this is not decided again when permissions change.
+    pub revoke_after: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
         Bounds {
             max_connections: 10_000,
+            max_connections_per_address: None,
             max_streams: 128,
             header_count: 100,
             header_bytes: 32 * 1024,
@@ -93,12 +112,17 @@ impl Default for Bounds {
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
             idle: Duration::from_secs(75),
-            body_rate: 1024,
-            body_grace: Duration::from_secs(10),
+            body_idle: Duration::from_secs(60),
+            body_window: Duration::from_secs(60),
+            body_least: 1024,
+            pressure_rate: 16 * 1024,
+            answer_timeout: Duration::from_secs(60),
+            answer_idle: Duration::from_secs(300),
             write_stall: Duration::from_secs(30),
-            tunnel_idle: Duration::from_secs(300),
             drain: Duration::from_secs(10),
             revision_wait: Duration::from_secs(2),
+            revision_waiters: 256,
+            revoke_after: Duration::from_secs(5),
         }
     }
 }
@@ -128,6 +152,8 @@ pub struct GateConfig {
     pub tls: Option<TlsFiles>,
     /// Where `/metrics`, `/healthz` and `/readyz` are; none: nowhere.
     pub admin_listen: Option<SocketAddr>,
+    /// Names by which the admin listener may be asked for, besides IP addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     /// Where the last good replica is kept; none: only in memory.
     pub data_dir: Option<PathBuf>,
     /// Worker threads, each with its own listener and runtime; 0: one a core.
@@ -160,6 +186,7 @@ impl Default for GateConfig {
             listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080))),
             tls: None,
             admin_listen: None,
+            admin_hosts: Vec::new(),
             data_dir: None,
             workers: 0,
             trusted_proxies: Vec::new(),

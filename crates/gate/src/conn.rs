@@ -19,12 +19,14 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::{GateBody, OpenExchange};
+use crate::cut::Cut;
+use crate::listen::Place;
 use crate::phase::{Exchange, live};
 use crate::wire::guard::{Deadlines, Guard, Shared};
 use crate::wire::head::{HeadBounds, MAX_HEADER_COUNT};
 use crate::wire::proxy_protocol;
 use crate::wire::stream::{Rewound, Socket, Stream};
-use crate::worker::{Peer, Worker};
+use crate::worker::{Peer, Worker, stopped};
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Flow-control windows toward callers: what one of them can make the gate hold.
@@ -32,6 +34,9 @@ const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 const H2_SEND_BUFFER: usize = 256 * 1024;
 const H2_PING: Duration = Duration::from_secs(20);
+
+/// The request of a cut that is a whole connection's.
+const NO_REQUEST: HeaderValue = HeaderValue::from_static("none");
 
 /// Why a connection ended before its first request.
 enum Early {
@@ -50,10 +55,18 @@ impl From<io::Error> for Early {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(worker: Arc<Worker>, socket: Socket, remote: Option<SocketAddr>) {
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    place: Place,
+) {
+    let seat = Arc::clone(place.seat());
     let opened = tokio::select! {
-        opened = open(&worker, socket, remote) => opened,
+        opened = open(&worker, socket, remote, place) => opened,
         () = stopped(worker.common.stop.subscribe()) => Err(Early::Gone),
+        // Nothing was asked yet, and another connection needs the place.
+        () = seat.told() => Err(Early::Gone),
     };
     match opened {
         Ok(opened) => opened.serve(worker).await,
@@ -78,6 +91,7 @@ async fn open(
     worker: &Worker,
     mut socket: Socket,
     remote: Option<SocketAddr>,
+    place: Place,
 ) -> Result<Opened, Early> {
     let settings = &worker.settings;
     let bounds = &settings.bounds;
@@ -109,8 +123,9 @@ async fn open(
     let forwarded_for =
         client.and_then(|addr| HeaderValue::try_from(addr.ip().to_canonical().to_string()).ok());
     let is_tls = matches!(stream, Stream::Tls(_));
-    let shared = Arc::new(Shared::new());
-    let peer = Arc::new(Peer { remote, client, forwarded_for, is_tls, shared });
+    let seat = Arc::clone(place.seat());
+    let shared = Arc::new(Shared::new(Arc::clone(&seat), worker.common.began));
+    let peer = Arc::new(Peer { remote, client, forwarded_for, is_tls, is_h2, shared, seat, place });
     Ok(Opened { stream, prefix, is_h2, peer })
 }
 
@@ -210,6 +225,7 @@ async fn exchange(
 
 async fn serve_h1(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     let common = Arc::clone(&worker.common);
+    let shared = Arc::clone(&peer.shared);
     let service = service_fn(move |request| {
         let open = OpenExchange::begun(Arc::clone(&peer.shared));
         exchange(Arc::clone(&worker), Arc::clone(&peer), open, request)
@@ -219,7 +235,8 @@ async fn serve_h1(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     builder.header_read_timeout(None);
     let connection = pin!(builder.serve_connection(guard, service).with_upgrades());
     let stop = pin!(stopped(common.stop.subscribe()));
-    let graceful = Graceful::new(connection, stop, &common.stopping, |c| c.graceful_shutdown());
+    let graceful =
+        Graceful::new(connection, stop, &common.stopping, &shared, |c| c.graceful_shutdown());
     // How a caller's connection ends is the caller's business; requests are recorded.
     let _ = graceful.await;
 }
@@ -228,6 +245,7 @@ async fn serve_h2(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     let common = Arc::clone(&worker.common);
     let shared = Arc::clone(&peer.shared);
     let bounds = worker.settings.bounds.clone();
+    let stalled = Arc::clone(&worker);
     let service = service_fn(move |request| {
         let open = OpenExchange::begin(Arc::clone(&peer.shared));
         exchange(Arc::clone(&worker), Arc::clone(&peer), open, request)
@@ -244,11 +262,12 @@ async fn serve_h2(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
         .serve_connection(guard, service);
     let connection = pin!(connection);
     let stop = pin!(stopped(common.stop.subscribe()));
-    let graceful = Graceful::new(connection, stop, &common.stopping, |c| c.graceful_shutdown());
+    let graceful =
+        Graceful::new(connection, stop, &common.stopping, &shared, |c| c.graceful_shutdown());
     tokio::select! {
         _ = graceful => {}
         // Ends the connection: a caller that takes nothing holds an upstream connection.
-        () = stall(&shared, bounds.write_stall) => {}
+        () = stall(&shared, bounds.write_stall) => stalled.cut(Cut::WriteStall, &NO_REQUEST),
     }
 }
 
@@ -263,19 +282,15 @@ async fn stall(shared: &Shared, limit: Duration) {
     }
 }
 
-async fn stopped(mut stop: tokio::sync::watch::Receiver<bool>) {
-    // The sender lives as long as the gate; its end is the end too.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// A connection that is told once when the gate stops. The stop is waited for once; after that
-/// each poll costs one load.
+/// A connection that is told once to end after its exchanges: when the gate stops, or when another
+/// needs its place. Both are waited for once; after that each poll costs a few loads.
 struct Graceful<'c, C, S, F> {
     connection: Pin<&'c mut C>,
     stop: Pin<&'c mut S>,
     waiting: bool,
     told: bool,
     stopping: &'c AtomicBool,
+    shared: &'c Shared,
     graceful: F,
 }
 
@@ -284,9 +299,10 @@ impl<'c, C, S, F: FnMut(Pin<&mut C>)> Graceful<'c, C, S, F> {
         connection: Pin<&'c mut C>,
         stop: Pin<&'c mut S>,
         stopping: &'c AtomicBool,
+        shared: &'c Shared,
         graceful: F,
     ) -> Graceful<'c, C, S, F> {
-        Graceful { connection, stop, waiting: false, told: false, stopping, graceful }
+        Graceful { connection, stop, waiting: false, told: false, stopping, shared, graceful }
     }
 }
 
@@ -296,18 +312,24 @@ where
     S: Future<Output = ()>,
     F: FnMut(Pin<&mut C>) + Unpin,
 {
-    type Output = C::Output;
+    /// None: it was ended with its exchanges.
+    type Output = Option<C::Output>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         if !this.waiting {
             this.waiting = true;
             let _ = this.stop.as_mut().poll(cx);
+            let _ = this.shared.poll_told(cx);
         }
-        if !this.told && this.stopping.load(Ordering::Acquire) {
+        let told = this.shared.told();
+        if told == Some(true) {
+            return Poll::Ready(None);
+        }
+        if !this.told && (told.is_some() || this.stopping.load(Ordering::Acquire)) {
             this.told = true;
             (this.graceful)(this.connection.as_mut());
         }
-        this.connection.as_mut().poll(cx)
+        this.connection.as_mut().poll(cx).map(Some)
     }
 }

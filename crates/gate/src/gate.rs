@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keepgate_client::dial::{Dialer, Roots, Target, TargetError, TlsSettings};
-use keepgate_client::pool::{Pool, Protocol, UpstreamId};
+use keepgate_client::pool::{MAX_CONNECTIONS, Pool, PoolConfig, Protocol, UpstreamId};
 use keepgate_client::replica::{self, FollowConfig, Replica};
+use keepgate_policy::identify::AddressRange;
+use keepgate_serve::descriptors::TooFew;
+use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{oneshot, watch};
@@ -17,10 +20,17 @@ use crate::config::{GateConfig, TlsFiles};
 use crate::identify::issuers::Issuers;
 use crate::limits::Limiting;
 use crate::listen::{self, ListenError, Listener};
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Counter, WorkerMetrics};
 use crate::source::DecisionSource;
 use crate::wire::head::MAX_HEADER_COUNT;
 use crate::worker::{Common, Worker};
+
+/// Descriptors kept back for the connection to the center, and the one that replaces it.
+const CENTER: usize = 4;
+/// For logs, the data directory, certificates, key files.
+const FILES: usize = 32;
+/// For key sets that are fetched, and health checks.
+const KEY_FETCHES: usize = 16;
 
 /// Why a gate cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +43,12 @@ pub enum StartError {
         /// What is wrong and what would be right.
         reason: String,
     },
+    /// The limit of open descriptors is not known.
+    #[error("the limit of open descriptors cannot be read")]
+    Limit(#[source] std::io::Error),
+    /// There are too few descriptors.
+    #[error("the gate cannot serve with so few descriptors")]
+    Descriptors(#[source] TooFew),
     /// The upstream's URL.
     #[error("the upstream's URL cannot be used")]
     Upstream(#[source] TargetError),
@@ -102,6 +118,10 @@ impl Gate {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
+        let mut config = config;
+        let shares = descriptors(&config, workers)?;
+        config.bounds.max_connections = shares.connections;
+        bound_pool(&mut config.pool, shares.upstream);
         let dialer = Dialer::default();
         let upstream = Pool::new(dialer.clone(), config.pool.clone()).upstream(&UpstreamId {
             target: upstream_target(&config)?,
@@ -114,15 +134,20 @@ impl Gate {
         let metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..listeners.each.len()).map(|_| Arc::default()).collect();
         let common = Arc::new(Common {
-            settings: Arc::new(GateConfig { token: String::new(), ..config }),
             source,
             issuers,
             upstream,
             limiting: Limiting::new(listeners.each.len()),
             tls,
-            connections: AtomicUsize::new(0),
+            began: Instant::now(),
+            places: places(&config),
+            ongoing: (0..listeners.each.len()).map(|_| Arc::default()).collect(),
+            redecided: Counter::default(),
+            uploads: Arc::default(),
+            revision_waiters: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             stop: watch::Sender::new(false),
+            settings: Arc::new(GateConfig { token: String::new(), ..config }),
         });
         let admin = match common.settings.admin_listen {
             None => None,
@@ -148,6 +173,7 @@ impl Gate {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         let admin = self.admin.map(|admin| tokio::spawn(admin.run()));
         let reports = tokio::spawn(crate::report::run(Arc::clone(&self.common)));
+        let rounds = tokio::spawn(crate::revoke::run(Arc::clone(&self.common)));
         let mut ends = Vec::new();
         for (number, (listener, metrics)) in
             self.listeners.into_iter().zip(self.metrics.iter()).enumerate()
@@ -183,6 +209,7 @@ impl Gate {
             admin.abort();
         }
         reports.abort();
+        rounds.abort();
         self.common.source.close();
         result.map(|_| ())
     }
@@ -238,8 +265,18 @@ fn check(config: &GateConfig) -> Result<(), StartError> {
     if bounds.header_count > MAX_HEADER_COUNT || bounds.header_count == 0 {
         return bad("header_count", "must be between 1 and 100");
     }
-    if bounds.body_rate == 0 {
-        return bad("body_rate", "must be at least 1 byte a second");
+    if bounds.max_connections == 0 || bounds.max_connections_per_address == Some(0) {
+        return bad("max_connections", "must be at least 1, also for one address");
+    }
+    for (setting, least) in [
+        ("body_idle", bounds.body_idle),
+        ("body_window", bounds.body_window),
+        ("answer_timeout", bounds.answer_timeout),
+        ("answer_idle", bounds.answer_idle),
+    ] {
+        if least < Duration::from_millis(1) {
+            return bad(setting, "must be at least 1 ms");
+        }
     }
     if config.proxy_protocol
         && config.trusted_proxies.is_empty()
@@ -249,6 +286,49 @@ fn check(config: &GateConfig) -> Result<(), StartError> {
         return bad("proxy_protocol", reason);
     }
     Ok(())
+}
+
+/// Raises the limit of descriptors, and divides what there is.
+fn descriptors(config: &GateConfig, workers: usize) -> Result<Shares, StartError> {
+    let limit = keepgate_serve::raise_limit().map_err(StartError::Limit)?;
+    let needs = Needs {
+        connections: config.bounds.max_connections,
+        upstream: config.pool.max_connections.unwrap_or(MAX_CONNECTIONS).min(MAX_CONNECTIONS),
+        center: CENTER,
+        admin: if config.admin_listen.is_some() { crate::admin::PLACES } else { 0 },
+        files: FILES,
+        health_checks: KEY_FETCHES,
+        // A listener, an epoll instance, its timer and its waker; and the control runtime's.
+        own: 4 * workers + 16,
+    };
+    let shares = needs.within(limit.now).map_err(StartError::Descriptors)?;
+    if shares.connections < needs.connections {
+        let (asked, limit) = (needs.connections, limit.now);
+        tracing::info!(
+            asked,
+            limit,
+            connections = shares.connections,
+            upstream = shares.upstream,
+            "fewer connections than configured: the limit of open descriptors"
+        );
+    }
+    Ok(shares)
+}
+
+/// The pool opens no more connections than there are descriptors for.
+fn bound_pool(pool: &mut PoolConfig, most: usize) {
+    pool.max_connections = pool.max_connections.map(|asked| asked.min(most));
+    let budget = Arc::clone(&pool.budget);
+    pool.budget = Arc::new(move |target| budget(target).min(most));
+}
+
+fn places(config: &GateConfig) -> Places {
+    let network = |range: &AddressRange| Network { address: range.network, prefix: range.prefix };
+    Places::new(PlacesConfig {
+        bound: config.bounds.max_connections,
+        per_peer: config.bounds.max_connections_per_address,
+        exempt: config.trusted_proxies.iter().map(network).collect(),
+    })
 }
 
 fn upstream_target(config: &GateConfig) -> Result<Target, StartError> {

@@ -190,6 +190,13 @@ pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
         .any(|token| token.trim().eq_ignore_ascii_case("trailers"))
 }
 
+/// Whether the request is a gRPC call. gRPC-Web is not: it has its statuses in its bodies.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.strip_prefix(b"application/grpc")
+        .is_some_and(|rest| rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ')))
+}
+
 /// Takes away from an upstream's answer what ends here. `upgraded`: it is a 101.
 pub(crate) fn clean_response(headers: &mut HeaderMap, upgraded: bool) {
     if headers.contains_key(CONNECTION) {

@@ -13,27 +13,33 @@
 //! - The bytes of the path that were decided on are the bytes that are forwarded.
 //! - A credential that is shown and does not hold is 401, on every route.
 //! - Nothing waits without a deadline, nothing grows without a bound.
+//! - What was allowed goes on only as long as it is: an open exchange is decided again when
+//!   permissions change.
 //! - No lock or counter on a request's way is contended between workers, but for the upstream
-//!   pool's and a shard of the limits' stores.
+//!   pool's, a shard of the limits' stores and, of a request with a body, the list of uploads.
 
 mod admin;
 mod body;
 pub mod config;
 mod conn;
+mod cut;
 mod gate;
 mod headers;
 pub mod identify;
 mod limits;
 mod listen;
 mod metrics;
+mod ongoing;
 pub mod path;
 mod phase;
 pub mod problem;
 mod report;
 mod request_id;
+mod revoke;
 pub mod source;
 mod table;
 mod tunnel;
+mod uploads;
 pub mod wire;
 mod worker;
 

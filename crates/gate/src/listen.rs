@@ -5,16 +5,18 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http::HeaderValue;
+use keepgate_serve::Seat;
 use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Listen;
 use crate::conn;
+use crate::cut::Cut;
 use crate::wire::stream::Socket;
-use crate::worker::{Common, Worker};
+use crate::worker::Worker;
 
 /// Connections the kernel may hold that were not accepted yet.
 const BACKLOG: i32 = 1024;
@@ -134,25 +136,31 @@ impl Accepting {
     }
 }
 
-/// A place among the connections; returns it by `Drop`.
-struct Place {
-    common: Arc<Common>,
+/// A place among the connections, held until the connection has ended, also as a tunnel.
+pub(crate) struct Place {
+    place: keepgate_serve::Place,
     worker: Arc<Worker>,
 }
 
 impl Place {
-    fn take(worker: &Arc<Worker>) -> Option<Place> {
+    /// None: the connection is closed.
+    fn take(worker: &Arc<Worker>, remote: Option<SocketAddr>) -> Option<Place> {
         let common = &worker.common;
-        let before = common.connections.fetch_add(1, Ordering::AcqRel);
+        let place = common.places.take(remote.map(|addr| addr.ip()), common.now_ms()).ok()?;
         worker.metrics.open.add(1);
-        let place = Place { common: Arc::clone(common), worker: Arc::clone(worker) };
-        (before < worker.settings.bounds.max_connections).then_some(place)
+        Some(Place { place, worker: Arc::clone(worker) })
+    }
+
+    pub(crate) fn seat(&self) -> &Arc<Seat> {
+        self.place.seat()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.common.connections.fetch_sub(1, Ordering::AcqRel);
+        if self.seat().is_told() {
+            self.worker.cut(Cut::Places, &HeaderValue::from_static("none"));
+        }
         self.worker.metrics.open.sub(1);
     }
 }
@@ -174,14 +182,10 @@ pub(crate) async fn accept(worker: &Arc<Worker>, listener: Listener) -> io::Resu
             Ok((socket, remote)) => {
                 failing = false;
                 worker.metrics.accepted.add(1);
-                match Place::take(worker) {
+                match Place::take(worker, remote) {
                     None => worker.metrics.over_bound.add(1),
                     Some(place) => {
-                        let worker = Arc::clone(worker);
-                        tokio::spawn(async move {
-                            conn::serve(worker, socket, remote).await;
-                            drop(place);
-                        });
+                        tokio::spawn(conn::serve(Arc::clone(worker), socket, remote, place));
                     }
                 }
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::cut::Cut;
 use crate::phase::Phase;
 use crate::problem::Kind;
 
@@ -25,6 +26,7 @@ const LIMITED: [(Phase, bool); 4] = [
 
 const KINDS: usize = Kind::ALL.len();
 const PHASES: usize = Phase::ALL.len();
+const CUTS: usize = Cut::ALL.len();
 
 /// One counter.
 #[derive(Debug, Default)]
@@ -65,6 +67,8 @@ pub(crate) struct WorkerMetrics {
     pub(crate) token_cached: Counter,
     pub(crate) token_verified: Counter,
     pub(crate) tunnels: Counter,
+    /// What was cut short, by bound.
+    cut: [Counter; CUTS],
     /// Policies that failed to evaluate.
     pub(crate) policy_errors: Counter,
 }
@@ -74,6 +78,13 @@ impl WorkerMetrics {
     pub(crate) fn answered(&self, phase: Phase, kind: Kind) {
         let row = self.answered.get(phase as usize);
         if let Some(counter) = row.and_then(|row| row.get(kind as usize)) {
+            counter.add(1);
+        }
+    }
+
+    /// An exchange or a connection was cut short.
+    pub(crate) fn cut(&self, cut: Cut) {
+        if let Some(counter) = self.cut.get(cut as usize) {
             counter.add(1);
         }
     }
@@ -125,6 +136,7 @@ pub(crate) fn render(workers: &Workers, out: &mut String) {
     requests(workers, out);
     limited(workers, out);
     decisions(workers, out);
+    cuts(workers, out);
     type Row = (&'static str, &'static str, &'static str, fn(&WorkerMetrics) -> &Counter);
     let rows: [Row; 9] = [
         (
@@ -221,6 +233,16 @@ fn limited(workers: &Workers, out: &mut String) {
         let n: u64 = workers.iter().map(of).sum();
         let phase = phase.name();
         let _ = writeln!(out, "{name}{{phase=\"{phase}\",shadow=\"{shadow}\"}} {n}");
+    }
+}
+
+fn cuts(workers: &Workers, out: &mut String) {
+    let name = "keepgate_gate_cut_total";
+    head(out, name, "counter", "Exchanges and connections cut short, by the bound that did it.");
+    for cut in Cut::ALL {
+        let of = |w: &Arc<WorkerMetrics>| w.cut.get(*cut as usize).map_or(0, Counter::value);
+        let n: u64 = workers.iter().map(of).sum();
+        let _ = writeln!(out, "{name}{{bound=\"{}\"}} {n}", cut.name());
     }
 }
 

@@ -14,6 +14,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::body::GateBody;
 
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
 /// Declares the kinds once: variant, status, type suffix, title.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident, $status:literal, $suffix:literal, $title:literal;)*) => {
@@ -85,6 +88,21 @@ kinds! {
 }
 
 impl Kind {
+    /// The status of a gRPC call (grpc/doc/statuscodes.md). Where gRPC's mapping of HTTP statuses
+    /// differs, what the caller can do about it counts.
+    pub fn grpc(self) -> u8 {
+        match self.status().as_u16() {
+            401 => 16,
+            403 => 7,
+            404 | 405 | 501 => 12,
+            408 | 504 => 4,
+            413 | 414 | 429 | 431 => 8,
+            502 | 503 => 14,
+            // INTERNAL, as for 400.
+            _ => 13,
+        }
+    }
+
     /// The full `type`.
     pub fn urn(self) -> String {
         format!("urn:keepgate:problem:{}", self.suffix())
@@ -190,6 +208,32 @@ impl Problem {
         response
     }
 
+    /// The answer to a gRPC caller: a response of headers alone (grpc/doc/PROTOCOL-HTTP2.md), whose
+    /// status and message every gRPC library shows.
+    pub(crate) fn into_grpc(self, request_id: &HeaderValue) -> Response<GateBody> {
+        let mut message = self.kind.title().to_owned();
+        for part in [Some(&*self.detail), self.reason].into_iter().flatten() {
+            if !part.is_empty() {
+                message.push_str(": ");
+                message.push_str(part);
+            }
+        }
+        let message = HeaderValue::try_from(percent_encoded(&message))
+            .unwrap_or_else(|_| HeaderValue::from_static("refused by the gateway"));
+        let mut response = Response::new(GateBody::full(Bytes::new()));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(self.kind.grpc())));
+        headers.insert(GRPC_MESSAGE, message);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(crate::headers::X_REQUEST_ID, request_id.clone());
+        if let Some(s) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(s));
+        }
+        extend(headers, self.headers);
+        response
+    }
+
     /// The answer as HTTP/1.1 bytes, for requests that never become one: it ends the connection.
     pub(crate) fn into_raw(self, request_id: &str) -> Bytes {
         let json = self.json(request_id);
@@ -217,6 +261,21 @@ impl Problem {
         out.push_str(&json);
         Bytes::from(out)
     }
+}
+
+/// As a `grpc-message` is written: printable ASCII but `%` as it is, all other bytes escaped.
+fn percent_encoded(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if matches!(byte, 0x20..=0x7e) && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
 }
 
 fn extend(headers: &mut HeaderMap, more: Vec<(HeaderName, HeaderValue)>) {
@@ -263,6 +322,17 @@ mod tests {
             let row = format!("| `{}` | {} |", kind.urn(), kind.status().as_str());
             assert!(docs.contains(&row), "docs/problems.md lacks `{row}`");
         }
+    }
+
+    #[test]
+    fn grpc_messages_are_escaped() {
+        assert_eq!(percent_encoded("50 % of \u{e9}\n"), "50 %25 of %C3%A9%0A");
+        let problem = Problem::new(Kind::Denied, "a policy forbids it").reason("forbid");
+        let response = problem.into_grpc(&HeaderValue::from_static("id"));
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()[GRPC_STATUS], "7");
+        let message = "The service's policies deny this request: a policy forbids it: forbid";
+        assert_eq!(response.headers()[GRPC_MESSAGE], message);
     }
 
     #[test]

@@ -36,6 +36,14 @@ pub trait DecisionSource: Send + Sync + 'static {
     /// How long ago its world was last known to be current; none: never, or nobody knows.
     fn age(&self) -> Option<Duration>;
 
+    /// The newest revision that it has heard of; by default the one it has.
+    fn head(&self) -> Revision {
+        match self.peek(None) {
+            Peek::New(world) => world.revision(),
+            Peek::Nothing | Peek::Same => Revision(0),
+        }
+    }
+
     /// Waits, within bounds, until it has at least this revision. Whether it has.
     fn wait_for(
         &self,
@@ -73,6 +81,10 @@ impl DecisionSource for Replica {
 
     fn age(&self) -> Option<Duration> {
         Replica::age(self)
+    }
+
+    fn head(&self) -> Revision {
+        Replica::metrics(self).head.max(self.revision())
     }
 
     fn wait_for(

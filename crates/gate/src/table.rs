@@ -4,11 +4,12 @@
 //! request takes its table once and keeps it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use keepgate_policy::identify::{AddressRange, JwtIssuer};
 use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
-use keepgate_policy::service::{Paths, ServiceSettings, Unmatched};
+use keepgate_policy::service::{OnTokenExpiry, Paths, ServiceSettings, Unmatched};
 use keepgate_policy::world::ServiceView;
 use keepgate_policy::{Uid, World};
 
@@ -62,6 +63,12 @@ pub(crate) struct Service {
     pub(crate) path_policy: PathPolicy,
     pub(crate) forward_unmatched: bool,
     pub(crate) max_age_ms: u64,
+    /// None: the gate's.
+    pub(crate) answer_timeout: Option<Duration>,
+    /// None: the gate's.
+    pub(crate) answer_idle: Option<Duration>,
+    /// An open exchange ends when its credential expires.
+    pub(crate) closes_on_expiry: bool,
 }
 
 impl Table {
@@ -125,6 +132,9 @@ impl Service {
             },
             forward_unmatched: settings.unmatched == Unmatched::Forward,
             max_age_ms: settings.max_age_ms,
+            answer_timeout: settings.answer_timeout_ms.map(Duration::from_millis),
+            answer_idle: settings.answer_idle_ms.map(Duration::from_millis),
+            closes_on_expiry: settings.on_token_expiry == OnTokenExpiry::Close,
         })
     }
 }

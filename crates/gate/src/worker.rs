@@ -10,18 +10,23 @@ use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use keepgate_client::pool::Upstream;
+use keepgate_serve::{Places, Seat};
 use tokio::sync::watch;
 
 use crate::body::CallerBody;
 use crate::config::GateConfig;
+use crate::cut::{Cut, Lines};
 use crate::identify::cache::{Known, TokenCache};
 use crate::identify::issuers::Issuers;
 use crate::limits::Limiting;
-use crate::metrics::WorkerMetrics;
+use crate::listen::Place;
+use crate::metrics::{Counter, WorkerMetrics};
+use crate::ongoing::List;
 use crate::phase::decide::Context;
 use crate::request_id::RequestIds;
 use crate::source::{DecisionSource, Peek};
 use crate::table::Table;
+use crate::uploads::Uploads;
 use crate::wire::guard::Shared;
 
 /// At most one warning about the upstream in this time, a worker.
@@ -36,7 +41,11 @@ pub(crate) struct Peer {
     /// `client`'s address as `X-Forwarded-For` has it.
     pub(crate) forwarded_for: Option<HeaderValue>,
     pub(crate) is_tls: bool,
+    pub(crate) is_h2: bool,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) seat: Arc<Seat>,
+    #[expect(dead_code, reason = "held for its Drop, also by what outlives the connection")]
+    pub(crate) place: Place,
 }
 
 /// What all workers share.
@@ -47,11 +56,34 @@ pub(crate) struct Common {
     pub(crate) upstream: Upstream<CallerBody>,
     pub(crate) limiting: Limiting,
     pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
+    /// The clock of `places` counts from here.
+    pub(crate) began: Instant,
     /// Connections of callers, over all workers.
-    pub(crate) connections: AtomicUsize,
+    pub(crate) places: Places,
+    /// Exchanges that are under way, by worker.
+    pub(crate) ongoing: Box<[Arc<List>]>,
+    /// Exchanges that were decided again.
+    pub(crate) redecided: Counter,
+    /// Request bodies in progress.
+    pub(crate) uploads: Arc<Uploads>,
+    /// Requests that wait for a revision.
+    pub(crate) revision_waiters: AtomicUsize,
     /// Set once, when the gate stops.
     pub(crate) stopping: AtomicBool,
     pub(crate) stop: watch::Sender<bool>,
+}
+
+impl Common {
+    /// On the clock of the places.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Ends when the gate is told to stop.
+pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
+    // The sender lives as long as the gate; its end is the end too.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// See the module.
@@ -65,6 +97,7 @@ pub(crate) struct Worker {
     pub(crate) issuers: Arc<Issuers>,
     pub(crate) upstream: Upstream<CallerBody>,
     pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) ongoing: Arc<List>,
     pub(crate) request_ids: Arc<RequestIds>,
     table: Mutex<Option<Arc<Table>>>,
     tokens: Mutex<TokenCache>,
@@ -73,6 +106,8 @@ pub(crate) struct Worker {
     /// When the next warning is due, in milliseconds after `began`, and how many were left out.
     warn_due_ms: AtomicU64,
     unwarned: AtomicU64,
+    /// Lines about what was cut short.
+    cut_lines: Lines,
 }
 
 impl Worker {
@@ -84,6 +119,7 @@ impl Worker {
             issuers: Arc::clone(&common.issuers),
             upstream: common.upstream.clone(),
             metrics,
+            ongoing: common.ongoing.get(number).map(Arc::clone).unwrap_or_default(),
             request_ids: Arc::new(RequestIds::new()),
             table: Mutex::new(None),
             tokens: Mutex::default(),
@@ -91,6 +127,7 @@ impl Worker {
             began: Instant::now(),
             warn_due_ms: AtomicU64::new(0),
             unwarned: AtomicU64::new(0),
+            cut_lines: Lines::default(),
             common,
         }
     }
@@ -121,6 +158,21 @@ impl Worker {
     /// Lends the decision context's memory.
     pub(crate) fn with_context<T>(&self, with: impl FnOnce(&mut Context) -> T) -> T {
         with(&mut self.context.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts what was cut short, and logs it.
+    pub(crate) fn cut(&self, cut: Cut, request_id: &HeaderValue) {
+        self.metrics.cut(cut);
+        if let Some(left_out) = self.cut_lines.take(self.began.elapsed()) {
+            let request_id = request_id.to_str().unwrap_or_default();
+            tracing::info!(
+                target: "keepgate::cut",
+                bound = cut.name(),
+                request_id,
+                left_out,
+                "cut short"
+            );
+        }
     }
 
     /// Warns that the upstream failed, but not for every request.

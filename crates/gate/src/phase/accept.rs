@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use http::{Method, Version};
+use keepgate_policy::Revision;
 use keepgate_policy::identify::AddressRange;
 
 use super::{Exchange, Verdict};
@@ -42,6 +43,7 @@ fn judge(x: &mut Exchange) -> Result<(), Problem> {
         && parts.method == Method::GET
         && parts.version == Version::HTTP_11
         && headers::is_websocket(&parts.headers, x.asked);
+    x.grpc = is_h2 && headers::is_grpc(&parts.headers);
     let declared = x.body.as_ref().and_then(|body| hyper::body::Body::size_hint(body).exact());
     if declared.is_some_and(|bytes| bytes > bounds.body_bytes) {
         let detail = "the request body is over the gate's bound";
@@ -62,12 +64,12 @@ fn judge(x: &mut Exchange) -> Result<(), Problem> {
     Ok(())
 }
 
-fn min_revision(x: &Exchange) -> Result<Option<u64>, Problem> {
+fn min_revision(x: &Exchange) -> Result<Option<Revision>, Problem> {
     let Some(value) = x.parts.headers.get(headers::KEEPGATE_MIN_REVISION) else {
         return Ok(None);
     };
     match value.to_str().ok().and_then(|text| text.parse().ok()) {
-        Some(revision) => Ok(Some(revision)),
+        Some(revision) => Ok(Some(Revision(revision))),
         None => Err(Problem::new(Kind::BadRequest, "Keepgate-Min-Revision is not a number")),
     }
 }

@@ -28,9 +28,9 @@ pub(crate) fn run(x: &mut Exchange) -> Verdict {
         Some(_) => {}
     }
     let started = Instant::now();
-    let decision = x.worker.with_context(|context| {
+    let (decision, context) = x.worker.with_context(|context| {
         context.fill(x);
-        table.world.decide(&Query {
+        let decision = table.world.decide(&Query {
             service: &x.worker.settings.service,
             principal,
             action: &routed.action,
@@ -39,9 +39,11 @@ pub(crate) fn run(x: &mut Exchange) -> Verdict {
             principal_properties: &context.none,
             action_properties: &context.none,
             resource_properties: &context.none,
-        })
+        });
+        (decision, context.map.clone())
     });
     x.worker.metrics.decided(started.elapsed());
+    x.decided_on = context;
     match decision {
         Ok(decision) => judge(x, &decision),
         Err(QueryError::UnknownService(_)) => {
@@ -67,6 +69,12 @@ fn judge(x: &Exchange, decision: &Decision) -> Verdict {
         Effect::Deny(DenyReason::NoPermit) => ("no_permit", "no policy permits it"),
     };
     Problem::new(Kind::Denied, detail).reason(reason).into()
+}
+
+/// Whether the permissions are still young enough for the request.
+pub(crate) fn is_fresh(x: &Exchange) -> bool {
+    let max_age = x.routed.as_ref().map(|routed| Duration::from_millis(routed.max_age_ms));
+    max_age.is_some_and(|max_age| x.worker.source.age().is_some_and(|age| age <= max_age))
 }
 
 /// 503: nobody is denied, the question cannot be put.

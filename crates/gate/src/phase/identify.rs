@@ -132,12 +132,14 @@ async fn by_token(
     let now = now_unix_s();
     if let Some(known) = x.worker.known_token(state, &name, now) {
         x.worker.metrics.token_cached.add(1);
+        x.until_unix_s = Some(known.until_unix_s);
         set(x, known.principal, Some(known.header));
         return Ok(());
     }
     let unverified = Unverified::parse(token).map_err(|e| jwt_refused(ways, e))?;
     let (issuer, verified) = verify(x, ways, &unverified, now, &mut state).await?;
     x.worker.metrics.token_verified.add(1);
+    x.until_unix_s = Some(verified.until_unix_s);
     let principal = Arc::new(Uid::new(&issuer.settings.principal_type, verified.id));
     let header = header_of(&principal);
     if let Some(header) = &header {
@@ -202,9 +204,11 @@ fn by_key(
     key::check(shown, body, now_unix_s()).map_err(|e| refused(ways, e.to_string()))?;
     let principal = Arc::new(body.principal.clone());
     let plan = body.plan.clone();
+    let until = body.expires_unix_s;
     let prefix = prefix.to_owned();
     let value = header_of(&principal);
     x.plan = plan;
+    x.until_unix_s = until;
     x.api_key = Some(prefix);
     // The key is between the caller and the gate.
     x.parts.headers.remove(header);

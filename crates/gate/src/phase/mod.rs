@@ -14,17 +14,20 @@ pub(crate) mod identify;
 pub(crate) mod limit_address;
 pub(crate) mod limit_principal;
 pub(crate) mod record;
+pub(crate) mod revision;
 pub(crate) mod route;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use keepgate_limit::{Permit, Verdict as Said};
-use keepgate_policy::Uid;
+use keepgate_policy::{Revision, Uid};
+use serde_json::Value;
 
 use self::limit_address::Limited;
 use crate::body::GateBody;
@@ -96,6 +99,10 @@ pub(crate) struct Routed {
     pub(crate) resource: Uid,
     pub(crate) anonymous: bool,
     pub(crate) max_age_ms: u64,
+    /// None: the gate's.
+    pub(crate) answer_timeout: Option<Duration>,
+    /// None: the gate's.
+    pub(crate) answer_idle: Option<Duration>,
 }
 
 impl Routed {
@@ -124,7 +131,9 @@ pub(crate) struct Exchange {
     pub(crate) trusted: bool,
     pub(crate) asked: Asked,
     pub(crate) websocket: bool,
-    pub(crate) min_revision: Option<u64>,
+    /// The caller speaks gRPC, and is answered in it.
+    pub(crate) grpc: bool,
+    pub(crate) min_revision: Option<Revision>,
 
     // Added by `route`.
     pub(crate) table: Option<Arc<Table>>,
@@ -143,8 +152,15 @@ pub(crate) struct Exchange {
     /// The plan of the API key that was shown.
     pub(crate) plan: String,
 
+    /// When the credential that was shown expires; none: never, or there is none.
+    pub(crate) until_unix_s: Option<u64>,
+
     // Added by the limits.
     pub(crate) limited: Limited,
+
+    // Added by `decide`.
+    /// The context that was decided on.
+    pub(crate) decided_on: BTreeMap<String, Value>,
 
     // Added by `forward`, which gives the headers away.
     pub(crate) user_agent: Option<HeaderValue>,
@@ -171,6 +187,7 @@ impl Exchange {
             trusted: false,
             asked: Asked::default(),
             websocket: false,
+            grpc: false,
             min_revision: None,
             table: None,
             service: None,
@@ -180,9 +197,19 @@ impl Exchange {
             is_anonymous: false,
             api_key: None,
             plan: String::new(),
+            until_unix_s: None,
             limited: Limited::default(),
+            decided_on: BTreeMap::new(),
             user_agent: None,
         }
+    }
+
+    /// Forgets what was found out about it since it was accepted, but for what the limits said.
+    fn forget(&mut self) {
+        (self.table, self.service, self.routed) = (None, None, None);
+        (self.principal, self.principal_header, self.is_anonymous) = (None, None, false);
+        (self.api_key, self.until_unix_s) = (None, None);
+        self.plan.clear();
     }
 
     /// Type and id of the principal; none for an anonymous caller.
@@ -214,12 +241,28 @@ macro_rules! phase {
 async fn phases(x: &mut Exchange) -> Result<Response<GateBody>, Box<Problem>> {
     phase!(x, Accept, accept::run(x));
     x.phase = Phase::Route;
-    let routed = route::run(x).await;
+    let behind = revision::Behind::of(x);
+    let mut routed = route::run(x);
     // Who asks for routes that are not there is limited all the same.
     phase!(x, LimitAddress, limit_address::run(x));
+    let mut charged = None;
+    if let Some(behind) = behind {
+        // Whoever waits is limited first, by whatever is known of it before the wait.
+        if matches!(routed, Verdict::Continue) {
+            x.phase = Phase::Identify;
+            if let Verdict::Continue = identify::run(x).await {
+                phase!(x, LimitPrincipal, limit_principal::run(x));
+                charged = revision::Charged::of(x);
+            }
+        }
+        phase!(x, Route, behind.wait(x).await);
+        routed = route::run(x);
+    }
     phase!(x, Route, routed);
     phase!(x, Identify, identify::run(x).await);
-    phase!(x, LimitPrincipal, limit_principal::run(x));
+    if charged.is_none() || charged != revision::Charged::of(x) {
+        phase!(x, LimitPrincipal, limit_principal::run(x));
+    }
     phase!(x, Decide, decide::run(x));
     x.phase = Phase::Forward;
     forward::run(x).await

@@ -24,7 +24,12 @@ pub(crate) fn run(
             let kind = problem.kind;
             x.worker.metrics.answered(x.phase, kind);
             let refused = kind.status().is_client_error();
-            (problem.into_response(&x.request_id), kind.suffix(), refused)
+            let response = if x.grpc {
+                problem.into_grpc(&x.request_id)
+            } else {
+                problem.into_response(&x.request_id)
+            };
+            (response, kind.suffix(), refused)
         }
     };
     tell_limits(x, response.headers_mut());

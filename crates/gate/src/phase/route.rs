@@ -4,40 +4,23 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use http::uri::PathAndQuery;
+use keepgate_policy::Uid;
 use keepgate_policy::router::Matched;
-use keepgate_policy::{Revision, Uid};
 
 use super::{Exchange, Routed, Verdict};
 use crate::path;
 use crate::phase::decide::no_decision;
 use crate::problem::{Kind, Problem};
 
-pub(crate) async fn run(x: &mut Exchange) -> Verdict {
-    if let Some(revision) = x.min_revision
-        && let Err(problem) = await_revision(x, Revision(revision)).await
-    {
-        return problem.into();
-    }
+pub(crate) fn run(x: &mut Exchange) -> Verdict {
     match route(x) {
         Ok(()) => Verdict::Continue,
         Err(problem) => problem.into(),
     }
-}
-
-/// Read your writes: a caller that changed something waits, within bounds, until it is here.
-async fn await_revision(x: &Exchange, revision: Revision) -> Result<(), Problem> {
-    let has = |x: &Exchange| x.worker.table().is_some_and(|table| table.version.0 >= revision);
-    if has(x) {
-        return Ok(());
-    }
-    let wait = x.worker.settings.bounds.revision_wait;
-    if x.worker.source.wait_for(revision, wait).await && has(x) {
-        return Ok(());
-    }
-    Err(no_decision("behind", "the gate has not reached the revision asked for"))
 }
 
 fn route(x: &mut Exchange) -> Result<(), Problem> {
@@ -69,6 +52,9 @@ fn route(x: &mut Exchange) -> Result<(), Problem> {
                 resource,
                 anonymous: route.is_some_and(|route| route.anonymous),
                 max_age_ms: route.and_then(|r| r.max_age_ms).unwrap_or(service.max_age_ms),
+                answer_timeout: wait(route.and_then(|r| r.answer_timeout_ms))
+                    .or(service.answer_timeout),
+                answer_idle: wait(route.and_then(|r| r.answer_idle_ms)).or(service.answer_idle),
                 service,
             }
         }
@@ -78,6 +64,8 @@ fn route(x: &mut Exchange) -> Result<(), Problem> {
             resource: Uid::route("/"),
             anonymous: false,
             max_age_ms: service.max_age_ms,
+            answer_timeout: service.answer_timeout,
+            answer_idle: service.answer_idle,
             service,
         },
         // Which methods a path has is for those to know who may call it.
@@ -86,6 +74,10 @@ fn route(x: &mut Exchange) -> Result<(), Problem> {
     x.table = Some(table);
     x.routed = Some(routed);
     Ok(())
+}
+
+fn wait(ms: Option<u64>) -> Option<Duration> {
+    ms.map(Duration::from_millis)
 }
 
 /// The same target with another path.

@@ -17,6 +17,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use keepgate_serve::Seat;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
@@ -39,7 +40,15 @@ pub(crate) struct Deadlines {
 /// What a guard and the exchanges on its connection tell each other.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// Where milliseconds count from: the clock of all places.
     began: Instant,
+    seat: Arc<Seat>,
+    /// The connection is to end at once, with what it carries.
+    killed: AtomicBool,
+    /// Its socket is to be reset, not closed.
+    resets: AtomicBool,
+    /// The connection's task, for [`Shared::kill`].
+    connection: Mutex<Option<Waker>>,
     /// When the last exchange ended, in milliseconds after `began`.
     ended_ms: AtomicU64,
     /// Exchanges whose answer is not over.
@@ -56,11 +65,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// For a new connection.
-    pub(crate) fn new() -> Shared {
+    /// For a new connection with its place, on the clock of all places.
+    pub(crate) fn new(seat: Arc<Seat>, began: std::time::Instant) -> Shared {
+        let now_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Shared {
-            began: Instant::now(),
-            ended_ms: AtomicU64::new(0),
+            began: began.into(),
+            seat,
+            killed: AtomicBool::new(false),
+            resets: AtomicBool::new(false),
+            connection: Mutex::new(None),
+            ended_ms: AtomicU64::new(now_ms),
             open: AtomicUsize::new(0),
             owed: AtomicUsize::new(0),
             progress_ms: AtomicU64::new(0),
@@ -80,15 +94,52 @@ impl Shared {
         self.tunnel.store(true, Ordering::Release);
     }
 
+    /// The connection's task asks: is it to end? With its exchanges (`Ready(true)`), or after them.
+    pub(crate) fn poll_told(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        if !self.killed.load(Ordering::Acquire) {
+            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(cx.waker().clone());
+        }
+        if self.killed.load(Ordering::Acquire) {
+            return Poll::Ready(true);
+        }
+        self.seat.poll_told(cx).map(|()| false)
+    }
+
+    /// As [`Shared::poll_told`], once the task is known.
+    pub(crate) fn told(&self) -> Option<bool> {
+        match (self.killed.load(Ordering::Acquire), self.seat.is_told()) {
+            (true, _) => Some(true),
+            (false, told) => told.then_some(false),
+        }
+    }
+
+    /// Ends the connection with what it carries.
+    pub(crate) fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        let waker = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// When the connection closes, the caller is to see a reset: what it got is not all.
+    pub(crate) fn reset(&self) {
+        self.resets.store(true, Ordering::Release);
+    }
+
     /// An exchange begins.
     pub(crate) fn begin(&self) {
+        self.seat.begin();
         self.open.fetch_add(1, Ordering::AcqRel);
     }
 
     /// An exchange is over.
     pub(crate) fn end(&self) {
-        self.ended_ms.store(self.now_ms(), Ordering::Relaxed);
+        let now_ms = self.now_ms();
+        self.ended_ms.store(now_ms, Ordering::Relaxed);
         self.open.fetch_sub(1, Ordering::AcqRel);
+        self.seat.end(now_ms);
         if self.parked.swap(false, Ordering::AcqRel) {
             let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(waker) = waker {
@@ -271,6 +322,11 @@ impl Guard {
             if self.shared.is_open() {
                 return self.poll_end_while_open(cx);
             }
+            if self.shared.seat.is_told() {
+                // Another connection gets its place.
+                self.stop(None);
+                return Poll::Ready(Ok(false));
+            }
             if self.seen == 0 && self.buf.starts_with(b"\r\n") {
                 // RFC 9112 section 2.2: one empty line before a request is ignored.
                 self.buf.advance(2);
@@ -357,7 +413,9 @@ impl Guard {
                         self.tick(cx);
                         return Poll::Pending;
                     }
-                    ready!(self.poll_idle_deadline(cx));
+                    if !self.shared.seat.is_told() {
+                        ready!(self.poll_idle_deadline(cx));
+                    }
                     self.inbound = Inbound::Stopped;
                     return Poll::Ready(Ok(()));
                 }
@@ -397,6 +455,14 @@ impl Guard {
             }
         }
         Poll::Ready(())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.shared.resets.load(Ordering::Acquire) {
+            self.stream.reset_on_close();
+        }
     }
 }
 

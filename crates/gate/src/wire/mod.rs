@@ -9,3 +9,4 @@ pub(crate) mod guard;
 pub(crate) mod head;
 pub mod proxy_protocol;
 pub(crate) mod stream;
+pub(crate) mod websocket;

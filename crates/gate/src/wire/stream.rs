@@ -29,6 +29,20 @@ pub(crate) struct Rewound {
     pub(crate) socket: Socket,
 }
 
+impl Stream {
+    /// The peer is to see a reset in place of an orderly end.
+    pub(crate) fn reset_on_close(&self) {
+        let socket = match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => &tls.get_ref().0.socket,
+        };
+        if let Socket::Tcp(tcp) = socket {
+            // Where that cannot be set, closing in the middle says it as well as it can.
+            let _ = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
 /// Calls the same method on whichever variant is there.
 macro_rules! each {
     ($self:expr, $inner:ident => $call:expr) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keepgate_gate::FixedSource;
 use keepgate_policy::service::Unmatched;
 
-use super::support::{Draft, Echo, PATIENCE, TestGate, ask, get, route};
+use super::support::{Draft, Echo, PATIENCE, TestGate, ask, eventually, get, route};
 
 const ALICE: (&str, &str) = ("x-user", "alice");
 const BOB: (&str, &str) = ("x-user", "bob");
@@ -146,6 +146,90 @@ async fn a_request_waits_for_the_revision_it_asks_for() {
     ));
     gate.source.replace(draft.world());
     assert_eq!(asked.await.unwrap().status, 200);
+}
+
+/// The wait comes after the limits: whoever asks for what will never come is limited like all.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_a_revision_is_limited_and_bounded() {
+    let echo = Echo::start().await;
+    let mut draft = Draft::orders();
+    draft.limits = vec![serde_json::json!(
+        {"name": "each", "key": "address", "rate": "1/h", "burst": 5}
+    )];
+    let gate = TestGate::with(&draft, &echo.url, |config| {
+        config.bounds.revision_wait = PATIENCE;
+        config.bounds.revision_waiters = 2;
+    })
+    .await;
+    let addr = gate.addr;
+    // Far beyond all that the center has told of: at once.
+    let never = [ALICE, ("Keepgate-Min-Revision", "18446744073709551615")];
+    let json = get(addr, "/orders", &never).await.is_problem(503, "no-decision");
+    assert_eq!(json["reason"], "ahead");
+    let json = get(addr, "/orders", &[ALICE, ("Keepgate-Min-Revision", "1002")]).await;
+    assert_eq!(json.is_problem(503, "no-decision")["reason"], "ahead");
+    // Two wait, the third is told, the fourth is over the limit.
+    let soon = [ALICE, ("Keepgate-Min-Revision", "2")];
+    let waiting: Vec<_> =
+        (0..2).map(|_| tokio::spawn(async move { get(addr, "/orders", &soon).await })).collect();
+    eventually("two wait", async || gate.metric("keepgate_gate_revision_waiters").await == 2.0)
+        .await;
+    let json = get(addr, "/orders", &soon).await.is_problem(503, "no-decision");
+    assert_eq!(json["reason"], "waiters");
+    get(addr, "/orders", &soon).await.is_problem(429, "quota-exceeded");
+    draft.revision = 2;
+    gate.source.replace(draft.world());
+    for waited in waiting {
+        // Charged once: else the burst would not have been enough.
+        assert_eq!(waited.await.unwrap().status, 200);
+    }
+}
+
+/// What a request waits for may be its own route, its own key, or its own membership.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_wait_a_request_is_routed_and_identified_anew() {
+    use sha2::{Digest as _, Sha256};
+    let echo = Echo::start().await;
+    let mut draft = Draft::orders();
+    draft.settings.identify.api_key = Some(serde_json::from_value(serde_json::json!({})).unwrap());
+    draft.limits = vec![serde_json::json!(
+        {"name": "each", "key": "principal", "rate": "1/h", "burst": 1}
+    )];
+    let gate = TestGate::with(&draft, &echo.url, |config| {
+        config.bounds.revision_wait = PATIENCE;
+    })
+    .await;
+    let addr = gate.addr;
+    let key = "kgk_test_0123456789abcdef0123456789abcdef";
+    let headers = [("X-Api-Key", key), ("Keepgate-Min-Revision", "2")];
+    let asked = tokio::spawn(async move { get(addr, "/new/7", &headers).await });
+    eventually("it waits", async || gate.metric("keepgate_gate_revision_waiters").await == 1.0)
+        .await;
+    draft.revision = 2;
+    draft.routes.push(route("GET", "/new/{id}"));
+    draft.policies.push((
+        "new".to_owned(),
+        "permit (principal == user::\"dora\", action, resource in route::\"/new\");".to_owned(),
+    ));
+    let sha256: String =
+        Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    draft.keys = vec![
+        serde_json::from_value(serde_json::json!({
+            "prefix": "test", "sha256": sha256, "principal": {"type": "user", "id": "dora"},
+        }))
+        .unwrap(),
+    ];
+    gate.source.replace(draft.world());
+    assert_eq!(asked.await.unwrap().status, 200);
+    // One that was known before the wait was charged before it, and once.
+    let headers = [ALICE, ("Keepgate-Min-Revision", "3")];
+    let asked = tokio::spawn(async move { get(addr, "/orders", &headers).await });
+    eventually("it waits", async || gate.metric("keepgate_gate_revision_waiters").await == 1.0)
+        .await;
+    draft.revision = 3;
+    gate.source.replace(draft.world());
+    assert_eq!(asked.await.unwrap().status, 200);
+    get(addr, "/orders", &[ALICE]).await.is_problem(429, "quota-exceeded");
 }
 
 #[tokio::test(flavor = "multi_thread")]

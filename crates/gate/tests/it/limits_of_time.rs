@@ -25,7 +25,8 @@ async fn gate_with(echo: &Echo, change: impl FnOnce(&mut keepgate_gate::Bounds))
             &mut bounds.first_byte,
             &mut bounds.header,
             &mut bounds.idle,
-            &mut bounds.body_grace,
+            &mut bounds.body_idle,
+            &mut bounds.body_window,
             &mut bounds.write_stall,
         ] {
             *deadline = 4 * PATIENCE;
@@ -111,8 +112,7 @@ async fn an_idle_deadline_does_not_cut_a_slow_answer() {
 async fn a_body_that_comes_too_slowly() {
     let echo = Echo::start().await;
     let gate = gate_with(&echo, |bounds| {
-        bounds.body_grace = SHORT;
-        bounds.body_rate = 1000;
+        bounds.body_window = SHORT;
     })
     .await;
     let mut stream = connect(gate.addr).await;
@@ -187,11 +187,20 @@ async fn connections_are_bounded() {
     let echo = Echo::start().await;
     let gate = TestGate::with(&Draft::orders(), &echo.url, |config| {
         config.bounds.max_connections = 2;
+        config.bounds.max_connections_per_address = Some(2);
+        config.bounds.body_idle = 4 * PATIENCE;
+        config.bounds.body_window = 4 * PATIENCE;
     })
     .await;
-    let (a, b) = (connect(gate.addr).await, connect(gate.addr).await);
-    eventually("two are open", async || gate.metric("keepgate_gate_connections_open").await == 2.0)
-        .await;
+    // Each has an exchange: none of them makes room.
+    let (mut a, mut b) = (connect(gate.addr).await, connect(gate.addr).await);
+    let head = b"POST /orders HTTP/1.1\r\nHost: a\r\nx-user: alice\r\nContent-Length: 9\r\n\r\n";
+    a.write_all(head).await.unwrap();
+    b.write_all(head).await.unwrap();
+    eventually("two are under way", async || {
+        gate.metric("keepgate_gate_exchanges_open").await == 2.0
+    })
+    .await;
     let mut third = connect(gate.addr).await;
     assert_eq!(read_to_close(&mut third).await, "");
     eventually("it is counted", async || {

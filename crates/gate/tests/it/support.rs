@@ -158,6 +158,7 @@ impl TestGate {
             upstream: upstream.to_owned(),
             listen: Listen::Tcp(loopback),
             admin_listen: Some(loopback),
+            admin_hosts: vec!["a.example".to_owned()],
             workers: 2,
             ..GateConfig::default()
         };
@@ -185,8 +186,11 @@ impl TestGate {
 
     /// One metric's value, by its line's beginning; zero where it is not.
     pub(crate) async fn metric(&self, line: &str) -> f64 {
-        let text =
-            talk(self.admin, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        let text = talk(
+            self.admin,
+            "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        )
+        .await;
         text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok()).unwrap_or_default()
     }
 }

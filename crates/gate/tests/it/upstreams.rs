@@ -310,7 +310,7 @@ async fn upstreams_that_fail_are_told_apart() {
     })
     .await;
     let gate = TestGate::with(&Draft::orders(), &silent.url, |config| {
-        config.pool.response_timeout = Duration::from_millis(100);
+        config.bounds.answer_timeout = Duration::from_millis(100);
     })
     .await;
     get(gate.addr, "/orders", &[ALICE]).await.is_problem(504, "upstream-timeout");

@@ -73,6 +73,15 @@ pub(crate) struct Traffic {
         default_value = "127.0.0.1:8081"
     )]
     pub(crate) admin_listen: SocketAddr,
+    /// A name by which the metrics are asked for, besides IP addresses and localhost; may be repeated
+    #[arg(long, env = "KEEPGATE_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) admin_host: Vec<String>,
+    /// Connections of callers at most; at the bound an idle one makes room for the next
+    #[arg(long, env = "KEEPGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000)]
+    pub(crate) max_connections: usize,
+    /// Of these, one address's at most; default: a quarter
+    #[arg(long, env = "KEEPGATE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    pub(crate) max_connections_per_address: Option<usize>,
     /// How to speak to the upstream
     #[arg(
         long,
@@ -113,6 +122,7 @@ impl Traffic {
         let mut config = GateConfig {
             listen: self.listen,
             admin_listen: Some(self.admin_listen),
+            admin_hosts: self.admin_host,
             upstream_protocol: match self.upstream_protocol {
                 UpstreamProtocol::Auto => Protocol::Auto,
                 UpstreamProtocol::Http1 => Protocol::Http1,
@@ -124,6 +134,8 @@ impl Traffic {
             ..GateConfig::default()
         };
         config.pool.max_connections = self.upstream_connections;
+        config.bounds.max_connections = self.max_connections;
+        config.bounds.max_connections_per_address = self.max_connections_per_address;
         config
     }
 }

@@ -1,0 +1,173 @@
+//! Decides open exchanges again when permissions change, and ends those that may not go on.
+//!
+//! In rounds, at least [`ROUND`] apart, on a thread apart from the workers. An exchange is decided
+//! again, with what it was decided on before, when an item that its service's decisions depend on
+//! has changed since; not before it is as old as `revoke_after`, so that the many short ones cost
+//! nothing. Without a change it is only asked whether the permissions are still young enough for it
+//! and, where the service closes then, whether its credential still holds.
+//!
+//! INVARIANT: no list is held for longer than it takes to copy [`CHUNK`] pointers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use keepgate_policy::{Query, Revision, World};
+use tokio::time::MissedTickBehavior;
+
+use crate::ongoing::{Ending, Inputs, Ongoing};
+use crate::source::Peek;
+use crate::worker::Common;
+
+/// The time between two rounds.
+const ROUND: Duration = Duration::from_millis(100);
+/// How long an exchange that was told may take to end before its connection is closed.
+const GRACE: Duration = Duration::from_secs(1);
+/// Exchanges looked at before others get the processor.
+const CHUNK: usize = 128;
+
+/// Runs until it is dropped.
+pub(crate) async fn run(common: Arc<Common>) {
+    let mut every = tokio::time::interval(ROUND);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::default();
+    loop {
+        every.tick().await;
+        rounds.look(&common);
+        if common.ongoing.iter().all(|list| list.len() == 0) {
+            continue;
+        }
+        // Taken and not copied: who else holds an exchange is how it is seen to have ended.
+        let told = std::mem::take(&mut rounds.told);
+        let mut next = Rounds { told, ..rounds.clone() };
+        let common = Arc::clone(&common);
+        // A round that did not come to its end changed nothing here: the next one does its work.
+        if let Ok(told) = tokio::task::spawn_blocking(move || {
+            next.round(&common);
+            next.told
+        })
+        .await
+        {
+            rounds.told = told;
+            rounds.all = false;
+        }
+    }
+}
+
+/// What is known from one round to the next.
+#[derive(Clone, Default)]
+struct Rounds {
+    /// The world that was seen last.
+    world: Option<World>,
+    /// The first revision at which all that decisions depend on was as it is now.
+    since: Revision,
+    /// Every exchange is to be decided again, whatever its revision.
+    all: bool,
+    /// Those that were told, and when.
+    told: Vec<(Arc<Ongoing>, Instant)>,
+}
+
+impl Rounds {
+    /// Sees whether something has changed.
+    fn look(&mut self, common: &Common) {
+        let Peek::New(world) = common.source.peek(None) else { return };
+        let Some(before) = &self.world else {
+            self.since = world.revision();
+            self.world = Some(world);
+            return;
+        };
+        if !world.decides_as(before, &common.settings.service) {
+            // Where numbers do not ascend (another center's state) they tell nothing.
+            self.all |= world.revision() <= before.revision();
+            self.since = world.revision();
+        }
+        self.world = Some(world);
+    }
+
+    fn round(&mut self, common: &Common) {
+        let now = Instant::now();
+        let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        for list in common.ongoing.iter() {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                let (some, next) = list.some(place, CHUNK);
+                for ongoing in some {
+                    self.judge(common, &ongoing, now, unix_s);
+                }
+                from = next;
+                std::thread::yield_now();
+            }
+        }
+        self.told.retain(|(ongoing, at)| {
+            // The list has let it go: this is the last that holds it.
+            let over = Arc::strong_count(ongoing) == 1;
+            let late = now.saturating_duration_since(*at) >= GRACE;
+            if !over && late {
+                ongoing.kill();
+            }
+            !over && !late
+        });
+    }
+
+    fn judge(&mut self, common: &Common, ongoing: &Arc<Ongoing>, now: Instant, unix_s: u64) {
+        if self.all {
+            ongoing.set_decided(Revision(0));
+        }
+        let young =
+            now.saturating_duration_since(ongoing.began) < common.settings.bounds.revoke_after;
+        if young || ongoing.ending().is_some() {
+            return;
+        }
+        if let Some(ending) = self.verdict(common, ongoing, unix_s) {
+            if ongoing.end(ending) {
+                self.told.push((Arc::clone(ongoing), now));
+            }
+        }
+    }
+
+    /// Why it is over; none: it goes on.
+    fn verdict(&self, common: &Common, ongoing: &Ongoing, unix_s: u64) -> Option<Ending> {
+        let inputs = &ongoing.inputs;
+        if inputs.until_unix_s.is_some_and(|until| unix_s >= until) {
+            return Some(Ending::Expired);
+        }
+        if common.source.age().is_none_or(|age| age > inputs.max_age) {
+            return Some(Ending::Undecided);
+        }
+        let Some(world) = &self.world else { return Some(Ending::Undecided) };
+        if ongoing.decided() >= self.since {
+            return None;
+        }
+        common.redecided.add(1);
+        let ending = decide(world, &common.settings.service, inputs);
+        if ending.is_none() {
+            ongoing.set_decided(world.revision());
+        }
+        ending
+    }
+}
+
+fn decide(world: &World, service: &str, inputs: &Inputs) -> Option<Ending> {
+    if let Some(prefix) = &inputs.api_key {
+        let view = world.service(service)?;
+        // A key that is gone, or another's by now, is no credential any more.
+        if view.key(prefix).is_none_or(|key| key.principal != *inputs.principal) {
+            return Some(Ending::Denied);
+        }
+    }
+    let none = std::collections::BTreeMap::new();
+    let decision = world.decide(&Query {
+        service,
+        principal: &inputs.principal,
+        action: &inputs.action,
+        resource: &inputs.resource,
+        context: &inputs.context,
+        principal_properties: &none,
+        action_properties: &none,
+        resource_properties: &none,
+    });
+    match decision {
+        Ok(decision) => (!decision.is_allowed()).then_some(Ending::Denied),
+        // A question that cannot be put any more has no answer, and so no denial.
+        Err(_) => Some(Ending::Undecided),
+    }
+}
