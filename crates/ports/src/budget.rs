@@ -159,6 +159,8 @@ pub struct Model<'a> {
     bound: PortSet,
     /// Carries a socket, and nothing says how that socket came by the port.
     doubtful: PortSet,
+    /// All buckets in the order of their four-tuple without the port: those of one lie together.
+    order: Vec<&'a Bucket>,
 }
 
 impl<'a> Model<'a> {
@@ -169,7 +171,9 @@ impl<'a> Model<'a> {
         let mut doubtful = snapshot.sockets.carried.clone();
         doubtful.subtract(&bound);
         doubtful.subtract(&snapshot.evidence.free);
-        Self { snapshot, bound, doubtful }
+        let mut order: Vec<&Bucket> = snapshot.sockets.buckets.iter().collect();
+        order.sort_unstable_by_key(|bucket| tuple(&bucket.key));
+        Self { snapshot, bound, doubtful, order }
     }
 
     /// Ports in the range and not reserved.
@@ -283,21 +287,18 @@ impl<'a> Model<'a> {
     /// The sockets that stand in the way of this bucket. A socket bound to another device does
     /// not; one bound to no device stands in everybody's.
     fn entries(&self, key: BucketKey) -> impl Iterator<Item = &Entry> {
-        self.snapshot
-            .sockets
-            .buckets
+        let first = self.order.partition_point(|bucket| tuple(&bucket.key) < tuple(&key));
+        self.order
             .iter()
-            .filter(move |b| stands_in_the_way(b, &key))
+            .skip(first)
+            .take_while(move |bucket| tuple(&bucket.key) == tuple(&key))
+            .filter(move |b| b.key.interface == 0 || b.key.interface == key.interface)
             .flat_map(|b| &b.sockets)
     }
 }
 
-fn stands_in_the_way(bucket: &Bucket, key: &BucketKey) -> bool {
-    let b = &bucket.key;
-    b.dport == key.dport
-        && b.dst == key.dst
-        && b.src == key.src
-        && (b.interface == 0 || b.interface == key.interface)
+fn tuple(key: &BucketKey) -> (IpAddr, u16, IpAddr) {
+    (key.dst, key.dport, key.src)
 }
 
 /// May the kernel reuse this TIME_WAIT for a new connection of the same four-tuple?

@@ -195,6 +195,25 @@ fn device_flags(fd: RawFd, name: &std::ffi::CStr) -> io::Result<libc::c_int> {
     Ok(libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }))
 }
 
+/// What a link in an open directory leads to, as far as `buffer` holds it: cheaper than by the whole
+/// path where a directory has thousands.
+pub(crate) fn link_at<'a>(
+    dir: &std::fs::File,
+    name: &std::ffi::OsStr,
+    buffer: &'a mut [u8],
+) -> io::Result<&'a [u8]> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::CString::new(name.as_bytes()).map_err(io::Error::other)?;
+    // SAFETY: the name is zero-terminated, the buffer writable for its length.
+    let length = unsafe {
+        libc::readlinkat(dir.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+    };
+    match usize::try_from(length) {
+        Ok(length) => Ok(buffer.get(..length).unwrap_or(&[])),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Opens a file below `root` as a process sees it whose root that is: no link leads out of it.
 pub(crate) fn open_in_root(root: &Path, name: &str) -> io::Result<std::fs::File> {
     use std::os::unix::ffi::OsStrExt;

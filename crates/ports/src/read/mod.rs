@@ -39,6 +39,8 @@ const LIVE_LOOKS: u32 = 4;
 const WATCHES: u32 = 8;
 /// So many TIME_WAITs toward one destination make it worth catching who opens them.
 const MANY_TIME_WAITS: usize = 100;
+/// With fewer live sockets a look at them costs about a millisecond.
+const MANY_LIVE: usize = 2_000;
 /// How many listeners are named.
 const MAX_LISTENERS: usize = 256;
 /// How many connections on a port that could not be bound are named.
@@ -205,6 +207,16 @@ impl Look {
         Ok(look)
     }
 
+    /// True when one of these buckets has closed connections behind it, or nothing is connected much:
+    /// then the looks in between cost next to nothing.
+    fn churns(&self, shown: &Shown) -> bool {
+        self.live.len() < MANY_LIVE
+            || self.table.buckets.iter().any(|bucket| {
+                shown.buckets.contains(&bucket.key)
+                    && bucket.sockets.iter().any(|entry| entry.state == TcpState::TimeWait)
+            })
+    }
+
     /// True when one of these buckets is full of TIME_WAITs and has hardly a live socket: its
     /// connections are too short-lived to be found by looking at sockets.
     fn has_orphans(&self, table: &SocketTable, shown: &Shown) -> bool {
@@ -277,7 +289,10 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
             Err(error) => snapshot.unknown.push(no_netlink(&error)),
         }
     }
-    let mut owners = Owners::new(&options.root);
+    let mut owners = match options.interval {
+        Some(_) => Owners::new(&options.root),
+        None => Owners::new(&options.root).quickly(),
+    };
     let first = match Look::take(netlink.as_ref(), &files, &owners) {
         Err(error) if netlink.is_some() => {
             snapshot.unknown.push(no_netlink(&error));
@@ -379,6 +394,11 @@ impl Watch<'_> {
             }
         }
         let Some(netlink) = self.netlink else { return BTreeMap::new() };
+        // Live sockets are looked at in between for whoever closes them soon. Where none of the
+        // buckets has TIME_WAITs, nobody does, and a dump of many sockets is not free.
+        if !first.churns(&self.shown) {
+            return BTreeMap::new();
+        }
         for step in 1..LIVE_LOOKS {
             for watch in 1..=WATCHES {
                 let at = self.interval * ((step - 1) * WATCHES + watch) / (LIVE_LOOKS * WATCHES);

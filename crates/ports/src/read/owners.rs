@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::netns::pids;
 use crate::proc;
 use crate::snapshot::{Confidence, FileUse, Owner};
+use crate::sys;
 
 /// How many cookies are remembered.
 const MAX_COOKIES: usize = 131_072;
@@ -27,6 +28,11 @@ const MAX_WATCHED: usize = 64;
 const MAX_WATCHED_FILES: usize = 4096;
 /// How many open files are looked at while watching, all together (about 1 us each).
 const MAX_WATCH_LINKS: usize = 65_536;
+/// A quick look finds the owners of so many sockets all the same.
+const MANY_WANTED: usize = 4096;
+/// Of more it looks at so many open files, and at so many of one process.
+const QUICK_LINKS: usize = 16_384;
+const QUICK_LINKS_EACH: usize = 2048;
 /// A process that was caught with so many new sockets opens them all the time.
 const CAUGHT: usize = 2;
 
@@ -45,11 +51,20 @@ pub(crate) struct Owners {
     by_cookie: HashMap<u64, u32>,
     watched: BTreeMap<u32, HashSet<u32>>,
     watch_links: usize,
+    /// After a single look: how many more open files may be looked at.
+    quick: Option<usize>,
 }
 
 impl Owners {
     pub(crate) fn new(root: &Path) -> Self {
         Self { proc: root.join("proc"), ..Self::default() }
+    }
+
+    /// Where the owners of many sockets are wanted, looks at few open files only, for a look that is
+    /// meant to be quick: of a process with many sockets some are found, which names it.
+    pub(crate) fn quickly(mut self) -> Self {
+        self.quick = Some(QUICK_LINKS);
+        self
     }
 
     /// Looks for the processes that have the sockets with these inodes: those known already, then
@@ -94,16 +109,19 @@ impl Owners {
 
     fn look_through(&mut self, pid: u32, missing: &mut HashSet<u32>) {
         let dir = self.proc.join(pid.to_string());
-        let Ok(entries) = std::fs::read_dir(dir.join("fd")) else { return };
-        for entry in entries.flatten() {
-            if missing.is_empty() {
-                return;
-            }
-            let Some(inode) = socket_of(&entry.path()) else { continue };
+        let quick = self.quick.filter(|_| missing.len() > MANY_WANTED);
+        let most = quick.map_or(usize::MAX, |left| left.min(QUICK_LINKS_EACH));
+        let (mut found, by_inode) = (false, &mut self.by_inode);
+        let looked_at = sockets_in(&dir, most, |inode| {
             if missing.remove(&inode) {
-                self.by_inode.insert(inode, pid);
-                self.processes.entry(pid).or_insert_with(|| Process { command: command(&dir) });
+                by_inode.insert(inode, pid);
+                found = true;
             }
+            !missing.is_empty()
+        });
+        self.quick = self.quick.map(|left| left.saturating_sub(looked_at));
+        if found {
+            self.processes.entry(pid).or_insert_with(|| Process { command: command(&dir) });
         }
     }
 
@@ -181,15 +199,11 @@ impl Owners {
     /// The inodes of a process's sockets.
     fn sockets_of(&mut self, pid: u32) -> HashSet<u32> {
         let most = self.watch_links.min(MAX_WATCHED_FILES);
-        let mut looked_at = 0;
-        let sockets = std::fs::read_dir(self.proc.join(format!("{pid}/fd")))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .take(most)
-            .inspect(|_| looked_at += 1)
-            .filter_map(|entry| socket_of(&entry.path()))
-            .collect();
+        let mut sockets = HashSet::new();
+        let looked_at = sockets_in(&self.proc.join(pid.to_string()), most, |inode| {
+            sockets.insert(inode);
+            true
+        });
         self.watch_links = self.watch_links.saturating_sub(looked_at);
         sockets
     }
@@ -238,9 +252,25 @@ fn namespace(dir: &Path) -> Option<u64> {
     std::fs::metadata(dir.join("ns/net")).map(|meta| meta.ino()).ok()
 }
 
-/// The inode of the socket that an entry of `/proc/PID/fd` is, if it is one.
-fn socket_of(link: &Path) -> Option<u32> {
-    std::fs::read_link(link).ok()?.to_str().and_then(proc::socket_inode)
+/// Calls `each` with the inodes of a process's sockets until it says no, and says how many open
+/// files were looked at.
+fn sockets_in(dir: &Path, most: usize, mut each: impl FnMut(u32) -> bool) -> usize {
+    let fds = dir.join("fd");
+    let (Ok(open), Ok(entries)) = (std::fs::File::open(&fds), std::fs::read_dir(&fds)) else {
+        return 0;
+    };
+    // `socket:[4294967295]`; what is longer is no socket.
+    let mut buffer = [0u8; 32];
+    let mut looked_at = 0;
+    for entry in entries.flatten().take(most) {
+        looked_at += 1;
+        let Ok(link) = sys::link_at(&open, &entry.file_name(), &mut buffer) else { continue };
+        let inode = std::str::from_utf8(link).ok().and_then(proc::socket_inode);
+        if inode.is_some_and(|inode| !each(inode)) {
+            break;
+        }
+    }
+    looked_at
 }
 
 fn command(dir: &Path) -> String {

@@ -12,6 +12,7 @@ mod golden;
 mod judgement;
 mod lint;
 mod load;
+mod near;
 mod oracle;
 mod parsers;
 mod situations;
