@@ -2,6 +2,8 @@
 
 #![allow(clippy::expect_used, reason = "a failed expectation is a failed test")]
 
+mod model;
+
 use std::path::Path;
 
 fn root() -> &'static Path {
