@@ -52,6 +52,28 @@ impl std::fmt::Display for Problem {
     }
 }
 
+/// The smallest `max_age` that a service or route may be given, in milliseconds. A healthy gate's age
+/// is up to a second and the way to the center and back; a smaller bound fails on every hiccup.
+pub const MIN_MAX_AGE_MS: u64 = 3_000;
+
+/// Checks an item that is put, and not those that are there: what an earlier release accepted stays.
+pub fn put(item: &Item) -> Option<Problem> {
+    let max_age_ms = match &item.body {
+        ItemBody::Service(settings) => Some(settings.max_age_ms),
+        ItemBody::Route(route) => route.max_age_ms,
+        _ => None,
+    };
+    let max_age_ms = max_age_ms.filter(|ms| *ms < MIN_MAX_AGE_MS)?;
+    Some(Problem {
+        key: item.key.clone(),
+        line: None,
+        message: format!(
+            "`max_age` is {max_age_ms} ms, at least {MIN_MAX_AGE_MS} ms are possible: a gate hears its \
+             center once a second"
+        ),
+    })
+}
+
 /// Checks a whole state, or a part of it that holds everything its parts refer to: the directory
 /// and the services that changed.
 pub fn world(items: &[Item]) -> Vec<Problem> {

@@ -9,10 +9,13 @@
 //! INVARIANT: [`SnapshotDecoder::finish`] returns a snapshot only if the number of chunks, the
 //! number of items and the digest are those announced, and no key occurs twice.
 
+use std::collections::BTreeMap;
+
 use prost::Message as _;
 
 use crate::digest::Digest;
 use crate::item::DecodeError;
+use crate::mark::FORMAT;
 use crate::model::{Change, Delta, Item, ItemKey, Kind, Revision, Snapshot};
 use crate::proto;
 
@@ -178,6 +181,9 @@ pub struct SnapshotDecoder {
     announced_items: u64,
     sum: Digest,
     items: Vec<Item>,
+    /// Items that were counted and not read.
+    unread: u64,
+    beyond: BTreeMap<String, u32>,
     chunks: u64,
     bytes: u64,
     buffer: Vec<u8>,
@@ -197,6 +203,8 @@ impl SnapshotDecoder {
             sum: Digest::default(),
             // What is announced is not yet true: memory follows the items that come.
             items: Vec::new(),
+            unread: 0,
+            beyond: BTreeMap::new(),
             chunks: 0,
             bytes: 0,
             buffer: Vec::new(),
@@ -211,6 +219,12 @@ impl SnapshotDecoder {
     /// How many items have come.
     pub fn len(&self) -> usize {
         self.items.len()
+    }
+
+    /// The services that have items which only a newer format can say, and which one. Such items
+    /// count for the digest, which is over the bytes that came; they are in no snapshot.
+    pub fn beyond(&self) -> &BTreeMap<String, u32> {
+        &self.beyond
     }
 
     /// Whether no item has come.
@@ -251,11 +265,17 @@ impl SnapshotDecoder {
             if len > MAX_ITEM_BYTES {
                 return Err(too_much("bytes of one item", len as u64, MAX_ITEM_BYTES as u64));
             }
-            let count = self.items.len() as u64 + 1;
+            let count = self.items.len() as u64 + self.unread + 1;
             if count > self.announced_items {
                 return Err(too_much("items", count, self.announced_items));
             }
             let item = proto::Item::decode(item)?;
+            if item.needs > FORMAT {
+                self.sum = self.sum.plus(digest_of_unread(&item)?);
+                self.unread += 1;
+                note_beyond(&mut self.beyond, &item);
+                continue;
+            }
             let key = key_from_proto(item.key)?;
             self.sum = self.sum.plus(Digest::of_encoded(&key, &item.body));
             self.items.push(Item::decode(key, &item.body)?);
@@ -269,8 +289,9 @@ impl SnapshotDecoder {
         if end.chunks != self.chunks {
             return Err(count("chunks", end.chunks, self.chunks));
         }
-        if self.items.len() as u64 != self.announced_items {
-            return Err(count("items", self.announced_items, self.items.len() as u64));
+        let came = self.items.len() as u64 + self.unread;
+        if came != self.announced_items {
+            return Err(count("items", self.announced_items, came));
         }
         if self.sum != self.announced {
             return Err(WireError::Digest { announced: self.announced, came: self.sum });
@@ -357,6 +378,30 @@ fn change_from_proto(change: proto::Change) -> Result<Change, WireError> {
         Some(proto::change::Change::Delete(key)) => Ok(Change::Delete(key_from_proto(Some(key))?)),
         None => Err(WireError::Shape("a change without a change")),
     }
+}
+
+/// The services of which a delta has items that only a newer format can say.
+pub fn delta_beyond(delta: &proto::Delta) -> BTreeMap<String, u32> {
+    let mut beyond = BTreeMap::new();
+    for change in &delta.changes {
+        if let Some(proto::change::Change::Put(item)) = &change.change
+            && item.needs > FORMAT
+        {
+            note_beyond(&mut beyond, item);
+        }
+    }
+    beyond
+}
+
+fn note_beyond(beyond: &mut BTreeMap<String, u32>, item: &proto::Item) {
+    let service = item.key.as_ref().map(|key| key.service.clone()).unwrap_or_default();
+    let needs = beyond.entry(service).or_default();
+    *needs = item.needs.max(*needs);
+}
+
+/// Of an item whose kind may be one that this release has no name for.
+fn digest_of_unread(item: &proto::Item) -> Result<Digest, WireError> {
+    Ok(Digest::of_encoded(&key_from_proto(item.key.clone())?, &item.body))
 }
 
 /// `needs` as it travels: what release 0.1 understands is not written, so it stays in its form.

@@ -113,8 +113,17 @@ impl Dialer {
 
     /// Opens one connection.
     pub async fn dial(&self, target: &Target) -> Result<Dialed, DialError> {
+        self.dial_avoiding(target, &[]).await
+    }
+
+    /// Opens one connection, to none of these addresses as long as the name has others.
+    pub async fn dial_avoiding(
+        &self,
+        target: &Target,
+        avoid: &[SocketAddr],
+    ) -> Result<Dialed, DialError> {
         let mut attempt = Attempt { counters: &self.inner.counters, done: false };
-        let result = self.within_deadline(target).await;
+        let result = self.within_deadline(target, avoid).await;
         attempt.finish(match &result {
             Ok(_) => DialOutcome::Connected,
             Err(error) => error.outcome(),
@@ -122,19 +131,23 @@ impl Dialer {
         result
     }
 
-    async fn within_deadline(&self, target: &Target) -> Result<Dialed, DialError> {
+    async fn within_deadline(
+        &self,
+        target: &Target,
+        avoid: &[SocketAddr],
+    ) -> Result<Dialed, DialError> {
         let timeout = self.inner.config.connect_timeout;
-        match tokio::time::timeout(timeout, self.open(target)).await {
+        match tokio::time::timeout(timeout, self.open(target, avoid)).await {
             Ok(result) => result,
             Err(_) => Err(DialError::Timeout { peer: target.to_string(), after: Some(timeout) }),
         }
     }
 
-    async fn open(&self, target: &Target) -> Result<Dialed, DialError> {
+    async fn open(&self, target: &Target, avoid: &[SocketAddr]) -> Result<Dialed, DialError> {
         let (stream, local, remote) = match &target.place {
             Place::Unix(path) => (Stream::Unix(socket::connect_unix(path).await?), None, None),
             Place::Tcp { host, port } => {
-                let addresses = self.resolve(host, *port).await?;
+                let addresses = without(self.resolve(host, *port).await?, avoid);
                 let tcp = self.first_of(&addresses, &target.sources).await?;
                 let (local, remote) = (tcp.local_addr().ok(), tcp.peer_addr().ok());
                 (Stream::Tcp(tcp), local, remote)
@@ -252,6 +265,14 @@ impl Drop for Attempt<'_> {
     }
 }
 
+/// The addresses that are not to be avoided; all of them where none would be left.
+fn without(mut addresses: Vec<SocketAddr>, avoid: &[SocketAddr]) -> Vec<SocketAddr> {
+    if addresses.iter().any(|address| !avoid.contains(address)) {
+        addresses.retain(|address| !avoid.contains(address));
+    }
+    addresses
+}
+
 /// IPv6 and IPv4 in turn, beginning with the family of the first (RFC 8305, section 4).
 fn interleaved(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut all: Vec<SocketAddr> = Vec::new();
@@ -281,6 +302,16 @@ fn interleaved(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn avoided_addresses_are_the_last_resort() {
+        let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (a, b) = (parse("[::1]:1"), parse("1.1.1.1:1"));
+        assert_eq!(without(vec![a, b], &[]), [a, b]);
+        assert_eq!(without(vec![a, b], &[a]), [b]);
+        assert_eq!(without(vec![a, b], &[a, b]), [a, b]);
+        assert_eq!(without(vec![a], &[b]), [a]);
+    }
 
     #[test]
     fn families_take_turns() {

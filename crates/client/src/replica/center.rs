@@ -1,5 +1,6 @@
 //! One HTTP/2 connection to a center, and gRPC on it.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,16 +23,23 @@ const WINDOW_BYTES: u32 = 4 << 20;
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Addresses that are avoided at most.
+const MAX_FOREIGN: usize = 8;
+
 pub(super) struct Center {
     target: Target,
     origin: Uri,
     dialer: Dialer,
     authorization: MetadataValue<Ascii>,
+    /// Addresses of this name where another center answered; at most as many as a name has.
+    foreign: Vec<SocketAddr>,
 }
 
 /// The connection, and the task that drives it; it closes with this.
 pub(super) struct Connection {
     pub(super) client: SyncClient<OneConnection>,
+    /// Where it leads; none for a Unix socket.
+    pub(super) remote: Option<SocketAddr>,
     _driver: AbortOnDrop,
 }
 
@@ -58,7 +66,7 @@ impl Center {
             .path_and_query("/")
             .build()
             .unwrap_or_else(|_| Uri::from_static("http://center/"));
-        Ok(Center { target, origin, dialer, authorization })
+        Ok(Center { target, origin, dialer, authorization, foreign: Vec::new() })
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -72,8 +80,23 @@ impl Center {
         request
     }
 
-    pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
-        let dialed = self.dialer.dial(&self.target).await.map_err(ConnectError::Dial)?;
+    /// Another center answers at this address: the next one of the name is tried, and this one
+    /// again when there is no other.
+    pub(super) fn avoid(&mut self, address: SocketAddr) {
+        if !self.foreign.contains(&address) {
+            self.foreign.truncate(MAX_FOREIGN - 1);
+            self.foreign.push(address);
+        }
+    }
+
+    pub(super) async fn connect(&mut self) -> Result<Connection, ConnectError> {
+        let dialed = self.dialer.dial_avoiding(&self.target, &self.foreign).await;
+        let dialed = dialed.map_err(ConnectError::Dial)?;
+        let remote = dialed.remote;
+        if remote.is_some_and(|remote| self.foreign.contains(&remote)) {
+            // All were tried.
+            self.foreign.clear();
+        }
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
@@ -90,7 +113,7 @@ impl Center {
         });
         let client = SyncClient::with_origin(OneConnection(sender), self.origin.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Connection { client, _driver: AbortOnDrop(driver) })
+        Ok(Connection { client, remote, _driver: AbortOnDrop(driver) })
     }
 }
 

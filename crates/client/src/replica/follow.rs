@@ -1,36 +1,39 @@
 //! The follower: connect, follow, publish, and begin again when anything is wrong.
 //!
-//! Two kinds of trouble are told apart. When the *connection* fails, ends or falls silent, it is
-//! opened again after a jittered pause. When a *message* does not fit (a gap, a digest that
-//! differs, bytes that do not decode), a new stream is begun on the same connection, with what is
-//! held or, where that is in doubt, with nothing; after the first time, too, with a pause.
+//! Three kinds of trouble are told apart. When the *connection* fails, ends or falls silent, it is
+//! opened again after a jittered pause. When the *center* is not one to follow (its Welcome says
+//! so, or it sends none), nothing is taken from it and the next address is tried. When a *message*
+//! does not fit (a gap, a digest that differs, bytes that do not decode), a new stream is begun on
+//! the same connection, with what is held or, where that is in doubt, with nothing; after the first
+//! time, too, with a pause.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, Stream, StreamExt as _};
+use futures_util::StreamExt as _;
+use keepgate_policy::mark::FORMAT;
 use keepgate_policy::proto::follow_response::Response as Told;
-use keepgate_policy::proto::{self, follow_request};
-use keepgate_policy::wire::{self, SnapshotDecoder, WireError};
-use keepgate_policy::world::WorldError;
-use keepgate_policy::{Digest, Revision, World};
+use keepgate_policy::wire::SnapshotDecoder;
+use keepgate_policy::{HistoryId, Mark, Revision, proto};
 use tokio::sync::watch;
 
-use super::age::{BootMs, Pending};
+use super::age::{Moment, Pending, Ring};
 use super::backoff::Backoff;
 use super::center::{Center, ConnectError, Connection};
 use super::disk::Disk;
-use super::{Activity, Published, Shared};
-
-/// A delta with more changes is applied on a thread where that may take a while.
-const MAX_INLINE_CHANGES: usize = 64;
-/// How often a snapshot may be asked for only to have it on disk again.
-const DISK_REPAIR_INTERVAL: Duration = Duration::from_secs(60);
+use super::received::Unusable;
+use super::say::{Applied, requests};
+use super::standing::{Foreign, Lineage, Standing};
+use super::take::{Incoming, Taking, off_thread};
+use super::{Published, Shared};
 
 /// A connection that lasted this long was good: the next pause is a short one.
 const GOOD_CONNECTION: Duration = Duration::from_secs(5);
-/// The shortest pause after the center refused the token.
+/// The shortest pause after the center refused the token, or is not one to follow.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// Histories that one continues; a center has few, and memory is bounded.
+const MAX_ANCESTORS: usize = 1024;
 
 pub(super) struct Follower {
     pub(super) shared: Arc<Shared>,
@@ -38,8 +41,12 @@ pub(super) struct Follower {
     pub(super) services: Vec<String>,
     pub(super) name: String,
     pub(super) disk: Option<Disk>,
+    pub(super) data_dir: Option<PathBuf>,
+    /// Kept from the center under another URL: to be published once a Welcome accepts it.
+    pub(super) unconfirmed: Option<Published>,
     pub(super) silence: Duration,
     pub(super) backoff: (Duration, Duration),
+    pub(super) pulse: Duration,
 }
 
 /// Why a connection ended.
@@ -53,6 +60,8 @@ enum Lost {
     Status(Box<tonic::Status>),
     #[error("the center said nothing for {0:?}")]
     Silent(Duration),
+    #[error("{0}")]
+    Unfollowed(Standing),
 }
 
 impl From<tonic::Status> for Lost {
@@ -63,32 +72,21 @@ impl From<tonic::Status> for Lost {
 
 /// Why a stream is begun anew.
 #[derive(Debug, thiserror::Error)]
-enum Resync {
+pub(super) enum Resync {
     #[error("delta after revision {previous}, held is {held}")]
     Gap { previous: Revision, held: Revision },
     #[error("a snapshot cannot be used")]
     Snapshot(#[source] Unusable),
     #[error("a delta cannot be used")]
     Delta(#[source] Unusable),
-    #[error("the center is at revision {head}, held is {held}: it was set back")]
+    #[error("the center went back within a stream: expected revision {held} or later, found {head}")]
     Regression { head: Revision, held: Revision },
     #[error("a message came out of its place: {0}")]
     Order(&'static str),
     #[error("the data directory needs a snapshot")]
     Disk,
-}
-
-/// Why a snapshot or delta is not a world.
-#[derive(Debug, thiserror::Error)]
-enum Unusable {
-    #[error("it does not decode")]
-    Wire(#[from] WireError),
-    #[error("it does not fit together")]
-    World(#[from] WorldError),
-    #[error("it became revision {came} with another digest, announced was {announced}")]
-    Other { announced: Revision, came: Revision },
-    #[error("the work was lost with its thread")]
-    Thread,
+    #[error("settings that were not understood have changed")]
+    Retry,
 }
 
 /// What the next stream says it holds.
@@ -103,7 +101,7 @@ enum Holding {
 impl Resync {
     fn then(&self) -> Holding {
         match self {
-            Resync::Gap { .. } | Resync::Order(_) => Holding::Published,
+            Resync::Gap { .. } | Resync::Order(_) | Resync::Regression { .. } => Holding::Published,
             _ => Holding::Nothing,
         }
     }
@@ -129,6 +127,12 @@ impl Follower {
                     self.shared.counters.refusals.add();
                     pause = pause.max(REFUSED_PAUSE);
                 }
+                if let Lost::Unfollowed(standing) = lost {
+                    self.unfollowed(standing);
+                    well = false;
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
                 let center = self.center.target();
                 let error = chain(&lost);
                 if !well {
@@ -152,6 +156,22 @@ impl Follower {
         self.shared.counters.set_connected(false);
     }
 
+    /// Says once that a center is not followed, and why.
+    fn unfollowed(&self, standing: Standing) {
+        let counters = &self.shared.counters;
+        match &standing {
+            Standing::OldCenter => counters.old_centers.add(),
+            _ => counters.regressions.add(),
+        }
+        if *self.shared.standing.load_full() == standing {
+            tracing::debug!(%standing, "still not followed");
+        } else {
+            let center = self.center.target();
+            tracing::error!(%center, %standing, "this center is not followed; the last good state stays");
+            self.shared.standing.store(Arc::new(standing));
+        }
+    }
+
     /// One connection, from its opening to its end.
     async fn follow_once(&mut self, well: &mut bool) -> Lost {
         let mut connection = match self.center.connect().await {
@@ -161,8 +181,8 @@ impl Follower {
         let mut holding = Holding::Published;
         let mut streams = Backoff::new(self.backoff);
         loop {
-            let mut progress = Progress::default();
-            let ended = self.stream(&mut connection, holding, &mut progress, well).await;
+            let mut published = false;
+            let ended = self.stream(&mut connection, holding, &mut published, well).await;
             let resync = match ended {
                 Ok(resync) => resync,
                 Err(lost) => return lost,
@@ -170,7 +190,7 @@ impl Follower {
             self.report(&resync);
             self.shared.counters.resyncs.add();
             holding = resync.then();
-            if progress.published {
+            if published {
                 streams.reset();
             } else {
                 tokio::time::sleep(streams.next()).await;
@@ -183,7 +203,7 @@ impl Follower {
         &mut self,
         connection: &mut Connection,
         holding: Holding,
-        progress: &mut Progress,
+        progress: &mut bool,
         well: &mut bool,
     ) -> Result<Resync, Lost> {
         let silence = self.silence;
@@ -194,27 +214,39 @@ impl Follower {
         if reports.borrow().is_some() {
             reports.mark_changed();
         }
-        let requests = requests(self.hello(holding), acks, reports);
+        // Pulses are numbered within a stream, so an echo is of this stream or of none.
+        let ring = Arc::new(Mutex::new(Ring::default()));
+        let pulses = (Arc::clone(&ring), Arc::clone(&self.shared), self.pulse);
+        let requests = requests(self.hello(holding), acks, reports, pulses);
         let request = self.center.authorized(requests);
         let begun = tokio::time::timeout(silence, connection.client.follow(request));
-        let mut told = begun.await.map_err(|_| self.silent())??.into_inner();
+        let told = begun.await.map_err(|_| self.silent())??.into_inner();
+        let mut told = told.fuse();
+
+        let first = self.next(&mut told).await?;
+        let history = match first.response {
+            Some(Told::Welcome(welcome)) => self.welcome(&welcome, connection)?,
+            _ => return Err(Lost::Unfollowed(Standing::OldCenter)),
+        };
+        if !self.shared.counters.connected() {
+            self.shared.counters.set_connected(true);
+            tracing::info!(center = %self.center.target(), "following the center");
+            *well = true;
+        }
+        if let Some(confirmed) = self.unconfirmed.take() {
+            drop(self.shared.publish(confirmed));
+        }
 
         let mut pending = Pending::default();
         let mut snapshot: Option<Incoming> = None;
-        // Asked for nothing, the center may take us back; otherwise never.
-        let mut may_go_back = holding == Holding::Nothing;
+        let mut taking = Taking::new(history, &self.shared.published.load());
         loop {
-            let message = tokio::time::timeout(silence, told.message());
-            let message = message.await.map_err(|_| self.silent())??.ok_or(Lost::Ended)?;
-            if !self.shared.counters.connected() {
-                self.shared.counters.set_connected(true);
-                tracing::info!(center = %self.center.target(), "following the center");
-                *well = true;
-            }
+            let message = self.next(&mut told).await?;
             let outcome = match message.response {
                 Some(Told::Heartbeat(heartbeat)) => {
-                    let receiving = snapshot.is_some();
-                    self.heard(Revision(heartbeat.head), &mut pending, receiving, may_go_back)
+                    let sent = ring.lock().unwrap_or_else(PoisonError::into_inner).of(heartbeat.echo);
+                    let heard = self.heard(&heartbeat, sent, history, &mut pending);
+                    heard.and_then(|()| self.due(&mut taking, snapshot.is_some())).map(|()| None)
                 }
                 Some(Told::SnapshotBegin(begin)) => match SnapshotDecoder::begin(&begin) {
                     _ if snapshot.is_some() => Err(Resync::Order("a snapshot within a snapshot")),
@@ -227,8 +259,7 @@ impl Follower {
                 Some(Told::SnapshotChunk(chunk)) => match snapshot.take() {
                     None => Err(Resync::Order("a chunk without a snapshot")),
                     Some(incoming) => {
-                        let keep = self.disk.is_some();
-                        match off_thread(move || incoming.chunk(chunk, keep)).await {
+                        match off_thread(move || incoming.chunk(chunk)).await {
                             Ok(incoming) => {
                                 snapshot = Some(incoming);
                                 Ok(None)
@@ -239,142 +270,170 @@ impl Follower {
                 },
                 Some(Told::SnapshotEnd(end)) => match snapshot.take() {
                     None => Err(Resync::Order("the end of a snapshot that did not begin")),
-                    Some(incoming) => self.finish(incoming, end, &mut may_go_back).await.map(Some),
+                    Some(incoming) => self.finish(&mut taking, incoming, end).await,
                 },
                 Some(Told::Delta(_)) if snapshot.is_some() => {
                     Err(Resync::Order("a delta within a snapshot"))
                 }
-                Some(Told::Delta(delta)) => self.delta(delta).await.map(Some),
+                Some(Told::Delta(delta)) => self.delta(&mut taking, delta).await,
+                Some(Told::Welcome(_)) => Err(Resync::Order("a second Welcome")),
                 // A newer center may say more; what it says is not needed to stay correct.
-                Some(Told::Welcome(_)) | None => Ok(None),
+                None => Ok(None),
             };
-            let done = match outcome {
+            let done: Option<Applied> = match outcome {
                 Err(resync) => return Ok(resync),
                 Ok(done) => done,
             };
-            if let Some((revision, digest)) = done {
-                progress.published = true;
-                if let Some(at) = pending.reached(revision) {
-                    self.current_at(at, revision);
+            if let Some(done) = done {
+                *progress = true;
+                if let Some(at) = pending.reached(done.mark.revision) {
+                    self.confirm(at);
                 }
-                applied.send_replace(Some((revision, digest)));
+                applied.send_replace(Some(done));
             }
         }
+    }
+
+    /// The next message, if it comes in time.
+    async fn next(
+        &self,
+        told: &mut futures_util::stream::Fuse<tonic::Streaming<proto::FollowResponse>>,
+    ) -> Result<proto::FollowResponse, Lost> {
+        let message = tokio::time::timeout(self.silence, told.next()).await;
+        Ok(message.map_err(|_| self.silent())?.ok_or(Lost::Ended)??)
     }
 
     fn hello(&self, holding: Holding) -> proto::Hello {
         let published = self.shared.published.load();
-        let held = holding == Holding::Published && published.received;
-        proto::Hello {
+        let held = match &self.unconfirmed {
+            Some(unconfirmed) => unconfirmed,
+            None => &**published,
+        };
+        let mut hello = proto::Hello {
             services: self.services.clone(),
-            revision: if held { published.world.revision().0 } else { 0 },
-            digest: if held { published.world.digest().to_bytes().to_vec() } else { Vec::new() },
             follower: self.name.clone(),
+            // Also where a snapshot is asked for: a follower is a witness of what it was told.
+            mark: held.mark.map(|mark| mark.to_proto()),
+            format: FORMAT,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
             ..proto::Hello::default()
+        };
+        if holding == Holding::Published && held.received && held.mark.is_some() {
+            hello.revision = held.state.world.revision().0;
+            hello.digest = held.state.digest.to_bytes().to_vec();
         }
+        hello
     }
 
+    /// Whether to follow this center: see the table in the documents. Its history.
+    fn welcome(
+        &mut self,
+        welcome: &proto::Welcome,
+        connection: &Connection,
+    ) -> Result<HistoryId, Lost> {
+        let old = || Lost::Unfollowed(Standing::OldCenter);
+        let head = welcome.head.as_ref().and_then(|head| Mark::from_proto(head).ok());
+        let head = head.ok_or_else(old)?;
+        let history = HistoryId::from_bytes(&welcome.history).ok_or_else(old)?;
+        let ancestors: Vec<HistoryId> = welcome
+            .ancestors
+            .iter()
+            .take(MAX_ANCESTORS)
+            .filter_map(|id| HistoryId::from_bytes(id))
+            .collect();
+        let published = self.shared.published.load_full();
+        let held = match &self.unconfirmed {
+            Some(unconfirmed) => Some((unconfirmed.mark, unconfirmed.state.world.revision())),
+            None => published.received.then(|| (published.mark, published.state.world.revision())),
+        };
+        let follows = match held {
+            None => true,
+            // Release 0.1 kept it: all that is known is its number.
+            Some((None, revision)) => head.revision >= revision,
+            Some((Some(mark), _)) if mark.history == history => head.revision >= mark.revision,
+            Some((Some(mark), _)) => ancestors.contains(&mark.history),
+        };
+        if !follows || head.history != history {
+            if let Some(address) = connection.remote {
+                self.center.avoid(address);
+            }
+            let (mark, revision) = held.unwrap_or_default();
+            return Err(Lost::Unfollowed(Standing::Foreign(Foreign {
+                address: match connection.remote {
+                    Some(address) => address.to_string(),
+                    None => self.center.target().to_string(),
+                },
+                history,
+                head: head.revision,
+                held: mark,
+                revision,
+                directory: self.data_dir.as_ref().map(|path| path.display().to_string()),
+            })));
+        }
+        self.shared.lineage.store(Arc::new(Lineage { ancestors }));
+        self.shared.counters.set_head(head.revision);
+        if !matches!(**self.shared.standing.load(), Standing::NeedsUpgrade { .. }) {
+            self.shared.standing.store(Arc::new(Standing::Following));
+        }
+        Ok(history)
+    }
+
+    /// `sent`: when the pulse was queued that this heartbeat echoes.
     fn heard(
         &mut self,
-        head: Revision,
+        heartbeat: &proto::Heartbeat,
+        sent: Option<Moment>,
+        history: HistoryId,
         pending: &mut Pending,
-        receiving: bool,
-        may_go_back: bool,
-    ) -> Result<Option<(Revision, Digest)>, Resync> {
+    ) -> Result<(), Resync> {
         self.shared.counters.heartbeats.add();
+        let head = Revision(heartbeat.head);
+        if heartbeat.mark.as_ref().is_some_and(|mark| mark.history != history.0) {
+            return Err(Resync::Order("a heartbeat of another history"));
+        }
         self.shared.counters.set_head(head);
-        let published = self.shared.published.load();
-        let (held, received) = (published.world.revision(), published.received);
-        drop(published);
-        let set_back = received && head < held;
-        if set_back && !receiving && !may_go_back {
+        let published = self.shared.published.load_full();
+        let held = published.state.world.revision();
+        let same = published.received && published.mark.is_some_and(|mark| mark.history == history);
+        if same && head < held {
             return Err(Resync::Regression { head, held });
         }
-        pending.heard(head, BootMs::now());
-        // What is about to be replaced by an older state is not current.
-        if received
-            && !receiving
-            && !set_back
-            && let Some(at) = pending.reached(held)
-        {
-            self.current_at(at, held);
+        // Without an echo of this stream it cannot be dated, and says nothing.
+        if let Some(sent) = sent {
+            pending.heard(head, sent);
+            if same && let Some(at) = pending.reached(held) {
+                self.confirm(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be done every now and then, beside following.
+    fn due(&mut self, taking: &mut Taking, receiving: bool) -> Result<(), Resync> {
+        if receiving {
+            return Ok(());
+        }
+        if taking.is_retry_due(self.backoff.1) {
+            return Err(Resync::Retry);
         }
         if let Some(disk) = &mut self.disk
-            && !receiving
-            && disk.needs_snapshot(DISK_REPAIR_INTERVAL, Instant::now())
+            && disk.needs_snapshot(Instant::now())
         {
             return Err(Resync::Disk);
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn current_at(&mut self, at: BootMs, held: Revision) {
-        self.shared.clock.set_current_at(at);
-        if let Some(disk) = &mut self.disk
-            && let Some(unix_ms) = self.shared.clock.current_unix_ms()
+    /// The published world holds every edit that was acknowledged before then.
+    fn confirm(&mut self, at: Moment) {
+        let published = self.shared.published.load_full();
+        published.currency.confirm(at);
+        if let (Some(disk), Some(mark)) = (&mut self.disk, published.mark)
+            && published.held_back.is_empty()
+            && let Some(at) = published.currency.at()
         {
-            disk.seen(held, unix_ms);
+            disk.seen(mark, || self.shared.clock.note(at));
         }
-    }
-
-    async fn finish(
-        &mut self,
-        incoming: Incoming,
-        end: proto::SnapshotEnd,
-        may_go_back: &mut bool,
-    ) -> Result<(Revision, Digest), Resync> {
-        let (announced, chunks) = (incoming.begin.clone(), incoming.chunks);
-        let decoder = incoming.decoder;
-        let built = off_thread(move || {
-            let snapshot = decoder.finish(&end)?;
-            let world = World::from_snapshot(&snapshot)?;
-            checked(world, snapshot.revision, Some(snapshot.digest))
-        });
-        let world = built.await.map_err(Resync::Snapshot)?;
-        let (revision, digest) = (world.revision(), world.digest());
-        let published = self.shared.published.load();
-        let held = published.world.revision();
-        if published.received && revision < held {
-            if !*may_go_back {
-                return Err(Resync::Regression { head: revision, held });
-            }
-            tracing::warn!(%held, %revision, "the center was set back; so is the replica");
-            self.shared.clock.forget();
-        }
-        drop(published);
-        *may_go_back = false;
-        retire(self.shared.publish(world));
-        self.shared.counters.snapshots.add();
-        tracing::info!(%revision, items = announced.items, "snapshot published");
-        if let Some(disk) = &mut self.disk {
-            disk.snapshot(announced, chunks, self.shared.clock.current_unix_ms());
-        }
-        Ok((revision, digest))
-    }
-
-    async fn delta(&mut self, delta: proto::Delta) -> Result<(Revision, Digest), Resync> {
-        let world = self.shared.published.load().world.clone();
-        let held = world.revision();
-        if Revision(delta.previous) != held || !self.shared.published.load().received {
-            return Err(Resync::Gap { previous: Revision(delta.previous), held });
-        }
-        let bytes = self.disk.is_some().then(|| prost::Message::encode_to_vec(&delta));
-        let large = delta.changes.len() > MAX_INLINE_CHANGES;
-        let apply = move || {
-            let delta = wire::delta_from_proto(delta)?;
-            let after = world.apply(&delta)?;
-            checked(after, delta.revision, delta.digest)
-        };
-        let after = if large { off_thread(apply).await } else { apply() };
-        let after = after.map_err(Resync::Delta)?;
-        let (revision, digest) = (after.revision(), after.digest());
-        drop(self.shared.publish(after));
-        self.shared.counters.deltas.add();
-        tracing::debug!(%revision, "delta published");
-        if let (Some(disk), Some(bytes)) = (&mut self.disk, bytes) {
-            disk.delta(bytes, revision, digest, self.shared.clock.current_unix_ms());
-        }
-        Ok((revision, digest))
     }
 
     fn silent(&self) -> Lost {
@@ -403,12 +462,14 @@ impl Follower {
             }
             Resync::Regression { .. } => {
                 counters.regressions.add();
-                tracing::error!(%center, error, "the center went back in time; asking for all");
+                tracing::error!(%center, error, "the last good state stays; asking again");
             }
             Resync::Order(_) => {
                 tracing::error!(%center, error, "protocol violated; asking again");
             }
-            Resync::Disk => tracing::info!(%center, error, "asking for a snapshot"),
+            Resync::Disk | Resync::Retry => {
+                tracing::info!(%center, error, "asking for a snapshot");
+            }
         }
     }
 }
@@ -419,82 +480,6 @@ impl Lost {
         let refused = |code| matches!(code, Code::Unauthenticated | Code::PermissionDenied);
         matches!(self, Lost::Status(status) if refused(status.code()))
     }
-}
-
-#[derive(Default)]
-struct Progress {
-    published: bool,
-}
-
-/// A snapshot on its way.
-struct Incoming {
-    begin: proto::SnapshotBegin,
-    decoder: SnapshotDecoder,
-    /// As they came, for the disk.
-    chunks: Vec<Vec<u8>>,
-}
-
-impl Incoming {
-    fn chunk(mut self, chunk: proto::SnapshotChunk, keep: bool) -> Result<Incoming, Unusable> {
-        self.decoder.chunk(&chunk)?;
-        if keep {
-            self.chunks.push(chunk.zstd);
-        }
-        Ok(self)
-    }
-}
-
-/// A world, if it is the one announced.
-fn checked(world: World, announced: Revision, digest: Option<Digest>) -> Result<World, Unusable> {
-    if world.revision() != announced || digest.is_some_and(|digest| digest != world.digest()) {
-        return Err(Unusable::Other { announced, came: world.revision() });
-    }
-    Ok(world)
-}
-
-/// Work that takes too long for a thread that serves requests.
-async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Unusable> + Send + 'static,
-) -> Result<T, Unusable> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Unusable::Thread))
-}
-
-/// Drops a world, perhaps the last handle to a million entities, where that disturbs nobody.
-fn retire(before: Arc<Published>) {
-    tokio::task::spawn_blocking(move || drop(before));
-}
-
-/// The Hello, then an Applied for each revision published and an Activity for each report (when
-/// they come fast, for the last). Ends with the stream that it belongs to.
-fn requests(
-    hello: proto::Hello,
-    acks: watch::Receiver<Option<(Revision, Digest)>>,
-    reports: watch::Receiver<Option<Arc<Activity>>>,
-) -> impl Stream<Item = proto::FollowRequest> + Send + 'static {
-    let hello = follow_request::Request::Hello(hello);
-    let later = stream::unfold((acks, reports), |(mut acks, mut reports)| async move {
-        let request = tokio::select! {
-            biased;
-            changed = acks.changed() => {
-                changed.ok()?;
-                let latest = *acks.borrow_and_update();
-                let (revision, digest) = latest?;
-                let digest = digest.to_bytes().to_vec();
-                follow_request::Request::Applied(proto::Applied { revision: revision.0, digest, mark: None })
-            }
-            Ok(()) = reports.changed() => {
-                let latest = reports.borrow_and_update().clone()?;
-                follow_request::Request::Activity(proto::Activity {
-                    service: latest.service.clone(),
-                    report: latest.report.clone(),
-                })
-            }
-        };
-        Some((request, (acks, reports)))
-    });
-    stream::iter([hello])
-        .chain(later)
-        .map(|request| proto::FollowRequest { request: Some(request) })
 }
 
 /// An error and all its causes in one line, for a log.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use keepgate_policy::Revision;
 
+use super::standing::Standing;
 use crate::dial::{DialCounters, DialOutcome};
 
 macro_rules! metrics {
@@ -20,6 +21,10 @@ macro_rules! metrics {
             pub age: Option<Duration>,
             /// Whether the connection to the center is up.
             pub connected: bool,
+            /// Whether the last center that was heard is not followed.
+            pub foreign: bool,
+            /// Services that need a newer release of this replica.
+            pub held_back: u64,
             /// Connections opened to the center.
             pub connections_opened: u64,
             $($(#[$doc])* pub $name: u64,)*
@@ -29,6 +34,7 @@ macro_rules! metrics {
         pub(super) struct Counters {
             head: AtomicU64,
             connected: AtomicBool,
+            held_back: AtomicU64,
             $(pub(super) $name: Counter,)*
         }
 
@@ -37,6 +43,7 @@ macro_rules! metrics {
                 &self,
                 revision: Revision,
                 age: Option<Duration>,
+                standing: &Standing,
                 dials: &DialCounters,
             ) -> ReplicaMetrics {
                 ReplicaMetrics {
@@ -44,6 +51,8 @@ macro_rules! metrics {
                     head: Revision(self.head.load(Ordering::Relaxed)),
                     age,
                     connected: self.connected(),
+                    foreign: matches!(standing, Standing::Foreign(_)),
+                    held_back: self.held_back.load(Ordering::Relaxed),
                     connections_opened: dials.of(DialOutcome::Connected),
                     $($name: self.$name.0.load(Ordering::Relaxed),)*
                 }
@@ -75,8 +84,11 @@ metrics! {
     gaps,
     /// Streams begun anew on the same connection.
     resyncs,
-    /// Times the center's head was behind the revision held.
+    /// ALARM: times that a center was not followed: its head is behind what is held, or it is of
+    /// another history.
     regressions,
+    /// Times that a center of release 0.1 was not followed.
+    old_centers,
     /// Files in the data directory that were corrupt and ignored.
     disk_rejected,
     /// Writes to the data directory that failed.
@@ -99,6 +111,10 @@ impl Counters {
 
     pub(super) fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_held_back(&self, services: usize) {
+        self.held_back.store(services as u64, Ordering::Relaxed);
     }
 
     pub(super) fn set_head(&self, head: Revision) {

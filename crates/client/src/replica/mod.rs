@@ -7,10 +7,14 @@
 //! INVARIANT: what is published is the center's state at some revision, whole, as proven by its
 //! digest; whatever does not decode, does not follow or does not add up changes nothing.
 //!
-//! INVARIANT: the *age* never flatters. A replica is known to be current at the moment a
-//! heartbeat arrived whose head it holds, or comes to hold; age is the time since then, counted
-//! over suspends (`CLOCK_BOOTTIME`), and over restarts by the wall clock. A clock that went
-//! backwards over a restart leaves the age unknown.
+//! INVARIANT: the *age* never flatters. It counts from when a pulse was queued whose echo came with
+//! a head that the world holds: every edit acknowledged before then is in it ([`age`]). Each world
+//! has its own: that of a world that was replaced stands still, so a request that still holds it
+//! asks [`Pinned::age`] and not [`Replica::age`].
+//!
+//! INVARIANT: a replica never goes back. It follows a center whose history it holds and whose head
+//! is not behind, or one that declares to be that history's successor and has passed what is held.
+//! From any other it takes nothing, keeps what it has, and says so ([`Standing`]).
 //!
 //! What this module deliberately does not know: which age is too old (the caller says so with
 //! each question), and anything about HTTP requests.
@@ -21,7 +25,13 @@ mod center;
 mod disk;
 mod follow;
 mod metrics;
+mod received;
+mod say;
+mod standing;
+mod take;
+pub mod time;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -30,14 +40,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use keepgate_policy::decision::QueryError;
-use keepgate_policy::{Decision, Query, Revision, World};
+use keepgate_policy::{Decision, HistoryId, Mark, Query, Revision, World};
 use tokio::sync::watch;
 
 use crate::dial::{DialConfig, Dialer, Identity, Roots, Target, TargetError, TlsSettings};
-use age::Clock;
+pub use age::RestartAge;
+use age::{Clock, Currency};
 use center::Center;
+pub use disk::{KeptError, KeptState, read_kept};
 use metrics::Counters;
 pub use metrics::ReplicaMetrics;
+use received::Received;
+use standing::Lineage;
+pub use standing::{Foreign, Standing};
+use time::{HostTime, TimeSource};
 
 /// Services that one replica may follow.
 const MAX_SERVICES: usize = 256;
@@ -80,6 +96,12 @@ pub struct FollowConfig {
     pub silence: Duration,
     /// Bounds of the jittered pause between two attempts.
     pub backoff: (Duration, Duration),
+    /// How often the center is asked for an echo; the age is at least this, on average half of it.
+    pub pulse: Duration,
+    /// What the age counts from after a reboot of the host.
+    pub restart_age: RestartAge,
+    /// The clocks.
+    pub time: Arc<dyn TimeSource>,
 }
 
 impl FollowConfig {
@@ -100,6 +122,9 @@ impl FollowConfig {
             }),
             silence: Duration::from_secs(4),
             backoff: (Duration::from_millis(50), Duration::from_secs(1)),
+            pulse: Duration::from_secs(1),
+            restart_age: RestartAge::default(),
+            time: Arc::new(HostTime),
         }
     }
 }
@@ -207,9 +232,22 @@ pub struct Answer {
 /// What readers see; replaced as a whole.
 #[derive(Debug, Default)]
 struct Published {
-    world: World,
-    /// Whether `world` is a state that was received, and not the empty one before it.
+    state: Received,
+    /// Whether `state` is one that was received, and not the empty one before it.
     received: bool,
+    /// Which state it is; none: kept by release 0.1.
+    mark: Option<Mark>,
+    /// When this world was last current.
+    currency: Currency,
+    /// Services that need a newer release, and the last state that was understood.
+    held_back: BTreeMap<String, Arc<Published>>,
+}
+
+impl Published {
+    /// The state that decides for a service: this one, but for a service that is held back.
+    fn of(&self, service: &str) -> &Published {
+        self.held_back.get(service).map_or(self, |older| older)
+    }
 }
 
 struct Shared {
@@ -220,6 +258,8 @@ struct Shared {
     /// The last report; one that is not sent when the next one comes never is.
     activity: watch::Sender<Option<Arc<Activity>>>,
     dialer: Dialer,
+    standing: ArcSwap<Standing>,
+    lineage: ArcSwap<Lineage>,
 }
 
 /// A handle to a replica. A clone is the same replica; with the last one it stops following.
@@ -229,6 +269,40 @@ pub struct Replica {
     alive: Arc<watch::Sender<()>>,
 }
 
+/// A published world with its own age, to be kept over awaits.
+#[derive(Clone)]
+pub struct Pinned {
+    published: Arc<Published>,
+    shared: Arc<Shared>,
+}
+
+impl Pinned {
+    /// The world.
+    pub fn world(&self) -> &World {
+        &self.published.state.world
+    }
+
+    /// Which state it is; none: release 0.1 kept it.
+    pub fn mark(&self) -> Option<Mark> {
+        self.published.mark
+    }
+
+    /// Time since this world, and not a later one, was last known to be current. Once it is
+    /// replaced it only grows. None: never, or unknown.
+    pub fn age(&self) -> Option<Duration> {
+        self.published.currency.age(&self.shared.clock)
+    }
+}
+
+impl std::fmt::Debug for Pinned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pinned")
+            .field("mark", &self.mark())
+            .field("age", &self.age())
+            .finish_non_exhaustive()
+    }
+}
+
 /// The published world, pinned for as long as this lives.
 pub struct Current(arc_swap::Guard<Arc<Published>>);
 
@@ -236,7 +310,7 @@ impl Deref for Current {
     type Target = World;
 
     fn deref(&self) -> &World {
-        &self.0.world
+        &self.0.state.world
     }
 }
 
@@ -259,26 +333,39 @@ impl Replica {
 
         let shared = Arc::new(Shared {
             published: Arc::default(),
-            clock: Clock::default(),
+            clock: Clock::new(Arc::clone(&config.time)),
             counters: Counters::default(),
             revision: watch::Sender::new(Revision(0)),
             activity: watch::Sender::new(None),
             dialer: config.dialer.clone(),
+            standing: ArcSwap::default(),
+            lineage: ArcSwap::default(),
         });
+        let mut unconfirmed = None;
         let mut name = config.name.clone();
         name.truncate(name.floor_char_boundary(MAX_NAME));
         let disk = match &config.data_dir {
             None => None,
             Some(path) => {
                 let owner = disk::owner(&config.center_url, &config.services);
-                let (disk, kept) = disk::open(path, owner, &shared)?;
+                let (disk, kept) = disk::open(path, owner, &shared, config.restart_age)?;
                 if let Some(kept) = kept {
-                    if let Some(unix_ms) = kept.current_unix_ms {
-                        shared.clock.set_current_at_wall_clock(unix_ms);
+                    let same_center = kept.same_center;
+                    let published = Published {
+                        state: kept.state,
+                        received: true,
+                        mark: kept.mark,
+                        currency: Currency::new(kept.current),
+                        held_back: BTreeMap::new(),
+                    };
+                    if same_center {
+                        shared.publish(published);
+                    } else {
+                        tracing::info!("kept state is used once the center accepts it");
+                        unconfirmed = Some(published);
                     }
-                    shared.publish(kept.world);
                 }
-                Some(disk)
+                disk
             }
         };
         let (alive, gone) = watch::channel(());
@@ -288,8 +375,11 @@ impl Replica {
             services: config.services,
             name,
             disk,
+            data_dir: config.data_dir,
+            unconfirmed,
             silence: config.silence,
             backoff: config.backoff,
+            pulse: config.pulse,
         };
         runtime.spawn(follower.run(gone));
         Ok(Replica { shared, alive: Arc::new(alive) })
@@ -306,14 +396,35 @@ impl Replica {
         Reader { cache: arc_swap::Cache::new(self.shared.published.clone()), replica: self.clone() }
     }
 
+    /// The published world with its own age, to be kept over awaits.
+    pub fn pin(&self) -> Pinned {
+        Pinned { published: self.shared.published.load_full(), shared: Arc::clone(&self.shared) }
+    }
+
     /// Time since the replica was last known to be current; none: never, or unknown.
     pub fn age(&self) -> Option<Duration> {
-        self.shared.clock.age()
+        self.shared.published.load().currency.age(&self.shared.clock)
+    }
+
+    /// How it stands with the center.
+    pub fn standing(&self) -> Arc<Standing> {
+        self.shared.standing.load_full()
+    }
+
+    /// The history of what is held; none: nothing is, or release 0.1 kept it.
+    pub fn history(&self) -> Option<HistoryId> {
+        self.shared.published.load().mark.map(|mark| mark.history)
+    }
+
+    /// Whether the history that begins with these hexadecimal digits is one that the history held
+    /// continues, and so a lost one: its revisions mean nothing any more.
+    pub fn is_lost_history(&self, digits: &str) -> bool {
+        self.shared.lineage.load().is_lost(digits)
     }
 
     /// The published revision; 0 before the first snapshot.
     pub fn revision(&self) -> Revision {
-        self.shared.published.load().world.revision()
+        self.shared.published.load().state.world.revision()
     }
 
     /// Whether there is a state to decide on, whatever its age.
@@ -328,7 +439,7 @@ impl Replica {
 
     /// Decides, if the replica's age is at most `max_age`.
     pub fn decide(&self, query: &Query<'_>, max_age: Duration) -> Result<Answer, NoDecision> {
-        decide(&self.shared.published.load(), self.shared.clock.age(), query, max_age)
+        decide(&self.shared.published.load(), &self.shared.clock, query, max_age)
     }
 
     /// Whether a question with these bounds can be decided now; the world to do so, and its age.
@@ -338,8 +449,8 @@ impl Replica {
         at_least: Option<Revision>,
     ) -> Result<(Current, Duration), NoDecision> {
         let published = self.shared.published.load();
-        let age = usable(&published, self.shared.clock.age(), max_age)?;
-        let held = published.world.revision();
+        let age = usable(&published, &self.shared.clock, max_age)?;
+        let held = published.state.world.revision();
         match at_least {
             Some(wanted) if wanted > held => Err(NoDecision::TooOld { held, wanted }),
             _ => Ok((Current(published), age)),
@@ -385,7 +496,8 @@ impl Replica {
     /// Counters and gauges.
     pub fn metrics(&self) -> ReplicaMetrics {
         let shared = &self.shared;
-        shared.counters.read(self.revision(), shared.clock.age(), shared.dialer.counters())
+        let standing = self.standing();
+        shared.counters.read(self.revision(), self.age(), &standing, shared.dialer.counters())
     }
 }
 
@@ -407,13 +519,13 @@ pub struct Reader {
 impl Reader {
     /// The published world.
     pub fn world(&mut self) -> &World {
-        &self.cache.load().world
+        &self.cache.load().state.world
     }
 
     /// As [`Replica::decide`].
     pub fn decide(&mut self, query: &Query<'_>, max_age: Duration) -> Result<Answer, NoDecision> {
-        let age = self.replica.age();
-        decide(self.cache.load(), age, query, max_age)
+        let clock = &self.replica.shared.clock;
+        decide(self.cache.load(), clock, query, max_age)
     }
 
     /// As [`Replica::view`], for the world that this reader holds.
@@ -422,26 +534,25 @@ impl Reader {
         max_age: Duration,
         at_least: Option<Revision>,
     ) -> Result<(&World, Duration), NoDecision> {
-        let age = self.replica.age();
         let published = self.cache.load();
-        let age = usable(published, age, max_age)?;
-        let held = published.world.revision();
+        let age = usable(published, &self.replica.shared.clock, max_age)?;
+        let held = published.state.world.revision();
         match at_least {
             Some(wanted) if wanted > held => Err(NoDecision::TooOld { held, wanted }),
-            _ => Ok((&published.world, age)),
+            _ => Ok((&published.state.world, age)),
         }
     }
 }
 
 fn usable(
     published: &Published,
-    age: Option<Duration>,
+    clock: &Clock,
     max_age: Duration,
 ) -> Result<Duration, NoDecision> {
     if !published.received {
         return Err(NoDecision::NoReplica);
     }
-    match age {
+    match published.currency.age(clock) {
         None => Err(NoDecision::AgeUnknown),
         Some(age) if age > max_age => Err(NoDecision::Stale { age, max_age }),
         Some(age) => Ok(age),
@@ -450,12 +561,13 @@ fn usable(
 
 fn decide(
     published: &Published,
-    age: Option<Duration>,
+    clock: &Clock,
     query: &Query<'_>,
     max_age: Duration,
 ) -> Result<Answer, NoDecision> {
-    let age = usable(published, age, max_age)?;
-    match published.world.decide(query) {
+    let published = published.of(query.service);
+    let age = usable(published, clock, max_age)?;
+    match published.state.world.decide(query) {
         Ok(decision) => Ok(Answer { decision, age }),
         Err(QueryError::UnknownService(service)) => Err(NoDecision::UnknownService(service)),
         Err(error) => Err(NoDecision::Question(error)),
@@ -465,9 +577,9 @@ fn decide(
 impl Shared {
     /// Shows a world to all readers from now on; returns what they saw before, whose drop may
     /// take a while.
-    fn publish(&self, world: World) -> Arc<Published> {
-        let revision = world.revision();
-        let before = self.published.swap(Arc::new(Published { world, received: true }));
+    fn publish(&self, published: Published) -> Arc<Published> {
+        let revision = published.state.world.revision();
+        let before = self.published.swap(Arc::new(published));
         self.revision.send_replace(revision);
         before
     }

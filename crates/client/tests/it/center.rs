@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use keepgate_policy::proto::follow_request::Request as Asked;
 use keepgate_policy::proto::follow_response::Response as Told;
 use keepgate_policy::proto::{FollowRequest, FollowResponse, Heartbeat};
 use keepgate_policy::{
-    Change, Delta, Digest, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, Uid, proto, wire,
+    Change, Delta, Digest, HistoryId, Item, ItemBody, ItemKey, Kind, Mark, Revision, Snapshot, Uid,
+    proto, wire,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -55,6 +56,12 @@ pub enum Fault {
     BeginTwice,
     /// Sends a heartbeat whose head is ahead of everything.
     HeadAhead,
+    /// Sends a heartbeat of another history.
+    ForeignHeartbeat,
+    /// Sends a delta of another history.
+    ForeignDelta,
+    /// Sends a snapshot without a mark.
+    UnmarkedSnapshot,
 }
 
 pub const FAULTS: &[Fault] = &[
@@ -74,13 +81,39 @@ pub const FAULTS: &[Fault] = &[
     Fault::EndEarly,
     Fault::BeginTwice,
     Fault::HeadAhead,
+    Fault::ForeignHeartbeat,
+    Fault::ForeignDelta,
+    Fault::UnmarkedSnapshot,
 ];
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct State {
+    history: HistoryId,
+    revision: u64,
     items: BTreeMap<ItemKey, Item>,
     digest: Digest,
     changes: Vec<Change>,
+}
+
+impl State {
+    fn first() -> State {
+        State {
+            history: HistoryId([1; 16]),
+            revision: 0,
+            items: BTreeMap::new(),
+            digest: Digest::default(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            history: self.history,
+            revision: Revision(self.revision),
+            chain: self.digest.to_bytes(),
+            seal: [0; 16],
+        }
+    }
 }
 
 pub struct FakeCenter {
@@ -95,11 +128,34 @@ struct Shared {
     /// Connections are refused (accepted and dropped at once) while this is set.
     down: AtomicBool,
     mute: AtomicBool,
+    /// As release 0.1: no Welcome, no marks, no echo.
+    old: AtomicBool,
+    /// Pulses are read and not echoed.
+    no_echo: AtomicBool,
+    /// Snapshots are of this many revisions ago, with deltas after them.
+    snapshots_lag: AtomicUsize,
+    /// What items of these services need.
+    needs: Mutex<BTreeMap<String, u32>>,
+    hellos: Mutex<Vec<proto::Hello>>,
     hang_up: watch::Sender<u64>,
     pub connections: AtomicUsize,
     pub snapshots: AtomicUsize,
     applied: Mutex<Vec<(Revision, Digest)>>,
     reports: Mutex<Vec<proto::Activity>>,
+}
+
+/// Another release writes some items in another way that means the same.
+fn body_of(item: &Item) -> Vec<u8> {
+    let mut body = item.encode();
+    if item.key.id.contains("odd") {
+        body.push(b' ');
+    }
+    body
+}
+
+/// Over the bytes that are sent.
+fn digest_of(item: &Item) -> Digest {
+    Digest::of_encoded(&item.key, &body_of(item))
 }
 
 pub fn entity(id: &str, value: i64) -> Item {
@@ -138,11 +194,16 @@ impl FakeCenter {
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            history: Mutex::new(vec![State::default()]),
+            history: Mutex::new(vec![State::first()]),
             faults: Mutex::default(),
             head: watch::Sender::new(0),
             down: AtomicBool::new(false),
             mute: AtomicBool::new(false),
+            old: AtomicBool::new(false),
+            no_echo: AtomicBool::new(false),
+            snapshots_lag: AtomicUsize::new(0),
+            needs: Mutex::default(),
+            hellos: Mutex::default(),
             hang_up: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
             snapshots: AtomicUsize::new(0),
@@ -186,23 +247,71 @@ impl FakeCenter {
             match change {
                 Change::Put(item) => {
                     if let Some(before) = state.items.insert(item.key.clone(), item.clone()) {
-                        state.digest = state.digest.minus(Digest::of(&before));
+                        state.digest = state.digest.minus(digest_of(&before));
                     }
-                    state.digest = state.digest.plus(Digest::of(item));
+                    state.digest = state.digest.plus(digest_of(item));
                 }
                 Change::Delete(key) => {
                     if let Some(before) = state.items.remove(key) {
-                        state.digest = state.digest.minus(Digest::of(&before));
+                        state.digest = state.digest.minus(digest_of(&before));
                     }
                 }
             }
         }
         state.changes = changes;
+        state.revision += 1;
+        let revision = Revision(state.revision);
         history.push(state);
         let head = history.len() - 1;
         drop(history);
         self.shared.head.send_replace(head);
-        Revision(head as u64)
+        revision
+    }
+
+    /// Declares a new history that continues this one, as `accept-loss` does.
+    pub fn successor(&self, history: u8) -> Revision {
+        let mut states = self.shared.history.lock().unwrap();
+        let mut state = states.last().unwrap().clone();
+        state.history = HistoryId([history; 16]);
+        state.revision += 1_000_000_000;
+        state.changes = Vec::new();
+        let revision = Revision(state.revision);
+        states.push(state);
+        let head = states.len() - 1;
+        drop(states);
+        self.shared.head.send_replace(head);
+        self.hang_up();
+        revision
+    }
+
+    /// From now on it is a center of another history that continues none.
+    pub fn become_foreign(&self, history: u8) {
+        for state in self.shared.history.lock().unwrap().iter_mut() {
+            state.history = HistoryId([history; 16]);
+        }
+        self.hang_up();
+    }
+
+    pub fn set_old(&self, old: bool) {
+        self.shared.old.store(old, Ordering::SeqCst);
+        self.hang_up();
+    }
+
+    pub fn set_echo(&self, echo: bool) {
+        self.shared.no_echo.store(!echo, Ordering::SeqCst);
+    }
+
+    pub fn set_snapshots_lag(&self, revisions: usize) {
+        self.shared.snapshots_lag.store(revisions, Ordering::SeqCst);
+    }
+
+    /// Items of this service say that they need this format.
+    pub fn set_needs(&self, service: &str, needs: u32) {
+        self.shared.needs.lock().unwrap().insert(service.to_owned(), needs);
+    }
+
+    pub fn hellos(&self) -> Vec<proto::Hello> {
+        self.shared.hellos.lock().unwrap().clone()
     }
 
     pub fn put(&self, id: &str, value: i64) -> Revision {
@@ -210,12 +319,14 @@ impl FakeCenter {
     }
 
     pub fn head(&self) -> Revision {
-        Revision(*self.shared.head.borrow() as u64)
+        let history = self.shared.history.lock().unwrap();
+        Revision(history.last().unwrap().revision)
     }
 
     pub fn digest_at(&self, revision: Revision) -> Option<Digest> {
         let history = self.shared.history.lock().unwrap();
-        history.get(usize::try_from(revision.0).unwrap()).map(|state| state.digest)
+        let state = history.iter().rev().find(|state| state.revision == revision.0);
+        state.map(|state| state.digest)
     }
 
     pub fn misbehave(&self, fault: Fault) {
@@ -249,9 +360,11 @@ impl FakeCenter {
 
     /// Forgets all revisions after this one, as a restored backup does.
     pub fn set_back(&self, to: Revision) {
-        let keep = usize::try_from(to.0).unwrap();
-        self.shared.history.lock().unwrap().truncate(keep + 1);
-        self.shared.head.send_replace(keep);
+        let mut history = self.shared.history.lock().unwrap();
+        history.retain(|state| state.revision <= to.0);
+        let head = history.len() - 1;
+        drop(history);
+        self.shared.head.send_replace(head);
         self.hang_up();
     }
 
@@ -302,8 +415,12 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
             else {
                 return Err(Status::invalid_argument("no hello"));
             };
+            shared.hellos.lock().unwrap().push(hello.clone());
             let (to, told) = mpsc::channel(8);
             let acks = shared.clone();
+            // The newest pulse of this stream.
+            let newest = Arc::new(AtomicU64::new(0));
+            let pulses = newest.clone();
             tokio::spawn(async move {
                 while let Ok(Some(FollowRequest { request: Some(said) })) = asked.message().await {
                     match said {
@@ -312,13 +429,13 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
                             acks.applied.lock().unwrap().push((Revision(applied.revision), digest));
                         }
                         Asked::Activity(report) => acks.reports.lock().unwrap().push(report),
-                        Asked::Pulse(_) => {}
+                        Asked::Pulse(pulse) => pulses.store(pulse.nonce, Ordering::SeqCst),
                         Asked::Hello(_) => return,
                     }
                 }
             });
             tokio::spawn(async move {
-                let _ = feed(shared, hello, to).await;
+                let _ = feed(shared, hello, to, newest).await;
             });
             let told = futures_util::stream::unfold(told, |mut told| async move {
                 Some((told.recv().await?, told))
@@ -374,29 +491,49 @@ impl Mouth {
         self.shared.snapshots.fetch_add(1, Ordering::SeqCst);
         let (head, state) = {
             let history = self.shared.history.lock().unwrap();
-            (history.len() - 1, history.last().unwrap().clone())
+            let newest = history.len() - 1;
+            // Of the same history.
+            let lag = self.shared.snapshots_lag.load(Ordering::SeqCst);
+            let history_id = history[newest].history;
+            let first = history.iter().position(|state| state.history == history_id).unwrap();
+            let head = newest.saturating_sub(lag).max(first);
+            (head, history[head].clone())
         };
+        let revision = Revision(state.revision);
         let items: Vec<Item> = state.items.values().cloned().collect();
         let mut begin =
-            wire::snapshot_begin(Revision(head as u64), state.digest, items.len() as u64);
+            wire::snapshot_begin(revision, state.digest, items.len() as u64);
+        if !self.shared.old.load(Ordering::SeqCst) {
+            begin.mark = Some(state.mark().to_proto());
+        }
         // Small chunks, so that there are several to lose.
         let mut chunks = Vec::new();
         for some in items.chunks(3) {
             let snapshot = Snapshot {
-                revision: Revision(head as u64),
+                revision,
                 digest: Digest::default(),
                 items: some.to_vec(),
             };
             chunks.extend(wire::snapshot_chunks(&snapshot).unwrap().0);
         }
+        for chunk in &mut chunks {
+            self.mark_needs_of_chunk(chunk);
+        }
         let end = proto::SnapshotEnd { chunks: chunks.len() as u64 };
         let fault = self.fault(|f| {
             use Fault::{
                 BeginTwice, CorruptChunk, EndEarly, LoseChunk, MisdigestSnapshot, RepeatChunk,
+                UnmarkedSnapshot,
             };
             matches!(
                 f,
-                CorruptChunk | LoseChunk | RepeatChunk | MisdigestSnapshot | EndEarly | BeginTwice
+                CorruptChunk
+                    | LoseChunk
+                    | RepeatChunk
+                    | MisdigestSnapshot
+                    | EndEarly
+                    | BeginTwice
+                    | UnmarkedSnapshot
             )
         });
         match fault {
@@ -410,6 +547,7 @@ impl Mouth {
             }
             Some(Fault::RepeatChunk) => chunks.extend(chunks.first().cloned()),
             Some(Fault::MisdigestSnapshot) => begin.digest[7] ^= 1,
+            Some(Fault::UnmarkedSnapshot) => begin.mark = None,
             Some(Fault::EndEarly) => {
                 self.say(Told::SnapshotBegin(begin.clone())).await?;
                 self.say(Told::SnapshotEnd(end)).await?;
@@ -427,23 +565,35 @@ impl Mouth {
     }
 
     async fn delta(&self, revision: usize) -> Result<(), Gone> {
-        let state = {
+        let (previous, state) = {
             let history = self.shared.history.lock().unwrap();
-            match history.get(revision) {
-                Some(state) => state.clone(),
-                None => return Err(Gone),
+            match (history.get(revision - 1), history.get(revision)) {
+                (Some(previous), Some(state)) => (previous.revision, state.clone()),
+                _ => return Err(Gone),
             }
         };
+        let mark = state.mark();
         let delta = Delta {
-            previous: Revision(revision as u64 - 1),
-            revision: Revision(revision as u64),
+            previous: Revision(previous),
+            revision: Revision(state.revision),
             changes: state.changes,
             digest: Some(state.digest),
         };
         let mut delta = wire::delta_to_proto(&delta).unwrap();
+        delta.mark = Some(mark.to_proto());
+        for change in &mut delta.changes {
+            if let Some(proto::change::Change::Put(item)) = &mut change.change {
+                self.mark_needs(item);
+            }
+        }
         let fault = self.fault(|f| {
-            use Fault::{AlterDelta, BreakDelta, LoseDelta, MisdigestDelta, RepeatDelta};
-            matches!(f, LoseDelta | RepeatDelta | AlterDelta | MisdigestDelta | BreakDelta)
+            use Fault::{
+                AlterDelta, BreakDelta, ForeignDelta, LoseDelta, MisdigestDelta, RepeatDelta,
+            };
+            matches!(
+                f,
+                LoseDelta | RepeatDelta | AlterDelta | MisdigestDelta | BreakDelta | ForeignDelta
+            )
         });
         match fault {
             Some(Fault::LoseDelta) => return Ok(()),
@@ -452,10 +602,68 @@ impl Mouth {
                 delta.changes.pop();
             }
             Some(Fault::MisdigestDelta) => delta.digest[3] ^= 1,
+            Some(Fault::ForeignDelta) => {
+                if let Some(mark) = &mut delta.mark {
+                    mark.history = vec![9; 16];
+                }
+            }
             Some(Fault::BreakDelta) => delta.changes.push(proto::Change { change: None }),
             _ => {}
         }
         self.say(Told::Delta(delta)).await
+    }
+
+    fn mark_needs(&self, item: &mut proto::Item) {
+        let service = item.key.as_ref().map(|key| key.service.as_str()).unwrap_or_default();
+        if let Some(needs) = self.shared.needs.lock().unwrap().get(service) {
+            item.needs = *needs;
+        }
+        let key = wire::key_from_proto(item.key.clone()).unwrap();
+        if item.needs <= keepgate_policy::mark::FORMAT {
+            item.body = body_of(&Item::decode(key, &item.body).unwrap());
+        }
+    }
+
+    fn mark_needs_of_chunk(&self, chunk: &mut proto::SnapshotChunk) {
+        use prost::Message as _;
+        let bytes = zstd::bulk::decompress(&chunk.zstd, wire::MAX_CHUNK_BYTES).unwrap();
+        let mut items = proto::Items::decode(bytes.as_slice()).unwrap();
+        for item in &mut items.items {
+            self.mark_needs(item);
+        }
+        chunk.zstd = zstd::bulk::compress(&items.encode_to_vec(), 3).unwrap();
+    }
+
+    fn heartbeat(&self, newest: &AtomicU64) -> Told {
+        // The pulse first, then the head.
+        let echo = newest.load(Ordering::SeqCst);
+        let history = self.shared.history.lock().unwrap();
+        let head = history.last().unwrap();
+        let mut beat = Heartbeat { head: head.revision, ..Heartbeat::default() };
+        if !self.shared.old.load(Ordering::SeqCst) {
+            beat.mark = Some(head.mark().to_proto());
+            beat.echo = if self.shared.no_echo.load(Ordering::SeqCst) { 0 } else { echo };
+        }
+        Told::Heartbeat(beat)
+    }
+
+    fn welcome(&self) -> Told {
+        let history = self.shared.history.lock().unwrap();
+        let head = history.last().unwrap();
+        let mut ancestors: Vec<Vec<u8>> = Vec::new();
+        for state in history.iter().rev() {
+            let id = state.history.0.to_vec();
+            if state.history != head.history && !ancestors.contains(&id) {
+                ancestors.push(id);
+            }
+        }
+        Told::Welcome(proto::Welcome {
+            history: head.history.0.to_vec(),
+            ancestors,
+            head: Some(head.mark().to_proto()),
+            format: keepgate_policy::mark::FORMAT,
+            ..proto::Welcome::default()
+        })
     }
 }
 
@@ -463,21 +671,31 @@ async fn feed(
     shared: Arc<Shared>,
     hello: proto::Hello,
     to: mpsc::Sender<Told1>,
+    newest: Arc<AtomicU64>,
 ) -> Result<(), Gone> {
     let mut heads = shared.head.subscribe();
     let mut beat = tokio::time::interval(Duration::from_millis(20));
     let mouth = Mouth { shared: shared.clone(), to };
+    if !shared.old.load(Ordering::SeqCst) {
+        mouth.say(mouth.welcome()).await?;
+    }
     let known = {
         let history = shared.history.lock().unwrap();
-        let held = history.get(usize::try_from(hello.revision).unwrap());
-        hello.revision > 0
-            && held.is_some_and(|held| held.digest.to_bytes().as_slice() == hello.digest)
+        let of = history.last().unwrap().history;
+        history.iter().position(|state| {
+            hello.revision > 0
+                && state.history == of
+                && state.revision == hello.revision
+                && state.digest.to_bytes().as_slice() == hello.digest
+        })
     };
-    let mut sent = usize::try_from(hello.revision).unwrap();
-    if !known {
-        mouth.say(heartbeat(&shared)).await?;
-        sent = mouth.snapshot().await?;
-    }
+    let mut sent = match known {
+        Some(at) => at,
+        None => {
+            mouth.say(mouth.heartbeat(&newest)).await?;
+            mouth.snapshot().await?
+        }
+    };
     loop {
         let head = *heads.borrow_and_update();
         while sent < head {
@@ -488,14 +706,20 @@ async fn feed(
             changed = heads.changed() => changed.map_err(|_| Gone)?,
             _ = beat.tick() => {
                 if mouth.fault(|fault| fault == Fault::HeadAhead).is_some() {
-                    mouth.say(Told::Heartbeat(Heartbeat { head: 1 << 40, ..Heartbeat::default() })).await?;
+                    let echo = newest.load(Ordering::SeqCst);
+                    let beat = Heartbeat { head: 1 << 40, echo, ..Heartbeat::default() };
+                    mouth.say(Told::Heartbeat(beat)).await?;
                 }
-                mouth.say(heartbeat(&shared)).await?;
+                if mouth.fault(|fault| fault == Fault::ForeignHeartbeat).is_some()
+                    && let Told::Heartbeat(mut beat) = mouth.heartbeat(&newest)
+                {
+                    if let Some(mark) = &mut beat.mark {
+                        mark.history = vec![9; 16];
+                    }
+                    mouth.say(Told::Heartbeat(beat)).await?;
+                }
+                mouth.say(mouth.heartbeat(&newest)).await?;
             }
         }
     }
-}
-
-fn heartbeat(shared: &Shared) -> Told {
-    Told::Heartbeat(Heartbeat { head: *shared.head.borrow() as u64, ..Heartbeat::default() })
 }

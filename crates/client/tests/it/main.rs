@@ -10,10 +10,13 @@
     reason = "tests may fail loudly"
 )]
 
+mod age;
 mod center;
 mod dial;
+mod disk;
 mod embed;
 mod goaway;
+mod history;
 mod netns;
 mod pool;
 mod replica;

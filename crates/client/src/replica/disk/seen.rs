@@ -1,17 +1,33 @@
-//! When the replica was last current: 48 bytes, rewritten in place.
+//! When the replica was last current, rewritten in place.
+//!
+//! `magic | mark | boot id | time namespace | boottime | unix | SHA-256`, numbers little-endian, in
+//! nanoseconds. Release 0.1 wrote `revision | unix milliseconds | SHA-256`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use keepgate_policy::Revision;
+use keepgate_policy::mark::MARK_BYTES;
+use keepgate_policy::{Mark, Revision};
 use sha2::{Digest as _, Sha256};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) revision: Revision,
-    pub(super) unix_ms: u64,
+use super::files;
+use crate::replica::age::Note;
+use crate::replica::time::Boot;
+
+const MAGIC: &[u8; 16] = b"keepgate-seen-2\n";
+/// Magic, mark, boot id, namespace, boottime, unix, hash.
+pub(super) const BYTES: usize = 16 + MARK_BYTES + 16 + 3 * 8 + 32;
+/// What release 0.1 wrote.
+const BYTES_1: usize = 16 + 32;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Seen {
+    /// This state was current then.
+    At { mark: Mark, note: Note },
+    /// So release 0.1 said.
+    Wall { revision: Revision, unix_ms: u64 },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -22,10 +38,14 @@ pub(super) enum SeenError {
     Checksum,
 }
 
-pub(super) fn write(file: &File, seen: Seen) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(48);
-    bytes.extend(seen.revision.0.to_le_bytes());
-    bytes.extend(seen.unix_ms.to_le_bytes());
+pub(super) fn write(file: &File, mark: &Mark, note: &Note) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(BYTES);
+    bytes.extend(MAGIC);
+    bytes.extend(mark.to_bytes());
+    bytes.extend(note.boot.id);
+    bytes.extend(note.boot.namespace.to_le_bytes());
+    bytes.extend(note.boottime_ns.to_le_bytes());
+    bytes.extend(note.unix_ns.to_le_bytes());
     let hash = Sha256::digest(&bytes);
     bytes.extend(hash);
     file.write_all_at(&bytes, 0)
@@ -33,19 +53,36 @@ pub(super) fn write(file: &File, seen: Seen) -> io::Result<()> {
 
 /// The note; none where there is no file.
 pub(super) fn read(path: &Path) -> Result<Option<Seen>, SeenError> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let (note, hash) = bytes.split_at_checked(16).ok_or(SeenError::Checksum)?;
-    if *Sha256::digest(note) != *hash {
-        return Err(SeenError::Checksum);
+    let Some(file) = files::read(path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.take(BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    decode(&bytes).map(Some).ok_or(SeenError::Checksum)
+}
+
+fn decode(bytes: &[u8]) -> Option<Seen> {
+    let (noted, hash) = bytes.split_last_chunk::<32>()?;
+    if *Sha256::digest(noted) != *hash {
+        return None;
     }
-    let (revision, unix_ms) = note.split_at_checked(8).ok_or(SeenError::Checksum)?;
-    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes);
-    match (number(revision), number(unix_ms)) {
-        (Ok(revision), Ok(unix_ms)) => Ok(Some(Seen { revision: Revision(revision), unix_ms })),
-        _ => Err(SeenError::Checksum),
+    match bytes.len() {
+        BYTES => {
+            let (magic, rest) = noted.split_first_chunk::<16>()?;
+            let (mark, rest) = rest.split_first_chunk::<MARK_BYTES>()?;
+            let (id, rest) = rest.split_first_chunk::<16>()?;
+            let (namespace, rest) = rest.split_first_chunk::<8>()?;
+            let (boottime, unix) = rest.split_first_chunk::<8>()?;
+            let note = Note {
+                boot: Boot { id: *id, namespace: u64::from_le_bytes(*namespace) },
+                boottime_ns: i64::from_le_bytes(*boottime),
+                unix_ns: i64::from_le_bytes(unix.try_into().ok()?),
+            };
+            (magic == MAGIC).then_some(Seen::At { mark: Mark::from_bytes(mark).ok()?, note })
+        }
+        BYTES_1 => {
+            let (revision, unix_ms) = noted.split_first_chunk::<8>()?;
+            let unix_ms = u64::from_le_bytes(unix_ms.try_into().ok()?);
+            Some(Seen::Wall { revision: Revision(u64::from_le_bytes(*revision)), unix_ms })
+        }
+        _ => None,
     }
 }

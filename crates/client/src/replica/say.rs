@@ -1,0 +1,83 @@
+//! What a follower says on a stream: Hello, then pulses, acknowledgements and reports.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream, StreamExt as _};
+use keepgate_policy::proto::{self, follow_request};
+use keepgate_policy::{Digest, Mark};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::age::Ring;
+use super::{Activity, Shared};
+
+/// A revision that is published to readers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Applied {
+    pub(super) mark: Mark,
+    pub(super) digest: Digest,
+}
+
+/// The ring that pulses are noted in, the clock, and how often there is one.
+type Pulses = (Arc<Mutex<Ring>>, Arc<Shared>, Duration);
+
+/// The Hello, then a Pulse each second, an Applied for each revision published and an Activity for
+/// each report (when they come fast, for the last). Ends with the stream that it belongs to.
+pub(super) fn requests(
+    hello: proto::Hello,
+    acks: watch::Receiver<Option<Applied>>,
+    reports: watch::Receiver<Option<Arc<Activity>>>,
+    (ring, shared, every): Pulses,
+) -> impl Stream<Item = proto::FollowRequest> + Send + 'static {
+    let hello = follow_request::Request::Hello(hello);
+    let mut ticks = tokio::time::interval(every);
+    // After a stop one pulse is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let state = (acks, reports, ticks);
+    let later = stream::unfold(state, move |(mut acks, mut reports, mut ticks)| {
+        let (ring, shared) = (Arc::clone(&ring), Arc::clone(&shared));
+        async move {
+            let request = tokio::select! {
+                biased;
+                _ = ticks.tick() => {
+                    // The time is taken before the pulse is handed on: what happens to it later
+                    // only makes the age larger.
+                    let now = shared.clock.now();
+                    let nonce = ring.lock().unwrap_or_else(PoisonError::into_inner).next(now);
+                    follow_request::Request::Pulse(proto::Pulse {
+                        nonce,
+                        age_ms: age_ms(&shared),
+                    })
+                }
+                changed = acks.changed() => {
+                    changed.ok()?;
+                    let latest = *acks.borrow_and_update();
+                    let Applied { mark, digest } = latest?;
+                    follow_request::Request::Applied(proto::Applied {
+                        revision: mark.revision.0,
+                        digest: digest.to_bytes().to_vec(),
+                        mark: Some(mark.to_proto()),
+                    })
+                }
+                Ok(()) = reports.changed() => {
+                    let latest = reports.borrow_and_update().clone()?;
+                    follow_request::Request::Activity(proto::Activity {
+                        service: latest.service.clone(),
+                        report: latest.report.clone(),
+                    })
+                }
+            };
+            Some((request, (acks, reports, ticks)))
+        }
+    });
+    stream::iter([hello])
+        .chain(later)
+        .map(|request| proto::FollowRequest { request: Some(request) })
+}
+
+/// For operators alone; see the message.
+fn age_ms(shared: &Shared) -> Option<u64> {
+    let age = shared.published.load().currency.age(&shared.clock)?;
+    u64::try_from(age.as_millis()).ok()
+}
