@@ -171,10 +171,14 @@ impl View {
         }
     }
 
-    /// Ready once there is a replica that has the service.
+    /// Ready once there is a replica that has the service, and as long as the center is one that it
+    /// can follow. A center that is away is no reason: deciding goes on.
     fn ready(&self) -> Response<Full<Bytes>> {
+        if let Some(trouble) = self.common.source.trouble() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n"));
+        }
         match self.common.source.peek(None) {
-            Peek::New(world) if world.service(&self.common.settings.service).is_some() => {
+            Peek::New(dated) if dated.world.service(&self.common.settings.service).is_some() => {
                 text(StatusCode::OK, "ready\n".to_owned())
             }
             Peek::New(_) => {
@@ -265,7 +269,7 @@ impl View {
 
     fn replica(&self, out: &mut String) {
         let revision = match self.common.source.peek(None) {
-            Peek::New(world) => world.revision().0,
+            Peek::New(dated) => dated.version.0.0,
             _ => 0,
         };
         let name = "keepgate_gate_replica_revision";

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keepgate_client::pool::{PoolConfig, Protocol};
+use keepgate_client::replica::RestartAge;
 use keepgate_policy::identify::AddressRange;
 
 use crate::identify::issuers::KeyRefresh;
@@ -156,6 +157,8 @@ pub struct GateConfig {
     pub admin_hosts: Vec<String>,
     /// Where the last good replica is kept; none: only in memory.
     pub data_dir: Option<PathBuf>,
+    /// What the age of a kept replica counts from after a reboot of the host.
+    pub restart_age: RestartAge,
     /// Worker threads, each with its own listener and runtime; 0: one a core.
     pub workers: usize,
     /// Proxies in front whose `X-Forwarded-*` headers (and PROXY protocol) are believed.
@@ -188,6 +191,7 @@ impl Default for GateConfig {
             admin_listen: None,
             admin_hosts: Vec::new(),
             data_dir: None,
+            restart_age: RestartAge::default(),
             workers: 0,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,

@@ -100,6 +100,7 @@ impl Gate {
         let mut follow = FollowConfig::new(&config.center, &config.token);
         follow.services = vec![config.service.clone()];
         follow.data_dir.clone_from(&config.data_dir);
+        follow.restart_age = config.restart_age;
         if let Some(ca) = &config.center_ca {
             follow.roots = Roots::File(ca.clone());
         }

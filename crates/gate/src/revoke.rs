@@ -15,7 +15,7 @@ use keepgate_policy::{Query, Revision, World};
 use tokio::time::MissedTickBehavior;
 
 use crate::ongoing::{Ending, Inputs, Ongoing};
-use crate::source::Peek;
+use crate::source::{Dated, Peek};
 use crate::worker::Common;
 
 /// The time between two rounds.
@@ -57,7 +57,7 @@ pub(crate) async fn run(common: Arc<Common>) {
 #[derive(Clone, Default)]
 struct Rounds {
     /// The world that was seen last.
-    world: Option<World>,
+    world: Option<Dated>,
     /// The first revision at which all that decisions depend on was as it is now.
     since: Revision,
     /// Every exchange is to be decided again, whatever its revision.
@@ -69,18 +69,19 @@ struct Rounds {
 impl Rounds {
     /// Sees whether something has changed.
     fn look(&mut self, common: &Common) {
-        let Peek::New(world) = common.source.peek(None) else { return };
+        let Peek::New(dated) = common.source.peek(None) else { return };
+        let world = &dated.world;
         let Some(before) = &self.world else {
             self.since = world.revision();
-            self.world = Some(world);
+            self.world = Some(dated);
             return;
         };
-        if !world.decides_as(before, &common.settings.service) {
+        if !world.decides_as(&before.world, &common.settings.service) {
             // Where numbers do not ascend (another center's state) they tell nothing.
-            self.all |= world.revision() <= before.revision();
+            self.all |= world.revision() <= before.world.revision();
             self.since = world.revision();
         }
-        self.world = Some(world);
+        self.world = Some(dated);
     }
 
     fn round(&mut self, common: &Common) {
@@ -130,10 +131,13 @@ impl Rounds {
         if inputs.until_unix_s.is_some_and(|until| unix_s >= until) {
             return Some(Ending::Expired);
         }
-        if common.source.age().is_none_or(|age| age > inputs.max_age) {
+        // The age of the world that decides here, and not of one that came since.
+        let Some(Dated { world, currency, .. }) = &self.world else {
+            return Some(Ending::Undecided);
+        };
+        if currency.age().is_none_or(|age| age > inputs.max_age) {
             return Some(Ending::Undecided);
         }
-        let Some(world) = &self.world else { return Some(Ending::Undecided) };
         if ongoing.decided() >= self.since {
             return None;
         }

@@ -7,15 +7,33 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use keepgate_client::replica::{Replica, ReplicaMetrics};
-use keepgate_policy::{Digest, Revision, World};
+use keepgate_client::replica::{Pinned, Replica, ReplicaMetrics};
+use keepgate_policy::{Digest, HistoryId, Revision, World};
 use tokio::sync::watch;
 
 use crate::metrics::head;
 
-/// Which state of a world is meant. The digest tells apart what a restored center may number
-/// alike.
-pub type Version = (Revision, Digest);
+/// Which state of a world is meant: a revision means one state within its history. The digest
+/// tells apart what a source without histories may number alike.
+pub type Version = (Revision, Digest, Option<HistoryId>);
+
+/// How old one world is: not the newest one that its source has.
+pub trait Currency: Send + Sync + std::fmt::Debug {
+    /// How long ago this world was last known to be current; none: never, or nobody knows. Once
+    /// the world is replaced, this only grows.
+    fn age(&self) -> Option<Duration>;
+}
+
+/// A world and its own age.
+#[derive(Clone, Debug)]
+pub struct Dated {
+    /// The world.
+    pub world: World,
+    /// Which one it is.
+    pub version: Version,
+    /// How old it is.
+    pub currency: Arc<dyn Currency>,
+}
 
 /// A look at a source.
 #[derive(Debug)]
@@ -25,7 +43,7 @@ pub enum Peek {
     /// It still has the version that is held.
     Same,
     /// It has another one.
-    New(World),
+    New(Dated),
 }
 
 /// A source of permissions. Asked on every request: no call may block or do I/O.
@@ -39,7 +57,7 @@ pub trait DecisionSource: Send + Sync + 'static {
     /// The newest revision that it has heard of; by default the one it has.
     fn head(&self) -> Revision {
         match self.peek(None) {
-            Peek::New(world) => world.revision(),
+            Peek::New(dated) => dated.version.0,
             Peek::Nothing | Peek::Same => Revision(0),
         }
     }
@@ -50,6 +68,23 @@ pub trait DecisionSource: Send + Sync + 'static {
         revision: Revision,
         timeout: Duration,
     ) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+
+    /// The history of its world; none: it has none, or knows no histories.
+    fn history(&self) -> Option<HistoryId> {
+        None
+    }
+
+    /// Whether the history that begins with these hexadecimal digits is one that was lost and that
+    /// its own continues: a revision of it will never be reached.
+    fn is_lost_history(&self, digits: &str) -> bool {
+        let _ = digits;
+        false
+    }
+
+    /// What keeps it from following its center and needs a person; deciding goes on meanwhile.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 
     /// Numbers for `/metrics`, in the text format; none by default.
     fn metrics(&self, out: &mut String) {
@@ -71,12 +106,28 @@ impl DecisionSource for Replica {
         if !self.is_ready() {
             return Peek::Nothing;
         }
-        let world = self.current();
-        if held == Some((world.revision(), world.digest())) {
+        let pinned = self.pin();
+        let world = pinned.world();
+        let history = pinned.mark().map(|mark| mark.history);
+        let version = (world.revision(), world.digest(), history);
+        if held == Some(version) {
             Peek::Same
         } else {
-            Peek::New(World::clone(&world))
+            Peek::New(Dated { world: world.clone(), version, currency: Arc::new(pinned) })
         }
+    }
+
+    fn history(&self) -> Option<HistoryId> {
+        Replica::history(self)
+    }
+
+    fn is_lost_history(&self, digits: &str) -> bool {
+        Replica::is_lost_history(self, digits)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let standing = self.standing();
+        standing.needs_a_person().then(|| standing.to_string())
     }
 
     fn age(&self) -> Option<Duration> {
@@ -109,6 +160,12 @@ impl DecisionSource for Replica {
     }
 }
 
+impl Currency for Pinned {
+    fn age(&self) -> Option<Duration> {
+        Pinned::age(self)
+    }
+}
+
 fn replica_metrics(replica: &ReplicaMetrics, out: &mut String) {
     let counters = [
         (
@@ -137,7 +194,12 @@ fn replica_metrics(replica: &ReplicaMetrics, out: &mut String) {
         }),
         ("gaps_total", "Deltas that did not follow the revision held.", replica.gaps),
         ("resyncs_total", "Streams begun anew on the same connection.", replica.resyncs),
-        ("regressions_total", "Times the center was behind this gate.", replica.regressions),
+        ("regressions_total", "Times a center was not followed: behind, or of another history.", {
+            replica.regressions
+        }),
+        ("old_centers_total", "Times a center of release 0.1 was not followed.", {
+            replica.old_centers
+        }),
         ("disk_rejected_total", "Files in the data directory that were broken.", {
             replica.disk_rejected
         }),
@@ -146,6 +208,12 @@ fn replica_metrics(replica: &ReplicaMetrics, out: &mut String) {
     let gauges = [
         ("connected", "Whether the connection to the center is up.", u64::from(replica.connected)),
         ("head_revision", "The newest revision the center has told of.", replica.head.0),
+        ("foreign", "Whether the last center that answered is not followed.", {
+            u64::from(replica.foreign)
+        }),
+        ("held_back", "Services with settings that need a newer release of this gate.", {
+            replica.held_back
+        }),
     ];
     let counters = counters.into_iter().map(|(n, h, v)| (n, "counter", h, v));
     let gauges = gauges.into_iter().map(|(n, h, v)| (n, "gauge", h, v));
@@ -160,19 +228,14 @@ fn replica_metrics(replica: &ReplicaMetrics, out: &mut String) {
 /// A world in hand, which its owner replaces and ages.
 #[derive(Debug)]
 pub struct FixedSource {
-    world: ArcSwapOption<World>,
-    age: Mutex<Duration>,
+    dated: ArcSwapOption<(World, Arc<FixedAge>)>,
     revision: watch::Sender<Revision>,
 }
 
 impl Default for FixedSource {
     /// One that has no world yet.
     fn default() -> FixedSource {
-        FixedSource {
-            world: ArcSwapOption::empty(),
-            age: Mutex::new(Duration::ZERO),
-            revision: watch::Sender::new(Revision(0)),
-        }
+        FixedSource { dated: ArcSwapOption::empty(), revision: watch::Sender::new(Revision(0)) }
     }
 }
 
@@ -184,31 +247,51 @@ impl FixedSource {
         source
     }
 
-    /// From now on it is this world.
+    /// From now on it is this world, as old as the one before.
     pub fn replace(&self, world: World) {
         let revision = world.revision();
-        self.world.store(Some(Arc::new(world)));
+        let age = self.dated.load().as_deref().map(|(_, age)| age.get()).unwrap_or_default();
+        self.dated.store(Some(Arc::new((world, Arc::new(FixedAge(Mutex::new(age)))))));
         self.revision.send_replace(revision);
     }
 
-    /// From now on it has this age.
+    /// From now on its world has this age; one that it replaced keeps its own.
     pub fn set_age(&self, age: Duration) {
-        *self.age.lock().unwrap_or_else(PoisonError::into_inner) = age;
+        if let Some((_, held)) = self.dated.load().as_deref() {
+            *held.0.lock().unwrap_or_else(PoisonError::into_inner) = age;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FixedAge(Mutex<Duration>);
+
+impl FixedAge {
+    fn get(&self) -> Duration {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Currency for FixedAge {
+    fn age(&self) -> Option<Duration> {
+        Some(self.get())
     }
 }
 
 impl DecisionSource for FixedSource {
     fn peek(&self, held: Option<Version>) -> Peek {
-        match self.world.load().as_deref() {
-            None => Peek::Nothing,
-            Some(world) if held == Some((world.revision(), world.digest())) => Peek::Same,
-            Some(world) => Peek::New(world.clone()),
+        let dated = self.dated.load();
+        let Some((world, age)) = dated.as_deref() else { return Peek::Nothing };
+        let version = (world.revision(), world.digest(), None);
+        if held == Some(version) {
+            return Peek::Same;
         }
+        let currency: Arc<dyn Currency> = Arc::clone(age) as Arc<dyn Currency>;
+        Peek::New(Dated { world: world.clone(), version, currency })
     }
 
     fn age(&self) -> Option<Duration> {
-        self.world.load().as_ref()?;
-        Some(*self.age.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(self.dated.load().as_deref()?.1.get())
     }
 
     fn wait_for(

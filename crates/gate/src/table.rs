@@ -10,6 +10,7 @@ use keepgate_policy::identify::{AddressRange, JwtIssuer};
 use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
 use keepgate_policy::service::{OnTokenExpiry, Paths, ServiceSettings, Unmatched};
+use keepgate_policy::validate::MIN_MAX_AGE_MS;
 use keepgate_policy::world::ServiceView;
 use keepgate_policy::{Uid, World};
 
@@ -18,7 +19,7 @@ use serde_json::Value;
 use crate::identify::issuers::{IssuerKeys, Issuers};
 use crate::limits::InForce;
 use crate::path::PathPolicy;
-use crate::source::Version;
+use crate::source::{Currency, Dated, Version};
 use crate::worker::Common;
 
 /// A JWT issuer and its keys.
@@ -48,6 +49,8 @@ pub(crate) struct Ways {
 pub(crate) struct Table {
     pub(crate) world: World,
     pub(crate) version: Version,
+    /// How old `world` is, and not the newest one: a request that waits grows old with its world.
+    currency: Arc<dyn Currency>,
     pub(crate) service: Option<Arc<Service>>,
 }
 
@@ -73,8 +76,8 @@ pub(crate) struct Service {
 
 impl Table {
     /// Compiles a world. `previous` lends what did not change.
-    pub(crate) fn compile(world: World, previous: Option<&Table>, common: &Common) -> Table {
-        let version = (world.revision(), world.digest());
+    pub(crate) fn compile(dated: Dated, previous: Option<&Table>, common: &Common) -> Table {
+        let Dated { world, version, currency } = dated;
         let service = world.service(&common.settings.service).and_then(|view| {
             let lists = [view.limits(), view.plans()].map(Arc::clone);
             let before = previous.and_then(|table| table.service.as_ref());
@@ -87,7 +90,12 @@ impl Table {
             }
             Service::compile(&view, lists, before, common).map(Arc::new)
         });
-        Table { world, version, service }
+        Table { world, version, currency, service }
+    }
+
+    /// How long ago this world was last known to be current; none: nobody knows.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.currency.age()
     }
 }
 
@@ -119,6 +127,7 @@ impl Service {
                 Arc::new(Ways::new(settings, &common.issuers))
             }
         };
+        warn_of_strict_age(settings, routes, before);
         Some(Service {
             settings: Arc::clone(settings),
             routes: Arc::clone(routes),
@@ -136,6 +145,23 @@ impl Service {
             answer_idle: settings.answer_idle_ms.map(Duration::from_millis),
             closes_on_expiry: settings.on_token_expiry == OnTokenExpiry::Close,
         })
+    }
+}
+
+/// Says once, as long as it does not change, that a bound is one that no healthy gate can keep.
+fn warn_of_strict_age(settings: &ServiceSettings, routes: &[Route], before: Option<&Arc<Service>>) {
+    let strictest = |settings: &ServiceSettings, routes: &[Route]| {
+        let routes = routes.iter().filter_map(|route| route.max_age_ms);
+        routes.chain([settings.max_age_ms]).min().filter(|ms| *ms < MIN_MAX_AGE_MS)
+    };
+    let Some(max_age_ms) = strictest(settings, routes) else { return };
+    if before.and_then(|before| strictest(&before.settings, &before.routes)) != Some(max_age_ms) {
+        tracing::warn!(
+            service = settings.name,
+            max_age_ms,
+            at_least_ms = MIN_MAX_AGE_MS,
+            "`max_age` is below what a gate can keep; expect 503 `stale`, and set a higher one"
+        );
     }
 }
 

@@ -138,9 +138,9 @@ impl Worker {
         match self.source.peek(held.as_ref().map(|table| table.version)) {
             Peek::Same => {}
             Peek::Nothing => *held = None,
-            Peek::New(world) => {
+            Peek::New(dated) => {
                 let shared = &self.common;
-                let table = Table::compile(world, held.as_deref(), shared);
+                let table = Table::compile(dated, held.as_deref(), shared);
                 *held = Some(Arc::new(table));
             }
         }

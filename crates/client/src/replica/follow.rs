@@ -79,7 +79,9 @@ pub(super) enum Resync {
     Snapshot(#[source] Unusable),
     #[error("a delta cannot be used")]
     Delta(#[source] Unusable),
-    #[error("the center went back within a stream: expected revision {held} or later, found {head}")]
+    #[error(
+        "the center went back within a stream: expected revision {held} or later, found {head}"
+    )]
     Regression { head: Revision, held: Revision },
     #[error("a message came out of its place: {0}")]
     Order(&'static str),
@@ -244,7 +246,8 @@ impl Follower {
             let message = self.next(&mut told).await?;
             let outcome = match message.response {
                 Some(Told::Heartbeat(heartbeat)) => {
-                    let sent = ring.lock().unwrap_or_else(PoisonError::into_inner).of(heartbeat.echo);
+                    let sent =
+                        ring.lock().unwrap_or_else(PoisonError::into_inner).of(heartbeat.echo);
                     let heard = self.heard(&heartbeat, sent, history, &mut pending);
                     heard.and_then(|()| self.due(&mut taking, snapshot.is_some())).map(|()| None)
                 }
@@ -258,15 +261,13 @@ impl Follower {
                 },
                 Some(Told::SnapshotChunk(chunk)) => match snapshot.take() {
                     None => Err(Resync::Order("a chunk without a snapshot")),
-                    Some(incoming) => {
-                        match off_thread(move || incoming.chunk(chunk)).await {
-                            Ok(incoming) => {
-                                snapshot = Some(incoming);
-                                Ok(None)
-                            }
-                            Err(error) => Err(Resync::Snapshot(error)),
+                    Some(incoming) => match off_thread(move || incoming.chunk(chunk)).await {
+                        Ok(incoming) => {
+                            snapshot = Some(incoming);
+                            Ok(None)
                         }
-                    }
+                        Err(error) => Err(Resync::Snapshot(error)),
+                    },
                 },
                 Some(Told::SnapshotEnd(end)) => match snapshot.take() {
                     None => Err(Resync::Order("the end of a snapshot that did not begin")),

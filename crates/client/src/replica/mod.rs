@@ -544,11 +544,7 @@ impl Reader {
     }
 }
 
-fn usable(
-    published: &Published,
-    clock: &Clock,
-    max_age: Duration,
-) -> Result<Duration, NoDecision> {
+fn usable(published: &Published, clock: &Clock, max_age: Duration) -> Result<Duration, NoDecision> {
     if !published.received {
         return Err(NoDecision::NoReplica);
     }

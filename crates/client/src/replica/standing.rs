@@ -46,10 +46,7 @@ pub struct Foreign {
 impl Standing {
     /// Whether a person must look before the replica can go on.
     pub fn needs_a_person(&self) -> bool {
-        matches!(
-            self,
-            Standing::Foreign(_) | Standing::OldCenter | Standing::NeedsUpgrade { .. }
-        )
+        matches!(self, Standing::Foreign(_) | Standing::OldCenter | Standing::NeedsUpgrade { .. })
     }
 }
 
@@ -86,11 +83,17 @@ impl fmt::Display for Foreign {
         let center = format!("{head}@{}", history.short());
         let held_text = held.map_or_else(|| revision.to_string(), |held| held.to_string());
         if held.is_some_and(|held| held.history != *history) {
-            write!(f, "the center at {address} is of another history: expected a successor of \
-                       {held_text}, found {center}. ")?;
+            write!(
+                f,
+                "the center at {address} is of another history: expected a successor of \
+                       {held_text}, found {center}. "
+            )?;
         } else {
-            write!(f, "the center at {address} was set back: expected revision {held_text} or \
-                       later, found {center}. ")?;
+            write!(
+                f,
+                "the center at {address} was set back: expected revision {held_text} or \
+                       later, found {center}. "
+            )?;
         }
         f.write_str(
             "Nothing is taken from it. If this is the right center and edits are lost, run \
@@ -146,7 +149,10 @@ mod tests {
         assert!(back.to_string().contains("was set back"), "{back}");
         for (standing, way_out) in [
             (Standing::OldCenter, "upgrade the center first"),
-            (Standing::NeedsUpgrade { service: "orders".to_owned(), needs: 3 }, "upgrade this gate"),
+            (
+                Standing::NeedsUpgrade { service: "orders".to_owned(), needs: 3 },
+                "upgrade this gate",
+            ),
         ] {
             assert!(standing.needs_a_person() && standing.to_string().contains(way_out));
         }

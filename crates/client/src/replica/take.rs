@@ -111,7 +111,10 @@ impl Follower {
             Some(held) => held.history == taking.history,
             None => true,
         };
-        if before.received && before.mark.is_some_and(|held| held.revision == mark.revision && continues && held.chain != mark.chain)
+        if before.received
+            && before.mark.is_some_and(|held| {
+                held.revision == mark.revision && continues && held.chain != mark.chain
+            })
         {
             return Err(Resync::Regression { head: mark.revision, held });
         }
@@ -224,7 +227,8 @@ impl Follower {
         retire(self.shared.publish(published));
         self.shared.counters.snapshots.add();
         tracing::info!(%mark, items = begin.items, "snapshot published");
-        if let (Some(disk), true, true) = (&mut self.disk, is_kept, deltas.len() <= MAX_STAGED_DELTAS)
+        if let (Some(disk), true, true) =
+            (&mut self.disk, is_kept, deltas.len() <= MAX_STAGED_DELTAS)
             && let Some(Ok(first)) = begin.mark.as_ref().map(Mark::from_proto)
         {
             disk.snapshot(&begin, first, chunks);
@@ -296,10 +300,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn chunk(
-        mut self,
-        chunk: proto::SnapshotChunk,
-    ) -> Result<Incoming, Unusable> {
+    pub(super) fn chunk(mut self, chunk: proto::SnapshotChunk) -> Result<Incoming, Unusable> {
         self.decoder.chunk(&chunk)?;
         self.chunks.push(chunk.zstd);
         Ok(self)

@@ -501,19 +501,14 @@ impl Mouth {
         };
         let revision = Revision(state.revision);
         let items: Vec<Item> = state.items.values().cloned().collect();
-        let mut begin =
-            wire::snapshot_begin(revision, state.digest, items.len() as u64);
+        let mut begin = wire::snapshot_begin(revision, state.digest, items.len() as u64);
         if !self.shared.old.load(Ordering::SeqCst) {
             begin.mark = Some(state.mark().to_proto());
         }
         // Small chunks, so that there are several to lose.
         let mut chunks = Vec::new();
         for some in items.chunks(3) {
-            let snapshot = Snapshot {
-                revision,
-                digest: Digest::default(),
-                items: some.to_vec(),
-            };
+            let snapshot = Snapshot { revision, digest: Digest::default(), items: some.to_vec() };
             chunks.extend(wire::snapshot_chunks(&snapshot).unwrap().0);
         }
         for chunk in &mut chunks {

@@ -6,9 +6,9 @@
 use std::net::IpAddr;
 
 use http::{Method, Version};
-use keepgate_policy::Revision;
 use keepgate_policy::identify::AddressRange;
 
+use super::revision::Wanted;
 use super::{Exchange, Verdict};
 use crate::headers::{self, X_FORWARDED_FOR};
 use crate::problem::{Kind, Problem};
@@ -64,13 +64,17 @@ fn judge(x: &mut Exchange) -> Result<(), Problem> {
     Ok(())
 }
 
-fn min_revision(x: &Exchange) -> Result<Option<Revision>, Problem> {
+fn min_revision(x: &Exchange) -> Result<Option<Wanted>, Problem> {
     let Some(value) = x.parts.headers.get(headers::KEEPGATE_MIN_REVISION) else {
         return Ok(None);
     };
-    match value.to_str().ok().and_then(|text| text.parse().ok()) {
-        Some(revision) => Ok(Some(Revision(revision))),
-        None => Err(Problem::new(Kind::BadRequest, "Keepgate-Min-Revision is not a number")),
+    match value.to_str().ok().and_then(Wanted::parse) {
+        Some(wanted) => Ok(Some(wanted)),
+        None => {
+            let detail = "expected REVISION or REVISION@HISTORY (8 to 32 hexadecimal digits) in \
+                          Keepgate-Min-Revision";
+            Err(Problem::new(Kind::BadRequest, detail))
+        }
     }
 }
 

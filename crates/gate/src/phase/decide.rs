@@ -17,15 +17,8 @@ pub(crate) fn run(x: &mut Exchange) -> Verdict {
     let (Some(routed), Some(table), Some(principal)) = (&x.routed, &x.table, &x.principal) else {
         return no_decision("no_replica", "the request was not prepared for a decision").into();
     };
-    match x.worker.source.age() {
-        None => {
-            let detail = "how old the gate's permissions are is not known";
-            return no_decision("age_unknown", detail).into();
-        }
-        Some(age) if age > Duration::from_millis(routed.max_age_ms) => {
-            return no_decision("stale", "the gate's permissions are too old").into();
-        }
-        Some(_) => {}
+    if let Err(problem) = fresh(x) {
+        return problem.into();
     }
     let started = Instant::now();
     let (decision, context) = x.worker.with_context(|context| {
@@ -53,6 +46,25 @@ pub(crate) fn run(x: &mut Exchange) -> Verdict {
     }
 }
 
+/// Whether the world that this request took is young enough for its route. Asked when the request
+/// is decided on, and again when it leaves the upstream's queue. It is the request's own world that
+/// is asked: a younger one that came meanwhile may say no.
+pub(crate) fn fresh(x: &Exchange) -> Result<(), Problem> {
+    let (Some(routed), Some(table)) = (&x.routed, &x.table) else {
+        return Err(no_decision("no_replica", "the request was not prepared for a decision"));
+    };
+    match table.age() {
+        None => {
+            let detail = "how old the gate's permissions are is not known";
+            Err(no_decision("age_unknown", detail))
+        }
+        Some(age) if age > Duration::from_millis(routed.max_age_ms) => {
+            Err(no_decision("stale", "the gate's permissions are too old"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 fn judge(x: &Exchange, decision: &Decision) -> Verdict {
     if !decision.errors.is_empty() {
         x.worker.metrics.policy_errors.add(decision.errors.len() as u64);
@@ -71,10 +83,9 @@ fn judge(x: &Exchange, decision: &Decision) -> Verdict {
     Problem::new(Kind::Denied, detail).reason(reason).into()
 }
 
-/// Whether the permissions are still young enough for the request.
+/// Whether the permissions that the request was decided on are still young enough for it.
 pub(crate) fn is_fresh(x: &Exchange) -> bool {
-    let max_age = x.routed.as_ref().map(|routed| Duration::from_millis(routed.max_age_ms));
-    max_age.is_some_and(|max_age| x.worker.source.age().is_some_and(|age| age <= max_age))
+    fresh(x).is_ok()
 }
 
 /// 503: nobody is denied, the question cannot be put.

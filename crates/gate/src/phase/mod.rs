@@ -26,7 +26,7 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use keepgate_limit::{Permit, Verdict as Said};
-use keepgate_policy::{Revision, Uid};
+use keepgate_policy::Uid;
 use serde_json::Value;
 
 use self::limit_address::Limited;
@@ -133,7 +133,7 @@ pub(crate) struct Exchange {
     pub(crate) websocket: bool,
     /// The caller speaks gRPC, and is answered in it.
     pub(crate) grpc: bool,
-    pub(crate) min_revision: Option<Revision>,
+    pub(crate) min_revision: Option<revision::Wanted>,
 
     // Added by `route`.
     pub(crate) table: Option<Arc<Table>>,

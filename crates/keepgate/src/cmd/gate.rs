@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use keepgate_client::pool::Protocol;
+use keepgate_client::replica::RestartAge;
 use keepgate_gate::{Gate, GateConfig, Listen, TlsFiles};
 use keepgate_policy::identify::AddressRange;
 use serde_json::json;
@@ -45,6 +46,15 @@ pub(crate) struct Args {
     /// Where the last good replica is kept, so that a restart needs no center
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
+    /// What the age of a kept replica counts from after a reboot of the host
+    #[arg(
+        long,
+        env = "KEEPGATE_RESTART_AGE",
+        value_enum,
+        value_name = "FROM",
+        default_value = "wall-clock"
+    )]
+    restart_age: AgeFrom,
     /// PEM file with the certificate chain for callers, leaf first
     #[arg(long, env = "KEEPGATE_TLS_CERT", value_name = "F", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -103,6 +113,15 @@ pub(crate) struct Traffic {
     /// Worker threads; 0: one a core
     #[arg(long, env = "KEEPGATE_WORKERS", value_name = "N", default_value_t = 0)]
     pub(crate) workers: usize,
+}
+
+/// What an age counts from after a reboot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AgeFrom {
+    /// The wall clock, and at least the uptime
+    WallClock,
+    /// Nothing: 503 until the center is heard
+    Unknown,
 }
 
 /// How to speak to the upstream.
@@ -178,6 +197,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         service: args.service,
         upstream: args.upstream,
         data_dir: args.data,
+        restart_age: match args.restart_age {
+            AgeFrom::WallClock => RestartAge::WallClock,
+            AgeFrom::Unknown => RestartAge::Unknown,
+        },
         tls: args
             .tls_cert
             .zip(args.tls_key)

@@ -244,7 +244,8 @@ impl Running {
         self.stderr.lock().unwrap().clone()
     }
 
-    fn signal(&self, signal: i32) {
+    /// Sends it a signal.
+    pub(crate) fn send(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).unwrap();
         // SAFETY: the process is our child and has not been waited for, so the id is its.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
@@ -252,14 +253,14 @@ impl Running {
 
     /// SIGKILL: what a crash is.
     pub(crate) fn kill(mut self) {
-        self.signal(libc::SIGKILL);
+        self.send(libc::SIGKILL);
         self.child.wait().unwrap();
     }
 
     /// SIGTERM; it must end with 0 and must not have logged a WARN or an ERROR, but for lines
     /// that contain one of `announced`.
     pub(crate) fn stop_but(mut self, announced: &[&str]) {
-        self.signal(libc::SIGTERM);
+        self.send(libc::SIGTERM);
         let code = wait(&mut self.child);
         let log = self.stderr();
         assert_eq!(code, Some(0), "{}: {log}", self.name);

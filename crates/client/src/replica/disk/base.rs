@@ -62,7 +62,9 @@ pub(super) struct Base {
 pub(super) enum BaseError {
     #[error("it cannot be read or written")]
     Io(#[from] io::Error),
-    #[error("expected a snapshot file of this or the previous release, found another or a damaged header")]
+    #[error(
+        "expected a snapshot file of this or the previous release, found another or a damaged header"
+    )]
     Header,
     #[error("it ends too early")]
     Short,
@@ -205,7 +207,9 @@ impl Header {
     fn belongs(&self, owner: &Owner) -> Option<bool> {
         match self.version {
             Version::One => (self.center == owner.legacy).then_some(true),
-            Version::Two => (self.services == owner.services).then_some(self.center == owner.center),
+            Version::Two => {
+                (self.services == owner.services).then_some(self.center == owner.center)
+            }
         }
     }
 }

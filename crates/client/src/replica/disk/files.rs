@@ -18,7 +18,9 @@ pub(super) enum DirectoryError {
     )]
     Writable { mode: u32 },
     /// It belongs to somebody else.
-    #[error("expected a directory of user {expected} or root, found one of user {found}; run `chown` on it")]
+    #[error(
+        "expected a directory of user {expected} or root, found one of user {found}; run `chown` on it"
+    )]
     Owner { expected: u32, found: u32 },
     /// It is something else.
     #[error("expected a directory")]

@@ -107,9 +107,15 @@ struct State {
 }
 
 enum Write {
-    Snapshot { about: base::About, chunks: Vec<Vec<u8>> },
+    Snapshot {
+        about: base::About,
+        chunks: Vec<Vec<u8>>,
+    },
     Delta(log::Record),
-    Seen { mark: Mark, note: Note },
+    Seen {
+        mark: Mark,
+        note: Note,
+    },
     /// Is there room for a snapshot?
     Probe,
 }
@@ -172,9 +178,7 @@ pub(super) fn open(
 fn lock(file: File, path: &Path) -> Result<File, StartError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(StartError::Locked { path: path.to_owned() })
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Locked { path: path.to_owned() }),
         Err(std::fs::TryLockError::Error(source)) => {
             Err(StartError::DataDir { path: path.to_owned(), source })
         }

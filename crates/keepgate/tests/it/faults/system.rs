@@ -1,0 +1,518 @@
+//! A center, a middlebox, a gate, an upstream and callers.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::check::{Edit, Ledger, Seen};
+use super::{Dice, MAX_AGE};
+use crate::harness::{PATIENCE, Running, Scratch, eventually, free_port, keepgate, text};
+use crate::requests::Http;
+use crate::separate::policies;
+
+/// Between two requests of one caller.
+const PACE: Duration = Duration::from_millis(20);
+
+pub(super) struct System {
+    scratch: Scratch,
+    pub(super) data: PathBuf,
+    copy: PathBuf,
+    port: u16,
+    center: Option<Child>,
+    gate: Option<Running>,
+    gate_args: Vec<String>,
+    pub(super) relay: Arc<Relay>,
+    users: usize,
+    token: String,
+    seen: Arc<Mutex<Seen>>,
+    done: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl System {
+    pub(super) fn start(users: usize, ledger: &mut Ledger) -> System {
+        let scratch = Scratch::new();
+        let seen: Arc<Mutex<Seen>> = Arc::default();
+        let done = Arc::new(AtomicBool::new(false));
+        let upstream = upstream(Arc::clone(&seen));
+        let port = free_port();
+        let relay = Relay::start(port);
+        let data = scratch.join("data");
+        let mut system = System {
+            copy: scratch.join("copy"),
+            data,
+            scratch,
+            port,
+            center: None,
+            gate: None,
+            gate_args: Vec::new(),
+            relay,
+            users,
+            token: String::new(),
+            seen,
+            done,
+            threads: Vec::new(),
+        };
+        system.spawn_center().unwrap_or_else(|said| panic!("the first start: {said}"));
+        let policy = policies(&system.scratch, "5s");
+        system.command(&["apply", &policy]);
+        let keys: Vec<String> = (0..users)
+            .map(|user| {
+                let principal = format!("user::\"u{user}\"");
+                system.command(&["key", "create", "--principal", &principal]).trim().to_owned()
+            })
+            .collect();
+        let token = system.command(&["token", "create", "--role", "gate", "--service", "orders"]);
+        let token = system.scratch.write("gate.token", &token);
+        system.token =
+            std::fs::read_to_string(system.data.join("admin.token")).unwrap().trim().to_owned();
+        for user in 0..users {
+            system.edit(user, true, ledger);
+        }
+        let listen = format!("127.0.0.1:{}", free_port());
+        let admin = format!("127.0.0.1:{}", free_port());
+        let center = format!("http://127.0.0.1:{}", system.relay.port);
+        let replica = system.scratch.join("replica");
+        system.gate_args = [
+            "gate",
+            "--json",
+            "--center",
+            &center,
+            "--token-file",
+            token.to_str().unwrap(),
+            "--service",
+            "orders",
+            "--upstream",
+            &upstream,
+            "--listen",
+            &listen,
+            "--admin-listen",
+            &admin,
+            "--data",
+            replica.to_str().unwrap(),
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        system.restart_gate();
+        for (user, key) in keys.into_iter().enumerate() {
+            let (seen, done, listen) =
+                (Arc::clone(&system.seen), Arc::clone(&system.done), listen.clone());
+            system
+                .threads
+                .push(std::thread::spawn(move || call(user, &key, &listen, &seen, &done)));
+        }
+        let (seen, stop) = (Arc::clone(&system.seen), Arc::clone(&system.done));
+        system.threads.push(std::thread::spawn(move || watch_stalls(&seen, &stop)));
+        system.settle(ledger);
+        system
+    }
+
+    /// `keepgate ARGS..` at the center, which must succeed.
+    fn command(&self, args: &[&str]) -> String {
+        let url = format!("http://127.0.0.1:{}", self.port);
+        let token = self.data.join("admin.token");
+        let mut all = args.to_vec();
+        all.extend(["--center", &url, "--token-file", token.to_str().unwrap()]);
+        crate::harness::keepgate_ok(&all)
+    }
+
+    /// Permits or revokes a user who is not yet.
+    pub(super) fn toggle(&mut self, dice: &mut Dice, ledger: &mut Ledger) {
+        let user = usize::try_from(dice.below(self.users as u64)).unwrap();
+        let permitted = ledger.is_permitted(user) == Some(false);
+        self.edit(user, permitted, ledger);
+    }
+
+    fn edit(&mut self, user: usize, permitted: bool, ledger: &mut Ledger) {
+        let sent = Instant::now();
+        let answer = self.ask_edit(user, permitted);
+        let acknowledged = answer.is_some().then(Instant::now);
+        let history = answer.as_ref().and_then(|_| self.history());
+        let revision = answer.and_then(|answer| answer["revision"].as_u64());
+        let edit = Edit { user, permitted, sent, acknowledged, after_loss: false };
+        ledger.edit(edit, history.zip(revision));
+    }
+
+    /// None: the center did not say that it is done.
+    fn ask_edit(&self, user: usize, permitted: bool) -> Option<Value> {
+        let mut http = self.http()?;
+        let path = format!("/v1/services/orders/policies/u{user}");
+        let policy = format!("permit (principal == user::\"u{user}\", action, resource);");
+        let body = json!({ "text": policy }).to_string();
+        let answer = match permitted {
+            true => http.try_send("PUT", &path, &body),
+            false => http.try_send("DELETE", &path, ""),
+        };
+        let answer = answer.ok().filter(|answer| (200..300).contains(&answer.status))?;
+        Some(serde_json::from_slice(&answer.body).unwrap_or(Value::Null))
+    }
+
+    fn history(&self) -> Option<String> {
+        let answer = self.http()?.try_send("GET", "/v1/revision", "").ok()?;
+        let answer: Value = serde_json::from_slice(&answer.body).ok()?;
+        Some(answer["history"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn http(&self) -> Option<Http> {
+        let token = format!("Bearer {}", self.token);
+        Http::try_new(&format!("127.0.0.1:{}", self.port), &[("Authorization", &token)]).ok()
+    }
+
+    /// Starts the center; where it refuses, by the way that it names. Then its state is compared.
+    pub(super) fn start_center(&mut self, ledger: &mut Ledger) {
+        let mut lost = false;
+        for attempt in 0.. {
+            assert!(attempt < 4, "the way out that the center names does not lead out");
+            let said = match self.spawn_center() {
+                Ok(()) => break,
+                Err(said) => said,
+            };
+            lost = true;
+            self.kill_center();
+            let way = ledger.refused(&said);
+            let mut command = keepgate();
+            command.args(["center", way, "--data", self.data.to_str().unwrap()]);
+            let done = crate::harness::run(command);
+            assert_eq!(done.code, 0, "`center {way}` after {said}: {done:?}");
+        }
+        let permitted: Vec<bool> = {
+            let mut http = self.http().expect("the center is up");
+            (0..self.users)
+                .map(|user| {
+                    let path = format!("/v1/services/orders/policies/u{user}");
+                    match http.send("GET", &path, "").status {
+                        200 => true,
+                        404 => false,
+                        status => panic!("{path}: {status}"),
+                    }
+                })
+                .collect()
+        };
+        ledger.found(&permitted, lost);
+        if lost {
+            // What was copied before a declared loss is of a history that gates no longer know: see
+            // the limits in docs/reliability.md.
+            let _ = std::fs::remove_dir_all(&self.copy);
+        }
+    }
+
+    /// Err: what it said when it ended, or why it is not ready.
+    fn spawn_center(&mut self) -> Result<(), String> {
+        let log = self.scratch.join("center.log");
+        let file = std::fs::File::create(&log).unwrap();
+        let listen = format!("127.0.0.1:{}", self.port);
+        let mut command = keepgate();
+        command
+            .args(["center", "--json", "--data", self.data.to_str().unwrap(), "--listen", &listen])
+            .stdout(Stdio::null())
+            .stderr(file);
+        self.center = Some(command.spawn().unwrap());
+        let until = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < until, "the center neither serves nor says why");
+            let center = self.center.as_mut().unwrap();
+            if center.try_wait().unwrap().is_some() {
+                self.center = None;
+                return Err(std::fs::read_to_string(&log).unwrap());
+            }
+            let ready = Http::try_new(&listen, &[])
+                .and_then(|mut http| http.try_send("GET", "/readyz", ""));
+            match ready {
+                Ok(answer) if answer.status == 200 => return Ok(()),
+                // It learned from a follower that it has lost something.
+                Ok(answer) if answer.text().contains("lost") => {
+                    return Err(std::fs::read_to_string(&log).unwrap() + &answer.text());
+                }
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    pub(super) fn signal_center(&self, signal: i32) {
+        if let Some(center) = &self.center {
+            send(center.id(), signal);
+        }
+    }
+
+    pub(super) fn kill_center(&mut self) {
+        if let Some(mut center) = self.center.take() {
+            let _ = center.kill();
+            center.wait().unwrap();
+        }
+    }
+
+    pub(super) fn freeze_gate(&self) {
+        self.gate.as_ref().unwrap().send(libc::SIGSTOP);
+    }
+
+    pub(super) fn thaw_gate(&self) {
+        self.seen.lock().unwrap().thaws.push(Instant::now());
+        self.gate.as_ref().unwrap().send(libc::SIGCONT);
+    }
+
+    pub(super) fn restart_gate(&mut self) {
+        if let Some(gate) = self.gate.take() {
+            gate.kill();
+        }
+        let args: Vec<&str> = self.gate_args.iter().map(String::as_str).collect();
+        let mut gate = Running::keepgate(&args);
+        text(&gate.json(), "/gate");
+        self.gate = Some(gate);
+    }
+
+    /// Puts these files back as they were at the last copy, in place; then makes another copy.
+    pub(super) fn restore_copy(&self, names: &[&str]) {
+        if self.copy.exists() {
+            for name in names {
+                match std::fs::read(self.copy.join(name)) {
+                    Ok(bytes) => std::fs::write(self.data.join(name), bytes).unwrap(),
+                    Err(_) => drop(std::fs::remove_file(self.data.join(name))),
+                }
+            }
+        }
+    }
+
+    fn renew_copy(&self) {
+        let _ = std::fs::remove_dir_all(&self.copy);
+        copy_directory(&self.data, &self.copy);
+    }
+
+    /// A copy of the directory behind the same address must not serve; then the right one is back.
+    pub(super) fn try_copied_directory(&mut self) {
+        if !self.copy.exists() {
+            self.renew_copy();
+        }
+        let (data, aside) = (self.data.clone(), self.scratch.join("aside"));
+        std::fs::rename(&data, &aside).unwrap();
+        copy_directory(&self.copy, &data);
+        let said = self.spawn_center();
+        self.kill_center();
+        let said = said.expect_err("a copied directory served");
+        assert!(said.contains("adopt"), "the way out of a copy: {said}");
+        std::fs::remove_dir_all(&data).unwrap();
+        std::fs::rename(&aside, &data).unwrap();
+    }
+
+    /// Waits until the gate decides as the center does, for all users.
+    pub(super) fn settle(&mut self, ledger: &mut Ledger) {
+        for user in 0..self.users {
+            if ledger.is_permitted(user).is_none() {
+                self.edit(user, true, ledger);
+            }
+        }
+        let began = Instant::now();
+        eventually("the gate decides as the center", || {
+            let seen = self.seen.lock().unwrap();
+            let last = |user: usize| {
+                seen.answers.iter().rev().find(|(at, of, _)| *of == user && *at > began)
+            };
+            (0..self.users)
+                .all(|user| {
+                    let expected = match ledger.is_permitted(user) {
+                        Some(false) => 403,
+                        _ => 200,
+                    };
+                    last(user).is_some_and(|(_, _, status)| *status == expected)
+                })
+                .then_some(())
+        });
+        // For the next restore: a state that is behind by then.
+        if self.center.is_some() && !self.copy.exists() {
+            self.signal_center(libc::SIGSTOP);
+            self.renew_copy();
+            self.signal_center(libc::SIGCONT);
+        }
+    }
+
+    pub(super) fn stop(mut self) -> Seen {
+        // What is revoked last has its time to arrive.
+        std::thread::sleep(MAX_AGE + Duration::from_secs(1));
+        self.done.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+        if let Some(gate) = self.gate.take() {
+            gate.kill();
+        }
+        self.kill_center();
+        std::mem::take(&mut *self.seen.lock().unwrap())
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::SeqCst);
+        self.kill_center();
+    }
+}
+
+fn send(pid: u32, signal: i32) {
+    // SAFETY: the process is our child and has not been waited for, so the id is its.
+    assert_eq!(unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) }, 0);
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    let mut cp = Command::new("cp");
+    cp.arg("-a").arg(from).arg(to);
+    let said = crate::harness::run(cp);
+    assert_eq!(said.code, 0, "{said:?}");
+}
+
+/// A caller: one request after the other, whatever the answers.
+fn call(user: usize, key: &str, gate: &str, seen: &Mutex<Seen>, done: &AtomicBool) {
+    let mut http = None;
+    while !done.load(Ordering::SeqCst) {
+        std::thread::sleep(PACE);
+        let mut open = match http.take() {
+            Some(open) => open,
+            None => match Http::try_new(gate, &[("X-Api-Key", key)]) {
+                Ok(open) => open,
+                Err(_) => continue,
+            },
+        };
+        if let Ok(answer) = open.try_send("GET", "/orders", "") {
+            seen.lock().unwrap().answers.push((Instant::now(), user, answer.status));
+            http = Some(open);
+        }
+    }
+}
+
+/// Notes when threads of this process get their turn late: what they note is late then, too.
+fn watch_stalls(seen: &Mutex<Seen>, done: &AtomicBool) {
+    const STEP: Duration = Duration::from_millis(5);
+    while !done.load(Ordering::SeqCst) {
+        let before = Instant::now();
+        std::thread::sleep(STEP);
+        let late = before.elapsed().saturating_sub(STEP);
+        if late > STEP {
+            seen.lock().unwrap().stalls.push((Instant::now(), late));
+        }
+    }
+}
+
+/// Notes whose requests arrive, and when.
+fn upstream(seen: Arc<Mutex<Seen>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let seen = Arc::clone(&seen);
+            std::thread::spawn(move || serve(stream, &seen));
+        }
+    });
+    url
+}
+
+fn serve(stream: TcpStream, seen: &Mutex<Seen>) {
+    let mut to = stream.try_clone().unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(Ok(first)) = lines.next() {
+        let arrived = Instant::now();
+        assert!(first.starts_with("GET "), "{first}");
+        let mut user = None;
+        for line in lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+            let line = line.to_ascii_lowercase();
+            if let Some(principal) = line.strip_prefix("keepgate-principal:") {
+                let digits: String = principal.chars().filter(char::is_ascii_digit).collect();
+                user = digits.parse().ok();
+            }
+        }
+        if let Some(user) = user {
+            seen.lock().unwrap().arrivals.push((arrived, user));
+        }
+        if to.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
+            return;
+        }
+    }
+}
+
+/// A middlebox between gate and center.
+pub(super) struct Relay {
+    pub(super) port: u16,
+    cut: AtomicBool,
+    hold: AtomicBool,
+    /// Which connections are open still: those of an earlier cut are not.
+    cuts: AtomicU64,
+}
+
+impl Relay {
+    fn start(center: u16) -> Arc<Relay> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = Arc::new(Relay {
+            port: listener.local_addr().unwrap().port(),
+            cut: AtomicBool::new(false),
+            hold: AtomicBool::new(false),
+            cuts: AtomicU64::new(0),
+        });
+        let accepting = Arc::clone(&relay);
+        std::thread::spawn(move || {
+            for gate in listener.incoming().map_while(Result::ok) {
+                if !accepting.cut.load(Ordering::SeqCst) {
+                    accepting.join(gate, center);
+                }
+            }
+        });
+        relay
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test is not the product")]
+    fn join(self: &Arc<Relay>, gate: TcpStream, center: u16) {
+        let Ok(center) = TcpStream::connect(("127.0.0.1", center)) else { return };
+        let born = self.cuts.load(Ordering::SeqCst);
+        for (from, to, is_down) in
+            [(gate.try_clone().unwrap(), center.try_clone().unwrap(), false), (center, gate, true)]
+        {
+            let relay = Arc::clone(self);
+            std::thread::spawn(move || relay.pump(from, to, born, is_down));
+        }
+    }
+
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream, born: u64, is_down: bool) {
+        from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let read = from.read(&mut buffer);
+            if self.cuts.load(Ordering::SeqCst) != born {
+                break;
+            }
+            match read {
+                Ok(0) => break,
+                Ok(read) => {
+                    while is_down && self.hold.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    if to.write_all(&buffer[..read]).is_err() {
+                        break;
+                    }
+                }
+                Err(error) if is_timeout(&error) => {}
+                Err(_) => break,
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+
+    /// Cut: what is open ends, and nothing new is joined.
+    pub(super) fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::SeqCst);
+        if cut {
+            self.cuts.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Held: what the center says is taken and delivered later.
+    pub(super) fn hold(&self, hold: bool) {
+        self.hold.store(hold, Ordering::SeqCst);
+    }
+}
+
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+}
