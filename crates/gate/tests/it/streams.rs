@@ -352,7 +352,8 @@ async fn under_pressure_the_slowest_body_goes_first() {
     assert_eq!(cut(&gate, "body_pressure").await, 1.0);
 }
 
-/// A request that waited for its connection is not sent when permissions have become too old.
+/// A request that waited for its connection is not sent when the permissions that it was decided on
+/// have become too old, whatever is known of others meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn age_is_checked_again_after_the_queue() {
     let (release, held) = tokio::sync::watch::channel(false);
@@ -381,9 +382,16 @@ async fn age_is_checked_again_after_the_queue() {
     })
     .await;
     gate.source.set_age(Duration::from_secs(7_200));
+    // A younger world comes, which would say the same; the request was decided on the older one.
+    let mut draft = Draft::orders();
+    draft.revision = 2;
+    gate.source.replace(draft.world());
+    gate.source.set_age(Duration::ZERO);
+    assert_eq!(gate.metric("keepgate_gate_replica_age_seconds").await, 0.0);
     release.send_replace(true);
     assert_eq!(first.await.unwrap().status, 200);
     assert_eq!(queued.await.unwrap().is_problem(503, "no-decision")["reason"], "stale");
+    assert_eq!(get(gate.addr, "/orders", &[ALICE]).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
