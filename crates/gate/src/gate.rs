@@ -183,6 +183,7 @@ impl Gate {
             let (common, metrics) = (Arc::clone(&self.common), Arc::clone(metrics));
             let started = std::thread::Builder::new()
                 .name(format!("gate-{number}"))
+                .stack_size(keepgate_policy::DECISION_STACK)
                 .spawn(move || drop(ended.send(run_worker(common, number, metrics, listener))));
             if let Err(source) = started {
                 self.common.stop();

@@ -223,9 +223,10 @@ impl Response {
         Response { decision: false, context: Some(context) }
     }
 
-    /// A batch item that cannot be put to the engine.
+    /// A batch item that has no decision: 400 where it is at fault, 503 where the policies are.
     pub fn refused(error: &QueryError) -> Response {
-        Response::error(400, error.to_string())
+        let status = if error.is_undecided() { 503 } else { 400 };
+        Response::error(status, error.to_string())
     }
 }
 

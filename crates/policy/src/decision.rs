@@ -31,7 +31,8 @@ pub struct Query<'a> {
     pub resource_properties: &'a BTreeMap<String, serde_json::Value>,
 }
 
-/// The question cannot be put to the engine; a caller's 400, never a denial.
+/// There is no decision, and that is never a denial. The question cannot be put to the engine, a
+/// caller's 400; or a policy cannot be evaluated ([`QueryError::Undecided`]), a 503.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     /// No such service in this world.
@@ -40,6 +41,15 @@ pub enum QueryError {
     /// A type that is no Cedar name, where one is needed.
     #[error("`{0}` is not an entity type")]
     Type(String),
+    /// A policy whose scope matches was not evaluated to its end, for want of a resource. Cedar
+    /// skips such a policy; here it might forbid, so nothing is decided.
+    #[error("policy `{policy}` cannot be evaluated: {reason}")]
+    Undecided {
+        /// The policy; `schema` where it is the service's schema.
+        policy: PolicyName,
+        /// The bound that was met, and what to do.
+        reason: String,
+    },
     /// A value that cannot be a Cedar value.
     #[error("`{path}`: {reason}")]
     Value {
@@ -91,6 +101,14 @@ pub struct Decision {
     pub errors: Vec<EvaluationError>,
     /// The revision that was asked.
     pub revision: Revision,
+}
+
+impl QueryError {
+    /// Whether the caller did nothing wrong: the same question may be decided after a change of
+    /// the policies, or on a thread with more stack.
+    pub fn is_undecided(&self) -> bool {
+        matches!(self, QueryError::Undecided { .. })
+    }
 }
 
 impl Decision {

@@ -1,13 +1,33 @@
 //! JSON without members that occur twice (RFC 7493 section 2.3): two readers of the same bytes
 //! must not see different things. For all that comes from callers: bodies, tokens.
 //!
-//! Nesting is bounded by `serde_json`: 128 levels.
+//! Nesting is bounded by `serde_json`: 128 levels. What is stored nests less ([`MAX_DEPTH`]), so
+//! that it can be sent within something else.
 
 use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+
+/// The levels to which a stored value may nest: an attribute, a tag, a rule, a plan.
+pub const MAX_DEPTH: usize = 100;
+
+/// Whether a value nests deeper than [`MAX_DEPTH`]; a plain one has no level. Walked without
+/// recursion.
+pub fn is_too_deep(value: &Value) -> bool {
+    let mut open = vec![(value, 0)];
+    while let Some((value, depth)) = open.pop() {
+        let below = depth + 1;
+        match value {
+            Value::Array(_) | Value::Object(_) if depth >= MAX_DEPTH => return true,
+            Value::Array(list) => open.extend(list.iter().map(|value| (value, below))),
+            Value::Object(members) => open.extend(members.values().map(|value| (value, below))),
+            _ => {}
+        }
+    }
+    false
+}
 
 /// Why bytes are no such JSON.
 #[derive(Debug, thiserror::Error)]

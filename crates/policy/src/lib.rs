@@ -26,13 +26,18 @@ pub mod proto;
 pub mod route;
 pub mod router;
 pub mod service;
+mod stack;
 pub mod uid;
 pub mod validate;
 pub mod wire;
 pub mod world;
 
+pub use cedar_text::{
+    MAX_DEPTH, MAX_ENVIRONMENTS, MAX_HIERARCHY, MAX_MEMBERS, MAX_TERMS, MAX_TOKENS, MAX_TYPES,
+};
 pub use decision::{Decision, DenyReason, Effect, EvaluationError, PolicyName, Query};
 pub use digest::Digest;
 pub use mark::{HistoryId, Mark};
 pub use model::{Change, Delta, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, Uid};
+pub use stack::DECISION_STACK;
 pub use world::World;

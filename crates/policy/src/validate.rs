@@ -9,7 +9,7 @@ mod policies;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use cedar_policy::Schema;
+use cedar_policy_core::validator::ValidatorSchema;
 
 use crate::bundle::Place;
 use crate::cedar_text;
@@ -132,6 +132,15 @@ impl Check {
             let message = format!("it has {bytes} bytes, at most {MAX_ITEM_BYTES}; divide it");
             self.problem(key, message);
         }
+        for (name, value) in values(&item.body) {
+            if crate::json::is_too_deep(value) {
+                let message = format!(
+                    "`{name}` nests more than {0} levels deep, at most {0} are allowed",
+                    crate::json::MAX_DEPTH
+                );
+                self.problem(key, message);
+            }
+        }
         for uid in uids(&item.body) {
             if !uid.has_valid_kind() {
                 self.problem(key, format!("`{}` is not an entity type", uid.kind));
@@ -154,6 +163,7 @@ impl Check {
 
     /// A depth-first walk with an explicit stack: a long chain is no reason to overflow.
     fn circles(&mut self, parents: &Edges<'_>) {
+        let before = self.problems.len();
         let mut starts: Vec<&&Uid> = parents.keys().collect();
         starts.sort();
         let mut done: BTreeSet<&Uid> = BTreeSet::new();
@@ -169,16 +179,14 @@ impl Check {
                 *next += 1;
                 match edge {
                     Some((parent, key)) if on_path.contains(parent) => {
+                        if self.problems.len() - before >= CIRCLES {
+                            return;
+                        }
                         let from = path.iter().position(|(uid, _)| uid == parent).unwrap_or(0);
-                        let circle: Vec<String> = path
-                            .iter()
-                            .skip(from)
-                            .map(|(uid, _)| uid.to_string())
-                            .chain([parent.to_string()])
-                            .collect();
+                        let steps = path.iter().skip(from).map(|(uid, _)| *uid);
                         let message = format!(
                             "membership leads in a circle: {}; remove one step of it",
-                            circle.join(" in ")
+                            circle(steps, path.len() - from, parent)
                         );
                         self.problem(key, message);
                     }
@@ -207,12 +215,9 @@ impl Check {
             ItemBody::Schema(body) => Some((&item.key, &body.text)),
             _ => None,
         });
-        let schema = match schema {
-            Some((key, text)) => self.schema(key, text),
-            None => None,
-        };
-        self.policies(schema.as_ref(), own);
-        self.entities(schema.as_ref(), own);
+        let schema = schema.and_then(|(key, text)| Some((key, self.schema(key, text)?)));
+        self.policies(schema.as_ref().map(|(key, schema)| (*key, schema)), own);
+        self.entities(schema.as_ref().map(|(_, schema)| schema), own);
         let has_parents =
             |item: &&Item| matches!(&item.body, ItemBody::Entity(body) if !body.parents.is_empty());
         if own.iter().any(has_parents) && !self.directory_has_circles {
@@ -221,11 +226,10 @@ impl Check {
         self.routes(own);
     }
 
-    fn schema(&mut self, key: &ItemKey, text: &str) -> Option<Schema> {
-        match Schema::from_cedarschema_str(text) {
-            Ok((schema, _warnings)) => Some(schema),
+    fn schema(&mut self, key: &ItemKey, text: &str) -> Option<ValidatorSchema> {
+        match cedar_text::schema::parse(text) {
+            Ok(schema) => Some(schema),
             Err(error) => {
-                let error = cedar_text::explained(&error, text);
                 self.at(key, error.line, error.message);
                 None
             }
@@ -267,6 +271,20 @@ impl Check {
     }
 }
 
+/// The most circles that are told; each takes as long as its path.
+const CIRCLES: usize = 100;
+
+/// A circle in words; of a long one its beginning and its end.
+fn circle<'u>(steps: impl Iterator<Item = &'u Uid>, count: usize, back: &Uid) -> String {
+    const SHOWN: usize = 10;
+    let mut shown: Vec<String> = steps.take(SHOWN).map(ToString::to_string).collect();
+    if count > SHOWN {
+        shown.push(format!(".. ({} more)", count - SHOWN));
+    }
+    shown.push(back.to_string());
+    shown.join(" in ")
+}
+
 /// From an entity to its parents, with the item that says so.
 type Edges<'a> = HashMap<&'a Uid, Vec<(&'a Uid, &'a ItemKey)>>;
 
@@ -285,6 +303,18 @@ fn edges<'a>(items: impl Iterator<Item = &'a Item>) -> Edges<'a> {
         }
     }
     parents
+}
+
+/// The values of an item that may have any form, with their names.
+fn values(body: &ItemBody) -> Vec<(&str, &serde_json::Value)> {
+    match body {
+        ItemBody::Entity(body) => {
+            body.attrs.iter().chain(&body.tags).map(|(name, value)| (name.as_str(), value)).collect()
+        }
+        ItemBody::Limit(value) => vec![("rule", value)],
+        ItemBody::Plan(value) => vec![("plan", value)],
+        _ => Vec::new(),
+    }
 }
 
 /// Identifiers that must be of a Cedar type.

@@ -118,7 +118,7 @@ impl Panel {
     fn single(&self, evaluation: &Evaluation) -> Answer<Response> {
         match self.decide(evaluation) {
             Ok(decision) => Ok(Response::decided(&decision)),
-            Err(e) => Err(Problem::bad_request(e.to_string())),
+            Err(e) => Err(Problem::of_query(&e)),
         }
     }
 

@@ -95,7 +95,7 @@ pub(crate) async fn check(
             resource_properties: &none,
         };
         let answer =
-            head.world.explain(&query).map_err(|e| Problem::bad_request(crate::chain(&e)))?;
+            head.world.explain(&query).map_err(|e| Problem::of_query(&e))?;
         answers.push((service, answer));
     }
     let effect = answers

@@ -5,6 +5,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use keepgate_policy::decision::QueryError;
 use serde_json::{Map, Value, json};
 
 use crate::desk::{self, Refusal};
@@ -87,6 +88,20 @@ impl Problem {
         let title = "the center failed";
         let detail = "its log says why, under this request id";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", title, detail)
+    }
+
+    /// A question that has no decision: the caller's fault, or a policy's.
+    pub(crate) fn of_query(error: &QueryError) -> Problem {
+        if error.is_undecided() {
+            let title = "the policies cannot decide it";
+            return Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no-decision",
+                title,
+                error.to_string(),
+            );
+        }
+        Problem::bad_request(error.to_string())
     }
 
     fn unavailable(detail: impl Into<String>) -> Problem {

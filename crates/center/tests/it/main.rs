@@ -10,6 +10,7 @@ mod admin;
 mod apply;
 mod authzen;
 mod crash;
+mod depth;
 mod fixture;
 mod follow;
 mod history;

@@ -201,6 +201,15 @@ pub enum NoDecision {
     /// The replica does not have this service.
     #[error("the service `{0}` is unknown")]
     UnknownService(String),
+    /// A policy that might forbid was not evaluated to its end: it is beyond a bound, or the
+    /// calling thread has too little stack left.
+    #[error("policy `{policy}` cannot be evaluated: {reason}")]
+    Undecided {
+        /// The policy's id.
+        policy: keepgate_policy::PolicyName,
+        /// The bound that was met, and what to do.
+        reason: String,
+    },
     /// The question is at fault, not the replica.
     #[error("the question cannot be decided")]
     Question(#[source] QueryError),
@@ -215,6 +224,7 @@ impl NoDecision {
             NoDecision::Stale { .. } => "stale",
             NoDecision::TooOld { .. } => "too_old",
             NoDecision::UnknownService(_) => "unknown_service",
+            NoDecision::Undecided { .. } => "undecided",
             NoDecision::Question(_) => "question",
         }
     }
@@ -566,6 +576,9 @@ fn decide(
     match published.state.world.decide(query) {
         Ok(decision) => Ok(Answer { decision, age }),
         Err(QueryError::UnknownService(service)) => Err(NoDecision::UnknownService(service)),
+        Err(QueryError::Undecided { policy, reason }) => {
+            Err(NoDecision::Undecided { policy, reason })
+        }
         Err(error) => Err(NoDecision::Question(error)),
     }
 }

@@ -12,6 +12,7 @@
 
 mod age;
 mod center;
+mod depth;
 mod dial;
 mod disk;
 mod embed;

@@ -42,6 +42,16 @@ pub(crate) fn run(x: &mut Exchange) -> Verdict {
         Err(QueryError::UnknownService(_)) => {
             no_decision("no_service", "the gate does not know its service yet").into()
         }
+        Err(error @ QueryError::Undecided { .. }) => {
+            x.worker.metrics.policy_errors.add(1);
+            tracing::debug!(
+                target: "keepgate::decision",
+                request_id = x.request_id.to_str().unwrap_or_default(),
+                %error,
+                "nothing was decided"
+            );
+            no_decision("undecided", "a policy cannot be evaluated").into()
+        }
         Err(error) => Problem::new(Kind::BadRequest, error.to_string()).into(),
     }
 }

@@ -12,6 +12,7 @@ mod bodies;
 mod clients;
 mod crawl;
 mod decide;
+mod depth;
 mod identify;
 mod limits;
 mod limits_of_time;

@@ -137,7 +137,11 @@ commands! {
 /// A runtime for a command that serves: a thread for each core.
 pub(crate) fn server_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     use anyhow::Context as _;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting a runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(keepgate_policy::DECISION_STACK)
+        .build()
+        .context("starting a runtime")
 }
 
 /// A runtime for a command that talks to a few servers: one thread.

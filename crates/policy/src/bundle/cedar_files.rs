@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use super::Reader;
 use super::line::line_of;
-use crate::cedar_text::{self, PolicyError};
+use crate::cedar_text::{self, PolicyError, Sort};
 use crate::model::{Item, ItemBody, PolicyBody};
 
 /// Starts a line that gives the next policy's id, as a JSON string.
@@ -51,12 +51,9 @@ fn item_of(
     index: usize,
     piece: &Piece<'_>,
 ) -> Result<Item, PolicyError> {
-    let error = |message: String| PolicyError { line: None, message };
-    let annotation = if piece.has_slot {
-        cedar_text::template(None, piece.text)?.annotation("id").map(str::to_owned)
-    } else {
-        cedar_text::policy(None, piece.text)?.annotation("id").map(str::to_owned)
-    };
+    let error = |message: String| PolicyError::whole(message);
+    let sort = if piece.has_slot { Sort::Template } else { Sort::Policy };
+    let annotation = cedar_text::annotated_id(sort, piece.text)?;
     if annotation.as_deref() == Some("") {
         return Err(error("`@id` is empty; write `@id(\"..\")`".to_owned()));
     }

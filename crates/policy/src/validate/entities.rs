@@ -1,14 +1,28 @@
 //! Entities of one service against its schema, or of the directory against none.
 
 use cedar_policy::{Entity, Schema};
+use cedar_policy_core::validator::ValidatorSchema;
 use serde_json::Value;
 
 use super::Check;
 use crate::cedar_text;
 use crate::model::{Item, ItemBody};
+use crate::stack::{self, Need};
 
 impl Check {
-    pub(super) fn entities(&mut self, schema: Option<&Schema>, items: &[&Item]) {
+    pub(super) fn entities(&mut self, schema: Option<&ValidatorSchema>, items: &[&Item]) {
+        if !items.iter().any(|item| matches!(item.body, ItemBody::Entity(_))) {
+            return;
+        }
+        let schema = schema.map(|schema| Schema::from(schema.clone()));
+        // A few levels of JSON are many levels of calls.
+        let checked = stack::run(Need::Large, || self.entities_against(schema.as_ref(), items));
+        if let (Err(error), Some(first)) = (checked, items.first()) {
+            self.problem(&first.key, error.to_string());
+        }
+    }
+
+    fn entities_against(&mut self, schema: Option<&Schema>, items: &[&Item]) {
         for item in items {
             let ItemBody::Entity(body) = &item.body else {
                 continue;

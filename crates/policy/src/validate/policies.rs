@@ -1,37 +1,70 @@
 //! Policies, templates, links and grants of one service.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
-use cedar_policy::{
-    EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet, Schema, SlotId, ValidationMode,
-    Validator,
+use cedar_policy_core::ast::{
+    Eid, EntityType, EntityUID, PolicyID, PolicySet, SlotId, StaticPolicy, Template,
 };
+use cedar_policy_core::validator::typecheck::Typechecker;
+use cedar_policy_core::validator::{ValidationError, ValidationMode, Validator, ValidatorSchema};
+
+use miette::Diagnostic;
 
 use super::Check;
 use crate::bundle::MARKER;
-use crate::cedar_text::{self, PolicyError};
+use crate::cedar_text::{self, PolicyError, Sort};
 use crate::model::{GrantBody, Item, ItemBody, ItemKey, LinkBody, Uid};
+use crate::stack::{self, Need};
+
+/// The most problems that are told of one policy; the first ones are the useful ones.
+const TOLD: usize = 20;
 
 impl Check {
-    pub(super) fn policies(&mut self, schema: Option<&Schema>, own: &[&Item]) {
-        let mut set = PolicySet::new();
+    pub(super) fn policies(&mut self, schema: Option<(&ItemKey, &ValidatorSchema)>, own: &[&Item]) {
         let mut ids: BTreeMap<&str, (&ItemKey, &str)> = BTreeMap::new();
+        let mut need = Need::Small;
         for item in own {
             let text = match &item.body {
                 ItemBody::Policy(body) | ItemBody::Template(body) => body.text.as_str(),
                 ItemBody::Link(_) | ItemBody::Grant(_) => "",
                 _ => continue,
             };
+            if cedar_text::need(text) == Need::Large {
+                need = Need::Large;
+            }
             if let Some((other, _)) = ids.insert(&item.key.id, (&item.key, text)) {
                 let message = format!("there is a {} of this id already", other.kind);
                 self.problem(&item.key, message);
             }
         }
+        // The type checker recurses, so it runs where the stack suffices for all of them; there
+        // the set is dropped too.
+        let checked = stack::run(need, || {
+            let set = self.set(own);
+            if let Some((key, schema)) = schema {
+                self.against(key, schema, &set, &ids);
+            }
+        });
+        if let (Err(error), Some(first)) = (checked, own.first()) {
+            self.problem(&first.key, error.to_string());
+        }
+        if let Some((_, schema)) = schema {
+            self.grants(schema, own);
+        }
+    }
+
+    fn set(&mut self, own: &[&Item]) -> PolicySet {
+        let mut set = PolicySet::new();
         // Templates before their links.
         for item in own {
             let added = match &item.body {
-                ItemBody::Policy(body) => self.policy(&item.key, &body.text, &mut set),
-                ItemBody::Template(body) => self.template(&item.key, &body.text, &mut set),
+                ItemBody::Policy(body) => {
+                    self.add(Sort::Policy, &item.key, &body.text, &mut set)
+                }
+                ItemBody::Template(body) => {
+                    self.add(Sort::Template, &item.key, &body.text, &mut set)
+                }
                 _ => Ok(()),
             };
             if let Err(error) = added {
@@ -43,50 +76,98 @@ impl Check {
                 self.link(&item.key, body, &mut set);
             }
         }
-        let Some(schema) = schema else {
-            return;
-        };
-        let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
+        set
+    }
+
+    /// What Cedar's validator says in strict mode. It is called in its parts, because as a whole
+    /// it passes a policy that it could not check to the end (4.14.1: a type checker out of stack
+    /// adds no error, and only its result says so).
+    fn against(
+        &mut self,
+        key: &ItemKey,
+        schema: &ValidatorSchema,
+        set: &PolicySet,
+        ids: &BTreeMap<&str, (&ItemKey, &str)>,
+    ) {
+        if let Err(error) = schema.check_complete() {
+            return self.problem(key, cedar_text::explained(&error, "").message);
+        }
         let first = self.problems.len();
-        for error in result.validation_errors() {
-            let id: &str = error.policy_id().as_ref();
-            if let Some((key, text)) = ids.get(id) {
-                let PolicyError { line, message } = cedar_text::explained(error, text);
-                // Cedar names the policy first, and so does the problem.
-                let named = format!("for policy `{id}`, ");
-                let message = message.strip_prefix(&named).unwrap_or(&message).to_owned();
-                self.at(key, line, message);
+        let checker = Typechecker::new(schema, ValidationMode::Strict);
+        for template in set.all_templates() {
+            let mut errors: HashSet<ValidationError> =
+                Validator::validate_entity_types_and_literals(schema, template).collect();
+            let is_well_typed =
+                checker.typecheck_policy(template, &mut errors, &mut HashSet::new());
+            if errors.is_empty() && !is_well_typed {
+                self.unchecked(template, ids);
+            }
+            self.told(template.id().as_ref(), errors.iter(), ids);
+        }
+        if let Some(links) = scopes_of_links(set) {
+            let result = Validator::new(schema.clone()).validate(&links, ValidationMode::Strict);
+            let result = cedar_policy::ValidationResult::from(result);
+            for error in result.validation_errors() {
+                let id: &str = error.policy_id().as_ref();
+                // What is said of a template is said already.
+                if links.get_template(&PolicyID::from_string(id)).is_none() {
+                    self.told(id, std::iter::once(error), ids);
+                }
             }
         }
         // Cedar's order is that of a hash map; people compare two runs.
         if let Some(found) = self.problems.get_mut(first..) {
             found.sort_by(|a, b| (&a.key, a.line, &a.message).cmp(&(&b.key, b.line, &b.message)));
         }
-        self.grants(schema, own);
     }
 
-    fn policy(
+    fn told<'e, E: Diagnostic + 'e>(
         &mut self,
+        id: &str,
+        errors: impl Iterator<Item = &'e E>,
+        ids: &BTreeMap<&str, (&ItemKey, &str)>,
+    ) {
+        let Some((key, text)) = ids.get(id) else { return };
+        // Cedar names the policy first, and so does the problem.
+        let named = format!("for policy `{id}`, ");
+        let mut told: Vec<(Option<usize>, String)> = errors
+            .map(|error| cedar_text::explained(error, text))
+            .map(|error| {
+                let message = error.message.strip_prefix(&named).unwrap_or(&error.message);
+                (error.line, message.to_owned())
+            })
+            .collect();
+        told.sort();
+        for (line, message) in told.into_iter().take(TOLD) {
+            self.at(key, line, message);
+        }
+    }
+
+    /// The type checker did not get to the end. The bounds on depth make that impossible; should
+    /// they ever not, the policy does not land.
+    fn unchecked(&mut self, template: &Template, ids: &BTreeMap<&str, (&ItemKey, &str)>) {
+        let id: &str = template.id().as_ref();
+        if let Some((key, _)) = ids.get(id) {
+            let message = "it could not be checked against the schema to its end, because it nests \
+                           too deep; divide it";
+            self.problem(key, message);
+        }
+    }
+
+    fn add(
+        &mut self,
+        sort: Sort,
         key: &ItemKey,
         text: &str,
         set: &mut PolicySet,
     ) -> Result<(), PolicyError> {
-        let policy = cedar_text::policy(Some(&key.id), text)?;
-        self.text(key, text, policy.annotation("id"));
+        let template = cedar_text::template(sort, &key.id, text)?;
+        self.text(key, text, cedar_text::id_of(&template));
         // The only other error is an id that is there already, which is said.
-        let _ = set.add(policy);
-        Ok(())
-    }
-
-    fn template(
-        &mut self,
-        key: &ItemKey,
-        text: &str,
-        set: &mut PolicySet,
-    ) -> Result<(), PolicyError> {
-        let template = cedar_text::template(Some(&key.id), text)?;
-        self.text(key, text, template.annotation("id"));
-        let _ = set.add_template(template);
+        match StaticPolicy::try_from(template.clone()) {
+            Ok(policy) => set.add_static(policy).unwrap_or_default(),
+            Err(_) => set.add_template(template).unwrap_or_default(),
+        }
         Ok(())
     }
 
@@ -103,8 +184,8 @@ impl Check {
     }
 
     fn link(&mut self, key: &ItemKey, body: &LinkBody, set: &mut PolicySet) {
-        let template = PolicyId::new(&body.template);
-        if set.template(&template).is_none() {
+        let template = PolicyID::from_string(&body.template);
+        if set.get_template(&template).is_none_or(|template| template.slots().next().is_none()) {
             let message = format!("there is no template `{}`", body.template);
             return self.problem(key, message);
         }
@@ -121,7 +202,7 @@ impl Check {
                 None => {}
             }
         }
-        if let Err(error) = set.link(template, PolicyId::new(&key.id), values) {
+        if let Err(error) = set.link(template, PolicyID::from_string(&key.id), values) {
             let error = cedar_text::explained(&error, "");
             self.problem(key, error.message);
         }
@@ -129,12 +210,14 @@ impl Check {
 
     /// A grant has no condition, so all that Cedar's validator could object to is a name that
     /// the schema does not have.
-    fn grants(&mut self, schema: &Schema, own: &[&Item]) {
+    fn grants(&mut self, schema: &ValidatorSchema, own: &[&Item]) {
         let actions: BTreeSet<Uid> = schema
-            .actions()
-            .map(|uid| Uid::new(uid.type_name().to_string(), uid.id().unescaped()))
+            .action_ids()
+            .map(|action| action.name())
+            .map(|uid| Uid::new(uid.entity_type().to_string(), uid.eid().as_ref() as &str))
             .collect();
-        let types: BTreeSet<String> = schema.entity_types().map(ToString::to_string).collect();
+        let types: BTreeSet<String> =
+            schema.entity_types().map(|kind| kind.name().to_string()).collect();
         for item in own {
             let ItemBody::Grant(GrantBody { principal, actions: granted, resource }) = &item.body
             else {
@@ -174,7 +257,77 @@ fn some_of(names: impl Iterator<Item = String>) -> String {
     }
 }
 
-pub(super) fn cedar_uid(uid: &Uid) -> Option<EntityUid> {
-    let kind: EntityTypeName = uid.kind.parse().ok()?;
-    Some(EntityUid::from_type_name_and_id(kind, EntityId::new(&uid.id)))
+fn cedar_uid(uid: &Uid) -> Option<EntityUID> {
+    let kind: EntityType = uid.kind.parse().ok()?;
+    Some(EntityUID::from_components(kind, Eid::new(&uid.id), None))
+}
+
+/// The links of a set on templates without conditions; those are checked once, not again for the
+/// links.
+fn scopes_of_links(set: &PolicySet) -> Option<PolicySet> {
+    let mut scopes = PolicySet::new();
+    let mut any = false;
+    for link in set.policies().filter(|policy| !policy.is_static()) {
+        let template = link.template();
+        let id = template.id();
+        if scopes.get_template(id).is_none() {
+            let scope = Template::new_shared(
+                id.clone(),
+                None,
+                Arc::default(),
+                template.effect(),
+                template.principal_constraint().clone(),
+                template.action_constraint().clone(),
+                template.resource_constraint().clone(),
+                None,
+            );
+            scopes.add_template(scope).ok()?;
+        }
+        scopes.link(id.clone(), link.id().clone(), link.env().clone()).ok()?;
+        any = true;
+    }
+    any.then_some(scopes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Kind;
+
+    /// Cedar 4.14.1: the validator as a whole has nothing to say of a policy that its type checker
+    /// gave up on. Its result does, and so does this module.
+    #[test]
+    fn what_is_not_checked_to_its_end_does_not_land() {
+        const LITTLE: usize = 160 << 10;
+        let schema = "entity user; action read appliesTo { principal: user, resource: user };";
+        let schema = cedar_text::schema::parse(schema).unwrap();
+        let condition = format!("{}true{}", "!(".repeat(90), ")".repeat(90));
+        let text = format!("permit (principal, action, resource) when {{ {condition} }};");
+        let key = ItemKey::new("s", Kind::Policy, "p");
+        let template = cedar_text::template(Sort::Policy, "p", &text).unwrap();
+        let mut set = PolicySet::new();
+        set.add_static(StaticPolicy::try_from(template).unwrap()).unwrap();
+        let ids = BTreeMap::from([("p", (&key, text.as_str()))]);
+        let told = |stack: usize| {
+            let mut check = Check::default();
+            std::thread::scope(|scope| {
+                let thread = std::thread::Builder::new().stack_size(stack);
+                let work = || check.against(&key, &schema, &set, &ids);
+                thread.spawn_scoped(scope, work).unwrap().join().unwrap();
+            });
+            check.problems
+        };
+        assert_eq!(told(64 << 20), []);
+        let problems = told(LITTLE);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].message.contains("could not be checked"), "{problems:?}");
+        // The whole validator on the same stack passes it.
+        let validator = Validator::new(schema.clone());
+        let passes = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(LITTLE);
+            let work = || validator.validate(&set, ValidationMode::Strict).validation_passed();
+            thread.spawn_scoped(scope, work).unwrap().join().unwrap()
+        });
+        assert!(passes, "Cedar says it by itself now: the parts can be the whole again");
+    }
 }

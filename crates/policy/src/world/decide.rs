@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use super::closure::{Graph, IdSet};
 use super::conditions::{
-    CedarUid, Facts, Question, Record, Store, Subject, TypeName, ValueProblem, evaluate, texts,
+    CedarUid, Facts, Failure, Question, Record, Store, Subject, TypeName, ValueProblem, evaluate,
+    texts,
 };
 use super::index::{Ask, Policy, Side};
 use super::names::Id;
@@ -145,6 +146,9 @@ impl<'a> Case<'a> {
         let question = match &self.part.schema {
             None => None,
             Some(schema) => {
+                if let Some(reason) = schema.refused() {
+                    return Err(undecided("schema", reason));
+                }
                 let mut question = self.question()?;
                 if question.known_to(schema).is_err() {
                     return Ok(verdict.decision(self.inner));
@@ -167,9 +171,13 @@ impl<'a> Case<'a> {
                 match outcome {
                     Ok(true) => verdict.matched(policy),
                     Ok(false) => {}
-                    Err(message) => verdict
+                    Err(Failure::Error(message)) => verdict
                         .errors
                         .push(EvaluationError { policy: policy.name.clone(), message }),
+                    // It might forbid: to skip it would be to guess.
+                    Err(Failure::Undecided(reason)) => {
+                        return Err(undecided(&policy.name, &reason));
+                    }
                 }
             }
         }
@@ -180,7 +188,7 @@ impl<'a> Case<'a> {
         &self,
         question: &Question,
         policies: &[&Policy],
-    ) -> Vec<Result<bool, String>> {
+    ) -> Vec<Result<bool, Failure>> {
         let conditions = policies.iter().filter_map(|policy| policy.condition.as_deref());
         evaluate(question, self.part.schema.as_deref(), &self.graph, conditions)
     }
@@ -229,6 +237,10 @@ impl Values {
 
 fn value_error(problem: ValueProblem) -> QueryError {
     QueryError::Value { path: problem.path, reason: problem.reason }
+}
+
+fn undecided(policy: &str, reason: &str) -> QueryError {
+    QueryError::Undecided { policy: policy.into(), reason: reason.to_owned() }
 }
 
 fn side<'a>(graph: Graph<'_>, uid: &Uid, set: &'a mut IdSet) -> Result<Side<'a>, QueryError> {

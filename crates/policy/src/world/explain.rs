@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::World;
+use super::conditions::Failure;
 use super::decide::{Case, with_scratch};
 use super::index::{ActionScope, Policy, Scope};
 use super::names::Names;
@@ -116,7 +117,9 @@ fn near_misses(
         let (rank, why) = match (misses.next(), misses.next()) {
             (None, _) => match case.evaluate(&question, &[policy]).pop() {
                 Some(Ok(false)) => (0, "its condition is false".to_owned()),
-                Some(Err(message)) => (0, format!("its condition fails: {message}")),
+                Some(Err(Failure::Error(message) | Failure::Undecided(message))) => {
+                    (0, format!("its condition fails: {message}"))
+                }
                 _ => continue,
             },
             // Who asks is the usual reason: a role that is not held.

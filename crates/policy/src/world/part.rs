@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::conditions::{ActionText, Attributes, Parsed, Ref, Schema, ScopeText, parse};
+use super::conditions::{
+    ActionText, Attributes, Parsed, Ref, Schema, ScopeText, Unreadable, parse,
+};
 use super::index::{ActionScope, Index, Policy, Scope};
 use super::layer::{Edge, Extra, Layer, Parents, Slot};
 use super::names::{Id, Names, hash_text};
@@ -143,12 +145,12 @@ impl Part {
                 Body::Plain
             }
             ItemBody::Policy(body) => {
-                let policy = static_policy(names, &id, &parse(&body.text)?)?;
+                let policy = static_policy(names, &id, &readable(&body.text)?)?;
                 Body::Policy { policy: Arc::new(policy), text: body.text.as_str().into() }
             }
             ItemBody::Template(body) => {
-                let parsed = parse(&body.text)?;
-                if !parsed.is_template() {
+                let parsed = readable(&body.text)?;
+                if parsed.is_decidable() && !parsed.is_template() {
                     return Err("it has no slot; a template has ?principal or ?resource".into());
                 }
                 Body::Template { parsed: Arc::new(parsed), text: body.text.as_str().into() }
@@ -450,6 +452,16 @@ impl ScopeText {
     }
 }
 
+/// The text taken apart. One that is beyond a bound may have landed before there was that bound:
+/// it stays, and what it would say stays unknown.
+fn readable(text: &str) -> Result<Parsed, String> {
+    match parse(text) {
+        Ok(parsed) => Ok(parsed),
+        Err(Unreadable::Beyond(reason)) => Ok(Parsed::undecidable(&reason)),
+        Err(Unreadable::Wrong(reason)) => Err(reason),
+    }
+}
+
 /// The two identifiers of a membership's key, `member in role`.
 fn member_key(id: &str) -> Option<(Uid, Uid)> {
     const IN: &str = " in ";
@@ -472,6 +484,9 @@ fn linked_policy(
     link: &LinkBody,
     parsed: &Parsed,
 ) -> Result<Policy, String> {
+    if !parsed.is_decidable() {
+        return linked(names, id, parsed, None, None);
+    }
     for (slot, scope, value) in [
         ("?principal", &parsed.principal, &link.principal),
         ("?resource", &parsed.resource, &link.resource),

@@ -9,6 +9,7 @@
 
 mod authzen;
 mod bundle;
+mod depth;
 mod deltas;
 mod items;
 mod openapi;

@@ -1,4 +1,4 @@
-//! Everything that needs Cedar's own evaluator: the only module that names `cedar_policy_core`.
+//! Everything that needs Cedar's own evaluator.
 //!
 //! The core crate does not follow semver; it is pinned exactly, and the oracle test compares
 //! this crate's decisions with `cedar_policy::Authorizer` at every upgrade. Inside: policy texts
@@ -19,9 +19,9 @@ use std::collections::BTreeMap;
 use cedar_policy_core::ast::{Eid, EntityType, EntityUID, PartialValue, Value};
 use smol_str::SmolStr;
 
-pub(super) use parse::{ActionText, Condition, Parsed, Ref, ScopeText, parse};
+pub(super) use parse::{ActionText, Condition, Parsed, Ref, ScopeText, Unreadable, parse};
 pub(super) use schema::Schema;
-pub(super) use slice::{Facts, Question, Store, Subject, evaluate};
+pub(super) use slice::{Facts, Failure, Question, Store, Subject, evaluate};
 pub(super) use value::{Trust, ValueProblem};
 
 /// An entity's identifier as the evaluator has it.

@@ -1,14 +1,15 @@
 //! Policy texts to scopes in words, and conditions with what they can reach.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
     ActionConstraint, BinaryOp, Effect, EntityReference, EntityUID, Expr, ExprKind, Literal,
     PrincipalOrResourceConstraint, Template, Var,
 };
-use cedar_policy_core::parser::parse_policy_or_template_to_est;
 use smol_str::SmolStr;
 
+use crate::cedar_text::{self, PolicyError, Sort};
 use crate::model::Uid;
 
 /// An entity in a scope, or the place for one.
@@ -51,6 +52,8 @@ pub(in crate::world) struct Parsed {
 pub(in crate::world) struct Condition {
     pub(super) expr: Arc<Expr>,
     pub(super) needs: Needs,
+    /// Why it cannot be evaluated at all.
+    pub(super) refused: Option<Box<str>>,
 }
 
 /// Which entities a condition can dereference.
@@ -67,8 +70,8 @@ pub(super) struct Needs {
     pub(super) context: bool,
     /// Entities named in the policy that it dereferences.
     pub(super) literals: Vec<EntityUID>,
-    /// Names of all attributes it accesses.
-    pub(super) names: Vec<SmolStr>,
+    /// Names of all attributes it accesses, sorted where there are many.
+    names: Vec<SmolStr>,
     /// Whether it reads tags, whose names may be computed.
     pub(super) tags: bool,
     /// How many accesses deep a dereferenced value can come from.
@@ -93,10 +96,8 @@ impl Ancestors {
             (_, Ancestors::None) | (Ancestors::All, _) => {}
             (_, Ancestors::All) => *self = Ancestors::All,
             (Ancestors::None, other) => *self = other.clone(),
-            (Ancestors::Among(held), Ancestors::Among(more)) => {
-                let new: Vec<_> = more.iter().filter(|uid| !held.contains(uid)).cloned().collect();
-                held.extend(new);
-            }
+            // Some may be there twice: to compare all with all takes the square of their number.
+            (Ancestors::Among(held), Ancestors::Among(more)) => held.extend(more.iter().cloned()),
         }
     }
 }
@@ -114,11 +115,33 @@ impl Needs {
         self.ancestors.join(&other.ancestors);
     }
 
+    /// After the last [`Needs::join`].
+    pub(super) fn seal(&mut self) {
+        if self.names.len() > Needs::FEW {
+            self.names.sort_unstable();
+        }
+    }
+
+    /// Up to this many names are compared one by one.
+    const FEW: usize = 32;
+
+    /// Whether it accesses an attribute of this name.
+    pub(super) fn names(&self, name: &SmolStr) -> bool {
+        match self.names.len() > Needs::FEW {
+            true => self.names.binary_search(name).is_ok(),
+            false => self.names.contains(name),
+        }
+    }
+
     fn of(expr: &Expr) -> Needs {
         let mut needs = Needs::default();
         needs.walk(expr, false);
-        needs.names.sort();
+        needs.names.sort_unstable();
         needs.names.dedup();
+        if let Ancestors::Among(groups) = &mut needs.ancestors {
+            let mut seen = HashSet::new();
+            groups.retain(|group| seen.insert(group.clone()));
+        }
         needs
     }
 
@@ -219,12 +242,31 @@ fn literal_uids(expr: &Expr) -> Option<Vec<EntityUID>> {
     }
 }
 
+/// A text that cannot be taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::world) enum Unreadable {
+    /// It is no policy.
+    Wrong(String),
+    /// It may be a policy, but it is beyond a bound: it cannot be decided on.
+    Beyond(String),
+}
+
 /// Takes exactly one policy or template apart.
-pub(in crate::world) fn parse(text: &str) -> Result<Parsed, String> {
-    // Through the JSON form, which has no source locations (see the module above).
-    let est = parse_policy_or_template_to_est(text).map_err(|e| chain(&e))?;
-    let template: Template = est.try_into_ast_policy_or_template(None).map_err(|e| chain(&e))?;
-    Ok(Parsed {
+pub(in crate::world) fn parse(text: &str) -> Result<Parsed, Unreadable> {
+    let parsed = cedar_text::read(Sort::Any, None, text, |template| {
+        // Through the JSON form, which has no source locations (see the module above).
+        let est = cedar_policy_core::est::Policy::from(template);
+        let template = est.try_into_ast_policy_or_template(None);
+        template.map(|template| parsed(&template)).map_err(|e| PolicyError::whole(chain(&e)))
+    });
+    parsed.map_err(|error| match error.is_bound {
+        true => Unreadable::Beyond(error.message),
+        false => Unreadable::Wrong(error.message),
+    })
+}
+
+fn parsed(template: &Template) -> Parsed {
+    Parsed {
         forbid: template.effect() == Effect::Forbid,
         principal: scope(template.principal_constraint().as_inner()),
         action: match template.action_constraint() {
@@ -235,10 +277,35 @@ pub(in crate::world) fn parse(text: &str) -> Result<Parsed, String> {
             }
         },
         resource: scope(template.resource_constraint().as_inner()),
-        condition: template
-            .non_scope_constraints_arc()
-            .map(|expr| Arc::new(Condition { needs: Needs::of(expr), expr: Arc::clone(expr) })),
-    })
+        condition: template.non_scope_constraints_arc().map(|expr| {
+            let (needs, expr) = (Needs::of(expr), Arc::clone(expr));
+            Arc::new(Condition { needs, expr, refused: None })
+        }),
+    }
+}
+
+impl Parsed {
+    /// What stands for a policy beyond a bound: it matches every request, and none of them can be
+    /// decided.
+    pub(in crate::world) fn undecidable(reason: &str) -> Parsed {
+        let condition = Condition {
+            expr: Arc::new(Expr::val(false)),
+            needs: Needs::default(),
+            refused: Some(reason.into()),
+        };
+        Parsed {
+            forbid: true,
+            principal: ScopeText::Any,
+            action: ActionText::Any,
+            resource: ScopeText::Any,
+            condition: Some(Arc::new(condition)),
+        }
+    }
+
+    /// Whether it can be decided on.
+    pub(in crate::world) fn is_decidable(&self) -> bool {
+        self.condition.as_ref().is_none_or(|condition| condition.refused.is_none())
+    }
 }
 
 fn scope(constraint: &PrincipalOrResourceConstraint) -> ScopeText {

@@ -7,25 +7,34 @@
 use std::collections::BTreeMap;
 
 use cedar_policy_core::ast::{EntityType, EntityUID, Literal, Value, ValueKind};
-use cedar_policy_core::extensions::Extensions;
 use cedar_policy_core::validator::types::{Attributes as Members, EntityKind, OpenTag, Type};
 use cedar_policy_core::validator::{ValidatorEntityTypeKind, ValidatorSchema};
 use smol_str::SmolStr;
 
 use super::parse::{chain, uid_text};
 use super::value::{ValueProblem, call, entity};
+use crate::cedar_text;
 use crate::model::Uid;
 
 /// A service's schema.
 #[derive(Debug)]
-pub(in crate::world) struct Schema(ValidatorSchema);
+pub(in crate::world) struct Schema(ValidatorSchema, Option<Box<str>>);
 
 impl Schema {
     pub(in crate::world) fn parse(text: &str) -> Result<Schema, String> {
-        match ValidatorSchema::from_cedarschema_str(text, Extensions::all_available()) {
-            Ok((schema, _warnings)) => Ok(Schema(schema)),
-            Err(error) => Err(chain(&error)),
+        match cedar_text::schema::parse(text) {
+            Ok(schema) => Ok(Schema(schema, None)),
+            // It may have landed before there was such a bound.
+            Err(error) if error.is_bound => {
+                Ok(Schema(ValidatorSchema::empty(), Some(error.message.into())))
+            }
+            Err(error) => Err(error.message),
         }
+    }
+
+    /// Why nothing can be decided by this schema.
+    pub(in crate::world) fn refused(&self) -> Option<&str> {
+        self.1.as_deref()
     }
 
     /// Each action that is in an action group, with all groups it is in.

@@ -12,7 +12,7 @@ use cedar_policy_core::ast::{
     ValueKind,
 };
 use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
-use cedar_policy_core::evaluator::{Evaluator, unary_app};
+use cedar_policy_core::evaluator::{EvaluationError, Evaluator, unary_app};
 use cedar_policy_core::extensions::Extensions;
 use smol_str::SmolStr;
 
@@ -83,13 +83,22 @@ impl Question {
     }
 }
 
-/// Evaluates conditions, each to its truth or to Cedar's message.
+/// Why a condition has no truth value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::world) enum Failure {
+    /// It fails on this request, with Cedar's message; Cedar skips the policy.
+    Error(String),
+    /// It was not evaluated to its end: what it would say is not known.
+    Undecided(String),
+}
+
+/// Evaluates conditions, each to its truth or to why it has none.
 pub(in crate::world) fn evaluate<'c>(
     question: &Question,
     schema: Option<&Schema>,
     store: &impl Store,
     conditions: impl Iterator<Item = &'c Condition> + Clone,
-) -> Vec<Result<bool, String>> {
+) -> Vec<Result<bool, Failure>> {
     let mut rest = conditions.clone();
     let joined;
     let needs = match (rest.next(), rest.next()) {
@@ -98,6 +107,7 @@ pub(in crate::world) fn evaluate<'c>(
         _ => {
             let mut needs = Needs::default();
             conditions.clone().for_each(|condition| needs.join(&condition.needs));
+            needs.seal();
             joined = needs;
             &joined
         }
@@ -112,7 +122,9 @@ pub(in crate::world) fn evaluate<'c>(
     );
     let entities = match entities {
         Ok(entities) => entities,
-        Err(error) => return conditions.map(|_| Err(error.to_string())).collect(),
+        Err(error) => {
+            return conditions.map(|_| Err(Failure::Error(error.to_string()))).collect();
+        }
     };
     let known = |subject: &Subject| EntityUIDEntry::known(subject.uid.clone(), None);
     let request = Request::new_unchecked(
@@ -125,8 +137,16 @@ pub(in crate::world) fn evaluate<'c>(
     let no_slots = Default::default();
     conditions
         .map(|condition| {
-            let value = evaluator.interpret(&condition.expr, &no_slots);
-            value.map_err(|error| error.to_string()).and_then(truth)
+            if let Some(reason) = &condition.refused {
+                return Err(Failure::Undecided(reason.to_string()));
+            }
+            match evaluator.interpret(&condition.expr, &no_slots) {
+                Ok(value) => truth(value).map_err(Failure::Error),
+                Err(error @ EvaluationError::RecursionLimit(_)) => {
+                    Err(Failure::Undecided(format!("{error}; call from a thread with more stack")))
+                }
+                Err(error) => Err(Failure::Error(error.to_string())),
+            }
         })
         .collect()
 }
@@ -199,7 +219,7 @@ impl<S: Store> Slice<'_, S> {
         reached: &mut Reached,
     ) {
         for (name, value) in members {
-            if self.needs.names.contains(name) {
+            if self.needs.names(name) {
                 self.follow_value(value, reached);
             }
         }

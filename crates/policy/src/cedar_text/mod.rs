@@ -1,0 +1,166 @@
+//! Policies, templates and schemas as texts: Cedar's parser, and its errors with their lines.
+//!
+//! Every text is scanned before it is parsed ([`scan`]), is parsed where the stack suffices
+//! ([`crate::stack`]), and leaves this module with balanced chains ([`balance`]) and within
+//! [`MAX_DEPTH`]. So whoever walks, clones, prints or drops what comes from here recurses at most
+//! that deep.
+
+mod balance;
+mod scan;
+pub(crate) mod schema;
+
+use std::error::Error;
+
+use cedar_policy_core::ast::{PolicyID, StaticPolicy, Template};
+use cedar_policy_core::parser::{self, Loc};
+use miette::Diagnostic;
+
+pub use self::scan::{MAX_DEPTH, MAX_TERMS, MAX_TOKENS};
+pub use self::schema::{MAX_ENVIRONMENTS, MAX_HIERARCHY, MAX_MEMBERS, MAX_TYPES};
+use crate::stack::{self, Need};
+
+/// The longest message about a text in bytes; Cedar quotes expressions whole.
+const MAX_MESSAGE: usize = 2_000;
+
+/// What is wrong with a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PolicyError {
+    /// The line within the text, counted from 1, where it is known.
+    pub(crate) line: Option<usize>,
+    /// What Cedar says, with its help.
+    pub(crate) message: String,
+    /// Whether the text may be right, but is beyond a bound.
+    pub(crate) is_bound: bool,
+}
+
+impl PolicyError {
+    /// Something about the text as a whole.
+    pub(crate) fn whole(message: impl Into<String>) -> PolicyError {
+        PolicyError { line: None, message: message.into(), is_bound: false }
+    }
+
+    /// The text is beyond a bound at this offset.
+    fn beyond(text: &str, offset: usize, message: String) -> PolicyError {
+        PolicyError { line: Some(line_of(text, offset)), message, is_bound: true }
+    }
+
+    fn too_deep(text: &str, offset: Option<usize>) -> PolicyError {
+        let message = format!(
+            "it nests more than {MAX_DEPTH} levels deep, at most {MAX_DEPTH} are allowed; each \
+             bracket, `if`, operator, access and call is a level; divide it"
+        );
+        PolicyError { line: offset.map(|at| line_of(text, at)), message, is_bound: true }
+    }
+}
+
+/// What a text must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// A policy without slots.
+    Policy,
+    /// A policy with at least one slot.
+    Template,
+    /// Either.
+    Any,
+}
+
+/// Parses a policy or template and hands it on, on the stack that suffices for both.
+pub(crate) fn read<T: Send>(
+    sort: Sort,
+    id: Option<&str>,
+    text: &str,
+    then: impl FnOnce(Template) -> Result<T, PolicyError> + Send,
+) -> Result<T, PolicyError> {
+    let scan = scan::policy(text)?;
+    let need = if scan.is_small() { Need::Small } else { Need::Large };
+    let read = stack::run(need, || {
+        let template = parsed(sort, id, text)?;
+        if need == Need::Small {
+            return then(template);
+        }
+        let template = balance::balanced(template);
+        match balance::height(&template, MAX_DEPTH) {
+            (height, _) if height <= MAX_DEPTH => then(template),
+            (_, deep) => Err(PolicyError::too_deep(text, deep.as_ref().map(Loc::start))),
+        }
+    });
+    read.unwrap_or_else(|error| Err(PolicyError::whole(error.to_string())))
+}
+
+/// What a text needs to be worked on; one that is beyond a bound is not worked on.
+pub(crate) fn need(text: &str) -> Need {
+    match scan::policy(text) {
+        Ok(scan) if !scan.is_small() => Need::Large,
+        _ => Need::Small,
+    }
+}
+
+/// A policy or template for a policy set; of a static policy the template without slots.
+pub(crate) fn template(sort: Sort, id: &str, text: &str) -> Result<Template, PolicyError> {
+    read(sort, Some(id), text, Ok)
+}
+
+/// The `@id` of a text, if it has one.
+pub(crate) fn annotated_id(sort: Sort, text: &str) -> Result<Option<String>, PolicyError> {
+    read(sort, None, text, |template| Ok(id_of(&template).map(str::to_owned)))
+}
+
+/// The value of the annotation `@id`.
+pub(crate) fn id_of(template: &Template) -> Option<&str> {
+    let mut annotations = template.annotations();
+    annotations.find(|(key, _)| key.as_ref() == "id").map(|(_, id)| id.as_ref())
+}
+
+fn parsed(sort: Sort, id: Option<&str>, text: &str) -> Result<Template, PolicyError> {
+    let id = id.map(PolicyID::from_string);
+    let parsed = match sort {
+        Sort::Policy => parser::parse_policy(id, text).map(static_template),
+        Sort::Template => parser::parse_template(id, text),
+        Sort::Any => parser::parse_policy_or_template(id, text),
+    };
+    parsed.map_err(|errors| explained(&errors, text))
+}
+
+fn static_template(policy: StaticPolicy) -> Template {
+    let (template, _) = Template::link_static_policy(policy);
+    std::sync::Arc::unwrap_or_clone(template)
+}
+
+/// A Cedar error about a text, in one line, with its causes and its help.
+pub(crate) fn explained<E: Diagnostic>(error: &E, text: &str) -> PolicyError {
+    let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
+    let mut message = one_line(&error.to_string());
+    let mut source = Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = one_line(&cause.to_string());
+        if !message.ends_with(&cause_text) {
+            message.push_str(": ");
+            message.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    if let Some(help) = error.help() {
+        message.push_str("; ");
+        message.push_str(&one_line(&help.to_string()));
+    }
+    shorten(&mut message);
+    let line = offset.map(|offset| line_of(text, offset));
+    PolicyError { line, message, is_bound: false }
+}
+
+/// Cuts what is too long for an answer.
+pub(crate) fn shorten(message: &mut String) {
+    if message.len() > MAX_MESSAGE {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        message.push_str(" ..");
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
+    before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
