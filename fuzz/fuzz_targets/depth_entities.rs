@@ -20,8 +20,7 @@ const LEAVES: [&str; 5] =
     ["1", "\"x\"", "true", "{\"__entity\":{\"type\":\"user\",\"id\":\"a\"}}", "null"];
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut value =
-        LEAVES.get(bytes.len() % LEAVES.len()).copied().unwrap_or("1").to_owned();
+    let mut value = LEAVES.get(bytes.len() % LEAVES.len()).copied().unwrap_or("1").to_owned();
     let mut entities: Vec<String> = Vec::new();
     for chunk in bytes.chunks_exact(4).take(6) {
         let &[what, low, high, how] = chunk else { break };

@@ -75,8 +75,7 @@ fuzz_target!(|bytes: &[u8]| {
 
     let settings = ItemBody::Service(Box::new(ServiceSettings::named("s")));
     let policy = PolicyBody { text: text.clone(), file: String::new() };
-    let policy =
-        if first & 2 == 0 { ItemBody::Policy(policy) } else { ItemBody::Template(policy) };
+    let policy = if first & 2 == 0 { ItemBody::Policy(policy) } else { ItemBody::Template(policy) };
     let mut items = vec![Item::new("s", "", settings), Item::new("s", "p", policy)];
     if first & 4 == 0 {
         let schema = "entity user = { a?: Long } tags Long; \

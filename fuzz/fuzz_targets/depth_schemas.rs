@@ -37,8 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
         match how % 4 {
             // A type that nests in its text.
             0 => {
-                let (open, close) =
-                    if what % 2 == 0 { ("Set<", ">") } else { ("{a: ", "}") };
+                let (open, close) = if what % 2 == 0 { ("Set<", ">") } else { ("{a: ", "}") };
                 let _ = writeln!(
                     text,
                     "type n{what} = {}Long{};",

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 /// The stack of the thread for large inputs, in bytes; only what is used of it is in memory.
 ///
 /// Twice and more of what the largest input that is let through needs where code is compiled with
-/// `opt-level = 1`: `policy::depth::the_large_stack_has_room` measures it.
+/// `opt-level = 1`: the test `the_large_stack_has_room` below holds it.
 pub(crate) const LARGE_STACK: usize = 256 << 20;
 
 /// The stack of a thread that decides, in bytes: on it every policy within the bounds can be
@@ -100,7 +100,8 @@ mod tests {
         };
         let n = MAX_DEPTH;
         let type_around = |open: &str, close: &str| {
-            let text = format!("entity e = {{ a: {}Long{} }};", open.repeat(n - 2), close.repeat(n - 2));
+            let text =
+                format!("entity e = {{ a: {}Long{} }};", open.repeat(n - 2), close.repeat(n - 2));
             ItemBody::Schema(SchemaBody { text })
         };
         vec![

@@ -308,9 +308,12 @@ fn edges<'a>(items: impl Iterator<Item = &'a Item>) -> Edges<'a> {
 /// The values of an item that may have any form, with their names.
 fn values(body: &ItemBody) -> Vec<(&str, &serde_json::Value)> {
     match body {
-        ItemBody::Entity(body) => {
-            body.attrs.iter().chain(&body.tags).map(|(name, value)| (name.as_str(), value)).collect()
-        }
+        ItemBody::Entity(body) => body
+            .attrs
+            .iter()
+            .chain(&body.tags)
+            .map(|(name, value)| (name.as_str(), value))
+            .collect(),
         ItemBody::Limit(value) => vec![("rule", value)],
         ItemBody::Plan(value) => vec![("plan", value)],
         _ => Vec::new(),

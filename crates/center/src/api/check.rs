@@ -94,8 +94,7 @@ pub(crate) async fn check(
             action_properties: &none,
             resource_properties: &none,
         };
-        let answer =
-            head.world.explain(&query).map_err(|e| Problem::of_query(&e))?;
+        let answer = head.world.explain(&query).map_err(|e| Problem::of_query(&e))?;
         answers.push((service, answer));
     }
     let effect = answers

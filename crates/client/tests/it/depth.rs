@@ -14,11 +14,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn forbid(id: &str, condition: &str) -> Change {
     let text = format!("forbid (principal, action, resource) when {{ {condition} }};");
-    Change::Put(Item::new(
-        "orders",
-        id,
-        ItemBody::Policy(PolicyBody { text, file: String::new() }),
-    ))
+    Change::Put(Item::new("orders", id, ItemBody::Policy(PolicyBody { text, file: String::new() })))
 }
 
 fn around(open: &str, inner: &str, close: &str, n: usize) -> String {

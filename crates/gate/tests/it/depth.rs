@@ -34,7 +34,10 @@ async fn a_policy_at_the_bound_is_decided_on_a_worker() {
     gate.stop().await;
 
     // They are evaluated, not skipped.
-    draft.policies.push(forbid("clauses", &vec!["false"; 500].join(" } unless { ").replacen("false", "true", 1)));
+    draft.policies.push(forbid(
+        "clauses",
+        &vec!["false"; 500].join(" } unless { ").replacen("false", "true", 1),
+    ));
     let gate = TestGate::start(&draft, &echo.url).await;
     get(gate.addr, "/orders/7", &[ALICE]).await.is_problem(403, "denied");
     gate.stop().await;

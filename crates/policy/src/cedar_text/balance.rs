@@ -96,9 +96,7 @@ fn tree(expr: &Expr) -> Expr {
             then_expr: arc(then_expr),
             else_expr: arc(else_expr),
         },
-        ExprKind::UnaryApp { op, arg: child } => {
-            ExprKind::UnaryApp { op: *op, arg: arc(child) }
-        }
+        ExprKind::UnaryApp { op, arg: child } => ExprKind::UnaryApp { op: *op, arg: arc(child) },
         ExprKind::BinaryApp { op, arg1, arg2 } => {
             ExprKind::BinaryApp { op: *op, arg1: arc(arg1), arg2: arc(arg2) }
         }

@@ -43,9 +43,7 @@ pub(crate) struct Scan {
 impl Scan {
     /// Whether the caller's stack suffices.
     pub(super) fn is_small(&self) -> bool {
-        self.nesting <= SMALL_NESTING
-            && self.flat <= SMALL_HEIGHT
-            && self.tokens <= SMALL_TOKENS
+        self.nesting <= SMALL_NESTING && self.flat <= SMALL_HEIGHT && self.tokens <= SMALL_TOKENS
     }
 }
 

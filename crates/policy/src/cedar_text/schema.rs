@@ -175,10 +175,10 @@ impl<'a> Weight<'a> {
             Type::CommonTypeRef { type_name, .. }
             | Type::Type { ty: TypeVariant::EntityOrCommon { type_name }, .. } => {
                 let name = self.resolved(namespace, type_name);
-                return name.and_then(|name| self.known.get(&name)).copied().unwrap_or(Size {
-                    types: 1,
-                    depth: 1,
-                });
+                return name
+                    .and_then(|name| self.known.get(&name))
+                    .copied()
+                    .unwrap_or(Size { types: 1, depth: 1 });
             }
             Type::Type { ty: TypeVariant::Set { element }, .. } => self.of_type(namespace, element),
             Type::Type { ty: TypeVariant::Record(record), .. } => {

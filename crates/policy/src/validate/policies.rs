@@ -59,9 +59,7 @@ impl Check {
         // Templates before their links.
         for item in own {
             let added = match &item.body {
-                ItemBody::Policy(body) => {
-                    self.add(Sort::Policy, &item.key, &body.text, &mut set)
-                }
+                ItemBody::Policy(body) => self.add(Sort::Policy, &item.key, &body.text, &mut set),
                 ItemBody::Template(body) => {
                     self.add(Sort::Template, &item.key, &body.text, &mut set)
                 }

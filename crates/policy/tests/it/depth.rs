@@ -140,8 +140,7 @@ impl Shape {
 
 /// A flat list of this many users, as people write it.
 fn users(n: usize, operator: &str) -> String {
-    let terms: Vec<String> =
-        (0..n).map(|at| format!("principal == user::\"u{at}\"")).collect();
+    let terms: Vec<String> = (0..n).map(|at| format!("principal == user::\"u{at}\"")).collect();
     format!("permit (principal, action, resource) when {{ {} }};", terms.join(operator))
 }
 
@@ -347,11 +346,8 @@ fn without_stack_nothing_is_decided_and_nothing_is_skipped() {
 #[test]
 fn what_landed_before_the_bound_is_kept_and_not_decided() {
     let permit = "permit (principal, action, resource);".to_owned();
-    let permit = Item::new(
-        SERVICE,
-        "q",
-        ItemBody::Policy(PolicyBody { text: permit, file: String::new() }),
-    );
+    let permit =
+        Item::new(SERVICE, "q", ItemBody::Policy(PolicyBody { text: permit, file: String::new() }));
     for body in [
         ItemBody::Policy(PolicyBody { text: Shape::Parens.policy(5_000), file: String::new() }),
         ItemBody::Policy(PolicyBody { text: Shape::Plus.policy(500), file: String::new() }),
@@ -425,9 +421,10 @@ fn stock(text: &str) -> (bool, bool, Vec<String>) {
     let action = "Action::\"read\"".parse().unwrap();
     let request = Request::new(user(), action, user(), Context::empty(), None).unwrap();
     let answer = Authorizer::new().is_authorized(&request, &set, &Entities::empty());
-    let errors = answer.diagnostics().errors().map(
-        |AuthorizationError::PolicyEvaluationError(error)| error.inner().to_string(),
-    );
+    let errors = answer
+        .diagnostics()
+        .errors()
+        .map(|AuthorizationError::PolicyEvaluationError(error)| error.inner().to_string());
     (valid, answer.decision() == Decision::Allow, errors.collect())
 }
 
@@ -483,8 +480,7 @@ fn long_chains_and_circles_of_parents_are_walked() {
         }))
     };
     let text = format!("permit (principal in user::\"u{LONG}\", action, resource);");
-    let chain: Vec<Item> =
-        (0..LONG).map(|at| link(at, at + 1)).chain([policy(&text)]).collect();
+    let chain: Vec<Item> = (0..LONG).map(|at| link(at, at + 1)).chain([policy(&text)]).collect();
     let mut circle = chain.clone();
     circle.push(link(LONG, 0));
     on(WORKER, || {
@@ -554,7 +550,9 @@ fn schemas_nest_to_the_bound_and_no_further() {
                 "multiplied types" => n < 16,
                 "namespaces" | "annotations" => true,
                 "members" => n < 1_024,
-                "circle of entity types" | "chain of entity types" | "chain of actions"
+                "circle of entity types"
+                | "chain of entity types"
+                | "chain of actions"
                 | "environments" => n < 200,
                 _ => n < MAX_DEPTH,
             };

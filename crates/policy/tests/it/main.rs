@@ -9,8 +9,8 @@
 
 mod authzen;
 mod bundle;
-mod depth;
 mod deltas;
+mod depth;
 mod items;
 mod openapi;
 mod oracle;
