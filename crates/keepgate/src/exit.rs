@@ -39,6 +39,6 @@ pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
 /// Prints an error with its whole chain of causes, once, on stderr; says which code it means.
 pub(crate) fn report(error: &anyhow::Error) -> Exit {
     let paint = style::Paint::stderr();
-    eprintln!("{} {error:#}", paint.bad("error:"));
+    style::say(&format!("{} {error:#}", paint.bad("error:")));
     if error.downcast_ref::<Usage>().is_some() { Exit::Usage } else { Exit::Failure }
 }

@@ -13,7 +13,7 @@ use crate::actor::Epoch;
 use crate::actor::load::LoadSpec;
 use crate::actor::second::Second;
 use crate::report::{ArmReport, Moment, Report};
-use crate::stage::{self, Stage};
+use crate::stage::{self, Look, Stage};
 
 /// From the start of the programs to second 0.
 const START: Duration = Duration::from_millis(2500);
@@ -196,12 +196,26 @@ pub fn loads(plan: &Plan, epoch: Epoch) -> [LoadSpec; 2] {
 }
 
 /// Joins what actors, kernel and doctor say into one [`Moment`] a second.
+///
+/// INVARIANT: nothing that takes long is waited for, so that on a busy machine a second is still
+/// a second: a look of doctor's that is late counts where it belongs, or not at all.
 #[derive(Debug)]
 pub struct Recording {
     epoch: Epoch,
-    opens: u64,
+    /// When the kernel's counter was read, in seconds since the epoch, and what it said.
+    read: (f64, u64),
+    /// Connections opened up to the end of the last second.
+    opens: f64,
     early: BTreeMap<(u64, String), Second>,
+    looking: Option<(u64, Look)>,
+    /// The newest look that is over, and the second in which it began.
+    looked: Option<(u64, serde_json::Value)>,
 }
+
+/// How long the first look of an arm may take: without it there is nothing to say.
+const FIRST_LOOK: Duration = Duration::from_secs(20);
+/// How often a look is asked whether it is over.
+const ASK: Duration = Duration::from_millis(20);
 
 impl Recording {
     /// Counts from now.
@@ -210,7 +224,14 @@ impl Recording {
     /// When the kernel's counters cannot be read.
     pub fn new(stage: &Stage, epoch: Epoch) -> anyhow::Result<Recording> {
         let opens = stage.subsystem.tcp_counter("ActiveOpens")?;
-        Ok(Recording { epoch, opens, early: BTreeMap::new() })
+        Ok(Recording {
+            epoch,
+            read: (epoch.elapsed_s(), opens),
+            opens: opens as f64,
+            early: BTreeMap::new(),
+            looking: None,
+            looked: None,
+        })
     }
 
     /// Waits for second `t` to begin; not at all if it has.
@@ -231,18 +252,63 @@ impl Recording {
         t: u64,
         lines: &mpsc::Receiver<String>,
     ) -> anyhow::Result<Moment> {
-        // doctor itself takes two samples, most of a second apart.
-        let doctor = stage.doctor(stage.bottleneck())?;
+        self.take_look()?;
+        if self.looking.is_none() {
+            self.looking = Some((t, stage.doctor(stage.bottleneck())?));
+        }
         self.wait_for_begin(t + 1);
-        let opens = stage.subsystem.tcp_counter("ActiveOpens")?;
-        let mut moment = Moment::new(t, &doctor);
-        moment.opened = opens.saturating_sub(self.opens);
-        self.opens = opens;
+        let mut moment = Moment::default();
+        moment.opened = self.opened_until(stage, t + 1)?;
         for who in ["users", "crawler", "subsystem"] {
             let second = self.line(stage, t, who, lines)?;
             moment.join(who, &second);
         }
-        Ok(moment)
+        self.take_look()?;
+        let deadline = std::time::Instant::now() + FIRST_LOOK;
+        while self.looked.is_none() {
+            anyhow::ensure!(std::time::Instant::now() < deadline, "doctor took {FIRST_LOOK:?}");
+            std::thread::sleep(ASK);
+            self.take_look()?;
+        }
+        let mut seen = match &self.looked {
+            Some((looked, doctor)) => Moment::new(*looked, doctor),
+            None => Moment::default(),
+        };
+        // An older look's forecast counts from its own second.
+        let age = t.saturating_sub(seen.t) as f64;
+        seen.exhausted_in_s = seen.exhausted_in_s.map(|s| (s - age).max(0.0));
+        Ok(Moment {
+            t,
+            opened: moment.opened,
+            users: moment.users,
+            crawler: moment.crawler,
+            eaddrnotavail: moment.eaddrnotavail,
+            connect_p50_us: moment.connect_p50_us,
+            connect_p99_us: moment.connect_p99_us,
+            ..seen
+        })
+    }
+
+    /// Connections opened since the end of the second before, up to the moment `t`; the kernel is
+    /// asked a little later, so what came between is counted by its share.
+    fn opened_until(&mut self, stage: &Stage, t: u64) -> anyhow::Result<u64> {
+        let now = stage.subsystem.tcp_counter("ActiveOpens")?;
+        let (at, (before_s, before)) = (self.epoch.elapsed_s(), self.read);
+        let until = opens_at(t as f64, (before_s, before), (at, now));
+        self.read = (at, now);
+        let opened = (until - self.opens).round().max(0.0);
+        self.opens += opened;
+        Ok(opened as u64)
+    }
+
+    fn take_look(&mut self) -> anyhow::Result<()> {
+        if let Some((t, look)) = &mut self.looking
+            && let Some(doctor) = look.result()?
+        {
+            self.looked = Some((*t, doctor));
+            self.looking = None;
+        }
+        Ok(())
     }
 
     fn line(
@@ -264,5 +330,27 @@ impl Recording {
                 serde_json::from_str(&line).with_context(|| format!("an actor said `{line}`"))?;
             self.early.insert((second.t, second.who.clone()), second);
         }
+    }
+}
+
+/// A counter at the moment `t`, on the line between two readings: `(seconds, count)` each.
+fn opens_at(t: f64, before: (f64, u64), after: (f64, u64)) -> f64 {
+    let (span, counted) = (after.0 - before.0, after.1.saturating_sub(before.1) as f64);
+    let share = if span > 0.0 { ((t - before.0) / span).clamp(0.0, 1.0) } else { 1.0 };
+    before.1 as f64 + counted * share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_reading_moves_nothing_into_the_second_before() {
+        // 100 a second, read 0.5 s late: second 3 ended at 300.
+        assert!((opens_at(3.0, (2.0, 200), (3.5, 350)) - 300.0).abs() < 1e-9);
+        assert!((opens_at(4.0, (3.5, 350), (4.0, 400)) - 400.0).abs() < 1e-9);
+        // Never beyond what was read.
+        assert!((opens_at(9.0, (3.5, 350), (4.0, 400)) - 400.0).abs() < 1e-9);
+        assert!((opens_at(1.0, (1.0, 7), (1.0, 9)) - 9.0).abs() < 1e-9);
     }
 }

@@ -9,7 +9,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -299,17 +299,19 @@ impl Stage {
     /// What `keepgate doctor --json` says on the subsystem's host about connections to `to`.
     ///
     /// # Errors
-    /// When doctor cannot look.
-    pub fn doctor(&self, to: SocketAddr) -> anyhow::Result<serde_json::Value> {
-        let output = self
+    /// When doctor cannot be started.
+    pub fn doctor(&self, to: SocketAddr) -> anyhow::Result<Look> {
+        let child = self
             .subsystem
             .command(&self.keepgate)
             // Less than a second in all, so that one look a second keeps up with the seconds.
             .args(["doctor", "--json", "--interval", "0.8", "--to", &to.to_string()])
-            .output()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .context("starting keepgate doctor")?;
-        serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("doctor: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        Ok(Look { child: Some(child) })
     }
 
     /// The destination toward which ports are scarce: what doctor is asked about.
@@ -325,6 +327,40 @@ impl Stage {
     /// The last words of every program, for a message when something went wrong.
     pub fn last_words(&self) -> String {
         self.programs.iter().map(Running::last_words).collect()
+    }
+}
+
+/// A doctor that is looking.
+#[derive(Debug)]
+pub struct Look {
+    child: Option<Child>,
+}
+
+impl Look {
+    /// What it saw; nothing while it still looks.
+    ///
+    /// # Errors
+    /// When doctor could not look.
+    pub fn result(&mut self) -> anyhow::Result<Option<serde_json::Value>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        // Its report is smaller than a pipe's buffer: it never waits for a reader.
+        if child.try_wait().context("waiting for keepgate doctor")?.is_none() {
+            return Ok(None);
+        }
+        let Some(child) = self.child.take() else { return Ok(None) };
+        let output = child.wait_with_output().context("reading keepgate doctor")?;
+        serde_json::from_slice(&output.stdout)
+            .map(Some)
+            .with_context(|| format!("doctor: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

@@ -307,3 +307,12 @@ pub(crate) fn tick_ms() -> u32 {
     let hz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     u32::try_from(hz).ok().filter(|hz| *hz > 0).map_or(10, |hz| 1000 / hz)
 }
+
+/// How many columns the terminal behind standard output has; nothing where there is none.
+pub(crate) fn terminal_columns() -> Option<usize> {
+    // SAFETY: all-zero is a valid `winsize`.
+    let mut size: libc::winsize = unsafe { mem::zeroed() };
+    // SAFETY: the request writes a `winsize`, and `size` is one for the duration of the call.
+    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then(|| usize::from(size.ws_col))
+}

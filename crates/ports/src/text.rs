@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use crate::explain::Explanation;
 use crate::report::{BucketReport, Cause, Finding, RemedyKind, Report, Severity, Verdict};
-use crate::snapshot::Confidence;
+use crate::snapshot::{Confidence, Unknown};
 
 /// How to write.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,15 @@ impl Default for Style {
     fn default() -> Self {
         Self { color: false, width: 80 }
     }
+}
+
+/// Narrowest and widest output, in columns.
+const WIDTHS: std::ops::RangeInclusive<usize> = 60..=200;
+
+/// Columns to wrap at: the terminal's, within bounds; 80 where standard output is none.
+pub fn width_of(terminal: bool) -> usize {
+    let columns = if terminal { crate::sys::terminal_columns() } else { None };
+    columns.map_or(Style::default().width, |c| c.clamp(*WIDTHS.start(), *WIDTHS.end()))
 }
 
 /// Width of the labels in a block, their indentation included.
@@ -152,26 +161,35 @@ pub fn render(report: &Report, style: Style) -> String {
     others(&mut out, report, shown, style);
     not_seen(&mut out, report, style);
     let sockets = report.sockets;
-    let mut last = format!(
-        "\n{}  range {}-{}, {} usable  {} sockets: {} time_wait, {} established",
-        report.netns,
-        report.range.low,
-        report.range.high,
-        report.range.usable,
-        sockets.total,
-        sockets.time_wait,
-        sockets.established
-    );
+    let parts = [
+        report.netns.clone(),
+        format!("range {}-{}, {} usable", report.range.low, report.range.high, report.range.usable),
+        format!(
+            "{} sockets: {} time_wait, {} established",
+            sockets.total, sockets.time_wait, sockets.established
+        ),
+    ];
+    out.push('\n');
+    let mut line = String::new();
+    for part in parts {
+        if !line.is_empty() && line.chars().count() + 2 + part.chars().count() > style.width {
+            let _ = writeln!(out, "{}", style.paint(Tone::Dim, &line));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push_str("  ");
+        }
+        line.push_str(&part);
+    }
+    let _ = writeln!(out, "{}", style.paint(Tone::Dim, &line));
     if let Some(probe) = report.probe {
-        let _ = write!(
-            last,
-            "\n{} ports probed for explicit binding in {:.1} ms: {} are bound",
+        let line = format!(
+            "{} ports probed for explicit binding in {:.1} ms: {} are bound",
             probe.ports, probe.ms, probe.bound
         );
-    }
-    for line in last.lines() {
-        let painted = if line.is_empty() { String::new() } else { style.paint(Tone::Dim, line) };
-        let _ = writeln!(out, "{painted}");
+        for line in wrap(&line, style.width) {
+            let _ = writeln!(out, "{}", style.paint(Tone::Dim, &line));
+        }
     }
     out
 }
@@ -221,7 +239,7 @@ pub fn render_bucket(report: &Report, index: usize, style: Style) -> String {
             continue;
         }
         for command in commands(finding).filter(|command| !said.contains(command)) {
-            let _ = writeln!(out, "{}{}", " ".repeat(LABEL), style.paint(Tone::Strong, command));
+            command_line(&mut out, "", command, style);
         }
     }
     out
@@ -229,7 +247,9 @@ pub fn render_bucket(report: &Report, index: usize, style: Style) -> String {
 
 fn bucket_block(out: &mut String, bucket: &BucketReport, style: Style) {
     let name = bucket_name(bucket);
-    let _ = writeln!(out, "{}", style.paint(Tone::Strong, &name));
+    for line in wrap(&name, style.width) {
+        let _ = writeln!(out, "{}", style.paint(Tone::Strong, &line));
+    }
     let left = match bucket.remaining.max {
         0 => "none left".to_owned(),
         _ => format!("{} left", bucket.remaining),
@@ -290,10 +310,7 @@ fn advice(out: &mut String, finding: &Finding, style: Style) {
         let mut label = label;
         for remedy in finding.remedies.iter().filter(|r| r.kind == kind) {
             if let Some(command) = &remedy.command {
-                // A command is one line, however long: it is there to be copied.
-                let label =
-                    style.paint(Tone::Dim, &format!("  {label:<width$}", width = LABEL - 2));
-                let _ = writeln!(out, "{label}{}", style.paint(Tone::Strong, command));
+                command_line(out, label, command, style);
                 field(out, "", &format!("({})", remedy.text), style);
             } else {
                 field(out, label, &remedy.text, style);
@@ -325,8 +342,7 @@ fn also<'a>(
         for command in commands(finding) {
             if !said.contains(&command) {
                 said.push(command);
-                let _ =
-                    writeln!(out, "{}{}", " ".repeat(LABEL), style.paint(Tone::Strong, command));
+                command_line(out, "", command, style);
             }
         }
     }
@@ -348,14 +364,21 @@ fn others(out: &mut String, report: &Report, shown: Option<usize>, style: Style)
     let width = rest.iter().map(|b| bucket_name(b).len()).max().unwrap_or(0);
     for bucket in rest {
         let rate = bucket.opens_per_s.map_or_else(String::new, |r| format!("  {r:.0}/s"));
-        let _ = writeln!(
-            out,
-            "  {:<width$}  [{}] {} of {} used{rate}",
-            bucket_name(bucket),
+        let name = bucket_name(bucket);
+        let numbers = format!(
+            "[{}] {} of {} used{rate}",
             bar(bucket.used, bucket.usable, 10),
             bucket.used,
             bucket.usable,
         );
+        if 4 + width + numbers.chars().count() <= style.width {
+            let _ = writeln!(out, "  {name:<width$}  {numbers}");
+            continue;
+        }
+        for line in wrap(&name, style.width.saturating_sub(2)) {
+            let _ = writeln!(out, "  {line}");
+        }
+        let _ = writeln!(out, "    {numbers}");
     }
 }
 
@@ -366,13 +389,24 @@ fn not_seen(out: &mut String, report: &Report, style: Style) {
     let title = if report.verdict == Verdict::Unknown { "cannot tell" } else { "not seen" };
     let _ = writeln!(out, "\n{}", style.paint(Tone::Strong, title));
     for unknown in &report.unknown {
-        for (index, line) in
-            wrap(&format!("{}: {}", unknown.what, unknown.why), style.width.saturating_sub(4))
-                .iter()
-                .enumerate()
-        {
-            let _ = writeln!(out, "{}{line}", if index == 0 { "  " } else { "    " });
-        }
+        hanging(out, "  ", &format!("{}: {}", unknown.what, unknown.why), style);
+    }
+}
+
+/// What could not be seen of several namespaces.
+pub fn render_unseen(unknown: &[Unknown], style: Style) -> String {
+    let mut out = String::new();
+    for unknown in unknown {
+        hanging(&mut out, "", &format!("not seen: {}: {}", unknown.what, unknown.why), style);
+    }
+    out
+}
+
+/// A paragraph whose first line begins with `lead`, the others two columns further in.
+fn hanging(out: &mut String, lead: &str, text: &str, style: Style) {
+    let lines = wrap(text, style.width.saturating_sub(lead.len() + 2));
+    for (index, line) in lines.iter().enumerate() {
+        let _ = writeln!(out, "{lead}{}{line}", if index == 0 { "" } else { "  " });
     }
 }
 
@@ -414,8 +448,55 @@ fn field(out: &mut String, label: &str, text: &str, style: Style) {
     }
 }
 
+/// A command, which is there to be copied: broken only at spaces outside of quotes, with the
+/// backslash that makes the shell read the next line too.
+fn command_line(out: &mut String, label: &str, command: &str, style: Style) {
+    let lead = style.paint(Tone::Dim, &format!("  {label:<width$}", width = LABEL - 2));
+    let lines = break_command(command, style.width.saturating_sub(LABEL));
+    for (index, line) in lines.iter().enumerate() {
+        // A word that is too long for the indentation gets less of it, rather than being cut.
+        let room = style.width.saturating_sub(line.chars().count() + 2);
+        let lead = if index == 0 { lead.clone() } else { " ".repeat(room.min(LABEL + 2)) };
+        let more = if index + 1 < lines.len() { " \\" } else { "" };
+        let _ = writeln!(out, "{lead}{}{more}", style.paint(Tone::Strong, line));
+    }
+}
+
+fn break_command(command: &str, width: usize) -> Vec<String> {
+    let mut words: Vec<String> = vec![String::new()];
+    let mut quote = None;
+    for c in command.chars() {
+        match (c, quote) {
+            (' ', None) => {
+                words.push(String::new());
+                continue;
+            }
+            ('\'' | '"', None) => quote = Some(c),
+            (_, Some(open)) if open == c => quote = None,
+            _ => {}
+        }
+        if let Some(word) = words.last_mut() {
+            word.push(c);
+        }
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        // Room for the indentation of later lines and for the backslash.
+        let room = width.saturating_sub(if lines.len() > 1 { 4 } else { 2 });
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= room => {
+                line.push(' ');
+                line.push_str(&word);
+            }
+            _ => lines.push(word),
+        }
+    }
+    // Without the backslash the last word may just fit.
+    if command.chars().count() <= width { vec![command.to_owned()] } else { lines }
+}
+
 /// Breaks a text at spaces; a word longer than the width stays whole.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     for word in text.split_whitespace() {

@@ -10,7 +10,7 @@ use keepgate_lab::report::{html, table};
 use keepgate_lab::{Arm, Plan, Progress, Report, assertion};
 
 use crate::exit::Exit;
-use crate::style::{Paint, print};
+use crate::style::{Paint, print, say};
 
 /// Reproduce the port outage in network namespaces, and each remedy
 #[derive(Debug, clap::Args)]
@@ -101,7 +101,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 type Played<'p> = &'p mut dyn FnMut(Progress<'_>);
 
 fn play_demo(demo: Demo, output: &Output) -> anyhow::Result<Exit> {
-    eprintln!("{}", demo.about());
+    say(demo.about());
     with_stage(output, |program, folder, progress| demo::play(demo, program, folder, progress))
 }
 
@@ -117,7 +117,7 @@ fn with_stage(
         for (name, text) in [("report.json", json), ("report.html", html::render(&report))] {
             let path = folder.join(name);
             std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-            eprintln!("wrote {}", path.display());
+            say(&format!("wrote {}", path.display()));
         }
     }
     if output.json {
@@ -145,7 +145,7 @@ fn hold(file: &Path, report: Option<&Path>) -> anyhow::Result<Exit> {
     let thresholds = match assertion::parse(&text) {
         Ok(thresholds) => thresholds,
         Err(error) => {
-            eprintln!("keepgate: {}:{}: {}", file.display(), error.line, error.reason);
+            say(&format!("keepgate: {}:{}: {}", file.display(), error.line, error.reason));
             return Ok(Exit::Usage);
         }
     };
@@ -241,9 +241,10 @@ impl Display {
             Progress::Ended(arm) => {
                 let summary = &arm.summary;
                 let text = format!(
-                    "{:<18} users ok {:.1} %, {} wrong 403, {} EADDRNOTAVAIL, {} connections opened",
+                    "{:<18} users ok {}, {} wrong 403, {} EADDRNOTAVAIL, {} connections opened",
                     arm.arm.name(),
-                    summary.users_ok * 100.0,
+                    // The same number as in the table.
+                    table::percent(summary.users_ok_under_crawl),
                     summary.wrong_403,
                     summary.eaddrnotavail,
                     summary.opened
@@ -251,7 +252,7 @@ impl Display {
                 if self.live {
                     self.rewrite("");
                 }
-                eprintln!("{text}");
+                say(&text);
             }
         }
     }

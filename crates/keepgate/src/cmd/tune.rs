@@ -13,9 +13,9 @@ use keepgate_ports::snapshot::HostSnapshot;
 use keepgate_ports::tune::{self, Ask, Level, Source, TunePlan, formats};
 
 use crate::exit::{Exit, usage};
-use crate::style::{Paint, print, print_json};
+use crate::style::{Paint, print, print_json, say};
 use crate::tune::apply::{self, Applied, Manner};
-use crate::tune::journal::Desk;
+use crate::tune::journal::{Desk, STATE_FOLDER};
 use crate::tune::watch;
 
 /// Plan, apply and undo port settings of this host, and judge existing ones
@@ -62,12 +62,12 @@ Examples:
         /// Keep what was applied by an earlier `tune apply`
         #[arg(long, conflicts_with_all = ["yes", "file", "widen"])]
         confirm: bool,
-        /// Keep it without asking
+        /// Keep it without asking; keeps an earlier change that waits for its confirmation, too
         #[arg(long)]
         yes: bool,
-        /// Seconds to wait for the confirmation
-        #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
-        timeout: u64,
+        /// Time to wait for the confirmation, such as 90s or 5m (1s to 1h)
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = patience)]
+        timeout: Duration,
         /// Apply the settings of this sysctl file instead of the plan
         #[arg(long, value_name = "F")]
         file: Option<PathBuf>,
@@ -81,7 +81,7 @@ Examples:
         #[command(flatten)]
         keep: Keep,
     },
-    /// Judge sysctl files line by line; exit code 1 if a line is wrong
+    /// Judge sysctl files line by line; exit code 1 for errors, with --strict for warnings too
     #[command(after_help = "\
 Example:
   keepgate tune lint /etc/sysctl.conf /etc/sysctl.d
@@ -93,6 +93,9 @@ A folder stands for its *.conf files in the order in which they are applied.")]
         /// Write a corrected copy of each file beside it, as NAME.fixed
         #[arg(long)]
         fix: bool,
+        /// Warnings count as errors
+        #[arg(long)]
+        strict: bool,
         /// Print the findings as JSON
         #[arg(long)]
         json: bool,
@@ -138,7 +141,7 @@ struct Keep {
     #[arg(long, value_name = "DIR")]
     sysctl_dir: Option<PathBuf>,
     /// Where the journal is kept
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/keepgate")]
+    #[arg(long, value_name = "DIR", default_value = STATE_FOLDER)]
     state_dir: PathBuf,
 }
 
@@ -169,14 +172,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             let desk = Desk::new(&keep.state_dir, at.namespace());
             let manner = Manner {
                 yes,
-                patience: Duration::from_secs(timeout),
-                file: lasting_file(&desk.namespace, keep.sysctl_dir),
+                patience: timeout,
+                sysctl_dir: lasting_folder(&desk.namespace, keep.sysctl_dir),
                 state_dir: keep.state_dir,
             };
             change(&desk, &want, file.as_deref(), &manner)
         }
         TuneCommand::Undo { at, keep } => undo(&Desk::new(&keep.state_dir, at.namespace())),
-        TuneCommand::Lint { files, fix, json } => lint(&files, fix, json),
+        TuneCommand::Lint { files, fix, strict, json } => lint(&files, fix, strict, json),
         TuneCommand::Watch { at, keep } => {
             let desk = Desk::new(&keep.state_dir, at.namespace());
             watch::run(desk)?;
@@ -185,15 +188,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// The file that makes settings last. Other namespaces than the host's have none: who makes them
-/// sets them.
-fn lasting_file(namespace: &Namespace, folder: Option<PathBuf>) -> Option<PathBuf> {
-    let folder = folder.or_else(|| {
+fn patience(text: &str) -> Result<Duration, String> {
+    keepgate_ports::doctor::args::duration(text)
+        .filter(|duration| (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(duration))
+        .ok_or_else(|| "expected a time from 1s to 1h, such as 90s or 5m".to_owned())
+}
+
+/// Where the file goes that makes settings last. Other namespaces than the host's have none: who
+/// makes them sets them.
+fn lasting_folder(namespace: &Namespace, folder: Option<PathBuf>) -> Option<PathBuf> {
+    folder.or_else(|| {
         let initial = Namespace::Pid(1).inode().ok();
         let here = namespace.inode().ok();
         (here.is_some() && here == initial).then(|| PathBuf::from("/etc/sysctl.d"))
-    })?;
-    Some(folder.join("90-keepgate.conf"))
+    })
 }
 
 impl Place {
@@ -272,8 +280,9 @@ fn change(desk: &Desk, want: &Want, file: Option<&Path>, manner: &Manner) -> any
     let paint = Paint::stderr();
     let _turn = desk.turn()?;
     for line in apply::repair(desk)? {
-        eprintln!("{}", paint.warn(line.trim_end()));
+        say(&paint.warn(line.trim_end()));
     }
+    let waited = apply::is_pending(desk)?;
     let snapshot = look(&desk.namespace, want)?;
     let mut plan = tune::plan(&snapshot, &ask(want));
     if let Some(path) = file {
@@ -284,13 +293,25 @@ fn change(desk: &Desk, want: &Want, file: Option<&Path>, manner: &Manner) -> any
         Applied::Refused(refused) => {
             for refusal in &refused {
                 let key = if refusal.key.is_empty() { "this namespace" } else { &refusal.key };
-                eprintln!("{} {key}: {}", paint.bad("refused:"), refusal.why);
+                say(&format!("{} {key}: {}", paint.bad("refused:"), refusal.why));
             }
             Ok(Exit::Denied)
         }
-        Applied::Done { steps, aside, watcher } => {
+        Applied::Pending => {
+            say(&format!(
+                "keepgate: an earlier change waits for its confirmation: `keepgate tune apply \
+                 --confirm{0}` keeps it, `keepgate tune undo{0}` takes it back",
+                hint(desk, manner)
+            ));
+            Ok(Exit::Failure)
+        }
+        Applied::Done { steps, aside, watcher, file, winners } => {
             for line in &aside {
-                eprintln!("{}", paint.warn(line));
+                say(&paint.warn(line));
+            }
+            if steps.is_empty() && waited {
+                print("Confirmed what was applied before. `keepgate tune undo` takes it back.\n")?;
+                return Ok(Exit::Ok);
             }
             if steps.is_empty() {
                 print("Nothing to change.\n")?;
@@ -310,10 +331,23 @@ fn change(desk: &Desk, want: &Want, file: Option<&Path>, manner: &Manner) -> any
                     gain.sustainable_per_s.0,
                 ))?;
             }
-            if let Some(path) = &manner.file {
+            if let Some(path) = &file {
                 print(&format!("wrote {}\n", path.display()))?;
             }
+            for winner in &winners {
+                say(&paint.warn(&format!(
+                    "not lasting: {} is applied later and sets {} to `{}`; remove or change that \
+                     line, or the next boot brings it back",
+                    winner.file.display(),
+                    winner.key,
+                    winner.value.replace('\t', " "),
+                )));
+            }
             match watcher {
+                None if !winners.is_empty() => {
+                    print("Applied until the next boot. `keepgate tune undo` takes it back.\n")?;
+                    return Ok(Exit::Failure);
+                }
                 None => print("Confirmed. `keepgate tune undo` takes it back.\n")?,
                 Some(pid) => print(&format!(
                     "Everything goes back in {} s (watcher: process {pid}) unless you confirm:\n  \
@@ -334,7 +368,7 @@ fn hint(desk: &Desk, manner: &Manner) -> String {
         Namespace::Named(name) => format!(" --netns {name}"),
         Namespace::Pid(pid) => format!(" --pid {pid}"),
     };
-    if manner.state_dir != Path::new("/var/lib/keepgate") {
+    if manner.state_dir != Path::new(STATE_FOLDER) {
         words.push_str(&format!(" --state-dir {}", manner.state_dir.display()));
     }
     words
@@ -344,20 +378,20 @@ fn confirm(desk: &Desk) -> anyhow::Result<Exit> {
     let _turn = desk.turn()?;
     let said = apply::repair(desk)?;
     for line in &said {
-        eprintln!("{}", Paint::stderr().warn(line.trim_end()));
+        say(&Paint::stderr().warn(line.trim_end()));
     }
     if apply::confirm(desk)? {
         print("Confirmed. `keepgate tune undo` takes it back.\n")?;
         return Ok(Exit::Ok);
     }
-    eprintln!("keepgate: nothing waits for a confirmation here");
+    say("keepgate: nothing waits for a confirmation here");
     Ok(Exit::Failure)
 }
 
 fn undo(desk: &Desk) -> anyhow::Result<Exit> {
     let _turn = desk.turn()?;
     if let Some(word) = desk.take_word()? {
-        eprintln!("{}", Paint::stderr().warn(word.trim_end()));
+        say(&Paint::stderr().warn(word.trim_end()));
     }
     match apply::undo(desk)? {
         None => {
@@ -366,7 +400,7 @@ fn undo(desk: &Desk) -> anyhow::Result<Exit> {
         }
         Some(aside) => {
             for line in &aside {
-                eprintln!("{}", Paint::stderr().warn(line));
+                say(&Paint::stderr().warn(line));
             }
             print("Undone: values and file are as they were.\n")?;
             Ok(if aside.is_empty() { Exit::Ok } else { Exit::Failure })
@@ -374,7 +408,7 @@ fn undo(desk: &Desk) -> anyhow::Result<Exit> {
     }
 }
 
-fn lint(paths: &[PathBuf], fix: bool, json: bool) -> anyhow::Result<Exit> {
+fn lint(paths: &[PathBuf], fix: bool, strict: bool, json: bool) -> anyhow::Result<Exit> {
     let mut files = Vec::new();
     for path in paths {
         files.extend(conf_files(path)?);
@@ -392,18 +426,19 @@ fn lint(paths: &[PathBuf], fix: bool, json: bool) -> anyhow::Result<Exit> {
         print(&tune::render(&sources, &findings, Paint::stdout().is_on()))?;
     }
     if fix {
-        for (path, (_, text)) in files.iter().zip(&texts) {
-            let fixed = tune::fix(text);
+        let all: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
+        for ((path, (_, text)), fixed) in files.iter().zip(&texts).zip(tune::fix_all(&all)) {
             if fixed != *text {
                 let mut name = path.clone().into_os_string();
                 name.push(".fixed");
                 std::fs::write(&name, fixed)
                     .with_context(|| format!("writing {}", Path::new(&name).display()))?;
-                eprintln!("wrote {}", Path::new(&name).display());
+                say(&format!("wrote {}", Path::new(&name).display()));
             }
         }
     }
-    let wrong = findings.iter().any(|finding| finding.level != Level::Note);
+    let worst = if strict { Level::Warning } else { Level::Error };
+    let wrong = findings.iter().any(|finding| finding.level <= worst);
     Ok(if wrong { Exit::Failure } else { Exit::Ok })
 }
 
@@ -423,13 +458,47 @@ fn conf_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether this kernel has the key; none where this namespace cannot tell.
+/// Keys below `net.ipv4` and `net.ipv6` that only the host's own namespace has (their beginnings, as
+/// Linux 6.18 shows them).
+const HOST_ONLY: &[&str] = &[
+    "net.ipv4.cipso_",
+    "net.ipv4.fib_sync_mem",
+    "net.ipv4.inet_peer_",
+    "net.ipv4.ipfrag_secret_interval",
+    "net.ipv4.tcp_available_ulp",
+    "net.ipv4.tcp_low_latency",
+    "net.ipv4.tcp_max_orphans",
+    "net.ipv4.tcp_mem",
+    "net.ipv4.udp_mem",
+    "net.ipv6.calipso_",
+    "net.ipv6.ip6frag_secret_interval",
+    "net.ipv6.mld_",
+];
+
+/// Whether this kernel has the key, or one that fits the pattern; none where this namespace cannot
+/// tell: some keys below `net` are the host's own namespace's alone.
 fn kernel_has(key: &str) -> Option<bool> {
-    if !key.starts_with("net.") {
-        return None;
-    }
-    let path = Path::new("/proc/sys").join(key.replace('.', "/"));
-    Path::new("/proc/sys/net").exists().then(|| path.exists())
+    let root = Path::new("/proc/sys");
+    let path = tune::path_of_key(key);
+    let has =
+        if key.contains(['*', '?', '[']) { fits(root, &path) } else { root.join(&path).exists() };
+    let host = || {
+        let initial = Namespace::Pid(1).inode().ok();
+        initial.is_some() && initial == Namespace::Current.inode().ok()
+    };
+    let of_namespace = ["net.ipv4.", "net.ipv6."].iter().any(|tree| key.starts_with(tree))
+        && !HOST_ONLY.iter().any(|start| key.starts_with(start));
+    let shown = root.exists() && (!key.starts_with("net.") || of_namespace || host());
+    (has || shown).then_some(has)
+}
+
+/// Whether a file below `folder` fits a pattern, part by part.
+fn fits(folder: &Path, pattern: &str) -> bool {
+    let (part, rest) = pattern.split_once('/').map_or((pattern, None), |(p, r)| (p, Some(r)));
+    std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
+        entry.file_name().to_str().is_some_and(|name| tune::fits(part, name))
+            && rest.is_none_or(|rest| fits(&entry.path(), rest))
+    })
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use keepgate_ports::snapshot::HostSnapshot;
+use keepgate_ports::tune::values::same;
 use keepgate_ports::tune::{Refusal, Step, TunePlan, formats, refusals};
 
 use super::journal::{Changed, ChangedFile, Desk, Journal, State, boot, now_unix_ms};
-use super::settings::{self, same};
+use super::lasting::{self, Winner};
+use super::settings;
 use super::watch;
 
 /// How to apply.
@@ -17,8 +19,8 @@ pub(crate) struct Manner {
     pub(crate) yes: bool,
     /// How long to wait for a confirmation.
     pub(crate) patience: Duration,
-    /// The file that makes it last; none for namespaces that have no such file.
-    pub(crate) file: Option<PathBuf>,
+    /// The folder of the file that makes it last; none for namespaces that have no such file.
+    pub(crate) sysctl_dir: Option<PathBuf>,
     /// Where journals are.
     pub(crate) state_dir: PathBuf,
 }
@@ -35,7 +37,13 @@ pub(crate) enum Applied {
         aside: Vec<String>,
         /// The watcher's process id, unless confirmed already.
         watcher: Option<u32>,
+        /// The file that makes it last.
+        file: Option<PathBuf>,
+        /// Later files that say something else.
+        winners: Vec<Winner>,
     },
+    /// An earlier change waits for its confirmation.
+    Pending,
 }
 
 /// Repairs what an earlier run left in the middle; says what it did.
@@ -57,8 +65,16 @@ pub(crate) fn apply(
     plan: &TunePlan,
     manner: &Manner,
 ) -> anyhow::Result<Applied> {
-    let earlier = desk.load()?;
-    let (aside, mut steps) = step_aside(desk, earlier.as_ref(), &plan.steps)?;
+    let mut earlier = desk.load()?;
+    if let Some(pending) = earlier.take_if(|journal| journal.state == State::Armed) {
+        if !manner.yes {
+            return Ok(Applied::Pending);
+        }
+        let confirmed = pending.confirmed();
+        desk.save(&confirmed)?;
+        earlier = Some(confirmed);
+    }
+    let (aside, steps) = step_aside(desk, earlier.as_ref(), &plan.steps)?;
     let changes: Vec<(String, String)> =
         steps.iter().map(|step| (step.key.clone(), step.to.clone())).collect();
     let refused = refusals(snapshot, &changes);
@@ -67,32 +83,53 @@ pub(crate) fn apply(
     }
     // What is so already needs no journal.
     let mut wanted = Vec::new();
-    for step in steps.drain(..) {
-        if !same(&settings::read(&desk.namespace, &step.key)?, &step.to) {
+    for step in steps {
+        if !same(&step.key, &settings::read(&desk.namespace, &step.key)?, &step.to) {
             wanted.push(step);
         }
     }
+    let lasting: Vec<(String, String)> = earlier
+        .iter()
+        .flat_map(|journal| &journal.changes)
+        .map(|changed| (changed.key.clone(), changed.after.clone()))
+        .filter(|(key, _)| wanted.iter().all(|step| step.key != *key))
+        .chain(wanted.iter().map(|step| (step.key.clone(), step.to.clone())))
+        .collect();
+    let chosen = manner.sysctl_dir.as_deref().map(|folder| lasting::choose(folder, &lasting));
+    let (file, winners) =
+        chosen.map_or((None, Vec::new()), |(file, winners)| (Some(file), winners));
     if wanted.is_empty() {
-        return Ok(Applied::Done { steps: Vec::new(), aside, watcher: None });
+        return Ok(Applied::Done { steps: Vec::new(), aside, watcher: None, file: None, winners });
     }
 
-    let mut journal = begin(desk, earlier, &wanted, manner)?;
+    let mut journal = begin(desk, earlier, &wanted, file.as_deref(), manner)?;
     desk.save(&journal)?;
     let watcher = watch::start(desk, &manner.state_dir)?;
-    let set = set_all(desk, &wanted).and_then(|()| verify(desk, plan));
-    if let Err(error) = set {
-        let left = desk.take_back(&journal)?;
-        let left = if left.is_empty() { String::new() } else { format!(" ({})", left.join("; ")) };
-        return Err(error.context(format!("nothing is changed: everything was taken back{left}")));
+    let done = set_all(desk, &wanted)
+        .and_then(|()| verify(desk, plan))
+        .and_then(|()| match &journal.file {
+            Some(file) => settings::write_file(&file.path, &file.after),
+            None => Ok(()),
+        })
+        .and_then(|()| {
+            let mut armed = journal.clone();
+            armed.state = State::Armed;
+            armed.deadline_unix_ms = deadline(manner.patience);
+            journal = if manner.yes { armed.confirmed() } else { armed };
+            desk.save(&journal)
+        });
+    if let Err(error) = done {
+        return Err(match desk.restore(&journal) {
+            Ok(()) => error.context("nothing is changed: everything was taken back"),
+            // Whoever reads this must know both: what failed, and what is not as it was.
+            Err(left) => left.context(format!(
+                "this change failed ({error:#}), and could not be taken back whole; run `keepgate \
+                 tune undo`"
+            )),
+        });
     }
-    if let Some(file) = &journal.file {
-        settings::write_file(&file.path, &file.after)?;
-    }
-    journal.state = if manner.yes { State::Confirmed } else { State::Armed };
-    journal.deadline_unix_ms = deadline(manner.patience);
-    desk.save(&journal)?;
     let watcher = (!manner.yes).then_some(watcher);
-    Ok(Applied::Done { steps: wanted, aside, watcher })
+    Ok(Applied::Done { steps: wanted, aside, watcher, file, winners })
 }
 
 fn deadline(patience: Duration) -> u64 {
@@ -109,7 +146,7 @@ fn step_aside(
     let mut rest = steps.to_vec();
     for owned in earlier.map(|journal| journal.changes.as_slice()).unwrap_or_default() {
         let now = settings::read(&desk.namespace, &owned.key)?;
-        if !same(&now, &owned.after) && now != owned.before {
+        if !same(&owned.key, &now, &owned.after) && now != owned.before {
             aside.push(format!(
                 "somebody else has set {} to `{}` since; it is left alone",
                 owned.key,
@@ -121,48 +158,39 @@ fn step_aside(
     Ok((aside, rest))
 }
 
-/// The journal of this application, on top of an earlier one that was confirmed.
+/// The journal of this application; the one that was confirmed before goes on inside it.
 fn begin(
     desk: &Desk,
     earlier: Option<Journal>,
     steps: &[Step],
+    file: Option<&Path>,
     manner: &Manner,
 ) -> anyhow::Result<Journal> {
-    let mut changes = earlier.as_ref().map(|journal| journal.changes.clone()).unwrap_or_default();
+    let mut changes = Vec::new();
     for step in steps {
-        match changes.iter_mut().find(|changed| changed.key == step.key) {
-            // What was there before the first of our changes is what undo brings back.
-            Some(changed) => changed.after.clone_from(&step.to),
-            None => changes.push(Changed {
-                key: step.key.clone(),
-                before: settings::read(&desk.namespace, &step.key)?,
-                after: step.to.clone(),
-            }),
-        }
+        changes.push(Changed {
+            key: step.key.clone(),
+            before: settings::read(&desk.namespace, &step.key)?,
+            after: step.to.clone(),
+        });
     }
-    let file = match &manner.file {
+    let file = match file {
         None => None,
         Some(path) => {
-            let now = settings::read_file(path)?;
-            let first = earlier.and_then(|journal| journal.file);
-            let before = match first {
-                Some(first) if now.as_deref() == Some(first.after.as_str()) => first.before,
-                _ => now,
-            };
-            let lasting: Vec<Step> = changes
-                .iter()
+            let before = settings::read_file(path)?;
+            let kept = earlier.iter().flat_map(|journal| &journal.changes);
+            let kept = kept.filter(|changed| steps.iter().all(|step| step.key != changed.key));
+            let lasting: Vec<Step> = kept
                 .map(|changed| Step {
                     key: changed.key.clone(),
                     from: changed.before.trim().to_owned(),
                     to: changed.after.clone(),
-                    why: steps
-                        .iter()
-                        .find(|step| step.key == changed.key)
-                        .map_or_else(|| "as before".to_owned(), |step| step.why.clone()),
+                    why: "as before".to_owned(),
                     risk: String::new(),
                 })
+                .chain(steps.iter().cloned())
                 .collect();
-            Some(ChangedFile { path: path.clone(), before, after: formats::sysctl(&lasting) })
+            Some(ChangedFile { path: path.to_owned(), before, after: formats::sysctl(&lasting) })
         }
     };
     Ok(Journal {
@@ -173,6 +201,8 @@ fn begin(
         deadline_unix_ms: deadline(manner.patience),
         changes,
         file,
+        more_files: Vec::new(),
+        earlier: earlier.map(Box::new),
     })
 }
 
@@ -181,7 +211,7 @@ fn set_all(desk: &Desk, steps: &[Step]) -> anyhow::Result<()> {
         settings::write(&desk.namespace, &step.key, &step.to)?;
         let now = settings::read(&desk.namespace, &step.key)?;
         anyhow::ensure!(
-            same(&now, &step.to),
+            same(&step.key, &now, &step.to),
             "`{}` reads back as `{}` after setting it to `{}`",
             step.key,
             now.trim(),
@@ -223,47 +253,50 @@ fn verify(desk: &Desk, plan: &TunePlan) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a change waits for its confirmation.
+pub(crate) fn is_pending(desk: &Desk) -> anyhow::Result<bool> {
+    Ok(desk.load()?.is_some_and(|journal| journal.state == State::Armed))
+}
+
 /// Confirms what is armed.
 pub(crate) fn confirm(desk: &Desk) -> anyhow::Result<bool> {
-    let Some(mut journal) = desk.load()? else { return Ok(false) };
+    let Some(journal) = desk.load()? else { return Ok(false) };
     if journal.state != State::Armed {
         return Ok(false);
     }
-    journal.state = State::Confirmed;
-    desk.save(&journal)?;
+    desk.save(&journal.confirmed())?;
     Ok(true)
 }
 
 /// Takes back what was applied: none when nothing was, else what was left alone.
 pub(crate) fn undo(desk: &Desk) -> anyhow::Result<Option<Vec<String>>> {
-    match desk.load()? {
-        None => Ok(None),
-        Some(journal) => desk.take_back(&journal).map(Some),
+    let mut aside = None;
+    // One that waits for its confirmation first, then what was confirmed before it.
+    while let Some(journal) = desk.load()? {
+        aside.get_or_insert_with(Vec::new).extend(desk.take_back(&journal)?);
     }
+    Ok(aside)
 }
 
 /// Steps from a sysctl file instead of a plan, in its order.
 pub(crate) fn steps_of_file(desk: &Desk, path: &Path) -> anyhow::Result<Vec<Step>> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let mut steps = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with(['#', ';']) {
-            continue;
-        }
-        let Some((key, value)) = line.split_once('=') else {
-            anyhow::bail!(
-                "{}:{}: neither a comment nor `key = value`; see `keepgate tune lint {}`",
+    let mut steps: Vec<Step> = Vec::new();
+    for (line, setting) in keepgate_ports::tune::settings_of(&text) {
+        let (key, to) = match setting {
+            Ok(pair) => pair,
+            Err(what) => anyhow::bail!(
+                "{}:{line}: {what}; see `keepgate tune lint {}`",
                 path.display(),
-                index + 1,
                 path.display()
-            );
+            ),
         };
-        let (key, to) = (key.trim().to_owned(), value.trim().to_owned());
         // A key that is gone is refused by name later; it has no value to read.
         let from = settings::read(&desk.namespace, &key).unwrap_or_default().trim().to_owned();
-        let why = format!("{}:{}", path.display(), index + 1);
+        let why = format!("{}:{line}", path.display());
+        // The last line on a key has the last word.
+        steps.retain(|step| step.key != key);
         steps.push(Step { key, from, to, why, risk: "as judged by its author".to_owned() });
     }
     Ok(steps)

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use keepgate_ports::netns::Namespace;
+use keepgate_ports::tune::values;
 use serde::{Deserialize, Serialize};
 
-use super::settings::{self, same};
+use super::folder::Folder;
+use super::settings;
 
 /// How far an application has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,9 +56,22 @@ pub(crate) struct Journal {
     pub(crate) pid: u32,
     /// When unconfirmed changes go back, milliseconds since the Unix epoch.
     pub(crate) deadline_unix_ms: u64,
+    /// Of this application alone, until it is confirmed; then of all.
     pub(crate) changes: Vec<Changed>,
     pub(crate) file: Option<ChangedFile>,
+    /// Files of earlier applications under other names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) more_files: Vec<ChangedFile>,
+    /// What was confirmed before: taking this application back leaves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) earlier: Option<Box<Journal>>,
 }
+
+/// Where release 0.1 kept its journals: in the center's data folder.
+const OLD_FOLDER: &str = "/var/lib/keepgate";
+/// Where journals are unless somewhere else was asked for, and where locks are then.
+pub(crate) const STATE_FOLDER: &str = "/var/lib/keepgate-tune";
+const LOCK_FOLDER: &str = "/run/keepgate-tune";
 
 /// Where journals are, for one namespace.
 #[derive(Clone, Debug)]
@@ -87,39 +102,69 @@ impl Desk {
         self
     }
 
-    pub(crate) fn path(&self) -> PathBuf {
-        self.folder.join(format!("tune-{}.json", self.label))
+    fn name(&self) -> String {
+        format!("tune-{}.json", self.label)
     }
 
     /// Where the watcher leaves word of what it could not take back.
-    fn word(&self) -> PathBuf {
-        self.folder.join(format!("tune-{}.txt", self.label))
+    fn word(&self) -> String {
+        format!("tune-{}.txt", self.label)
+    }
+
+    fn is_default(&self) -> bool {
+        self.folder == Path::new(STATE_FOLDER)
     }
 
     /// Waits for the turn of this namespace.
     pub(crate) fn turn(&self) -> anyhow::Result<Turn> {
-        std::fs::create_dir_all(&self.folder)
-            .with_context(|| format!("creating {}", self.folder.display()))?;
-        let path = self.folder.join(format!("tune-{}.lock", self.label));
-        let lock = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        lock.lock().with_context(|| format!("locking {}", path.display()))?;
+        Folder::open_or_make(&self.folder)?;
+        let folder = if self.is_default() { Path::new(LOCK_FOLDER) } else { &self.folder };
+        let lock = Folder::open_or_make(folder)?.lock(&format!("tune-{}.lock", self.label))?;
         Ok(Turn { _lock: lock })
     }
 
     pub(crate) fn load(&self) -> anyhow::Result<Option<Journal>> {
-        let path = self.path();
-        let Some(text) = settings::read_file(&path)? else { return Ok(None) };
-        let journal = serde_json::from_str(&text)
-            .with_context(|| format!("{} is damaged; look at it by hand", path.display()))?;
+        let name = self.name();
+        let mut folder = Folder::open(&self.folder)?;
+        let mut text = folder.as_ref().map(|folder| folder.read(&name)).transpose()?.flatten();
+        if text.is_none() && self.is_default() {
+            // Whoever owns the center's data, the journal itself is root's, or refused.
+            folder = Folder::open_unchecked(Path::new(OLD_FOLDER))?;
+            text = folder.as_ref().map(|folder| folder.read(&name)).transpose()?.flatten();
+        }
+        let (Some(folder), Some(text)) = (folder, text) else { return Ok(None) };
+        let journal: Journal = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged; look at it by hand", folder.display(&name)))?;
+        journal.check().with_context(|| format!("{} is refused", folder.display(&name)))?;
         Ok(Some(journal))
     }
 
     pub(crate) fn save(&self, journal: &Journal) -> anyhow::Result<()> {
-        settings::write_file(&self.path(), &serde_json::to_string_pretty(journal)?)
+        let text = serde_json::to_string_pretty(journal)?;
+        Folder::open_or_make(&self.folder)?.write(&self.name(), &text)?;
+        self.remove_old()
     }
 
-    /// Takes everything back, last change first, and closes the journal. Returns what was left
-    /// alone because somebody else has changed it since.
+    fn remove(&self) -> anyhow::Result<()> {
+        if let Some(folder) = Folder::open(&self.folder)? {
+            folder.remove(&self.name())?;
+        }
+        self.remove_old()
+    }
+
+    /// The journal of release 0.1 has done its duty once a new one is written, or none is needed.
+    fn remove_old(&self) -> anyhow::Result<()> {
+        match Folder::open_unchecked(Path::new(OLD_FOLDER)).ok().flatten() {
+            // Only one that would have been believed: nobody else's file is touched.
+            Some(old) if self.is_default() && matches!(old.read(&self.name()), Ok(Some(_))) => {
+                old.remove(&self.name())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes an application back, last change first, and closes its journal; what was confirmed
+    /// before it stays. Returns what was left alone because somebody else has changed it since.
     pub(crate) fn take_back(&self, journal: &Journal) -> anyhow::Result<Vec<String>> {
         let mut aside = Vec::new();
         if journal.boot == boot() {
@@ -128,8 +173,8 @@ impl Desk {
                 if now == changed.before {
                     continue;
                 }
-                if same(&now, &changed.after) {
-                    settings::write(&self.namespace, &changed.key, &changed.before)?;
+                if values::same(&changed.key, &now, &changed.after) {
+                    self.put_back(changed)?;
                 } else {
                     aside.push(format!(
                         "somebody else has set {} to `{}` since; it stays so (it was `{}`)",
@@ -140,38 +185,125 @@ impl Desk {
                 }
             }
         }
-        if let Some(file) = &journal.file {
-            let now = settings::read_file(&file.path)?;
-            if now.as_deref() == Some(file.after.as_str()) {
-                match &file.before {
-                    Some(text) => settings::write_file(&file.path, text)?,
-                    None => settings::remove_file(&file.path)?,
-                }
-            } else if now != file.before {
-                aside.push(format!(
-                    "somebody else has changed {} since; it stays so",
-                    file.path.display()
-                ));
+        for file in journal.file.iter().chain(&journal.more_files) {
+            aside.extend(restore_file(file)?);
+        }
+        self.close(journal)?;
+        Ok(aside)
+    }
+
+    /// Takes back what an application that failed has written, whatever it reads as now: nobody
+    /// else had the time to set it. Each value is read again.
+    pub(crate) fn restore(&self, journal: &Journal) -> anyhow::Result<()> {
+        for changed in journal.changes.iter().rev() {
+            if settings::read(&self.namespace, &changed.key)? != changed.before {
+                self.put_back(changed)?;
             }
         }
-        settings::remove_file(&self.path())?;
-        Ok(aside)
+        if let Some(file) = &journal.file {
+            restore_file(file)?;
+        }
+        self.close(journal)
+    }
+
+    fn put_back(&self, changed: &Changed) -> anyhow::Result<()> {
+        settings::write(&self.namespace, &changed.key, &changed.before)?;
+        let now = settings::read(&self.namespace, &changed.key)?;
+        anyhow::ensure!(
+            now == changed.before,
+            "{} reads `{}` and was `{}`: set it by hand",
+            changed.key,
+            now.trim(),
+            changed.before.trim()
+        );
+        Ok(())
+    }
+
+    fn close(&self, journal: &Journal) -> anyhow::Result<()> {
+        match &journal.earlier {
+            Some(earlier) => self.save(earlier),
+            None => self.remove(),
+        }
     }
 
     /// Leaves word for the next command.
     pub(crate) fn leave_word(&self, lines: &[String]) -> anyhow::Result<()> {
-        settings::write_file(&self.word(), &format!("{}\n", lines.join("\n")))
+        let folder = Folder::open_or_make(&self.folder)?;
+        folder.write(&self.word(), &format!("{}\n", lines.join("\n")))
     }
 
     /// Word that was left, taken away.
     pub(crate) fn take_word(&self) -> anyhow::Result<Option<String>> {
-        let word = settings::read_file(&self.word())?;
-        settings::remove_file(&self.word())?;
+        let Some(folder) = Folder::open(&self.folder)? else { return Ok(None) };
+        let word = folder.read(&self.word())?;
+        folder.remove(&self.word())?;
         Ok(word)
     }
 }
 
+/// Brings a lasting file back, unless somebody else has changed it; then says so.
+fn restore_file(file: &ChangedFile) -> anyhow::Result<Option<String>> {
+    let now = settings::read_file(&file.path)?;
+    if now.as_deref() == Some(file.after.as_str()) {
+        match &file.before {
+            Some(text) => settings::write_file(&file.path, text)?,
+            None => settings::remove_file(&file.path)?,
+        }
+    } else if now != file.before {
+        return Ok(Some(format!(
+            "somebody else has changed {} since; it stays so",
+            file.path.display()
+        )));
+    }
+    Ok(None)
+}
+
 impl Journal {
+    /// Whether it can be one of ours: it names settings of a network namespace, and files that
+    /// this program writes.
+    fn check(&self) -> anyhow::Result<()> {
+        for changed in &self.changes {
+            settings::path_of(&changed.key)?;
+        }
+        for file in self.file.iter().chain(&self.more_files) {
+            let name = file.path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+            anyhow::ensure!(
+                file.path.is_absolute() && name.ends_with("keepgate.conf"),
+                "`{}` is not a file that this program writes",
+                file.path.display()
+            );
+        }
+        self.earlier.as_ref().map_or(Ok(()), |earlier| earlier.check())
+    }
+
+    /// This application and what was confirmed before it as one: undo brings back what was there
+    /// before the first.
+    pub(crate) fn confirmed(mut self) -> Journal {
+        self.state = State::Confirmed;
+        let Some(earlier) = self.earlier.take() else { return self };
+        let mut changes = earlier.changes;
+        for new in std::mem::take(&mut self.changes) {
+            match changes.iter_mut().find(|old| old.key == new.key) {
+                Some(old) => old.after = new.after,
+                None => changes.push(new),
+            }
+        }
+        self.changes = changes;
+        self.more_files = earlier.more_files;
+        match (earlier.file, &mut self.file) {
+            (Some(old), Some(new)) if old.path == new.path => {
+                // In between somebody else may have written it: then that is what comes back.
+                if new.before.as_deref() == Some(old.after.as_str()) {
+                    new.before = old.before;
+                }
+            }
+            (Some(old), Some(_)) => self.more_files.push(old),
+            (old, None) => self.file = old,
+            (None, Some(_)) => {}
+        }
+        self
+    }
+
     /// Whether the one who applies is gone in the middle, or the deadline has passed.
     pub(crate) fn is_abandoned(&self) -> bool {
         match self.state {

@@ -4,6 +4,8 @@
 //! What to change is decided by `keepgate_ports::tune`, which writes nothing.
 
 pub(crate) mod apply;
+pub(crate) mod folder;
 pub(crate) mod journal;
+pub(crate) mod lasting;
 pub(crate) mod settings;
 pub(crate) mod watch;

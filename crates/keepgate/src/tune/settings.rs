@@ -1,19 +1,21 @@
 //! Sysctls of one namespace, as raw text, and files, written whole or not at all.
 
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use keepgate_ports::netns::{self, Namespace};
+use keepgate_ports::tune::path_of_key;
 
 /// Where a sysctl lives; its name with dots.
-fn path_of(key: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn path_of(key: &str) -> anyhow::Result<PathBuf> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
     anyhow::ensure!(
         key.starts_with("net.") && key.chars().all(plain) && !key.contains(".."),
         "`{key}` is no setting of a network namespace"
     );
-    Ok(Path::new("/proc/sys").join(key.replace('.', "/")))
+    Ok(Path::new("/proc/sys").join(path_of_key(key)))
 }
 
 /// Reads a setting, byte for byte.
@@ -32,11 +34,6 @@ pub(crate) fn write(namespace: &Namespace, key: &str, value: &str) -> anyhow::Re
         .with_context(|| format!("setting `{key}` to `{}`", value.trim()))
 }
 
-/// Whether two texts are the same value: the kernel pads with tabs and ends with a newline.
-pub(crate) fn same(a: &str, b: &str) -> bool {
-    a.split_whitespace().eq(b.split_whitespace())
-}
-
 /// Replaces a file in one step: readers see the old text or the new one, also after a crash.
 pub(crate) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
     let folder = path.parent().context("a file without a folder")?;
@@ -44,7 +41,14 @@ pub(crate) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
     let name = path.file_name().and_then(|name| name.to_str()).context("a file without a name")?;
     let temporary = folder.join(format!(".{name}.{}", std::process::id()));
     let written = (|| {
-        let mut file = std::fs::File::create(&temporary)?;
+        // A leftover of a killed run; never a link to somewhere else.
+        let _ = std::fs::remove_file(&temporary);
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;

@@ -25,3 +25,4 @@ mod plans;
 mod requests;
 mod separate;
 mod tune;
+mod tune_safety;

@@ -22,17 +22,17 @@ const KEYS: [&str; 4] = [
 const BOUND: Duration = Duration::from_secs(60);
 
 /// Two namespaces, a server that closes what it accepts, and folders for files and journals.
-struct Host {
-    client: Namespace,
+pub(crate) struct Host {
+    pub(crate) client: Namespace,
     _server: Namespace,
-    to: SocketAddr,
+    pub(crate) to: SocketAddr,
     /// Whether the server lets callers end first.
     patient: Arc<AtomicBool>,
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 /// None where namespaces cannot be made; then it has said so.
-fn host(name: &str) -> Option<Host> {
+pub(crate) fn host(name: &str) -> Option<Host> {
     // SAFETY: reads the process's own credentials.
     if unsafe { libc::geteuid() } != 0 {
         assert!(std::env::var_os("KEEPGATE_REQUIRE_ALL").is_none(), "this test must run, as root");
@@ -77,7 +77,7 @@ impl Drop for Host {
 }
 
 impl Host {
-    fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = self.client.command(env!("CARGO_BIN_EXE_keepgate"));
         command.arg("tune").args(words);
         if matches!(words.first(), Some(&"apply" | &"undo")) {
@@ -88,12 +88,12 @@ impl Host {
         command
     }
 
-    fn tune(&self, words: &[&str]) -> Output {
+    pub(crate) fn tune(&self, words: &[&str]) -> Output {
         self.command(words).output().unwrap()
     }
 
     /// Raw texts of all settings and of the lasting file.
-    fn state(&self) -> BTreeMap<String, Option<String>> {
+    pub(crate) fn state(&self) -> BTreeMap<String, Option<String>> {
         let mut state: BTreeMap<String, Option<String>> =
             KEYS.iter().map(|key| ((*key).to_owned(), Some(self.value(key)))).collect();
         let file = self.folder.join("sysctl.d/90-keepgate.conf");
@@ -101,12 +101,12 @@ impl Host {
         state
     }
 
-    fn value(&self, key: &str) -> String {
+    pub(crate) fn value(&self, key: &str) -> String {
         let path = Path::new("/proc/sys").join(key.replace('.', "/"));
         self.client.run(|| Ok(keepgate_ports::read::setting(&path)?)).unwrap()
     }
 
-    fn journal(&self) -> Option<serde_json::Value> {
+    pub(crate) fn journal(&self) -> Option<serde_json::Value> {
         let text = std::fs::read_to_string(self.folder.join("state/tune-host.json")).ok()?;
         serde_json::from_str(&text).ok()
     }
@@ -205,7 +205,7 @@ fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
     TcpStream::connect(to)
 }
 
-fn wait_for<T>(what: &str, mut state: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut state: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + BOUND;
     loop {
         if let Some(reached) = state() {
@@ -216,7 +216,7 @@ fn wait_for<T>(what: &str, mut state: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn ok(output: &Output) -> String {
+pub(crate) fn ok(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{text}{error}", output.status);

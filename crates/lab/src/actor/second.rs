@@ -30,7 +30,8 @@ pub struct Second {
 pub(super) struct Recorder {
     who: String,
     epoch: Epoch,
-    now: Mutex<Current>,
+    /// By second: what happens is counted where it happens, also when the line is printed late.
+    seconds: Mutex<BTreeMap<u64, Current>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,21 +42,40 @@ struct Current {
 
 impl Recorder {
     pub(super) fn new(who: &str, epoch: Epoch) -> Recorder {
-        Recorder { who: who.to_owned(), epoch, now: Mutex::default() }
+        Recorder { who: who.to_owned(), epoch, seconds: Mutex::default() }
     }
 
     pub(super) fn count(&self, what: &'static str) {
-        if let Ok(mut now) = self.now.lock() {
-            *now.counts.entry(what).or_default() += 1;
-        }
+        self.with(|now| *now.counts.entry(what).or_default() += 1);
     }
 
     pub(super) fn latency(&self, took: std::time::Duration) {
-        if let Ok(mut now) = self.now.lock()
-            && now.latencies_us.len() < SAMPLES
-        {
-            now.latencies_us.push(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        self.with(|now| {
+            if now.latencies_us.len() < SAMPLES {
+                now.latencies_us.push(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+            }
+        });
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Current)) {
+        let t = self.epoch.elapsed_s().max(0.0) as u64;
+        if let Ok(mut seconds) = self.seconds.lock() {
+            change(seconds.entry(t).or_default());
         }
+    }
+
+    /// What was counted up to second `t`: all of it, so that nothing is lost between two lines.
+    fn take(&self, t: u64) -> Current {
+        let mut sum = Current::default();
+        let Ok(mut seconds) = self.seconds.lock() else { return sum };
+        let later = seconds.split_off(&(t + 1));
+        for (_, mut part) in std::mem::replace(&mut *seconds, later) {
+            for (what, n) in part.counts {
+                *sum.counts.entry(what).or_default() += n;
+            }
+            sum.latencies_us.append(&mut part.latencies_us);
+        }
+        sum
     }
 
     /// Prints one line a second, until `end_s`.
@@ -63,9 +83,7 @@ impl Recorder {
         let mut t = 0_u64;
         while (t as f64) < end_s {
             self.epoch.until(t as f64 + 1.0).await;
-            let current =
-                self.now.lock().map(|mut now| std::mem::take(&mut *now)).unwrap_or_default();
-            let second = self.second(t, current);
+            let second = self.second(t, self.take(t));
             match serde_json::to_string(&second) {
                 Ok(line) => println!("{line}"),
                 Err(error) => eprintln!("a second that is no JSON: {error}"),

@@ -6,8 +6,8 @@
 
 use std::fmt::Write as _;
 
-use super::table::{milliseconds, percent};
-use super::{ArmReport, Moment, Report, Served};
+use super::table::{COLUMNS, milliseconds, percent};
+use super::{ArmReport, Moment, Report, Served, Summary};
 
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 96.0;
@@ -30,6 +30,7 @@ const LEGEND: &[(&str, &str)] = &[
     ("wrong", "403 although the right is there"),
     ("failed", "no answer in time"),
     ("ports", "ports left toward the center"),
+    ("said", "when doctor said they would be out"),
 ];
 
 const STYLE: &str = r#"
@@ -48,11 +49,16 @@ p { margin: 4px 0 0; color: var(--soft); }
 .arm header { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 8px 24px; align-items: baseline; }
 .facts { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px; color: var(--soft); font-variant-numeric: tabular-nums; }
 .facts b { color: var(--ink); } .facts .bad b { color: var(--wrong); } .facts .good b { color: var(--right); }
+.overview { overflow-x: auto; margin-bottom: 22px; } .overview p { font-size: 13px; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child { text-align: left; } thead th { color: var(--soft); font-weight: 500; } a { color: inherit; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 12px 20px; margin-top: 12px; }
 figure { margin: 0; } figcaption { font-size: 12px; color: var(--soft); display: flex; justify-content: space-between; }
 svg { width: 100%; height: auto; display: block; overflow: visible; }
 svg text { font-size: 9px; fill: var(--soft); font-family: inherit; }
 .axis { stroke: var(--line); stroke-width: 1; } .mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 3 3; }
+.said { stroke: var(--wrong); stroke-width: 1.5; stroke-dasharray: 5 3; } i.said { background: var(--wrong); height: 3px; vertical-align: 3px; }
 .right { fill: var(--right); background: var(--right); } .limited { fill: var(--limited); background: var(--limited); }
 .unavailable { fill: var(--unavailable); background: var(--unavailable); } .wrong { fill: var(--wrong); background: var(--wrong); }
 .failed { fill: var(--failed); background: var(--failed); } .ports { fill: var(--ports); background: var(--ports); }
@@ -92,11 +98,51 @@ pub fn render(report: &Report) -> String {
         let _ = write!(page, "<span><i class=\"{class}\"></i>{text}</span>");
     }
     page.push_str("</div>\n");
+    overview(&mut page, report);
     for arm in &report.arms {
         section(&mut page, report, arm, users_top, crawler_top);
     }
     page.push_str("</body></html>\n");
     page
+}
+
+/// All arms in one table, as on the terminal.
+fn overview(page: &mut String, report: &Report) {
+    page.push_str("<div class=\"overview\"><table><thead><tr><th>arm</th>");
+    for (heading, _) in COLUMNS {
+        let _ = write!(page, "<th>{heading}</th>");
+    }
+    page.push_str("</tr></thead><tbody>\n");
+    for arm in &report.arms {
+        let name = arm.arm.name();
+        let _ = write!(page, "<tr><th><a href=\"#{name}\">{name}</a></th>");
+        for (_, cell) in COLUMNS {
+            let _ = write!(page, "<td>{}</td>", cell(&arm.summary));
+        }
+        page.push_str("</tr>\n");
+    }
+    let _ = write!(
+        page,
+        "</tbody></table><p>Users ok and users p99 count from the crawler\u{2019}s arrival on. Doctor was asked at \
+         second {}.</p></div>\n",
+        report.plan.forecast_at_s
+    );
+}
+
+/// What doctor said would happen, beside what happened.
+fn forecast(summary: &Summary, plan: &crate::Plan) -> (&'static str, String, String) {
+    let asked = plan.forecast_at_s;
+    let (said, happened) = (summary.forecast_exhausted_at_s, summary.exhausted_at_s);
+    let out = |t: Option<u64>| t.map_or("never".to_owned(), |t| format!("{t} s"));
+    let value = said.map_or("never".to_owned(), |t| format!("{t:.0} s"));
+    let near = match (said, happened) {
+        (None, None) => true,
+        (Some(said), Some(happened)) => (said - happened as f64).abs() <= 3.0,
+        _ => false,
+    };
+    let what =
+        format!("doctor\u{2019}s forecast at second {asked}; ports were out: {}", out(happened));
+    (if near { "good" } else { "bad" }, value, what)
 }
 
 fn section(page: &mut String, report: &Report, arm: &ArmReport, users_top: u64, crawler_top: u64) {
@@ -115,13 +161,15 @@ fn section(page: &mut String, report: &Report, arm: &ArmReport, users_top: u64, 
     ];
     let _ = write!(
         page,
-        "<section class=\"arm\"><header><div><h2>{}</h2><p>{}</p></div><div class=\"facts\">",
+        "<section class=\"arm\" id=\"{0}\"><header><div><h2>{0}</h2><p>{1}</p></div><div class=\"facts\">",
         arm.arm.name(),
         arm.arm.about()
     );
     for (class, value, what) in facts {
         let _ = write!(page, "<span class=\"{class}\"><b>{value}</b> {what}</span>");
     }
+    let (class, value, what) = forecast(summary, &report.plan);
+    let _ = write!(page, "<span class=\"{class}\"><b>{value}</b> {what}</span>");
     page.push_str("</div></header><div class=\"charts\">");
     let crawl = report.plan.crawler_from_s;
     stacked(page, "users, requests/s", arm, users_top, crawl, |m| &m.users);
@@ -177,6 +225,15 @@ fn ports(page: &mut String, arm: &ArmReport, crawl: f64) {
         let _ = write!(
             page,
             "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">none left at {t} s</text>"
+        );
+    }
+    if let Some(said) = arm.summary.forecast_exhausted_at_s {
+        let seconds = arm.seconds.len();
+        let x = (said / seconds.max(1) as f64 * WIDTH).min(WIDTH);
+        let _ = write!(
+            page,
+            "<line class=\"said\" x1=\"{x:.1}\" y1=\"0\" x2=\"{x:.1}\" y2=\"{HEIGHT}\"><title>doctor: out at \
+             {said:.0} s</title></line>"
         );
     }
     close(page);

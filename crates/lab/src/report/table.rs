@@ -3,9 +3,9 @@
 use super::Report;
 
 /// Columns: heading and the cell of an arm.
-type Column = (&'static str, fn(&super::Summary) -> String);
+pub(super) type Column = (&'static str, fn(&super::Summary) -> String);
 
-const COLUMNS: &[Column] = &[
+pub(super) const COLUMNS: &[Column] = &[
     ("users ok", |s| percent(s.users_ok_under_crawl)),
     ("wrong 403", |s| s.wrong_403.to_string()),
     ("EADDRNOTAVAIL", |s| s.eaddrnotavail.to_string()),
@@ -47,7 +47,8 @@ pub fn render(report: &Report) -> String {
     text
 }
 
-pub(super) fn percent(ratio: f64) -> String {
+/// A share between 0 and 1 for people, rounded down.
+pub fn percent(ratio: f64) -> String {
     // 99.96 % must not read as 100 %.
     let percent = (ratio * 1000.0).floor() / 10.0;
     format!("{percent:.1} %")

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::netns::Namespace;
 
-/// Longest interval, in seconds.
-const MAX_SECONDS: f64 = 3600.0;
+/// Longest interval.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,7 +35,7 @@ pub struct Args {
     pub namespace: Namespace,
     /// `--all-netns`.
     pub all_namespaces: bool,
-    /// `--explain TEXT`.
+    /// `--explain TEXT`; `-` is standard input.
     pub explain: Option<String>,
     /// `--json`.
     pub json: bool,
@@ -43,7 +43,7 @@ pub struct Args {
     pub watch: bool,
     /// `--rounds N`: how many looks `--watch` takes; nothing means no end.
     pub rounds: Option<u32>,
-    /// `--once` gives nothing, `--interval SECONDS` another time than a second.
+    /// `--once` gives nothing, `--interval TIME` another time than a second.
     pub interval: Option<Duration>,
     /// `--record FILE`.
     pub record: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub struct Args {
     pub probe_limit: usize,
     /// `--serve ADDR`.
     pub serve: Option<SocketAddr>,
-    /// `--every SECONDS`: how often `--serve` looks.
+    /// `--every TIME`: how often `--serve` looks.
     pub every: Duration,
     /// `--root DIR`.
     pub root: PathBuf,
@@ -138,14 +138,14 @@ const VALUES: [(&str, &str); 15] = [
     ("--from", "an IP address"),
     ("--netns", "the name of a namespace (`ip netns list`)"),
     ("--pid", "a process number"),
-    ("--explain", "the text of an error message"),
+    ("--explain", "the text of an error message, or `-`: standard input"),
     ("--rounds", "a number of looks, 1 or more"),
-    ("--interval", "seconds between the two looks, 0.1 to 3600"),
+    ("--interval", "the time between the two looks, such as 2s or 500ms: 0.1s to 1h"),
     ("--record", "a file to write"),
     ("--from-snapshot", "a file written by --record, or `-`"),
     ("--probe", "a number of ports, 0 to 65536"),
     ("--serve", "ADDR:PORT to listen on"),
-    ("--every", "seconds between looks, 1 to 3600"),
+    ("--every", "the time between looks, such as 10s or 1m: 1s to 1h"),
     ("--root", "a directory with a recorded /proc"),
     ("--color", "auto, always or never"),
     ("--colour", "auto, always or never"),
@@ -195,8 +195,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
     if args.all_namespaces && (named || pid) {
         return conflict("--all-netns", "--netns or --pid");
     }
-    if args.all_namespaces && (args.record.is_some() || args.serve.is_some()) {
-        return conflict("--all-netns", "--record or --serve");
+    if args.all_namespaces && args.record.is_some() {
+        return conflict("--all-netns", "--record");
+    }
+    if args.explain.as_deref() == Some("-")
+        && args.from_snapshot.as_deref() == Some(std::path::Path::new("-"))
+    {
+        return conflict("--explain -", "--from-snapshot -");
     }
     if args.from_snapshot.is_some() && (args.watch || args.serve.is_some() || args.all_namespaces) {
         return conflict("--from-snapshot", "--watch, --serve or --all-netns");
@@ -209,10 +214,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
 
 /// Sets one option; nothing when the value does not fit.
 fn set(args: &mut Args, option: &str, value: &str) -> Option<()> {
-    let seconds = |low: f64| {
-        let seconds: f64 = value.parse().ok()?;
-        (low..=MAX_SECONDS).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
-    };
+    let at_least =
+        |ms: u64| duration(value).filter(|d| (Duration::from_millis(ms)..=LONGEST).contains(d));
     match option {
         "--to" => {
             let (host, port) = value.rsplit_once(':')?;
@@ -224,12 +227,12 @@ fn set(args: &mut Args, option: &str, value: &str) -> Option<()> {
         "--pid" => args.namespace = Namespace::Pid(value.parse().ok()?),
         "--explain" => args.explain = Some(value.to_owned()),
         "--rounds" => args.rounds = Some(value.parse().ok().filter(|n| *n > 0)?),
-        "--interval" => args.interval = Some(seconds(0.1)?),
+        "--interval" => args.interval = Some(at_least(100)?),
         "--record" => args.record = Some(PathBuf::from(value)),
         "--from-snapshot" => args.from_snapshot = Some(PathBuf::from(value)),
         "--probe" => args.probe_limit = value.parse().ok().filter(|n| *n <= 65_536)?,
         "--serve" => args.serve = Some(value.parse().ok()?),
-        "--every" => args.every = seconds(1.0)?,
+        "--every" => args.every = at_least(1000)?,
         "--root" => args.root = PathBuf::from(value),
         _ => {
             args.color = match value {
@@ -241,6 +244,23 @@ fn set(args: &mut Args, option: &str, value: &str) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// A duration as people write it: `500ms`, `2s`, `1.5m`, `1h`; a bare number is seconds. Nothing
+/// when it is no duration, or one of more than a day.
+pub fn duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(digits)?;
+    let unit_s = match unit {
+        "ms" => 0.001,
+        "" | "s" | "sec" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    let number: f64 = number.trim_end().parse().ok()?;
+    let seconds = number * unit_s;
+    (0.0..=86_400.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
 /// The help, for a program of that name.
@@ -255,19 +275,20 @@ usage: {program} [options]
 
   --to HOST:PORT        answer for one destination, even if nothing is connected there
   --from ADDR           answer for this source address
-  --explain TEXT        what an error message means, and whether it is true here
+  --explain TEXT        what an error message means, and whether it is true here (`-`: read it
+                        from standard input)
   --netns NAME          look into a namespace made by `ip netns add`
   --pid PID             look into the namespace of a process (a container's)
   --all-netns           look into every namespace that can be seen
   --once                one look instead of two a second apart: quicker, and no rates
-  --interval SECONDS    time between the two looks (1)
+  --interval TIME       time between the two looks, such as 500ms or 2s (1s)
   --watch               look again and again
   --rounds N            stop --watch after N looks
   --json                the report as JSON
   --record FILE         write what was seen, to be judged elsewhere
   --from-snapshot FILE  judge what --record has written (`-`: standard input)
-  --serve ADDR:PORT     metrics for Prometheus at /metrics
-  --every SECONDS       how often --serve looks (10)
+  --serve ADDR:PORT     metrics for Prometheus at /metrics; with --all-netns for every namespace
+  --every TIME          how often --serve looks, such as 5s (10s)
   --probe N             test at most N ports for explicit binding (all that matter)
   --root DIR            read a recorded /proc and /etc under DIR instead of this host
   --color WHEN          auto, always or never

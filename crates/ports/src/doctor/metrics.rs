@@ -40,72 +40,136 @@ const BUCKETS: [BucketMetric; 7] = [
     }),
     (
         "exhausted_in_seconds",
-        "Seconds until no port is left; absent when it will not happen.",
-        |b| b.exhausted_in_s.map(|s| s as f64),
+        "Seconds until no port is left; 0 while none is; +Inf when it will not happen.",
+        // Unknown after a single look, which has no rates.
+        |b| {
+            let never = b.opens_per_s.map(|_| f64::INFINITY);
+            b.exhausted_in_s.map(|s| s as f64).or(never)
+        },
     ),
 ];
 
-/// The text of `/metrics`.
-pub fn render(report: Option<&Report>, looks: Looks) -> String {
+/// Names a bucket in a label; namespaces have names that people choose.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// As Prometheus writes it.
+fn number(value: f64) -> String {
+    if value.is_infinite() { "+Inf".to_owned() } else { value.to_string() }
+}
+
+/// The text of `/metrics`: one report for each namespace.
+pub fn render(reports: &[Report], looks: Looks) -> String {
     let mut out = String::new();
-    let head = |out: &mut String, name: &str, kind: &str, help: &str| {
-        let _ = writeln!(out, "# HELP keepgate_doctor_{name} {help}");
-        let _ = writeln!(out, "# TYPE keepgate_doctor_{name} {kind}");
-    };
     head(&mut out, "looks_total", "counter", "Looks taken.");
     let _ = writeln!(out, "keepgate_doctor_looks_total {}", looks.taken);
     head(&mut out, "looks_failed_total", "counter", "Looks that failed.");
     let _ = writeln!(out, "keepgate_doctor_looks_failed_total {}", looks.failed);
     head(&mut out, "last_look_timestamp_seconds", "gauge", "When the last good look was taken.");
     let _ = writeln!(out, "keepgate_doctor_last_look_timestamp_seconds {}", looks.last_unix_s);
-    let Some(report) = report else { return out };
-    head(&mut out, "verdict", "gauge", "1 for the present verdict, 0 for the others.");
-    for verdict in Verdict::ALL {
-        let on = u8::from(report.verdict == verdict);
-        let _ = writeln!(out, "keepgate_doctor_verdict{{verdict=\"{}\"}} {on}", verdict.name());
+    if reports.is_empty() {
+        return out;
     }
-    head(&mut out, "findings", "gauge", "Findings by severity and cause.");
-    for severity in SEVERITIES {
-        for cause in Cause::ALL {
-            let count = report
-                .findings
-                .iter()
-                .filter(|f| f.severity == severity && f.cause == cause)
-                .count();
-            let (severity, cause) = (severity.name(), cause.name());
-            let _ = writeln!(
-                out,
-                "keepgate_doctor_findings{{severity=\"{severity}\",cause=\"{cause}\"}} {count}"
-            );
-        }
-    }
-    head(&mut out, "range_ports_usable", "gauge", "Ports of the range that are not reserved.");
-    let _ = writeln!(out, "keepgate_doctor_range_ports_usable {}", report.range.usable);
-    head(&mut out, "range_ports_reserved", "gauge", "Ports of the range that are reserved.");
-    let _ = writeln!(out, "keepgate_doctor_range_ports_reserved {}", report.range.reserved);
-    head(&mut out, "sockets", "gauge", "TCP sockets of the namespace.");
-    let sockets = report.sockets;
-    for (state, count) in [
-        (TcpState::TimeWait, sockets.time_wait),
-        (TcpState::Established, sockets.established),
-        (TcpState::CloseWait, sockets.close_wait),
-    ] {
-        let _ = writeln!(out, "keepgate_doctor_sockets{{state=\"{}\"}} {count}", state.name());
-    }
-    head(&mut out, "sockets_all", "gauge", "All TCP sockets of the namespace.");
-    let _ = writeln!(out, "keepgate_doctor_sockets_all {}", sockets.total);
-    for (name, help, value) in BUCKETS {
-        head(&mut out, &format!("bucket_{name}"), "gauge", help);
-        for bucket in &report.buckets {
-            let Some(value) = value(bucket) else { continue };
-            let dst = SocketAddr::new(bucket.dst, bucket.dport);
-            let _ = writeln!(
-                out,
-                "keepgate_doctor_bucket_{name}{{src=\"{}\",dst=\"{dst}\",cause=\"{}\"}} {value}",
-                bucket.src,
-                bucket.cause.name()
-            );
-        }
-    }
+    let named: Vec<(String, &Report)> =
+        reports.iter().map(|report| (escaped(&report.netns), report)).collect();
+    namespaces(&mut out, &named);
+    buckets(&mut out, &named);
     out
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP keepgate_doctor_{name} {help}");
+    let _ = writeln!(out, "# TYPE keepgate_doctor_{name} {kind}");
+}
+
+fn namespaces(out: &mut String, named: &[(String, &Report)]) {
+    head(out, "verdict", "gauge", "1 for the present verdict, 0 for the others.");
+    for (netns, report) in named {
+        for verdict in Verdict::ALL {
+            let on = u8::from(report.verdict == verdict);
+            let verdict = verdict.name();
+            let _ = writeln!(
+                out,
+                "keepgate_doctor_verdict{{netns=\"{netns}\",verdict=\"{verdict}\"}} {on}"
+            );
+        }
+    }
+    head(out, "findings", "gauge", "Findings by severity and cause.");
+    for (netns, report) in named {
+        for severity in SEVERITIES {
+            for cause in Cause::ALL {
+                let count = report
+                    .findings
+                    .iter()
+                    .filter(|f| f.severity == severity && f.cause == cause)
+                    .count();
+                let (severity, cause) = (severity.name(), cause.name());
+                let _ = writeln!(
+                    out,
+                    "keepgate_doctor_findings{{netns=\"{netns}\",severity=\"{severity}\",\
+                     cause=\"{cause}\"}} {count}"
+                );
+            }
+        }
+    }
+    type OfNamespace = (&'static str, &'static str, fn(&Report) -> u64);
+    const SUMS: [OfNamespace; 3] = [
+        ("range_ports_usable", "Ports of the range that are not reserved.", |r| {
+            u64::from(r.range.usable)
+        }),
+        ("range_ports_reserved", "Ports of the range that are reserved.", |r| {
+            u64::from(r.range.reserved)
+        }),
+        ("sockets_all", "All TCP sockets of the namespace.", |r| r.sockets.total),
+    ];
+    for (name, help, value) in SUMS {
+        head(out, name, "gauge", help);
+        for (netns, report) in named {
+            let value = value(report);
+            let _ = writeln!(out, "keepgate_doctor_{name}{{netns=\"{netns}\"}} {value}");
+        }
+    }
+    head(out, "sockets", "gauge", "TCP sockets of the namespace.");
+    for (netns, report) in named {
+        for (state, count) in [
+            (TcpState::TimeWait, report.sockets.time_wait),
+            (TcpState::Established, report.sockets.established),
+            (TcpState::CloseWait, report.sockets.close_wait),
+        ] {
+            let state = state.name();
+            let _ = writeln!(
+                out,
+                "keepgate_doctor_sockets{{netns=\"{netns}\",state=\"{state}\"}} {count}"
+            );
+        }
+    }
+}
+
+fn buckets(out: &mut String, named: &[(String, &Report)]) {
+    let labels = |netns: &str, bucket: &BucketReport| {
+        let dst = SocketAddr::new(bucket.dst, bucket.dport);
+        // Sockets that are bound to a device are a bucket of their own.
+        let device = bucket.device.as_deref().map(escaped);
+        let device = device.map_or_else(String::new, |name| format!(",device=\"{name}\""));
+        format!("netns=\"{netns}\",src=\"{}\",dst=\"{dst}\"{device}", bucket.src)
+    };
+    for (name, help, value) in BUCKETS {
+        head(out, &format!("bucket_{name}"), "gauge", help);
+        for (netns, report) in named {
+            for bucket in &report.buckets {
+                let Some(value) = value(bucket) else { continue };
+                let (labels, value) = (labels(netns, bucket), number(value));
+                let _ = writeln!(out, "keepgate_doctor_bucket_{name}{{{labels}}} {value}");
+            }
+        }
+    }
+    // A series of its own: a change of cause must not end the others.
+    head(out, "bucket_cause", "gauge", "1 for what uses the ports up.");
+    for (netns, report) in named {
+        for bucket in &report.buckets {
+            let (labels, cause) = (labels(netns, bucket), bucket.cause.name());
+            let _ = writeln!(out, "keepgate_doctor_bucket_cause{{{labels},cause=\"{cause}\"}} 1");
+        }
+    }
 }

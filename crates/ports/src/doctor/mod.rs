@@ -5,9 +5,12 @@
 //! `/etc/hosts`, because a static binary cannot load the system's resolver.
 
 pub mod args;
+mod many;
 pub mod metrics;
+pub mod pipe;
 mod resolve;
 mod serve;
+mod told;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
@@ -17,7 +20,6 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::explain::{Explanation, explain};
-use crate::netns::{self, Namespace};
 use crate::read::{self, ReadError, ReadOptions};
 use crate::report::{REPORT_VERSION, Report, Verdict};
 use crate::rules;
@@ -25,14 +27,10 @@ use crate::snapshot::{Asked, HostSnapshot, SourceAnswer, Unknown};
 use crate::text::{self, Style};
 
 use self::args::{Args, Color, Command, UsageError};
+use self::pipe::Pipe;
 
 /// Largest snapshot that is read.
 const MAX_SNAPSHOT: u64 = 512 * 1024 * 1024;
-/// How many namespaces are looked into at the same time.
-const AT_ONCE: usize = 8;
-/// How many namespaces are looked into at all.
-const MAX_NAMESPACES: usize = 1024;
-
 /// Turns a name into addresses; `/etc/hosts` has been asked already.
 pub type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
@@ -130,6 +128,8 @@ enum DoctorError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot read the error text from standard input")]
+    ReadText(#[source] io::Error),
     #[error("cannot write the report")]
     Output(#[source] io::Error),
 }
@@ -149,6 +149,7 @@ pub fn run_with(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Exit {
+    let out = &mut Pipe::new(out);
     let result = match args::parse(words) {
         Ok(Command::Help) => written(write!(out, "{}", args::help(program.name))),
         Ok(Command::Version) => written(writeln!(out, "{} {}", program.name, program.version)),
@@ -157,10 +158,6 @@ pub fn run_with(
     };
     match result {
         Ok(exit) => exit,
-        // Whoever read our output has gone; nothing is left to say.
-        Err(DoctorError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            Exit::Healthy
-        }
         Err(error) => {
             let _ = write!(err, "error: {error}");
             let mut source = std::error::Error::source(&error);
@@ -191,18 +188,19 @@ fn look(
     program: &Program,
     args: &Args,
     terminal: bool,
-    out: &mut dyn Write,
+    out: &mut Pipe<'_>,
 ) -> Result<Exit, DoctorError> {
     let color = match args.color {
         Color::Always => true,
         Color::Never => false,
         Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
     };
-    let style = Style { color, ..Style::default() };
-    let explanation = args.explain.as_deref().map(explain);
-    let options = options(program, args, explanation.as_ref())?;
+    let style = Style { color, width: text::width_of(terminal) };
+    let text = told::text(args)?;
+    let explanation = text.as_deref().map(explain);
+    let options = options(program, args, text.as_deref().zip(explanation.as_ref()))?;
     if let Some(addr) = args.serve {
-        serve::serve(addr, &options, args.every, args.rounds, out)
+        serve::serve(addr, &options, args, out)
             .map_err(|source| DoctorError::Listen { addr, source })?;
         return Ok(Exit::Healthy);
     }
@@ -219,10 +217,16 @@ fn look(
         if let Some(file) = &args.record {
             record(file, &snapshot)?;
         }
-        let report = rules::judge(&snapshot);
+        let mut report = rules::judge(&snapshot);
+        if let Some(explanation) = &explanation {
+            told::undecided(&mut report, explanation, &options);
+        }
         worst = worst.and(Exit::of(&report));
         let explanation = explanation.as_ref();
         print(out, args, &report, explanation, style, terminal).map_err(DoctorError::Output)?;
+        if out.is_gone() {
+            break;
+        }
         if args.watch && args.interval.is_none() {
             std::thread::sleep(std::time::Duration::from_secs(1));
         }
@@ -264,14 +268,15 @@ fn print(
 fn options(
     program: &Program,
     args: &Args,
-    explanation: Option<&Explanation>,
+    told: Option<(&str, &Explanation)>,
 ) -> Result<ReadOptions, DoctorError> {
+    let explanation = told.map(|(_, explanation)| explanation);
     let mut to = Vec::new();
     for name in &args.to {
         let found = resolve::resolve(program, args, name)?;
         to.extend(found.into_iter().map(|addr| (name.clone(), addr)));
     }
-    let binds = explanation.is_some_and(|e| e.call.as_deref() == Some("bind"));
+    let binds = explanation.is_some_and(Explanation::is_bind);
     let named = explanation.and_then(|e| e.address.as_ref());
     // What could not be bound is an own address.
     let own = named
@@ -294,11 +299,7 @@ fn options(
         to,
         from: args.from.or(own),
         probe_limit: args.probe_limit,
-        bind: args
-            .explain
-            .as_deref()
-            .zip(explanation)
-            .and_then(|(text, explanation)| resolve::port_in_use(text, explanation)),
+        bind: told.and_then(|(text, explanation)| resolve::port_in_use(text, explanation)),
         about_files: explanation
             .is_some_and(|e| matches!(e.errno.as_deref(), Some("EMFILE" | "ENFILE"))),
         ..ReadOptions::default()
@@ -382,49 +383,7 @@ fn all_namespaces(
     style: Style,
     out: &mut dyn Write,
 ) -> Result<Exit, DoctorError> {
-    let (listed, hidden) = netns::list();
-    let mut unknown = Vec::new();
-    if hidden > 0 {
-        unknown.push(Unknown {
-            what: format!("the namespaces of {hidden} processes"),
-            why: "they belong to other users; run as root".to_owned(),
-        });
-    }
-    if listed.len() > MAX_NAMESPACES {
-        unknown.push(Unknown {
-            what: format!("{} namespaces", listed.len() - MAX_NAMESPACES),
-            why: format!("only {MAX_NAMESPACES} are looked into"),
-        });
-    }
-    let listed: Vec<Namespace> =
-        listed.into_iter().take(MAX_NAMESPACES).map(|l| l.namespace).collect();
-    let mut reports = Vec::new();
-    for group in listed.chunks(AT_ONCE) {
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = group
-                .iter()
-                .map(|namespace| {
-                    let options = ReadOptions {
-                        namespace: namespace.clone(),
-                        skip_empty: true,
-                        ..options.clone()
-                    };
-                    scope.spawn(move || read::host(&options))
-                })
-                .collect();
-            threads.into_iter().map(|thread| thread.join()).collect()
-        });
-        for (namespace, result) in group.iter().zip(results) {
-            match result {
-                Ok(Ok(snapshot)) => reports.push(rules::judge(&snapshot)),
-                Ok(Err(error)) => unknown.push(Unknown {
-                    what: format!("the namespace of {}", namespace.label()),
-                    why: error.to_string(),
-                }),
-                Err(payload) => std::panic::resume_unwind(payload),
-            }
-        }
-    }
+    let (reports, unknown) = many::look(options);
     let exit = reports.iter().map(Exit::of).reduce(Exit::and).unwrap_or(Exit::CouldNotLook);
     let write = |out: &mut dyn Write| -> io::Result<()> {
         if args.json {
@@ -435,9 +394,7 @@ fn all_namespaces(
             writeln!(out, "== {} ==", report.netns)?;
             writeln!(out, "{}", text::render(report, style))?;
         }
-        for unknown in &unknown {
-            writeln!(out, "not seen: {}: {}", unknown.what, unknown.why)?;
-        }
+        write!(out, "{}", text::render_unseen(&unknown, style))?;
         out.flush()
     };
     write(out).map_err(DoctorError::Output)?;

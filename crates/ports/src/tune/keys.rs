@@ -6,7 +6,7 @@
 /// What the values of a key look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// One number between these, both included.
+    /// One number between these, both included, is taken by the kernel.
     Number(i64, i64),
     /// `ip_local_port_range`: two ports.
     Range,
@@ -25,6 +25,11 @@ pub(super) struct Key {
     pub(super) misread: Option<&'static str>,
 }
 
+/// The key of the range.
+pub(super) const RANGE: &str = "net.ipv4.ip_local_port_range";
+/// The key of the first port that anybody may bind.
+pub(super) const UNPRIVILEGED: &str = "net.ipv4.ip_unprivileged_port_start";
+
 const fn key(
     name: &'static str,
     shape: Shape,
@@ -34,18 +39,48 @@ const fn key(
     Key { name, shape, default, misread }
 }
 
-const SWITCH: Shape = Shape::Number(0, 1);
+/// Kept in one byte; any value of it is taken, and all but 0 mean "on" where it is a switch.
+const BYTE: Shape = Shape::Number(0, 255);
 const LARGE: i64 = i32::MAX as i64;
+const INT: Shape = Shape::Number(i32::MIN as i64, LARGE);
+/// Seconds that become the kernel's ticks, which must fit in an `int`: 100 to 1,000 of them a second,
+/// as the kernel was built. What only some kernels take is not called refused.
+const SECONDS: Shape = Shape::Number(-LARGE / 100, LARGE / 100);
+
+/// The values that mean something, where the kernel takes others too.
+pub(super) fn sensible(key: &str) -> Option<(i64, i64)> {
+    let range = match key {
+        "net.ipv4.tcp_timestamps" | "net.ipv4.tcp_syncookies" => (0, 2),
+        "net.ipv4.tcp_sack"
+        | "net.ipv4.tcp_window_scaling"
+        | "net.ipv4.tcp_abort_on_overflow"
+        | "net.ipv4.tcp_rfc1337"
+        | "net.ipv4.ip_nonlocal_bind"
+        | "net.ipv4.ip_forward"
+        | "net.ipv4.tcp_low_latency"
+        | "net.ipv4.tcp_fack" => (0, 1),
+        "net.ipv4.tcp_fin_timeout"
+        | "net.ipv4.tcp_keepalive_time"
+        | "net.ipv4.tcp_keepalive_intvl" => (1, 32_767),
+        "net.ipv4.tcp_keepalive_probes" => (1, 127),
+        "net.ipv4.tcp_max_syn_backlog" | "net.core.somaxconn" => (1, LARGE),
+        "net.ipv4.tcp_max_tw_buckets" | "net.ipv4.tcp_max_orphans" | "net.ipv4.tcp_fastopen" => {
+            (0, LARGE)
+        }
+        _ => return None,
+    };
+    Some(range)
+}
 
 pub(super) const KEYS: &[Key] = &[
     key("net.ipv4.ip_local_port_range", Shape::Range, "32768 60999", None),
     key("net.ipv4.ip_local_reserved_ports", Shape::Ports, "", None),
     key("net.ipv4.tcp_tw_reuse", Shape::Number(0, 2), "2", None),
     key("net.ipv4.tcp_tw_reuse_delay", Shape::Number(1, 60_000), "1000", None),
-    key("net.ipv4.tcp_timestamps", Shape::Number(0, 2), "1", None),
+    key("net.ipv4.tcp_timestamps", BYTE, "1", None),
     key(
         "net.ipv4.tcp_fin_timeout",
-        Shape::Number(1, LARGE),
+        SECONDS,
         "60",
         Some(
             "it does not shorten TIME_WAIT, which lasts 60 s whatever it says; it bounds \
@@ -54,54 +89,54 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "net.ipv4.tcp_syncookies",
-        Shape::Number(0, 2),
+        BYTE,
         "1",
         Some("it is about listeners under a SYN flood; client ports are not touched by it"),
     ),
     key(
         "net.ipv4.tcp_max_syn_backlog",
-        Shape::Number(1, LARGE),
+        INT,
         "",
         Some("it is about listeners; client ports are not touched by it"),
     ),
     key(
         "net.core.somaxconn",
-        Shape::Number(1, LARGE),
+        Shape::Number(0, LARGE),
         "4096",
         Some("it is about listeners; client ports are not touched by it"),
     ),
     key(
         "net.ipv4.tcp_keepalive_time",
-        Shape::Number(1, 32_767),
+        SECONDS,
         "7200",
         Some("only sockets whose program asked for SO_KEEPALIVE are probed; TIME_WAIT is not"),
     ),
-    key("net.ipv4.tcp_keepalive_intvl", Shape::Number(1, 32_767), "75", None),
-    key("net.ipv4.tcp_keepalive_probes", Shape::Number(1, 127), "9", None),
+    key("net.ipv4.tcp_keepalive_intvl", SECONDS, "75", None),
+    key("net.ipv4.tcp_keepalive_probes", BYTE, "9", None),
     key(
         "net.ipv4.tcp_max_tw_buckets",
-        Shape::Number(0, LARGE),
+        INT,
         "",
         Some(
             "TIME_WAITs beyond it are dropped at once: a late packet of the old connection may \
              then meet a new one",
         ),
     ),
-    key("net.ipv4.tcp_max_orphans", Shape::Number(0, LARGE), "", None),
+    key("net.ipv4.tcp_max_orphans", INT, "", None),
     key("net.ipv4.tcp_syn_retries", Shape::Number(1, 127), "6", None),
-    key("net.ipv4.tcp_synack_retries", Shape::Number(0, 255), "5", None),
-    key("net.ipv4.tcp_retries2", Shape::Number(0, 255), "15", None),
-    key("net.ipv4.tcp_orphan_retries", Shape::Number(0, 255), "0", None),
-    key("net.ipv4.tcp_sack", SWITCH, "1", None),
-    key("net.ipv4.tcp_window_scaling", SWITCH, "1", None),
-    key("net.ipv4.tcp_abort_on_overflow", SWITCH, "0", None),
-    key("net.ipv4.tcp_rfc1337", SWITCH, "0", None),
-    key("net.ipv4.tcp_fastopen", Shape::Number(0, LARGE), "1", None),
-    key("net.ipv4.ip_nonlocal_bind", SWITCH, "0", None),
-    key("net.ipv4.ip_forward", SWITCH, "", None),
+    key("net.ipv4.tcp_synack_retries", BYTE, "5", None),
+    key("net.ipv4.tcp_retries2", BYTE, "15", None),
+    key("net.ipv4.tcp_orphan_retries", BYTE, "0", None),
+    key("net.ipv4.tcp_sack", BYTE, "1", None),
+    key("net.ipv4.tcp_window_scaling", BYTE, "1", None),
+    key("net.ipv4.tcp_abort_on_overflow", BYTE, "0", None),
+    key("net.ipv4.tcp_rfc1337", BYTE, "0", None),
+    key("net.ipv4.tcp_fastopen", INT, "1", None),
+    key("net.ipv4.ip_nonlocal_bind", BYTE, "0", None),
+    key("net.ipv4.ip_forward", INT, "", None),
     key("net.ipv4.ip_unprivileged_port_start", Shape::Number(0, 65_535), "1024", None),
-    key("net.ipv4.tcp_low_latency", SWITCH, "0", Some("it has had no effect since Linux 4.14")),
-    key("net.ipv4.tcp_fack", SWITCH, "0", Some("it has had no effect since Linux 4.15")),
+    key("net.ipv4.tcp_low_latency", BYTE, "0", Some("it has had no effect since Linux 4.14")),
+    key("net.ipv4.tcp_fack", BYTE, "0", Some("it has had no effect since Linux 4.15")),
 ];
 
 /// A key that is gone.

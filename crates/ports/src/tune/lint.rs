@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::keys::{self, Shape};
+use super::outcome::{Exists, Place, is_missing, outcome, parse, places, sets};
+use super::parse::{Line, Setting, Span};
+use super::plan::RESERVED_KEY as RESERVED;
+use super::values::{self, Reading, octal, parse_range, reading};
 use crate::ranges::{PortRange, PortSet};
 
 /// One file: the name it is shown under, and its text.
@@ -72,6 +76,12 @@ pub enum Code {
     DangerousTogether,
     /// It hurts by itself.
     Harmful,
+    /// The kernel takes it for another value than it looks.
+    ReadsOtherwise,
+    /// A list replaces an earlier one instead of adding to it.
+    ListReplaced,
+    /// Hardly any port is left for outgoing connections.
+    TooFewPorts,
     /// It helps.
     Useful,
 }
@@ -93,18 +103,12 @@ impl Code {
             Code::TakesServicePorts => "takes-service-ports",
             Code::DangerousTogether => "dangerous-together",
             Code::Harmful => "harmful",
+            Code::ReadsOtherwise => "reads-otherwise",
+            Code::ListReplaced => "list-replaced",
+            Code::TooFewPorts => "too-few-ports",
             Code::Useful => "useful",
         }
     }
-}
-
-/// A place in a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Span {
-    /// First character, from 1.
-    pub column: usize,
-    /// How many.
-    pub length: usize,
 }
 
 /// One finding.
@@ -127,111 +131,46 @@ pub struct LintFinding {
     pub help: String,
 }
 
-/// A line as `sysctl -p` takes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Line {
-    Nothing,
-    /// No `=`, and no comment either.
-    Garbage {
-        slashes: bool,
-        span: Span,
-    },
-    Setting(Setting),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Setting {
-    /// With dots, without leading slashes.
-    pub(super) key: String,
-    pub(super) value: String,
-    pub(super) key_span: Span,
-    pub(super) value_span: Span,
-    /// Written as `//net/..`: meant as a comment.
-    pub(super) slashes: bool,
-}
-
-impl Line {
-    pub(super) fn parse(text: &str) -> Line {
-        let trimmed = text.trim();
-        let indent = text.chars().take_while(|c| c.is_whitespace()).count();
-        if trimmed.is_empty() || trimmed.starts_with(['#', ';']) {
-            return Line::Nothing;
-        }
-        let slashes = trimmed.starts_with("//");
-        let whole = Span { column: indent + 1, length: trimmed.chars().count() };
-        let Some((left, right)) = trimmed.split_once('=') else {
-            let length = if slashes { 2 } else { whole.length };
-            return Line::Garbage { slashes, span: Span { length, ..whole } };
-        };
-        // A leading `-` tells sysctl to go on when the key cannot be set.
-        let key = left.trim_end().trim_start_matches('-');
-        let name = key.trim_start_matches('/');
-        let words = name.contains(char::is_whitespace) || name.is_empty() || !name.is_ascii();
-        if words {
-            let length = if slashes { 2 } else { whole.length };
-            return Line::Garbage { slashes, span: Span { length, ..whole } };
-        }
-        // Whichever separator comes first is the separator; the other one is part of names.
-        let slashed = name.find('/').is_some_and(|s| name.find('.').is_none_or(|dot| s < dot));
-        let key = if slashed { name.replace('/', ".") } else { name.to_owned() };
-        let value = right.trim();
-        let before =
-            left.chars().count() + 1 + right.chars().take_while(|c| c.is_whitespace()).count();
-        Line::Setting(Setting {
-            key,
-            value: value.to_owned(),
-            key_span: Span { column: indent + 1, length: left.trim_end().chars().count() },
-            value_span: Span { column: indent + before + 1, length: value.chars().count().max(1) },
-            slashes,
-        })
-    }
-}
-
-/// Where a setting stands.
-#[derive(Debug, Clone, Copy)]
-struct Place<'s> {
-    source: usize,
-    line: usize,
-    setting: &'s Setting,
-}
+/// Fewer ports than this are an outage on any host: 17 new connections a second to a destination.
+pub const FEWEST_PORTS: u32 = 1024;
 
 /// Looks at the files in the order in which they are applied.
 ///
 /// `exists` says whether this kernel has a key: nothing when it cannot be told (a key of another
 /// namespace, or another host's file).
-pub fn lint(sources: &[Source<'_>], exists: &dyn Fn(&str) -> Option<bool>) -> Vec<LintFinding> {
-    let lines: Vec<Vec<Line>> =
-        sources.iter().map(|source| source.text.lines().map(Line::parse).collect()).collect();
+pub fn lint(sources: &[Source<'_>], exists: Exists<'_>) -> Vec<LintFinding> {
+    let texts: Vec<&str> = sources.iter().map(|source| source.text).collect();
+    let lines = parse(&texts);
     let mut findings = Vec::new();
-    let mut places = Vec::new();
     for (source, lines) in lines.iter().enumerate() {
         for (index, line) in lines.iter().enumerate() {
-            let line_number = index + 1;
-            match line {
-                Line::Nothing => {}
-                Line::Garbage { slashes, span } => {
-                    findings.push(garbage(source, line_number, *slashes, *span));
-                }
-                Line::Setting(setting) => {
-                    places.push(Place { source, line: line_number, setting });
-                }
+            if let Line::Garbage { slashes, span } = line {
+                findings.push(garbage(source, index + 1, *slashes, *span));
             }
         }
     }
-    let last = last_words(&places);
+    let places = places(&lines);
+    let refused = outcome(&texts, exists).refused;
+    let is_refused = |place: &Place<'_>| refused.contains(&(place.source, place.line));
+    // The last line that the kernel takes has the last word on a key.
+    let mut last: BTreeMap<&str, &Place<'_>> = BTreeMap::new();
+    let mut list: Option<&Place<'_>> = None;
+    for place in places.iter().filter(|place| !is_refused(place)) {
+        for key in sets(place, &places, &lines) {
+            last.insert(key, place);
+        }
+    }
     for place in &places {
         let mut report = Reporter { place, findings: &mut findings };
-        one(&mut report, exists);
-        overridden(&mut report, sources, &last);
+        one(&mut report, exists, is_refused(place));
+        if !is_refused(place) {
+            overridden(&mut report, sources, &last);
+            replaced(&mut report, sources, place, &mut list);
+        }
     }
     together(&last, &mut findings);
     findings.sort_by_key(|f| (f.source, f.line, f.span.column, f.level));
     findings
-}
-
-/// The line that has the last word on each key.
-fn last_words<'p, 's>(places: &'p [Place<'s>]) -> BTreeMap<&'p str, &'p Place<'s>> {
-    places.iter().map(|place| (place.setting.key.as_str(), place)).collect()
 }
 
 struct Reporter<'r, 's> {
@@ -270,13 +209,13 @@ fn garbage(source: usize, line: usize, slashes: bool, span: Span) -> LintFinding
     let (code, message, help) = if slashes {
         (
             Code::NotAComment,
-            "`//` does not begin a comment; `sysctl -p` complains about this line and exits 1",
+            "`//` does not begin a comment; `sysctl -p` complains about this line and skips it",
             "comments begin with `#` or `;`",
         )
     } else {
         (
             Code::NotASetting,
-            "neither a comment nor `key = value`; `sysctl -p` complains and exits 1",
+            "neither a comment nor `key = value`; `sysctl -p` complains about it and skips it",
             "write `key = value`, or begin the line with `#`",
         )
     };
@@ -292,8 +231,10 @@ fn garbage(source: usize, line: usize, slashes: bool, span: Span) -> LintFinding
 }
 
 /// What can be said of a line by itself.
-fn one(report: &mut Reporter<'_, '_>, exists: &dyn Fn(&str) -> Option<bool>) {
-    let Setting { key, value, slashes, .. } = report.place.setting;
+fn one(report: &mut Reporter<'_, '_>, exists: Exists<'_>, refused: bool) {
+    let Setting { key, value, slashes, lenient, .. } = report.place.setting;
+    // Written with `-`: whoever wrote it expects that it may fail.
+    let bad = if *lenient { Level::Warning } else { Level::Error };
     if *slashes {
         report.key(
             Level::Error,
@@ -304,38 +245,53 @@ fn one(report: &mut Reporter<'_, '_>, exists: &dyn Fn(&str) -> Option<bool>) {
     }
     if let Some(gone) = keys::removed(key) {
         report.key(
-            Level::Error,
+            bad,
             Code::RemovedKey,
             format!("`{key}` was removed in Linux {}", gone.since),
             gone.instead,
         );
         return;
     }
-    let Some(known) = keys::known(key) else {
+    if report.place.setting.is_pattern() {
         if exists(key) == Some(false) {
-            report.key(
-                Level::Warning,
-                Code::UnknownKey,
-                format!("this kernel has no `{key}`"),
-                "check the spelling, and whether its module is loaded",
-            );
+            let what = format!("no key of this kernel fits `{key}`: the line does nothing");
+            report.key(Level::Warning, Code::UnknownKey, what, "check the spelling");
+        } else if refused {
+            let what = "the kernel refuses this value for one of the keys that fit";
+            report.value(bad, Code::OutOfRange, what, "");
         }
         return;
-    };
+    }
+    if is_missing(key, exists) {
+        report.key(
+            bad,
+            Code::UnknownKey,
+            format!("this kernel has no `{key}`"),
+            "check the spelling, and whether its module is loaded",
+        );
+        return;
+    }
+    let Some(known) = keys::known(key) else { return };
     let before = report.findings.len();
     match known.shape {
-        Shape::Number(low, high) => number(report, value, low, high),
-        Shape::Range => range(report, value),
-        Shape::Ports => {
-            if let Err(error) = value.parse::<PortSet>() {
-                report.value(Level::Error, Code::OutOfRange, error.to_string(), "");
-            }
-        }
+        Shape::Number(low, high) => number(report, bad, value, low, high),
+        Shape::Range => range(report, bad, value),
+        Shape::Ports => ports(report, bad, value),
+    }
+    if report.findings.len() == before && refused {
+        // Each of the two keys forbids what the other one has.
+        report.value(
+            bad,
+            Code::OutOfRange,
+            "the kernel refuses this value at this place: the range may not begin below \
+             net.ipv4.ip_unprivileged_port_start",
+            "set them in the other order, or begin the range higher",
+        );
     }
     if report.findings.len() > before {
         return;
     }
-    let same = value.split_whitespace().eq(known.default.split_whitespace());
+    let same = values::same(key, value, known.default);
     if same && !known.default.is_empty() {
         let misread = known.misread.map(|text| format!("; {text}")).unwrap_or_default();
         report.value(
@@ -353,7 +309,8 @@ fn one(report: &mut Reporter<'_, '_>, exists: &dyn Fn(&str) -> Option<bool>) {
 /// Values that are legal and yet deserve a word.
 fn special(report: &mut Reporter<'_, '_>) {
     let Setting { key, value, .. } = report.place.setting;
-    match (key.as_str(), value.as_str()) {
+    let Reading::Value(read) = reading(key, value) else { return };
+    match (key.as_str(), read.as_str()) {
         ("net.ipv4.tcp_tw_reuse", "1") => report.key(
             Level::Note,
             Code::Useful,
@@ -391,62 +348,74 @@ fn special(report: &mut Reporter<'_, '_>) {
     }
 }
 
-fn number(report: &mut Reporter<'_, '_>, value: &str, low: i64, high: i64) {
-    match value.parse::<i64>() {
-        Ok(n) if (low..=high).contains(&n) => {}
-        Ok(n) => report.value(
-            Level::Error,
-            Code::OutOfRange,
-            format!("the kernel refuses {n}"),
-            format!("a number from {low} to {high}"),
-        ),
-        Err(_) => report.value(
-            Level::Error,
-            Code::OutOfRange,
-            format!("`{value}` is no number"),
-            format!("a number from {low} to {high}"),
-        ),
-    }
-}
-
-/// The range a value means.
-pub(super) fn parse_range(value: &str) -> Option<PortRange> {
-    let mut words = value.split_whitespace().map(str::parse::<u16>);
-    match (words.next(), words.next(), words.next()) {
-        (Some(Ok(low)), Some(Ok(high)), None) => Some(PortRange { low, high }),
-        _ => None,
-    }
-}
-
-fn range(report: &mut Reporter<'_, '_>, value: &str) {
-    if value.parse::<u16>().is_ok() {
-        report.value(
-            Level::Error,
-            Code::NoEffect,
-            "one number alone is taken without an error and changes nothing",
-            "two ports with a space between: `10240 65535`",
-        );
-        return;
-    }
-    let Some(range) = parse_range(value) else {
-        report.value(
-            Level::Error,
-            Code::OutOfRange,
-            format!("the kernel refuses `{value}`"),
-            "two ports with a space between: `10240 65535`",
-        );
+fn number(report: &mut Reporter<'_, '_>, bad: Level, value: &str, low: i64, high: i64) {
+    let Setting { key, .. } = report.place.setting;
+    let Reading::Value(read) = reading(key, value) else {
+        let is_number = value.parse::<i64>().is_ok();
+        let what = if is_number {
+            format!("the kernel refuses {value}")
+        } else {
+            format!("`{value}` is not a number")
+        };
+        let (low, high) = keys::sensible(key).unwrap_or((low, high));
+        report.value(bad, Code::OutOfRange, what, format!("a number from {low} to {high}"));
         return;
     };
-    if range.is_empty() {
+    if let Some(octal) = octal(value) {
         report.value(
-            Level::Error,
-            Code::OutOfRange,
-            "the kernel refuses a reversed range",
-            format!("{} {}", range.high, range.low),
+            Level::Warning,
+            Code::ReadsOtherwise,
+            format!("a number that begins with 0 is octal: the kernel reads {octal}"),
+            format!("write {octal}, or leave out the 0"),
         );
-    } else if range.low < 1024 {
+    } else if let Some((low, high)) = keys::sensible(key)
+        && read.parse::<i64>().is_ok_and(|n| !(low..=high).contains(&n))
+    {
         report.value(
-            Level::Error,
+            Level::Warning,
+            Code::ReadsOtherwise,
+            format!("the kernel takes {read}, which has no meaning of its own"),
+            format!("a number from {low} to {high}"),
+        );
+    }
+}
+
+fn range(report: &mut Reporter<'_, '_>, bad: Level, value: &str) {
+    match reading(keys::RANGE, value) {
+        Reading::LowAlone(low) => {
+            report.value(
+                Level::Warning,
+                Code::NoEffect,
+                format!("one number alone sets at most the first port, {low}; the last one stays"),
+                "two ports with a space between: `10240 65535`",
+            );
+            return;
+        }
+        Reading::Value(_) => {}
+        _ if parse_range(value).is_some() => {
+            let range = parse_range(value).unwrap_or(PortRange { low: 0, high: 0 });
+            report.value(
+                bad,
+                Code::OutOfRange,
+                "the kernel refuses a reversed range",
+                format!("{} {}", range.high, range.low),
+            );
+            return;
+        }
+        _ => {
+            report.value(
+                bad,
+                Code::OutOfRange,
+                format!("the kernel refuses `{value}`"),
+                "two ports with a space between: `10240 65535`",
+            );
+            return;
+        }
+    }
+    let Some(range) = parse_range(value) else { return };
+    if range.low < 1024 {
+        report.value(
+            bad,
             Code::OutOfRange,
             "the kernel refuses a range that begins below net.ipv4.ip_unprivileged_port_start \
              (1024 unless changed)",
@@ -462,18 +431,66 @@ fn range(report: &mut Reporter<'_, '_>, value: &str) {
     }
 }
 
+fn ports(report: &mut Reporter<'_, '_>, bad: Level, value: &str) {
+    if values::ports(value).is_some() {
+        return;
+    }
+    let spaced = value.contains(char::is_whitespace)
+        && values::ports(&value.split_whitespace().collect::<String>()).is_some();
+    let (what, help) = if spaced {
+        ("the kernel takes no white space in a list of ports".to_owned(), "leave out the spaces")
+    } else {
+        let shown: String = value.chars().take(40).collect();
+        let what = format!("`{shown}` is not a list of ports such as `8080,9000-9010`");
+        (what, "ports and ranges with commas between, and nothing behind them")
+    };
+    report.value(bad, Code::OutOfRange, what, help);
+}
+
+/// A list that replaces an earlier one, and lacks ports of it: a write replaces the whole list.
+fn replaced<'p>(
+    report: &mut Reporter<'_, '_>,
+    sources: &[Source<'_>],
+    place: &'p Place<'p>,
+    earlier: &mut Option<&'p Place<'p>>,
+) {
+    let Some(list) = (place.setting.key == RESERVED)
+        .then_some(())
+        .and_then(|()| values::ports(&place.setting.value))
+    else {
+        return;
+    };
+    if let Some(before) = earlier.replace(place)
+        && let Some(mut lost) = values::ports(&before.setting.value)
+    {
+        lost.subtract(&list);
+        // An empty list is a way to clear it.
+        if !lost.is_empty() && !list.is_empty() {
+            let file = sources.get(before.source).map_or("", |source| source.name);
+            let shown: String = lost.to_string().chars().take(60).collect();
+            report.value(
+                Level::Error,
+                Code::ListReplaced,
+                format!("this replaces the list at {file}:{} and gives {shown} away", before.line),
+                "one list with the ports of both (`--fix` merges them)",
+            );
+        }
+    }
+}
+
 fn overridden(
     report: &mut Reporter<'_, '_>,
     sources: &[Source<'_>],
     last: &BTreeMap<&str, &Place<'_>>,
 ) {
     let place = *report.place;
+    // A pattern and a key named in full do not override each other: the name wins by design.
     let Some(winner) = last.get(place.setting.key.as_str()) else { return };
     if (winner.source, winner.line) == (place.source, place.line) {
         return;
     }
     let file = sources.get(winner.source).map_or("", |source| source.name);
-    let same = winner.setting.value == place.setting.value;
+    let same = values::same(&place.setting.key, &winner.setting.value, &place.setting.value);
     let (level, what) =
         if same { (Level::Note, "is said again") } else { (Level::Warning, "has the last word") };
     report.key(
@@ -486,13 +503,40 @@ fn overridden(
 
 /// What only several lines show: the ones that have the last word.
 fn together(last: &BTreeMap<&str, &Place<'_>>, findings: &mut Vec<LintFinding>) {
-    let value = |key: &str| last.get(key).map(|place| place.setting.value.as_str());
-    if let Some(place) = last.get("net.ipv4.ip_local_port_range")
-        && let Some(range) = parse_range(&place.setting.value)
+    let value = |key: &str| {
+        let place = last.get(key)?;
+        match reading(key, &place.setting.value) {
+            Reading::Value(value) => Some(value),
+            _ => None,
+        }
+    };
+    let reserved = value(RESERVED).and_then(|text| values::ports(&text)).unwrap_or_default();
+    let default = PortRange { low: 32_768, high: 60_999 };
+    let range = value(keys::RANGE).and_then(|text| parse_range(&text));
+    let mut usable = PortSet::of(range.unwrap_or(default));
+    usable.subtract(&reserved);
+    let guilty = if usable.len() < FEWEST_PORTS {
+        // The line that leaves so few: the list, if the range alone would do.
+        let wide = range.unwrap_or(default).len() >= FEWEST_PORTS;
+        last.get(if wide { RESERVED } else { keys::RANGE })
+    } else {
+        None
+    };
+    if let Some(place) = guilty {
+        let mut report = Reporter { place, findings };
+        report.value(
+            Level::Error,
+            Code::TooFewPorts,
+            format!(
+                "{} ports are left for outgoing connections: every destination runs out at once",
+                usable.len()
+            ),
+            "leave at least 1024, better 20000",
+        );
+    }
+    if let Some(place) = last.get(keys::RANGE)
+        && let Some(range) = range
     {
-        let reserved = value("net.ipv4.ip_local_reserved_ports")
-            .and_then(|text| text.parse::<PortSet>().ok())
-            .unwrap_or_default();
         let mut exposed = PortSet::of(range);
         exposed.intersect_with(&keys::SERVICE_PORTS.parse().unwrap_or_default());
         exposed.subtract(&reserved);
@@ -515,8 +559,8 @@ fn together(last: &BTreeMap<&str, &Place<'_>>, findings: &mut Vec<LintFinding>) 
             );
         }
     }
-    if value("net.ipv4.tcp_timestamps") == Some("0")
-        && value("net.ipv4.tcp_tw_reuse") == Some("1")
+    if value("net.ipv4.tcp_timestamps").as_deref() == Some("0")
+        && value("net.ipv4.tcp_tw_reuse").as_deref() == Some("1")
         && let Some(place) = last.get("net.ipv4.tcp_tw_reuse")
     {
         let mut report = Reporter { place, findings };

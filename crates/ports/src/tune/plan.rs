@@ -12,7 +12,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::keys::{NODE_PORTS, SERVICE_PORTS};
-use super::lint::parse_range;
+use super::lint::FEWEST_PORTS;
+use super::values::{self, parse_range};
 use crate::budget::{Interval, Model, reuse_allowed, sustainable_per_s};
 use crate::ranges::{PortRange, PortSet};
 use crate::report::{BucketReport, Cause, Report};
@@ -308,6 +309,45 @@ pub struct Refusal {
     pub why: String,
 }
 
+fn keys_known(key: &str) -> bool {
+    super::keys::known(key).is_some()
+}
+
+/// Why these settings would create the outage that tune is there to end: less is left than what is
+/// in use and a fifth more, or hardly anything at all. What does not take ports away is no cause.
+fn too_few(
+    snapshot: &HostSnapshot,
+    range: Option<PortRange>,
+    reserved: &PortSet,
+) -> Option<String> {
+    let mut changed = snapshot.clone();
+    changed.settings.range = range.unwrap_or(changed.settings.range);
+    changed.settings.reserved = reserved.clone();
+    let (before, after) = (snapshot.pool().len(), changed.pool().len());
+    if after >= before {
+        return None;
+    }
+    if after < FEWEST_PORTS {
+        return Some(format!(
+            "{after} ports would be left for outgoing connections, instead of {before}; at least \
+             {FEWEST_PORTS} are needed"
+        ));
+    }
+    let (old, new) = (Model::new(snapshot), Model::new(&changed));
+    snapshot.sockets.buckets.iter().find_map(|bucket| {
+        let (used, usable) = (old.budget(bucket.key).used, new.budget(bucket.key).usable);
+        let needed = used + used.div_ceil(5);
+        (usable < needed).then(|| {
+            format!(
+                "{} -> {} uses {used} ports, and {usable} would exist for it; {needed} are needed \
+                 (a fifth more than are in use)",
+                bucket.key.src,
+                bucket.key.destination()
+            )
+        })
+    })
+}
+
 /// What must not be applied to this host, whoever asks for it.
 pub fn refusals(snapshot: &HostSnapshot, changes: &[(String, String)]) -> Vec<Refusal> {
     let mut refused = Vec::new();
@@ -326,24 +366,32 @@ pub fn refusals(snapshot: &HostSnapshot, changes: &[(String, String)]) -> Vec<Re
         changes.iter().rev().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str())
     };
     for (key, value) in changes {
+        let known = keys_known(key);
+        if known && values::reading(key, value.trim()) == values::Reading::Refused {
+            refuse(key, format!("the kernel refuses `{}`", value.trim()));
+        }
+    }
+    for (key, value) in changes {
         match (key.as_str(), value.trim()) {
+            (TIMESTAMPS_KEY, text) if values::same(TIMESTAMPS_KEY, text, "0") => {
+                refuse(key, "without timestamps no TIME_WAIT can be reused".to_owned());
+            }
             ("net.ipv4.tcp_tw_recycle", _) => {
                 refuse(key, "it breaks clients behind NAT, and Linux 4.12 removed it".to_owned());
-            }
-            (TIMESTAMPS_KEY, "0") => {
-                refuse(key, "without timestamps no TIME_WAIT can be reused".to_owned());
             }
             _ => {}
         }
     }
-    let reserved = match value(RESERVED_KEY).map(str::parse::<PortSet>) {
-        Some(Ok(reserved)) => reserved,
-        Some(Err(error)) => {
-            refuse(RESERVED_KEY, error.to_string());
-            return refused;
-        }
+    let reserved = match value(RESERVED_KEY).map(|text| values::ports(text.trim())) {
+        Some(Some(reserved)) => reserved,
+        // Refused above, by name.
+        Some(None) => return refused,
         None => snapshot.settings.reserved.clone(),
     };
+    if let Some(why) = too_few(snapshot, value(RANGE_KEY).and_then(parse_range), &reserved) {
+        let key = if value(RANGE_KEY).is_some() { RANGE_KEY } else { RESERVED_KEY };
+        refuse(key, why);
+    }
     if let Some(text) = value(RANGE_KEY) {
         match parse_range(text) {
             None => refuse(RANGE_KEY, format!("`{text}` is not two ports with a space between")),

@@ -28,7 +28,16 @@ fn arguments() {
     assert_eq!(args.to, ["[::1]:80", "db:5432"]);
     assert_eq!(args.namespace, Namespace::Pid(7));
     assert!(args.json && args.interval.is_none());
-    assert_eq!(parsed(&["--interval", "0.5"]).interval.unwrap().as_millis(), 500);
+    for (text, ms) in
+        [("0.5", 500), ("500ms", 500), ("2s", 2000), ("1.5m", 90_000), ("1h", 3_600_000)]
+    {
+        assert_eq!(parsed(&["--interval", text]).interval.unwrap().as_millis(), ms, "{text}");
+    }
+    assert_eq!(parsed(&["--serve", "[::1]:9", "--every", "2s", "--all-netns"]).every.as_secs(), 2);
+    for text in ["2 s s", "s", "-1s", "99ms", "61m", "1d", "inf", "1e9h", "2S"] {
+        let words = ["--interval", text].map(std::ffi::OsString::from);
+        assert!(parse(words).is_err(), "{text}");
+    }
     for (words, says) in [
         (&["--nope"][..], expect!["`--nope` is no option of this command (see --help)"]),
         (&["--json=yes"], expect!["`--json=yes` is no option of this command (see --help)"]),
@@ -37,11 +46,15 @@ fn arguments() {
         (&["--to", "db:0"], expect!["`db:0` does not fit --to: HOST:PORT"]),
         (
             &["--interval", "0"],
-            expect!["`0` does not fit --interval: seconds between the two looks, 0.1 to 3600"],
+            expect![
+                "`0` does not fit --interval: the time between the two looks, such as 2s or 500ms: 0.1s to 1h"
+            ],
         ),
         (
             &["--interval", "NaN"],
-            expect!["`NaN` does not fit --interval: seconds between the two looks, 0.1 to 3600"],
+            expect![
+                "`NaN` does not fit --interval: the time between the two looks, such as 2s or 500ms: 0.1s to 1h"
+            ],
         ),
         (&["--netns", "a", "--pid", "1"], expect!["--netns and --pid exclude each other"]),
         (
@@ -335,7 +348,7 @@ fn error_messages_of_many_programs() {
         (
             "java.net.NoRouteToHostException: Cannot assign requested address (Address not available)",
             "EADDRNOTAVAIL",
-            "",
+            "connect",
             "Java",
             "",
         ),
@@ -414,7 +427,7 @@ fn error_messages_of_many_programs() {
             "Os { code: 99, kind: AddrNotAvailable, message: \"Cannot assign requested address\" }",
             "EADDRNOTAVAIL",
             "",
-            "",
+            "Rust",
             "",
         ),
         ("Cannot assign requested address (os error 99)", "EADDRNOTAVAIL", "", "Rust", ""),
@@ -482,11 +495,25 @@ fn metrics_are_well_formed_and_bounded() {
     let file = format!("{}/tests/it/golden/close-wait.json", env!("CARGO_MANIFEST_DIR"));
     let (_, json, _) = doctor(&["--from-snapshot", &file, "--json"]);
     let report: Report = serde_json::from_str(&json).unwrap();
-    let text = metrics::render(Some(&report), Looks { taken: 3, failed: 1, last_unix_s: 7 });
-    assert!(text.contains("keepgate_doctor_verdict{verdict=\"at_risk\"} 1\n"));
+    let text = metrics::render(
+        std::slice::from_ref(&report),
+        Looks { taken: 3, failed: 1, last_unix_s: 7 },
+    );
+    let netns = &report.netns;
+    let verdict = format!("keepgate_doctor_verdict{{netns=\"{netns}\",verdict=\"at_risk\"}} 1\n");
+    assert!(text.contains(&verdict), "{text}");
     assert!(text.contains("keepgate_doctor_looks_failed_total 1\n"));
-    let bucket = "{src=\"10.0.0.1\",dst=\"10.0.0.2:8443\",cause=\"close_wait_leak\"} 924\n";
-    assert!(text.contains(&format!("keepgate_doctor_bucket_ports_used{bucket}")), "{text}");
+    let bucket = format!("netns=\"{netns}\",src=\"10.0.0.1\",dst=\"10.0.0.2:8443\"");
+    for line in [
+        format!("keepgate_doctor_bucket_ports_used{{{bucket}}} 924\n"),
+        format!("keepgate_doctor_bucket_cause{{{bucket},cause=\"close_wait_leak\"}} 1\n"),
+    ] {
+        assert!(text.contains(&line), "{line}{text}");
+    }
+    // Nothing is opened to the other destination: it never runs out, and says so.
+    assert!(
+        text.contains("keepgate_doctor_bucket_exhausted_in_seconds{") && text.contains("} +Inf\n")
+    );
     let mut declared = std::collections::BTreeSet::new();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
@@ -540,7 +567,7 @@ fn serving() {
     };
     let metrics = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
-    assert!(metrics.contains("keepgate_doctor_verdict{verdict=\"healthy\"}"));
+    assert!(metrics.contains(",verdict=\"healthy\"}"), "{metrics}");
     assert!(ask("GET /nope HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
     assert!(ask("POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
     assert!(child.wait().unwrap().success());

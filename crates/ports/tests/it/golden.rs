@@ -95,3 +95,29 @@ fn a_recorded_host_asked_for_another_destination() {
         expect_file!["golden/other.ansi"],
     );
 }
+
+/// From 60 to 200 columns no line is wider than the terminal, and a command is one for a shell.
+#[test]
+fn every_width_is_kept() {
+    use keepgate_ports::text::{Style, render};
+    for file in ["article", "close-wait", "localhost"] {
+        let path = format!("{}/tests/it/golden/{file}.json", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let snapshot: keepgate_ports::snapshot::HostSnapshot = serde_json::from_str(&text).unwrap();
+        let report = keepgate_ports::rules::judge(&snapshot);
+        for width in 60..=200 {
+            let text = render(&report, Style { color: false, width });
+            for line in text.lines() {
+                assert!(line.chars().count() <= width, "{file} at {width}: `{line}`");
+            }
+            // With its backslashes each command reads as it was.
+            let joined: String = text.replace(" \\\n", " ").split_whitespace().collect();
+            for remedy in report.findings.iter().flat_map(|finding| &finding.remedies) {
+                if let Some(command) = &remedy.command {
+                    let bare: String = command.split_whitespace().collect();
+                    assert!(joined.contains(&bare), "{file} at {width}: {command}\n{text}");
+                }
+            }
+        }
+    }
+}

@@ -7,7 +7,9 @@
     reason = "a test that panics fails, which is its job"
 )]
 
+mod alerts;
 mod command;
+mod explain;
 mod golden;
 mod judgement;
 mod lint;
@@ -16,4 +18,5 @@ mod near;
 mod oracle;
 mod parsers;
 mod situations;
+mod sysctl;
 mod world;

@@ -18,7 +18,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use self::app::{App, Look, Step};
-use crate::exit::{Exit, usage};
+use crate::exit::Exit;
 
 /// How many destinations are kept for sorting and filtering.
 const MAX_BUCKETS: usize = 256;
@@ -34,15 +34,12 @@ pub(crate) struct PortsArgs {
     /// Look into the namespace of a process
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
-    /// Seconds between looks
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
-    interval: f64,
+    /// Time between looks, such as 500ms or 2s (0.2s to 1m)
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    interval: Duration,
 }
 
 pub(crate) fn run(args: PortsArgs) -> anyhow::Result<Exit> {
-    if !(0.2..=60.0).contains(&args.interval) {
-        return Err(usage(format!("`{}` does not fit --interval: 0.2 to 60", args.interval)));
-    }
     let namespace = match (args.netns, args.pid) {
         (Some(name), _) => Namespace::Named(name),
         (None, Some(pid)) => Namespace::Pid(pid),
@@ -50,7 +47,7 @@ pub(crate) fn run(args: PortsArgs) -> anyhow::Result<Exit> {
     };
     let wanted = Arc::new(Mutex::new(namespace.clone()));
     let (sender, looks) = mpsc::sync_channel(1);
-    let (watched, interval) = (Arc::clone(&wanted), Duration::from_secs_f64(args.interval));
+    let (watched, interval) = (Arc::clone(&wanted), args.interval);
     // The thread ends with the process, or when nobody takes its reports any more.
     std::thread::Builder::new()
         .name("look".to_owned())
@@ -64,12 +61,20 @@ pub(crate) fn run(args: PortsArgs) -> anyhow::Result<Exit> {
     ended.map(|()| Exit::Ok)
 }
 
+fn interval(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_millis(200)..=Duration::from_secs(60);
+    keepgate_ports::doctor::args::duration(text)
+        .filter(|duration| bounds.contains(duration))
+        .ok_or_else(|| "expected a time from 0.2s to 1m, such as 500ms or 2s".to_owned())
+}
+
 fn look(wanted: &Mutex<Namespace>, interval: Duration, reports: &SyncSender<Look>) {
     loop {
         let namespace = wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let options = ReadOptions {
             namespace: namespace.clone(),
             interval: Some(interval),
+            shown: MAX_BUCKETS,
             ..ReadOptions::default()
         };
         let report = read::host(&options)

@@ -29,13 +29,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    frame.render_widget(Paragraph::new(heading(app)), head);
+    let wrapped = Wrap { trim: false };
+    frame.render_widget(Paragraph::new(heading(app, head.width.into())), head);
     frame.render_widget(Paragraph::new(rows(app, list)), list);
     frame.render_widget(
-        Paragraph::new(chosen(app)).block(Block::new().borders(Borders::TOP)),
+        Paragraph::new(chosen(app, detail.width.into()))
+            .wrap(wrapped)
+            .block(Block::new().borders(Borders::TOP)),
         detail,
     );
-    frame.render_widget(Paragraph::new(footer(app)), keys);
+    frame.render_widget(Paragraph::new(footer(app, keys.width.into())), keys);
     match &app.over {
         Over::Finding(scroll) => finding(frame, app, *scroll),
         Over::Namespaces(all, at) => {
@@ -61,14 +64,19 @@ fn painted(app: &App, color: Color) -> Style {
     if app.color { Style::new().fg(color) } else { Style::new() }
 }
 
-fn heading(app: &App) -> Vec<Line<'static>> {
+fn heading(app: &App, width: usize) -> Vec<Line<'static>> {
     let strong = Style::new().add_modifier(Modifier::BOLD);
     let Some(report) = &app.report else {
         let words = match &app.error {
             Some(error) => error.clone(),
             None => format!("looking at {} ..", app.namespace.label()),
         };
-        return vec![Line::from(vec![Span::styled("keepgate top  ", strong), Span::raw(words)])];
+        let mut lines = text::wrap(&words, width.saturating_sub(14)).into_iter();
+        let first = lines.next().unwrap_or_default();
+        let mut heading =
+            vec![Line::from(vec![Span::styled("keepgate top  ", strong), Span::raw(first)])];
+        heading.extend(lines.map(|line| Line::from(format!("{:14}{line}", ""))));
+        return heading;
     };
     let color = match report.verdict {
         Verdict::Exhausted => Color::Red,
@@ -86,17 +94,23 @@ fn heading(app: &App) -> Vec<Line<'static>> {
                 text::verdict_words(report.verdict),
                 painted(app, color).add_modifier(Modifier::BOLD),
             ),
-            Span::raw(format!(
-                "  {}  range {}-{}, {} usable",
-                report.netns, report.range.low, report.range.high, report.range.usable
+            Span::raw(clip(
+                &format!(
+                    "  {}  range {}-{}, {} usable",
+                    report.netns, report.range.low, report.range.high, report.range.usable
+                ),
+                width.saturating_sub(14 + text::verdict_words(report.verdict).len()),
             )),
         ]),
-        Line::from(format!(
-            "{} sockets: {} time_wait, {} established, {} close_wait",
-            sockets.total, sockets.time_wait, sockets.established, sockets.close_wait,
+        Line::from(clip(
+            &format!(
+                "{} sockets: {} time_wait, {} established, {} close_wait",
+                sockets.total, sockets.time_wait, sockets.established, sockets.close_wait,
+            ),
+            width,
         )),
         Line::from(match &app.error {
-            Some(error) => error.clone(),
+            Some(error) => clip(error, width),
             None => format!(
                 "{:.0} opened and {:.0} closed a second",
                 sum(|b| b.opens_per_s),
@@ -114,14 +128,17 @@ struct Columns {
 }
 
 impl Columns {
+    /// The bar gives way first, then the owner: numbers and the port stay.
     fn of(width: u16, longest: usize) -> Self {
-        let free = width.saturating_sub(NUMBERS);
-        let most = free.saturating_sub(MIN_BAR + MIN_OWNER).max(12);
-        let name = u16::try_from(longest).unwrap_or(u16::MAX).clamp(12, most);
+        let free = usize::from(width.saturating_sub(NUMBERS));
+        let (least_bar, least_owner) = (usize::from(MIN_BAR), usize::from(MIN_OWNER));
+        let bar = if free >= 21 + least_bar + least_owner { least_bar } else { 0 };
+        let most = free.saturating_sub(bar + least_owner).max(12);
+        let name = longest.clamp(12, most);
         let rest = free.saturating_sub(name);
-        let owner = (rest / 3).clamp(MIN_OWNER, 20);
-        let bar = rest.saturating_sub(owner).max(MIN_BAR);
-        Self { name: usize::from(name), bar: usize::from(bar), owner: usize::from(owner) }
+        let owner = (rest / 3).clamp(least_owner, 20);
+        let bar = if bar == 0 { 0 } else { rest.saturating_sub(owner).max(least_bar) };
+        Self { name, bar, owner }
     }
 }
 
@@ -132,7 +149,7 @@ fn rows(app: &App, area: Rect) -> Vec<Line<'static>> {
     let title = format!(
         "  {:<name$} {:<bar$}  {:>6} {:>6} {:>6} {:>6}  {}",
         "destination",
-        "ports",
+        if columns.bar == 0 { "" } else { "ports" },
         "used",
         "left",
         "open/s",
@@ -187,8 +204,12 @@ fn line(
     });
     let mark = if chosen { ">" } else { " " };
     let name =
-        format!("{mark} {:<width$} ", clip(&name(bucket), columns.name), width = columns.name);
-    let bar = text::bar(bucket.used, bucket.usable, columns.bar);
+        format!("{mark} {:<width$} ", destination(bucket, columns.name), width = columns.name);
+    let bar = if columns.bar == 0 {
+        String::new()
+    } else {
+        text::bar(bucket.used, bucket.usable, columns.bar)
+    };
     let numbers = format!(
         "  {:>6} {:>6} {:>6} {:>6}  {}",
         bucket.used,
@@ -207,7 +228,7 @@ fn line(
 }
 
 /// States and owners of the chosen destination, and why it is short of ports.
-fn chosen(app: &App) -> Vec<Line<'static>> {
+fn chosen(app: &App, width: usize) -> Vec<Line<'static>> {
     let Some((index, bucket)) = app.chosen() else { return Vec::new() };
     let mut states: Vec<_> = bucket.states.iter().collect();
     states.sort_by_key(|(state, count)| (std::cmp::Reverse(**count), **state));
@@ -235,34 +256,34 @@ fn chosen(app: &App) -> Vec<Line<'static>> {
             || "nothing found".to_owned(),
             |f| format!("{}, {}", f.severity.name(), cause(f.cause)),
         );
-    vec![
-        Line::from(format!("{}   {finding}", name(bucket))),
-        Line::from(format!("  states  {}", states.join(", "))),
-        Line::from(format!("  rate    {rate}")),
-        Line::from(format!(
-            "  who     {}",
-            if owners.is_empty() { "not seen".to_owned() } else { owners.join(", ") }
-        )),
-    ]
+    // In so few rows each fact has one; what does not fit is in the doctor's words (enter).
+    let who = if owners.is_empty() { "not seen".to_owned() } else { owners.join(", ") };
+    let mut lines = vec![Line::from(clip(&format!("{}   {finding}", name(bucket)), width))];
+    for (label, fact) in [("states", states.join(", ")), ("rate", rate), ("who", who)] {
+        let fact = clip(&fact, width.saturating_sub(10));
+        lines.push(Line::from(format!("  {label:<8}{fact}")));
+    }
+    lines
 }
 
 fn cause(cause: Cause) -> String {
     cause.name().replace('_', " ")
 }
 
-fn footer(app: &App) -> Line<'static> {
+fn footer(app: &App, width: usize) -> Line<'static> {
     if app.over == Over::Filter {
         return Line::from(format!("filter: {}_   enter keep, esc clear", app.filter));
     }
     let filter =
         if app.filter.is_empty() { String::new() } else { format!("   filter: {}", app.filter) };
-    Line::styled(
-        format!(
-            "q quit  up/down choose  enter finding  s sort ({})  / filter  n namespace{filter}",
-            app.sort.name()
-        ),
-        Style::new().add_modifier(Modifier::REVERSED),
-    )
+    let sort = app.sort.name();
+    let mut keys = format!(
+        "q quit  up/down choose  enter finding  s sort ({sort})  / filter  n namespace{filter}"
+    );
+    if keys.chars().count() > width {
+        keys = format!("q quit  enter finding  s {sort}  / filter  n namespace{filter}");
+    }
+    Line::styled(clip(&keys, width), Style::new().add_modifier(Modifier::REVERSED))
 }
 
 fn finding(frame: &mut Frame<'_>, app: &App, scroll: u16) {
@@ -271,10 +292,14 @@ fn finding(frame: &mut Frame<'_>, app: &App, scroll: u16) {
     let width = usize::from(area.width.saturating_sub(2));
     let words = words(report, index, width);
     frame.render_widget(Clear, area);
-    let block = Block::bordered().title(" the doctor says (up/down scrolls, esc closes) ");
-    // A command is longer than a line, and must be readable to its end.
+    let title = if width >= 50 {
+        " the doctor says (up/down scrolls, esc closes) "
+    } else {
+        " the doctor says "
+    };
+    // A word longer than a line must be readable to its end.
     let words = Paragraph::new(words).wrap(Wrap { trim: false });
-    frame.render_widget(words.block(block).scroll((scroll, 0)), area);
+    frame.render_widget(words.block(Block::bordered().title(title)).scroll((scroll, 0)), area);
 }
 
 fn words(report: &Report, index: usize, width: usize) -> String {
@@ -292,16 +317,54 @@ fn centered(area: Rect, width: u16, height: u16) -> Rect {
     }
 }
 
-/// The text, cut to a width.
+/// As many of the text's words as fit, and a mark where some are left out. A single word that is
+/// too long is cut: there is nothing else to show.
 fn clip(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
-    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
-    if width > 0 {
-        cut.push('~');
+    let mut kept = String::new();
+    for word in text.split_inclusive(' ') {
+        if kept.chars().count() + word.trim_end().chars().count() + 1 > width {
+            break;
+        }
+        kept.push_str(word);
     }
-    cut
+    let mut kept = kept.trim_end().to_owned();
+    if kept.is_empty() {
+        kept = text.chars().take(width.saturating_sub(1)).collect();
+    }
+    if width > 0 {
+        kept.push('~');
+    }
+    kept
+}
+
+/// A destination in so many columns, always with its port: without its source if there is no room,
+/// then without parts of its address.
+fn destination(bucket: &BucketReport, width: usize) -> String {
+    let whole = name(bucket);
+    if whole.chars().count() <= width {
+        return whole;
+    }
+    let bare = std::net::SocketAddr::new(bucket.dst, bucket.dport).to_string();
+    if bare.chars().count() <= width {
+        return bare;
+    }
+    let (host, port) = bare.rsplit_once(':').unwrap_or((&bare, ""));
+    let separator = if bucket.dst.is_ipv6() { ':' } else { '.' };
+    let parts: Vec<&str> = host.trim_matches(['[', ']']).split(separator).collect();
+    // The first parts name the network, the last ones the host: what is left out is in between.
+    for kept in (0..parts.len()).rev() {
+        let (front, back) = (kept.div_ceil(2), kept / 2);
+        let first = parts.get(..front).unwrap_or(&[]).join(&separator.to_string());
+        let last = parts.get(parts.len() - back..).unwrap_or(&[]).join(&separator.to_string());
+        let short = format!("{first}..{last}:{port}");
+        if short.chars().count() <= width {
+            return short;
+        }
+    }
+    format!(":{port}")
 }
 
 #[cfg(test)]
@@ -404,17 +467,50 @@ mod tests {
                  │  why      The other side has closed these connections, and the program has │
                  │           not: it never closes them.                                       │
                  │  now      restart `python3`: that returns its ports                        │
-                 │           ip netns exec lk1 sysctl -w                                      │
-                 │net.ipv4.ip_local_reserved_ports=50010-50011,50500 && ip netns exec lk1     │
-                ─│sysctl -w net.ipv4.ip_local_port_range="10240 65535"                        │─
-                1│           (54096 more ports for every destination, present listeners       │
+                 │           ip netns exec lk1 sysctl -w \                                    │
+                 │             net.ipv4.ip_local_reserved_ports=50010-50011,50500 && ip \     │
+                ─│             netns exec lk1 sysctl -w \                                     │─
+                1│             net.ipv4.ip_local_port_range="10240 65535"                     │
+                 │           (54096 more ports for every destination, present listeners       │
                  │           reserved)                                                        │
                  │  then     `python3` does not close connections that 10.0.0.2:8443 has      │
-                 │           closed: close the response body or socket on every path, errors  │
                  └────────────────────────────────────────────────────────────────────────────┘
                 q quit  up/down choose  enter finding  s sort (pressure)  / filter  n namespace
             "#]],
         );
+    }
+
+    /// From 60 columns on each destination has its port, and no word is cut.
+    #[test]
+    fn every_width_keeps_the_port_and_whole_words() {
+        let mut app = recorded(false);
+        let mut report = app.report.clone().unwrap();
+        let mut long = report.buckets[0].clone();
+        long.dst = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
+        long.src = "2001:db8:1234:5678:9abc:def0:1234:9999".parse().unwrap();
+        report.buckets.push(long);
+        app.report = Some(report);
+        let bare = |word: &str| word.trim_matches(['(', ')', '~']).to_owned();
+        let words: Vec<String> = text_of(&app, 200).split_whitespace().map(bare).collect();
+        for width in 60..=200 {
+            let text = text_of(&app, width);
+            let ports = text.lines().filter(|line| line.contains(":8443")).count();
+            assert!(ports >= 2 && text.contains(":9000"), "{width}\n{text}");
+            for word in text.split_whitespace() {
+                let whole = bare(word);
+                let elided = word.contains("..") || word.starts_with(['#', '.', '─']);
+                let known = words.contains(&whole) || whole.is_empty();
+                assert!(known || elided, "{width}: `{word}` is cut\n{text}");
+            }
+        }
+    }
+
+    fn text_of(app: &App, width: u16) -> String {
+        let terminal = screen(app, width, 24);
+        let buffer = terminal.backend().buffer();
+        (0..24)
+            .map(|y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>() + "\n")
+            .collect()
     }
 
     #[test]

@@ -1,25 +1,42 @@
 //! What an error message means: which call, which errno, which destination, and which check
 //! decides what it really was.
 //!
-//! Pure text matching over the messages of the common language runtimes and servers. It never
-//! fails; what it does not know it says.
+//! Pure text matching: a table of shapes ([`shapes`]), one or more for each program, and for what
+//! none of them fits a careful look at the failing line ([`scan`]). It never fails; what it does
+//! not know it says.
+//!
+//! INVARIANT: a destination is that of the failing call, or none. A wrong one would be asked about
+//! and found healthy.
+
+mod catalog;
+mod lines;
+mod scan;
+mod shapes;
+mod template;
+mod words;
 
 use serde::{Deserialize, Serialize};
 
-/// How much of a message is looked at.
-const MAX_TEXT: usize = 16 * 1024;
+use self::lines::Window;
+use self::shapes::Shape;
+use self::template::Found;
+use self::words::Errno;
+
+/// How much of a message is looked at, in bytes.
+pub const MAX_TEXT: usize = 1024 * 1024;
 
 /// What a message means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// The error's name, such as `EADDRNOTAVAIL`; nothing when none was recognised.
+    /// The error's name, such as `EADDRNOTAVAIL`; nothing when none was recognized.
     pub errno: Option<String>,
     /// The call that failed: `connect`, `bind`, `socket`, `send`; nothing when the text leaves it
     /// open.
     pub call: Option<String>,
     /// The language or program whose wording it is.
     pub runtime: Option<String>,
-    /// The address it names, as `host:port`: a destination, or for `bind` an own one.
+    /// The address it names, as `host:port`: a destination, or for `bind` an own one (port 0 where
+    /// it names none).
     pub address: Option<String>,
     /// The same as a short sentence.
     pub says: String,
@@ -29,138 +46,138 @@ pub struct Explanation {
     pub checks: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Errno {
-    AddrNotAvail,
-    AddrInUse,
-    Again,
-    NetUnreach,
-    HostUnreach,
-    ManyFiles,
-    TimedOut,
-    Refused,
-    NotPermitted,
-    Reset,
-}
+impl Explanation {
+    /// Whether the error may be a want of ports: EADDRNOTAVAIL at any call, and EADDRINUSE where
+    /// it is not a bind that failed (programs that bind before they connect report that).
+    pub fn is_about_ports(&self) -> bool {
+        match self.errno.as_deref() {
+            Some("EADDRNOTAVAIL") => true,
+            Some("EADDRINUSE") => self.call.as_deref().is_none_or(|call| call == "connect"),
+            _ => false,
+        }
+    }
 
-/// Words in lower case, and the errno they stand for. The first match wins.
-const WORDS: &[(&str, Errno)] = &[
-    ("cannot assign requested address", Errno::AddrNotAvail),
-    ("can't assign requested address", Errno::AddrNotAvail),
-    ("cannot assign the requested address", Errno::AddrNotAvail),
-    ("eaddrnotavail", Errno::AddrNotAvail),
-    ("addrnotavail", Errno::AddrNotAvail),
-    ("addressnotavailable", Errno::AddrNotAvail),
-    ("address not available", Errno::AddrNotAvail),
-    ("[errno 99]", Errno::AddrNotAvail),
-    ("os error 99", Errno::AddrNotAvail),
-    ("(99:", Errno::AddrNotAvail),
-    ("exception (99)", Errno::AddrNotAvail),
-    ("address already in use", Errno::AddrInUse),
-    ("address in use", Errno::AddrInUse),
-    ("eaddrinuse", Errno::AddrInUse),
-    ("addrinuse", Errno::AddrInUse),
-    ("[errno 98]", Errno::AddrInUse),
-    ("os error 98", Errno::AddrInUse),
-    ("(98:", Errno::AddrInUse),
-    ("too many open files", Errno::ManyFiles),
-    ("emfile", Errno::ManyFiles),
-    ("enfile", Errno::ManyFiles),
-    ("no file descriptors available", Errno::ManyFiles),
-    ("network is unreachable", Errno::NetUnreach),
-    ("network unreachable", Errno::NetUnreach),
-    ("enetunreach", Errno::NetUnreach),
-    ("no route to host", Errno::HostUnreach),
-    ("host is unreachable", Errno::HostUnreach),
-    ("ehostunreach", Errno::HostUnreach),
-    ("connection timed out", Errno::TimedOut),
-    ("connect timed out", Errno::TimedOut),
-    ("operation timed out", Errno::TimedOut),
-    ("i/o timeout", Errno::TimedOut),
-    ("etimedout", Errno::TimedOut),
-    ("timed out", Errno::TimedOut),
-    ("connection refused", Errno::Refused),
-    ("econnrefused", Errno::Refused),
-    ("resource temporarily unavailable", Errno::Again),
-    ("eagain", Errno::Again),
-    ("os error 11)", Errno::Again),
-    ("operation not permitted", Errno::NotPermitted),
-    ("eperm", Errno::NotPermitted),
-    ("connection reset", Errno::Reset),
-    ("econnreset", Errno::Reset),
-];
+    /// Whether it is a `bind()` that failed.
+    pub fn is_bind(&self) -> bool {
+        self.call.as_deref() == Some("bind")
+    }
+}
 
 /// Words in lower case, and whose they are. The first match wins.
 const RUNTIMES: &[(&str, &str)] = &[
+    ("caddy: ", "Go (Caddy)"),
+    ("http.handlers.reverse_proxy", "Go (Caddy)"),
     ("while connecting to upstream", "nginx"),
     ("[crit]", "nginx"),
     ("[emerg]", "nginx"),
+    ("nginx:", "nginx"),
+    ("haproxy", "HAProxy"),
+    ("upstream connect error", "Envoy"),
+    ("envoy", "Envoy"),
     ("curl: (", "curl"),
+    ("pgbouncer", "pgbouncer"),
+    ("psql: ", "libpq"),
+    ("sbuf_connect", "pgbouncer"),
+    ("pq: ", "Go"),
+    ("io.netty", "Java (Netty)"),
+    ("java.net.", "Java"),
+    ("java.io.", "Java"),
+    ("java.util.concurrent", "Java"),
+    ("bindexception", "Java"),
+    ("noroutetohostexception", "Java"),
     ("dial tcp", "Go"),
     ("dial udp", "Go"),
     ("listen tcp", "Go"),
-    ("java.net.", "Java"),
-    ("java.io.", "Java"),
-    ("io.netty", "Java (Netty)"),
+    ("system.net.", ".NET"),
+    ("socketexception (", ".NET"),
     ("errno::e", "Ruby"),
+    ("connect(2) for", "Ruby"),
+    ("aiohttp", "Python"),
+    ("traceback (most recent call last)", "Python"),
     ("[errno ", "Python"),
     ("urllib3", "Python"),
     ("oserror", "Python"),
     ("(os error ", "Rust"),
-    ("system.net.", ".NET"),
-    ("socketexception (", ".NET"),
+    ("addrnotavailable", "Rust"),
     ("stream_socket_client", "PHP"),
+    ("predis", "PHP"),
+    ("guzzle", "PHP"),
     ("php ", "PHP"),
-    ("connect eaddr", "Node"),
-    ("connect e", "Node"),
-    ("listen eaddr", "Node"),
+    ("sqlstate[", "PHP"),
+    ("io::socket", "Perl"),
     ("tcpconnectwrap", "Node"),
-    ("upstream connect error", "Envoy"),
-    ("haproxy", "HAProxy"),
+    ("node:net", "Node"),
+    ("eaddrnotavail}", "Erlang"),
+    (":eaddrnotavail", "Erlang"),
+    ("eaddrinuse}", "Erlang"),
+    ("ncat: ", "Ncat"),
+    ("nc: ", "netcat"),
+    ("wget: ", "BusyBox"),
+    ("telnet: ", "telnet"),
+    ("ssh: ", "OpenSSH"),
+    ("lua", "Lua"),
+    ("bio_connect", "OpenSSL"),
+    ("apr_socket_connect", "Apache httpd"),
     ("redis", "a Redis client"),
 ];
 
 /// Words in lower case, and the call. The first match wins.
 const CALLS: &[(&str, &str)] = &[
-    ("connect: ", "connect"),
-    ("connect()", "connect"),
-    ("connect(", "connect"),
-    ("connect eaddr", "connect"),
     ("bind failed", "bind"),
     ("bind()", "bind"),
     ("bind(", "bind"),
     ("bind: ", "bind"),
-    ("bindexception", "bind"),
+    ("bind eaddr", "bind"),
     ("listen eaddr", "bind"),
     ("listen tcp", "bind"),
     ("could not bind", "bind"),
     ("couldn't bind", "bind"),
+    ("cannot bind", "bind"),
+    ("can't bind", "bind"),
+    ("unable to bind", "bind"),
+    ("failed to bind", "bind"),
+    ("failed to listen", "bind"),
+    ("could not create server", "bind"),
+    ("connect: ", "connect"),
+    ("connect()", "connect"),
+    ("connect(", "connect"),
+    ("connect eaddr", "connect"),
     ("socket()", "socket"),
     ("socket: ", "socket"),
     ("sendto", "send"),
     ("write udp", "send"),
     ("connectexception", "connect"),
+    ("java.net.connectexception", "connect"),
+    ("noroutetohostexception", "connect"),
     ("failed to establish a new connection", "connect"),
     ("newconnectionerror", "connect"),
     ("failed to connect", "connect"),
     ("couldn't connect", "connect"),
     ("connect to", "connect"),
     ("connecting to", "connect"),
+    ("connection to", "connect"),
     ("dial ", "connect"),
+    ("no free ports", "connect"),
+    ("sbuf_connect", "connect"),
+    ("apr_socket_connect", "connect"),
+    ("bio_connect", "connect"),
+    ("tcpconnect", "connect"),
     ("connect", "connect"),
+    ("listen", "bind"),
     ("bind", "bind"),
 ];
 
-/// Explains a message.
+/// Explains a message: one line, or a log of up to [`MAX_TEXT`] bytes.
 pub fn explain(text: &str) -> Explanation {
-    let text: String = text.chars().take(MAX_TEXT).collect();
-    let lower = text.to_lowercase();
-    let find = |words: &[(&str, &'static str)]| {
-        words.iter().find(|(word, _)| lower.contains(word)).map(|(_, value)| *value)
-    };
-    let errno = WORDS.iter().find(|(word, _)| lower.contains(word)).map(|(_, errno)| *errno);
-    let call = find(CALLS);
-    let (name, means, checks) = meaning(errno, call);
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    let window = lines::window(text.get(..end.unwrap_or(0)).unwrap_or(""));
+    let line = window.line.to_lowercase();
+    let shape = shapes::first(shapes::LINE, &window.line)
+        .or_else(|| shapes::first(shapes::AROUND, &window.around));
+    let call = call(&window, &line, shape.as_ref().and_then(|(shape, _)| shape.call));
+    let address = address(&window, call, shape.as_ref());
+    let runtime = runtime(&window, &line, shape.as_ref().map(|(shape, _)| shape.program));
+    let (name, means, checks) = meaning(window.errno, call);
     let says = match (name, call) {
         (Some(name), Some(call)) => format!("{name} at {call}()"),
         (Some(name), None) => format!("{name}, at a call the message does not name"),
@@ -169,12 +186,78 @@ pub fn explain(text: &str) -> Explanation {
     Explanation {
         errno: name.map(str::to_owned),
         call: call.map(str::to_owned),
-        runtime: find(RUNTIMES).map(str::to_owned),
-        address: address(&text),
+        runtime: runtime.map(str::to_owned),
+        address,
         says,
         means: means.to_owned(),
         checks: checks.iter().map(|check| (*check).to_owned()).collect(),
     }
+}
+
+/// The destination of the failing call; for `bind` the own address.
+fn address(
+    window: &Window,
+    call: Option<&str>,
+    shape: Option<&(&'static Shape, Found)>,
+) -> Option<String> {
+    if call == Some("bind") {
+        // A line that names a bind may name its destination too, which is no own address.
+        let own = shape.filter(|(shape, _)| shape.call == Some("bind"));
+        let told = own.and_then(|(shape, found)| {
+            // An own address needs no port.
+            found.address(shape.port).or_else(|| template::joined(found.host.as_deref()?, 0))
+        });
+        return told.or_else(|| scan::destination(&window.line).filter(|_| shape.is_none()));
+    }
+    // Port 0 is a source's.
+    let told = shape.and_then(|(shape, found)| found.address(shape.port));
+    told.filter(|address| !address.ends_with(":0"))
+        .or_else(|| scan::destination(&window.line))
+        .or_else(|| scan::destination_told(&window.around))
+}
+
+fn find(words: &[(&str, &'static str)], lower: &str) -> Option<&'static str> {
+    words.iter().find(|(word, _)| begins(lower, word)).map(|(_, value)| *value)
+}
+
+/// Whether a word begins with this: `Verbindung` has no `bind`.
+fn begins(lower: &str, word: &str) -> bool {
+    lower.match_indices(word).any(|(at, _)| {
+        let before = lower.get(..at).and_then(|text| text.chars().next_back());
+        before.is_none_or(|c| !c.is_alphabetic()) || !word.starts_with(char::is_alphabetic)
+    })
+}
+
+/// The call that failed. Java's name for the error says `bind` for either call, so there the stack
+/// decides, and without one it was a `connect()`: the bind of a listener is rare, and says so.
+fn call(window: &Window, line: &str, shape: Option<&'static str>) -> Option<&'static str> {
+    if let Some(call) = lines::java_call(&window.after) {
+        return Some(call);
+    }
+    if shape.is_some() {
+        return shape;
+    }
+    if let Some(call) = lines::python_call(&window.around) {
+        return Some(call);
+    }
+    if line.contains("bindexception") {
+        let used = window.errno == Some(Errno::AddrInUse);
+        let failed = find(CALLS, &line.replace("bindexception", ""));
+        return Some(failed.unwrap_or(if used { "bind" } else { "connect" }));
+    }
+    find(CALLS, line)
+}
+
+fn runtime(window: &Window, line: &str, shape: Option<&'static str>) -> Option<&'static str> {
+    let shape = shape.filter(|program| !program.is_empty());
+    // Caddy is a Go program, and says more than its error's wording.
+    let said = find(RUNTIMES, line);
+    if said == Some("Go (Caddy)") || (said == Some("Java (Netty)")) {
+        return said;
+    }
+    // Wget's log begins with `--2026-01-05 10:00:00--`, in any language.
+    let wget = window.around.starts_with("--20").then_some("wget");
+    shape.or(said).or(wget).or_else(|| find(RUNTIMES, &window.around.to_lowercase()))
 }
 
 type Meaning = (Option<&'static str>, &'static str, &'static [&'static str]);
@@ -277,77 +360,4 @@ fn meaning(errno: Option<Errno>, call: Option<&str>) -> Meaning {
             &[],
         ),
     }
-}
-
-/// The destination a message names.
-fn address(text: &str) -> Option<String> {
-    if let Some(pair) = python_pool(text).or_else(|| words_host_port(text)) {
-        return Some(pair);
-    }
-    // `a->b` names the source first.
-    let text = text.replace("->", " ");
-    let split = |c: char| c.is_whitespace() || "\"'`,;()<>{}|=".contains(c);
-    let mut found: Vec<String> = Vec::new();
-    let mut local = false;
-    for token in text.split(split) {
-        // Node: `connect EADDRNOTAVAIL 10.0.0.2:80 - Local (0.0.0.0:0)`.
-        local |= token.eq_ignore_ascii_case("local") || token.eq_ignore_ascii_case("from");
-        // Of a URL only the authority counts; Java writes `name/10.0.0.2:80`.
-        let pieces: Vec<&str> = match token.split_once("//") {
-            Some((_, rest)) => rest.split('/').take(1).collect(),
-            None => token.split('/').collect(),
-        };
-        for piece in pieces {
-            if !local && let Some(pair) = host_port(piece.trim_end_matches([':', '.'])) {
-                found.push(pair);
-            }
-        }
-    }
-    // A source with port 0 is no destination; of several the last is where it was going.
-    found.into_iter().rev().find(|pair| !pair.ends_with(":0"))
-}
-
-/// `host='10.0.0.2', port=8443`.
-fn python_pool(text: &str) -> Option<String> {
-    let (_, rest) = text.split_once("host='")?;
-    let (host, rest) = rest.split_once('\'')?;
-    let (_, rest) = rest.split_once("port=")?;
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    joined(host, &digits)
-}
-
-/// `to 10.0.0.2 port 8443`.
-fn words_host_port(text: &str) -> Option<String> {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    words.windows(3).find_map(|three| match three {
-        [host, "port", port] => {
-            let digits: String = port.chars().take_while(char::is_ascii_digit).collect();
-            joined(host, &digits)
-        }
-        _ => None,
-    })
-}
-
-fn joined(host: &str, port: &str) -> Option<String> {
-    let host = host.trim_matches(['[', ']']);
-    let v6 = host.contains(':');
-    host_port(&if v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
-}
-
-/// A token that is an address and a port, or a name and a port.
-fn host_port(token: &str) -> Option<String> {
-    if let Ok(addr) = token.parse::<std::net::SocketAddr>() {
-        return Some(addr.to_string());
-    }
-    // Node and others write `::1:8080`, which is `[::1]:8080`; `java.net` writes `host/1.2.3.4:80`.
-    let (host, port) = token.rsplit_once(':')?;
-    let port: u16 = port.parse().ok()?;
-    if host.contains(':') {
-        let addr: std::net::Ipv6Addr = host.parse().ok()?;
-        return Some(format!("[{addr}]:{port}"));
-    }
-    let name = host.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-');
-    let letters = host.chars().any(|c| c.is_ascii_alphabetic());
-    let clock = host.len() <= 2;
-    (name && letters && !clock && port > 0).then(|| format!("{host}:{port}"))
 }
