@@ -1,18 +1,30 @@
-//! Paths: one normal form, found once, that means what the path meant.
+//! Paths: one form, found once, that means what the path meant.
 #![no_main]
 
-use keepgate_gate::path::{PathPolicy, decode_parameter, normalise};
+use keepgate_gate::path::{Mode, PathRules, normal};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|path: &str| {
-    for keep in [false, true] {
-        let Ok(normal) = normalise(path, PathPolicy::Normalise, keep) else { continue };
-        // What is normal stays as it is, and is taken where only normal paths are.
-        let again = normalise(&normal, PathPolicy::Refuse, keep);
-        assert_eq!(again.as_deref(), Ok(normal.as_ref()));
-        assert!(normal.starts_with('/') && !normal.contains("//") && !normal.contains('\\'));
-        assert!(normal.split('/').all(|segment| segment != "." && segment != ".."));
-        assert!(normal.bytes().all(|b| b.is_ascii_graphic()));
-        let _ = decode_parameter(&normal);
+    for bits in 0..24_u8 {
+        let rules = PathRules {
+            mode: match bits / 8 {
+                0 => Mode::Normal,
+                1 => Mode::Strict,
+                _ => Mode::Exact,
+            },
+            keep_empty: bits & 1 != 0,
+            keep_parameters: bits & 2 != 0,
+            keep_encoded_slash: bits & 4 != 0,
+        };
+        let Ok(form) = normal(path, rules) else { continue };
+        // What is in its form stays as it is, and strict takes nothing else.
+        assert_eq!(normal(&form, rules).as_deref(), Ok(form.as_ref()));
+        assert!(rules.mode != Mode::Strict || form == path);
+        assert!(form.starts_with('/') && !form.starts_with("//") && !form.contains('\\'));
+        assert!(rules.keep_empty || !form.contains("//"));
+        assert!(rules.keep_parameters || !form.contains(';'));
+        assert!(rules.keep_encoded_slash || !form.contains("%2F"));
+        assert!(form.split('/').all(|segment| segment != "." && segment != ".."));
+        assert!(form.bytes().all(|b| b.is_ascii_graphic()));
     }
 });

@@ -1,7 +1,8 @@
 //! Routes: which method and path template means which action on which resource.
 //!
 //! A template is an OpenAPI path template. Its segments are literal texts, parameters (`{id}`),
-//! or a mixture (`{name}.{format}`, `{id}:cancel`); a last segment `{*rest}` takes all below.
+//! or a mixture (`{name}.{format}`, `{id}:cancel`); a last segment `{*rest}` takes all below, and
+//! `/admin{/*rest}` takes `/admin`, `/admin/` and all below as one route.
 //! Literal text is compared byte by byte with the request's normal form, so it must be in that
 //! form itself: other characters percent-encoded, with capitals, and no more than needed.
 //! This module does not know requests; matching them is [`crate::router`].
@@ -23,12 +24,13 @@ pub const MAX_ROUTES: usize = 20_000;
 pub struct Route {
     /// An HTTP method in capitals, or `*` for any.
     pub method: String,
-    /// An OpenAPI path template such as `/orders/{id}`; a last segment `{*rest}` takes all below.
+    /// An OpenAPI path template such as `/orders/{id}`; a last segment `{*rest}` takes all below,
+    /// `{/*rest}` at the end this path, with or without a slash at its end, and all below.
     pub path: String,
     /// The Cedar action, a name or a whole identifier; none: `Action::"METHOD"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
-    /// The Cedar resource; none: `route::"TEMPLATE"`.
+    /// The Cedar resource; none: `route::"TEMPLATE"`, of which `{/*rest}` is no part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<ResourceRule>,
     /// Callers without credentials are let through to the decision as `anonymous`.
@@ -149,13 +151,24 @@ impl Route {
     /// The format of items that a reader must know to take this one: 2 where the route says what
     /// release 0.1 refuses, else 1.
     pub fn needs(&self) -> u32 {
-        let new = self.answer_timeout_ms.is_some() || self.answer_idle_ms.is_some();
+        let new = self.answer_timeout_ms.is_some()
+            || self.answer_idle_ms.is_some()
+            || split_tree(&self.path).is_some();
         if new { 2 } else { 1 }
     }
 
     /// Its name, `METHOD template`; also the id of its item.
     pub fn name(&self) -> String {
         format!("{} {}", self.method, self.path)
+    }
+
+    /// Where in the tree of routes its resource is: the template without `{/*rest}`.
+    pub fn resource_path(&self) -> &str {
+        match split_tree(&self.path) {
+            Some(("", _)) => "/",
+            Some((base, _)) => base,
+            None => &self.path,
+        }
     }
 
     /// The action of a request; `method` is the request's, used where the route takes any.
@@ -227,6 +240,8 @@ pub enum Segment {
     Param(String),
     /// All the rest of the path, slashes included; may be empty.
     Rest(String),
+    /// The end of the path, or a slash and all the rest of it; the value is without that slash.
+    Tree(String),
 }
 
 impl Template {
@@ -235,7 +250,9 @@ impl Template {
         self.segments.iter().flat_map(|segment| {
             let (one, many) = match segment {
                 Segment::Literal(_) => (None, [].as_slice()),
-                Segment::Param(name) | Segment::Rest(name) => (Some(name.as_str()), [].as_slice()),
+                Segment::Param(name) | Segment::Rest(name) | Segment::Tree(name) => {
+                    (Some(name.as_str()), [].as_slice())
+                }
                 Segment::Mixed { params, .. } => (None, params.as_slice()),
             };
             one.into_iter().chain(many.iter().map(|(name, _)| name.as_str()))
@@ -259,10 +276,21 @@ fn parse(path: &str) -> Result<Template, String> {
     if path.len() > MAX_TEMPLATE_BYTES {
         return Err(format!("it has {} bytes, at most {MAX_TEMPLATE_BYTES}", path.len()));
     }
+    let (path, tree) = match split_tree(path) {
+        Some((base, name)) if base.ends_with('/') => {
+            let base = base.trim_end_matches('/');
+            return Err(format!("`{{/*{name}}}` has the slash: write `{base}{{/*{name}}}`"));
+        }
+        Some((base, name)) => (base, Some(Segment::Tree(param_name(name)?.to_owned()))),
+        None => (path, None),
+    };
+    if let (true, Some(tree)) = (path.is_empty(), &tree) {
+        return Ok(Template { segments: vec![tree.clone()] });
+    }
     let Some(rest) = path.strip_prefix('/') else {
         return Err("it must start with `/`".to_owned());
     };
-    let count = rest.split('/').count();
+    let count = rest.split('/').count() + usize::from(tree.is_some());
     if count > MAX_SEGMENTS {
         return Err(format!("it has {count} segments, at most {MAX_SEGMENTS}"));
     }
@@ -277,6 +305,7 @@ fn parse(path: &str) -> Result<Template, String> {
         }
         segments.push(segment(text, last)?);
     }
+    segments.extend(tree);
     let template = Template { segments };
     let mut names: Vec<&str> = template.params().collect();
     names.sort_unstable();
@@ -288,6 +317,12 @@ fn parse(path: &str) -> Result<Template, String> {
         Some(name) => Err(format!("the parameter `{name}` occurs twice")),
         None => Ok(template),
     }
+}
+
+/// `/admin` and `rest` of `/admin{/*rest}`.
+fn split_tree(path: &str) -> Option<(&str, &str)> {
+    let (base, name) = path.strip_suffix('}')?.rsplit_once("{/*")?;
+    (!name.contains(['{', '}', '/'])).then_some((base, name))
 }
 
 fn segment(text: &str, last: bool) -> Result<Segment, String> {

@@ -5,11 +5,14 @@
 //! of parameters are decoded, once, when they become the id of a resource.
 //!
 //! The most specific route wins, decided from left to right: literal text before a mixture, a
-//! mixture before a whole parameter, that before `{*rest}` (OpenAPI 3.1 section 4.8.8.2 asks for
-//! the first step; the rest follows it). Where the most specific template does not have the method,
+//! mixture before a whole parameter, that before `{*rest}`, that before `{/*rest}` (OpenAPI 3.1
+//! section 4.8.8.2 asks for the first step; the rest follows it). Where the most specific template does not have the method,
 //! less specific ones are asked; a route of that very method goes before one with `*`. `HEAD`
 //! without a route of its own is the `GET` route. Only if no template that matches has the method
 //! is the answer [`Matched::MethodNotAllowed`].
+//!
+//! With [`PathsFold::Case`] literal text is compared without case; [`Match::spelled`] then has the
+//! route's spelling of it, while the values of parameters stay as they came.
 //!
 //! Cost: each node of the tree is visited at most once for one path, whatever the path.
 
@@ -17,6 +20,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::route::{MAX_ROUTES, Route, RouteError, Segment};
+use crate::service::PathsFold;
 use crate::uid::Uid;
 
 /// The routes of a service, ready to be matched.
@@ -26,11 +30,15 @@ pub struct Router {
     compiled: Vec<Compiled>,
     /// Node 0 is the root. INVARIANT: indices within point to existing nodes and routes.
     nodes: Vec<Node>,
+    /// INVARIANT: with [`PathsFold::Case`] the literal texts in `nodes` are folded.
+    fold: PathsFold,
 }
 
 #[derive(Clone, Debug)]
 struct Compiled {
     params: Vec<Box<str>>,
+    /// The template's, where requests may be spelled in another way; else empty.
+    segments: Vec<Segment>,
     /// None where the request's method is the action.
     action: Option<Uid>,
     resource: Resource,
@@ -52,6 +60,8 @@ struct Node {
     param: Option<usize>,
     rest: Leaf,
     end: Leaf,
+    /// Routes that take this path and all below.
+    tree: Leaf,
 }
 
 /// The routes that end at a node, by method.
@@ -97,6 +107,12 @@ pub struct ParamError {
 impl Router {
     /// A router of these routes; refuses what [`Route::check`] refuses, and conflicts.
     pub fn new(routes: impl Into<Arc<[Route]>>) -> Result<Router, RouteError> {
+        Router::folding(routes, PathsFold::None)
+    }
+
+    /// The same for an upstream to which paths are alike that differ in their bytes; then routes
+    /// conflict too that are alike.
+    pub fn folding(routes: impl Into<Arc<[Route]>>, fold: PathsFold) -> Result<Router, RouteError> {
         let routes: Arc<[Route]> = routes.into();
         if routes.len() > MAX_ROUTES {
             return Err(RouteError::TooMany(routes.len()));
@@ -105,6 +121,7 @@ impl Router {
             routes: Arc::clone(&routes),
             compiled: Vec::with_capacity(routes.len()),
             nodes: vec![Node::default()],
+            fold,
         };
         for (index, route) in routes.iter().enumerate() {
             let template = route.check()?;
@@ -120,8 +137,13 @@ impl Router {
             router.compiled.push(Compiled {
                 action: (route.action.is_some() || route.method != "*")
                     .then(|| route.action(&route.method)),
-                resource: resource.unwrap_or_else(|| Resource::Fixed(Uid::route(&route.path))),
+                resource: resource
+                    .unwrap_or_else(|| Resource::Fixed(Uid::route(route.resource_path()))),
                 params,
+                segments: match fold {
+                    PathsFold::None => Vec::new(),
+                    PathsFold::Case => template.segments,
+                },
             });
         }
         Ok(router)
@@ -130,6 +152,11 @@ impl Router {
     /// The routes, in the order given.
     pub fn routes(&self) -> &Arc<[Route]> {
         &self.routes
+    }
+
+    /// In what paths are alike to it.
+    pub fn fold(&self) -> PathsFold {
+        self.fold
     }
 
     /// The route of a request; `path` is its normal form, without the query.
@@ -154,24 +181,29 @@ impl Router {
     /// Adds a route; returns the one that is in its place already.
     fn insert(&mut self, method: &str, route: usize, segments: &[Segment]) -> Option<usize> {
         let mut at = 0;
-        let mut is_rest = false;
+        let fold = self.fold;
+        let (mut is_rest, mut is_tree) = (false, false);
         for segment in segments {
             let new = self.nodes.len();
             let node = self.nodes.get_mut(at)?;
             at = match segment {
                 Segment::Literal(text) => {
-                    match node.literals.binary_search_by(|(have, _)| (**have).cmp(text)) {
+                    let text = folded(fold, text);
+                    match node.literals.binary_search_by(|(have, _)| (**have).cmp(&text)) {
                         Ok(found) => node.literals.get(found)?.1,
                         Err(place) => {
-                            node.literals.insert(place, (text.as_str().into(), new));
+                            node.literals.insert(place, (text.as_ref().into(), new));
                             new
                         }
                     }
                 }
                 Segment::Mixed { head, params } => {
                     let mixture = Mixture {
-                        head: head.as_str().into(),
-                        tails: params.iter().map(|(_, tail)| tail.as_str().into()).collect(),
+                        head: folded_ascii(fold, head).as_ref().into(),
+                        tails: params
+                            .iter()
+                            .map(|(_, tail)| folded_ascii(fold, tail).as_ref().into())
+                            .collect(),
                     };
                     match node.mixed.iter().find(|(have, _)| *have == mixture) {
                         Some((_, found)) => *found,
@@ -187,13 +219,21 @@ impl Router {
                     is_rest = true;
                     at
                 }
+                Segment::Tree(_) => {
+                    is_tree = true;
+                    at
+                }
             };
             if at == new {
                 self.nodes.push(Node::default());
             }
         }
         let node = self.nodes.get_mut(at)?;
-        let leaf = if is_rest { &mut node.rest } else { &mut node.end };
+        let leaf = match (is_rest, is_tree) {
+            (true, _) => &mut node.rest,
+            (_, true) => &mut node.tree,
+            _ => &mut node.end,
+        };
         match leaf.iter().find(|(have, _)| **have == *method) {
             Some((_, first)) => Some(*first),
             None => {
@@ -217,13 +257,15 @@ impl<'r, 'p> Search<'r, 'p> {
     fn node(&mut self, at: usize, rest: Option<&'p str>) -> Option<usize> {
         let node = self.router.nodes.get(at)?;
         let Some(rest) = rest else {
-            return self.leaf(&node.end);
+            return self.leaf(&node.end).or_else(|| self.tree(node, ""));
         };
         let (segment, below) = match rest.split_once('/') {
             Some((segment, below)) => (segment, Some(below)),
             None => (rest, None),
         };
-        if let Ok(found) = node.literals.binary_search_by(|(text, _)| (**text).cmp(segment))
+        let fold = self.router.fold;
+        let spelled = folded(fold, segment);
+        if let Ok(found) = node.literals.binary_search_by(|(text, _)| (**text).cmp(&spelled))
             && let Some((_, next)) = node.literals.get(found)
             && let Some(route) = self.node(*next, below)
         {
@@ -231,7 +273,7 @@ impl<'r, 'p> Search<'r, 'p> {
         }
         let held = self.values.len();
         for (mixture, next) in &node.mixed {
-            if mixture.values(segment, &mut self.values)
+            if mixture.values(segment, fold, &mut self.values)
                 && let Some(route) = self.node(*next, below)
             {
                 return Some(route);
@@ -251,7 +293,13 @@ impl<'r, 'p> Search<'r, 'p> {
             self.values.push(rest);
             return Some(route);
         }
-        None
+        self.tree(node, rest)
+    }
+
+    fn tree(&mut self, node: &'r Node, rest: &'p str) -> Option<usize> {
+        let route = self.leaf(&node.tree)?;
+        self.values.push(rest);
+        Some(route)
     }
 
     fn leaf(&mut self, leaf: &'r Leaf) -> Option<usize> {
@@ -288,29 +336,33 @@ impl Mixture {
 
     /// Appends the parameters' values if the segment matches; otherwise what it appended is
     /// without meaning.
-    fn values<'p>(&self, segment: &'p str, values: &mut Vec<&'p str>) -> bool {
-        let Some(mut rest) = segment.strip_prefix(&*self.head) else {
+    fn values<'p>(&self, segment: &'p str, fold: PathsFold, values: &mut Vec<&'p str>) -> bool {
+        // As long as the segment, byte by byte, so that places in one are places in the other.
+        let spelled = folded_ascii(fold, segment);
+        let Some(after_head) = spelled.strip_prefix(&*self.head) else {
             return false;
         };
+        let mut at = spelled.len() - after_head.len();
         let Some((last, inner)) = self.tails.split_last() else {
             return false;
         };
         for tail in inner {
             // At least one character belongs to the parameter.
-            let Some(first) = rest.chars().next() else {
+            let Some(first) = spelled.get(at..).and_then(|rest| rest.chars().next()) else {
                 return false;
             };
-            let found = rest
-                .get(first.len_utf8()..)
-                .and_then(|from| from.find(&**tail))
-                .and_then(|at| rest.split_at_checked(first.len_utf8() + at));
-            let Some((value, after)) = found else {
+            let from = at + first.len_utf8();
+            let Some(found) = spelled.get(from..).and_then(|rest| rest.find(&**tail)) else {
+                return false;
+            };
+            let Some(value) = segment.get(at..from + found) else {
                 return false;
             };
             values.push(value);
-            rest = after.strip_prefix(&**tail).unwrap_or(after);
+            at = from + found + tail.len();
         }
-        match rest.strip_suffix(&**last) {
+        let rest = spelled.get(at..).and_then(|rest| rest.strip_suffix(&**last));
+        match rest.and_then(|rest| segment.get(at..at + rest.len())) {
             Some(value) if !value.is_empty() => {
                 values.push(value);
                 true
@@ -331,6 +383,44 @@ impl<'r> Match<'r, '_> {
     pub fn raw(&self, name: &str) -> Option<&str> {
         let place = self.compiled()?.params.iter().position(|have| **have == *name)?;
         self.values.get(place).copied()
+    }
+
+    /// The request's path with the route's spelling of literal text; the path itself where nothing
+    /// folds.
+    pub fn spelled<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        let Some(compiled) = self.compiled().filter(|c| !c.segments.is_empty()) else {
+            return Cow::Borrowed(path);
+        };
+        let mut out = String::with_capacity(path.len());
+        let mut values = self.values.iter().copied();
+        let mut next = || values.next().unwrap_or_default();
+        for segment in &compiled.segments {
+            match segment {
+                // It takes the path as far as it goes: whether there is a slash is for the path.
+                Segment::Tree(_) => {
+                    let value = next();
+                    if !value.is_empty() || (path.ends_with('/') && out != "/") {
+                        out.push('/');
+                        out.push_str(value);
+                    }
+                    continue;
+                }
+                _ => out.push('/'),
+            }
+            match segment {
+                Segment::Literal(text) => out.push_str(text),
+                Segment::Param(_) | Segment::Rest(_) => out.push_str(next()),
+                Segment::Mixed { head, params } => {
+                    out.push_str(head);
+                    for (_, tail) in params {
+                        out.push_str(next());
+                        out.push_str(tail);
+                    }
+                }
+                Segment::Tree(_) => {}
+            }
+        }
+        if out == path { Cow::Borrowed(path) } else { Cow::Owned(out) }
     }
 
     /// The action to decide on.
@@ -363,6 +453,40 @@ impl PartialEq for Match<'_, '_> {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self.router, other.router)
             && (self.index, &self.values) == (other.index, &other.values)
+    }
+}
+
+/// What two spellings of a segment have in common: ASCII without case, other characters (percent-
+/// encoded in a normal form) in lower case. A character beyond ASCII is never one of ASCII (the
+/// Kelvin sign is no `k`), as in the frameworks that fold.
+fn folded(fold: PathsFold, segment: &str) -> Cow<'_, str> {
+    match fold {
+        PathsFold::None => Cow::Borrowed(segment),
+        PathsFold::Case if !segment.contains('%') => folded_ascii(fold, segment),
+        PathsFold::Case => {
+            let Ok(text) = decoded(segment) else { return folded_ascii(fold, segment) };
+            let mut out = String::with_capacity(segment.len());
+            for c in text.chars() {
+                let mut lower = c.to_lowercase();
+                match (lower.next(), lower.next()) {
+                    (Some(one), None) if one.is_ascii() == c.is_ascii() => out.push(one),
+                    _ => out.push(c),
+                }
+            }
+            // What is decoded must not look like what was never encoded.
+            out.push('%');
+            Cow::Owned(out)
+        }
+    }
+}
+
+/// The same for text whose length may not change.
+fn folded_ascii(fold: PathsFold, text: &str) -> Cow<'_, str> {
+    match fold {
+        PathsFold::Case if text.bytes().any(|b| b.is_ascii_uppercase()) => {
+            Cow::Owned(text.to_ascii_lowercase())
+        }
+        _ => Cow::Borrowed(text),
     }
 }
 

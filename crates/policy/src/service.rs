@@ -6,7 +6,29 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::HostPattern;
 use crate::identify::Identify;
+
+/// Headers that some frameworks take for the method, path or host of a request in place of the
+/// real one. A gate removes them unless the service keeps them ([`ServiceSettings::keep_headers`]).
+pub const OVERRIDE_HEADERS: [&str; 16] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-method",
+    "x-original-url",
+    "x-original-uri",
+    "x-original-path",
+    "x-rewrite-url",
+    "x-rewrite-uri",
+    "x-override-url",
+    "x-http-path-override",
+    "x-http-destinationurl",
+    "x-original-host",
+    "x-http-host-override",
+    "x-host",
+    "x-script-name",
+];
 
 /// What a service says about itself. Unknown keys are refused by name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,9 +43,33 @@ pub struct ServiceSettings {
     /// What happens to requests that match no route.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unmatched: Unmatched,
-    /// What happens to paths that are not in their normal form.
+    /// The hosts that it answers for; empty: any. Others get 421.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostPattern>,
+    /// Which forms of a path are taken, and in which one they are forwarded.
     #[serde(default, skip_serializing_if = "is_default")]
     pub paths: Paths,
+    /// What happens to empty segments (`//`) within a path.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub empty_segments: EmptySegments,
+    /// What happens to `;` in a path.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub path_parameters: Doubtful,
+    /// What happens to `%2F` in a path. Release 0.1 said `keep_encoded_slash = true`.
+    #[serde(
+        default,
+        alias = "keep_encoded_slash",
+        deserialize_with = "encoded_slash",
+        skip_serializing_if = "is_default"
+    )]
+    pub encoded_slash: Doubtful,
+    /// In what paths are alike for the upstream although their bytes differ.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub paths_fold: PathsFold,
+    /// Headers, in lower case, that override a method, path or host and that the upstream gets all
+    /// the same; see [`OVERRIDE_HEADERS`].
+    #[serde(default, deserialize_with = "kept_headers", skip_serializing_if = "Vec::is_empty")]
+    pub keep_headers: Vec<String>,
     /// Oldest replica that may decide, in milliseconds.
     #[serde(
         rename = "max_age",
@@ -70,7 +116,13 @@ impl ServiceSettings {
             name: name.into(),
             authzen: true,
             unmatched: Unmatched::default(),
+            hosts: Vec::new(),
             paths: Paths::default(),
+            empty_segments: EmptySegments::default(),
+            path_parameters: Doubtful::default(),
+            encoded_slash: Doubtful::default(),
+            paths_fold: PathsFold::default(),
+            keep_headers: Vec::new(),
             max_age_ms: hour_ms(),
             help: None,
             limits: LimitSettings::default(),
@@ -86,7 +138,14 @@ impl ServiceSettings {
     pub fn needs(&self) -> u32 {
         let new = self.answer_timeout_ms.is_some()
             || self.answer_idle_ms.is_some()
-            || self.on_token_expiry != OnTokenExpiry::default();
+            || self.on_token_expiry != OnTokenExpiry::default()
+            || !self.hosts.is_empty()
+            || matches!(self.paths, Paths::Strict | Paths::Exact)
+            || !is_default(&self.empty_segments)
+            || !is_default(&self.path_parameters)
+            || !is_default(&self.encoded_slash)
+            || !is_default(&self.paths_fold)
+            || !self.keep_headers.is_empty();
         if new { 2 } else { 1 }
     }
 }
@@ -113,16 +172,56 @@ pub enum Unmatched {
     Forward,
 }
 
-/// Paths that are not in their normal form (dot segments, repeated slashes, encoded unreserved
-/// characters, and so on). Either way the bytes that were decided on are the bytes forwarded.
+/// Which forms of a path are taken. The bytes that are decided on are the bytes forwarded, except
+/// with [`Paths::Exact`], which forwards the bytes that came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Paths {
-    /// Brought to their normal form once.
+    /// Brought to their normal form once. Release 0.1 said `normalize`.
     #[default]
-    Normalize,
-    /// 400.
+    #[serde(alias = "normalize")]
+    Normal,
+    /// 400 unless they are in normal form already, without encoded reserved characters and without
+    /// segments that end in a dot or space.
+    Strict,
+    /// `strict`, as release 0.1 said it. Kept apart so that an item is written as it was read.
     Refuse,
+    /// Forwarded byte for byte, for signed URLs; what has no single reading is 400.
+    Exact,
+}
+
+/// Empty segments in a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmptySegments {
+    /// Repeated slashes become one (400 where paths are strict or exact).
+    #[default]
+    Collapse,
+    /// They stay, for URLs within paths. An upstream that merges slashes itself then reads another
+    /// path than the one decided on.
+    Keep,
+}
+
+/// A part of a path that upstreams read differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doubtful {
+    /// 400.
+    #[default]
+    Refuse,
+    /// It stays as it is.
+    Keep,
+}
+
+/// In what paths are alike for an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathsFold {
+    /// In nothing: other bytes are another path.
+    #[default]
+    None,
+    /// In case, as for Express and ASP.NET Core: literal text of routes matches without case.
+    Case,
 }
 
 /// How limits answer.
@@ -181,6 +280,37 @@ fn service_name<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::
              bytes, a letter or digit first"
         )))
     }
+}
+
+/// `keep` and `refuse`, or release 0.1's `true` and `false`.
+fn encoded_slash<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Doubtful, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected `keep` or `refuse`")]
+    enum Written {
+        Now(Doubtful),
+        Before(bool),
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::Now(now) => now,
+        Written::Before(true) => Doubtful::Keep,
+        Written::Before(false) => Doubtful::Refuse,
+    })
+}
+
+fn kept_headers<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let mut names = Vec::<String>::deserialize(from)?;
+    for name in &mut names {
+        name.make_ascii_lowercase();
+        if !OVERRIDE_HEADERS.contains(&name.as_str()) {
+            return Err(serde::de::Error::custom(format!(
+                "`{name}` needs no keeping: expected one of {}",
+                OVERRIDE_HEADERS.join(", ")
+            )));
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
 }
 
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -255,7 +255,12 @@ impl Check {
             let service = own.first().map_or("", |item| item.key.service.as_str());
             ItemKey::route(service, &route.method, &route.path)
         });
-        if let (Err(error), Some(first)) = (Router::new(routes), first) {
+        let fold = own.iter().find_map(|item| match &item.body {
+            ItemBody::Service(settings) => Some(settings.paths_fold),
+            _ => None,
+        });
+        let router = Router::folding(routes, fold.unwrap_or_default());
+        if let (Err(error), Some(first)) = (router, first) {
             self.problem(&first, error.to_string());
         }
         let identify = own.iter().find_map(|item| match &item.body {

@@ -235,6 +235,10 @@ fn naive<'p>(template: &Template, path: &'p str) -> Option<Vec<&'p str>> {
     let mut rest = Some(path.strip_prefix('/')?);
     let mut values = Vec::new();
     for segment in &template.segments {
+        if let Segment::Tree(_) = segment {
+            values.push(rest.unwrap_or_default());
+            return Some(values);
+        }
         let here = rest?;
         if let Segment::Rest(_) = segment {
             values.push(here);
@@ -266,6 +270,7 @@ fn rank(template: &Template) -> Vec<(u8, std::cmp::Reverse<usize>, String)> {
         }
         Segment::Param(_) => (2, 0, String::new()),
         Segment::Rest(_) => (3, 0, String::new()),
+        Segment::Tree(_) => (4, 0, String::new()),
     };
     let ranks = template.segments.iter().map(of);
     ranks.map(|(kind, bytes, text)| (kind, std::cmp::Reverse(bytes), text)).collect()
@@ -369,4 +374,103 @@ proptest! {
             let _ = (found.action(), found.resource());
         }
     }
+}
+
+#[test]
+fn a_tree_is_one_route_for_a_path_and_all_below() {
+    let router = Router::new(vec![
+        Route::new("*", "/admin{/*rest}"),
+        Route::new("GET", "/admin/open"),
+        Route::new("GET", "/files"),
+        Route::new("GET", "/files/{*rest}"),
+        Route::new("*", "/files{/*rest}"),
+        Route::new("*", "{/*rest}"),
+    ])
+    .unwrap();
+    let table = [
+        "GET /admin",
+        "GET /admin/",
+        "GET /admin/a/b",
+        "GET /admin//b",
+        "GET /admins",
+        "GET /admin/open",
+        "PUT /admin/open",
+        "GET /files",
+        "GET /files/a",
+        "PUT /files",
+        "GET /",
+    ];
+    let shown: Vec<String> =
+        table.iter().map(|request| format!("{request} => {}\n", show(&router, request))).collect();
+    expect![[r#"
+        GET /admin => * /admin{/*rest} | [""] | Action::"GET" | route::"/admin"
+        GET /admin/ => * /admin{/*rest} | [""] | Action::"GET" | route::"/admin"
+        GET /admin/a/b => * /admin{/*rest} | ["a/b"] | Action::"GET" | route::"/admin"
+        GET /admin//b => * /admin{/*rest} | ["/b"] | Action::"GET" | route::"/admin"
+        GET /admins => * {/*rest} | ["admins"] | Action::"GET" | route::"/"
+        GET /admin/open => GET /admin/open | [] | Action::"GET" | route::"/admin/open"
+        PUT /admin/open => * /admin{/*rest} | ["open"] | Action::"PUT" | route::"/admin"
+        GET /files => GET /files | [] | Action::"GET" | route::"/files"
+        GET /files/a => GET /files/{*rest} | ["a"] | Action::"GET" | route::"/files/{*rest}"
+        PUT /files => * /files{/*rest} | [""] | Action::"PUT" | route::"/files"
+        GET / => * {/*rest} | [""] | Action::"GET" | route::"/"
+    "#]]
+    .assert_eq(&shown.concat());
+    for (path, reason) in [
+        ("/admin/{/*rest}", "write `/admin{/*rest}`"),
+        ("/admin{/*}", "cannot name a parameter"),
+        ("/admin{/*rest}/x", "cannot name a parameter"),
+        ("admin{/*rest}", "it must start with `/`"),
+        ("/{id}{/*id}", "occurs twice"),
+    ] {
+        let error = path.parse::<Template>().unwrap_err().to_string();
+        assert!(error.contains(reason), "{path}: {error}");
+    }
+    assert_eq!(Route::new("GET", "/admin{/*rest}").needs(), 2);
+    assert_eq!(Route::new("GET", "/admin/{*rest}").needs(), 1);
+}
+
+#[test]
+fn paths_that_fold_match_without_case_and_keep_the_values() {
+    use keepgate_policy::service::PathsFold;
+    let routes = [
+        "/Admin",
+        "/admin/{*rest}",
+        "/users/{id}/Notes",
+        "/{a}.JSON",
+        "/caf%C3%A9/{x}",
+        "/tree{/*rest}",
+        "/k",
+    ]
+    .map(|path| Route::new("GET", path));
+    let router = Router::folding(routes.to_vec(), PathsFold::Case).unwrap();
+    for (path, spelled) in [
+        ("/admin", Some("/Admin")),
+        ("/ADMIN", Some("/Admin")),
+        ("/Admin/", Some("/admin/")),
+        ("/aDMIN/Secret/X", Some("/admin/Secret/X")),
+        ("/Users/Bob/nOTES", Some("/users/Bob/Notes")),
+        ("/Data.json", Some("/Data.JSON")),
+        ("/CAF%C3%89/Y", Some("/caf%C3%A9/Y")),
+        ("/Tree", Some("/tree")),
+        ("/Tree/", Some("/tree/")),
+        ("/TREE/Leaf", Some("/tree/Leaf")),
+        // The Kelvin sign is no `k`.
+        ("/%E2%84%AA", None),
+        ("/users/Bob/note", None),
+    ] {
+        match (router.matched("GET", path), spelled) {
+            (Matched::Found(found), Some(spelled)) => {
+                assert_eq!(found.spelled(path), spelled, "{path}");
+            }
+            (Matched::NotFound, None) => {}
+            (other, _) => panic!("{path}: {other:?}"),
+        }
+    }
+    let alike = vec![Route::new("GET", "/a"), Route::new("GET", "/A")];
+    assert!(Router::new(alike.clone()).is_ok());
+    assert!(matches!(
+        Router::folding(alike, PathsFold::Case),
+        Err(keepgate_policy::route::RouteError::Conflict { .. })
+    ));
 }
