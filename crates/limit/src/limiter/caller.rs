@@ -14,7 +14,7 @@ pub enum AddressKey {
     V4(Ipv4Addr),
     /// IPv6, counted by the prefix each rule names.
     V6(Ipv6Addr),
-    /// A Unix socket: all its callers are one.
+    /// A Unix socket: its callers have no address, and are not one; no rule counts them by it.
     Local,
 }
 

@@ -11,7 +11,8 @@
 //! - A request refused by one rule is charged to none (unless two requests race: then
 //!   it may be charged to a rule although another refuses it; never the other way).
 //! - A rule in shadow mode refuses nothing and is charged only what is admitted.
-//! - A request that lacks a rule's key is counted by its address under that rule.
+//! - A request that lacks a rule's key is counted by its address under that rule; over a Unix
+//!   socket, where there is none, not at all.
 
 mod caller;
 mod verdict;
@@ -376,6 +377,17 @@ impl Policy {
                 .principal_type
                 .as_ref()
                 .is_none_or(|wanted| call.caller.principal.is_some_and(|(kind, _)| kind == wanted))
+            && (call.caller.address != AddressKey::Local || self.has_own_key(call.caller))
+    }
+
+    /// Whether a caller is counted by something other than its address.
+    fn has_own_key(&self, caller: &Caller<'_>) -> bool {
+        match &self.rule.key {
+            Key::Address => false,
+            Key::Principal => caller.principal.is_some(),
+            Key::ApiKey => caller.api_key.is_some(),
+            Key::Header(name) => (caller.header)(name).is_some(),
+        }
     }
 
     #[inline]

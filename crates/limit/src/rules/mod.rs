@@ -303,6 +303,11 @@ impl RoutePattern {
     /// Whether the template of a request's route is meant.
     #[inline]
     pub fn matches(&self, route: &str) -> bool {
+        // `/orders{/*rest}` is the route `/orders` and all below it.
+        let route = match route.rsplit_once("{/*") {
+            Some((route, name)) if name.ends_with('}') => route,
+            _ => route,
+        };
         match self {
             RoutePattern::Exact(template) => template == route,
             RoutePattern::Below(template) => match route.strip_prefix(template.as_str()) {

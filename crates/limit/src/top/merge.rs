@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use super::activity::{METHODS, OTHER, ROUTES};
-use super::report::{Crawl, Hitter, Report, Unlisted};
+use super::report::{Crawl, Hitter, Report, Unheard, Unlisted};
 use super::{Dimension, NAME_BYTES};
 use crate::rules::Limits;
 
@@ -85,7 +85,11 @@ impl Report {
         if self.crawls.len() > MOST_TOLD {
             return Err(Malformed::TooMany { kind: "crawls", count: self.crawls.len() });
         }
-        self.crawls.iter().try_for_each(check_crawl)
+        self.crawls.iter().try_for_each(check_crawl)?;
+        if self.unheard.len() > MOST_TOLD {
+            return Err(Malformed::TooMany { kind: "peers", count: self.unheard.len() });
+        }
+        self.unheard.iter().try_for_each(|one| text(&one.peer, NAME_BYTES))
     }
 }
 
@@ -158,7 +162,21 @@ pub fn merge(heard: &[Heard], most: usize, limits: Option<&Limits>) -> Report {
             user_agents: no_agent,
             routes: no_route,
         },
+        unheard: merge_unheard(heard, most),
     }
+}
+
+fn merge_unheard(heard: &[Heard], most: usize) -> Vec<Unheard> {
+    let mut merged: BTreeMap<&str, u64> = BTreeMap::new();
+    for one in heard.iter().flat_map(|one| &one.report.unheard) {
+        let sum = merged.entry(&one.peer).or_default();
+        *sum = sum.saturating_add(one.requests);
+    }
+    let of = |(peer, requests): (&str, u64)| Unheard { peer: peer.to_owned(), requests };
+    let mut all: Vec<Unheard> = merged.into_iter().map(of).collect();
+    all.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.peer.cmp(&b.peer)));
+    all.truncate(most);
+    all
 }
 
 fn merge_lists(

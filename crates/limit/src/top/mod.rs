@@ -35,7 +35,7 @@ use crate::limiter::AddressKey;
 
 pub use activity::{METHODS, OTHER, ROUTES};
 pub use merge::{Heard, MOST_TOLD, Malformed, merge};
-pub use report::{Crawl, Hitter, LEAST_WALK, Report, Unlisted};
+pub use report::{Crawl, Hitter, LEAST_WALK, Report, Unheard, Unlisted};
 
 /// The entries of a summary unless told otherwise.
 pub const ENTRIES: usize = 256;

@@ -37,6 +37,19 @@ pub struct Report {
     pub crawls: Vec<Crawl>,
     /// What the lists leave out.
     pub unlisted: Unlisted,
+    /// Peers that name callers' addresses and are not believed: all their requests count as one
+    /// caller's. The heaviest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unheard: Vec<Unheard>,
+}
+
+/// A peer whose forwarding headers are dropped because it is no trusted proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unheard {
+    /// Its address, or `unix`.
+    pub peer: String,
+    /// Requests with such headers, since the gate started.
+    pub requests: u64,
 }
 
 /// At most so many requests were made by any one that is not in a list.
@@ -162,6 +175,7 @@ impl Top {
                 user_agents: left_out(&user_agents, no_agent),
                 routes: left_out(&routes, no_route),
             },
+            unheard: Vec::new(),
         }
     }
 }
