@@ -15,6 +15,7 @@
 
 mod counters;
 pub mod error;
+mod pinned;
 mod socket;
 mod stream;
 mod target;
@@ -160,7 +161,9 @@ impl Dialer {
         Ok(Dialed { stream, alpn, local, remote })
     }
 
-    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    /// The addresses of a host, at most eight, in the order in which they should be tried; for
+    /// whoever must see an address before it is connected to.
+    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }

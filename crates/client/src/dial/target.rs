@@ -140,6 +140,18 @@ impl Target {
         }
     }
 
+    /// Whether nobody on the way can read what is sent: TLS, a Unix socket, or this host.
+    pub fn is_private(&self) -> bool {
+        self.tls.is_some()
+            || match &self.place {
+                Place::Unix(_) => true,
+                Place::Tcp { host, .. } => {
+                    host.eq_ignore_ascii_case("localhost")
+                        || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+                }
+            }
+    }
+
     /// The name for TLS and for `Host`.
     pub fn server_name(&self) -> &str {
         match (&self.server_name, &self.place) {

@@ -4,12 +4,14 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsConnector;
 
 use super::error::DialError;
+use super::pinned::{Pinned, in_words};
 use super::stream::Stream;
 
 /// Whom to trust.
@@ -89,6 +91,8 @@ impl TlsSettings {
         client: Option<&Identity>,
         alpn: &[&str],
     ) -> Result<TlsSettings, TlsError> {
+        // The host's store holds CAs alone; what a person names may be the server's own.
+        let may_be_own = !matches!(roots, Roots::System);
         let roots = match roots {
             Roots::System => system_roots()?,
             Roots::Pem(pem) => certificates(pem, "the CA certificate")?,
@@ -112,10 +116,19 @@ impl TlsSettings {
             return Err(TlsError::NoRoots { errors: ignored });
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
+        let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(TlsError::Rustls)?
-            .with_root_certificates(store);
+            .map_err(TlsError::Rustls)?;
+        let builder = if may_be_own {
+            let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider)
+                .build()
+                .map_err(|_| TlsError::NoRoots { errors: ignored })?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Pinned::new(inner, roots)))
+        } else {
+            builder.with_root_certificates(store)
+        };
         let mut config = match client {
             None => builder.with_no_client_auth(),
             Some(client) => {
@@ -143,10 +156,15 @@ impl TlsSettings {
     ) -> Result<(Stream, Option<Vec<u8>>), DialError> {
         let name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| DialError::TlsSettings(TlsError::ServerName(server_name.to_owned())))?;
-        let tls = TlsConnector::from(self.config.clone())
-            .connect(name, stream)
-            .await
-            .map_err(|source| DialError::Tls { server_name: server_name.to_owned(), source })?;
+        let tls = TlsConnector::from(self.config.clone()).connect(name, stream).await.map_err(
+            |error| {
+                let source = match in_words(&error) {
+                    Some(words) => std::io::Error::new(error.kind(), words),
+                    None => error,
+                };
+                DialError::Tls { server_name: server_name.to_owned(), source }
+            },
+        )?;
         let alpn = tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         Ok((Stream::Tls(Box::new(tls)), alpn))
     }

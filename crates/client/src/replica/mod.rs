@@ -94,6 +94,9 @@ pub struct FollowConfig {
     pub dialer: Dialer,
     /// A center that says nothing for this long is gone; it should send a heartbeat each second.
     pub silence: Duration,
+    /// Takes a center that is reached over plain HTTP and is not on this host, which reads the token
+    /// and chooses the permissions as does everybody on the way. For tests.
+    pub allow_plain: bool,
     /// Bounds of the jittered pause between two attempts.
     pub backoff: (Duration, Duration),
     /// How often the center is asked for an echo; the age is at least this, on average half of it.
@@ -121,6 +124,7 @@ impl FollowConfig {
                 ..DialConfig::default()
             }),
             silence: Duration::from_secs(4),
+            allow_plain: false,
             backoff: (Duration::from_millis(50), Duration::from_secs(1)),
             pulse: Duration::from_secs(1),
             restart_age: RestartAge::default(),
@@ -146,6 +150,15 @@ pub enum StartError {
     /// The center's URL.
     #[error("the center's URL cannot be used")]
     Center(#[source] TargetError),
+    /// Plain HTTP to another host.
+    #[error(
+        "the center `{url}` is neither https nor on this host: the token and the permissions would \
+         travel in the clear"
+    )]
+    Plain {
+        /// The center's URL.
+        url: String,
+    },
     /// The token cannot be sent in a header.
     #[error("the token holds characters that no token has")]
     Token,
@@ -337,6 +350,9 @@ impl Replica {
             Ok(Arc::new(settings))
         })
         .map_err(StartError::Center)?;
+        if !config.allow_plain && !target.is_private() {
+            return Err(StartError::Plain { url: config.center_url });
+        }
         target.sources.clone_from(&config.sources);
         let center = Center::new(target, config.dialer.clone(), &config.token)
             .map_err(|_| StartError::Token)?;

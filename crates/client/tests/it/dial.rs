@@ -183,23 +183,15 @@ fn the_next_address_is_tried() {
     });
 }
 
-#[test]
-fn tls_verifies_and_agrees() {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["up.example".to_owned()])
-        .unwrap()
-        .signed_by(&key, &ca)
-        .unwrap();
+/// A server that shows this certificate.
+fn tls_server(certificate: rustls::pki_types::CertificateDer<'static>, key: &KeyPair) -> u16 {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(
-            vec![leaf.der().clone()],
+            vec![certificate],
             rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
         )
         .unwrap();
@@ -225,6 +217,20 @@ fn tls_verifies_and_agrees() {
             });
         }
     });
+    port
+}
+
+#[test]
+fn tls_verifies_and_agrees() {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["up.example".to_owned()])
+        .unwrap()
+        .signed_by(&key, &ca)
+        .unwrap();
+    let port = tls_server(leaf.der().clone(), &key);
     let roots = Roots::Pem(ca.pem().into_bytes());
     let settings = |alpn: &[&str]| Arc::new(TlsSettings::new(&roots, None, alpn).unwrap());
     assert_eq!(settings(&["h2"]), settings(&["h2"]));
@@ -250,4 +256,55 @@ fn tls_verifies_and_agrees() {
         let error = dialer.dial(&named("up.example", untrusting)).await.unwrap_err();
         assert_eq!(error.label(), "tls");
     });
+}
+
+/// What `openssl req -x509` makes: a certificate that calls itself a CA, served as it is.
+#[test]
+fn the_usual_self_signed_certificate_is_its_own_ca_file() {
+    let made = |names: &[&str], change: fn(&mut CertificateParams)| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let port = tls_server(certificate.der().clone(), &key);
+        (port, certificate.pem())
+    };
+    let said = |port: u16, trusted: &str, name: &str| {
+        let roots = Roots::Pem(trusted.as_bytes().to_vec());
+        let tls = Arc::new(TlsSettings::new(&roots, None, &["h2"]).unwrap());
+        let mut target = Target::tcp("127.0.0.1", port).with_tls(tls);
+        target.server_name = Some(name.to_owned());
+        run(async {
+            match dialer(10_000).dial(&target).await {
+                Ok(_) => "connected".to_owned(),
+                Err(error) => std::error::Error::source(&error).unwrap().to_string(),
+            }
+        })
+    };
+    let (port, own) = made(&["up.example", "127.0.0.1"], |_| {});
+    assert_eq!(said(port, &own, "up.example"), "connected");
+    assert_eq!(said(port, &own, "127.0.0.1"), "connected");
+    let other_name = said(port, &own, "other.example");
+    assert!(other_name.contains("is for") && other_name.contains("up.example"), "{other_name}");
+    // Trusting one such certificate is not trusting another.
+    let (_, another) = made(&["up.example"], |_| {});
+    let stranger = said(port, &another, "up.example");
+    assert!(
+        stranger.contains("not one that is trusted") || stranger.contains("not signed by"),
+        "{stranger}"
+    );
+    let (port, nameless) = made(&[], |_| {});
+    let nameless = said(port, &nameless, "up.example");
+    assert!(nameless.contains("subjectAltName"), "{nameless}");
+    let (port, old) = made(&["up.example"], |params| {
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    });
+    let old = said(port, &old, "up.example");
+    assert!(old.contains("expired"), "{old}");
+    // One that is no CA is its own CA file too, as before.
+    let (port, plain) = made(&["up.example"], |params| params.is_ca = IsCa::NoCa);
+    assert_eq!(said(port, &plain, "up.example"), "connected");
 }
