@@ -193,11 +193,13 @@ impl View {
     fn top(&self) -> Response<Full<Bytes>> {
         let limiting = &self.common.limiting;
         let (now, last) = (limiting.now(), limiting.last());
+        let mut report = limiting.top.report(now, MOST_TOLD, last.as_ref().map(|l| &*l.limits));
+        report.unheard = self.common.dropped.peers();
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let body = Heaviest {
             service: &self.common.settings.service,
             now_unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
-            report: limiting.top.report(now, MOST_TOLD, last.as_ref().map(|l| &*l.limits)),
+            report,
         };
         let Ok(json) = serde_json::to_string(&body) else {
             return text(StatusCode::INTERNAL_SERVER_ERROR, "no report\n".to_owned());

@@ -1,6 +1,6 @@
 //! What a gate is told when it starts. Values only; whoever reads flags and files is elsewhere.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use keepgate_client::pool::{PoolConfig, Protocol};
 use keepgate_client::replica::RestartAge;
 use keepgate_policy::identify::AddressRange;
 
+use crate::identify::access::KeyAccess;
 use crate::identify::issuers::KeyRefresh;
 
 /// Where the gate listens.
@@ -42,6 +43,77 @@ pub enum UpstreamHost {
     Caller,
     /// The upstream's own, as in its URL.
     Upstream,
+}
+
+/// Those who connect, by their addresses or over a Unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// By address.
+    pub ranges: Vec<AddressRange>,
+    /// Whoever connects to a Unix listener; the permissions of its directory say who may.
+    pub unix: bool,
+}
+
+impl Peers {
+    /// Whether a peer is among them; no address: it came over a Unix socket.
+    pub fn contains(&self, address: Option<IpAddr>) -> bool {
+        match address {
+            Some(address) => self.ranges.iter().any(|range| range.contains(address)),
+            None => self.unix,
+        }
+    }
+
+    /// Whether there is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty() && !self.unix
+    }
+}
+
+/// Whether ranges cover every address that a caller over the Internet may have, of either family:
+/// then to trust them is to trust everybody.
+pub(crate) fn is_everybody(ranges: &[AddressRange]) -> bool {
+    let v4 = ranges.iter().filter_map(|range| match range.network {
+        IpAddr::V4(network) => {
+            let host = u128::from(u32::MAX.checked_shr(range.prefix.into()).unwrap_or(0));
+            Some((u128::from(network.to_bits()), u128::from(network.to_bits()) + host))
+        }
+        IpAddr::V6(_) => None,
+    });
+    let v6 = ranges.iter().filter_map(|range| match range.network {
+        IpAddr::V6(network) => {
+            let host = u128::MAX.checked_shr(range.prefix.into()).unwrap_or(0);
+            Some((network.to_bits(), network.to_bits() | host))
+        }
+        IpAddr::V4(_) => None,
+    });
+    // Unicast: 1.0.0.0 to 223.255.255.255, but for what is never on the wire; 2000::/3.
+    covers(
+        v4.chain([(0x0a00_0000, 0x0aff_ffff), (0x7f00_0000, 0x7fff_ffff)]).collect(),
+        0x0100_0000,
+        0xdfff_ffff,
+    ) || covers(v6.collect(), 0x2000 << 112, (0x4000 << 112) - 1)
+}
+
+/// Whether ranges, each with its last address, leave nothing out from `first` to `last`.
+fn covers(mut ranges: Vec<(u128, u128)>, first: u128, last: u128) -> bool {
+    ranges.sort_unstable();
+    let mut next = first;
+    for (from, to) in ranges {
+        if from > next {
+            return false;
+        }
+        if to >= last {
+            return true;
+        }
+        next = next.max(to + 1);
+    }
+    false
+}
+
+impl From<Vec<AddressRange>> for Peers {
+    fn from(ranges: Vec<AddressRange>) -> Peers {
+        Peers { ranges, unix: false }
+    }
 }
 
 /// The gate's bounds. Every one of them ends in an answer, a closed connection, or both.
@@ -161,12 +233,22 @@ pub struct GateConfig {
     pub restart_age: RestartAge,
     /// Worker threads, each with its own listener and runtime; 0: one a core.
     pub workers: usize,
-    /// Proxies in front whose `X-Forwarded-*` headers (and PROXY protocol) are believed.
-    pub trusted_proxies: Vec<AddressRange>,
-    /// Every connection from a trusted proxy begins with a PROXY protocol header.
-    pub proxy_protocol: bool,
-    /// Whether a path may contain `%2F`.
+    /// Proxies in front whose `X-Forwarded-*` headers are believed. Where a connection begins with
+    /// a PROXY protocol header, the source that it names is meant.
+    pub trusted_proxies: Peers,
+    /// The header in which trusted proxies name callers' addresses, each appending the one it was
+    /// connected from. Other headers of that sort are removed.
+    pub forwarding_header: http::HeaderName,
+    /// From whom each connection begins with a PROXY protocol header.
+    pub proxy_senders: Peers,
+    /// Takes trusted proxies and PROXY protocol senders that are everybody.
+    pub trust_everybody: bool,
+    /// Whether a path may contain `%2F`, whatever the service says (release 0.1's setting).
     pub keep_encoded_slash: bool,
+    /// Speaks to a center over plain HTTP that is not on this host. For tests.
+    pub insecure_center: bool,
+    /// Where the keys of JWT issuers may be read from.
+    pub key_access: KeyAccess,
     /// Bounds and deadlines.
     pub bounds: Bounds,
     /// The upstream's pool.
@@ -193,9 +275,13 @@ impl Default for GateConfig {
             data_dir: None,
             restart_age: RestartAge::default(),
             workers: 0,
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
+            trusted_proxies: Peers::default(),
+            forwarding_header: crate::headers::X_FORWARDED_FOR,
+            proxy_senders: Peers::default(),
+            trust_everybody: false,
             keep_encoded_slash: false,
+            insecure_center: false,
+            key_access: KeyAccess::default(),
             bounds: Bounds::default(),
             pool: PoolConfig::default(),
             keys: KeyRefresh::default(),
@@ -215,5 +301,53 @@ impl std::fmt::Debug for GateConfig {
             .field("workers", &self.workers)
             .field("bounds", &self.bounds)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_is_known_in_any_disguise() {
+        let everybody = |ranges: &[&str]| {
+            let ranges: Vec<AddressRange> = ranges.iter().map(|r| r.parse().unwrap()).collect();
+            is_everybody(&ranges)
+        };
+        for ranges in [
+            &["0.0.0.0/0"][..],
+            &["::/0"],
+            &["10.0.0.0/8", "::/0"],
+            &["0.0.0.0/1", "128.0.0.0/1"],
+            &["128.0.0.0/1", "64.0.0.0/2", "0.0.0.0/2"],
+            &["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3"],
+            &["::/1", "8000::/1"],
+            &["2000::/3"],
+            &[
+                "1.0.0.0/8",
+                "2.0.0.0/7",
+                "4.0.0.0/6",
+                "8.0.0.0/7",
+                "11.0.0.0/8",
+                "12.0.0.0/6",
+                "16.0.0.0/4",
+                "32.0.0.0/3",
+                "64.0.0.0/2",
+                "128.0.0.0/1",
+            ],
+        ] {
+            assert!(everybody(ranges), "{ranges:?}");
+        }
+        for ranges in [
+            &[][..],
+            &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],
+            &["0.0.0.0/1"],
+            &["0.0.0.0/1", "128.0.0.0/2"],
+            &["::1", "fd00::/8"],
+            &["2000::/4"],
+            &["::ffff:0:0/96"],
+        ] {
+            assert!(!everybody(ranges), "{ranges:?}");
+        }
     }
 }

@@ -97,10 +97,11 @@ async fn open(
     let bounds = &settings.bounds;
     let mut prefix = BytesMut::new();
     let mut client = remote;
-    let from_proxy = remote
-        .is_none_or(|addr| settings.trusted_proxies.iter().any(|range| range.contains(addr.ip())));
-    if settings.proxy_protocol && from_proxy {
-        client = read_proxy_header(&mut socket, &mut prefix, bounds.first_byte).await?.or(client);
+    let mut is_unnamed = false;
+    if settings.proxy_senders.contains(remote.map(|addr| addr.ip())) {
+        let source = read_proxy_header(&mut socket, &mut prefix, bounds.first_byte).await?;
+        is_unnamed = source.is_none();
+        client = source.or(client);
     }
     let mut is_h2 = false;
     let mut stream = match &worker.common.tls {
@@ -125,7 +126,8 @@ async fn open(
     let is_tls = matches!(stream, Stream::Tls(_));
     let seat = Arc::clone(place.seat());
     let shared = Arc::new(Shared::new(Arc::clone(&seat), worker.common.began));
-    let peer = Arc::new(Peer { remote, client, forwarded_for, is_tls, is_h2, shared, seat, place });
+    let peer =
+        Arc::new(Peer { client, is_unnamed, forwarded_for, is_tls, is_h2, shared, seat, place });
     Ok(Opened { stream, prefix, is_h2, peer })
 }
 

@@ -16,7 +16,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{oneshot, watch};
 
 use crate::admin::Admin;
-use crate::config::{GateConfig, TlsFiles};
+use crate::config::{GateConfig, TlsFiles, is_everybody};
+use crate::dropped::Dropped;
 use crate::identify::issuers::Issuers;
 use crate::limits::Limiting;
 use crate::listen::{self, ListenError, Listener};
@@ -101,10 +102,27 @@ impl Gate {
         follow.services = vec![config.service.clone()];
         follow.data_dir.clone_from(&config.data_dir);
         follow.restart_age = config.restart_age;
+        follow.allow_plain = config.insecure_center;
         if let Some(ca) = &config.center_ca {
             follow.roots = Roots::File(ca.clone());
         }
-        let replica = Replica::follow(follow).map_err(StartError::Follow)?;
+        let replica = Replica::follow(follow).map_err(|error| match error {
+            replica::StartError::Plain { url } => StartError::Setting {
+                setting: "center",
+                reason: format!(
+                    "`{url}` is neither https nor on this host: the token and the permissions \
+                     would travel in the clear; use https, or, for tests, --insecure-center"
+                ),
+            },
+            error => StartError::Follow(error),
+        })?;
+        if config.insecure_center {
+            tracing::warn!(
+                center = config.center,
+                "--insecure-center: a center may be followed over plain HTTP, so whoever is on the \
+                 way reads the token and chooses the permissions"
+            );
+        }
         Gate::with_source(config, Arc::new(replica)).await
     }
 
@@ -131,7 +149,8 @@ impl Gate {
         let tls = config.tls.as_ref().map(acceptor).transpose()?;
         let listeners = listen::bind(&config.listen, workers).map_err(StartError::Listen)?;
         let control = tokio::runtime::Handle::current();
-        let issuers = Arc::new(Issuers::new(control, dialer, config.keys.clone()));
+        let issuers =
+            Arc::new(Issuers::new(control, dialer, config.keys.clone(), config.key_access.clone()));
         let metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..listeners.each.len()).map(|_| Arc::default()).collect();
         let common = Arc::new(Common {
@@ -139,6 +158,7 @@ impl Gate {
             issuers,
             upstream,
             limiting: Limiting::new(listeners.each.len()),
+            dropped: Dropped::new(listeners.each.len()),
             tls,
             began: Instant::now(),
             places: places(&config),
@@ -280,12 +300,14 @@ fn check(config: &GateConfig) -> Result<(), StartError> {
             return bad(setting, "must be at least 1 ms");
         }
     }
-    if config.proxy_protocol
-        && config.trusted_proxies.is_empty()
-        && matches!(config.listen, crate::config::Listen::Tcp(_))
+    for (setting, peers) in
+        [("trusted_proxies", &config.trusted_proxies), ("proxy_senders", &config.proxy_senders)]
     {
-        let reason = "needs `trusted_proxies`; else anybody could claim any address";
-        return bad("proxy_protocol", reason);
+        if !config.trust_everybody && is_everybody(&peers.ranges) {
+            let reason = "covers every address, so anybody could claim any address; name the \
+                          proxies in front, or pass --trust-everybody if nobody else can connect";
+            return bad(setting, reason);
+        }
     }
     Ok(())
 }
@@ -329,7 +351,11 @@ fn places(config: &GateConfig) -> Places {
     Places::new(PlacesConfig {
         bound: config.bounds.max_connections,
         per_peer: config.bounds.max_connections_per_address,
-        exempt: config.trusted_proxies.iter().map(network).collect(),
+        exempt: [&config.trusted_proxies, &config.proxy_senders]
+            .into_iter()
+            .flat_map(|peers| &peers.ranges)
+            .map(network)
+            .collect(),
     })
 }
 

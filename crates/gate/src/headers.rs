@@ -1,7 +1,9 @@
 //! Which headers pass, in both directions, and which requests are refused for theirs.
 //!
 //! Hop-by-hop headers (RFC 9110 section 7.6.1) end here. Headers that say who a caller is come
-//! from the gate or a trusted proxy, never from outside, also not in the disguise of `_` for `-`.
+//! from the gate or a trusted proxy, never from outside, also not in a spelling that an upstream
+//! reads as the same name (`_`, `.`, `~` and so on for `-`). Headers that override a method, path
+//! or host end here too: what is decided must be what the upstream reads.
 
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED,
@@ -9,12 +11,16 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 
+use keepgate_policy::service::OVERRIDE_HEADERS;
+
 use crate::problem::{Kind, Problem};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) const KEEPGATE_PRINCIPAL: HeaderName = HeaderName::from_static("keepgate-principal");
 pub(crate) const KEEPGATE_MIN_REVISION: HeaderName =
     HeaderName::from_static("keepgate-min-revision");
@@ -45,12 +51,13 @@ const NEVER_HOP_BY_HOP: [HeaderName; 8] = [
     X_REQUEST_ID,
 ];
 
-/// Refuses what no two readers would read alike. `authority`: of the target, where it has one.
+/// Refuses what no two readers would read alike, and says which host is meant, as
+/// [`keepgate_policy::host`] writes it. `authority`: of the target, where it has one.
 pub(crate) fn check_host(
     headers: &HeaderMap,
     authority: Option<&str>,
     is_h2: bool,
-) -> Result<(), Problem> {
+) -> Result<Box<str>, Problem> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -68,37 +75,10 @@ pub(crate) fn check_host(
         }
         _ => {}
     }
-    match host.or(authority) {
-        Some(name) if is_host(name) => Ok(()),
+    match host.or(authority).map(keepgate_policy::host::normal) {
+        Some(Ok((name, _))) => Ok(name.as_ref().into()),
         _ => Err(bad("Host is malformed")),
     }
-}
-
-/// `host[:port]`: a name, an IPv4 address or an IPv6 address in brackets.
-fn is_host(text: &str) -> bool {
-    let (name, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((v6, "")) if v6.parse::<std::net::Ipv6Addr>().is_ok() => return true,
-            Some((v6, rest)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => {
-                match rest.strip_prefix(':') {
-                    Some(port) => ("v6", port),
-                    None => return false,
-                }
-            }
-            _ => return false,
-        },
-        None => match text.split_once(':') {
-            Some((name, port)) => (name, port),
-            None => return is_name(text),
-        },
-    };
-    is_name(name) && port.len() <= 5 && port.parse::<u16>().is_ok() && !port.starts_with('+')
-}
-
-fn is_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 255
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
 }
 
 /// What `Connection` asks for.
@@ -137,26 +117,128 @@ fn is_protected(name: &str) -> bool {
 
 /// Headers that say who a caller is or where it comes from.
 fn is_identity(name: &str) -> bool {
-    name.starts_with("keepgate-")
-        || name.starts_with("x-forwarded-")
-        || name == "forwarded"
-        || name == "x-real-ip"
+    name.starts_with("keepgate-") || name.starts_with("x-forwarded-") || names_address(name)
 }
 
-/// Whether a header's name is `Keepgate-*` or reads like an identity header to an upstream that
-/// takes `_` for `-` (CGI, WSGI and others).
-fn is_false_identity(name: &str) -> bool {
-    if !name.contains('_') {
-        return name.starts_with("keepgate-");
+/// Headers by which proxies and networks name the caller's address; one of them may be read (the
+/// setting `forwarding_header`), from trusted proxies.
+fn names_address(name: &str) -> bool {
+    matches!(
+        name,
+        "x-forwarded-for"
+            | "forwarded"
+            | "forwarded-for"
+            | "x-forwarded"
+            | "x-original-forwarded-for"
+            | "x-vercel-forwarded-for"
+            | "x-real-ip"
+            | "x-client-ip"
+            | "x-cluster-client-ip"
+            | "x-remote-ip"
+            | "x-remote-addr"
+            | "x-originating-ip"
+            | "x-proxyuser-ip"
+            | "x-appengine-user-ip"
+            | "x-azure-clientip"
+            | "x-azure-socketip"
+            | "x-envoy-external-address"
+            | "x-nf-client-connection-ip"
+            | "x-sucuri-clientip"
+            | "x-coming-from"
+            | "true-client-ip"
+            | "client-ip"
+            | "http-client-ip"
+            | "proxy-client-ip"
+            | "wl-proxy-client-ip"
+            | "cf-connecting-ip"
+            | "cf-connecting-ipv6"
+            | "cf-pseudo-ipv4"
+            | "cloudfront-viewer-address"
+            | "fastly-client-ip"
+            | "fly-client-ip"
+            | "do-connecting-ip"
+            | "incap-client-ip"
+            | "ali-cdn-real-ip"
+            | "cdn-real-ip"
+            | "cdn-src-ip"
+            | "remote-addr"
+            | "remote-host"
+    )
+}
+
+/// Whether two names are one to an upstream that, as CGI and WSGI have it, reads all punctuation
+/// in a header's name alike.
+fn alike(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| plain(a) == plain(b))
+}
+
+fn plain(b: u8) -> u8 {
+    if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' }
+}
+
+/// What a service believes and keeps of a request's headers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Regard {
+    /// Headers that identify callers: no look-alike of them passes.
+    pub(crate) believed: Vec<HeaderName>,
+    /// Headers that override a method, path or host, and pass.
+    pub(crate) kept: Vec<String>,
+}
+
+/// Who sends a request, as far as its headers are concerned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender<'a> {
+    /// It may set `X-Forwarded-*` and the header below.
+    pub(crate) trusted: bool,
+    /// The header that names callers' addresses.
+    pub(crate) forwarding: &'a HeaderName,
+}
+
+/// Whether a sender names a caller's address or way, which counts only from trusted proxies.
+pub(crate) fn names_a_caller(headers: &HeaderMap, forwarding: &HeaderName) -> bool {
+    [forwarding, &X_FORWARDED_FOR, &FORWARDED, &X_REAL_IP]
+        .into_iter()
+        .any(|name| headers.contains_key(name))
+}
+
+/// Whether a header ends here.
+fn ends_here(name: &str, sender: Sender<'_>, regard: &Regard) -> bool {
+    let is_odd = name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-');
+    let dashed: std::borrow::Cow<'_, str> = if is_odd {
+        name.bytes().map(|b| char::from(plain(b))).collect::<String>().into()
+    } else {
+        name.into()
+    };
+    let looks_believed = |believed: &HeaderName| believed != name && alike(believed.as_str(), name);
+    if dashed.starts_with("keepgate-") || regard.believed.iter().any(looks_believed) {
+        return true;
     }
-    let dashed = name.replace('_', "-");
-    is_protected(&dashed)
+    if regard.believed.iter().any(|believed| believed == name) {
+        return false;
+    }
+    if is_odd && (is_protected(&dashed) || HOP_BY_HOP.iter().any(|n| *n == *dashed)) {
+        // The one header that is read may be of such a name itself.
+        return !(sender.trusted && sender.forwarding == name);
+    }
+    if names_address(&dashed) || alike(sender.forwarding.as_str(), name) {
+        return !(sender.trusted && sender.forwarding == name);
+    }
+    if dashed.starts_with("x-forwarded-") {
+        return !sender.trusted;
+    }
+    OVERRIDE_HEADERS.contains(&dashed.as_ref()) && !regard.kept.iter().any(|kept| kept == name)
 }
 
-/// Takes away what ends here. `trusted`: the peer may set `X-Forwarded-*` and `Forwarded`.
-pub(crate) fn clean_request(headers: &mut HeaderMap, asked: Asked, trusted: bool, trailers: bool) {
+/// Takes away what ends here.
+pub(crate) fn clean_request(
+    headers: &mut HeaderMap,
+    asked: Asked,
+    sender: Sender<'_>,
+    regard: &Regard,
+    trailers: bool,
+) {
     if asked.others {
-        remove_named(headers);
+        remove_named(headers, regard);
     }
     for name in &HOP_BY_HOP {
         headers.remove(name);
@@ -164,18 +246,9 @@ pub(crate) fn clean_request(headers: &mut HeaderMap, asked: Asked, trusted: bool
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let mut false_names = Vec::new();
-    for name in headers.keys() {
-        let text = name.as_str();
-        let first = text.as_bytes().first().copied().unwrap_or(0);
-        // Few names begin like this; the others cost one comparison.
-        if (matches!(first, b'k' | b'x' | b'f') || text.contains('_'))
-            && (is_false_identity(text) || (!trusted && is_identity(text)))
-        {
-            false_names.push(name.clone());
-        }
-    }
-    for name in false_names {
+    let ending: Vec<HeaderName> =
+        headers.keys().filter(|name| ends_here(name.as_str(), sender, regard)).cloned().collect();
+    for name in ending {
         headers.remove(name);
     }
 }
@@ -200,7 +273,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 /// Takes away from an upstream's answer what ends here. `upgraded`: it is a 101.
 pub(crate) fn clean_response(headers: &mut HeaderMap, upgraded: bool) {
     if headers.contains_key(CONNECTION) {
-        remove_named(headers);
+        remove_named(headers, &Regard::default());
     }
     for name in &HOP_BY_HOP {
         if upgraded && name == UPGRADE {
@@ -215,10 +288,11 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, upgraded: bool) {
 /// Takes away what no trailer may carry.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     let not_a_trailer = |name: &str| {
-        is_protected(name)
-            || is_false_identity(name)
-            || HOP_BY_HOP.iter().any(|n| n == name)
-            || name == TRAILER.as_str()
+        let dashed: String = name.bytes().map(|b| char::from(plain(b))).collect();
+        is_protected(&dashed)
+            || OVERRIDE_HEADERS.contains(&dashed.as_str())
+            || HOP_BY_HOP.iter().any(|n| *n == *dashed)
+            || dashed == TRAILER.as_str()
     };
     let names: Vec<HeaderName> =
         trailers.keys().filter(|name| not_a_trailer(name.as_str())).cloned().collect();
@@ -227,8 +301,8 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Removes the headers that `Connection` names.
-fn remove_named(headers: &mut HeaderMap) {
+/// Removes the headers that `Connection` names, but for those that a service believes.
+fn remove_named(headers: &mut HeaderMap, regard: &Regard) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -236,6 +310,7 @@ fn remove_named(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
         .filter(|name| name != UPGRADE && !is_protected(name.as_str()))
+        .filter(|name| !regard.believed.contains(name))
         .collect();
     for name in named {
         headers.remove(name);
@@ -268,31 +343,6 @@ mod tests {
     }
 
     #[test]
-    fn hosts() {
-        for (host, fine) in [
-            ("a.example", true),
-            ("a.example:8080", true),
-            ("127.0.0.1:80", true),
-            ("[::1]", true),
-            ("[::1]:80", true),
-            ("", false),
-            ("a b", false),
-            ("a@b", false),
-            ("a/b", false),
-            ("a,b", false),
-            ("a:", false),
-            ("a:80:80", false),
-            ("a:99999", false),
-            ("a:+80", false),
-            ("[::1", false),
-            ("[x]", false),
-            ("::1", false),
-        ] {
-            assert_eq!(is_host(host), fine, "{host:?}");
-        }
-    }
-
-    #[test]
     fn connection_names() {
         let asked = check_connection(&map(&[("connection", "Keep-Alive, Upgrade")]));
         assert_eq!(asked.unwrap(), Asked { upgrade: true, others: false });
@@ -319,9 +369,73 @@ mod tests {
             ("upgrade", "h2c"),
         ]);
         let asked = check_connection(&headers).unwrap();
-        clean_request(&mut headers, asked, false, true);
+        let sender = Sender { trusted: false, forwarding: &X_FORWARDED_FOR };
+        clean_request(&mut headers, asked, sender, &Regard::default(), true);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "te", "x_custom"]);
+    }
+
+    #[test]
+    fn no_spelling_of_what_is_believed_passes() {
+        let regard = Regard {
+            believed: vec![
+                HeaderName::from_static("x-remote-user"),
+                HeaderName::from_static("x_api_key"),
+                AUTHORIZATION,
+            ],
+            kept: vec!["x-http-method-override".to_owned()],
+        };
+        let passes = |name: &str, trusted: bool, forwarding: &HeaderName| {
+            !ends_here(name, Sender { trusted, forwarding }, &regard)
+        };
+        // Every punctuation that a header's name may have.
+        for mark in "!#$%&'*+.^_`|~".chars() {
+            for believed in [
+                "x-remote-user",
+                "keepgate-principal",
+                "x-forwarded-for",
+                "x-forwarded-prefix",
+                "x-real-ip",
+                "true-client-ip",
+                "x-original-url",
+                "x-http-method-override",
+                "content-length",
+                "transfer-encoding",
+                "x-request-id",
+            ] {
+                let name = believed.replacen('-', &mark.to_string(), 1);
+                for trusted in [false, true] {
+                    assert!(!passes(&name, trusted, &X_FORWARDED_FOR), "{name}");
+                }
+            }
+        }
+        for (name, untrusted, trusted) in [
+            ("x-remote-user", true, true),
+            ("x_api_key", true, true),
+            ("x-api-key", false, false),
+            ("authorization", true, true),
+            ("x-http-method-override", true, true),
+            ("x-http-method", false, false),
+            ("x-original-url", false, false),
+            ("x-rewrite-url", false, false),
+            ("x-forwarded-for", false, true),
+            ("x-forwarded-proto", false, true),
+            ("x-forwarded-prefix", false, true),
+            ("forwarded", false, false),
+            ("x-real-ip", false, false),
+            ("cf-connecting-ip", false, false),
+            ("keepgate-principal", false, false),
+            ("accept", true, true),
+            ("x.fine", true, true),
+        ] {
+            assert_eq!(passes(name, false, &X_FORWARDED_FOR), untrusted, "{name}");
+            assert_eq!(passes(name, true, &X_FORWARDED_FOR), trusted, "{name}");
+        }
+        let own = HeaderName::from_static("x_edge_ip");
+        assert!(passes("x_edge_ip", true, &own) && !passes("x_edge_ip", false, &own));
+        for name in ["x-edge-ip", "x.edge_ip", "x-forwarded-for"] {
+            assert!(!passes(name, true, &own), "{name}");
+        }
     }
 }

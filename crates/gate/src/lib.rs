@@ -10,7 +10,8 @@
 //!
 //! Invariants:
 //! - 403 is an answer of the policies and of nothing else.
-//! - The bytes of the path that were decided on are the bytes that are forwarded.
+//! - The bytes of the path that were decided on are the bytes that are forwarded, or (exact paths)
+//!   what the bytes that are forwarded mean to every reader.
 //! - A credential that is shown and does not hold is 401, on every route.
 //! - Nothing waits without a deadline, nothing grows without a bound.
 //! - What was allowed goes on only as long as it is: an open exchange is decided again when
@@ -23,11 +24,14 @@ mod body;
 pub mod config;
 mod conn;
 mod cut;
+mod dropped;
+mod forwarding;
 mod gate;
 mod headers;
 pub mod identify;
 mod limits;
 mod listen;
+mod methods;
 mod metrics;
 mod ongoing;
 pub mod path;
@@ -43,7 +47,7 @@ mod uploads;
 pub mod wire;
 mod worker;
 
-pub use config::{Bounds, GateConfig, Listen, TlsFiles, UpstreamHost};
+pub use config::{Bounds, GateConfig, Listen, Peers, TlsFiles, UpstreamHost};
 pub use gate::{Gate, RunError, StartError};
 pub use listen::ListenError;
 pub use source::{DecisionSource, FixedSource};

@@ -69,6 +69,8 @@ pub(crate) struct WorkerMetrics {
     pub(crate) tunnels: Counter,
     /// What was cut short, by bound.
     cut: [Counter; CUTS],
+    /// Requests whose forwarding headers were dropped.
+    pub(crate) forwarding_dropped: Counter,
     /// Policies that failed to evaluate.
     pub(crate) policy_errors: Counter,
 }
@@ -138,7 +140,7 @@ pub(crate) fn render(workers: &Workers, out: &mut String) {
     decisions(workers, out);
     cuts(workers, out);
     type Row = (&'static str, &'static str, &'static str, fn(&WorkerMetrics) -> &Counter);
-    let rows: [Row; 9] = [
+    let rows: [Row; 10] = [
         (
             "keepgate_gate_connections_accepted_total",
             "counter",
@@ -181,6 +183,12 @@ pub(crate) fn render(workers: &Workers, out: &mut String) {
         ("keepgate_gate_tunnels_open", "gauge", "Upgraded connections that are open.", |w| {
             &w.tunnels
         }),
+        (
+            "keepgate_gate_forwarding_dropped_total",
+            "counter",
+            "Requests whose X-Forwarded-For and the like were dropped: the peer is no trusted proxy.",
+            |w| &w.forwarding_dropped,
+        ),
         (
             "keepgate_gate_policy_errors_total",
             "counter",

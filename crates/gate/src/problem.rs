@@ -63,16 +63,22 @@ kinds! {
     Denied, 403, "denied", "The service's policies deny this request";
     /// No route of the service.
     NoRoute, 404, "no-route", "The service has no such route";
+    /// The path has routes, but none for this method; with `Allow`.
+    MethodNotAllowed, 405, "method-not-allowed", "The path does not have this method";
     /// The caller was too slow.
     TooSlow, 408, "too-slow", "The request arrived too slowly";
     /// The body is over the bound.
     BodyTooLarge, 413, "body-too-large", "The request body is too large";
     /// The request target is over the bound.
     UriTooLong, 414, "uri-too-long", "The request target is too long";
+    /// The service does not answer for this host.
+    Misdirected, 421, "misdirected", "The service does not answer for this host";
     /// A limit was reached.
     LimitReached, 429, "quota-exceeded", "Too many requests";
     /// The header section is over the bound.
     HeadersTooLarge, 431, "headers-too-large", "The request has too many or too large headers";
+    /// A method that the service does not know.
+    NotImplemented, 501, "method-not-implemented", "The service does not know this method";
     /// The upstream broke its protocol, refused, or went away.
     BadUpstream, 502, "bad-upstream", "The upstream did not answer properly";
     /// There is no replica yet, it is too old, or lacks the service.

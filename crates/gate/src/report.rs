@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepgate_limit::top::{MOST_TOLD, Top};
+use keepgate_limit::top::{MOST_TOLD, Top, Unheard};
 use keepgate_limit::{Limits, Nanos};
 use tokio::time::MissedTickBehavior;
 
@@ -40,13 +40,20 @@ pub(crate) async fn run(common: Arc<Common>) {
 fn report(common: &Common) -> Option<(Vec<u8>, u64)> {
     let limiting = &common.limiting;
     let last = limiting.last();
-    fitting(&limiting.top, limiting.now(), last.as_ref().map(|last| &*last.limits))
+    let limits = last.as_ref().map(|last| &*last.limits);
+    fitting(&limiting.top, limiting.now(), limits, &common.dropped.peers())
 }
 
 /// As much of a report as fits, and how many requests it is about.
-fn fitting(top: &Top, now: Nanos, limits: Option<&Limits>) -> Option<(Vec<u8>, u64)> {
+fn fitting(
+    top: &Top,
+    now: Nanos,
+    limits: Option<&Limits>,
+    unheard: &[Unheard],
+) -> Option<(Vec<u8>, u64)> {
     for most in [MOST_TOLD, MOST_TOLD / 2, MOST_TOLD / 4, 1, 0] {
-        let report = top.report(now, most, limits);
+        let mut report = top.report(now, most, limits);
+        report.unheard = unheard.to_vec();
         let json = serde_json::to_vec(&report).ok()?;
         if json.len() <= MOST_BYTES {
             return Some((json, report.requests));
@@ -85,7 +92,7 @@ mod tests {
         }
         let whole = serde_json::to_vec(&top.report(Nanos::new(0), MOST_TOLD, None)).unwrap();
         assert!(whole.len() > MOST_BYTES, "{}", whole.len());
-        let (json, requests) = fitting(&top, Nanos::new(0), None).unwrap();
+        let (json, requests) = fitting(&top, Nanos::new(0), None, &[]).unwrap();
         assert!(json.len() <= MOST_BYTES && requests == 1_000, "{}", json.len());
         let report: Report = serde_json::from_slice(&json).unwrap();
         report.check().unwrap();

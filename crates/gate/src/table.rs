@@ -6,19 +6,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keepgate_policy::host::HostPattern;
 use keepgate_policy::identify::{AddressRange, JwtIssuer};
 use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
-use keepgate_policy::service::{OnTokenExpiry, Paths, ServiceSettings, Unmatched};
+use keepgate_policy::service::{OnTokenExpiry, ServiceSettings, Unmatched};
 use keepgate_policy::validate::MIN_MAX_AGE_MS;
 use keepgate_policy::world::ServiceView;
 use keepgate_policy::{Uid, World};
 
+use http::header::AUTHORIZATION;
 use serde_json::Value;
 
+use crate::headers::Regard;
 use crate::identify::issuers::{IssuerKeys, Issuers};
 use crate::limits::InForce;
-use crate::path::PathPolicy;
+use crate::methods::Methods;
+use crate::path::PathRules;
 use crate::source::{Currency, Dated, Version};
 use crate::worker::Common;
 
@@ -63,7 +67,11 @@ pub(crate) struct Service {
     pub(crate) limits: Arc<InForce>,
     /// The lists that `limits` is of.
     lists: [Arc<[Value]>; 2],
-    pub(crate) path_policy: PathPolicy,
+    /// The hosts that it answers for; empty: any.
+    pub(crate) hosts: Vec<HostPattern>,
+    pub(crate) methods: Methods,
+    pub(crate) paths: PathRules,
+    pub(crate) regard: Regard,
     pub(crate) forward_unmatched: bool,
     pub(crate) max_age_ms: u64,
     /// None: the gate's.
@@ -108,8 +116,13 @@ impl Service {
     ) -> Option<Service> {
         let (settings, routes) = (view.settings(), view.routes());
         let router = match before {
-            Some(before) if Arc::ptr_eq(&before.routes, routes) => before.router.clone(),
-            _ => match Router::new(Arc::clone(routes)) {
+            Some(before)
+                if Arc::ptr_eq(&before.routes, routes)
+                    && before.router.fold() == settings.paths_fold =>
+            {
+                before.router.clone()
+            }
+            _ => match Router::folding(Arc::clone(routes), settings.paths_fold) {
                 Ok(router) => router,
                 Err(error) => {
                     // The center validates before it commits; this is a defect somewhere.
@@ -132,18 +145,18 @@ impl Service {
             settings: Arc::clone(settings),
             routes: Arc::clone(routes),
             router,
-            ways,
             limits: common.limiting.of(view)?,
             lists,
-            path_policy: match settings.paths {
-                Paths::Normalize => PathPolicy::Normalise,
-                Paths::Refuse => PathPolicy::Refuse,
-            },
+            hosts: settings.hosts.clone(),
+            methods: Methods::of(routes),
+            paths: PathRules::of(settings),
+            regard: Regard { believed: ways.believed(), kept: settings.keep_headers.clone() },
             forward_unmatched: settings.unmatched == Unmatched::Forward,
             max_age_ms: settings.max_age_ms,
             answer_timeout: settings.answer_timeout_ms.map(Duration::from_millis),
             answer_idle: settings.answer_idle_ms.map(Duration::from_millis),
             closes_on_expiry: settings.on_token_expiry == OnTokenExpiry::Close,
+            ways,
         })
     }
 }
@@ -166,6 +179,14 @@ fn warn_of_strict_age(settings: &ServiceSettings, routes: &[Route], before: Opti
 }
 
 impl Ways {
+    /// The headers that identify callers.
+    fn believed(&self) -> Vec<http::HeaderName> {
+        let authorization =
+            (!self.issuers.is_empty() || self.api_key.is_some()).then_some(AUTHORIZATION);
+        let trusted = self.trusted.as_ref().map(|way| way.header.clone());
+        authorization.into_iter().chain(self.api_key.clone()).chain(trusted).collect()
+    }
+
     fn new(settings: &ServiceSettings, issuers: &Issuers) -> Ways {
         let identify = &settings.identify;
         if identify.client_certificate.is_some() {

@@ -3,7 +3,7 @@
 //! Workers share no contended memory on a request's way: counters, the compiled table, the token
 //! cache and the ids are each worker's own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::body::CallerBody;
 use crate::config::GateConfig;
 use crate::cut::{Cut, Lines};
+use crate::dropped::Dropped;
 use crate::identify::cache::{Known, TokenCache};
 use crate::identify::issuers::Issuers;
 use crate::limits::Limiting;
@@ -34,10 +35,10 @@ const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The other end of a caller's connection.
 pub(crate) struct Peer {
-    /// Who connected; none over a Unix socket.
-    pub(crate) remote: Option<SocketAddr>,
-    /// Whom that one speaks for (PROXY protocol), else itself.
+    /// Who connected, or whom that one speaks for (PROXY protocol); none over a Unix socket.
     pub(crate) client: Option<SocketAddr>,
+    /// A PROXY protocol header named nobody: `client` is who connected, and is not trusted.
+    pub(crate) is_unnamed: bool,
     /// `client`'s address as `X-Forwarded-For` has it.
     pub(crate) forwarded_for: Option<HeaderValue>,
     pub(crate) is_tls: bool,
@@ -55,6 +56,7 @@ pub(crate) struct Common {
     pub(crate) issuers: Arc<Issuers>,
     pub(crate) upstream: Upstream<CallerBody>,
     pub(crate) limiting: Limiting,
+    pub(crate) dropped: Dropped,
     pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
     /// The clock of `places` counts from here.
     pub(crate) began: Instant,
@@ -171,6 +173,20 @@ impl Worker {
                 request_id,
                 left_out,
                 "cut short"
+            );
+        }
+    }
+
+    /// A peer that is no trusted proxy names callers.
+    pub(crate) fn forwarding_was_dropped(&self, peer: Option<IpAddr>) {
+        self.metrics.forwarding_dropped.add(1);
+        if self.common.dropped.record(self.number, peer) {
+            let shown = crate::dropped::shown(peer);
+            tracing::warn!(
+                peer = shown,
+                "headers that name callers' addresses are dropped: all requests of this peer count \
+                 as one caller's; if it is a proxy in front, start the gate with --trusted-proxy \
+                 {shown}"
             );
         }
     }

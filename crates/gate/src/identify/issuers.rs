@@ -8,6 +8,7 @@
 //! The tasks run on one control runtime, not on the workers; workers read an atomic pointer.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -16,11 +17,14 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use keepgate_client::dial::{DialError, Dialer, Roots, Target, TargetError, TlsSettings};
+use keepgate_client::dial::{
+    DialError, Dialed, Dialer, Place, Roots, Target, TargetError, TlsSettings,
+};
 use keepgate_policy::identify::KeySource;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::access::{AccessError, KeyAccess};
 use super::jwks::{KeySet, KeySetError, MAX_BYTES};
 
 /// How often key sets are read and how long that may take.
@@ -72,12 +76,8 @@ enum ReadError {
     Timeout,
     #[error("the answer broke off or is too large")]
     Body,
-    #[error("`{path}` cannot be read")]
-    File {
-        path: String,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error(transparent)]
     Keys(KeySetError),
 }
@@ -126,6 +126,7 @@ pub(crate) struct Issuers {
     control: tokio::runtime::Handle,
     dialer: Dialer,
     refresh: KeyRefresh,
+    access: Arc<KeyAccess>,
     sources: Mutex<HashMap<String, Weak<IssuerKeys>>>,
     /// Moves on with every change of any key set; part of the token cache's state.
     state: Arc<AtomicU64>,
@@ -136,9 +137,11 @@ impl Issuers {
         control: tokio::runtime::Handle,
         dialer: Dialer,
         refresh: KeyRefresh,
+        access: KeyAccess,
     ) -> Issuers {
         let state = Arc::new(AtomicU64::new(1));
-        Issuers { control, dialer, refresh, sources: Mutex::default(), state }
+        let access = Arc::new(access);
+        Issuers { control, dialer, refresh, access, sources: Mutex::default(), state }
     }
 
     pub(crate) fn refresh(&self) -> &KeyRefresh {
@@ -175,6 +178,7 @@ impl Issuers {
             Arc::downgrade(&keys),
             self.dialer.clone(),
             self.refresh.clone(),
+            Arc::clone(&self.access),
             Arc::clone(&self.state),
         );
         self.control.spawn(task);
@@ -187,6 +191,7 @@ async fn keep_fresh(
     weak: Weak<IssuerKeys>,
     dialer: Dialer,
     refresh: KeyRefresh,
+    access: Arc<KeyAccess>,
     state: Arc<AtomicU64>,
 ) {
     let mut held: Option<Bytes> = None;
@@ -198,7 +203,8 @@ async fn keep_fresh(
             KeySource::JwksUrl(_) => refresh.interval,
             KeySource::JwksFile(_) | KeySource::SecretFile(_) => refresh.file_interval,
         };
-        let pause = match read(&keys.source, &dialer, refresh.timeout, held.as_ref()).await {
+        let read = read(&keys.source, &dialer, &access, refresh.timeout, held.as_ref());
+        let pause = match read.await {
             Ok(fresh) => {
                 if failing {
                     tracing::info!(source = name(&keys.source), "keys of a JWT issuer are back");
@@ -267,6 +273,27 @@ fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + f64::from(byte) / 1280.0)
 }
 
+/// The first of the addresses that answers, as the target.
+async fn dial_first(
+    target: &Target,
+    addresses: &[SocketAddr],
+    dialer: &Dialer,
+) -> Result<Dialed, ReadError> {
+    let mut last = ReadError::Timeout;
+    for address in addresses {
+        let there = Target {
+            place: Place::Tcp { host: address.ip().to_string(), port: address.port() },
+            server_name: Some(target.server_name().to_owned()),
+            ..target.clone()
+        };
+        match dialer.dial(&there).await {
+            Ok(dialed) => return Ok(dialed),
+            Err(error) => last = ReadError::Dial(error),
+        }
+    }
+    Err(last)
+}
+
 fn name(source: &KeySource) -> &str {
     match source {
         KeySource::JwksUrl(text) | KeySource::JwksFile(text) | KeySource::SecretFile(text) => text,
@@ -289,16 +316,19 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 async fn read(
     source: &KeySource,
     dialer: &Dialer,
+    access: &Arc<KeyAccess>,
     timeout: Duration,
     held: Option<&Bytes>,
 ) -> Result<Option<(Bytes, KeySet)>, ReadError> {
     let bytes = match source {
-        KeySource::JwksUrl(url) => tokio::time::timeout(timeout, fetch(url, dialer))
+        KeySource::JwksUrl(url) => tokio::time::timeout(timeout, fetch(url, dialer, access))
             .await
             .map_err(|_| ReadError::Timeout)??,
         KeySource::JwksFile(path) | KeySource::SecretFile(path) => {
-            let read = tokio::fs::read(path).await;
-            Bytes::from(read.map_err(|source| ReadError::File { path: path.clone(), source })?)
+            let (access, path) = (Arc::clone(access), path.clone());
+            // A file system may be slow: not on the runtime's threads.
+            let read = tokio::task::spawn_blocking(move || access.file(&path));
+            Bytes::from(read.await.map_err(|_| ReadError::Timeout)??)
         }
     };
     if held == Some(&bytes) {
@@ -313,16 +343,22 @@ async fn read(
 }
 
 /// GET without following redirects: an issuer's keys are where the operator said.
-async fn fetch(url: &str, dialer: &Dialer) -> Result<Bytes, ReadError> {
+async fn fetch(url: &str, dialer: &Dialer, access: &KeyAccess) -> Result<Bytes, ReadError> {
     let bad = |source| ReadError::Target { url: url.to_owned(), source };
-    let uri: http::Uri = url.parse().map_err(|_| bad(TargetError::Url(url.to_owned())))?;
-    let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let origin = url.strip_suffix(path).unwrap_or(url);
-    let target = Target::from_url(origin, || {
-        TlsSettings::new(&Roots::System, None, &["http/1.1"]).map(Arc::new)
-    })
-    .map_err(bad)?;
-    let dialed = dialer.dial(&target).await.map_err(ReadError::Dial)?;
+    let asked = access.url(url)?;
+    let mut target = Target::tcp(asked.host(), asked.port());
+    if asked.is_https() {
+        let tls = TlsSettings::new(&Roots::System, None, &["http/1.1"]);
+        let tls = tls.map_err(|source| bad(TargetError::Tls { url: url.to_owned(), source }))?;
+        target = target.with_tls(Arc::new(tls));
+    }
+    let path = asked.path.as_str();
+    // The addresses that are judged are the ones connected to: the name is not asked again.
+    let addresses = dialer.resolve(asked.host(), asked.port()).await.map_err(ReadError::Dial)?;
+    for address in &addresses {
+        asked.check(address.ip())?;
+    }
+    let dialed = dial_first(&target, &addresses, dialer).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(dialed.stream))
             .await

@@ -7,6 +7,7 @@
 //! INVARIANT: a credential that is shown and does not hold is a refusal; it never falls through
 //! to the next way or to anonymity.
 
+pub mod access;
 pub(crate) mod cache;
 pub(crate) mod issuers;
 pub mod jwks;

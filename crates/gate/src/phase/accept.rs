@@ -1,20 +1,19 @@
 //! Is this a request at all? Bounds, unambiguous framing, and who is at the other end.
 //!
-//! On HTTP/1 the head was judged on its raw bytes before ([`crate::wire::head`]); what holds for
-//! both versions of HTTP is judged here.
+//! On HTTP/1 the head was judged on its raw bytes before ([`crate::wire::head`]), on HTTP/2 what
+//! the HTTP library hides was ([`crate::wire::h2`]); what holds for both versions of HTTP is
+//! judged here.
 
 use std::net::IpAddr;
 
 use http::{Method, Version};
-use keepgate_policy::identify::AddressRange;
 
 use super::revision::Wanted;
 use super::{Exchange, Verdict};
-use crate::headers::{self, X_FORWARDED_FOR};
+use crate::forwarding;
+use crate::headers;
 use crate::problem::{Kind, Problem};
-
-/// The most addresses of `X-Forwarded-For` that are looked at.
-const MAX_HOPS: usize = 32;
+use crate::wire::h2::FRAGMENT;
 
 pub(crate) fn run(x: &mut Exchange) -> Verdict {
     match judge(x) {
@@ -27,17 +26,26 @@ fn judge(x: &mut Exchange) -> Result<(), Problem> {
     let bounds = &x.worker.settings.bounds;
     let parts = &x.parts;
     let is_h2 = parts.version == Version::HTTP_2;
+    // What follows a CONNECT need not be HTTP.
     if parts.method == Method::CONNECT {
-        return Err(Problem::new(Kind::BadRequest, "CONNECT is not served here").close());
+        return Err(not_implemented("CONNECT is not served here").close());
     }
+    check_method(parts.method.as_str())?;
     if parts.headers.len() > bounds.header_count {
         return Err(Problem::new(Kind::HeadersTooLarge, "more header fields than the gate takes"));
     }
     if is_h2 && parts.uri.path_and_query().is_some_and(|p| p.as_str().len() > bounds.uri_bytes) {
         return Err(Problem::new(Kind::UriTooLong, "the target is over the gate's bound"));
     }
+    if is_h2 && parts.headers.contains_key(FRAGMENT) {
+        return Err(Problem::new(Kind::BadRequest, "the target has a fragment"));
+    }
+    let scheme = parts.uri.scheme_str();
+    if !is_h2 && scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(Problem::new(Kind::BadRequest, "the target's scheme is not http or https"));
+    }
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    headers::check_host(&parts.headers, authority, is_h2)?;
+    x.host = headers::check_host(&parts.headers, authority, is_h2)?;
     x.asked = headers::check_connection(&parts.headers)?;
     x.websocket = !is_h2
         && parts.method == Method::GET
@@ -50,17 +58,45 @@ fn judge(x: &mut Exchange) -> Result<(), Problem> {
         return Err(Problem::new(Kind::BodyTooLarge, detail).close());
     }
     x.min_revision = min_revision(x)?;
-    let trusted_proxies = &x.worker.settings.trusted_proxies;
-    let peer = x.peer.client.map(|addr| addr.ip().to_canonical());
-    x.trusted = match peer {
-        Some(ip) => is_trusted(trusted_proxies, ip),
-        // Who may connect to a Unix socket is for its directory's permissions to say.
-        None => false,
-    };
-    x.client = match peer {
-        Some(ip) if x.trusted => Some(behind_proxies(x, trusted_proxies, ip)),
-        peer => peer,
-    };
+    find_caller(x)
+}
+
+/// TRACE never, and nothing that an upstream might read as another method: some take `delete` for
+/// `DELETE`. Which of the others the service takes is known once there is a route.
+fn check_method(method: &str) -> Result<(), Problem> {
+    let capital = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    if method == "TRACE" {
+        return Err(not_implemented("TRACE is not served here"));
+    }
+    if !method.bytes().all(capital) {
+        return Err(not_implemented("methods are in capitals"));
+    }
+    Ok(())
+}
+
+fn not_implemented(detail: &'static str) -> Problem {
+    Problem::new(Kind::NotImplemented, detail)
+}
+
+/// The caller's address: the peer's, or what a trusted proxy says.
+fn find_caller(x: &mut Exchange) -> Result<(), Problem> {
+    let settings = &x.worker.settings;
+    let proxies = &settings.trusted_proxies;
+    let peer: Option<IpAddr> = x.peer.client.map(|addr| addr.ip().to_canonical());
+    x.trusted = !x.peer.is_unnamed && proxies.contains(peer);
+    x.client = peer;
+    if x.trusted {
+        let lines = x.parts.headers.get_all(&settings.forwarding_header);
+        let lines = lines.iter().map(http::HeaderValue::as_bytes);
+        let syntax = forwarding::Syntax::of(&settings.forwarding_header);
+        let named = forwarding::caller(lines, syntax, |ip| proxies.contains(Some(ip)));
+        match named {
+            Ok(named) => x.client = named.or(peer),
+            Err(error) => return Err(Problem::new(Kind::BadRequest, error.to_string())),
+        }
+    } else if headers::names_a_caller(&x.parts.headers, &settings.forwarding_header) {
+        x.worker.forwarding_was_dropped(peer);
+    }
     Ok(())
 }
 
@@ -76,36 +112,4 @@ fn min_revision(x: &Exchange) -> Result<Option<Wanted>, Problem> {
             Err(Problem::new(Kind::BadRequest, detail))
         }
     }
-}
-
-fn is_trusted(proxies: &[AddressRange], ip: IpAddr) -> bool {
-    proxies.iter().any(|range| range.contains(ip))
-}
-
-/// The last address in `X-Forwarded-For` that no trusted proxy has; each proxy appends the
-/// address it was connected from, so everything left of that one is the caller's own word.
-fn behind_proxies(x: &Exchange, proxies: &[AddressRange], peer: IpAddr) -> IpAddr {
-    let mut client = peer;
-    let lines = x.parts.headers.get_all(X_FORWARDED_FOR);
-    let lines: Vec<_> = lines.iter().filter_map(|value| value.to_str().ok()).collect();
-    let hops = lines.iter().rev().flat_map(|line| line.rsplit(',')).take(MAX_HOPS);
-    for hop in hops {
-        let Some(ip) = parse_hop(hop.trim()) else { break };
-        client = ip.to_canonical();
-        if !is_trusted(proxies, client) {
-            break;
-        }
-    }
-    client
-}
-
-/// An address, perhaps with a port, as proxies write it.
-fn parse_hop(text: &str) -> Option<IpAddr> {
-    if let Ok(ip) = text.parse() {
-        return Some(ip);
-    }
-    if let Ok(addr) = text.parse::<std::net::SocketAddr>() {
-        return Some(addr.ip());
-    }
-    text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }

@@ -111,10 +111,13 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// `context.method`, `context.path` and, where there is one, `context.ip`; all strings.
+    /// `context.method`, `context.path`, `context.host` and, where there is one, `context.ip`; all
+    /// strings.
     fn fill(&mut self, x: &Exchange) {
         self.put("method", |text| text.push_str(x.parts.method.as_str()));
-        self.put("path", |text| text.push_str(x.parts.uri.path()));
+        let decided = x.routed.as_ref().and_then(|routed| routed.path.as_deref());
+        self.put("path", |text| text.push_str(decided.unwrap_or(x.parts.uri.path())));
+        self.put("host", |text| text.push_str(&x.host));
         match x.client {
             Some(ip) => self.put("ip", |text| {
                 use std::fmt::Write as _;

@@ -3,6 +3,7 @@
 //! What goes wrong is told apart: the caller's fault (400, 408, 413), no connection to be had
 //! here (503), an upstream that fails (502) or is late (504).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
     WWW_AUTHENTICATE,
 };
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use keepgate_client::pool::{PoolError, PooledBody, Terms};
 
@@ -19,12 +20,14 @@ use crate::body::{BodyBounds, BodyFate, BodyFault, CallerBody, GateBody};
 use crate::config::UpstreamHost;
 use crate::cut::Cut;
 use crate::headers::{
-    self, KEEPGATE_PRINCIPAL, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
+    self, KEEPGATE_PRINCIPAL, Regard, Sender, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT,
+    X_FORWARDED_PROTO, X_REQUEST_ID,
 };
 use crate::identify::issuers::chain;
 use crate::ongoing::{Ending, Inputs, Listed};
 use crate::problem::{Kind, Problem};
 use crate::tunnel;
+use crate::worker::Peer;
 
 /// One address has at most one part in so many of the upstream's connections with bodies in progress.
 const BODY_SHARE: usize = 4;
@@ -190,7 +193,11 @@ fn prepare(x: &mut Exchange, has_body: bool) {
     let trailers = headers::takes_trailers(&x.parts.headers);
     let authority = x.parts.uri.authority().map(|a| a.as_str().to_owned());
     let map = &mut x.parts.headers;
-    headers::clean_request(map, x.asked, x.trusted, trailers);
+    let settings = &x.worker.settings;
+    let sender = Sender { trusted: x.trusted, forwarding: &settings.forwarding_header };
+    let nothing = Regard::default();
+    let regard = x.service.as_ref().map_or(&nothing, |service| &service.regard);
+    headers::clean_request(map, x.asked, sender, regard, trailers);
     map.remove(EXPECT);
     if has_body
         && matches!(x.parts.method, Method::GET | Method::HEAD)
@@ -204,23 +211,24 @@ fn prepare(x: &mut Exchange, has_body: bool) {
         (None, Some(authority)) => HeaderValue::try_from(authority.as_str()).ok(),
         (None, None) => None,
     };
-    if let Some(peer) = &x.peer.forwarded_for {
-        let value = match map.get(X_FORWARDED_FOR) {
-            Some(before) if x.trusted => joined(map.get_all(X_FORWARDED_FOR).iter(), before, peer),
-            _ => peer.clone(),
-        };
-        map.insert(X_FORWARDED_FOR, value);
-    }
+    name_caller(map, x.trusted, x.client, &x.peer);
+    let scheme = if x.peer.is_tls { "https" } else { "http" };
     if !(x.trusted && map.contains_key(X_FORWARDED_PROTO)) {
-        let scheme = if x.peer.is_tls { "https" } else { "http" };
         map.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    if !(x.trusted && map.contains_key(X_FORWARDED_PORT)) {
+        let asked = host
+            .as_ref()
+            .and_then(|host| keepgate_policy::host::normal(host.to_str().ok()?).ok()?.1);
+        let port = asked.unwrap_or(if x.peer.is_tls { 443 } else { 80 });
+        map.insert(X_FORWARDED_PORT, HeaderValue::from(port));
     }
     if let Some(host) = &host
         && !(x.trusted && map.contains_key(X_FORWARDED_HOST))
     {
         map.insert(X_FORWARDED_HOST, host.clone());
     }
-    match (x.worker.settings.upstream_host, host) {
+    match (settings.upstream_host, host) {
         (UpstreamHost::Caller, Some(host)) => {
             map.insert(HOST, host);
         }
@@ -245,6 +253,31 @@ fn prepare(x: &mut Exchange, has_body: bool) {
             x.parts.uri = uri;
         }
     }
+}
+
+/// `X-Forwarded-For`: what came of it from a trusted proxy, else the caller that another header
+/// named, and the peer.
+fn name_caller(map: &mut HeaderMap, trusted: bool, client: Option<IpAddr>, peer: &Peer) {
+    let Some(peer_value) = &peer.forwarded_for else {
+        // Over a Unix socket there is no address to add.
+        if let (false, Some(client)) = (map.contains_key(X_FORWARDED_FOR), client)
+            && let Ok(value) = HeaderValue::try_from(client.to_string())
+        {
+            map.insert(X_FORWARDED_FOR, value);
+        }
+        return;
+    };
+    let is_other = client != peer.client.map(|addr| addr.ip().to_canonical());
+    let named = client.filter(|_| is_other).map(|client| client.to_string());
+    let named = named.and_then(|text| HeaderValue::try_from(text).ok());
+    let value = match (map.get(X_FORWARDED_FOR), &named) {
+        (Some(before), _) if trusted => {
+            joined(map.get_all(X_FORWARDED_FOR).iter(), before, peer_value)
+        }
+        (None, Some(named)) if trusted => joined([named].into_iter(), named, peer_value),
+        _ => peer_value.clone(),
+    };
+    map.insert(X_FORWARDED_FOR, value);
 }
 
 /// All lines of `X-Forwarded-For`, and the peer.

@@ -41,35 +41,39 @@ async fn identify(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
 /// the upstream may believe it too.
 fn disbelieve(x: &mut Exchange, ways: &Ways) {
     let Some(way) = &ways.trusted else { return };
-    let peer = x.peer.remote.map(|addr| addr.ip().to_canonical());
-    if !peer.is_some_and(|ip| way.peers.iter().any(|range| range.contains(ip))) {
+    // Behind a sender of PROXY protocol headers this is the source that it named.
+    let peer = x.peer.client.filter(|_| !x.peer.is_unnamed);
+    let believes = |ip| way.peers.iter().any(|range| range.contains(ip));
+    if !peer.is_some_and(|addr| believes(addr.ip().to_canonical())) {
         x.parts.headers.remove(&way.header);
     }
 }
 
 async fn by_any_way(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
-    let shown = bearer(x, ways)?;
-    let credential = match shown {
-        Shown::Token(range) => return by_token(x, ways, range).await,
-        Shown::Key(range) => Some((AUTHORIZATION, range)),
-        Shown::Nothing => None,
-    };
-    if let Some((header, range)) = credential {
-        return by_key(x, ways, header, range);
+    let mut is_other = false;
+    match bearer(x, ways)? {
+        Shown::Token(token) => return by_token(x, ways, &token).await,
+        Shown::Key(key) => return by_key(x, ways, AUTHORIZATION, &key),
+        Shown::Other => is_other = true,
+        Shown::Nothing => {}
     }
     if let Some(header) = &ways.api_key
         && let Some(value) = only(x, header, ways)?
     {
-        let len = value.len();
-        return by_key(x, ways, header.clone(), 0..len);
+        let key = value.to_owned();
+        return by_key(x, ways, header.clone(), &key);
     }
     if by_trusted_header(x, ways)? {
         return Ok(());
     }
+    // It hid nothing, and alone it is no way to be nobody.
+    if is_other {
+        return Err(refused(ways, "the service takes no credential of this kind"));
+    }
     if x.routed.as_ref().is_some_and(|routed| routed.anonymous) {
         let principal = Arc::clone(&ways.anonymous);
-        let header = header_of(&principal);
-        set(x, principal, header);
+        x.principal_header = header_of(&principal);
+        x.principal = Some(principal);
         x.is_anonymous = true;
         return Ok(());
     }
@@ -77,31 +81,55 @@ async fn by_any_way(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
         .header(WWW_AUTHENTICATE, ways.challenge.clone()))
 }
 
-/// What `Authorization` shows, as the bytes of the header's value that matter.
+/// What `Authorization` shows.
 enum Shown {
-    Token(std::ops::Range<usize>),
-    Key(std::ops::Range<usize>),
+    Token(String),
+    Key(String),
+    /// What the service does not take, beside tokens that it does.
+    Other,
+    /// Nothing, or what is the upstream's business.
     Nothing,
 }
 
-/// Where the service takes no bearer credentials at all, the header is the upstream's business.
+/// Where the service takes no tokens, what is shown is the upstream's business. Nothing that the
+/// service does not take hides what it does.
 fn bearer(x: &Exchange, ways: &Ways) -> Result<Shown, Problem> {
-    if ways.issuers.is_empty() && ways.api_key.is_none() {
-        return Ok(Shown::Nothing);
+    let mut found = Shown::Nothing;
+    for value in x.parts.headers.get_all(AUTHORIZATION) {
+        let shown = match value.to_str() {
+            Ok(text) => credential(text, ways),
+            Err(_) if is_bearer(value.as_bytes()) && !ways.issuers.is_empty() => {
+                return Err(refused(ways, "the credential is malformed"));
+            }
+            Err(_) => Shown::Other,
+        };
+        found = match (found, shown) {
+            (Shown::Nothing | Shown::Other, shown @ (Shown::Token(_) | Shown::Key(_))) => shown,
+            (Shown::Token(_) | Shown::Key(_), Shown::Token(_) | Shown::Key(_)) => {
+                return Err(refused(ways, "more than one credential was shown"));
+            }
+            (Shown::Nothing, Shown::Other) if !ways.issuers.is_empty() => Shown::Other,
+            (found, _) => found,
+        };
     }
-    let Some(value) = only(x, &AUTHORIZATION, ways)? else { return Ok(Shown::Nothing) };
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    let bearer = scheme.eq_ignore_ascii_case("bearer");
-    let start = value.len() - token.trim_start().len();
-    let token = token.trim();
-    let range = start..start + token.len();
-    if bearer && ways.api_key.is_some() && token.starts_with("kgk_") {
-        return Ok(Shown::Key(range));
+    Ok(found)
+}
+
+fn is_bearer(value: &[u8]) -> bool {
+    value.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"bearer "))
+        || value.eq_ignore_ascii_case(b"bearer")
+}
+
+/// What one value of `Authorization` is to a service.
+fn credential(value: &str, ways: &Ways) -> Shown {
+    if !is_bearer(value.as_bytes()) {
+        return Shown::Other;
     }
-    match (bearer, ways.issuers.is_empty()) {
-        (true, false) => Ok(Shown::Token(range)),
-        (false, false) => Err(refused(ways, "the Authorization scheme is not Bearer")),
-        (_, true) => Ok(Shown::Nothing),
+    let token = value.get(6..).unwrap_or_default().trim().to_owned();
+    match (token.starts_with("kgk_"), ways.api_key.is_some(), ways.issuers.is_empty()) {
+        (true, true, _) => Shown::Key(token),
+        (false, _, false) => Shown::Token(token),
+        _ => Shown::Other,
     }
 }
 
@@ -118,23 +146,14 @@ fn only<'x>(x: &'x Exchange, header: &HeaderName, ways: &Ways) -> Result<Option<
     }
 }
 
-async fn by_token(
-    x: &mut Exchange,
-    ways: &Ways,
-    range: std::ops::Range<usize>,
-) -> Result<(), Problem> {
-    let Some(value) = x.parts.headers.get(AUTHORIZATION).cloned() else {
-        return Err(refused(ways, "no credentials were shown"));
-    };
-    let token = value.to_str().ok().and_then(|text| text.get(range)).unwrap_or_default();
+async fn by_token(x: &mut Exchange, ways: &Ways, token: &str) -> Result<(), Problem> {
     let name = cache::name(token);
     let mut state = x.worker.issuers.state();
     let now = now_unix_s();
     if let Some(known) = x.worker.known_token(state, &name, now) {
         x.worker.metrics.token_cached.add(1);
         x.until_unix_s = Some(known.until_unix_s);
-        set(x, known.principal, Some(known.header));
-        return Ok(());
+        return set(x, ways, known.principal, Some(known.header));
     }
     let unverified = Unverified::parse(token).map_err(|e| jwt_refused(ways, e))?;
     let (issuer, verified) = verify(x, ways, &unverified, now, &mut state).await?;
@@ -151,8 +170,7 @@ async fn by_token(
         };
         x.worker.keep_token(state, name, known);
     }
-    set(x, principal, header);
-    Ok(())
+    set(x, ways, principal, header)
 }
 
 /// Verifies with each issuer of that name; waits for keys where they are missing. `state` is
@@ -188,15 +206,8 @@ async fn verify<'w>(
     Err(jwt_refused(ways, last))
 }
 
-fn by_key(
-    x: &mut Exchange,
-    ways: &Ways,
-    header: HeaderName,
-    range: std::ops::Range<usize>,
-) -> Result<(), Problem> {
+fn by_key(x: &mut Exchange, ways: &Ways, header: HeaderName, shown: &str) -> Result<(), Problem> {
     let unknown = || refused(ways, "the API key is not known");
-    let value = x.parts.headers.get(&header).and_then(|value| value.to_str().ok());
-    let shown = value.and_then(|text| text.get(range)).unwrap_or_default();
     let prefix = key::prefix(shown).map_err(|e| refused(ways, e.to_string()))?;
     let table = x.table.as_ref().ok_or_else(unknown)?;
     let view = table.world.service(&x.worker.settings.service).ok_or_else(unknown)?;
@@ -212,8 +223,7 @@ fn by_key(
     x.api_key = Some(prefix);
     // The key is between the caller and the gate.
     x.parts.headers.remove(header);
-    set(x, principal, value);
-    Ok(())
+    set(x, ways, principal, value)
 }
 
 /// Whether a trusted header says who it is; it is there only if its sender is believed.
@@ -227,13 +237,24 @@ fn by_trusted_header(x: &mut Exchange, ways: &Ways) -> Result<bool, Problem> {
     }
     let principal = Arc::new(Uid::new(&way.principal_type, id));
     let value = header_of(&principal);
-    set(x, principal, value);
+    set(x, ways, principal, value)?;
     Ok(true)
 }
 
-fn set(x: &mut Exchange, principal: Arc<Uid>, header: Option<HeaderValue>) {
+/// Whoever shows a credential is somebody: nobody's name is not taken from one, else `sub:
+/// "anonymous"` would be what the policies say of callers without any.
+fn set(
+    x: &mut Exchange,
+    ways: &Ways,
+    principal: Arc<Uid>,
+    header: Option<HeaderValue>,
+) -> Result<(), Problem> {
+    if principal == ways.anonymous {
+        return Err(refused(ways, "the credential names the principal of anonymous callers"));
+    }
     x.principal = Some(principal);
     x.principal_header = header;
+    Ok(())
 }
 
 /// A principal in Cedar syntax, as a header's value; its escapes leave no control character.

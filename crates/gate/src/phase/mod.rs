@@ -95,6 +95,8 @@ pub(crate) struct Routed {
     pub(crate) service: Arc<Service>,
     /// Place of the route in the service's list; none: unmatched, and forwarded all the same.
     pub(crate) index: Option<usize>,
+    /// The path that is decided on, where it is not the one that is forwarded.
+    pub(crate) path: Option<Box<str>>,
     pub(crate) action: Uid,
     pub(crate) resource: Uid,
     pub(crate) anonymous: bool,
@@ -125,6 +127,8 @@ pub(crate) struct Exchange {
     pub(crate) request_id: HeaderValue,
 
     // Added by `accept`.
+    /// The host asked for, as [`keepgate_policy::host`] writes it.
+    pub(crate) host: Box<str>,
     /// The caller's address, behind trusted proxies; none over a Unix socket.
     pub(crate) client: Option<IpAddr>,
     /// The peer is a trusted proxy.
@@ -183,6 +187,7 @@ impl Exchange {
             started: Instant::now(),
             phase: Phase::Accept,
             request_id,
+            host: Box::default(),
             client: None,
             trusted: false,
             asked: Asked::default(),

@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::chunk::{ChunkTracker, Step};
+use super::h2::Watch;
 use super::head::{Framing, HeadBounds, Scan, scan};
 use super::stream::Stream;
 use crate::problem::{Kind, Problem};
@@ -216,6 +217,9 @@ pub(crate) struct Guard {
     bounds: HeadBounds,
     deadlines: Deadlines,
     inbound: Inbound,
+    /// On HTTP/2: reads along, and what it has passed on.
+    watch: Option<Box<Watch>>,
+    watched: BytesMut,
     buf: BytesMut,
     /// Bytes of `buf` that were judged partial.
     seen: usize,
@@ -255,6 +259,8 @@ impl Guard {
             bounds,
             deadlines,
             inbound: if through { Inbound::Through } else { Inbound::Head },
+            watch: through.then(Box::default),
+            watched: BytesMut::new(),
             buf: prefix,
             seen: 0,
             at_end: false,
@@ -404,8 +410,9 @@ impl Guard {
         cx: &mut Context<'_>,
         out: &mut hyper::rt::ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.buf.is_empty() {
+        while !self.is_through() {
             match self.fill(cx) {
+                Poll::Ready(Ok(0)) => break,
                 Poll::Ready(Ok(_)) => self.read_by = None,
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                 Poll::Pending => {
@@ -421,8 +428,23 @@ impl Guard {
                 }
             }
         }
-        self.give(out, usize::MAX);
+        if self.watch.is_some() {
+            let n = self.watched.len().min(out.remaining());
+            out.put_slice(self.watched.get(..n).unwrap_or_default());
+            self.watched.advance(n);
+        } else {
+            self.give(out, usize::MAX);
+        }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether there are bytes that may pass as they are.
+    fn is_through(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else { return !self.buf.is_empty() };
+        if self.watched.is_empty() {
+            watch.pass(&mut self.buf, &mut self.watched);
+        }
+        !self.watched.is_empty()
     }
 
     fn poll_body_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {

@@ -6,7 +6,9 @@
 
 pub(crate) mod chunk;
 pub(crate) mod guard;
+pub(crate) mod h2;
 pub(crate) mod head;
+mod hpack;
 pub mod proxy_protocol;
 pub(crate) mod stream;
 pub(crate) mod websocket;

@@ -29,7 +29,7 @@ async fn each_outcome() {
 
     get(gate.addr, "/orders/7", &[]).await.is_problem(401, "unauthenticated");
     get(gate.addr, "/nothing", &[ALICE]).await.is_problem(404, "no-route");
-    ask(gate.addr, "DELETE", "/orders", &[ALICE], "").await.is_problem(404, "no-route");
+    ask(gate.addr, "DELETE", "/orders", &[ALICE], "").await.is_problem(405, "method-not-allowed");
 
     let answer = get(gate.addr, "/public", &[]).await;
     assert_eq!(answer.status, 200, "{answer:?}");

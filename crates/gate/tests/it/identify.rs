@@ -474,3 +474,56 @@ async fn trusted_headers_are_believed_from_listed_peers_only() {
     let quoted = get(gate.addr, "/public", &[("x-user", "a\"b")]).await;
     assert!(quoted.body.contains("keepgate-principal: user::\"a\\\"b\"\n"), "{quoted:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_does_not_take_hides_nothing_that_it_takes() {
+    let echo = Echo::start().await;
+    let ed = Signer::ed();
+    let jwks = JwksServer::start(vec![ed.jwk("e")]).await;
+    let mut draft = draft(&jwks.settings());
+    draft.settings.identify.trusted_header = serde_json::from_value(json!({
+        "header": "x-user", "peers": ["127.0.0.1"],
+    }))
+    .unwrap();
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let ask = async |headers: &[(&str, &str)]| get(gate.addr, "/orders", headers).await.status;
+    let alice = ("x-user", "alice");
+    let bearer = format!("Bearer {}", ed.token("e", &claims()));
+    let basic = ("Authorization", "Basic YTpi");
+    // The service takes tokens and the header; neither Basic nor API keys.
+    assert_eq!(ask(&[basic, alice]).await, 200);
+    assert_eq!(ask(&[("Authorization", "Bearer kgk_abc_def"), alice]).await, 200);
+    assert_eq!(ask(&[("Authorization", "Negotiate \u{e9}"), alice]).await, 200);
+    assert_eq!(ask(&[basic, ("Authorization", &bearer)]).await, 200);
+    assert_eq!(ask(&[basic]).await, 401);
+    // What it takes and does not hold is a refusal, whatever else is shown.
+    assert_eq!(ask(&[("Authorization", "Bearer x.y.z"), alice]).await, 401);
+    assert_eq!(ask(&[("Authorization", "Bearer"), alice]).await, 401);
+    assert_eq!(ask(&[("Authorization", &bearer), ("Authorization", &bearer)]).await, 401);
+    gate.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_identified_as_the_anonymous_principal() {
+    let echo = Echo::start().await;
+    let ed = Signer::ed();
+    let jwks = JwksServer::start(vec![ed.jwk("e")]).await;
+    let mut draft = draft(&jwks.settings());
+    draft.settings.identify.trusted_header = serde_json::from_value(json!({
+        "header": "x-user", "peers": ["127.0.0.1"],
+    }))
+    .unwrap();
+    draft.policies.push((
+        "anonymous".to_owned(),
+        "permit (principal == user::\"anonymous\", action, resource);".to_owned(),
+    ));
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let token = ed.token("e", &with("sub", json!("anonymous")));
+    // Twice: what is remembered is refused too.
+    for _ in 0..2 {
+        shown(&gate, &token).await.is_problem(401, "unauthenticated");
+    }
+    get(gate.addr, "/orders", &[("x-user", "anonymous")]).await.is_problem(401, "unauthenticated");
+    assert_eq!(get(gate.addr, "/public", &[]).await.status, 200);
+    gate.stop().await;
+}

@@ -44,7 +44,7 @@ fn by_default() -> Draft {
 
 /// Everybody on loopback may say who it speaks for.
 pub(crate) fn behind_a_proxy(config: &mut keepgate_gate::GateConfig) {
-    config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()].into();
 }
 
 /// A connection that is kept.

@@ -13,6 +13,7 @@ use Expect::{Refused, Seen};
 
 const BAD: Expect = Refused(400, "bad-request");
 const PATH: Expect = Refused(400, "bad-path");
+const METHOD: Expect = Refused(501, "method-not-implemented");
 
 /// `GET` with these header lines, authorized, and the connection closed after it.
 fn get_with(lines: &str) -> String {
@@ -115,7 +116,17 @@ fn cases() -> Vec<(&'static str, String, Expect)> {
         ("no method", " /orders HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BAD),
         ("odd method", "G(T /orders HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), BAD),
         ("TLS to plain", "\x16\x03\x01\x02\x00\r\n\r\n".to_owned(), BAD),
-        ("CONNECT", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".to_owned(), BAD),
+        ("CONNECT", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".to_owned(), METHOD),
+        ("TRACE", get_with(close).replacen("GET", "TRACE", 1), METHOD),
+        ("delete", get_with(close).replacen("GET", "delete", 1), METHOD),
+        ("Get", get_with(close).replacen("GET", "Get", 1), METHOD),
+        ("unknown method", get_with(close).replacen("GET", "MKCOL", 1), METHOD),
+        ("a method that is no name", get_with(close).replacen("GET", "G!T", 1), METHOD),
+        (
+            "a method that the path does not have",
+            get_with(close).replacen("GET", "DELETE", 1),
+            Refused(405, "method-not-allowed"),
+        ),
         // Host.
         ("no Host", "GET /orders HTTP/1.1\r\n\r\n".to_owned(), BAD),
         ("1.0 without Host", "GET /orders HTTP/1.0\r\n\r\n".to_owned(), BAD),
@@ -130,16 +141,37 @@ fn cases() -> Vec<(&'static str, String, Expect)> {
         ("Host with path", "GET /orders HTTP/1.1\r\nHost: a/b\r\n\r\n".to_owned(), BAD),
         ("Host with user", "GET /orders HTTP/1.1\r\nHost: u@a\r\n\r\n".to_owned(), BAD),
         ("Host list", "GET /orders HTTP/1.1\r\nHost: a, b\r\n\r\n".to_owned(), BAD),
+        (
+            "Host with an empty port",
+            "GET /orders HTTP/1.1\r\nHost: name:\r\nx-user: alice\r\nConnection: close\r\n\r\n"
+                .to_owned(),
+            Seen(&["GET /orders\n", "host: name:\n"], &[]),
+        ),
         ("Host with bad port", "GET /orders HTTP/1.1\r\nHost: a:b\r\n\r\n".to_owned(), BAD),
         (
             "absolute target, same Host",
             target("http://a.example/orders"),
             Seen(&["GET /orders\n", "host: a.example\n"], &[]),
         ),
+        (
+            "absolute target without a path",
+            target("http://a.example?x=1"),
+            Refused(404, "no-route"),
+        ),
+        ("absolute target, other scheme", target("ftp://a.example/orders"), BAD),
+        ("absolute target, with user", target("http://u@a.example/orders"), BAD),
         ("absolute target, other Host", target("http://b.example/orders"), BAD),
         // Targets and paths.
         ("fragment", target("/orders#x"), BAD),
-        ("raw UTF-8", target("/orders/\u{e9}"), PATH),
+        ("raw UTF-8", target("/orders/\u{e9}"), Seen(&["GET /orders/%C3%A9\n"], &[])),
+        (
+            "what browsers send raw",
+            target("/orders/[1]|^{x}\""),
+            Seen(&["GET /orders/%5B1%5D%7C%5E%7Bx%7D%22\n"], &[]),
+        ),
+        ("invalid UTF-8", target("/orders/%ff"), PATH),
+        ("parameters", target("/orders;v=1"), PATH),
+        ("dots with an encoded parameter", target("/x/..%3Bv/orders"), PATH),
         ("asterisk", target("*"), PATH),
         ("dot segments", target("/x/../orders"), Seen(&["GET /orders\n"], &["x/"])),
         ("encoded dots", target("/x/%2e%2E/orders"), Seen(&["GET /orders\n"], &["%2e"])),
@@ -188,9 +220,14 @@ fn cases() -> Vec<(&'static str, String, Expect)> {
             "look-alikes",
             get_with(&format!(
                 "Keepgate_Principal: root\r\nX_Forwarded_For: 6.6.6.6\r\nx_real-ip: 6.6.6.6\r\n\
-                 Content_Length: 6\r\nx_fine: 1\r\n{close}"
+                 Content_Length: 6\r\nx_fine: 1\r\nX.Forwarded.For: 6.6.6.6\r\n\
+                 X_User: root\r\nx.user: root\r\nX~User: root\r\nKeepgate~Principal: root\r\n\
+                 X*Http*Method*Override: root\r\nTransfer_Encoding: chunked\r\n{close}"
             )),
-            Seen(&["x_fine: 1\n"], &["root", "6.6.6.6", "content_length"]),
+            Seen(
+                &["x_fine: 1\n", "x-user: alice\n"],
+                &["root", "6.6.6.6", "content_length", "transfer_encoding"],
+            ),
         ),
         (
             "X-Forwarded from outside",
@@ -203,9 +240,26 @@ fn cases() -> Vec<(&'static str, String, Expect)> {
                     "x-forwarded-for: 127.0.0.1\n",
                     "x-forwarded-proto: http\n",
                     "x-forwarded-host: a.example\n",
+                    "x-forwarded-port: 80\n",
                 ],
-                &["6.6.6.6", "evil", "x-forwarded-port"],
+                &["6.6.6.6", "evil", "x-forwarded-port: 1\n"],
             ),
+        ),
+        (
+            "what overrides method, path and host",
+            get_with(&format!(
+                "X-HTTP-Method-Override: root\r\nX-Method-Override: root\r\nX-HTTP-Method: root\r\n\
+                 X-Original-URL: /root\r\nX-Rewrite-URL: /root\r\nX-Original-Host: root\r\n{close}"
+            )),
+            Seen(&["GET /orders\n"], &["root"]),
+        ),
+        (
+            "other names of an address",
+            get_with(&format!(
+                "True-Client-IP: 6.6.6.6\r\nCF-Connecting-IP: 6.6.6.6\r\nX-Client-IP: 6.6.6.6\r\n\
+                 X-Cluster-Client-IP: 6.6.6.6\r\nFastly-Client-IP: 6.6.6.6\r\n{close}"
+            )),
+            Seen(&["x-forwarded-for: 127.0.0.1\n"], &["6.6.6.6"]),
         ),
         (
             "Upgrade to h2c",

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use keepgate_gate::identify::access::KeyAccess;
 use keepgate_gate::{FixedSource, Gate, GateConfig, Listen};
 use keepgate_policy::model::{GrantBody, KeyBody, MemberBody, PolicyBody};
 use keepgate_policy::route::Route;
@@ -160,6 +161,12 @@ impl TestGate {
             admin_listen: Some(loopback),
             admin_hosts: vec!["a.example".to_owned()],
             workers: 2,
+            // The tests' issuers are on this host, and their files in its temporary directory.
+            key_access: KeyAccess {
+                secrets: Some(std::env::temp_dir()),
+                local: true,
+                ..KeyAccess::default()
+            },
             ..GateConfig::default()
         };
         config.bounds.drain = Duration::from_secs(2);

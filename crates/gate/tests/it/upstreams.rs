@@ -349,7 +349,7 @@ async fn trusted_proxies_speak_for_their_callers() {
     let echo = Echo::start().await;
     let trust = |config: &mut keepgate_gate::GateConfig| {
         config.trusted_proxies =
-            vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+            vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()].into();
     };
     let gate = TestGate::with(&Draft::orders(), &echo.url, trust).await;
     let forwarded = [
@@ -380,8 +380,7 @@ async fn trusted_proxies_speak_for_their_callers() {
 async fn the_proxy_protocol_names_the_caller() {
     let echo = Echo::start().await;
     let gate = TestGate::with(&Draft::orders(), &echo.url, |config| {
-        config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
-        config.proxy_protocol = true;
+        config.proxy_senders = vec!["127.0.0.1".parse().unwrap()].into();
     })
     .await;
     let request = "GET /public HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
