@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::exit::usage;
 use crate::origin::Origin;
+use crate::secret;
 
 /// Where a center listens unless told otherwise.
 pub(crate) const CENTER_DEFAULT: &str = "http://127.0.0.1:7480";
@@ -118,14 +119,11 @@ impl CenterArgs {
     }
 }
 
-/// A token from a file: its text without the spaces around it.
+/// A token from a file: its text without the spaces around it. Links are followed; see
+/// [`secret::read`] for who may be able to read or write the file.
 pub(crate) fn read_token(path: &Path) -> anyhow::Result<String> {
     let name = || format!("reading the token file `{}`", path.display());
-    let length = std::fs::metadata(path).with_context(name)?.len();
-    if length > TOKEN_BYTES_MAX {
-        return Err(anyhow!("{length} bytes are too many for a token").context(name()));
-    }
-    let text = std::fs::read_to_string(path).with_context(name)?;
+    let text = secret::read(path, TOKEN_BYTES_MAX).with_context(name)?;
     let token = text.trim();
     if token.is_empty() || token.contains(char::is_whitespace) {
         return Err(anyhow!("the file must hold one token and nothing else").context(name()));

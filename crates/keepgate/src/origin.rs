@@ -54,15 +54,7 @@ impl Origin {
 
     /// Whether bytes to it can be read by nobody on the way: TLS, a Unix socket, or loopback.
     pub(crate) fn is_private(&self) -> bool {
-        use keepgate_client::dial::Place;
-        self.target.tls.is_some()
-            || match &self.target.place {
-                Place::Unix(_) => true,
-                Place::Tcp { host, .. } => {
-                    host == "localhost"
-                        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-                }
-            }
+        self.target.is_private()
     }
 
     /// Sends a request for a path below the base path and reads the answer.

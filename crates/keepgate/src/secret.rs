@@ -1,13 +1,80 @@
-//! Secrets on disk: written whole or not at all, readable by their owner alone.
+//! Secrets on disk: written whole or not at all, readable by their owner alone; read only where no
+//! other user can have written them, and none can read them.
 
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
 /// Temporary directories tried before giving up.
 const TRIES_MAX: u32 = 100;
+
+/// File systems in memory (`statfs(2)`): what container runtimes mount secrets on.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+const RAMFS_MAGIC: i64 = 0x8584_58f6;
+
+/// Reads a secret of at most so many bytes; links are followed.
+///
+/// A file that its group or others can write is refused: whoever can, is whom it identifies. One
+/// that others can read is refused unless it lies in memory or on a read-only mount, as the secrets
+/// of containers do; then that is said once.
+pub(crate) fn read(path: &Path, most: u64) -> anyhow::Result<String> {
+    // A pipe in its place must not hold up the start.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        bail!("expected a regular file");
+    }
+    if about.len() > most {
+        bail!("{} bytes are too many for a token", about.len());
+    }
+    let (mode, shown) = (about.mode() & 0o7777, path.display());
+    if mode & 0o022 != 0 {
+        bail!(
+            "its mode is {mode:04o}: others than its owner can write it, so anybody may have put a \
+             token there; run `chmod 600 {shown}`"
+        );
+    }
+    if mode & 0o004 != 0 {
+        if !is_mounted_secret(&file) {
+            bail!("its mode is {mode:04o}: every user can read it; run `chmod 600 {shown}`");
+        }
+        tracing::warn!(
+            file = %shown,
+            mode = format!("{mode:04o}"),
+            "every user of this system or container can read the token file; mount it with mode \
+             0400 if others share it"
+        );
+    }
+    let mut text = String::new();
+    file.take(most + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > most {
+        bail!("more than {most} bytes are too many for a token");
+    }
+    Ok(text)
+}
+
+/// Whether a file lies in memory or on a read-only mount.
+fn is_mounted_secret(file: &File) -> bool {
+    let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: an open descriptor, and memory for the answer, which is read only where it came.
+    let about = unsafe {
+        if libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) != 0 {
+            return false;
+        }
+        about.assume_init()
+    };
+    #[expect(
+        clippy::useless_conversion,
+        clippy::unnecessary_cast,
+        reason = "its type differs between targets"
+    )]
+    let (kind, flags) = (about.f_type as i64 & 0xffff_ffff, about.f_flags as u64);
+    matches!(kind, TMPFS_MAGIC | RAMFS_MAGIC) || flags & libc::ST_RDONLY as u64 != 0
+}
 
 /// Writes a file with mode 0600, replacing an old one.
 pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -78,9 +145,52 @@ impl Drop for TemporaryDirectory {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_secret_that_others_can_write_or_read_is_refused() {
+        let directory = TemporaryDirectory::new("keepgate-secret-read").unwrap();
+        let file = directory.path().join("token");
+        write(&file, "kgt_a_b\n").unwrap();
+        let link = directory.path().join("link");
+        symlink("token", &link).unwrap();
+        let in_memory = is_mounted_secret(&File::open(&file).unwrap());
+        for (mode, found) in [
+            (0o600, Ok(())),
+            (0o400, Ok(())),
+            (0o640, Ok(())),
+            (0o620, Err("can write it")),
+            (0o602, Err("can write it")),
+            (0o666, Err("can write it")),
+            (0o644, if in_memory { Ok(()) } else { Err("every user can read it") }),
+        ] {
+            set_mode(&file, mode);
+            for path in [&file, &link] {
+                match (read(path, 100), found) {
+                    (Ok(text), Ok(())) => assert_eq!(text, "kgt_a_b\n"),
+                    (Err(error), Err(words)) => {
+                        let text = error.to_string();
+                        assert!(text.contains(words) && text.contains("chmod 600"), "{text}");
+                    }
+                    (found, _) => panic!("{mode:o}: {found:?}"),
+                }
+            }
+        }
+        set_mode(&file, 0o600);
+        assert_eq!(read(&file, 8).unwrap().len(), 8, "as many as there may be");
+        assert!(read(&file, 7).is_err());
+        assert!(read(directory.path(), 100).is_err());
+        assert!(read(Path::new("/dev/zero"), 100).is_err());
+        // Read-only, and in memory: as secrets of containers are.
+        let mounts = File::open("/proc/self/mounts").unwrap();
+        assert!(!is_mounted_secret(&mounts), "procfs is neither");
+    }
 
     #[test]
     fn only_the_owner_reads_and_all_is_gone_afterwards() {

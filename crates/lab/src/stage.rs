@@ -7,7 +7,9 @@
 //!   crawler 10.77.2.2    ---- veth ----+   10.77.x.1                10.77.3.2
 //! ```
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -233,7 +235,13 @@ impl Stage {
     fn start_gate(&mut self, listen: SocketAddr, app: SocketAddr) -> anyhow::Result<()> {
         let token = self.admin(&["token", "create", "--role", "gate", "--service", "orders"])?;
         let token_file = self.path("gate.token");
-        std::fs::write(&token_file, token)?;
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&token_file)?
+            .write_all(token.as_bytes())?;
         let mut command = self.subsystem.command(&self.keepgate);
         command.arg("gate");
         self.to_center(&mut command)

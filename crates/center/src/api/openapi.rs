@@ -138,7 +138,9 @@ fn schemas() -> Value {
         "Apply": object(&["files"], json!({ "files": { "type": "object",
             "additionalProperties": text } })),
         "Applied": object(&["revision", "dry_run", "changes"], json!({ "revision": number,
-            "dry_run": boolean, "changes": list(reference("Change")) })),
+            "dry_run": boolean, "changes": list(reference("Change")),
+            "warnings": list(object(&["id", "message"], json!({ "id": text, "message": text,
+                "file": text, "line": number }))) })),
         "Change": change,
         "Export": object(&["service", "files"], json!({ "service": text, "files": {
             "type": "object", "additionalProperties": text } })),

@@ -7,7 +7,7 @@ use axum::Json as Out;
 use axum::extract::State;
 use axum::response::Response;
 use keepgate_policy::service::is_service_name;
-use keepgate_policy::{Change, Item, ItemKey, Kind, bundle};
+use keepgate_policy::{Change, Item, ItemKey, Kind, bundle, spelling};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -56,8 +56,20 @@ pub(crate) async fn apply(
         return Err(Problem::invalid(vec![Located::in_file("service.toml", message)]));
     }
     let places = bundle.places;
+    let items = bundle.items;
+    // Large services take a while to look at: not on the runtime's threads.
+    let (items, warnings) = if args.dry_run {
+        let look = tokio::task::spawn_blocking(move || {
+            let warnings = spelling::warnings(&items);
+            (items, warnings)
+        });
+        look.await.map_err(|_| Problem::internal())?
+    } else {
+        (items, Vec::new())
+    };
+    let warnings: Vec<Value> = warnings.iter().map(|w| warning(w, &places)).collect();
     let outcome = items::try_land(&app, &caller, "apply", args.dry_run, move |store, _| {
-        let changes = replace(store, &name, bundle.items)?;
+        let changes = replace(store, &name, items)?;
         Ok(Plan { changes, ..Plan::default() })
     })
     .await
@@ -67,11 +79,25 @@ pub(crate) async fn apply(
         }
         refusal => refusal.into(),
     })?;
-    Ok(Out(json!({
+    let mut answer = json!({
         "revision": outcome.revision,
         "dry_run": args.dry_run,
         "changes": items::changes(&outcome),
-    })))
+    });
+    if let (false, Some(members)) = (warnings.is_empty(), answer.as_object_mut()) {
+        members.insert("warnings".to_owned(), Value::Array(warnings));
+    }
+    Ok(Out(answer))
+}
+
+/// A warning, with its file and line where it is from one.
+fn warning(warning: &spelling::Warning, places: &BTreeMap<ItemKey, bundle::Place>) -> Value {
+    let mut shown = json!({ "id": warning.key.id, "message": warning.message });
+    if let (Some(place), Some(members)) = (places.get(&warning.key), shown.as_object_mut()) {
+        members.insert("file".to_owned(), json!(place.file));
+        members.insert("line".to_owned(), json!(place.line));
+    }
+    shown
 }
 
 /// From what is stored to what the files say.

@@ -68,8 +68,23 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         style::print_json(&answer)?;
     } else {
         style::print(&changes(&bundle.service, &answer, Paint::stdout()))?;
+        show_warnings(&args.dir, &answer);
     }
     Ok(Exit::Ok)
+}
+
+/// Shows what is allowed and perhaps not meant.
+fn show_warnings(dir: &Path, answer: &Value) {
+    let paint = Paint::stderr();
+    for warning in list(answer, "warnings") {
+        let place = match (text(warning, "file"), warning.get("line").and_then(Value::as_u64)) {
+            ("", _) => dir.display().to_string(),
+            (file, Some(line)) => format!("{}:{line}", dir.join(file).display()),
+            (file, None) => dir.join(file).display().to_string(),
+        };
+        let (id, message) = (text(warning, "id"), text(warning, "message"));
+        eprintln!("{} {place}: `{id}`: {message}", paint.warn("warning:"));
+    }
 }
 
 /// Shows what is wrong in the files of `dir`; false: the refusal names none.

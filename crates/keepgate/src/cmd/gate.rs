@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use keepgate_client::pool::Protocol;
 use keepgate_client::replica::RestartAge;
-use keepgate_gate::{Gate, GateConfig, Listen, TlsFiles};
+use keepgate_gate::identify::access::{KeyAccess, Origin};
+use keepgate_gate::{Gate, GateConfig, Listen, Peers, TlsFiles};
 use keepgate_policy::identify::AddressRange;
 use serde_json::json;
 
@@ -24,7 +25,7 @@ use crate::style::{self, Paint};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  keepgate token create --role gate --service orders > gate.token
+  keepgate token create --role gate --service orders --out gate.token
   keepgate gate --center http://127.0.0.1:7480 --token-file gate.token \\
       --service orders --upstream http://127.0.0.1:3000
   keepgate gate --service orders --upstream unix:/run/orders.sock --listen unix:/run/gate.sock")]
@@ -38,6 +39,10 @@ pub(crate) struct Args {
     /// PEM file with the certificates to trust for the center in place of this host's store
     #[arg(long, env = "KEEPGATE_CA_FILE", value_name = "F")]
     ca_file: Option<PathBuf>,
+    /// Follow a center over plain HTTP although it is not on this host: whoever is on the way reads
+    /// the token and chooses the permissions. For tests
+    #[arg(long, env = "KEEPGATE_INSECURE_CENTER")]
+    insecure_center: bool,
     /// The service whose gate this is
     #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
     service: String,
@@ -107,9 +112,32 @@ pub(crate) struct Traffic {
     /// Connections to the upstream at most; default: half of the usable ports, at most 1024
     #[arg(long, env = "KEEPGATE_UPSTREAM_CONNECTIONS", value_name = "N")]
     pub(crate) upstream_connections: Option<usize>,
-    /// Addresses (such as 10.0.0.0/8) of proxies whose X-Forwarded-* is believed; may be repeated
+    /// Addresses (such as 10.0.0.0/8) of proxies whose X-Forwarded-* is believed, `unix` for those
+    /// that connect to a Unix socket; may be repeated
     #[arg(long, env = "KEEPGATE_TRUSTED_PROXY", value_name = "RANGE", value_delimiter = ',')]
-    pub(crate) trusted_proxy: Vec<AddressRange>,
+    pub(crate) trusted_proxy: Vec<Peer>,
+    /// The header in which trusted proxies name their callers' addresses
+    #[arg(
+        long,
+        env = "KEEPGATE_FORWARDED_HEADER",
+        value_name = "NAME",
+        default_value = "x-forwarded-for"
+    )]
+    pub(crate) forwarded_header: http::HeaderName,
+    /// Addresses (or `unix`) whose connections all begin with a PROXY protocol header; may be
+    /// repeated
+    #[arg(long, env = "KEEPGATE_PROXY_PROTOCOL", value_name = "RANGE", value_delimiter = ',')]
+    pub(crate) proxy_protocol: Vec<Peer>,
+    /// Take ranges that are everybody for --trusted-proxy and --proxy-protocol
+    #[arg(long, env = "KEEPGATE_TRUST_EVERYBODY")]
+    pub(crate) trust_everybody: bool,
+    /// The directory below which services' key and secret files are; without it none is read
+    #[arg(long, env = "KEEPGATE_SECRETS", value_name = "DIR")]
+    pub(crate) secrets: Option<PathBuf>,
+    /// The only origins (https://host[:port]) that key sets are fetched from; plain HTTP and this
+    /// host only where named. Default: any by HTTPS elsewhere, and in `up` all. May be repeated
+    #[arg(long, env = "KEEPGATE_JWKS_ALLOW", value_name = "ORIGIN", value_delimiter = ',')]
+    pub(crate) jwks_allow: Vec<Origin>,
     /// Worker threads; 0: one a core
     #[arg(long, env = "KEEPGATE_WORKERS", value_name = "N", default_value_t = 0)]
     pub(crate) workers: usize,
@@ -122,6 +150,34 @@ enum AgeFrom {
     WallClock,
     /// Nothing: 503 until the center is heard
     Unknown,
+}
+
+/// One of `--trusted-proxy`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Peer {
+    /// By address.
+    Range(AddressRange),
+    /// Over a Unix socket.
+    Unix,
+}
+
+impl std::str::FromStr for Peer {
+    type Err = <AddressRange as std::str::FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Peer, Self::Err> {
+        if text == "unix" { Ok(Peer::Unix) } else { text.parse().map(Peer::Range) }
+    }
+}
+
+fn peers(named: &[Peer]) -> Peers {
+    let range = |peer: &Peer| match peer {
+        Peer::Range(range) => Some(*range),
+        Peer::Unix => None,
+    };
+    Peers {
+        ranges: named.iter().filter_map(range).collect(),
+        unix: named.iter().any(|peer| matches!(peer, Peer::Unix)),
+    }
 }
 
 /// How to speak to the upstream.
@@ -149,7 +205,11 @@ impl Traffic {
             },
             upstream_ca: self.upstream_ca_file,
             workers: self.workers,
-            trusted_proxies: self.trusted_proxy,
+            trusted_proxies: peers(&self.trusted_proxy),
+            forwarding_header: self.forwarded_header,
+            proxy_senders: peers(&self.proxy_protocol),
+            trust_everybody: self.trust_everybody,
+            key_access: KeyAccess { secrets: self.secrets, allow: self.jwks_allow, local: false },
             ..GateConfig::default()
         };
         config.pool.max_connections = self.upstream_connections;
@@ -194,6 +254,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         center: args.center,
         token,
         center_ca: args.ca_file,
+        insecure_center: args.insecure_center,
         service: args.service,
         upstream: args.upstream,
         data_dir: args.data,

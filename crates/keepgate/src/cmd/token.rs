@@ -1,17 +1,20 @@
 //! `keepgate token`: tokens of the admin API, of decision callers and of gates.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::admin::{Admin, CenterArgs, list, segment, shown, text};
 use crate::exit::{Exit, usage};
+use crate::secret;
 use crate::style::{self, Paint, Table};
 
 /// Make, list and revoke tokens
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  keepgate token create --role gate --service orders > gate.token
+  keepgate token create --role gate --service orders --out gate.token
   keepgate token list
   keepgate token revoke 4f9c2a7e1b03")]
 pub(crate) struct Args {
@@ -32,6 +35,9 @@ enum Action {
         /// A note for people
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
+        /// Write the token to this file, mode 0600, in place of printing it
+        #[arg(long, value_name = "FILE", conflicts_with = "json")]
+        out: Option<PathBuf>,
         /// Print id and token as JSON
         #[arg(long)]
         json: bool,
@@ -88,16 +94,17 @@ impl TokenRole {
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let runtime = super::runtime()?;
     match args.action {
-        Action::Create { role, service, note, json, center } => {
+        Action::Create { role, service, note, out, json, center } => {
             if role == TokenRole::Gate && service.is_none() {
                 return Err(usage("a gate's token is for one service: pass --service NAME"));
             }
             let mut admin = center.connect()?;
             let answer = runtime.block_on(create(&mut admin, role, service.as_deref(), &note))?;
-            if json {
-                style::print_json(&answer)?;
-            } else {
-                style::print(&format!("{}\n", text(&answer, "token")))?;
+            let line = format!("{}\n", text(&answer, "token"));
+            match &out {
+                Some(path) => keep(&mut admin, &runtime, path, &line, text(&answer, "id"))?,
+                None if json => style::print_json(&answer)?,
+                None => style::print(&line)?,
             }
         }
         Action::List { all, json, center } => {
@@ -131,6 +138,24 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Writes a new token to a file; where that fails nobody holds it, so it is revoked.
+fn keep(
+    admin: &mut Admin,
+    runtime: &tokio::runtime::Runtime,
+    path: &Path,
+    line: &str,
+    id: &str,
+) -> anyhow::Result<()> {
+    let Err(error) = secret::write(path, line) else {
+        return style::print(&format!("wrote token {id} to {}\n", path.display()));
+    };
+    let revoked = runtime.block_on(admin.delete(&format!("/v1/tokens/{}", segment(id))));
+    Err(match revoked {
+        Ok(_) => error.context("the new token was revoked again"),
+        Err(_) => error.context(format!("run `keepgate token revoke {id}`: nobody holds it")),
+    })
 }
 
 /// Whether a token of the center's list is good no more.

@@ -122,7 +122,7 @@ async fn up(args: Args) -> anyhow::Result<Exit> {
     };
     revoked?;
 
-    let config = keepgate_gate::GateConfig {
+    let mut config = keepgate_gate::GateConfig {
         center: center_url.clone(),
         token: set_up.gate_token.clone(),
         service: set_up.service.clone(),
@@ -130,6 +130,8 @@ async fn up(args: Args) -> anyhow::Result<Exit> {
         data_dir: Some(data.path().join("replica")),
         ..args.traffic.config()
     };
+    // Whoever runs both tries it out, or is the one who edits the service too.
+    config.key_access.local = true;
     let listen = config.listen.clone();
     let gate = match gate::start(config).await {
         Ok(gate) => gate,

@@ -358,3 +358,32 @@ fn secrets_are_shown_once_and_revoked() {
     assert!(!listed.to_string().contains(next), "{listed}");
     center.process.stop();
 }
+
+#[test]
+fn a_dry_run_warns_of_spellings_that_frameworks_fold() {
+    let scratch = Scratch::new();
+    let center = CenterProcess::start(None, &scratch.join("data"), "127.0.0.1:0");
+    scratch.write("policy/service.toml", "name = \"shop\"\n");
+    scratch.write(
+        "policy/routes.toml",
+        "[[route]]\nmethod = \"*\"\npath = \"/{*rest}\"\n\n[[route]]\nmethod = \"*\"\npath = \"/admin\"\n",
+    );
+    scratch.write(
+        "policy/all.cedar",
+        "permit (principal, action, resource);\n\
+         forbid (principal, action, resource in route::\"/admin\");\n",
+    );
+    let dir = scratch.join("policy");
+    let apply = |args: &[&str]| {
+        let args = [&["apply", dir.to_str().unwrap()][..], args].concat();
+        let args = center.with(&args);
+        keepgate_run(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let said = apply(&["--dry-run"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let warned = said.stderr.lines().find(|line| line.contains("`/Admin`")).unwrap_or_default();
+    assert!(warned.contains("routes.toml:") && warned.contains("paths_fold"), "{said:?}");
+    assert!(!apply(&[]).stderr.contains("warning"), "only a dry run warns");
+    scratch.write("policy/service.toml", "name = \"shop\"\npaths_fold = \"case\"\n");
+    assert!(!apply(&["--dry-run"]).stderr.contains("`/Admin`"));
+}

@@ -24,5 +24,6 @@ mod outage;
 mod plans;
 mod requests;
 mod separate;
+mod trust;
 mod tune;
 mod tune_safety;

@@ -1,7 +1,7 @@
 //! The screen of `keepgate top clients`, for somebody who was just woken up: the verdict, crawls
 //! with the next command, then the heaviest callers.
 
-use keepgate_limit::top::{Crawl, Dimension, Hitter, Report};
+use keepgate_limit::top::{Crawl, Dimension, Hitter, Report, Unheard};
 
 use super::Gates;
 use crate::style::{Paint, Table, count, span};
@@ -44,8 +44,29 @@ pub(super) fn screen(view: &View<'_>, paint: Paint) -> String {
     if report.crawls.is_empty() {
         screen += "\nnobody walks a route\n";
     }
+    for one in &report.unheard {
+        screen += &unheard_lines(one, paint);
+    }
     screen += "\n";
     screen + &table(view).render(paint)
+}
+
+/// A proxy in front that was not named looks like one caller with all requests.
+fn unheard_lines(one: &Unheard, paint: Paint) -> String {
+    let peer = shell_safe(&one.peer);
+    format!(
+        "\n{}  {} sent {} requests that name callers' addresses, which are dropped: all its callers \
+         count as one\n       if it is a proxy in front, start the gate with --trusted-proxy {peer}\n",
+        paint.warn("PROXY?"),
+        paint.strong(&peer),
+        count(one.requests),
+    )
+}
+
+/// What a gate tells is not trusted with a shell.
+fn shell_safe(peer: &str) -> String {
+    let safe = peer == "unix" || peer.parse::<std::net::IpAddr>().is_ok();
+    if safe { peer.to_owned() } else { "RANGE".to_owned() }
 }
 
 /// `44,100 requests in 74 s at 2 gates (oldest report 3 s ago), 12 % refused, 1 % not identified`
