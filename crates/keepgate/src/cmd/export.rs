@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use crate::admin::{CenterArgs, only_service, segment, text};
+use crate::admin::{CenterArgs, list, only_service, segment, text};
 use crate::cmd::apply::is_bundle_file;
 use crate::exit::Exit;
 use crate::style;
 
 /// Write a service as a directory that apply takes
 ///
-/// Applying what was exported changes nothing.
+/// Applying what was exported changes nothing. Memberships made by command, keys and tombstones are
+/// not in these files; it says how many there are, and --all writes them to DIR/.extras.json, which
+/// apply does not read. A backup (`keepgate center backup`) holds everything.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,6 +30,10 @@ pub(crate) struct Args {
     /// the service does not have are removed
     #[arg(long)]
     force: bool,
+    /// Also write what the files do not hold (memberships made by command, hashed keys,
+    /// tombstones) to DIR/.extras.json, mode 0600; hashes need an admin token
+    #[arg(long)]
+    all: bool,
     /// Print the files as one JSON object in place of writing them
     #[arg(long)]
     json: bool,
@@ -37,18 +43,71 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut admin = args.center.connect()?;
-    let answer = super::runtime()?.block_on(async {
+    let (mut answer, extras) = super::runtime()?.block_on(async {
         let service = only_service(&mut admin, args.service.as_deref()).await?;
-        admin.load(&format!("/v1/services/{}/export", segment(&service))).await
+        let path = format!("/v1/services/{}", segment(&service));
+        let files = admin.load(&format!("{path}/export")).await?;
+        anyhow::Ok((files, admin.load(&format!("{path}/extras")).await?))
     })?;
     if args.json {
+        if args.all
+            && let Some(fields) = answer.as_object_mut()
+        {
+            fields.insert("extras".to_owned(), extras);
+        }
         style::print_json(&answer)?;
         return Ok(Exit::Ok);
     }
     let count = write(&args.dir, &answer, args.force)?;
     let service = text(&answer, "service");
     style::print(&format!("{service}: {count} files in {}\n", args.dir.display()))?;
+    let beside = counted(&extras);
+    if args.all {
+        let path = args.dir.join(EXTRAS);
+        write_extras(&path, &extras)?;
+        style::print(&format!("{service}: {beside} in {}\n", path.display()))?;
+    } else if !beside.is_empty() {
+        eprintln!("not in these files: {beside}; `--all` writes them to {EXTRAS}");
+    }
     Ok(Exit::Ok)
+}
+
+/// What the files of a service do not hold; the dot hides it from `apply`.
+const EXTRAS: &str = ".extras.json";
+
+/// How much of each sort there is; empty: nothing.
+fn counted(extras: &Value) -> String {
+    let sorts = [
+        ("members", "memberships made by command or by other services"),
+        ("roles", "roles made by command or by other services"),
+        ("keys", "API keys"),
+        ("tombstones", "tombstones"),
+    ];
+    let count = |name| list(extras, name).len();
+    let parts: Vec<String> = sorts
+        .into_iter()
+        .filter(|(name, _)| count(name) > 0)
+        .map(|(name, words)| format!("{} {words}", count(name)))
+        .collect();
+    parts.join(", ")
+}
+
+fn write_extras(path: &Path, extras: &Value) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let writing = || format!("writing `{}`", path.display());
+    let draft = path.with_extension("json.new");
+    let _ = std::fs::remove_file(&draft);
+    let mut file = std::fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&draft)
+        .with_context(writing)?;
+    serde_json::to_writer_pretty(&mut file, extras).with_context(writing)?;
+    file.write_all(b"\n").with_context(writing)?;
+    file.sync_all().with_context(writing)?;
+    std::fs::rename(&draft, path).with_context(writing)
 }
 
 fn write(dir: &Path, answer: &Value, force: bool) -> anyhow::Result<usize> {

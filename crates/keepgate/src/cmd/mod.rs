@@ -19,6 +19,7 @@ mod lab;
 mod plan;
 mod role;
 mod service;
+mod status;
 mod token;
 mod top;
 mod tune;
@@ -125,6 +126,7 @@ commands! {
     Plan => plan,
     Role => role,
     Service => service,
+    Status => status,
     Doctor => doctor,
     Top => top,
     Conformance => conformance,

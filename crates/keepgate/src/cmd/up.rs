@@ -95,7 +95,12 @@ async fn up(args: Args) -> anyhow::Result<Exit> {
         (None, None) => return Err(usage("pass --upstream URL, or --demo")),
     };
 
-    let center = center::start(CenterConfig::new(data.path(), args.center), "--center").await?;
+    // Its only gate is in this process: nobody outside can hold more than the store.
+    let config = CenterConfig {
+        witness_wait: std::time::Duration::ZERO,
+        ..CenterConfig::new(data.path(), args.center)
+    };
+    let center = center::start(config, "--center").await?;
     let center_url = format!("http://{}", center.addr());
     let setup_token = center.create_token(Role::Admin, "", "keepgate up, while it starts").await?;
     let (close, closing) = watch::channel(false);

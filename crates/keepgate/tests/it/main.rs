@@ -18,6 +18,7 @@ mod faults;
 mod flood;
 mod harness;
 mod help;
+mod keeping;
 mod lab;
 mod nginx;
 mod outage;

@@ -14,7 +14,17 @@ pub(crate) struct CenterProcess {
 impl CenterProcess {
     /// Starts one; `listen` may have port 0.
     pub(crate) fn start(netns: Option<&Netns>, data: &Path, listen: &str) -> CenterProcess {
-        let args = ["center", "--json", "--data", data.to_str().unwrap(), "--listen", listen];
+        // Where a center is started again its gates are those of the test: nothing to wait for.
+        let args = [
+            "center",
+            "--json",
+            "--data",
+            data.to_str().unwrap(),
+            "--listen",
+            listen,
+            "--witness-wait",
+            "0s",
+        ];
         let mut process = match netns {
             None => Running::keepgate(&args),
             Some(netns) => Running::keepgate_in(netns, &args),

@@ -1,10 +1,14 @@
 //! `keepgate center`: the authorization center by itself.
 
+mod upkeep;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use keepgate_center::{Center, CenterConfig, TlsFiles};
+use keepgate_policy::duration;
 use serde_json::json;
 
 use crate::admin::{ADMIN_TOKEN_FILE, DATA_DEFAULT};
@@ -18,11 +22,17 @@ use crate::style::{self, Paint};
 /// API, AuthZEN, the follow protocol and metrics on one port. The first start on an empty store
 /// writes an admin token to DATA/admin.token and prints where.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   keepgate center --data /var/lib/keepgate
-  keepgate center --listen 0.0.0.0:7480 --tls-cert center.pem --tls-key center.key")]
+  keepgate center backup --data /var/lib/keepgate center-2026-01-31.kgbackup
+  keepgate center --listen 0.0.0.0:7480 --tls-cert center.pem --tls-key center.key"
+)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    upkeep: Option<upkeep::Upkeep>,
     /// Where the store is; made if it is not there
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
     data: PathBuf,
@@ -38,12 +48,25 @@ pub(crate) struct Args {
     /// The URL that callers reach it by, for the AuthZEN metadata
     #[arg(long, env = "KEEPGATE_PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
+    /// How long a center that has run before hears gates out before it serves: one that holds a
+    /// newer state shows that the store is an old one
+    #[arg(
+        long,
+        env = "KEEPGATE_WITNESS_WAIT",
+        value_name = "DURATION",
+        value_parser = duration::parse_ms,
+        default_value = "3s"
+    )]
+    witness_wait: u64,
     /// Print where it listens as one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    if let Some(upkeep) = args.upkeep {
+        return upkeep::run(upkeep);
+    }
     let json = args.json;
     super::server_runtime()?.block_on(async {
         let mut stop = Stop::register()?;
@@ -75,7 +98,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 
 fn config(args: Args) -> CenterConfig {
     let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
-    CenterConfig { tls, public_url: args.public_url, ..CenterConfig::new(args.data, args.listen) }
+    CenterConfig {
+        tls,
+        public_url: args.public_url,
+        witness_wait: Duration::from_millis(args.witness_wait),
+        ..CenterConfig::new(args.data, args.listen)
+    }
 }
 
 /// Starts a center; says which flag to change when its port is taken.

@@ -1,0 +1,246 @@
+//! `keepgate center backup`, `restore`, `adopt`, `recover`, `accept-loss`, `move`.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use keepgate_center::upkeep::{self, Difference, Effect, Kept, Prepared, Succeeded};
+use serde_json::json;
+
+use crate::admin::DATA_DEFAULT;
+use crate::exit::Exit;
+use crate::style::{self, Paint};
+
+/// Differences shown without --all.
+const SHOWN: usize = 50;
+
+/// Where the store is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    /// Where the store is
+    #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
+    data: PathBuf,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be done to a store.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Upkeep {
+    /// Write all of a store to one new file, while a center serves it or not
+    ///
+    /// The file has a checksum and a format of its own: any later release, and any engine, can
+    /// restore it. It holds hashes of tokens and keys, and is made with mode 0600.
+    Backup {
+        /// The file; it must not exist
+        file: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Put a backup in the place of the store
+    ///
+    /// What becomes permitted again is listed first. The restored store is a new history that
+    /// continues above every revision ever told, so gates follow it. The center must be stopped.
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// Restore although the store that is there can be read and differs
+        #[arg(long)]
+        accept_older: bool,
+        /// List every difference
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make a copied data directory a center of its own
+    ///
+    /// The copy gets a new history, with the one it was copied from as its ancestor.
+    Adopt {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Bring back what a gate's replica still holds
+    ///
+    /// Copies the services that the gate followed, and the directory, from a replica's file; never
+    /// tokens. Without --yes it only shows what would change.
+    Recover {
+        /// The replica's file, taken from the gate's data directory
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+        /// List every difference
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Go on without what was acknowledged and is lost
+    ///
+    /// The store gets a new history, with the old one as its ancestor. What was lost stays lost:
+    /// what was revoked in it is permitted again.
+    AcceptLoss {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Move the store to another directory; the old one serves nobody any more
+    Move {
+        /// The new data directory
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+pub(crate) fn run(upkeep: Upkeep) -> anyhow::Result<Exit> {
+    let now = unix_ms()?;
+    match upkeep {
+        Upkeep::Backup { file, place } => backup(&file, &place, now),
+        Upkeep::Restore { file, accept_older, all, place } => {
+            let prepared = upkeep::restore(&place.data, &file)?;
+            if !place.json {
+                let from = format!("the backup `{}`", file.display());
+                style::print(&told(&prepared, &from, all, Paint::stdout()))?;
+            }
+            if prepared.is_older() && !accept_older {
+                anyhow::bail!(
+                    "the store in `{}` can be read and differs from the backup: see above what would be permitted again, \
+                     then pass --accept-older to replace it; nothing was changed",
+                    place.data.display()
+                );
+            }
+            done(&prepared.commit(now)?, "restored", &place)
+        }
+        Upkeep::Adopt { place } => done(&upkeep::adopt(&place.data, now)?, "adopted", &place),
+        Upkeep::Recover { from, yes, all, place } => {
+            let prepared = upkeep::recover(&place.data, kept(&from)?)?;
+            if !place.json {
+                let from = format!("the replica `{}`", from.display());
+                style::print(&told(&prepared, &from, all, Paint::stdout()))?;
+            }
+            if !yes {
+                style::print("nothing was changed; pass --yes to do it\n")?;
+                return Ok(Exit::Failure);
+            }
+            done(&prepared.commit(now)?, "recovered", &place)
+        }
+        Upkeep::AcceptLoss { place } => {
+            done(&upkeep::accept_loss(&place.data, now)?, "accepted", &place)
+        }
+        Upkeep::Move { to, place } => {
+            let moved = upkeep::move_to(&place.data, &to, now)?;
+            done(&moved, "moved", &Place { data: to, json: place.json })
+        }
+    }
+}
+
+fn unix_ms() -> anyhow::Result<u64> {
+    let since =
+        SystemTime::now().duration_since(UNIX_EPOCH).context("this host's clock is before 1970")?;
+    Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn backup(file: &Path, place: &Place, now: u64) -> anyhow::Result<Exit> {
+    let made = upkeep::backup(&place.data, file, now)?;
+    let (contents, history) = (made.contents, made.history);
+    if place.json {
+        style::print_json(&json!({
+            "file": made.file.display().to_string(),
+            "history": history.to_string(),
+            "revision": made.revision,
+            "items": contents.items,
+            "tokens": contents.tokens,
+            "tombstones": contents.tombstones,
+            "audit": contents.audit,
+        }))?;
+    } else {
+        style::print(&format!(
+            "backed up revision {}@{} to {}: {} items, {} tokens, {} tombstones, {} audit rows\n",
+            made.revision,
+            history.short(),
+            made.file.display(),
+            contents.items,
+            contents.tokens,
+            contents.tombstones,
+            contents.audit
+        ))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The replica's own reader checks its checksums; what it holds is then judged by the center.
+fn kept(file: &Path) -> anyhow::Result<Kept> {
+    let read = keepgate_client::replica::read_kept(file)
+        .with_context(|| format!("reading the replica `{}`", file.display()))?;
+    Ok(Kept {
+        mark: read.mark,
+        services: read.services,
+        revision: read.snapshot.revision,
+        items: read.snapshot.items,
+    })
+}
+
+fn told(prepared: &Prepared, from: &str, all: bool, paint: Paint) -> String {
+    let (history, revision) = prepared.source;
+    let mut out = format!("{from} holds revision {revision}@{}\n", history.short());
+    match prepared.before {
+        Some((history, revision)) => {
+            out += &format!("the store holds revision {revision}@{}\n", history.short());
+        }
+        None => out += "there is no readable store\n",
+    }
+    if let Some(said) = &prepared.said {
+        out += &format!("the store is not served: {said}\n");
+    }
+    let again: Vec<&Difference> = of(prepared, |effect| effect == Effect::PermitsAgain);
+    let rest: Vec<&Difference> = of(prepared, |effect| effect != Effect::PermitsAgain);
+    if prepared.before.is_some() {
+        out += &format!("{} things are permitted again or limited no more:\n", again.len());
+        out += &lines(&again, all, |line| paint.bad(line));
+        out += &format!("{} other differences:\n", rest.len());
+        out += &lines(&rest, all, |line| paint.warn(line));
+    }
+    out
+}
+
+fn of(prepared: &Prepared, wanted: impl Fn(Effect) -> bool) -> Vec<&Difference> {
+    prepared.differences.iter().filter(|difference| wanted(difference.effect)).collect()
+}
+
+fn lines(differences: &[&Difference], all: bool, paint: impl Fn(&str) -> String) -> String {
+    let shown = if all { differences.len() } else { SHOWN };
+    let mut out = String::new();
+    for difference in differences.iter().take(shown) {
+        out += &format!("  {}\n", paint(&difference.to_string()));
+    }
+    if differences.len() > shown {
+        out += &format!("  .. and {} more; --all lists them\n", differences.len() - shown);
+    }
+    out
+}
+
+fn done(made: &Succeeded, what: &str, place: &Place) -> anyhow::Result<Exit> {
+    if place.json {
+        style::print_json(&json!({
+            "done": what,
+            "history": made.history.to_string(),
+            "revision": made.revision,
+            "before": made.before.map(|(history, revision)| json!({
+                "history": history.to_string(),
+                "revision": revision,
+            })),
+        }))?;
+        return Ok(Exit::Ok);
+    }
+    let data = place.data.display();
+    style::print(&format!(
+        "{what}: history {}, revision {}; start it with `keepgate center --data {data}`\n",
+        made.history.short(),
+        made.revision
+    ))?;
+    Ok(Exit::Ok)
+}
