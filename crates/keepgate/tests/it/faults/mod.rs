@@ -180,6 +180,8 @@ fn strike(system: &mut System, fault: Fault, dice: &mut Dice, ledger: &mut Ledge
             system.start_center(ledger);
         }
         Fault::RestoreOlder => {
+            // No file shows this one: a gate does, if it has seen what is lost.
+            system.await_gate();
             system.kill_center();
             system.restore_copy(&["center.db", "center.db-wal", "center.db-shm", "center.high"]);
             system.start_center(ledger);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::check::{Edit, Ledger, Seen};
 use super::{Dice, MAX_AGE};
 use crate::harness::{PATIENCE, Running, Scratch, eventually, free_port, keepgate, text};
-use crate::requests::Http;
+use crate::requests::{Http, metric};
 use crate::separate::policies;
 
 /// Between two requests of one caller.
@@ -266,6 +266,24 @@ impl System {
         self.gate = Some(gate);
     }
 
+    /// Waits until the gate has all that the center has: it is a witness of it then.
+    pub(super) fn await_gate(&self) {
+        let Some(head) = self.head() else { return };
+        let place = self.gate_args.iter().position(|arg| arg == "--admin-listen").unwrap();
+        let admin = &self.gate_args[place + 1];
+        eventually("the gate has what the center has", || {
+            let text = Http::try_new(admin, &[]).ok()?.try_send("GET", "/metrics", "").ok()?.text();
+            let revision = metric(&text, "keepgate_gate_replica_revision")?;
+            (revision >= head).then_some(())
+        });
+    }
+
+    fn head(&self) -> Option<f64> {
+        let answer = self.http()?.try_send("GET", "/v1/revision", "").ok()?;
+        let answer: Value = serde_json::from_slice(&answer.body).ok()?;
+        answer["revision"].as_f64()
+    }
+
     /// Puts these files back as they were at the last copy, in place; then makes another copy.
     pub(super) fn restore_copy(&self, names: &[&str]) {
         if self.copy.exists() {
@@ -299,35 +317,53 @@ impl System {
         std::fs::rename(&aside, &data).unwrap();
     }
 
-    /// Waits until the gate decides as the center does, for all users.
+    /// Waits until the gate decides as the center does, for all users. A center that learned late
+    /// that it has lost something is led out.
     pub(super) fn settle(&mut self, ledger: &mut Ledger) {
-        for user in 0..self.users {
-            if ledger.is_permitted(user).is_none() {
-                self.edit(user, true, ledger);
+        let until = Instant::now() + PATIENCE;
+        let mut began = Instant::now();
+        loop {
+            if self.is_lost() {
+                self.kill_center();
+                self.start_center(ledger);
+                began = Instant::now();
             }
+            for user in 0..self.users {
+                if ledger.is_permitted(user).is_none() {
+                    self.edit(user, true, ledger);
+                    began = Instant::now();
+                }
+            }
+            if self.agrees(ledger, began) {
+                break;
+            }
+            if Instant::now() >= until {
+                let gate = self.gate.as_ref().map(Running::stderr).unwrap_or_default();
+                panic!("the gate does not come to decide as the center; it says:\n{gate}");
+            }
+            std::thread::sleep(PACE);
         }
-        let began = Instant::now();
-        eventually("the gate decides as the center", || {
-            let seen = self.seen.lock().unwrap();
-            let last = |user: usize| {
-                seen.answers.iter().rev().find(|(at, of, _)| *of == user && *at > began)
-            };
-            (0..self.users)
-                .all(|user| {
-                    let expected = match ledger.is_permitted(user) {
-                        Some(false) => 403,
-                        _ => 200,
-                    };
-                    last(user).is_some_and(|(_, _, status)| *status == expected)
-                })
-                .then_some(())
-        });
         // For the next restore: a state that is behind by then.
         if self.center.is_some() && !self.copy.exists() {
             self.signal_center(libc::SIGSTOP);
             self.renew_copy();
             self.signal_center(libc::SIGCONT);
         }
+    }
+
+    /// Whether each user's last answer since then is what the center has.
+    fn agrees(&self, ledger: &Ledger, since: Instant) -> bool {
+        let seen = self.seen.lock().unwrap();
+        (0..self.users).all(|user| {
+            let expected = if ledger.is_permitted(user) == Some(false) { 403 } else { 200 };
+            let mut answers = seen.answers.iter().rev().take_while(|(at, ..)| *at > since);
+            answers.find(|(_, of, _)| *of == user).is_some_and(|(_, _, status)| *status == expected)
+        })
+    }
+
+    fn is_lost(&self) -> bool {
+        let ready = self.http().and_then(|mut http| http.try_send("GET", "/readyz", "").ok());
+        ready.is_some_and(|answer| answer.status == 503 && answer.text().contains("lost"))
     }
 
     pub(super) fn stop(mut self) -> Seen {
