@@ -198,7 +198,7 @@ async fn what_a_gate_holds_is_recovered() {
     assert!(error.contains("expected a replica of history"), "{error}");
 }
 
-/// The store that release 0.1.0 wrote, as SQL (made with the code of that release).
+/// A store in the layout of release 0.1.0 with the digests that it computes, as SQL.
 fn store_of_release_01(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     let raw = rusqlite::Connection::open(dir.join("center.db")).unwrap();
