@@ -229,8 +229,8 @@ impl Nginx {
             skip("nginx is not installed");
             return None;
         };
-        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = port.local_addr().unwrap().port();
+        // Free again at once: who else listened there would be taken for nginx.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let name = format!("keepgate-peers-{}-{port}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();
