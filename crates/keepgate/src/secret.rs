@@ -59,21 +59,19 @@ pub(crate) fn read(path: &Path, most: u64) -> anyhow::Result<String> {
 
 /// Whether a file lies in memory or on a read-only mount.
 fn is_mounted_secret(file: &File) -> bool {
-    let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: an open descriptor, and memory for the answer, which is read only where it came.
-    let about = unsafe {
-        if libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) != 0 {
+    let mut kind = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    let mut mount = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    let fd = file.as_raw_fd();
+    // SAFETY: an open descriptor, and memory for each answer, which is read only where it came.
+    let (kind, mount) = unsafe {
+        if libc::fstatfs(fd, kind.as_mut_ptr()) != 0 || libc::fstatvfs(fd, mount.as_mut_ptr()) != 0
+        {
             return false;
         }
-        about.assume_init()
+        (kind.assume_init(), mount.assume_init())
     };
-    #[expect(
-        clippy::useless_conversion,
-        clippy::unnecessary_cast,
-        reason = "its type differs between targets"
-    )]
-    let (kind, flags) = (about.f_type as i64 & 0xffff_ffff, about.f_flags as u64);
-    matches!(kind, TMPFS_MAGIC | RAMFS_MAGIC) || flags & libc::ST_RDONLY as u64 != 0
+    matches!(kind.f_type & 0xffff_ffff, TMPFS_MAGIC | RAMFS_MAGIC)
+        || mount.f_flag & libc::ST_RDONLY != 0
 }
 
 /// Writes a file with mode 0600, replacing an old one.

@@ -109,7 +109,10 @@ fn page_stands_alone() {
     // The table of all arms comes first; doctor's forecast stands beside what happened.
     assert!(page.find("<table>").unwrap() < page.find("<section").unwrap());
     assert_eq!(page.matches("<tr>").count(), 3);
-    assert!(page.contains("<td>40.0 %</td>") && page.contains("forecast at second 2; ports were out: 2 s"));
+    assert!(
+        page.contains("<td>40.0 %</td>")
+            && page.contains("forecast at second 2; ports were out: 2 s")
+    );
     assert!(page.contains("forecast at second 2; ports were out: never"));
     assert!(!page.contains("NaN") && !page.contains("inf"));
 }
