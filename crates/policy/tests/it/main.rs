@@ -11,6 +11,7 @@ mod authzen;
 mod bundle;
 mod deltas;
 mod depth;
+mod depth_table;
 mod items;
 mod openapi;
 mod oracle;
