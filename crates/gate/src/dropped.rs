@@ -14,9 +14,12 @@ const PEERS: usize = 16;
 /// Peers that are warned about, over the gate's life: callers may send such headers themselves.
 const WARNINGS: usize = 4;
 
+/// Peers and their requests; none: a Unix socket's.
+type Counts = Vec<(Option<IpAddr>, u64)>;
+
 /// See the module.
 pub(crate) struct Dropped {
-    workers: Vec<Mutex<Vec<(Option<IpAddr>, u64)>>>,
+    workers: Vec<Mutex<Counts>>,
     warned: AtomicUsize,
 }
 

@@ -118,10 +118,10 @@ impl Rounds {
         if young || ongoing.ending().is_some() {
             return;
         }
-        if let Some(ending) = self.verdict(common, ongoing, unix_s) {
-            if ongoing.end(ending) {
-                self.told.push((Arc::clone(ongoing), now));
-            }
+        if let Some(ending) = self.verdict(common, ongoing, unix_s)
+            && ongoing.end(ending)
+        {
+            self.told.push((Arc::clone(ongoing), now));
         }
     }
 

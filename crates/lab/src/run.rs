@@ -257,8 +257,7 @@ impl Recording {
             self.looking = Some((t, stage.doctor(stage.bottleneck())?));
         }
         self.wait_for_begin(t + 1);
-        let mut moment = Moment::default();
-        moment.opened = self.opened_until(stage, t + 1)?;
+        let mut moment = Moment { opened: self.opened_until(stage, t + 1)?, ..Moment::default() };
         for who in ["users", "crawler", "subsystem"] {
             let second = self.line(stage, t, who, lines)?;
             moment.join(who, &second);

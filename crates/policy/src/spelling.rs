@@ -6,9 +6,11 @@
 //!
 //! Pure, and bounded: see [`MOST`] and [`MOST_PAIRS`].
 
-use cedar_policy::{Effect, EntityUid, ResourceConstraint};
+use cedar_policy_core::ast::{
+    Effect, EntityReference, EntityUID, PrincipalOrResourceConstraint, Template as Policy,
+};
 
-use crate::cedar_text;
+use crate::cedar_text::{self, Sort};
 use crate::model::{Item, ItemBody, ItemKey};
 use crate::route::{Route, Segment, Template};
 use crate::router::{Matched, Router};
@@ -71,9 +73,11 @@ enum Scope {
 }
 
 impl Scope {
-    fn of(uid: &EntityUid, below: bool) -> Scope {
-        let id: &str = uid.id().unescaped();
-        match (uid.type_name().to_string() == "route", below) {
+    fn of(entity: &EntityReference, below: bool) -> Scope {
+        let EntityReference::EUID(uid) = entity else { return Scope::Others };
+        let uid: &EntityUID = uid;
+        let id: &str = uid.eid().as_ref();
+        match (uid.entity_type().to_string() == "route", below) {
             (false, _) => Scope::Others,
             (true, true) => Scope::In(id.to_owned()),
             (true, false) => Scope::Eq(id.to_owned()),
@@ -109,6 +113,19 @@ pub fn warnings(items: &[Item]) -> Vec<Warning> {
     look.found
 }
 
+/// What a policy says: whether it forbids, and of which resources.
+fn said(policy: Policy) -> Result<(bool, Scope), cedar_text::PolicyError> {
+    let scope = match policy.resource_constraint().as_inner() {
+        PrincipalOrResourceConstraint::Any => Scope::Any,
+        PrincipalOrResourceConstraint::Eq(entity) => Scope::of(entity, false),
+        PrincipalOrResourceConstraint::In(entity)
+        | PrincipalOrResourceConstraint::IsIn(_, entity) => Scope::of(entity, true),
+        PrincipalOrResourceConstraint::Is(kind) if kind.to_string() == "route" => Scope::Any,
+        PrincipalOrResourceConstraint::Is(_) => Scope::Others,
+    };
+    Ok((policy.effect() == Effect::Forbid, scope))
+}
+
 struct Look<'a> {
     settings: &'a ServiceSettings,
     routes: Vec<Route>,
@@ -128,25 +145,17 @@ impl<'a> Look<'a> {
                 Some(uid) if uid.kind == "route" => (false, Scope::In(uid.id.clone())),
                 Some(_) => (false, Scope::Others),
             },
-            ItemBody::Policy(body) => match cedar_text::policy(None, &body.text) {
-                Ok(policy) => {
-                    let scope = match policy.resource_constraint() {
-                        ResourceConstraint::Any => Scope::Any,
-                        ResourceConstraint::Eq(uid) => Scope::of(&uid, false),
-                        ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
-                            Scope::of(&uid, true)
+            ItemBody::Policy(body) => {
+                match cedar_text::read(Sort::Policy, None, &body.text, said) {
+                    Ok((forbids, scope)) => {
+                        if forbids && reads_the_path(&body.text) {
+                            self.found_path_condition(&item.key);
                         }
-                        ResourceConstraint::Is(kind) if kind.to_string() == "route" => Scope::Any,
-                        ResourceConstraint::Is(_) => Scope::Others,
-                    };
-                    let forbids = policy.effect() == Effect::Forbid;
-                    if forbids && reads_the_path(&body.text) {
-                        self.found_path_condition(&item.key);
+                        (forbids, scope)
                     }
-                    (forbids, scope)
+                    Err(_) => return,
                 }
-                Err(_) => return,
-            },
+            }
             _ => return,
         };
         self.said.push(Said { forbids: scope.0, id: &item.key.id, scope: scope.1 });

@@ -119,7 +119,9 @@ impl Scratch {
     fn new(name: &str) -> Scratch {
         let name = format!("keepgate-model-{}-{name}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
+        if let Err(error) = std::fs::create_dir_all(&path) {
+            unreachable!("cannot create `{}`: {error}", path.display());
+        }
         Scratch(path)
     }
 }

@@ -118,9 +118,7 @@ pub fn recover(dir: &Path, kept: Kept) -> Result<Prepared, UpkeepError> {
         )));
     }
     let covers = |key: &ItemKey| {
-        key.service.is_empty()
-            || kept.services.is_empty()
-            || kept.services.iter().any(|service| *service == key.service)
+        key.service.is_empty() || kept.services.is_empty() || kept.services.contains(&key.service)
     };
     let rows: Vec<Row> = kept.items.iter().map(|item| row_of(item, kept.revision)).collect();
     let differences = diff::items(&now.items, rows.iter(), covers);

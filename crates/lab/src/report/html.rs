@@ -121,10 +121,10 @@ fn overview(page: &mut String, report: &Report) {
         }
         page.push_str("</tr>\n");
     }
-    let _ = write!(
+    let _ = writeln!(
         page,
         "</tbody></table><p>Users ok and users p99 count from the crawler\u{2019}s arrival on. Doctor was asked at \
-         second {}.</p></div>\n",
+         second {}.</p></div>",
         report.plan.forecast_at_s
     );
 }

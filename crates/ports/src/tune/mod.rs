@@ -16,7 +16,7 @@ pub mod values;
 pub use fix::{fix, fix_all};
 pub use keys::{NODE_PORTS, SERVICE_PORTS};
 pub use lint::{Code, FEWEST_PORTS, Level, LintFinding, Source, lint};
-pub use outcome::{Exists, Outcome, outcome, settings_of};
+pub use outcome::{Exists, KeyValue, Outcome, outcome, settings_of};
 pub use parse::{Span, fits, path_of_key};
 pub use plan::{
     Ask, Gain, RANGE_KEY, RESERVED_KEY, REUSE_KEY, Refusal, Step, TIMESTAMPS_KEY, TunePlan, WIDE,

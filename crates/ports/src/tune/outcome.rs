@@ -134,8 +134,11 @@ pub(super) fn is_missing(key: &str, exists: Exists<'_>) -> bool {
     }
 }
 
+/// A key and its value as written.
+pub type KeyValue = (String, String);
+
 /// The settings of a text, line by line: a key and its value, or what is wrong with the line.
-pub fn settings_of(text: &str) -> Vec<(usize, Result<(String, String), String>)> {
+pub fn settings_of(text: &str) -> Vec<(usize, Result<KeyValue, String>)> {
     let mut found = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let read = match Line::parse(line) {
