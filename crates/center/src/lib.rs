@@ -37,7 +37,7 @@ use desk::{Desk, Edit, OpenError, Plan, Refusal};
 use store::{Retention, SqliteStore, Store, StoreError};
 use token::{RandomError, Role};
 
-pub use server::Bounds;
+pub use server::{APPLY_BYTES, Bounds};
 pub use tls::{TlsError, TlsFiles};
 
 /// How often the times of token use are written down.
@@ -133,6 +133,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// There are too few descriptors.
+    #[error(transparent)]
+    Descriptors(#[from] keepgate_serve::descriptors::TooFew),
     /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     Runtime,
@@ -156,6 +159,7 @@ pub struct Center {
     addr: SocketAddr,
     tls: Option<TlsAcceptor>,
     bounds: Bounds,
+    seats: server::Seats,
     admin_token_file: Option<PathBuf>,
 }
 
@@ -163,6 +167,7 @@ impl Center {
     /// Binds, opens the store, and on an empty one makes the first admin token.
     pub async fn start(config: CenterConfig) -> Result<Center, StartError> {
         let tls = tls::config(config.tls.as_ref(), config.listen)?.map(TlsAcceptor::from);
+        let seats = server::Seats::new(&config.bounds)?;
         let bind = |source| StartError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
@@ -189,13 +194,15 @@ impl Center {
             followers: Arc::default(),
             metrics: Arc::default(),
             usage: Arc::default(),
+            fair: Arc::default(),
+            bulk: Arc::default(),
             bounds: config.bounds,
             secure: tls.is_some(),
             public_url: config.public_url.map(|url| Arc::from(url.trim_end_matches('/'))),
             ready: Arc::new(AtomicBool::new(true)),
         };
         let bounds = config.bounds;
-        Ok(Center { app, listener, addr, tls, bounds, admin_token_file })
+        Ok(Center { app, listener, addr, tls, bounds, seats, admin_token_file })
     }
 
     /// Where it listens.
@@ -230,7 +237,7 @@ impl Center {
     /// Serves until `shutdown` is done; then finishes what is under way, ends the streams and
     /// brings the store to rest.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let Center { app, listener, tls, bounds, .. } = self;
+        let Center { app, listener, tls, bounds, seats, .. } = self;
         let (close, closing) = watch::channel(false);
         let server = server::Server {
             listener,
@@ -238,6 +245,7 @@ impl Center {
             router: api::router(app.clone(), closing.clone()),
             bounds,
             metrics: Arc::clone(&app.metrics),
+            seats,
             closing,
         };
         let serving = server.run();

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use hyper::Method;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -228,32 +228,93 @@ impl Admin {
         self.ask(Method::DELETE, path, None).await
     }
 
+    /// POST of JSON lines; the answer's JSON.
+    pub(crate) async fn post_lines(&mut self, path: &str, lines: Vec<u8>) -> anyhow::Result<Value> {
+        self.send(Method::POST, path, Some(("application/x-ndjson", lines))).await
+    }
+
+    /// POST of a JSON body to an endpoint that tells how far it is, in JSON lines; the result.
+    /// There is no limit of time while it does.
+    pub(crate) async fn post_and_follow(
+        &mut self,
+        path: &str,
+        body: Vec<u8>,
+        mut told: impl FnMut(&Value),
+    ) -> anyhow::Result<Value> {
+        let accept = HeaderValue::from_static("application/x-ndjson, application/json");
+        let headers = [(AUTHORIZATION, self.authorization.clone()), (ACCEPT, accept)];
+        let asked = format!("POST {path}");
+        let mut answer = self
+            .origin
+            .send_and_follow(Method::POST, path, &headers, ("application/json", body))
+            .await
+            .with_context(|| format!("the center `{}` cannot be asked", self.url))?;
+        if !answer.has_lines() {
+            let mut body = Vec::new();
+            while let Some(line) = answer.line().await? {
+                body.extend(line);
+                body.push(b'\n');
+            }
+            return self.judged(&asked, answer.head.status, &body);
+        }
+        while let Some(line) = answer.line().await? {
+            let mut line: Value = serde_json::from_slice(&line)
+                .with_context(|| format!("`{}` answered `{asked}` with other lines", self.url))?;
+            if let Some(progress) = line.get("progress") {
+                told(progress);
+            } else if let Some(result) = line.get_mut("result") {
+                return Ok(result.take());
+            } else if let Some(problem) = line.get("problem") {
+                let status = problem.get("status").and_then(Value::as_u64).unwrap_or(500);
+                let status = u16::try_from(status).ok().and_then(|s| StatusCode::from_u16(s).ok());
+                let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                return self.judged(&asked, status, problem.to_string().as_bytes());
+            }
+        }
+        bail!("the center `{}` ended its answer to `{asked}` without a result", self.url)
+    }
+
     async fn ask(
         &mut self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        let headers = [(AUTHORIZATION, self.authorization.clone())];
         let body = body.map(|body| ("application/json", body.to_string().into_bytes()));
+        self.send(method, path, body).await
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Vec<u8>)>,
+    ) -> anyhow::Result<Value> {
+        let headers = [(AUTHORIZATION, self.authorization.clone())];
         let asked = format!("{method} {path}");
         let answer = self
             .origin
             .send(method, path, &headers, body)
             .await
             .with_context(|| format!("the center `{}` cannot be asked", self.url))?;
-        if answer.status.is_success() {
-            if answer.body.is_empty() {
+        self.judged(&asked, answer.status, &answer.body)
+    }
+
+    /// The JSON of a good answer, or the refusal.
+    fn judged(&self, asked: &str, status: StatusCode, body: &[u8]) -> anyhow::Result<Value> {
+        if status.is_success() {
+            if body.is_empty() {
                 return Ok(Value::Null);
             }
-            return serde_json::from_slice(&answer.body).with_context(|| {
+            return serde_json::from_slice(body).with_context(|| {
                 format!("`{}` did not answer `{asked}` with JSON; is it a center?", self.url)
             });
         }
-        let status = answer.status.as_u16();
-        let problem: Problem = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let reason = status.canonical_reason();
+        let status = status.as_u16();
+        let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
         let words = match (problem.title.as_str(), problem.detail.as_str()) {
-            ("", "") => answer.status.canonical_reason().unwrap_or("no reason given").to_owned(),
+            ("", "") => reason.unwrap_or("no reason given").to_owned(),
             ("", text) | (text, "") => text.to_owned(),
             (title, detail) => format!("{title}: {detail}"),
         };

@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod logs;
 mod origin;
+mod progress;
 mod secret;
 mod signals;
 mod style;

@@ -18,6 +18,10 @@ use keepgate_client::dial::{DialConfig, Dialer, Roots, Target, TlsSettings};
 
 /// The longest a whole exchange may take, the connection included.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest that an answer which tells its progress may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The longest until such an answer begins: what is sent may be large, and others may be before it.
+const PATIENCE: Duration = Duration::from_secs(900);
 /// The largest answer, in bytes.
 const BODY_BYTES_MAX: usize = 256 << 20;
 
@@ -90,13 +94,12 @@ impl Origin {
         }
     }
 
-    async fn exchange(
-        &mut self,
+    fn request(
+        &self,
         method: Method,
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
-        body: Option<(&str, Vec<u8>)>,
-    ) -> anyhow::Result<Answer> {
+    ) -> hyper::http::request::Builder {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -105,6 +108,17 @@ impl Origin {
         for (name, value) in headers {
             request = request.header(name, value);
         }
+        request
+    }
+
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Option<(&str, Vec<u8>)>,
+    ) -> anyhow::Result<Answer> {
+        let mut request = self.request(method, path, headers);
         let bytes = match body {
             None => Bytes::new(),
             Some((kind, bytes)) => {
@@ -128,6 +142,32 @@ impl Origin {
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
 
+    /// Sends a request whose answer comes line by line; the connection is not used again.
+    pub(crate) async fn send_and_follow(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: (&str, Vec<u8>),
+    ) -> anyhow::Result<Following> {
+        let path = format!("{}{path}", self.base);
+        let shown = format!("{}{path}", self.target);
+        let mut request = self.request(method, &path, headers);
+        request = request.header(CONTENT_TYPE, body.0);
+        let request = request.body(Full::new(body.1.into())).context("building the request")?;
+        let mut sender = match self.kept().await {
+            Some(kept) => kept,
+            None => self.connect().await?,
+        };
+        let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+        let response = match answer {
+            Ok(response) => response.with_context(|| format!("no answer from `{shown}`"))?,
+            Err(_) => bail!("no answer from `{shown}` within {} s", PATIENCE.as_secs()),
+        };
+        let (head, body) = response.into_parts();
+        Ok(Following { head, body, held: Vec::new(), shown, _sender: sender })
+    }
+
     /// The connection of the last request, if it is still good.
     async fn kept(&mut self) -> Option<SendRequest<Full<Bytes>>> {
         let mut kept = self.connection.take()?;
@@ -141,6 +181,49 @@ impl Origin {
         // It ends when the sender is dropped; its error is the one the sender reports.
         tokio::spawn(connection);
         Ok(sender)
+    }
+}
+
+/// An answer that is read line by line.
+pub(crate) struct Following {
+    pub(crate) head: hyper::http::response::Parts,
+    body: hyper::body::Incoming,
+    held: Vec<u8>,
+    shown: String,
+    /// The connection ends with it.
+    _sender: SendRequest<Full<Bytes>>,
+}
+
+impl Following {
+    /// The next line, without its end; none: the answer has ended. An answer without lines is one.
+    pub(crate) async fn line(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
+                let rest = self.held.split_off(end + 1);
+                let mut line = std::mem::replace(&mut self.held, rest);
+                line.pop();
+                return Ok(Some(line));
+            }
+            if self.held.len() > BODY_BYTES_MAX {
+                bail!("a line of `{}` has more than {BODY_BYTES_MAX} bytes", self.shown);
+            }
+            let frame = tokio::time::timeout(SILENCE, self.body.frame()).await;
+            match frame {
+                Err(_) => bail!("`{}` was silent for {} s", self.shown, SILENCE.as_secs()),
+                Ok(Some(frame)) => {
+                    let frame = frame.with_context(|| format!("reading `{}`", self.shown))?;
+                    self.held.extend(frame.data_ref().into_iter().flatten());
+                }
+                Ok(None) if self.held.is_empty() => return Ok(None),
+                Ok(None) => return Ok(Some(std::mem::take(&mut self.held))),
+            }
+        }
+    }
+
+    /// Whether it comes in lines of JSON.
+    pub(crate) fn has_lines(&self) -> bool {
+        let kind = self.head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        kind.is_some_and(|kind| kind.starts_with("application/x-ndjson"))
     }
 }
 

@@ -31,6 +31,11 @@ impl Stop {
         }
     }
 
+    /// Waits for the first one; its name.
+    pub(crate) async fn first(&mut self) -> &'static str {
+        self.wait().await
+    }
+
     async fn wait(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",

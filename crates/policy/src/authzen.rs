@@ -19,6 +19,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -28,6 +29,10 @@ use crate::uid::{Uid, is_type_name};
 
 /// The most evaluations in one batch.
 pub const MAX_EVALUATIONS: usize = 5_000;
+
+/// The most JSON values of a batch, those that items share counted for each of them: each item is
+/// decided with its own properties and context, so a batch costs this product, and not its bytes.
+pub const MAX_VALUES: usize = 4_000_000;
 
 const ESCAPE: &str = "x__";
 
@@ -60,6 +65,46 @@ pub enum BadRequest {
     /// More than [`MAX_EVALUATIONS`].
     #[error("`evaluations` has {0} items, at most {MAX_EVALUATIONS} are answered")]
     TooMany(usize),
+    /// More than [`MAX_VALUES`].
+    #[error(
+        "the evaluations have {0} values in their properties and contexts, those they share \
+         counted for each; at most {MAX_VALUES} are answered: send fewer evaluations at a time, or \
+         smaller contexts"
+    )]
+    TooMuch(usize),
+}
+
+/// Properties of an entity, or the context. The items of a batch share those that they take from
+/// its defaults.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Properties {
+    members: Arc<BTreeMap<String, Value>>,
+    /// How many JSON values they are.
+    values: usize,
+}
+
+impl std::ops::Deref for Properties {
+    type Target = BTreeMap<String, Value>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.members
+    }
+}
+
+impl Properties {
+    fn of(object: &Map<String, Value>) -> Properties {
+        let members = object.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        Properties { members: Arc::new(members), values: object.values().map(count).sum() }
+    }
+}
+
+/// A value and all within it; nesting is bounded by the parser.
+fn count(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(list) => list.iter().map(count).sum(),
+        Value::Object(members) => members.values().map(count).sum(),
+        _ => 0,
+    }
 }
 
 /// One question.
@@ -68,18 +113,18 @@ pub struct Evaluation {
     /// The subject.
     pub principal: Uid,
     /// The subject's properties.
-    pub principal_properties: BTreeMap<String, Value>,
+    pub principal_properties: Properties,
     /// The action, `Action::"NAME"` (or another type `..::Action` where the name is such an
     /// identifier).
     pub action: Uid,
     /// The action's properties.
-    pub action_properties: BTreeMap<String, Value>,
+    pub action_properties: Properties,
     /// The resource.
     pub resource: Uid,
     /// The resource's properties.
-    pub resource_properties: BTreeMap<String, Value>,
+    pub resource_properties: Properties,
     /// The context.
-    pub context: BTreeMap<String, Value>,
+    pub context: Properties,
 }
 
 impl Evaluation {
@@ -87,6 +132,19 @@ impl Evaluation {
     pub fn parse(body: &[u8]) -> Result<Evaluation, BadRequest> {
         let members = object(json(body)?)?;
         Fields::top(&members)?.evaluation()
+    }
+
+    /// How many JSON values it is decided with.
+    pub fn values(&self) -> usize {
+        [
+            &self.principal_properties,
+            &self.action_properties,
+            &self.resource_properties,
+            &self.context,
+        ]
+        .into_iter()
+        .map(|properties| properties.values)
+        .fold(1, usize::saturating_add)
     }
 
     /// The question to a world.
@@ -147,7 +205,13 @@ impl Batch {
         if evaluations.len() > MAX_EVALUATIONS {
             return Err(BadRequest::TooMany(evaluations.len()));
         }
-        let items = evaluations.iter().map(|item| top.overridden(item)?.evaluation()).collect();
+        let items: Vec<Result<Evaluation, BadRequest>> =
+            evaluations.iter().map(|item| top.overridden(item)?.evaluation()).collect();
+        let values = items.iter().flatten().map(Evaluation::values);
+        let values = values.fold(0, usize::saturating_add);
+        if values > MAX_VALUES {
+            return Err(BadRequest::TooMuch(values));
+        }
         Ok(Batch::Many { semantic, items })
     }
 
@@ -275,38 +339,38 @@ pub fn authzen_type(kind: &str) -> Cow<'_, str> {
 
 /// The four members of an evaluation, each checked or absent.
 #[derive(Clone)]
-struct Fields<'a> {
-    subject: Option<Entity<'a>>,
-    action: Option<Entity<'a>>,
-    resource: Option<Entity<'a>>,
-    context: Option<&'a Map<String, Value>>,
+struct Fields {
+    subject: Option<Entity>,
+    action: Option<Entity>,
+    resource: Option<Entity>,
+    context: Option<Properties>,
 }
 
 #[derive(Clone)]
-struct Entity<'a> {
+struct Entity {
     uid: Uid,
-    properties: &'a Map<String, Value>,
+    properties: Properties,
 }
 
-impl<'a> Fields<'a> {
-    fn top(members: &'a Map<String, Value>) -> Result<Fields<'a>, BadRequest> {
+impl Fields {
+    fn top(members: &Map<String, Value>) -> Result<Fields, BadRequest> {
         Ok(Fields {
             subject: entity(members, "subject")?,
             action: action(members)?,
             resource: entity(members, "resource")?,
-            context: optional_object(members, "context", "context")?,
+            context: optional_object(members, "context", "context")?.map(Properties::of),
         })
     }
 
     /// These as defaults for the members that an item does not have.
-    fn overridden(&self, item: &'a Value) -> Result<Fields<'a>, BadRequest> {
+    fn overridden(&self, item: &Value) -> Result<Fields, BadRequest> {
         let members = item.as_object().ok_or_else(|| wrong("evaluations[]", "an object"))?;
         let own = Fields::top(members)?;
         Ok(Fields {
             subject: own.subject.or_else(|| self.subject.clone()),
             action: own.action.or_else(|| self.action.clone()),
             resource: own.resource.or_else(|| self.resource.clone()),
-            context: own.context.or(self.context),
+            context: own.context.or_else(|| self.context.clone()),
         })
     }
 
@@ -317,22 +381,17 @@ impl<'a> Fields<'a> {
         let resource = self.resource.clone().ok_or_else(|| missing("resource"))?;
         Ok(Evaluation {
             principal: subject.uid,
-            principal_properties: map(subject.properties),
+            principal_properties: subject.properties,
             action: action.uid,
-            action_properties: map(action.properties),
+            action_properties: action.properties,
             resource: resource.uid,
-            resource_properties: map(resource.properties),
-            context: self.context.map(map).unwrap_or_default(),
+            resource_properties: resource.properties,
+            context: self.context.clone().unwrap_or_default(),
         })
     }
 }
 
-static NOTHING: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
-
-fn entity<'a>(
-    members: &'a Map<String, Value>,
-    member: &str,
-) -> Result<Option<Entity<'a>>, BadRequest> {
+fn entity(members: &Map<String, Value>, member: &str) -> Result<Option<Entity>, BadRequest> {
     let Some(members) = optional_object(members, member, member)? else {
         return Ok(None);
     };
@@ -341,11 +400,11 @@ fn entity<'a>(
     let properties = optional_object(members, "properties", &format!("{member}.properties"))?;
     Ok(Some(Entity {
         uid: Uid::new(cedar_type(kind), id),
-        properties: properties.unwrap_or(&NOTHING),
+        properties: properties.map(Properties::of).unwrap_or_default(),
     }))
 }
 
-fn action(members: &Map<String, Value>) -> Result<Option<Entity<'_>>, BadRequest> {
+fn action(members: &Map<String, Value>) -> Result<Option<Entity>, BadRequest> {
     let Some(members) = optional_object(members, "action", "action")? else {
         return Ok(None);
     };
@@ -355,7 +414,7 @@ fn action(members: &Map<String, Value>) -> Result<Option<Entity<'_>>, BadRequest
         Ok(uid) if uid.kind == "Action" || uid.kind.ends_with("::Action") => uid,
         _ => Uid::new("Action", name),
     };
-    Ok(Some(Entity { uid, properties: properties.unwrap_or(&NOTHING) }))
+    Ok(Some(Entity { uid, properties: properties.map(Properties::of).unwrap_or_default() }))
 }
 
 fn semantic(options: Option<&Value>) -> Result<Semantic, BadRequest> {
@@ -406,10 +465,6 @@ fn object(value: Value) -> Result<Map<String, Value>, BadRequest> {
         Value::Object(members) => Ok(members),
         _ => Err(BadRequest::Body),
     }
-}
-
-fn map(object: &Map<String, Value>) -> BTreeMap<String, Value> {
-    object.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn wrong(member: &str, expected: &'static str) -> BadRequest {

@@ -15,6 +15,7 @@ mod cedar_text;
 pub mod decision;
 pub mod digest;
 pub mod duration;
+mod encoded;
 pub mod host;
 pub mod identify;
 pub mod item;
@@ -39,6 +40,7 @@ pub use cedar_text::{
 };
 pub use decision::{Decision, DenyReason, Effect, EvaluationError, PolicyName, Query};
 pub use digest::Digest;
+pub use encoded::{Encoded, source_of};
 pub use mark::{HistoryId, Mark};
 pub use model::{Change, Delta, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, Uid};
 pub use stack::DECISION_STACK;

@@ -8,7 +8,9 @@ use axum::extract::{Request, State};
 use bytes::Bytes;
 use http::{HeaderMap, Uri, header};
 use keepgate_policy::Decision;
-use keepgate_policy::authzen::{Batch, BatchResponse, Evaluation, Response};
+use keepgate_policy::authzen::{
+    BadRequest, Batch, BatchResponse, Evaluation, MAX_VALUES, Response,
+};
 use keepgate_policy::decision::QueryError;
 use serde_json::{Value, json};
 
@@ -16,10 +18,17 @@ use super::input::{self, Params};
 use super::problem::Problem;
 use super::{Answer, App, check};
 use crate::access::Caller;
-use crate::desk::{Head, Refusal};
+use crate::desk::{Head, Refusal, Work};
 
 /// The longest body of an evaluation, or of a batch of them, in bytes.
 const BODY: usize = 4 << 20;
+
+/// A body of up to this many bytes is decided at once, on the runtime's own thread.
+const SMALL: usize = 16 << 10;
+
+/// Without a service in the path every service decides each evaluation: the values of a batch
+/// times the services.
+const VALUES_BY_SERVICES: usize = 2 * MAX_VALUES;
 
 pub(crate) async fn evaluation(
     State(app): State<App>,
@@ -63,8 +72,16 @@ async fn one(
 ) -> Answer<Out<Response>> {
     let panel = Panel::of(&app, &caller, service)?;
     let body = body(&app, request).await?;
-    let evaluation = Evaluation::parse(&body).map_err(|e| Problem::bad_request(e.to_string()))?;
-    panel.single(&evaluation).map(Out)
+    let is_small = body.len() <= SMALL;
+    let work = move |_: &Work| {
+        let read = Evaluation::parse(&body);
+        let evaluation = read.map_err(|e| Problem::bad_request(e.to_string()))?;
+        panel.single(&evaluation)
+    };
+    if is_small {
+        return work(&Work::default()).map(Out);
+    }
+    check::beside(&app, &caller, work).await.map(Out)
 }
 
 async fn many(
@@ -75,13 +92,24 @@ async fn many(
 ) -> Answer<Out<BatchResponse>> {
     let panel = Panel::of(&app, &caller, service)?;
     let body = body(&app, request).await?;
-    let batch = Batch::parse(&body).map_err(|e| Problem::bad_request(e.to_string()))?;
     // A batch may hold thousands of questions: not on the runtime's threads.
-    let answered = tokio::task::spawn_blocking(move || match &batch {
-        Batch::One(evaluation) => panel.single(evaluation).map(BatchResponse::One),
-        Batch::Many { .. } => batch.answer(|evaluation| Ok(panel.item(evaluation))),
+    let answered = check::beside(&app, &caller, move |work| {
+        let batch = Batch::parse(&body).map_err(|e| Problem::bad_request(e.to_string()))?;
+        if let Batch::Many { items, .. } = &batch {
+            panel.bounded(items)?;
+        }
+        match &batch {
+            Batch::One(evaluation) => panel.single(evaluation).map(BatchResponse::One),
+            Batch::Many { .. } => batch.answer(|evaluation| {
+                // It ends with its request.
+                if work.is_given_up() {
+                    return Err(Problem::from(Refusal::Gone));
+                }
+                Ok(panel.item(evaluation))
+            }),
+        }
     });
-    answered.await.map_err(|_| Problem::internal())?.map(Out)
+    answered.await.map(Out)
 }
 
 /// The body, whose type must be JSON: else a 400, as the certification scenario has it.
@@ -104,6 +132,23 @@ impl Panel {
         let head = app.desk.head();
         check::asked(&head, caller, service.as_deref())?;
         Ok(Panel { app: app.clone(), head, service })
+    }
+
+    /// Refuses a batch that would be decided by too many services.
+    fn bounded(&self, items: &[Result<Evaluation, BadRequest>]) -> Answer<()> {
+        if self.service.is_some() {
+            return Ok(());
+        }
+        let services = self.head.services.values().filter(|settings| settings.authzen).count();
+        let values: usize = items.iter().flatten().map(Evaluation::values).sum();
+        if values.saturating_mul(services) <= VALUES_BY_SERVICES {
+            return Ok(());
+        }
+        Err(Problem::bad_request(format!(
+            "{values} values of the evaluations times {services} services that decide them are \
+             more than {VALUES_BY_SERVICES}: send fewer evaluations at a time, or ask one service \
+             at `/s/NAME/access/v1/evaluations`"
+        )))
     }
 
     fn decide(&self, evaluation: &Evaluation) -> Result<Decision, QueryError> {

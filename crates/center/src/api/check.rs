@@ -1,6 +1,7 @@
 //! `/v1/check`: one question, answered with the reasons.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::Json as Out;
@@ -10,11 +11,12 @@ use keepgate_policy::{DenyReason, Effect, Query, Uid};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::fair::Crowded;
 use super::input::{Json, UidInput};
 use super::problem::Problem;
 use super::{Answer, App};
 use crate::access::Caller;
-use crate::desk::{Head, Refusal};
+use crate::desk::{Head, Refusal, Work};
 use crate::metrics::Metrics;
 
 #[derive(Deserialize)]
@@ -67,13 +69,48 @@ pub(crate) fn rank(effect: Effect) -> u8 {
     }
 }
 
+/// Runs what takes a while on a thread of its own, when it is this token's turn; it is told when
+/// nobody waits for it any more.
+pub(crate) async fn beside<T: Send + 'static>(
+    app: &App,
+    caller: &Caller,
+    work: impl FnOnce(&Work) -> Answer<T> + Send + 'static,
+) -> Answer<T> {
+    let watched = Arc::new(Work::default());
+    let _watch = watched.watch();
+    let seat = app.fair.seat(caller.token_id()).await.map_err(|Crowded| {
+        Problem::too_many("too many requests of this token wait for a decision; try again")
+    })?;
+    let done = tokio::task::spawn_blocking(move || {
+        // The seat is given back when the work has ended, not when its caller has gone.
+        let _seat = seat;
+        work(&watched)
+    });
+    done.await.map_err(|_| Problem::internal())?
+}
+
 pub(crate) async fn check(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Json(question): Json<Question>,
 ) -> Answer<Out<Value>> {
     let head = app.desk.head();
-    let services = asked(&head, &caller, question.service.as_deref())?;
+    asked(&head, &caller, question.service.as_deref())?;
+    let metrics = Arc::clone(&app.metrics);
+    // Saying why walks all policies: not on the runtime's threads.
+    let by = caller.clone();
+    let work = move |work: &Work| explained(&head, &by, question, &metrics, work);
+    beside(&app, &caller, work).await.map(Out)
+}
+
+fn explained(
+    head: &Head,
+    caller: &Caller,
+    question: Question,
+    metrics: &Metrics,
+    work: &Work,
+) -> Answer<Value> {
+    let services = asked(head, caller, question.service.as_deref())?;
     let principal = question.principal.uid("principal")?;
     let action = match question.action {
         // `read` is short for `Action::"read"`.
@@ -84,6 +121,9 @@ pub(crate) async fn check(
     let none = BTreeMap::new();
     let mut answers: Vec<(&str, Explanation)> = Vec::new();
     for service in services {
+        if work.is_given_up() {
+            return Err(Refusal::Gone.into());
+        }
         let query = Query {
             service,
             principal: &principal,
@@ -102,7 +142,7 @@ pub(crate) async fn check(
         .map(|(_, answer)| answer.decision.effect)
         .max_by_key(|effect| rank(*effect))
         .unwrap_or(Effect::Deny(DenyReason::NoPermit));
-    count(&app.metrics, effect);
+    count(metrics, effect);
     let (mut determining, mut near, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for (service, answer) in answers {
         if answer.decision.effect == effect {
@@ -127,7 +167,7 @@ pub(crate) async fn check(
         Effect::Deny(DenyReason::Forbid) => ("deny", "forbid"),
         Effect::Deny(DenyReason::NoPermit) => ("deny", "no_permit"),
     };
-    Ok(Out(json!({
+    Ok(json!({
         "decision": effect == Effect::Allow,
         "effect": name,
         "reason": reason,
@@ -135,5 +175,5 @@ pub(crate) async fn check(
         "near": near,
         "errors": errors,
         "revision": head.revision,
-    })))
+    }))
 }

@@ -1,6 +1,6 @@
 //! Request bodies, paths and conditions, read with bounds and refused by name.
 
-use axum::body::to_bytes;
+use axum::body::{HttpBody as _, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::Bytes;
 use http::request::Parts;
@@ -17,21 +17,26 @@ use crate::store::Reading;
 /// Bytes of a body where nothing else is said.
 pub(crate) const BODY: usize = 1 << 20;
 
-/// Bytes of an `apply`: a service with the largest known API documents.
-pub(crate) const APPLY_BODY: usize = 64 << 20;
-
 /// Whether the header says JSON, whatever its parameters.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    is_type(headers, "application/json")
+}
+
+/// Whether the header says this media type, whatever its parameters.
+pub(crate) fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
     else {
         return false;
     };
     let essence = value.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+    essence.eq_ignore_ascii_case(wanted)
 }
 
 /// A whole body within its bounds of size and time.
 pub(crate) async fn bytes(request: Request, limit: usize, app: &App) -> Answer<Bytes> {
+    if request.body().size_hint().lower() > limit as u64 {
+        return Err(Problem::too_large(limit as u64));
+    }
     let read = to_bytes(request.into_body(), limit);
     match tokio::time::timeout(app.bounds.body, read).await {
         Err(_) => Err(Problem::too_slow()),
@@ -39,7 +44,7 @@ pub(crate) async fn bytes(request: Request, limit: usize, app: &App) -> Answer<B
         Ok(Err(e)) => {
             let source = std::error::Error::source(&e);
             if source.is_some_and(|source| source.is::<LengthLimitError>()) {
-                Err(Problem::too_large(limit))
+                Err(Problem::too_large(limit as u64))
             } else {
                 Err(Problem::bad_request("the body ended early"))
             }

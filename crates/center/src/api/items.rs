@@ -3,17 +3,21 @@
 //! A PUT's body is what a GET answers. An item's revision is its ETag; `If-Match` and
 //! `If-None-Match: *` make a write conditional.
 
+use std::sync::Arc;
+
 use axum::Json as Out;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, header};
-use keepgate_policy::{Change, Item, ItemKey, Kind};
+use keepgate_policy::{Change, Encoded, Item, ItemKey, Kind};
 use serde_json::{Value, json};
 
 use super::input::{Condition, Page, etag};
 use super::problem::Problem;
 use super::{Answer, App};
 use crate::access::Caller;
-use crate::desk::{Edit, Outcome, Plan, Problem as Located, Refusal};
+use crate::desk::{
+    Bulk, BulkPlanner, Counts, Edit, Outcome, Plan, Problem as Located, Refusal, Step, Work,
+};
 use crate::store::Row;
 
 /// The kinds that have a path of their own under a service.
@@ -64,12 +68,15 @@ pub(crate) async fn list(app: &App, service: String, kind: Kind, page: Page) -> 
             if !service.is_empty() {
                 service_must_be(store, &service)?;
             }
-            let rows = store.list(&service, kind, &page.after, limit + 1)?;
+            let rows = page_of(limit, &page.after, |after, count| {
+                store.list(&service, kind, after, count)
+            })?;
             Ok((store.head()?, rows))
         })
         .await?;
-    let next = (rows.len() > limit).then(|| {
-        rows.truncate(limit);
+    let is_cut = rows.iter().map(|row| row.body.len()).sum::<usize>() > PAGE_BYTES;
+    let next = (rows.len() > limit || (is_cut && rows.len() > 1)).then(|| {
+        rows.pop();
         rows.last().map(|row| row.key.id.clone()).unwrap_or_default()
     });
     let items = rows.iter().map(listed).collect::<Answer<Vec<_>>>()?;
@@ -80,6 +87,39 @@ pub(crate) async fn list(app: &App, service: String, kind: Kind, page: Page) -> 
     Ok(Out(answer))
 }
 
+/// Rows read at once for a page.
+const STRIDE: usize = 64;
+
+/// Bytes of bodies in one page; a page that is full of them ends early.
+pub(crate) const PAGE_BYTES: usize = 4 << 20;
+
+/// At most one row more than a page has, so that it is known whether there are more.
+pub(crate) fn page_of(
+    limit: usize,
+    after: &str,
+    mut read: impl FnMut(&str, usize) -> Result<Vec<Row>, crate::store::StoreError>,
+) -> Result<Vec<Row>, Refusal> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut bytes = 0;
+    while rows.len() <= limit {
+        let wanted = STRIDE.min(limit + 1 - rows.len());
+        let after = rows.last().map_or(after, |row| &row.key.id).to_owned();
+        let more = read(&after, wanted)?;
+        let is_last = more.len() < wanted;
+        for row in more {
+            bytes += row.body.len();
+            rows.push(row);
+            if bytes > PAGE_BYTES && rows.len() > 1 {
+                return Ok(rows);
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
 pub(crate) async fn put(
     app: &App,
     caller: &Caller,
@@ -88,6 +128,10 @@ pub(crate) async fn put(
     body: Value,
 ) -> Answer<Out<Value>> {
     let item = decode(key.clone(), body)?;
+    if reaches_far(key.kind) {
+        let after = Arc::new(Encoded::of(&item));
+        return put_bulk(app, caller, key, condition, Some(after)).await;
+    }
     let outcome = edit(app, caller, action(key.kind, "put"), move |store, _| {
         condition.check(store, &key)?;
         if !key.service.is_empty() && key.kind != Kind::Service {
@@ -105,6 +149,9 @@ pub(crate) async fn delete(
     key: ItemKey,
     condition: Condition,
 ) -> Answer<Out<Value>> {
+    if reaches_far(key.kind) {
+        return put_bulk(app, caller, key, condition, None).await;
+    }
     let outcome = edit(app, caller, action(key.kind, "delete"), move |store, _| {
         condition.check(store, &key)?;
         if store.item(&key)?.is_none() {
@@ -113,6 +160,35 @@ pub(crate) async fn delete(
         Ok(Plan { changes: vec![Change::Delete(key)], ..Plan::default() })
     })
     .await?;
+    Ok(Out(changed(&outcome)))
+}
+
+/// Kinds whose change is checked against the whole service, however large it is.
+fn reaches_far(kind: Kind) -> bool {
+    matches!(kind, Kind::Schema | Kind::Template)
+}
+
+/// Puts or deletes one such item, checked beside the writer.
+async fn put_bulk(
+    app: &App,
+    caller: &Caller,
+    key: ItemKey,
+    condition: Condition,
+    after: Option<Arc<Encoded>>,
+) -> Answer<Out<Value>> {
+    let action = action(key.kind, if after.is_some() { "put" } else { "delete" });
+    let plan = move |store: &dyn crate::store::Reading| {
+        condition.check(store, &key)?;
+        service_must_be(store, &key.service)?;
+        let row = store.item(&key)?;
+        if row.is_none() && after.is_none() {
+            return Err(Refusal::missing(&key));
+        }
+        Ok(Step::new(&key, row.as_ref(), after.as_ref()).into_iter().collect())
+    };
+    let work = Arc::new(Work::default());
+    let _watch = work.watch();
+    let outcome = land_bulk(app, caller, action, false, work, plan).await?;
     Ok(Out(changed(&outcome)))
 }
 
@@ -158,20 +234,68 @@ where
     }
 }
 
-/// The answer to a write.
-pub(crate) fn changed(outcome: &Outcome) -> Value {
-    json!({ "revision": outcome.revision, "changes": changes(outcome) })
+/// Lands an edit of many items in the caller's name, or a dry run of it.
+pub(crate) async fn land_bulk<F>(
+    app: &App,
+    caller: &Caller,
+    action: &'static str,
+    dry_run: bool,
+    work: Arc<Work>,
+    mut plan: F,
+) -> Result<Outcome, Refusal>
+where
+    F: FnMut(&dyn crate::store::Reading) -> Result<Vec<Step>, Refusal> + Send + 'static,
+{
+    let actor = caller.token_id().to_owned();
+    let plan: BulkPlanner = Box::new(move |store, _| plan(store));
+    let landed = app.desk.edit_bulk(Bulk { actor, action, dry_run, plan, work }).await;
+    match &landed {
+        Ok(_) => app.metrics.edits_landed.add(u64::from(!dry_run)),
+        Err(_) => app.metrics.edits_refused.add(1),
+    }
+    landed
 }
 
-pub(crate) fn changes(outcome: &Outcome) -> Vec<Value> {
+/// The answer to a write: what changed, of many the first, and how many.
+pub(crate) fn changed(outcome: &Outcome) -> Value {
     let line = |change: &crate::desk::Landing| {
-        json!({
-            "op": change.op.name(),
-            "kind": change.key.kind.as_str(),
-            "id": if change.key.id.is_empty() { &change.key.service } else { &change.key.id },
-        })
+        let mut line = named(&change.key);
+        line.insert("op".to_owned(), json!(change.op.name()));
+        Value::Object(line)
     };
-    outcome.changes.iter().map(line).collect()
+    let changes: Vec<Value> = outcome.changes.iter().map(line).collect();
+    let mut answer = serde_json::Map::new();
+    answer.insert("revision".to_owned(), json!(outcome.revision));
+    if outcome.counts.all() > changes.len() as u64 {
+        answer.append(&mut counted(outcome));
+    }
+    answer.insert("changes".to_owned(), json!(changes));
+    answer.append(&mut kept(outcome));
+    Value::Object(answer)
+}
+
+/// How many items changed.
+pub(crate) fn counted(outcome: &Outcome) -> serde_json::Map<String, Value> {
+    let Counts { created, updated, deleted } = outcome.counts;
+    let counts = [("created", created), ("updated", updated), ("deleted", deleted)];
+    counts.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect()
+}
+
+/// What was left alone, where anything was.
+pub(crate) fn kept(outcome: &Outcome) -> serde_json::Map<String, Value> {
+    let kept: Vec<Value> = outcome.kept.iter().map(|key| Value::Object(named(key))).collect();
+    if kept.is_empty() {
+        return serde_json::Map::new();
+    }
+    [("kept".to_owned(), json!(kept))].into_iter().collect()
+}
+
+fn named(key: &ItemKey) -> serde_json::Map<String, Value> {
+    let id = if key.id.is_empty() { &key.service } else { &key.id };
+    let mut named = serde_json::Map::new();
+    named.insert("kind".to_owned(), json!(key.kind.as_str()));
+    named.insert("id".to_owned(), json!(id));
+    named
 }
 
 /// An item from a body; what the path says already may be left out of it.

@@ -7,12 +7,16 @@ pub(crate) mod authzen;
 pub(crate) mod check;
 pub(crate) mod directory;
 pub(crate) mod extras;
+pub(crate) mod fair;
+pub(crate) mod files;
 pub(crate) mod guard;
+pub(crate) mod import;
 pub(crate) mod input;
 pub(crate) mod items;
 pub(crate) mod keys;
 pub(crate) mod openapi;
 pub(crate) mod problem;
+pub(crate) mod progress;
 pub(crate) mod services;
 pub(crate) mod status;
 pub(crate) mod table;
@@ -42,6 +46,10 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) usage: Arc<guard::Usage>,
     pub(crate) bounds: Bounds,
+    /// Threads for decisions that take a while, shared out by token.
+    pub(crate) fair: Arc<fair::Fair>,
+    /// Who may bring many items at the same time.
+    pub(crate) bulk: Arc<files::Places>,
     /// Whether callers reach this center by `https`.
     pub(crate) secure: bool,
     /// The URL callers reach it by, where it was configured.
@@ -56,6 +64,9 @@ pub(crate) type Answer<T> = Result<T, Problem>;
 /// Bytes of a message from a follower. Far above what is kept of one, so that a report which is
 /// too large is dropped and does not end the stream.
 const FOLLOW_REQUEST_BYTES: usize = 1 << 20;
+
+/// The path of the follow protocol.
+pub(crate) const FOLLOW: &str = "/keepgate.sync.v1.Sync/Follow";
 
 /// The whole port: HTTP and gRPC.
 pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
@@ -76,7 +87,7 @@ pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
     let sync = axum::routing::post_service(sync)
         .route_layer(middleware::from_fn_with_state(app.clone(), guard::follower));
     router
-        .route("/keepgate.sync.v1.Sync/Follow", sync)
+        .route(FOLLOW, sync)
         .fallback(async |request: Request| {
             Problem::not_found(format!("nothing is at `{}`", request.uri().path()))
         })

@@ -85,6 +85,7 @@ fn operation(endpoint: &Endpoint) -> Value {
 
 fn content(schema: &str) -> Value {
     match schema {
+        "Lines" => json!({ "application/x-ndjson": { "schema": { "type": "string" } } }),
         "Text" => json!({ "text/plain": { "schema": { "type": "string" } } }),
         "Html" => json!({ "text/html": { "schema": { "type": "string" } } }),
         schema => json!({ "application/json": { "schema": reference(schema) } }),
@@ -133,12 +134,13 @@ fn schemas() -> Value {
         "ItemList": object(&["revision", "items"], json!({ "revision": number, "next": text,
             "items": list(object(&["id", "revision", "body"], json!({ "id": text,
                 "revision": number, "body": reference("Item") }))) })),
-        "Changed": object(&["revision"], json!({ "revision": number,
-            "changes": list(reference("Change")) })),
+        "Changed": object(&["revision"], json!({ "revision": number, "created": number,
+            "updated": number, "deleted": number, "changes": list(reference("Change")) })),
         "Apply": object(&["files"], json!({ "files": { "type": "object",
             "additionalProperties": text } })),
         "Applied": object(&["revision", "dry_run", "changes"], json!({ "revision": number,
-            "dry_run": boolean, "changes": list(reference("Change")),
+            "dry_run": boolean, "created": number, "updated": number, "deleted": number,
+            "changes": list(reference("Change")), "kept": list(reference("Kept")),
             "warnings": list(object(&["id", "message"], json!({ "id": text, "message": text,
                 "file": text, "line": number }))) })),
         "Change": change,
@@ -235,6 +237,10 @@ fn schemas_of_traffic() -> Value {
         "requests": number, "distinct": number, "distinct_at_least": number,
         "per_second": ratio, "refused": number, "plan": { "type": ["string", "null"] } });
     json!({
+        "Imported": object(&["revision", "created", "updated", "deleted"], json!({
+            "revision": number, "created": number, "updated": number, "deleted": number,
+            "kept": list(reference("Kept")) })),
+        "Kept": object(&["kind", "id"], json!({ "kind": text, "id": text })),
         "Top": object(&["service", "now_unix_ms", "gates"], top),
         "Hitter": object(&["name", "requests", "at_least"], hitter),
         "Crawl": object(&["by", "name", "route", "requests"], crawl),

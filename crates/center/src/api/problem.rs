@@ -58,7 +58,7 @@ impl Problem {
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", title, detail)
     }
 
-    pub(crate) fn too_large(limit: usize) -> Problem {
+    pub(crate) fn too_large(limit: u64) -> Problem {
         let title = "the body is too large";
         let detail = format!("a body here has at most {limit} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", title, detail)
@@ -104,6 +104,16 @@ impl Problem {
         Problem::bad_request(error.to_string())
     }
 
+    pub(crate) fn too_many(detail: impl Into<String>) -> Problem {
+        let title = "too many requests at once";
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many", title, detail)
+    }
+
+    /// All connections are taken, but for a reserve.
+    pub(crate) fn crowded() -> Problem {
+        Problem::unavailable("all connections are taken; try again")
+    }
+
     fn unavailable(detail: impl Into<String>) -> Problem {
         let title = "the center cannot do it now";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail)
@@ -127,6 +137,11 @@ impl Problem {
 
     /// The body, with the request id where there is one.
     pub(crate) fn body(&self, request_id: Option<&str>) -> Vec<u8> {
+        self.to_json(request_id).to_string().into_bytes()
+    }
+
+    /// The same as a value.
+    pub(crate) fn to_json(&self, request_id: Option<&str>) -> Value {
         let mut body = Map::new();
         body.insert("type".to_owned(), json!(format!("urn:keepgate:problem:{}", self.kind)));
         body.insert("title".to_owned(), json!(self.title));
@@ -139,7 +154,7 @@ impl Problem {
             let problems = self.problems.iter().map(desk::Problem::to_json).collect();
             body.insert("problems".to_owned(), Value::Array(problems));
         }
-        Value::Object(body).to_string().into_bytes()
+        Value::Object(body)
     }
 }
 
@@ -153,7 +168,7 @@ impl IntoResponse for Problem {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
@@ -175,7 +190,7 @@ impl From<Refusal> for Problem {
                 Problem::new(StatusCode::PRECONDITION_FAILED, "stale", title, text)
             }
             Refusal::LastAdmin(_) => Problem::conflict(text),
-            Refusal::Busy | Refusal::Closed => Problem::unavailable(text),
+            Refusal::Busy | Refusal::Closed | Refusal::Gone => Problem::unavailable(text),
             Refusal::Lost(why) => Problem::history(&desk::Condition::Lost(why)),
             Refusal::Stopped(why) => Problem::unavailable(&*why),
             Refusal::Store(e) if e.is_full() => Problem::storage_full(e.to_string()),

@@ -1,29 +1,23 @@
 //! Services as wholes: apply, export, list, delete; their settings and schema.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::Json as Out;
-use axum::extract::State;
-use axum::response::Response;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use keepgate_policy::bundle::{self, Packed};
 use keepgate_policy::service::is_service_name;
-use keepgate_policy::{Change, Item, ItemKey, Kind, bundle, spelling};
+use keepgate_policy::{Item, ItemKey, Kind, spelling};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::input::{APPLY_BODY, Args, Condition, Json, Params};
-use super::items;
+use super::input::{Args, Condition, Json, Params};
 use super::problem::Problem;
-use super::{Answer, App};
+use super::{Answer, App, files, items, progress};
 use crate::access::Caller;
-use crate::desk::{Plan, Problem as Located, Refusal};
+use crate::desk::{Refusal, Stage, Step, Work};
 use crate::store::{Reading, Row, StoreError};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Files {
-    files: BTreeMap<String, String>,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,97 +33,131 @@ pub(crate) async fn apply(
     Extension(caller): Extension<Caller>,
     Params(name): Params<String>,
     Args(args): Args<ApplyArgs>,
-    Json(Files { files }): Json<Files, APPLY_BODY>,
-) -> Answer<Out<Value>> {
-    // A large OpenAPI document takes a while to read: not on the runtime's threads.
-    let parsed = tokio::task::spawn_blocking(move || bundle::parse(&files)).await;
-    let bundle = match parsed {
-        Ok(Ok(bundle)) => bundle,
-        Ok(Err(errors)) => {
-            let located = errors.into_iter().map(Located::from).collect();
-            return Err(Problem::invalid(located));
+    request: Request,
+) -> Answer<Response> {
+    let told = progress::is_asked_for(request.headers());
+    let work = Arc::new(Work::default());
+    let watch = work.watch();
+    let place = app.bulk.enter(files::is_small(&request)).await?;
+    let packed = Arc::new(files::packed(&app, request, &name, &work).await?);
+    let landing = {
+        let work = Arc::clone(&work);
+        async move {
+            let _place = place;
+            let plan = {
+                let (packed, work) = (Arc::clone(&packed), Arc::clone(&work));
+                move |store: &dyn Reading| replace(store, &name, &packed, &work)
+            };
+            let outcome = items::land_bulk(&app, &caller, "apply", args.dry_run, work, plan)
+                .await
+                .map_err(|refusal| match refusal {
+                    Refusal::Invalid(problems) => Problem::invalid(
+                        problems
+                            .into_iter()
+                            .map(|problem| problem.placed(|key| packed.place(key)))
+                            .collect(),
+                    ),
+                    refusal => refusal.into(),
+                })?;
+            // Large services take a while to look at: not on the runtime's threads.
+            let warned = if args.dry_run {
+                let look = tokio::task::spawn_blocking(move || warnings(&packed));
+                look.await.map_err(|_| Problem::internal())?
+            } else {
+                Vec::new()
+            };
+            let mut answer = items::changed(&outcome);
+            if let Some(fields) = answer.as_object_mut() {
+                fields.insert("dry_run".to_owned(), json!(args.dry_run));
+                if !warned.is_empty() {
+                    fields.insert("warnings".to_owned(), Value::Array(warned));
+                }
+            }
+            Ok(answer)
         }
-        Err(_) => return Err(Problem::internal()),
     };
-    if bundle.service != name {
-        let message = format!("it names service `{}`, the request `{name}`", bundle.service);
-        return Err(Problem::invalid(vec![Located::in_file("service.toml", message)]));
+    if told {
+        return Ok(progress::stream(work, watch, landing));
     }
-    let places = bundle.places;
-    let items = bundle.items;
-    // Large services take a while to look at: not on the runtime's threads.
-    let (items, warnings) = if args.dry_run {
-        let look = tokio::task::spawn_blocking(move || {
-            let warnings = spelling::warnings(&items);
-            (items, warnings)
-        });
-        look.await.map_err(|_| Problem::internal())?
-    } else {
-        (items, Vec::new())
-    };
-    let warnings: Vec<Value> = warnings.iter().map(|w| warning(w, &places)).collect();
-    let outcome = items::try_land(&app, &caller, "apply", args.dry_run, move |store, _| {
-        let changes = replace(store, &name, items)?;
-        Ok(Plan { changes, ..Plan::default() })
-    })
-    .await
-    .map_err(|refusal| match refusal {
-        Refusal::Invalid(problems) => {
-            Problem::invalid(problems.into_iter().map(|problem| problem.placed(&places)).collect())
-        }
-        refusal => refusal.into(),
-    })?;
-    let mut answer = json!({
-        "revision": outcome.revision,
-        "dry_run": args.dry_run,
-        "changes": items::changes(&outcome),
-    });
-    if let (false, Some(members)) = (warnings.is_empty(), answer.as_object_mut()) {
-        members.insert("warnings".to_owned(), Value::Array(warnings));
-    }
-    Ok(Out(answer))
+    let answer: Answer<Value> = landing.await;
+    Ok(Out(answer?).into_response())
 }
 
-/// A warning, with its file and line where it is from one.
-fn warning(warning: &spelling::Warning, places: &BTreeMap<ItemKey, bundle::Place>) -> Value {
-    let mut shown = json!({ "id": warning.key.id, "message": warning.message });
-    if let (Some(place), Some(members)) = (places.get(&warning.key), shown.as_object_mut()) {
-        members.insert("file".to_owned(), json!(place.file));
-        members.insert("line".to_owned(), json!(place.line));
-    }
-    shown
+/// What a dry run says of spellings, with file and line where it is from one. Entities and
+/// memberships, which come in millions, have none. Blocks.
+fn warnings(packed: &Packed) -> Vec<Value> {
+    let is_asked = |kind| !matches!(kind, Kind::Entity | Kind::Member | Kind::Role);
+    let asked = packed.items().filter(|item| is_asked(item.key.kind));
+    let items: Vec<Item> = asked.filter_map(|item| item.decode().ok()).collect();
+    let shown = |warning: &spelling::Warning| {
+        let mut shown = json!({ "id": warning.key.id, "message": warning.message });
+        if let (Some(place), Some(members)) = (packed.place(&warning.key), shown.as_object_mut()) {
+            members.insert("file".to_owned(), json!(place.file));
+            members.insert("line".to_owned(), json!(place.line));
+        }
+        shown
+    };
+    spelling::warnings(&items).iter().map(shown).collect()
 }
 
 /// From what is stored to what the files say.
-fn replace(store: &dyn Reading, name: &str, wanted: Vec<Item>) -> Result<Vec<Change>, Refusal> {
-    let mut wanted: BTreeMap<ItemKey, Item> =
-        wanted.into_iter().map(|item| (item.key.clone(), item)).collect();
-    let mut changes = Vec::new();
-    let mut gone = Vec::new();
-    store.each(name, &mut |row| {
-        if row.key.kind != Kind::Key && !wanted.contains_key(&row.key) {
-            gone.push(row.key);
+fn replace(
+    store: &dyn Reading,
+    name: &str,
+    packed: &Packed,
+    work: &Work,
+) -> Result<Vec<Step>, Refusal> {
+    work.begin(Stage::Compare, packed.len());
+    let mut steps = Vec::new();
+    for row in store.sourced(name)? {
+        if packed.find(&row.key).is_none() {
+            steps.extend(Step::new(&row.key, Some(&row), None));
         }
+    }
+    let mut done = 0;
+    for item in packed.items().filter(|item| item.key.service.is_empty()) {
+        looked_at(work, &mut done)?;
+        let row = store.item(&item.key)?;
+        // What is in the directory by another hand stays as it is.
+        if row.as_ref().is_none_or(|row| row.source == name) {
+            steps.extend(Step::new(&item.key, row.as_ref(), Some(item)));
+        }
+    }
+    steps.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    // The service's own: both sides are in key order.
+    let mut wanted = packed.items().filter(|item| item.key.service == name).peekable();
+    let mut gone = None;
+    store.each(name, &mut |row| {
+        if gone.is_some() {
+            return Ok(());
+        }
+        while let Some(item) = wanted.next_if(|item| item.key < row.key) {
+            steps.extend(Step::new(&item.key, None, Some(item)));
+        }
+        let same = wanted.next_if(|item| item.key == row.key);
+        if same.is_some() || row.key.kind != Kind::Key {
+            steps.extend(Step::new(&row.key, Some(&row), same));
+        }
+        gone = looked_at(work, &mut done).err();
         Ok(())
     })?;
-    for row in store.sourced(name)? {
-        if !wanted.contains_key(&row.key) {
-            gone.push(row.key);
+    if let Some(gone) = gone {
+        return Err(gone);
+    }
+    steps.extend(wanted.filter_map(|item| Step::new(&item.key, None, Some(item))));
+    Ok(steps)
+}
+
+/// One more item is done; an error when nobody waits any more.
+fn looked_at(work: &Work, done: &mut usize) -> Result<(), Refusal> {
+    *done += 1;
+    if done.is_multiple_of(1_024) {
+        work.at(*done);
+        if work.is_given_up() {
+            return Err(Refusal::Gone);
         }
     }
-    // What is in the directory by another hand stays as it is.
-    let mut others = Vec::new();
-    for key in wanted.keys().filter(|key| key.service.is_empty()) {
-        if store.item(key)?.is_some_and(|row| row.source != name) {
-            others.push(key.clone());
-        }
-    }
-    for key in others {
-        wanted.remove(&key);
-    }
-    changes.extend(gone.into_iter().map(Change::Delete));
-    changes.extend(wanted.into_values().map(Change::Put));
-    Ok(changes)
+    Ok(())
 }
 
 /// The files that apply to the same state.
@@ -244,17 +272,21 @@ pub(crate) async fn delete(
     Extension(caller): Extension<Caller>,
     Params(name): Params<String>,
 ) -> Answer<Out<Value>> {
-    let outcome = items::edit(&app, &caller, "service.delete", move |store, _| {
+    let plan = move |store: &dyn Reading| {
         items::service_must_be(store, &name)?;
-        let mut gone = Vec::new();
+        let mut steps = Vec::new();
+        for row in store.sourced(&name)? {
+            steps.extend(Step::new(&row.key, Some(&row), None));
+        }
         store.each(&name, &mut |row| {
-            gone.push(row.key);
+            steps.extend(Step::new(&row.key, Some(&row), None));
             Ok(())
         })?;
-        gone.extend(store.sourced(&name)?.into_iter().map(|row| row.key));
-        Ok(Plan { changes: gone.into_iter().map(Change::Delete).collect(), ..Plan::default() })
-    })
-    .await?;
+        Ok(steps)
+    };
+    let work = Arc::new(Work::default());
+    let _watch = work.watch();
+    let outcome = items::land_bulk(&app, &caller, "service.delete", false, work, plan).await?;
     Ok(Out(items::changed(&outcome)))
 }
 

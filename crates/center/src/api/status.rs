@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::input::{Args, PAGE};
-use super::{Answer, App};
+use super::{Answer, App, items};
 use crate::desk::{Condition, Scope};
 use crate::follow::Follower;
 use crate::metrics::Levels;
@@ -124,12 +124,33 @@ pub(crate) struct AuditArgs {
     limit: Option<usize>,
 }
 
+/// Audit rows read at once: each may have two bodies of a MiB.
+const AUDIT_STRIDE: usize = 8;
+
 pub(crate) async fn audit(
     State(app): State<App>,
     Args(args): Args<AuditArgs>,
 ) -> Answer<Out<Value>> {
     let limit = args.limit.unwrap_or(PAGE).clamp(1, PAGE);
-    let rows = app.desk.read(move |store| Ok(store.audit_after(args.after, limit)?)).await?;
+    let (rows, is_last) = app
+        .desk
+        .read(move |store| {
+            let mut rows: Vec<AuditRow> = Vec::new();
+            let mut bytes = 0;
+            loop {
+                let wanted = AUDIT_STRIDE.min(limit - rows.len());
+                let after = rows.last().map_or(args.after, |row| row.seq);
+                let more = store.audit_after(after, wanted)?;
+                let is_last = more.len() < wanted;
+                let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+                bytes += more.iter().map(|row| of(&row.before) + of(&row.after)).sum::<usize>();
+                rows.extend(more);
+                if is_last || rows.len() >= limit || bytes > items::PAGE_BYTES {
+                    return Ok((rows, is_last));
+                }
+            }
+        })
+        .await?;
     let text = |text: Option<String>| text.map(|text| serde_json::from_str::<Value>(&text).ok());
     let line = |row: AuditRow| {
         json!({
@@ -145,7 +166,7 @@ pub(crate) async fn audit(
             "after": text(row.after),
         })
     };
-    let next = (rows.len() == limit).then(|| rows.last().map(|row| row.seq)).flatten();
+    let next = (!is_last).then(|| rows.last().map(|row| row.seq)).flatten();
     let entries: Vec<Value> = rows.into_iter().map(line).collect();
     let mut answer = json!({ "entries": entries });
     if let (Some(next), Some(answer)) = (next, answer.as_object_mut()) {

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::input::{Args, Condition, Json, Page, Params};
 use super::{
-    App, authzen, check, directory, extras, items, keys, openapi, services, status, tokens, top,
+    App, authzen, check, directory, extras, import, items, keys, openapi, services, status, tokens,
+    top,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -176,6 +177,18 @@ fn of_services(t: &mut Table) {
     .answers("Export");
     let extras = "/v1/services/{service}/extras";
     t.add(("GET", extras), Read, ("extras", "what its files do not hold"), || get(extras::fetch));
+    let entities = "/v1/services/{service}/import/entities";
+    t.add(("POST", entities), Write, ("importEntities", "put many entities, a line each"), || {
+        post(import::entities)
+    })
+    .takes("Lines")
+    .answers("Imported");
+    let grants = "/v1/services/{service}/import/grants";
+    t.add(("POST", grants), Write, ("importGrants", "put many grants, a line each"), || {
+        post(import::grants)
+    })
+    .takes("Lines")
+    .answers("Imported");
     let told = "/v1/services/{service}/top";
     t.add(("GET", told), Read, ("top", "who makes the requests, as its gates report"), || {
         get(top::fetch)
@@ -371,6 +384,15 @@ fn of_directory(t: &mut Table) {
         .conditional()
         .answers("Changed");
     }
+    let entities = "/v1/import/entities";
+    let what = ("importDirectoryEntities", "put many entities into the directory, a line each");
+    t.add(("POST", entities), Write, what, || post(import::directory_entities))
+        .takes("Lines")
+        .answers("Imported");
+    let what = ("importMembers", "put many members into roles, a line each");
+    t.add(("POST", "/v1/import/members"), Write, what, || post(import::members))
+        .takes("Lines")
+        .answers("Imported");
     t.add(("GET", "/v1/members"), Read, ("listMembers", "who is in which role"), || {
         get(directory::members)
     })

@@ -1,30 +1,50 @@
 //! What must hold before a revision lands.
 //!
 //! Only what the change can have broken is looked at: the changed items and what they refer to,
-//! or the whole service where a change reaches further (its schema, a template). A change of a
-//! membership costs a walk up the roles, not a look at the directory.
+//! or the whole service where a change reaches further (its schema, a template). It is looked at
+//! in portions of [`PORTION`] items, so that a change of a million items needs a million steps and
+//! the memory of a portion. Circles of membership are looked for in the new world, see [`circles`].
 //!
 //! Left out: a circle that closes only in one service's view, through an entity of its own, when
 //! the last step is made in the directory. The engine walks circles to their end, and the next
 //! change of that service's entities is refused by name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use keepgate_policy::bundle::{BundleError, Place};
-use keepgate_policy::{Item, ItemBody, ItemKey, Kind, Uid, validate};
+use keepgate_policy::{Item, ItemBody, ItemKey, Kind, Uid, World, validate};
 use serde_json::{Value, json};
 
 use super::Refusal;
-use super::land::Step;
 use super::limits;
-use crate::store::{Row, StoreError, Writing};
+use super::step::{Step, find};
+use super::work::Work;
+use crate::store::{Reading, Row, StoreError};
 
-/// Roles and groups above one entity; deeper is no organization.
-const ANCESTORS: usize = 100_000;
+/// Items that are decoded and checked at once.
+const PORTION: usize = 4_096;
 
 /// Rows read at once.
-const PAGE: usize = 1000;
+const PAGE: usize = 1_000;
+
+/// Problems that are told.
+pub(super) const TOLD: usize = 1_000;
+
+/// Circles that are told.
+const CIRCLES: usize = 100;
+
+/// Rules and plans of one service.
+const MOST_LIMITS: usize = 4_096;
+
+/// Memberships of one member: what a decision about it walks through.
+pub(super) const MOST_MEMBERSHIPS: usize = 10_000;
+
+/// Actions of one grant: a decision holds each of them against the request's.
+const MOST_ACTIONS: usize = 1_000;
+
+/// Routes of one service, one more than there may be: enough to say so.
+const ROUTES_READ: usize = keepgate_policy::route::MAX_ROUTES + 1;
 
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +72,10 @@ impl Problem {
 
     /// The same, in the words of the files that the items came from.
     #[must_use]
-    pub fn placed(mut self, places: &BTreeMap<ItemKey, Place>) -> Problem {
-        if let Some(place) = self.key.as_ref().and_then(|key| places.get(key)) {
+    pub fn placed(mut self, place_of: impl Fn(&ItemKey) -> Option<Place>) -> Problem {
+        if let Some(place) = self.key.as_ref().and_then(place_of) {
             let within = self.line.map_or(0, |line| line.saturating_sub(1));
-            self.file = Some(place.file.clone());
+            self.file = Some(place.file);
             self.line = Some(place.line + within);
         }
         self
@@ -111,175 +131,371 @@ impl From<validate::Problem> for Problem {
     }
 }
 
-/// Checks the state that these steps leave, before they are written.
-pub(super) fn check(tx: &dyn Writing, steps: &[Step]) -> Result<Vec<Problem>, Refusal> {
+/// Kinds that share their ids, and whose texts are checked together.
+const NAMED: [Kind; 4] = [Kind::Policy, Kind::Template, Kind::Link, Kind::Grant];
+
+/// Kinds that are read as a whole: their items are checked against each other.
+const WHOLE: [Kind; 3] = [Kind::Limit, Kind::Plan, Kind::Route];
+
+/// Checks the state that these steps leave, before they are written: all of the steps, or of them
+/// and what is stored the items `of` only. The steps are in key order.
+pub(super) fn check(
+    store: &dyn Reading,
+    steps: &[Step],
+    of: Option<&BTreeSet<ItemKey>>,
+    work: &Work,
+) -> Result<Vec<Problem>, Refusal> {
     let mut problems = Vec::new();
-    let scopes: BTreeSet<&str> = steps.iter().map(|step| step.key.service.as_str()).collect();
-    for service in scopes {
-        let items = After::new(tx, steps).items(service)?;
-        problems.extend(validate::world(&items).into_iter().map(Problem::from));
-        if !service.is_empty() {
-            let removed: BTreeSet<&str> = steps
-                .iter()
-                .filter(|step| step.key.kind == Kind::Plan && step.after.is_none())
-                .filter(|step| step.key.service == service)
-                .map(|step| step.key.id.as_str())
-                .collect();
-            problems.extend(limits::check(service, &items, &removed));
-        }
+    let mut scopes: BTreeSet<&str> = BTreeSet::new();
+    match of {
+        None => scopes.extend(steps.iter().map(|step| step.key.service.as_str())),
+        Some(keys) => scopes.extend(keys.iter().map(|key| key.service.as_str())),
     }
-    // Several scopes may see the same fault of the directory.
+    for service in scopes {
+        let mut scope = Scope { store, steps, of, service, work, problems: Vec::new() };
+        scope.check()?;
+        problems.append(&mut scope.problems);
+    }
+    // Several portions may see the same fault.
+    problems.sort_by(|a, b| (&a.key, a.line).cmp(&(&b.key, b.line)));
     problems.dedup();
+    problems.truncate(TOLD);
     Ok(problems)
 }
 
-/// The state after the steps, as far as it is looked at.
-struct After<'a> {
-    tx: &'a dyn Writing,
-    steps: BTreeMap<&'a ItemKey, &'a Step>,
-    items: BTreeMap<ItemKey, Item>,
+/// Circles of membership that the changed items are part of, in the world that they lead to, and
+/// members of too many roles.
+pub(super) fn circles<'k>(
+    world: &World,
+    keys: impl Iterator<Item = &'k ItemKey> + Clone,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let scopes: BTreeSet<&str> = keys.clone().map(|key| key.service.as_str()).collect();
+    for service in scopes {
+        let own = keys.clone().filter(|key| key.service == service);
+        let below: Vec<Uid> = own.filter_map(below).collect();
+        problems.extend(world.circles(service, &below, CIRCLES).into_iter().map(|circle| {
+            let message =
+                format!("membership leads in a circle: {}; remove one step of it", circle.text);
+            Problem::of(&circle.key, message)
+        }));
+        if service.is_empty() {
+            let many = below.iter().filter(|uid| world.memberships(uid) > MOST_MEMBERSHIPS);
+            let of_many = |uid| Problem::of(&ItemKey::entity("", uid), too_many_memberships());
+            problems.extend(many.take(CIRCLES).map(of_many));
+        }
+    }
+    problems.dedup();
+    problems
 }
 
-impl<'a> After<'a> {
-    fn new(tx: &'a dyn Writing, steps: &'a [Step]) -> After<'a> {
-        let steps = steps.iter().map(|step| (&step.key, step)).collect();
-        After { tx, steps, items: BTreeMap::new() }
-    }
+fn too_many_memberships() -> String {
+    format!("it is in more than {MOST_MEMBERSHIPS} roles; put roles into roles")
+}
 
-    /// The items that must be looked at for the changes of one scope.
-    fn items(mut self, service: &str) -> Result<Vec<Item>, StoreError> {
-        let mut changed: BTreeSet<Kind> = BTreeSet::new();
-        let steps: Vec<&Step> = self.steps.values().copied().collect();
-        for step in steps.iter().filter(|step| step.key.service == service) {
-            changed.insert(step.key.kind);
-            if let Some((item, _)) = &step.after {
-                self.items.insert(item.key.clone(), item.clone());
-            }
-        }
+/// The entity whose parents an item says.
+fn below(key: &ItemKey) -> Option<Uid> {
+    match key.kind {
+        Kind::Entity => key.id.parse().ok(),
+        // Ids are `MEMBER in ROLE`, and texts in them may have any words.
+        Kind::Member => key.id.match_indices(" in ").find_map(|(at, _)| {
+            let role = key.id.get(at + 4..)?;
+            role.parse::<Uid>().ok()?;
+            key.id.get(..at)?.parse().ok()
+        }),
+        _ => None,
+    }
+}
+
+/// One service, or the directory.
+struct Scope<'a> {
+    store: &'a dyn Reading,
+    steps: &'a [Step],
+    of: Option<&'a BTreeSet<ItemKey>>,
+    service: &'a str,
+    work: &'a Work,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Scope<'a> {
+    fn check(&mut self) -> Result<(), Refusal> {
+        let changed: BTreeSet<Kind> = match self.of {
+            None => self.own_steps().map(|step| step.key.kind).collect(),
+            Some(keys) => self.own(keys).map(|key| key.kind).collect(),
+        };
         let any = |kinds: &[Kind]| kinds.iter().any(|kind| changed.contains(kind));
-        if !service.is_empty() {
-            if any(&[Kind::Schema, Kind::Template]) {
-                self.all(service)?;
-            } else {
-                let mut kinds =
-                    vec![Kind::Service, Kind::Schema, Kind::Template, Kind::Limit, Kind::Plan];
-                if any(&[Kind::Service, Kind::Route, Kind::Limit, Kind::Plan]) {
-                    kinds.push(Kind::Route);
-                }
-                if any(&[Kind::Plan]) {
-                    kinds.push(Kind::Key);
-                }
-                for kind in kinds {
-                    self.kind(service, kind)?;
-                }
-                self.namesakes(service)?;
+        if self.service.is_empty() {
+            self.members();
+            return self.each_changed(&[], &Kind::ALL);
+        }
+        let mut frame = Vec::new();
+        for key in [ItemKey::service(self.service), ItemKey::schema(self.service)] {
+            frame.extend(self.after(&key)?);
+        }
+        self.namesakes()?;
+        if any(&[Kind::Schema, Kind::Template]) {
+            let parts = [Kind::Policy, Kind::Template, Kind::Link, Kind::Grant, Kind::Entity];
+            for kind in parts {
+                self.each_of_all(&frame, kind)?;
             }
+            self.each_changed(&frame, &[Kind::Key])?;
+        } else {
+            self.each_changed(
+                &frame,
+                &[Kind::Policy, Kind::Link, Kind::Grant, Kind::Entity, Kind::Key],
+            )?;
         }
-        self.ancestors(service)?;
-        Ok(self.items.into_values().collect())
-    }
-
-    fn keep(&mut self, row: Row) -> Result<(), StoreError> {
-        if !self.steps.contains_key(&row.key) && !self.items.contains_key(&row.key) {
-            self.items.insert(row.key.clone(), decoded(row)?);
-        }
-        Ok(())
-    }
-
-    fn all(&mut self, service: &str) -> Result<(), StoreError> {
-        let tx = self.tx;
-        tx.each(service, &mut |row| self.keep(row))
-    }
-
-    fn kind(&mut self, service: &str, kind: Kind) -> Result<(), StoreError> {
-        for row in self.tx.list(service, kind, "", usize::MAX)? {
-            self.keep(row)?;
+        let with_routes = any(&[Kind::Service, Kind::Route, Kind::Limit, Kind::Plan]);
+        if with_routes || any(&[Kind::Schema, Kind::Key]) {
+            self.whole(frame, with_routes)?;
         }
         Ok(())
     }
 
-    /// Policies, links and grants share their ids.
-    fn namesakes(&mut self, service: &str) -> Result<(), StoreError> {
-        const NAMED: [Kind; 3] = [Kind::Policy, Kind::Link, Kind::Grant];
-        let named: Vec<ItemKey> =
-            self.items.keys().filter(|key| NAMED.contains(&key.kind)).cloned().collect();
-        for key in named {
-            for kind in NAMED.into_iter().filter(|kind| *kind != key.kind) {
-                let row = self.tx.item(&ItemKey::new(service, kind, key.id.as_str()))?;
-                row.map_or(Ok(()), |row| self.keep(row))?;
-            }
-        }
-        Ok(())
+    fn own_steps(&self) -> impl Iterator<Item = &'a Step> + use<'a> {
+        let service = self.service;
+        let from = self.steps.partition_point(|step| *step.key.service < *service);
+        let own = self.steps.get(from..).unwrap_or_default();
+        own.iter().take_while(move |step| step.key.service == service)
     }
 
-    /// Everything above the entities that are looked at, so that circles are seen.
-    fn ancestors(&mut self, service: &str) -> Result<(), StoreError> {
-        let mut seen: BTreeSet<Uid> = BTreeSet::new();
-        let mut open: Vec<Uid> = self.items.values().flat_map(parents).collect();
-        while let Some(uid) = open.pop() {
-            if seen.len() >= ANCESTORS || !seen.insert(uid.clone()) {
-                continue;
-            }
-            let mut found = Vec::new();
-            for scope in BTreeSet::from(["", service]) {
-                let key = ItemKey::entity(scope, &uid);
-                match self.steps.get(&key) {
-                    Some(step) => found.extend(step.after.as_ref().map(|(item, _)| item.clone())),
-                    None => found.extend(self.tx.item(&key)?.map(decoded).transpose()?),
+    fn own(&self, keys: &'a BTreeSet<ItemKey>) -> impl Iterator<Item = &'a ItemKey> + use<'a> {
+        let service = self.service;
+        keys.iter().filter(move |key| key.service == service)
+    }
+
+    /// An item as the steps leave it.
+    fn after(&self, key: &ItemKey) -> Result<Option<Item>, StoreError> {
+        match find(self.steps, key) {
+            Some(step) => step.after.as_ref().map(|after| decoded(after.decode())).transpose(),
+            None => self.store.item(key)?.map(stored).transpose(),
+        }
+    }
+
+    /// Checks the changed items of these kinds, in portions, each together with the frame and the
+    /// templates that it refers to.
+    fn each_changed(&mut self, frame: &[Item], kinds: &[Kind]) -> Result<(), Refusal> {
+        let mut portion = Vec::new();
+        match self.of {
+            None => {
+                for step in self.own_steps().filter(|step| kinds.contains(&step.key.kind)) {
+                    if let Some(after) = &step.after {
+                        portion.push(decoded(after.decode())?);
+                    }
+                    self.full(&mut portion, frame)?;
                 }
             }
-            self.memberships(&uid, &mut found)?;
-            for item in found {
-                open.extend(parents(&item));
-                self.items.entry(item.key.clone()).or_insert(item);
+            Some(keys) => {
+                for key in self.own(keys).filter(|key| kinds.contains(&key.kind)) {
+                    portion.extend(self.after(key)?);
+                    self.full(&mut portion, frame)?;
+                }
             }
         }
-        Ok(())
+        self.portion(portion, frame)
     }
 
-    /// The memberships that an entity has in the directory.
-    fn memberships(&self, uid: &Uid, found: &mut Vec<Item>) -> Result<(), StoreError> {
-        // Their ids are `MEMBER in ROLE`, so those of one member are neighbours.
-        let prefix = format!("{uid} in ");
-        let mut after = format!("{uid} in");
+    /// Checks all items of a kind, stored and changed, in portions.
+    fn each_of_all(&mut self, frame: &[Item], kind: Kind) -> Result<(), Refusal> {
+        let mut portion = Vec::new();
+        let mut after = String::new();
         loop {
-            let rows = self.tx.list("", Kind::Member, &after, PAGE)?;
-            let full = rows.len() == PAGE;
-            for row in rows {
-                if !row.key.id.starts_with(&prefix) {
-                    return self.new_memberships(&prefix, found);
-                }
-                after.clone_from(&row.key.id);
-                if !self.steps.contains_key(&row.key) {
-                    found.push(decoded(row)?);
-                }
+            let rows = self.store.list(self.service, kind, &after, PAGE)?;
+            let Some(last) = rows.last() else { break };
+            after.clone_from(&last.key.id);
+            let is_last = rows.len() < PAGE;
+            for row in rows.into_iter().filter(|row| find(self.steps, &row.key).is_none()) {
+                portion.push(stored(row)?);
+                self.full(&mut portion, frame)?;
             }
-            if !full {
-                return self.new_memberships(&prefix, found);
-            }
-        }
-    }
-
-    fn new_memberships(&self, prefix: &str, found: &mut Vec<Item>) -> Result<(), StoreError> {
-        let from = ItemKey::new("", Kind::Member, prefix);
-        for (key, step) in self.steps.range::<&ItemKey, _>(&from..) {
-            if key.kind != Kind::Member || !key.id.starts_with(prefix) {
+            if is_last {
                 break;
             }
-            found.extend(step.after.as_ref().map(|(item, _)| item.clone()));
+        }
+        for step in self.own_steps().filter(|step| step.key.kind == kind) {
+            if let Some(after) = &step.after {
+                portion.push(decoded(after.decode())?);
+            }
+            self.full(&mut portion, frame)?;
+        }
+        self.portion(portion, frame)
+    }
+
+    fn full(&mut self, portion: &mut Vec<Item>, frame: &[Item]) -> Result<(), Refusal> {
+        if portion.len() < PORTION {
+            return Ok(());
+        }
+        self.portion(std::mem::take(portion), frame)
+    }
+
+    fn portion(&mut self, mut portion: Vec<Item>, frame: &[Item]) -> Result<(), Refusal> {
+        if portion.is_empty() || self.problems.len() > TOLD {
+            return Ok(());
+        }
+        self.work.checked(portion.len())?;
+        let mut templates: BTreeMap<ItemKey, Option<Item>> = BTreeMap::new();
+        for item in &portion {
+            if let ItemBody::Grant(grant) = &item.body
+                && grant.actions.len() > MOST_ACTIONS
+            {
+                let message = format!(
+                    "it has {} actions, at most {MOST_ACTIONS}; group actions, or grant \"any\"",
+                    grant.actions.len()
+                );
+                self.problems.push(Problem::of(&item.key, message));
+            }
+            if let ItemBody::Link(link) = &item.body {
+                let key = ItemKey::template(self.service, &link.template);
+                if !templates.contains_key(&key) {
+                    let template = self.after(&key)?;
+                    templates.insert(key, template);
+                }
+            }
+        }
+        portion.extend(templates.into_values().flatten());
+        portion.extend_from_slice(frame);
+        self.problems.extend(validate::world(&portion).into_iter().map(Problem::from));
+        Ok(())
+    }
+
+    /// Settings, routes, rules and plans, which are checked against each other; and the keys whose
+    /// plan is not there.
+    fn whole(&mut self, mut items: Vec<Item>, with_routes: bool) -> Result<(), Refusal> {
+        for kind in WHOLE {
+            let (most, what) = match kind {
+                Kind::Route if !with_routes => continue,
+                Kind::Route => (ROUTES_READ, "routes"),
+                Kind::Limit => (MOST_LIMITS, "rules"),
+                _ => (MOST_LIMITS, "plans"),
+            };
+            let mut count = 0;
+            for row in self.store.list(self.service, kind, "", most)? {
+                if find(self.steps, &row.key).is_none() {
+                    count += 1;
+                    items.push(stored(row)?);
+                }
+            }
+            for step in self.own_steps().filter(|step| step.key.kind == kind) {
+                if let Some(after) = &step.after {
+                    count += 1;
+                    if count > most {
+                        break;
+                    }
+                    items.push(decoded(after.decode())?);
+                }
+            }
+            if count > most {
+                let message = format!("the service has more than {most} {what}; merge some");
+                self.problems.push(Problem::of(&ItemKey::service(self.service), message));
+                return Ok(());
+            }
+        }
+        self.work.checked(0)?;
+        self.problems.extend(validate::world(&items).into_iter().map(Problem::from));
+        let plans: BTreeSet<String> = items
+            .iter()
+            .filter(|item| item.key.kind == Kind::Plan)
+            .map(|item| item.key.id.clone())
+            .collect();
+        let removed: BTreeSet<&str> = self
+            .own_steps()
+            .filter(|step| step.key.kind == Kind::Plan && step.after.is_none())
+            .map(|step| step.key.id.as_str())
+            .collect();
+        self.keys(&plans, !removed.is_empty(), &mut items)?;
+        self.problems.extend(limits::check(self.service, &items, &removed));
+        Ok(())
+    }
+
+    /// The keys whose plan is not one of these: of all keys where a plan goes, else of the changed
+    /// ones.
+    fn keys(
+        &self,
+        plans: &BTreeSet<String>,
+        all: bool,
+        items: &mut Vec<Item>,
+    ) -> Result<(), Refusal> {
+        let astray = |item: &Item| match &item.body {
+            ItemBody::Key(key) => !key.plan.is_empty() && !plans.contains(&key.plan),
+            _ => false,
+        };
+        let mut found = Vec::new();
+        for step in self.own_steps().filter(|step| step.key.kind == Kind::Key) {
+            if let Some(after) = &step.after {
+                found.push(decoded(after.decode())?);
+            }
+        }
+        for key in self.of.into_iter().flatten().filter(|key| key.kind == Kind::Key) {
+            if key.service == self.service && find(self.steps, key).is_none() {
+                found.extend(self.after(key)?);
+            }
+        }
+        found.retain(astray);
+        let mut after = String::new();
+        while all && found.len() < TOLD {
+            let rows = self.store.list(self.service, Kind::Key, &after, PAGE)?;
+            let Some(last) = rows.last() else { break };
+            after.clone_from(&last.key.id);
+            for row in rows.into_iter().filter(|row| find(self.steps, &row.key).is_none()) {
+                found.push(stored(row)?);
+            }
+            found.retain(astray);
+        }
+        items.append(&mut found);
+        Ok(())
+    }
+
+    /// Policies, templates, links and grants share their ids.
+    fn namesakes(&mut self) -> Result<(), Refusal> {
+        let mut held: HashMap<Kind, bool> = HashMap::new();
+        for kind in NAMED {
+            held.insert(kind, !self.store.list(self.service, kind, "", 1)?.is_empty());
+        }
+        let changed: Box<dyn Iterator<Item = &ItemKey>> = match self.of {
+            None => {
+                Box::new(self.own_steps().filter(|step| step.after.is_some()).map(|step| &step.key))
+            }
+            Some(keys) => Box::new(self.own(keys)),
+        };
+        for key in changed.filter(|key| NAMED.contains(&key.kind)) {
+            for kind in NAMED.into_iter().filter(|kind| *kind != key.kind) {
+                let other = ItemKey::new(self.service, kind, key.id.as_str());
+                let is_there = match find(self.steps, &other) {
+                    Some(step) => step.after.is_some(),
+                    None => held.get(&kind) == Some(&true) && self.store.item(&other)?.is_some(),
+                };
+                if is_there {
+                    let (first, second) =
+                        if *key < other { (key.clone(), other) } else { (other, key.clone()) };
+                    let message = format!("there is a {} of this id already", first.kind);
+                    self.problems.push(Problem::of(&second, message));
+                }
+            }
         }
         Ok(())
     }
-}
 
-fn decoded(row: Row) -> Result<Item, StoreError> {
-    Item::decode(row.key, &row.body).map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
-}
-
-fn parents(item: &Item) -> Vec<Uid> {
-    match &item.body {
-        ItemBody::Entity(entity) => entity.parents.clone(),
-        ItemBody::Member(member) => vec![member.role.clone()],
-        _ => Vec::new(),
+    /// Members of too many roles, before a world is made of them: there each costs a look at the
+    /// others.
+    fn members(&mut self) {
+        let mut counts: HashMap<Uid, usize> = HashMap::new();
+        let new = self.own_steps().filter(|step| step.after.is_some());
+        for step in new.filter(|step| step.key.kind == Kind::Member) {
+            if let Some(member) = below(&step.key) {
+                let count = counts.entry(member).or_default();
+                *count += 1;
+                if *count == MOST_MEMBERSHIPS + 1 {
+                    self.problems.push(Problem::of(&step.key, too_many_memberships()));
+                }
+            }
+        }
     }
+}
+
+fn stored(row: Row) -> Result<Item, StoreError> {
+    decoded(Item::decode(row.key, &row.body))
+}
+
+fn decoded(item: Result<Item, keepgate_policy::item::DecodeError>) -> Result<Item, StoreError> {
+    item.map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
 }

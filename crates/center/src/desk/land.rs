@@ -5,62 +5,27 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use keepgate_policy::service::ServiceSettings;
-use keepgate_policy::{Delta, Digest, Item, ItemBody, ItemKey, Kind, Revision};
+use keepgate_policy::{Digest, Item, ItemBody, Kind, Revision, World};
 
-use super::check::{self, Problem};
 use super::history::{self, By, Moved};
 use super::recent::Landed;
-use super::{Edit, Head, Newer, Outcome, Plan, Refusal, Shared};
-use crate::store::{AuditRow, ChangeRow, Row, ScopeRow, StoreError, TokenRow, Verdict, Writing};
+use super::step::{self, Counts, Step};
+use super::work::Work;
+use super::{Edit, Head, Newer, Outcome, Plan, Refusal, Shared, bulk, check};
+use crate::store::{
+    AuditRow, ChangeRow, Reading, Row, ScopeRow, StoreError, TokenRow, Verdict, Writing,
+};
 use crate::token::Role;
 
-/// What an edit did to one item.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Created, updated or deleted.
-    pub op: ChangeOp,
-    /// The item.
-    pub key: ItemKey,
-}
+/// Changes of a revision that are kept as rows for followers; of a larger revision only that it
+/// was: its followers get a snapshot.
+const CHANGE_ROWS: usize = 10_000;
 
-/// How an item changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeOp {
-    /// It was not there.
-    Create,
-    /// It was there and says something else now.
-    Update,
-    /// It is gone.
-    Delete,
-}
+/// Changes of one kind in one revision that have an audit row each; more are summed up in one.
+const AUDIT_ROWS: u64 = 10_000;
 
-impl ChangeOp {
-    /// As in answers.
-    pub fn name(self) -> &'static str {
-        match self {
-            ChangeOp::Create => "create",
-            ChangeOp::Update => "update",
-            ChangeOp::Delete => "delete",
-        }
-    }
-}
-
-/// One item's way from what is stored to what shall be.
-pub(super) struct Step {
-    pub(super) key: ItemKey,
-    pub(super) before: Option<Row>,
-    pub(super) after: Option<(Item, Row)>,
-}
-
-impl Step {
-    fn op(&self) -> ChangeOp {
-        match (&self.before, &self.after) {
-            (None, _) => ChangeOp::Create,
-            (Some(_), Some(_)) => ChangeOp::Update,
-            (Some(_), None) => ChangeOp::Delete,
-        }
-    }
-}
+/// Rows between two looks whether anybody still waits.
+const LOOK_EVERY: usize = 1_024;
 
 /// Lands one edit and publishes it. Runs on the writer thread alone.
 pub(super) fn land(shared: &Shared, edit: Edit) -> Result<Outcome, Refusal> {
@@ -71,8 +36,8 @@ pub(super) fn land(shared: &Shared, edit: Edit) -> Result<Outcome, Refusal> {
     let mut landed: Option<(Outcome, Option<Next>)> = None;
     shared.store.write(&mut |tx| {
         let Some(plan) = plan.take() else { return Ok(Verdict::Rollback) };
-        let stamp = Stamp { actor: &actor, action, unix_ms: unix_ms(), dry_run };
-        match attempt(tx, &before, plan, &stamp, shared) {
+        let stamp = Stamp::now(&actor, action);
+        match attempt(tx, &before, plan, &stamp, dry_run, shared) {
             Ok(done) => {
                 let verdict = if done.1.is_some() { Verdict::Commit } else { Verdict::Rollback };
                 landed = Some(done);
@@ -95,11 +60,17 @@ pub(super) fn land(shared: &Shared, edit: Edit) -> Result<Outcome, Refusal> {
     Ok(outcome)
 }
 
-struct Stamp<'a> {
+/// Who does what, and when.
+pub(super) struct Stamp<'a> {
     actor: &'a str,
     action: &'static str,
     unix_ms: u64,
-    dry_run: bool,
+}
+
+impl Stamp<'_> {
+    pub(super) fn now<'a>(actor: &'a str, action: &'static str) -> Stamp<'a> {
+        Stamp { actor, action, unix_ms: unix_ms() }
+    }
 }
 
 /// What is published after the commit.
@@ -108,168 +79,207 @@ pub(super) struct Next {
     pub(super) landed: Landed,
 }
 
+/// Refuses to write over a store that is not at the published state.
+pub(super) fn same_head(tx: &dyn Reading, before: &Head) -> Result<(), StoreError> {
+    let found = tx.head()?;
+    if found == before.revision {
+        return Ok(());
+    }
+    let what = format!("it is at revision {found}, the center at {}", before.revision);
+    Err(StoreError::Corrupt { what })
+}
+
 fn attempt(
     tx: &mut dyn Writing,
     before: &Head,
     plan: super::Planner,
     stamp: &Stamp<'_>,
+    dry_run: bool,
     shared: &Shared,
 ) -> Result<(Outcome, Option<Next>), Refusal> {
-    if tx.head()? != before.revision {
-        let what = format!("it is at revision {}, the center at {}", tx.head()?, before.revision);
-        return Err(StoreError::Corrupt { what }.into());
-    }
-    let Plan { changes, tokens } = plan(tx, before)?;
+    same_head(&*tx, before)?;
+    let Plan { changes, tokens } = plan(&*tx, before)?;
     let revision = Revision(before.revision.0 + 1);
-    let steps = steps(tx, changes, revision)?;
-    let changes: Vec<Change> =
-        steps.iter().map(|step| Change { op: step.op(), key: step.key.clone() }).collect();
+    let steps = step::steps(&*tx, changes)?;
     if steps.is_empty() && tokens.is_empty() {
-        return Ok((Outcome { revision: before.revision, changes }, None));
+        return Ok((Outcome::nothing(before.revision), None));
     }
-    let problems = check::check(tx, &steps)?;
+    let work = Work::default();
+    let problems = check::check(&*tx, &steps, None, &work)?;
     if !problems.is_empty() {
         return Err(Refusal::Invalid(problems));
     }
-    let delta = Delta {
-        previous: before.revision,
-        revision,
-        changes: steps
-            .iter()
-            .map(|step| match &step.after {
-                Some((item, _)) => keepgate_policy::Change::Put(item.clone()),
-                None => keepgate_policy::Change::Delete(step.key.clone()),
-            })
-            .collect(),
-        digest: None,
-    };
-    let world = before.world.apply(&delta)?;
-    if stamp.dry_run {
-        return Ok((Outcome { revision: before.revision, changes }, None));
+    let world = bulk::build(&before.world, revision, &steps, &work)?;
+    let problems = check::circles(&world, steps.iter().map(|step| &step.key));
+    if !problems.is_empty() {
+        return Err(Refusal::Invalid(problems));
     }
-    for step in &steps {
-        write_step(tx, step, revision, stamp)?;
+    if dry_run {
+        return Ok((Outcome::of(before.revision, &steps), None));
     }
-    let scopes = scopes(tx, before, &steps)?;
-    for token in &tokens {
-        tx.audit(&token_audit(before, token, revision, stamp))?;
-        tx.token(token)?;
-    }
-    let moved = steps.iter().map(|step| Moved {
-        key: &step.key,
-        was: step.before.as_ref().map(|row| row.digest),
-        body: step.after.as_ref().map(|(_, row)| row.body.as_slice()),
-    });
-    let by = By { actor: stamp.actor, action: stamp.action, unix_ms: stamp.unix_ms };
-    let (mark, sums) =
-        history::advance(tx, before, &shared.line, moved, &tokens, &by, shared.keep)?;
-    let head = Head {
-        revision,
-        world,
-        services: services(before, &steps),
-        tokens: with_tokens(before, tokens),
-        scopes: Arc::clone(&scopes),
-        mark,
-        sums,
-        newer: newer(before, &steps),
-    };
-    let landed = Landed::new(before.revision, mark, &steps, scopes);
-    Ok((Outcome { revision, changes }, Some(Next { head, landed })))
+    write(tx, &steps, revision, stamp, None)?;
+    let outcome = Outcome::of(revision, &steps);
+    let next = next(tx, shared, before, &steps, tokens, world, stamp)?;
+    Ok((outcome, Some(next)))
 }
 
-/// What really changes: the last change of each key, less those that change nothing.
-fn steps(
-    tx: &dyn Writing,
-    changes: Vec<keepgate_policy::Change>,
+/// Writes the items of a revision, its change rows and its audit rows.
+pub(super) fn write(
+    tx: &mut dyn Writing,
+    steps: &[Step],
     revision: Revision,
-) -> Result<Vec<Step>, Refusal> {
-    let mut wanted: BTreeMap<ItemKey, Option<Item>> = BTreeMap::new();
-    for change in changes {
-        match change {
-            keepgate_policy::Change::Put(item) => wanted.insert(item.key.clone(), Some(item)),
-            keepgate_policy::Change::Delete(key) => wanted.insert(key, None),
-        };
+    stamp: &Stamp<'_>,
+    work: Option<&Work>,
+) -> Result<(), Refusal> {
+    let with_changes = steps.len() <= CHANGE_ROWS;
+    let mut sums: BTreeMap<(&str, Kind), Counts> = BTreeMap::new();
+    for step in steps {
+        sums.entry((&step.key.service, step.key.kind)).or_default().add(step.op());
     }
-    let mut steps = Vec::new();
-    let mut problems = Vec::new();
-    for (key, item) in wanted {
-        let before = tx.item(&key)?;
-        let after = match item {
-            None => None,
-            Some(item) => {
-                if let Err(e) = item.check_key() {
-                    problems.push(Problem::of(&key, crate::chain(&e)));
-                    continue;
-                }
-                let body = item.encode();
-                let digest = Digest::of_encoded(&key, &body);
-                let source = source_of(&item.body).to_owned();
-                let needs = item.needs();
-                let row = Row { key: key.clone(), body, revision, digest, source, needs };
-                Some((item, row))
-            }
-        };
-        let same = match (&before, &after) {
-            (None, None) => true,
-            (Some(before), Some((_, after))) => before.body == after.body,
-            _ => false,
-        };
-        if !same {
-            steps.push(Step { key, before, after });
+    sums.retain(|_, counts| counts.all() > AUDIT_ROWS);
+    for (at, step) in steps.iter().enumerate() {
+        if let Some(work) = work
+            && at.is_multiple_of(LOOK_EVERY)
+        {
+            work.checked(0)?;
+            work.at(at);
         }
+        let summed = sums.contains_key(&(step.key.service.as_str(), step.key.kind));
+        if !summed {
+            tx.audit(&audit_row(&*tx, step, revision, stamp)?)?;
+        }
+        write_step(tx, step, revision, with_changes)?;
     }
-    if problems.is_empty() { Ok(steps) } else { Err(Refusal::Invalid(problems)) }
-}
-
-pub(super) fn source_of(body: &ItemBody) -> &str {
-    match body {
-        ItemBody::Role(role) => &role.source,
-        ItemBody::Member(member) => &member.source,
-        _ => "",
+    if !with_changes {
+        tx.changes_left_out(revision, steps.len())?;
     }
+    for ((service, kind), counts) in sums {
+        let row = AuditRow {
+            service: service.to_owned(),
+            kind: kind.as_str().to_owned(),
+            id: String::new(),
+            before: None,
+            after: Some(serde_json::json!({ "summary": counts }).to_string()),
+            ..stamp.row(revision)
+        };
+        tx.audit(&row)?;
+    }
+    Ok(())
 }
 
 fn write_step(
     tx: &mut dyn Writing,
     step: &Step,
     revision: Revision,
-    stamp: &Stamp<'_>,
+    with_changes: bool,
 ) -> Result<(), StoreError> {
     match &step.after {
-        Some((_, row)) => tx.put(row)?,
+        Some(after) => tx.put(&Row {
+            key: step.key.clone(),
+            body: after.body.clone(),
+            revision,
+            digest: after.digest,
+            source: after.source.to_string(),
+            needs: after.needs,
+        })?,
         None => {
             tx.delete(&step.key)?;
         }
     }
-    tx.change(&ChangeRow {
-        revision,
-        key: step.key.clone(),
-        body: step.after.as_ref().map(|(_, row)| row.body.clone()),
-        needs: step.after.as_ref().map_or(1, |(_, row)| row.needs),
-    })?;
-    tx.audit(&AuditRow {
-        seq: 0,
-        revision,
-        unix_ms: stamp.unix_ms,
-        actor: stamp.actor.to_owned(),
-        action: stamp.action.to_owned(),
+    if with_changes {
+        let body = step.after.as_ref().map(|after| after.body.clone());
+        let needs = step.after.as_ref().map_or(1, |after| after.needs);
+        tx.change(&ChangeRow { revision, key: step.key.clone(), body, needs })?;
+    }
+    Ok(())
+}
+
+/// What is audited of a step; before it is written.
+fn audit_row(
+    tx: &dyn Reading,
+    step: &Step,
+    revision: Revision,
+    stamp: &Stamp<'_>,
+) -> Result<AuditRow, StoreError> {
+    let before = match step.before {
+        Some(_) => tx.item(&step.key)?,
+        None => None,
+    };
+    Ok(AuditRow {
         service: step.key.service.clone(),
         kind: step.key.kind.as_str().to_owned(),
         id: step.key.id.clone(),
-        before: step.before.as_ref().map(|row| shown(&step.key, &row.body)),
-        after: step.after.as_ref().map(|(_, row)| shown(&step.key, &row.body)),
+        before: before.map(|row| shown(step.key.kind, &row.body)),
+        after: step.after.as_ref().map(|after| shown(step.key.kind, &after.body)),
+        ..stamp.row(revision)
     })
 }
 
+impl Stamp<'_> {
+    /// An audit row that names nothing yet.
+    fn row(&self, revision: Revision) -> AuditRow {
+        AuditRow {
+            seq: 0,
+            revision,
+            unix_ms: self.unix_ms,
+            actor: self.actor.to_owned(),
+            action: self.action.to_owned(),
+            service: String::new(),
+            kind: String::new(),
+            id: String::new(),
+            before: None,
+            after: None,
+        }
+    }
+}
+
 /// A body as the audit log shows it: a key's hash is left out.
-fn shown(key: &ItemKey, body: &[u8]) -> String {
-    if key.kind == Kind::Key
+fn shown(kind: Kind, body: &[u8]) -> String {
+    if kind == Kind::Key
         && let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(body)
     {
         fields.remove("sha256");
         return serde_json::Value::Object(fields).to_string();
     }
     String::from_utf8_lossy(body).into_owned()
+}
+
+/// Writes scopes, tokens and the head; what is to be published after the commit.
+pub(super) fn next(
+    tx: &mut dyn Writing,
+    shared: &Shared,
+    before: &Head,
+    steps: &[Step],
+    tokens: Vec<TokenRow>,
+    world: World,
+    stamp: &Stamp<'_>,
+) -> Result<Next, Refusal> {
+    let revision = Revision(before.revision.0 + 1);
+    let scopes = scopes(tx, before, steps)?;
+    for token in &tokens {
+        tx.audit(&token_audit(before, token, revision, stamp))?;
+        tx.token(token)?;
+    }
+    let moved = steps.iter().map(|step| Moved {
+        key: &step.key,
+        was: step.before.as_ref().map(|before| before.digest),
+        body: step.after.as_ref().map(|after| after.body.as_slice()),
+    });
+    let by = By { actor: stamp.actor, action: stamp.action, unix_ms: stamp.unix_ms };
+    let (mark, sums) =
+        history::advance(tx, before, &shared.line, moved, &tokens, &by, shared.keep)?;
+    let landed = Landed::new(before.revision, mark, steps, Arc::clone(&scopes));
+    let head = Head {
+        revision,
+        world,
+        services: services(before, steps)?,
+        tokens: with_tokens(before, tokens),
+        scopes,
+        mark,
+        sums,
+        newer: newer(before, steps),
+    };
+    Ok(Next { head, landed })
 }
 
 fn scopes(
@@ -281,65 +291,63 @@ fn scopes(
         return Ok(Arc::clone(&before.scopes));
     }
     let mut scopes = (*before.scopes).clone();
-    let mut touched: Vec<&str> = Vec::new();
-    for step in steps {
-        let service = step.key.service.as_str();
+    // The steps are in key order, so each service is a run of them.
+    for run in steps.chunk_by(|a, b| a.key.service == b.key.service) {
+        let Some(first) = run.first() else { continue };
+        let service = first.key.service.as_str();
         let scope = scopes.entry(service.to_owned()).or_insert_with(|| ScopeRow {
             service: service.to_owned(),
             digest: Digest::default(),
             items: 0,
         });
-        if let Some(row) = &step.before {
-            scope.digest = scope.digest.minus(row.digest);
-            scope.items = scope.items.saturating_sub(1);
+        for step in run {
+            if let Some(before) = &step.before {
+                scope.digest = scope.digest.minus(before.digest);
+                scope.items = scope.items.saturating_sub(1);
+            }
+            if let Some(after) = &step.after {
+                scope.digest = scope.digest.plus(after.digest);
+                scope.items += 1;
+            }
         }
-        if let Some((_, row)) = &step.after {
-            scope.digest = scope.digest.plus(row.digest);
-            scope.items += 1;
-        }
-        if touched.last() != Some(&service) {
-            touched.push(service);
-        }
-    }
-    for service in touched {
-        if let Some(scope) = scopes.get(service) {
-            tx.scope(scope)?;
-        }
+        tx.scope(scope)?;
     }
     scopes.retain(|_, scope| scope.items > 0);
     Ok(Arc::new(scopes))
 }
 
-fn services(before: &Head, steps: &[Step]) -> Arc<BTreeMap<String, Arc<ServiceSettings>>> {
-    let of_services: Vec<&Step> =
-        steps.iter().filter(|step| step.key.kind == Kind::Service).collect();
-    if of_services.is_empty() {
-        return Arc::clone(&before.services);
+fn services(
+    before: &Head,
+    steps: &[Step],
+) -> Result<Arc<BTreeMap<String, Arc<ServiceSettings>>>, StoreError> {
+    let mut of_services = steps.iter().filter(|step| step.key.kind == Kind::Service).peekable();
+    if of_services.peek().is_none() {
+        return Ok(Arc::clone(&before.services));
     }
     let mut services = (*before.services).clone();
     for step in of_services {
-        match &step.after {
-            Some((Item { body: ItemBody::Service(settings), .. }, _)) => {
-                services.insert(step.key.service.clone(), Arc::new((**settings).clone()));
+        let after = step.after.as_ref().map(|after| after.decode()).transpose();
+        match after.map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })? {
+            Some(Item { body: ItemBody::Service(settings), .. }) => {
+                services.insert(step.key.service.clone(), Arc::new(*settings));
             }
             _ => {
                 services.remove(&step.key.service);
             }
         }
     }
-    Arc::new(services)
+    Ok(Arc::new(services))
 }
 
-/// Which services use what release 0.1 does not understand.
 fn newer(before: &Head, steps: &[Step]) -> Arc<Newer> {
     let mut newer = (*before.newer).clone();
     for step in steps {
         let service = &step.key.service;
-        if let Some(row) = &step.before {
-            newer.moved(service, row.needs, false);
+        if let Some(before) = &step.before {
+            newer.moved(service, before.needs, false);
         }
-        if let Some((_, row)) = &step.after {
-            newer.moved(service, row.needs, true);
+        if let Some(after) = &step.after {
+            newer.moved(service, after.needs, true);
         }
     }
     if newer == *before.newer { Arc::clone(&before.newer) } else { Arc::new(newer) }
@@ -358,16 +366,12 @@ fn with_tokens(before: &Head, changed: Vec<TokenRow>) -> Arc<HashMap<String, Tok
 
 fn token_audit(before: &Head, token: &TokenRow, revision: Revision, stamp: &Stamp<'_>) -> AuditRow {
     AuditRow {
-        seq: 0,
-        revision,
-        unix_ms: stamp.unix_ms,
-        actor: stamp.actor.to_owned(),
-        action: stamp.action.to_owned(),
         service: token.service.clone(),
         kind: "token".to_owned(),
         id: token.id.clone(),
         before: before.tokens.get(&token.id).map(token_shown),
         after: Some(token_shown(token)),
+        ..stamp.row(revision)
     }
 }
 

@@ -13,8 +13,11 @@ use keepgate_policy::{Item, ItemBody, ItemKey, Kind};
 
 use super::check::Problem;
 
-/// Keys that a message names.
+/// Keys and plans that a message names.
 const NAMED: usize = 10;
+
+/// Routes times what rules say about routes: each is held against each.
+const ROUTES_BY_RULES: usize = 4_000_000;
 
 /// What is wrong with them in the state that is about to land; `items` has all rules and plans of
 /// the service, and its routes and keys where the change may concern them; `removed` are the plans
@@ -69,6 +72,9 @@ pub(super) fn check(service: &str, items: &[Item], removed: &BTreeSet<&str>) -> 
             Switch::Off => Defaults::Off,
         };
     }
+    if let Some(problem) = too_many_pairs(service, &limits, &routes) {
+        return vec![problem];
+    }
     if let Err(e) = limits.validate(&facts(settings, &routes, &mut Vec::new(), &mut Vec::new())) {
         let key = named.get(&e.rule).cloned().unwrap_or_else(|| ItemKey::service(service));
         problems.push(Problem::of(&key, crate::chain(&e)));
@@ -76,6 +82,24 @@ pub(super) fn check(service: &str, items: &[Item], removed: &BTreeSet<&str>) -> 
         problems.push(Problem::of(key, e.to_string()));
     }
     problems
+}
+
+/// Routes and rules are held against each other, so their product is bounded.
+fn too_many_pairs(
+    service: &str,
+    limits: &Limits,
+    routes: &[(&ItemKey, &Route)],
+) -> Option<Problem> {
+    let in_plans = limits.plans.values().flat_map(|plan| &plan.rules);
+    let said: usize = limits.rules.iter().chain(in_plans).map(|rule| 1 + rule.costs.len()).sum();
+    (said.saturating_mul(routes.len()) > ROUTES_BY_RULES).then(|| {
+        let message = format!(
+            "{} routes times {said} rules and costs are more than {ROUTES_BY_RULES}; merge rules, \
+             or say costs in the routes",
+            routes.len()
+        );
+        Problem::of(&ItemKey::service(service), message)
+    })
 }
 
 /// Keys whose plan is not there, or goes.
@@ -113,10 +137,14 @@ fn keys_without_plan(
 }
 
 fn no_plan(service: &str, plan: &str, limits: &Limits) -> String {
-    let known: Vec<&str> = limits.plans.keys().map(String::as_str).collect();
+    let known: Vec<&str> = limits.plans.keys().map(String::as_str).take(NAMED).collect();
     let known = match known.as_slice() {
         [] => "it has none; `keepgate plan set` makes one".to_owned(),
         [one] => format!("its plan is `{one}`"),
+        known if known.len() < limits.plans.len() => {
+            let more = limits.plans.len() - known.len();
+            format!("its plans are `{}` and {more} more", known.join("`, `"))
+        }
         known => format!("its plans are `{}`", known.join("`, `")),
     };
     format!("there is no plan `{plan}` in service `{service}`; {known}")

@@ -6,17 +6,23 @@
 //! Readers take the head once and see one state. Followers are woken by a watch channel; what
 //! they need of the last revisions is in [`Recent`], encoded once.
 //!
+//! Edits that may be of many items are worked out beside that thread (`bulk`), which only writes
+//! them, after the small edits that wait.
+//!
 //! INVARIANT: the head is never ahead of the store, and an edit is acknowledged only after its
 //! commit is durable and its head is published.
 
+mod bulk;
 mod check;
 pub(crate) mod history;
 mod land;
 mod limits;
 mod recent;
+mod step;
 pub(crate) mod verify;
+mod work;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -29,14 +35,17 @@ use keepgate_policy::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use bulk::{Bulk, BulkPlanner};
 pub use check::Problem;
 pub(crate) use history::Witness;
 pub use history::{Condition, Sums};
-pub use land::{Change as Landing, ChangeOp};
 pub(crate) use land::{an_admin_remains, unix_ms};
 pub(crate) use recent::DELTA_BYTES;
 pub use recent::{Landed, Recent, Scope, Since};
+pub(crate) use step::Step;
+pub use step::{ChangeOp, Counts, Landing};
 pub use verify::Newer;
+pub use work::{Stage, Watching, Work};
 
 use crate::store::{
     Fork, Meta, Reading, Retention, ScopeRow, Standing, Store, StoreError, Sum, TokenRow, Verdict,
@@ -105,13 +114,36 @@ pub struct Edit {
     pub plan: Planner,
 }
 
+/// Changes that an outcome lists.
+pub const CHANGES_TOLD: usize = 10_000;
+
 /// What came of an edit.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The revision of the state that it left (or, for a dry run, found).
     pub revision: Revision,
-    /// What changed, in key order; empty: nothing, and no revision was made.
+    /// How many items changed; none: no revision was made.
+    pub counts: Counts,
+    /// What changed, in key order, the first [`CHANGES_TOLD`].
     pub changes: Vec<Landing>,
+    /// Items that it left alone, because others changed them while it was worked out.
+    pub kept: Vec<ItemKey>,
+}
+
+impl Outcome {
+    fn nothing(revision: Revision) -> Outcome {
+        let (counts, changes) = Default::default();
+        Outcome { revision, counts, changes, kept: Vec::new() }
+    }
+
+    fn of(revision: Revision, steps: &[Step]) -> Outcome {
+        Outcome {
+            revision,
+            counts: Counts::of(steps),
+            changes: steps.iter().take(CHANGES_TOLD).map(Step::landing).collect(),
+            kept: Vec::new(),
+        }
+    }
 }
 
 /// An edit that did not land; nothing changed.
@@ -152,6 +184,9 @@ pub enum Refusal {
     /// The last revision could not be noted outside of the store; nothing lands until it is.
     #[error("{0}")]
     Stopped(Arc<str>),
+    /// Nobody waits for it any more.
+    #[error("the caller has gone; nothing was changed")]
+    Gone,
     /// Too many edits wait already.
     #[error("too many changes are waiting; try again")]
     Busy,
@@ -203,6 +238,7 @@ pub enum OpenError {
 
 enum Job {
     Edit(Edit, oneshot::Sender<Result<Outcome, Refusal>>),
+    Bulk(Box<bulk::Prepared>, oneshot::Sender<Result<bulk::Landed, Refusal>>),
     Touch(Vec<(String, u64)>),
     /// Note that the history is lost.
     Lost {
@@ -212,6 +248,12 @@ enum Job {
     /// See whether writing is possible again.
     Probe,
 }
+
+/// How long small edits may go first, from when a prepared one has come.
+const BULK_WAITS: Duration = Duration::from_secs(5);
+
+/// Prepared edits that may wait for the writer.
+const BULK_QUEUE: usize = 8;
 
 /// See the module.
 pub struct Desk {
@@ -393,6 +435,52 @@ impl Desk {
         answer.await.unwrap_or(Err(Refusal::Closed))
     }
 
+    /// Lands an edit of many items, worked out beside the writer; it may take its time. The edit is
+    /// given up when its [`Work`] is.
+    pub(crate) async fn edit_bulk(&self, mut bulk: Bulk) -> Result<Outcome, Refusal> {
+        if let Condition::Lost(why) = self.settled().await {
+            return Err(Refusal::Lost(why));
+        }
+        for _ in 0..bulk::ATTEMPTS {
+            let shared = Arc::clone(&self.shared);
+            let work = tokio::task::spawn_blocking(move || {
+                let ready = bulk::prepare(&shared, &mut bulk);
+                (ready, bulk)
+            });
+            let ready;
+            (ready, bulk) = work.await.map_err(|_| Refusal::Closed)?;
+            let prepared = match ready? {
+                bulk::Ready::Done(outcome) => return Ok(outcome),
+                bulk::Ready::Write(prepared) => prepared,
+            };
+            let (reply, answer) = oneshot::channel();
+            let jobs = self.jobs().ok_or(Refusal::Closed)?;
+            jobs.send(Job::Bulk(prepared, reply)).await.map_err(|_| Refusal::Closed)?;
+            let landed = answer.await.unwrap_or(Err(Refusal::Closed))?;
+            let attempt = landed.attempt;
+            // What is left of it is large: freeing it holds up nobody here.
+            tokio::task::spawn_blocking(move || drop((landed.prepared, landed.replaced)));
+            if let bulk::Attempt::Done(outcome) = attempt {
+                return Ok(outcome);
+            }
+        }
+        // Others change what it rests on again and again: the writer works it out, they wait.
+        let Bulk { actor, action, dry_run, mut plan, work } = bulk;
+        let plan: Planner = Box::new(move |store, head| {
+            let steps = plan(store, head)?;
+            work.checked(0)?;
+            let changes = steps.into_iter().map(|step| match step.after {
+                Some(after) => after.decode().map(Change::Put),
+                None => Ok(Change::Delete(step.key)),
+            });
+            let changes = changes
+                .collect::<Result<_, _>>()
+                .map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })?;
+            Ok(Plan { changes, ..Plan::default() })
+        });
+        self.edit(Edit { actor, action, dry_run, plan }).await
+    }
+
     /// Notes when tokens were used last; dropped when the queue is full.
     pub fn touch(&self, used: Vec<(String, u64)>) {
         if let Some(jobs) = self.jobs() {
@@ -443,45 +531,64 @@ impl Drop for Desk {
     }
 }
 
-/// The writer thread: until the queue is closed and empty.
+/// The writer thread: until the queue is closed and empty. A prepared edit waits until no small one
+/// does, or for [`BULK_WAITS`].
 fn work(shared: &Shared, mut queue: mpsc::Receiver<Job>) {
-    while let Some(job) = queue.blocking_recv() {
+    let mut waiting: VecDeque<(Instant, _, _)> = VecDeque::new();
+    loop {
+        let job = match waiting.front() {
+            None => queue.blocking_recv(),
+            Some((since, ..)) if Instant::elapsed(since) >= BULK_WAITS => None,
+            Some(_) => queue.try_recv().ok(),
+        };
         match job {
-            Job::Edit(edit, reply) => {
-                let action = edit.action;
-                let outcome = shared.resume().and_then(|()| land::land(shared, edit));
-                if let Err(Refusal::Store(e)) = &outcome {
-                    shared.note_failure(e);
-                }
-                if let Err(e @ (Refusal::Store(_) | Refusal::World(_))) = &outcome {
-                    tracing::error!(action, error = %crate::chain(e), "a change did not land");
-                }
-                if matches!(&outcome, Ok(outcome) if !outcome.changes.is_empty()) {
-                    shared.recovered();
-                }
-                // The caller may have gone; the revision stands all the same.
-                let _ = reply.send(outcome);
+            Some(Job::Bulk(prepared, reply)) if waiting.len() < BULK_QUEUE => {
+                waiting.push_back((Instant::now(), prepared, reply));
             }
-            Job::Touch(used) => {
-                if shared.line.condition() != Condition::Ready {
-                    continue;
-                }
-                let noted = shared.store.write(&mut |tx| {
-                    tx.touch(&used)?;
-                    Ok(Verdict::Commit)
-                });
-                if let Err(e) = noted {
-                    shared.note_failure(&e);
-                    tracing::warn!(error = %crate::chain(&e), "token use was not noted");
-                }
+            Some(Job::Bulk(_, reply)) => {
+                let _ = reply.send(Err(Refusal::Busy));
             }
-            Job::Lost { why, witnessed } => {
-                if let Err(e) = shared.keep_lost(&why, witnessed) {
-                    tracing::error!(error = %crate::chain(&e), "the loss was not noted");
-                }
+            Some(job) => small(shared, job),
+            None => {
+                let Some((_, prepared, reply)) = waiting.pop_front() else { return };
+                let action = prepared.action;
+                let landed = shared.resume().and_then(|()| bulk::land(shared, prepared));
+                shared.judge(action, &landed, |landed| landed.replaced.is_some());
+                let _ = reply.send(landed);
             }
-            Job::Probe => shared.probe(),
         }
+    }
+}
+
+fn small(shared: &Shared, job: Job) {
+    match job {
+        Job::Edit(edit, reply) => {
+            let action = edit.action;
+            let outcome = shared.resume().and_then(|()| land::land(shared, edit));
+            shared.judge(action, &outcome, |outcome| !outcome.changes.is_empty());
+            // The caller may have gone; the revision stands all the same.
+            let _ = reply.send(outcome);
+        }
+        Job::Touch(used) => {
+            if shared.line.condition() != Condition::Ready {
+                return;
+            }
+            let noted = shared.store.write(&mut |tx| {
+                tx.touch(&used)?;
+                Ok(Verdict::Commit)
+            });
+            if let Err(e) = noted {
+                shared.note_failure(&e);
+                tracing::warn!(error = %crate::chain(&e), "token use was not noted");
+            }
+        }
+        Job::Lost { why, witnessed } => {
+            if let Err(e) = shared.keep_lost(&why, witnessed) {
+                tracing::error!(error = %crate::chain(&e), "the loss was not noted");
+            }
+        }
+        Job::Probe => shared.probe(),
+        Job::Bulk(..) => {}
     }
 }
 
@@ -522,7 +629,8 @@ fn look_after(
 
 impl Shared {
     /// Makes a stored revision known: noted outside of the store first, then published.
-    fn publish(&self, next: land::Next) -> Result<(), StoreError> {
+    /// Returns the state that was published before.
+    fn publish(&self, next: land::Next) -> Result<Arc<Head>, StoreError> {
         if let Err(e) = self.store.note_high(&next.head.mark) {
             *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
             return Err(e);
@@ -530,9 +638,9 @@ impl Shared {
         let revision = next.head.revision;
         self.line.told(&next.head.mark);
         self.recent.push(next.landed);
-        self.head.store(Arc::new(next.head));
+        let replaced = self.head.swap(Arc::new(next.head));
         self.landed.send_replace(revision);
-        Ok(())
+        Ok(replaced)
     }
 
     /// Publishes what could not be published before. Nothing lands until that is done.
@@ -542,8 +650,26 @@ impl Shared {
         }
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
         match pending {
-            Some(next) => self.publish(next).map_err(Refusal::Store),
+            Some(next) => self.publish(next).map(drop).map_err(Refusal::Store),
             None => Ok(()),
+        }
+    }
+
+    /// What an edit's end says about the store.
+    fn judge<T>(
+        &self,
+        action: &'static str,
+        landed: &Result<T, Refusal>,
+        changed: impl FnOnce(&T) -> bool,
+    ) {
+        if let Err(Refusal::Store(e)) = landed {
+            self.note_failure(e);
+        }
+        if let Err(e @ (Refusal::Store(_) | Refusal::World(_))) = landed {
+            tracing::error!(action, error = %crate::chain(e), "a change did not land");
+        }
+        if landed.as_ref().is_ok_and(changed) {
+            self.recovered();
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 use keepgate_policy::{Digest, Mark, Revision, proto};
 
-use super::land::Step;
+use super::step::Step;
 use crate::follow::frame;
 use crate::store::ScopeRow;
 
@@ -74,6 +74,8 @@ pub struct Landed {
     scopes: Arc<BTreeMap<String, ScopeRow>>,
     parts: Vec<(String, Vec<proto::Change>)>,
     bytes: usize,
+    /// Nothing of it is kept: its followers get a snapshot.
+    is_large: bool,
     frames: Mutex<HashMap<FrameKey, Bytes>>,
 }
 
@@ -95,14 +97,23 @@ impl Landed {
     ) -> Landed {
         let mut newer = Vec::new();
         let mut parts: Vec<(String, Vec<proto::Change>)> = Vec::new();
-        let mut bytes = 0;
+        let bytes = |step: &Step| {
+            step.after.as_ref().map_or(0, |after| after.body.len()) + step.key.id.len() + 64
+        };
+        let mut bytes: usize = steps.iter().map(bytes).sum();
+        let is_large = bytes > DELTA_BYTES || steps.len() > DELTA_CHANGES;
+        if is_large {
+            bytes = 0;
+        }
         for step in steps {
-            let body = step.after.as_ref().map(|(_, row)| row.body.clone());
-            let needs = step.after.as_ref().map_or(1, |(_, row)| row.needs);
-            if needs > 1 {
+            let needs = step.after.as_ref().map_or(1, |after| after.needs);
+            if needs > 1 && newer.last() != Some(&step.key.service) {
                 newer.push(step.key.service.clone());
             }
-            bytes += body.as_ref().map_or(0, Vec::len) + step.key.id.len() + 64;
+            if is_large {
+                continue;
+            }
+            let body = step.after.as_ref().map(|after| after.body.clone());
             let change = frame::change(&step.key, body, needs);
             match parts.last_mut() {
                 Some((service, changes)) if *service == step.key.service => changes.push(change),
@@ -110,7 +121,8 @@ impl Landed {
             }
         }
         let revision = mark.revision;
-        Landed { previous, revision, mark, newer, scopes, parts, bytes, frames: Mutex::default() }
+        let frames = Mutex::default();
+        Landed { previous, revision, mark, newer, scopes, parts, bytes, is_large, frames }
     }
 
     /// Whether followers of this scope must understand more than release 0.1 did.
@@ -120,8 +132,7 @@ impl Landed {
 
     /// The encoded delta for followers of this scope; none: too large, take a snapshot.
     pub fn frame(&self, scope: &Scope) -> Option<Bytes> {
-        let changes: usize = self.parts.iter().map(|(_, changes)| changes.len()).sum();
-        if self.bytes > DELTA_BYTES || changes > DELTA_CHANGES {
+        if self.is_large {
             return None;
         }
         let seen: Vec<bool> = self.parts.iter().map(|(service, _)| scope.covers(service)).collect();

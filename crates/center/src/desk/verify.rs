@@ -17,7 +17,7 @@ fn corrupt(what: String) -> StoreError {
 /// An item's row: its digest, and the columns that follow from its body.
 pub(crate) fn row(row: &Row, item: &Item, head: Revision) -> Result<Digest, StoreError> {
     let digest = Digest::of_encoded(&row.key, &row.body);
-    let source = super::land::source_of(&item.body);
+    let source = keepgate_policy::source_of(&item.body);
     let wrong = if row.digest != digest {
         "digest"
     } else if row.source != source {
@@ -166,5 +166,5 @@ pub(crate) fn all(reading: &(impl Reading + ?Sized)) -> Result<State, StoreError
 
 /// The service whose apply brought an item into the directory.
 pub(crate) fn source_of(body: &ItemBody) -> &str {
-    super::land::source_of(body)
+    keepgate_policy::source_of(body)
 }

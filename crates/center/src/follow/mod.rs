@@ -20,11 +20,12 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use keepgate_policy::proto::follow_request::Request as Asked;
 use keepgate_policy::{Digest, HistoryId, Revision, proto};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Caller, Permission};
+use crate::api::fair::{Fair, Seat};
 use crate::desk::{Condition, Desk, Head, Scope, Since, Witness};
 use crate::metrics::Metrics;
 use crate::proto::sync_server::Sync;
@@ -50,6 +51,13 @@ const HELLO: Duration = Duration::from_secs(10);
 
 /// Followers that may be sent a snapshot at the same time; the others wait, with heartbeats.
 const SNAPSHOTS: usize = 64;
+
+/// Of these, followers of one token: others always find a place.
+const SNAPSHOTS_OF_A_TOKEN: usize = 16;
+
+/// A follower that takes no piece of its snapshot for this long gives its place back and is given
+/// up. The queue before it has room for [`QUEUE`] pieces, so this is far below any useful speed.
+const SNAPSHOT_STALLED: Duration = Duration::from_secs(20);
 
 /// Change rows that are merged into one delta; beyond, a snapshot is cheaper.
 const CATCH_UP_ROWS: usize = 10_000;
@@ -181,7 +189,7 @@ pub(crate) struct SyncService {
     desk: Arc<Desk>,
     followers: Arc<Followers>,
     snapshots: Arc<Snapshots>,
-    admission: Arc<Semaphore>,
+    admission: Arc<Fair>,
     metrics: Arc<Metrics>,
     /// True once the center shuts down.
     closing: watch::Receiver<bool>,
@@ -198,7 +206,7 @@ impl SyncService {
             desk,
             followers,
             snapshots: Arc::new(Snapshots::new()),
-            admission: Arc::new(Semaphore::new(SNAPSHOTS)),
+            admission: Arc::new(Fair::of(SNAPSHOTS, SNAPSHOTS_OF_A_TOKEN, usize::MAX)),
             metrics,
             closing,
         }
@@ -627,13 +635,14 @@ impl Feed {
     ) -> Result<(), End> {
         let service = self.service.clone();
         let scope = self.scope.clone();
+        let token = self.caller.token_id().to_owned();
         let made = async move {
-            let permit = Arc::clone(&service.admission).acquire_owned().await.ok();
+            let permit = service.admission.seat(&token).await.ok();
             let made = service.snapshots.of(&service.desk, &scope, at_least).await;
             (permit, made)
         };
         tokio::pin!(made);
-        let (permit, made): (Option<OwnedSemaphorePermit>, _) = loop {
+        let (permit, made): (Option<Seat>, _) = loop {
             tokio::select! {
                 done = &mut made => break done,
                 _ = heartbeat.tick() => {
@@ -650,7 +659,7 @@ impl Feed {
             return Ok(());
         }
         for bytes in &encoded.frames {
-            self.send(bytes.clone()).await?;
+            self.send_within(bytes.clone(), SNAPSHOT_STALLED).await?;
         }
         drop(permit);
         self.service.metrics.snapshots_sent.add(1);
@@ -677,7 +686,11 @@ impl Feed {
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<(), End> {
-        let deadline = Instant::now() + STALLED;
+        self.send_within(bytes, STALLED).await
+    }
+
+    async fn send_within(&mut self, bytes: Bytes, patience: Duration) -> Result<(), End> {
+        let deadline = Instant::now() + patience;
         match tokio::time::timeout_at(deadline, self.to.send(Ok(Frame(bytes)))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),

@@ -207,6 +207,9 @@ pub trait Writing: Reading {
     fn scope(&mut self, scope: &ScopeRow) -> Result<(), StoreError>;
     /// Adds a change row of this transaction's revision.
     fn change(&mut self, row: &ChangeRow) -> Result<(), StoreError>;
+    /// Notes that the revision's `count` change rows are not kept: [`Reading::changes_after`] a
+    /// revision before it finds [`Changes::TooMany`].
+    fn changes_left_out(&mut self, revision: Revision, count: usize) -> Result<(), StoreError>;
     /// Creates or replaces a token.
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError>;
     /// Adds an audit row.

@@ -9,6 +9,7 @@
 mod admin;
 mod apply;
 mod authzen;
+mod bulk;
 mod crash;
 mod depth;
 mod fixture;
@@ -17,7 +18,8 @@ mod history;
 mod keeping;
 mod limits;
 mod matrix;
-
+mod places;
+mod products;
 mod start;
 mod store_conformance;
 mod top;

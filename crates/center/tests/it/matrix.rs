@@ -91,6 +91,8 @@ async fn every_endpoint_with_every_role() {
         POST   /v1/services/{service}/apply: admin editor
         GET    /v1/services/{service}/export: admin editor viewer
         GET    /v1/services/{service}/extras: admin editor viewer
+        POST   /v1/services/{service}/import/entities: admin editor
+        POST   /v1/services/{service}/import/grants: admin editor
         GET    /v1/services/{service}/top: admin editor viewer
         GET    /v1/services/{service}/schema: admin editor viewer
         PUT    /v1/services/{service}/schema: admin editor
@@ -140,6 +142,8 @@ async fn every_endpoint_with_every_role() {
         GET    /v1/roles/{uid}: admin editor viewer
         PUT    /v1/roles/{uid}: admin editor
         DELETE /v1/roles/{uid}: admin editor
+        POST   /v1/import/entities: admin editor
+        POST   /v1/import/members: admin editor
         GET    /v1/members: admin editor viewer
         POST   /v1/roles/assign: admin editor
         POST   /v1/roles/revoke: admin editor

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::admin::{Admin, CenterArgs, Refusal, list, segment, text};
 use crate::exit::{Exit, usage};
+use crate::progress::Progress;
 use crate::style::{self, Paint};
 
-/// Largest file, in bytes; GitHub's REST description has 12 MB.
-const FILE_BYTES_MAX: u64 = 32 << 20;
+/// Largest file, in bytes: above what a center takes unless it is told otherwise (`--apply-bytes`).
+const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Most files.
 const FILES_MAX: usize = 1_000;
 /// The files with a fixed name; every `*.cedar` file counts too.
@@ -169,8 +170,19 @@ impl Bundle {
 
     /// Sends it; the center's answer.
     pub(crate) async fn apply(&self, admin: &mut Admin, dry_run: bool) -> anyhow::Result<Value> {
+        #[derive(serde::Serialize)]
+        struct Body<'a> {
+            files: &'a BTreeMap<String, String>,
+        }
         let path = format!("/v1/services/{}/apply?dry_run={dry_run}", segment(&self.service));
-        admin.post(&path, &json!({ "files": self.files })).await
+        let body = serde_json::to_vec(&Body { files: &self.files }).context("writing the files")?;
+        let mut progress = Progress::new();
+        let told = |told: &Value| {
+            let number = |name: &str| told.get(name).and_then(Value::as_u64).unwrap_or_default();
+            let total = Some(number("total")).filter(|total| *total > 0);
+            progress.bar(number("done"), total, text(told, "stage"));
+        };
+        admin.post_and_follow(&path, body, told).await
     }
 }
 
@@ -194,11 +206,11 @@ fn changes(service: &str, answer: &Value, paint: Paint) -> String {
     let changes = list(answer, "changes");
     let dry_run = answer.get("dry_run").and_then(Value::as_bool).unwrap_or(false);
     let revision = answer.get("revision").and_then(Value::as_u64).unwrap_or(0);
-    if changes.is_empty() {
+    if changes.is_empty() && list(answer, "kept").is_empty() {
         return format!("{service}: nothing to change, revision {revision}\n");
     }
     let mut out = String::new();
-    let (mut created, mut updated, mut deleted) = (0, 0, 0);
+    let (mut created, mut updated, mut deleted) = (0_u64, 0_u64, 0_u64);
     for change in changes {
         let kind = text(change, "kind");
         let mark = match text(change, "op") {
@@ -216,6 +228,27 @@ fn changes(service: &str, answer: &Value, paint: Paint) -> String {
             }
         };
         let line = format!("{mark} {kind:<9} {}", text(change, "id"));
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    // Of many changes the first are listed; the counts are of all.
+    let of_all =
+        |name: &str, listed: u64| answer.get(name).and_then(Value::as_u64).unwrap_or(listed);
+    let listed = created + updated + deleted;
+    created = of_all("created", created);
+    updated = of_all("updated", updated);
+    deleted = of_all("deleted", deleted);
+    let all = created + updated + deleted;
+    if all > listed {
+        out.push_str(&format!(".. and {} more\n", all - listed));
+    }
+    for kept in list(answer, "kept") {
+        let line = format!(
+            "{} {:<9} {} was changed by another meanwhile and stays as it is; apply again to replace it",
+            paint.warn("!"),
+            text(kept, "kind"),
+            text(kept, "id")
+        );
         out.push_str(line.trim_end());
         out.push('\n');
     }

@@ -14,6 +14,7 @@ mod doctor;
 mod export;
 mod gate;
 mod help_markdown;
+mod import;
 pub(crate) mod key;
 mod lab;
 mod plan;
@@ -120,6 +121,7 @@ commands! {
     Gate => gate,
     Apply => apply,
     Export => export,
+    Import => import,
     Check => check,
     Token => token,
     Key => key,

@@ -39,6 +39,12 @@ impl Scratch {
         self.0.join(name)
     }
 
+    /// A directory that says no more than the name of a service.
+    pub(crate) fn service(&self, name: &str) -> String {
+        self.write(&format!("{name}/service.toml"), &format!("name = \"{name}\"\n"));
+        self.join(name).display().to_string()
+    }
+
     /// Writes a file, with the directories above it.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.join(name);

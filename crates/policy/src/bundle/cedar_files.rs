@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::Reader;
-use super::line::line_of;
+use super::line::Lines;
 use crate::cedar_text::{self, PolicyError, Sort};
 use crate::model::{Item, ItemBody, PolicyBody};
 
@@ -32,8 +32,9 @@ struct Piece<'a> {
 
 pub(super) fn parse(reader: &mut Reader, file: &str, text: &str) {
     let stem = decoded_name(file.strip_suffix(END).unwrap_or(file));
+    let lines = Lines::of(text);
     for (index, piece) in pieces(text).into_iter().enumerate() {
-        let line = line_of(text, piece.offset);
+        let line = lines.at(piece.offset);
         match item_of(&reader.service, file, &stem, index, &piece) {
             Ok(item) => reader.put(file, line, item),
             Err(error) => {

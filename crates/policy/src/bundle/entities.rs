@@ -1,12 +1,13 @@
 //! `entities.json`: Cedar's JSON entity format.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::line::line_of;
+use super::elements::{Elements, MAX_ELEMENT_BYTES, Next};
 use super::{ENTITIES, Reader};
 use crate::item::canonical_json;
 use crate::model::{EntityBody, Item, ItemBody, Uid};
@@ -42,41 +43,49 @@ impl<'de> Deserialize<'de> for Reference {
 }
 
 pub(super) fn parse(reader: &mut Reader, text: &str) {
-    // Entity by entity, so that each has its line.
-    let mut at = 0;
-    let error = |reader: &mut Reader, at: usize, message: &str| {
-        reader.error(ENTITIES, Some(line_of(text, at)), message);
-    };
-    if !take(text, &mut at, '[') {
-        return error(reader, at, "not a JSON list of entities");
+    if let Err(source) = read(reader, text.as_bytes(), |_| true) {
+        // Memory does not fail to be read.
+        reader.error(ENTITIES, None, source.to_string());
     }
-    if !take(text, &mut at, ']') {
-        loop {
-            skip_space(text, &mut at);
-            let rest = text.get(at..).unwrap_or_default();
-            let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
-            match values.next() {
-                Some(Ok(value)) => {
-                    entity(reader, line_of(text, at), value);
-                    at += values.byte_offset();
-                }
-                Some(Err(source)) => {
-                    let line = line_of(text, at) + source.line().saturating_sub(1);
-                    return reader.error(ENTITIES, Some(line), bare(&source));
-                }
-                None => return error(reader, at, "the list is not closed"),
+}
+
+/// How often the caller hears how far it is.
+const TOLD_EVERY: usize = 4_096;
+
+/// Reads the list entity by entity, so that each has its line and none of them has to be in
+/// memory beside the others as a text.
+pub(super) fn read(
+    reader: &mut Reader,
+    text: impl Read,
+    mut told: impl FnMut(usize) -> bool,
+) -> io::Result<()> {
+    let mut elements = Elements::of(text);
+    loop {
+        let (text, line) = match elements.next()? {
+            Next::Element(text, line) => (text, line),
+            Next::End => return Ok(()),
+            Next::Wrong(message, line) => {
+                reader.error(ENTITIES, Some(line), message);
+                return Ok(());
             }
-            if take(text, &mut at, ']') {
-                break;
+            Next::TooLong(line) => {
+                let message = format!("an entity has at most {MAX_ELEMENT_BYTES} bytes; divide it");
+                reader.error(ENTITIES, Some(line), message);
+                return Ok(());
             }
-            if !take(text, &mut at, ',') {
-                return error(reader, at, "a comma or the list's end is expected");
+        };
+        match serde_json::from_slice::<Value>(text) {
+            Ok(value) => entity(reader, line, value),
+            Err(source) => {
+                let line = line + source.line().saturating_sub(1);
+                reader.error(ENTITIES, Some(line), bare(&source));
+                return Ok(());
             }
         }
-    }
-    skip_space(text, &mut at);
-    if at < text.len() {
-        error(reader, at, "nothing may follow the list");
+        let count = reader.found.len();
+        if count.is_multiple_of(TOLD_EVERY) && !told(count) {
+            return Ok(());
+        }
     }
 }
 
@@ -89,7 +98,8 @@ fn entity(reader: &mut Reader, line: usize, value: Value) {
                 parents: entity.parents.into_iter().map(|parent| parent.0).collect(),
                 tags: entity.tags,
             };
-            reader.put(ENTITIES, line, Item::new(&reader.service, "", ItemBody::Entity(body)));
+            let item = Item::new(&reader.service, "", ItemBody::Entity(body));
+            reader.put(ENTITIES, line, item);
         }
         Err(source) => reader.error(ENTITIES, Some(line), bare(&source)),
     }
@@ -99,18 +109,6 @@ fn entity(reader: &mut Reader, line: usize, value: Value) {
 fn bare(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.split(" at line ").next().unwrap_or_default().to_owned()
-}
-
-fn skip_space(text: &str, at: &mut usize) {
-    let rest = text.get(*at..).unwrap_or_default();
-    *at += rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n']).len();
-}
-
-fn take(text: &str, at: &mut usize, what: char) -> bool {
-    skip_space(text, at);
-    let found = text.get(*at..).is_some_and(|rest| rest.starts_with(what));
-    *at += usize::from(found);
-    found
 }
 
 pub(super) fn render(items: &[&Item]) -> Option<String> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use toml::Spanned;
 
-use super::line::line_of;
+use super::line::Lines;
 use super::{LIMITS, Reader, toml_text};
 use crate::item::plain_json;
 use crate::model::{Item, ItemBody};
@@ -34,8 +34,9 @@ pub(super) fn parse(reader: &mut Reader, text: &str) {
         Ok(file) => file,
         Err(error) => return reader.toml_error(LIMITS, text, &error),
     };
+    let lines = Lines::of(text);
     for table in file.rule {
-        let line = line_of(text, table.span().start);
+        let line = lines.at(table.span().start);
         match object(table.into_inner()) {
             Ok(body) if body.get("name").is_some_and(|name| name.is_string() && name != "") => {
                 let body = ItemBody::Limit(Value::Object(body));
@@ -46,7 +47,7 @@ pub(super) fn parse(reader: &mut Reader, text: &str) {
         }
     }
     for (name, table) in file.plan {
-        let line = line_of(text, table.span().start);
+        let line = lines.at(table.span().start);
         match object(table.into_inner()) {
             Ok(mut body) if !body.contains_key("name") && !name.is_empty() => {
                 body.insert("name".to_owned(), name.into());

@@ -8,18 +8,24 @@
 //! schema is for [`crate::validate`].
 
 mod cedar_files;
+mod elements;
 mod entities;
 mod limits;
 mod line;
+mod pack;
 mod roles;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::line::Lines;
+use crate::encoded::Encoded;
 use crate::model::{Item, ItemBody, ItemKey, Kind};
 pub(crate) use cedar_files::{MARKER, file_of};
+pub use pack::{Packed, Packer};
 
 use crate::openapi;
 use crate::route::Route;
@@ -76,49 +82,70 @@ const LIMITS: &str = "limits.toml";
 const LINKS: &str = "links.toml";
 const OPENAPI: [&str; 3] = ["openapi.json", "openapi.yaml", "openapi.yml"];
 
-/// Reads the files of a directory, by name. On failure, all that is wrong.
+/// The file whose items come in millions; [`Packer::entities`] reads it as it comes.
+pub const ENTITIES_FILE: &str = ENTITIES;
+
+/// The most errors that are told; of the others there is a count.
+pub const MAX_ERRORS: usize = 1_000;
+
+/// Reads the files of a directory, by name. On failure, what is wrong, at most [`MAX_ERRORS`] of
+/// it.
 pub fn parse(files: &BTreeMap<String, String>) -> Result<Bundle, Vec<BundleError>> {
-    let mut reader = Reader { service: String::new(), items: BTreeMap::new(), errors: Vec::new() };
+    let mut reader = Reader::default();
     reader.service_file(files.get(SERVICE));
-    let mut routes_from: Option<&str> = None;
-    for (file, text) in files {
-        match file.as_str() {
-            SERVICE => {}
-            SCHEMA => {
-                let body = crate::model::SchemaBody { text: text.clone() };
-                reader.put(file, 1, Item::new(&reader.service, "", ItemBody::Schema(body)));
+    reader.files(files);
+    let service = std::mem::take(&mut reader.service);
+    let mut bundle = Bundle { service, items: Vec::new(), places: BTreeMap::new() };
+    for found in reader.finish()? {
+        let place = found.place();
+        match found.item.decode() {
+            Ok(item) => {
+                bundle.places.insert(item.key.clone(), place);
+                bundle.items.push(item);
             }
-            ENTITIES => entities::parse(&mut reader, text),
-            ROLES => roles::parse_roles(&mut reader, text),
-            LINKS => roles::parse_links(&mut reader, text),
-            LIMITS => limits::parse(&mut reader, text),
-            name if name == ROUTES || OPENAPI.contains(&name) => {
-                if let Some(other) = routes_from.replace(file) {
-                    let message = format!("`{other}` has the routes already; keep one of them");
-                    reader.error(file, None, message);
-                } else if name == ROUTES {
-                    reader.routes_file(text);
-                } else {
-                    reader.openapi_file(file, text);
-                }
+            Err(error) => {
+                let (file, line) = (place.file, Some(place.line));
+                return Err(vec![BundleError { file, line, message: with_sources(&error) }]);
             }
-            name if is_ignored(name) => {}
-            name if name.ends_with(".cedar") && !name.contains(['/', '\\']) => {
-                cedar_files::parse(&mut reader, file, text);
-            }
-            _ => reader.error(file, None, unknown_file(file)),
         }
     }
-    if !reader.errors.is_empty() {
-        return Err(reader.errors);
+    Ok(bundle)
+}
+
+impl Reader {
+    /// All files but `service.toml`, whose name is needed first.
+    fn files(&mut self, files: &BTreeMap<String, String>) {
+        let reader = self;
+        let mut routes_from: Option<&str> = None;
+        for (file, text) in files {
+            match file.as_str() {
+                SERVICE => {}
+                SCHEMA => {
+                    let body = crate::model::SchemaBody { text: text.clone() };
+                    reader.put(file, 1, Item::new(&reader.service, "", ItemBody::Schema(body)));
+                }
+                ENTITIES => entities::parse(reader, text),
+                ROLES => roles::parse_roles(reader, text),
+                LINKS => roles::parse_links(reader, text),
+                LIMITS => limits::parse(reader, text),
+                name if name == ROUTES || OPENAPI.contains(&name) => {
+                    if let Some(other) = routes_from.replace(file) {
+                        let message = format!("`{other}` has the routes already; keep one of them");
+                        reader.error(file, None, message);
+                    } else if name == ROUTES {
+                        reader.routes_file(text);
+                    } else {
+                        reader.openapi_file(file, text);
+                    }
+                }
+                name if is_ignored(name) => {}
+                name if name.ends_with(".cedar") && !name.contains(['/', '\\']) => {
+                    cedar_files::parse(reader, file, text);
+                }
+                _ => reader.error(file, None, unknown_file(file)),
+            }
+        }
     }
-    let mut items = Vec::with_capacity(reader.items.len());
-    let mut places = BTreeMap::new();
-    for (key, (item, place)) in reader.items {
-        places.insert(key, place);
-        items.push(item);
-    }
-    Ok(Bundle { service: reader.service, items, places })
 }
 
 /// Writes the items of a service as files. Items of other services, and what others brought to
@@ -177,10 +204,28 @@ fn unknown_file(name: &str) -> String {
 }
 
 /// Collects items and errors.
+#[derive(Default)]
 struct Reader {
     service: String,
-    items: BTreeMap<ItemKey, (Item, Place)>,
+    found: Vec<Found>,
+    /// The file of the last item that was found.
+    file: Arc<str>,
     errors: Vec<BundleError>,
+    /// Errors beyond [`MAX_ERRORS`].
+    untold: usize,
+}
+
+/// An item and where it stands.
+struct Found {
+    item: Arc<Encoded>,
+    file: Arc<str>,
+    line: u32,
+}
+
+impl Found {
+    fn place(&self) -> Place {
+        Place { file: self.file.to_string(), line: self.line as usize }
+    }
 }
 
 #[derive(Deserialize)]
@@ -197,7 +242,11 @@ struct RoutesOut<'a> {
 
 impl Reader {
     fn error(&mut self, file: &str, line: Option<usize>, message: impl Into<String>) {
-        self.errors.push(BundleError { file: file.to_owned(), line, message: message.into() });
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(BundleError { file: file.to_owned(), line, message: message.into() });
+        } else {
+            self.untold += 1;
+        }
     }
 
     fn put(&mut self, file: &str, line: usize, item: Item) {
@@ -208,18 +257,39 @@ impl Reader {
             }
             return;
         }
-        let place = Place { file: file.to_owned(), line };
-        if let Some((_, first)) = self.items.get(&item.key) {
-            let message = format!(
-                "{} is in {}:{} already",
-                ItemKey { service: String::new(), ..item.key.clone() },
-                first.file,
-                first.line
-            );
-            self.error(file, Some(line), message);
-            return;
+        if *self.file != *file {
+            self.file = file.into();
         }
-        self.items.insert(item.key.clone(), (item, place));
+        self.found.push(Found {
+            item: Arc::new(Encoded::of(&item)),
+            file: Arc::clone(&self.file),
+            line: u32::try_from(line).unwrap_or(u32::MAX),
+        });
+    }
+
+    /// What was found, in key order, or what is wrong with it.
+    fn finish(mut self) -> Result<Vec<Found>, Vec<BundleError>> {
+        let mut found = std::mem::take(&mut self.found);
+        // Stable: of two items of one key the one that came first is named as such.
+        found.sort_by(|a, b| a.item.key.cmp(&b.item.key));
+        let mut first: Option<&Found> = None;
+        for again in &found {
+            match first {
+                Some(first) if first.item.key == again.item.key => {
+                    let key = ItemKey { service: String::new(), ..again.item.key.clone() };
+                    let message = format!("{key} is in {}:{} already", first.file, first.line);
+                    self.error(&again.file, Some(again.line as usize), message);
+                }
+                _ => first = Some(again),
+            }
+        }
+        if self.untold > 0
+            && let Some(last) = self.errors.last()
+        {
+            let message = format!("{} more errors are not shown", self.untold);
+            self.errors.push(BundleError { file: last.file.clone(), line: None, message });
+        }
+        if self.errors.is_empty() { Ok(found) } else { Err(self.errors) }
     }
 
     fn service_file(&mut self, text: Option<&String>) {
@@ -243,8 +313,9 @@ impl Reader {
             Err(error) => return self.toml_error(ROUTES, text, &error),
         };
         let mut routes = Vec::with_capacity(file.route.len());
+        let lines = Lines::of(text);
         for route in file.route {
-            let line = line::line_of(text, route.span().start);
+            let line = lines.at(route.span().start);
             let route = route.into_inner();
             match route.check() {
                 Ok(_) => routes.push((line, route)),
@@ -283,7 +354,7 @@ impl Reader {
     }
 
     fn toml_error(&mut self, file: &str, text: &str, error: &toml::de::Error) {
-        let line = error.span().map(|span| line::line_of(text, span.start));
+        let line = error.span().map(|span| Lines::of(text).at(span.start));
         self.error(file, line, error.message());
     }
 }

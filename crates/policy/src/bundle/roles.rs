@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::line::line_of;
+use super::line::Lines;
 use super::{LINKS, ROLES, Reader, toml_text};
 use crate::model::{GrantBody, Item, ItemBody, LinkBody, MemberBody, RoleBody, Uid};
 
@@ -144,34 +144,34 @@ pub(super) fn parse_roles(reader: &mut Reader, text: &str) {
         Ok(file) => file,
         Err(error) => return reader.toml_error(ROLES, text, &error),
     };
-    let source = reader.service.clone();
+    let (source, lines) = (reader.service.clone(), Lines::of(text));
     for role in file.role {
-        let line = line_of(text, role.id.span().start);
+        let line = lines.at(role.id.span().start);
         let uid = Uid::role(role.id.get_ref());
         let body =
             RoleBody { uid: uid.clone(), description: role.description, source: source.clone() };
         reader.put(ROLES, line, Item::new("", "", ItemBody::Role(body)));
         for member in role.members {
-            membership(reader, text, &member, uid.clone());
+            membership(reader, &lines, &member, uid.clone());
         }
         for table in role.grant {
-            let line = line_of(text, table.span().start);
+            let line = lines.at(table.span().start);
             let RoleGrantIn { id, actions, resource } = table.into_inner();
             grant(reader, line, id, uid.clone(), actions, &resource);
         }
     }
     for table in file.membership {
-        membership(reader, text, &table.member, Uid::role(&table.role));
+        membership(reader, &lines, &table.member, Uid::role(&table.role));
     }
     for table in file.grant {
-        let line = line_of(text, table.span().start);
+        let line = lines.at(table.span().start);
         let GrantIn { id, principal, actions, resource } = table.into_inner();
         grant(reader, line, id, Uid::role(&principal), actions, &resource);
     }
 }
 
-fn membership(reader: &mut Reader, text: &str, member: &Spanned<String>, role: Uid) {
-    let line = line_of(text, member.span().start);
+fn membership(reader: &mut Reader, lines: &Lines, member: &Spanned<String>, role: Uid) {
+    let line = lines.at(member.span().start);
     match member.get_ref().parse::<Uid>() {
         Ok(member) => {
             let body = MemberBody { member, role, source: reader.service.clone() };
@@ -222,8 +222,9 @@ pub(super) fn parse_links(reader: &mut Reader, text: &str) {
         Ok(file) => file,
         Err(error) => return reader.toml_error(LINKS, text, &error),
     };
+    let lines = Lines::of(text);
     for table in file.link {
-        let line = line_of(text, table.span().start);
+        let line = lines.at(table.span().start);
         let table = table.into_inner();
         let uid = |text: Option<String>| text.map(|text| text.parse::<Uid>()).transpose();
         match (uid(table.principal), uid(table.resource)) {

@@ -17,12 +17,21 @@ use crate::model::Kind;
 /// At most this many near misses are given, the nearest first.
 const NEAR_MAX: usize = 10;
 
+/// At most this many of the policies that determined it are given with their texts.
+const DETERMINING_MAX: usize = 100;
+
+/// Conditions that are evaluated in search of near misses.
+const CONDITIONS_MAX: usize = 1_000;
+
+/// A policy's text is cut off here, in bytes.
+const TEXT_MAX: usize = 16 << 10;
+
 /// A decision and what led to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// The decision.
     pub decision: Decision,
-    /// The determining policies, in the decision's order.
+    /// The determining policies, in the decision's order, the first hundred.
     pub determining: Vec<PolicyText>,
     /// Permits that did not match and how far they were from it; empty if the answer is allow.
     pub near: Vec<NearMiss>,
@@ -61,8 +70,10 @@ impl World {
             }
         });
         held.sort_by(|a, b| a.1.name.cmp(&b.1.name));
-        let determining = decision.determining.iter().filter_map(|name| {
-            let (stored, policy) = held.iter().find(|(_, policy)| policy.name == *name)?;
+        let told = decision.determining.iter().take(DETERMINING_MAX);
+        let determining = told.filter_map(|name| {
+            let at = held.binary_search_by(|(_, policy)| policy.name.cmp(name)).ok()?;
+            let (stored, policy) = held.get(at)?;
             Some(policy_text(names, part, stored, policy))
         });
         let determining = determining.collect();
@@ -93,44 +104,63 @@ fn near_misses(
         // The decision before has shown that the values fit.
         let _ = question.fit(schema);
     }
-    // By how much is missing: a condition is nearer than a scope.
-    let mut near: Vec<(u8, NearMiss)> = Vec::new();
+    // By how much is missing: a condition is nearer than a scope. Texts are made of what is told.
+    let (mut by_condition, mut by_scope) = (Vec::new(), Vec::new());
+    let mut conditions = 0;
     for (stored, policy) in held {
         if policy.forbid {
             continue;
         }
+        if by_condition.len() >= NEAR_MAX {
+            break;
+        }
         let misses = [
-            (!case.ask.principal.matches(policy.principal)).then(|| {
+            !case.ask.principal.matches(policy.principal),
+            !case.ask.matches_action(&policy.action),
+            !case.ask.resource.matches(policy.resource),
+        ];
+        let near = |why| NearMiss { policy: policy_text(names, case.part, stored, policy), why };
+        let why = match misses {
+            [false, false, false] if conditions < CONDITIONS_MAX => {
+                conditions += 1;
+                match case.evaluate(&question, &[policy]).pop() {
+                    Some(Ok(false)) => by_condition.push(near("its condition is false".to_owned())),
+                    Some(Err(Failure::Error(message) | Failure::Undecided(message))) => {
+                        by_condition.push(near(format!("its condition fails: {message}")));
+                    }
+                    _ => {}
+                }
+                continue;
+            }
+            // Who asks is the usual reason: a role that is not held.
+            _ if by_scope.len() >= NEAR_MAX => continue,
+            [true, false, false] => {
                 let scope = scope_text(names, "principal", policy.principal);
                 format!("`{}` does not match `{scope}`", query.principal)
-            }),
-            (!case.ask.matches_action(&policy.action)).then(|| {
+            }
+            [false, true, false] => {
                 let scope = action_text(names, &policy.action);
                 format!("`{}` does not match `{scope}`", query.action)
-            }),
-            (!case.ask.resource.matches(policy.resource)).then(|| {
+            }
+            [false, false, true] => {
                 let scope = scope_text(names, "resource", policy.resource);
                 format!("`{}` does not match `{scope}`", query.resource)
-            }),
-        ];
-        let mut misses = misses.into_iter().flatten();
-        let (rank, why) = match (misses.next(), misses.next()) {
-            (None, _) => match case.evaluate(&question, &[policy]).pop() {
-                Some(Ok(false)) => (0, "its condition is false".to_owned()),
-                Some(Err(Failure::Error(message) | Failure::Undecided(message))) => {
-                    (0, format!("its condition fails: {message}"))
-                }
-                _ => continue,
-            },
-            // Who asks is the usual reason: a role that is not held.
-            (Some(why), None) => (1, why),
+            }
             _ => continue,
         };
-        let policy = policy_text(names, case.part, stored, policy);
-        near.push((rank, NearMiss { policy, why }));
+        by_scope.push(near(cut(why)));
     }
-    near.sort_by_key(|(rank, _)| *rank);
-    Ok(near.into_iter().take(NEAR_MAX).map(|(_, miss)| miss).collect())
+    Ok(by_condition.into_iter().chain(by_scope).take(NEAR_MAX).collect())
+}
+
+/// A text that is not too long to be read.
+fn cut(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        let end = (0..=TEXT_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        text.truncate(end);
+        text.push_str(" ..");
+    }
+    text
 }
 
 fn policy_text(names: &Names, part: &Part, stored: &Stored, policy: &Policy) -> PolicyText {
@@ -151,7 +181,7 @@ fn policy_text(names: &Names, part: &Part, stored: &Stored, policy: &Policy) -> 
         }
         _ => plain_text(names, policy),
     };
-    PolicyText { id: policy.name.clone(), text }
+    PolicyText { id: policy.name.clone(), text: cut(text) }
 }
 
 fn plain_text(names: &Names, policy: &Policy) -> String {

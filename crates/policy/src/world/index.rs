@@ -5,6 +5,7 @@
 //! may be interned in any order. A request looks up the closures of principal and resource.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::conditions::Condition;
 use super::names::{Id, hash_number};
@@ -39,6 +40,8 @@ pub(super) struct Policy {
     pub(super) action: ActionScope,
     pub(super) resource: Scope,
     pub(super) condition: Option<Arc<Condition>>,
+    /// Where its leaf was last seen in its cell; a hint, since several worlds share a policy.
+    pub(super) at: AtomicU32,
 }
 
 impl Scope {
@@ -364,6 +367,11 @@ impl Bucket {
 }
 
 impl Leaf {
+    /// Notes where it is.
+    fn hint(&self, at: usize) {
+        self.policy.at.store(u32::try_from(at).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
     #[inline]
     fn resource_fits(&self, ask: &Ask<'_>) -> bool {
         let id = self.resource.0 as Id;
@@ -403,7 +411,10 @@ impl Many {
         }
         let hash = hash_number(key.0);
         match self.cells.find_mut(hash, |(held, _)| *held == key) {
-            Some((_, cell)) => Arc::make_mut(cell).push(leaf),
+            Some((_, cell)) => {
+                leaf.hint(cell.len());
+                Arc::make_mut(cell).push(leaf);
+            }
             None => self.cells.insert(hash, (key, Arc::new(vec![leaf]))),
         }
     }
@@ -426,12 +437,21 @@ impl Many {
     }
 }
 
+/// Takes a policy's leaf out, without a search from end to end for each of many: the hint says
+/// where it is, and where it does not (another world moved its leaves), all hints are made anew.
 fn remove_from(leaves: &mut Vec<Leaf>, policy: &Arc<Policy>) -> bool {
-    match leaves.iter().position(|leaf| Arc::ptr_eq(&leaf.policy, policy)) {
-        Some(at) => {
-            leaves.swap_remove(at);
-            true
-        }
-        None => false,
+    let hinted = |leaves: &[Leaf]| {
+        let at = policy.at.load(Ordering::Relaxed) as usize;
+        leaves.get(at).is_some_and(|leaf| Arc::ptr_eq(&leaf.policy, policy)).then_some(at)
+    };
+    let at = hinted(leaves).or_else(|| {
+        leaves.iter().enumerate().for_each(|(at, leaf)| leaf.hint(at));
+        hinted(leaves)
+    });
+    let Some(at) = at else { return false };
+    leaves.swap_remove(at);
+    if let Some(moved) = leaves.get(at) {
+        moved.hint(at);
     }
+    true
 }

@@ -9,6 +9,7 @@
 //! INVARIANT: a decision is the one that `cedar_policy::Authorizer` gives on the same policies
 //! and entities: effect, determining policies and errors. The oracle test holds it.
 
+mod circle;
 mod closure;
 mod conditions;
 mod decide;
@@ -31,6 +32,7 @@ use crate::model::{Change, Delta, Item, ItemKey, KeyBody, Kind, Revision, Snapsh
 use crate::route::Route;
 use crate::service::ServiceSettings;
 
+pub use self::circle::Circle;
 pub use self::explain::{Explanation, NearMiss, PolicyText};
 
 /// An immutable, indexed state; a clone is cheap and shares everything.
@@ -98,7 +100,8 @@ impl World {
     {
         let mut inner = Inner { revision, ..Inner::default() };
         for item in items {
-            inner.put(std::borrow::Borrow::borrow(&item))?;
+            let item = std::borrow::Borrow::borrow(&item);
+            inner.put(item, Digest::of(item))?;
         }
         inner.finish(Some(digest))
     }
@@ -112,11 +115,29 @@ impl World {
         inner.revision = delta.revision;
         for change in &delta.changes {
             match change {
-                Change::Put(item) => inner.put(item)?,
+                Change::Put(item) => inner.put(item, Digest::of(item))?,
                 Change::Delete(key) => inner.delete(key)?,
             }
         }
         inner.finish(delta.digest)
+    }
+
+    /// The world after these changes, at this revision; each comes with the digest of what it puts, so
+    /// that it need not be computed again. The first error that a change is ends it.
+    pub fn changed<E: From<WorldError>>(
+        &self,
+        revision: Revision,
+        changes: impl IntoIterator<Item = Result<(Change, Digest), E>>,
+    ) -> Result<World, E> {
+        let mut inner = Inner::clone(&self.inner);
+        inner.revision = revision;
+        for change in changes {
+            match change? {
+                (Change::Put(item), digest) => inner.put(&item, digest)?,
+                (Change::Delete(key), _) => inner.delete(&key)?,
+            }
+        }
+        Ok(inner.finish(None)?)
     }
 
     /// The revision it shows.
@@ -163,7 +184,7 @@ impl fmt::Debug for World {
 }
 
 impl Inner {
-    fn put(&mut self, item: &Item) -> Result<(), WorldError> {
+    fn put(&mut self, item: &Item, digest: Digest) -> Result<(), WorldError> {
         item.check_key().map_err(|e| broken(&item.key, e.to_string()))?;
         let part = match item.key.service.as_str() {
             "" => &mut self.directory,
@@ -175,7 +196,7 @@ impl Inner {
             name => self.services.entry(name.into()).or_insert_with(|| Arc::new(Part::new(name))),
         };
         let moved = Arc::make_mut(part)
-            .put(&mut self.names, item)
+            .put(&mut self.names, item, digest)
             .map_err(|reason| broken(&item.key, reason))?;
         self.moved(moved);
         Ok(())

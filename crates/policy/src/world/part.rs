@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use super::conditions::{
     ActionText, Attributes, Parsed, Ref, Schema, ScopeText, Unreadable, parse,
@@ -126,10 +127,15 @@ impl Part {
     }
 
     /// Adds or replaces an item; returns what it adds to the digest and what it takes away.
-    pub(super) fn put(&mut self, names: &mut Names, item: &Item) -> Result<Moved, String> {
+    pub(super) fn put(
+        &mut self,
+        names: &mut Names,
+        item: &Item,
+        digest: Digest,
+    ) -> Result<Moved, String> {
         match &item.body {
-            ItemBody::Entity(body) => return self.put_entity(names, item, body),
-            ItemBody::Member(body) => return self.put_member(names, item, body),
+            ItemBody::Entity(body) => return self.put_entity(names, digest, body),
+            ItemBody::Member(body) => return self.put_member(names, digest, body),
             _ => {}
         }
         let (kind, id): (Kind, Arc<str>) = (item.key.kind, item.key.id.as_str().into());
@@ -162,7 +168,6 @@ impl Part {
             ItemBody::Limit(value) => Body::Limit(Arc::new(value.clone())),
             ItemBody::Plan(value) => Body::Plan(Arc::new(value.clone())),
         };
-        let digest = Digest::of(item);
         let moved = Moved { plus: digest, minus: self.take_stored(names, kind, &id) };
         self.len += usize::from(moved.minus.is_none());
         if let Some(policy) = body.policy() {
@@ -360,10 +365,9 @@ impl Part {
     fn put_entity(
         &mut self,
         names: &mut Names,
-        item: &Item,
+        plus: Digest,
         body: &EntityBody,
     ) -> Result<Moved, String> {
-        let plus = Digest::of(item);
         let id = names.intern(&body.uid)?;
         let parents: Result<Vec<Id>, String> =
             body.parents.iter().map(|parent| names.intern(parent)).collect();
@@ -409,7 +413,7 @@ impl Part {
     fn put_member(
         &mut self,
         names: &mut Names,
-        item: &Item,
+        plus: Digest,
         body: &MemberBody,
     ) -> Result<Moved, String> {
         let (member, role) = (names.intern(&body.member)?, names.intern(&body.role)?);
@@ -417,7 +421,7 @@ impl Part {
         let minus = self.take_member(names, &body.member, &body.role);
         self.len += usize::from(minus.is_none());
         self.layer.set_edge(member, Edge { to: role, source });
-        Ok(Moved { plus: Digest::of(item), minus })
+        Ok(Moved { plus, minus })
     }
 
     fn take_member(&mut self, names: &mut Names, member: &Uid, role: &Uid) -> Option<Digest> {
@@ -520,6 +524,7 @@ fn linked(
         },
         resource: scope(names, &parsed.resource, resource)?,
         condition: parsed.condition.clone(),
+        at: AtomicU32::new(0),
     })
 }
 
@@ -538,6 +543,7 @@ fn granted_policy(names: &mut Names, id: &Arc<str>, grant: &GrantBody) -> Result
             None => Scope::Any,
         },
         condition: None,
+        at: AtomicU32::new(0),
     })
 }
 

@@ -191,7 +191,9 @@ impl<T: Connected> Reading for T {
             .map_err(failed(doing))?;
         let rows = statement.query_map([], change_row).map_err(failed(doing))?;
         for row in rows {
-            visit(row.map_err(failed(doing))??)?;
+            if let Some(row) = row.map_err(failed(doing))?? {
+                visit(row)?;
+            }
         }
         Ok(())
     }
@@ -323,7 +325,10 @@ impl<T: Connected> Reading for T {
             .map_err(failed(doing))?;
         let mut found = Vec::new();
         for row in rows {
-            found.push(row.map_err(failed(doing))??);
+            match row.map_err(failed(doing))?? {
+                Some(row) => found.push(row),
+                None => return Ok(Changes::TooMany),
+            }
         }
         Ok(if found.len() > limit { Changes::TooMany } else { Changes::Rows(found) })
     }
@@ -425,6 +430,16 @@ impl Writing for Writer<'_> {
                 row.body,
                 row.needs
             ],
+        )
+        .map(|_| ())
+    }
+
+    fn changes_left_out(&mut self, revision: Revision, count: usize) -> Result<(), StoreError> {
+        self.run(
+            "writing a change",
+            "INSERT INTO changes (revision, seq, service, kind, id, needs) \
+             VALUES (?1, 0, '', ?2, ?3, 1)",
+            params![signed(revision.0), LEFT_OUT, count.to_string()],
         )
         .map(|_| ())
     }
@@ -644,15 +659,20 @@ fn digest_of(bytes: &[u8]) -> Result<Digest, StoreError> {
 
 const CHANGE: &str = "SELECT revision, service, kind, id, body, needs FROM changes";
 
-fn change_row(row: &SqlRow<'_>) -> Sql<Result<ChangeRow, StoreError>> {
+/// The kind of the one row in place of a revision's change rows that are not kept.
+const LEFT_OUT: &str = "left-out";
+
+/// A change; none: those of its revision are not kept.
+fn change_row(row: &SqlRow<'_>) -> Sql<Result<Option<ChangeRow>, StoreError>> {
     let revision = Revision(unsigned(row, 0)?);
     let (service, kind, id): (String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
     let (body, needs) = (row.get(4)?, row.get(5)?);
-    Ok(stored_kind(&kind).map(|kind| ChangeRow {
-        revision,
-        key: ItemKey { service, kind, id },
-        body,
-        needs,
+    if kind == LEFT_OUT {
+        return Ok(Ok(None));
+    }
+    Ok(stored_kind(&kind).map(|kind| {
+        let key = ItemKey { service, kind, id };
+        Some(ChangeRow { revision, key, body, needs })
     }))
 }
 

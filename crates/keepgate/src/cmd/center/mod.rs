@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use keepgate_center::{Center, CenterConfig, TlsFiles};
+use keepgate_center::{Bounds, Center, CenterConfig, TlsFiles};
 use keepgate_policy::duration;
 use serde_json::json;
 
@@ -58,6 +58,12 @@ pub(crate) struct Args {
         default_value = "3s"
     )]
     witness_wait: u64,
+    /// Bytes of the largest `apply` that it takes; a million entities have about 170 million
+    #[arg(long, env = "KEEPGATE_APPLY_BYTES", value_name = "BYTES", default_value_t = keepgate_center::APPLY_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
+    apply_bytes: u64,
+    /// Connections that one address may hold at the same time; a quarter of all unless given
+    #[arg(long, env = "KEEPGATE_CONNECTIONS_OF_AN_ADDRESS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    connections_of_an_address: Option<u32>,
     /// Print where it listens as one JSON object
     #[arg(long)]
     json: bool,
@@ -98,10 +104,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 
 fn config(args: Args) -> CenterConfig {
     let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
+    let bounds = Bounds {
+        apply_bytes: args.apply_bytes,
+        connections_of_an_address: args.connections_of_an_address.map(|n| n as usize),
+        ..Bounds::default()
+    };
     CenterConfig {
         tls,
         public_url: args.public_url,
         witness_wait: Duration::from_millis(args.witness_wait),
+        bounds,
         ..CenterConfig::new(args.data, args.listen)
     }
 }

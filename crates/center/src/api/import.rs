@@ -1,0 +1,254 @@
+//! Many items in small portions: newline-delimited JSON, one revision a request.
+//!
+//! A portion is put as a whole or not at all, and to put it again changes nothing: so an import
+//! that was broken off is begun again at any line before the break. What is not named stays.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::Json as Out;
+use axum::extract::{Request, State};
+use keepgate_policy::model::{EntityBody, GrantBody, MemberBody};
+use keepgate_policy::{Encoded, Item, ItemBody, ItemKey, Kind, Uid};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::input::{self, Params, UidInput};
+use super::problem::Problem;
+use super::{Answer, App, items};
+use crate::access::Caller;
+use crate::desk::{Problem as Located, Refusal, Step, Work};
+
+/// Lines of one portion.
+pub(crate) const MOST_LINES: usize = 5_000;
+
+/// Bytes of one portion.
+const BODY: usize = 16 << 20;
+
+/// Problems that are told.
+const TOLD: usize = 100;
+
+/// In place of a list of actions or of a resource: all there are. It must be written.
+const ANY: &str = "any";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entity {
+    uid: UidInput,
+    #[serde(default)]
+    attrs: BTreeMap<String, Value>,
+    #[serde(default)]
+    parents: Vec<UidInput>,
+    #[serde(default)]
+    tags: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Member {
+    member: UidInput,
+    role: UidInput,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grant {
+    #[serde(default)]
+    id: Option<String>,
+    principal: UidInput,
+    actions: Actions,
+    resource: UidInput,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "`actions` is a list of at least one, or \"any\"")]
+enum Actions {
+    Any(String),
+    These(Vec<UidInput>),
+}
+
+/// The entities of a service.
+pub(crate) async fn entities(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Params(service): Params<String>,
+    request: Request,
+) -> Answer<Out<Value>> {
+    import(app, caller, service, Kind::Entity, request).await
+}
+
+/// The grants of a service.
+pub(crate) async fn grants(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Params(service): Params<String>,
+    request: Request,
+) -> Answer<Out<Value>> {
+    import(app, caller, service, Kind::Grant, request).await
+}
+
+/// The entities of the directory.
+pub(crate) async fn directory_entities(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Answer<Out<Value>> {
+    import(app, caller, String::new(), Kind::Entity, request).await
+}
+
+/// Memberships.
+pub(crate) async fn members(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Answer<Out<Value>> {
+    import(app, caller, String::new(), Kind::Member, request).await
+}
+
+async fn import(
+    app: App,
+    caller: Caller,
+    service: String,
+    kind: Kind,
+    request: Request,
+) -> Answer<Out<Value>> {
+    if !input::is_type(request.headers(), "application/x-ndjson") {
+        return Err(Problem::media_type("send it with `Content-Type: application/x-ndjson`"));
+    }
+    let work = Arc::new(Work::default());
+    let _watch = work.watch();
+    let body = input::bytes(request, BODY, &app).await?;
+    let of = service.clone();
+    let read = tokio::task::spawn_blocking(move || portion(&of, kind, &body)).await;
+    let lines = read.map_err(|_| Problem::internal())??;
+    let lines = Arc::new(lines);
+    let plan = {
+        let lines = Arc::clone(&lines);
+        move |store: &dyn crate::store::Reading| {
+            if !service.is_empty() {
+                items::service_must_be(store, &service)?;
+            }
+            let mut steps = Vec::new();
+            for (key, (item, _)) in lines.iter() {
+                let row = store.item(key)?;
+                // Whoever brought a membership first, it is there: nothing to do.
+                if row.is_none() || kind != Kind::Member {
+                    steps.extend(Step::new(key, row.as_ref(), Some(item)));
+                }
+            }
+            Ok(steps)
+        }
+    };
+    let action = match kind {
+        Kind::Entity => "entity.import",
+        Kind::Member => "role.import",
+        _ => "grant.import",
+    };
+    let landed = items::land_bulk(&app, &caller, action, false, work, plan).await;
+    let outcome = landed.map_err(|refusal| match refusal {
+        Refusal::Invalid(problems) => Problem::invalid(
+            problems
+                .into_iter()
+                .map(|mut problem| {
+                    let line = problem.key.as_ref().and_then(|key| lines.get(key));
+                    problem.line = line.map(|(_, line)| *line).or(problem.line);
+                    problem
+                })
+                .collect(),
+        ),
+        refusal => refusal.into(),
+    })?;
+    // Whoever sent the lines knows what they say: how many will do.
+    let mut answer = items::counted(&outcome);
+    answer.insert("revision".to_owned(), serde_json::json!(outcome.revision));
+    answer.append(&mut items::kept(&outcome));
+    Ok(Out(Value::Object(answer)))
+}
+
+type Portion = BTreeMap<ItemKey, (Arc<Encoded>, usize)>;
+
+/// The items of a portion with their lines; of two of one name the last.
+fn portion(service: &str, kind: Kind, body: &[u8]) -> Answer<Portion> {
+    let mut items = Portion::new();
+    let mut problems = Vec::new();
+    for (at, text) in body.split(|byte| *byte == b'\n').enumerate() {
+        let line = at + 1;
+        if text.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        if line > MOST_LINES {
+            let detail =
+                format!("a portion has at most {MOST_LINES} lines; send the rest after it");
+            return Err(Problem::bad_request(detail));
+        }
+        match item(service, kind, text) {
+            Ok(item) => {
+                let item = Arc::new(Encoded::of(&item));
+                items.insert(item.key.clone(), (item, line));
+            }
+            Err(message) if problems.len() < TOLD => {
+                problems.push(Located { key: None, file: None, line: Some(line), message });
+            }
+            Err(_) => {}
+        }
+    }
+    if problems.is_empty() { Ok(items) } else { Err(Problem::invalid(problems)) }
+}
+
+fn item(service: &str, kind: Kind, text: &[u8]) -> Result<Item, String> {
+    let uid = |uid: UidInput, field: &str| uid.uid(field).map_err(|p| p.detail().to_owned());
+    let (id, body) = match kind {
+        Kind::Entity => {
+            let entity: Entity = parsed(text)?;
+            let parents = entity.parents.into_iter().map(|parent| uid(parent, "parents"));
+            let body = EntityBody {
+                uid: uid(entity.uid, "uid")?,
+                attrs: entity.attrs,
+                parents: parents.collect::<Result<_, _>>()?,
+                tags: entity.tags,
+            };
+            (String::new(), ItemBody::Entity(body))
+        }
+        Kind::Member => {
+            let member: Member = parsed(text)?;
+            let (member, role) = (uid(member.member, "member")?, uid(member.role, "role")?);
+            (String::new(), ItemBody::Member(MemberBody { member, role, source: String::new() }))
+        }
+        _ => {
+            let grant: Grant = parsed(text)?;
+            let actions = match grant.actions {
+                Actions::Any(any) if any == ANY => Vec::new(),
+                Actions::These(list) if !list.is_empty() => list
+                    .into_iter()
+                    .map(|action| match action {
+                        UidInput::Text(text) => Ok(Uid::action(&text)),
+                        parts => uid(parts, "actions"),
+                    })
+                    .collect::<Result<_, _>>()?,
+                _ => return Err("`actions` is a list of at least one, or \"any\"".to_owned()),
+            };
+            let resource = match grant.resource {
+                UidInput::Text(any) if any == ANY => None,
+                resource => Some(uid(resource, "resource")?),
+            };
+            let mut body =
+                GrantBody { principal: uid(grant.principal, "principal")?, actions, resource };
+            body.actions.sort();
+            body.actions.dedup();
+            let id = grant.id.unwrap_or_else(|| body.default_id());
+            (id, ItemBody::Grant(body))
+        }
+    };
+    let item = Item::new(service, &id, body);
+    item.check_key().map_err(|e| e.to_string())?;
+    Ok(item)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(text).map_err(|e| {
+        // The line within the line says nothing.
+        let text = e.to_string();
+        text.split(" at line ").next().unwrap_or_default().to_owned()
+    })
+}

@@ -1,0 +1,155 @@
+//! One item's way from what is stored to what shall be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keepgate_policy::{Change, Digest, Encoded, ItemKey};
+
+use super::Refusal;
+use super::check::Problem;
+use crate::store::{Reading, Row};
+
+/// See the module. Where many of them are at hand they are in key order.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) key: ItemKey,
+    pub(crate) before: Option<Before>,
+    /// None: it goes.
+    pub(crate) after: Option<Arc<Encoded>>,
+}
+
+/// What a step replaces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before {
+    pub(crate) digest: Digest,
+    pub(crate) needs: u32,
+}
+
+/// What an edit did to one item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Landing {
+    /// Created, updated or deleted.
+    pub op: ChangeOp,
+    /// The item.
+    pub key: ItemKey,
+}
+
+/// How an item changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeOp {
+    /// It was not there.
+    Create,
+    /// It was there and says something else now.
+    Update,
+    /// It is gone.
+    Delete,
+}
+
+impl ChangeOp {
+    /// As in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            ChangeOp::Create => "create",
+            ChangeOp::Update => "update",
+            ChangeOp::Delete => "delete",
+        }
+    }
+}
+
+/// How many items an edit changes, by how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Items that were not there.
+    pub created: u64,
+    /// Items that say something else now.
+    pub updated: u64,
+    /// Items that are gone.
+    pub deleted: u64,
+}
+
+impl Counts {
+    pub(super) fn of(steps: &[Step]) -> Counts {
+        let mut counts = Counts::default();
+        steps.iter().for_each(|step| counts.add(step.op()));
+        counts
+    }
+
+    pub(super) fn add(&mut self, op: ChangeOp) {
+        match op {
+            ChangeOp::Create => self.created += 1,
+            ChangeOp::Update => self.updated += 1,
+            ChangeOp::Delete => self.deleted += 1,
+        }
+    }
+
+    /// All of them.
+    pub fn all(self) -> u64 {
+        self.created + self.updated + self.deleted
+    }
+}
+
+impl Step {
+    /// From a stored row to this; none where nothing changes.
+    pub(crate) fn new(
+        key: &ItemKey,
+        before: Option<&Row>,
+        after: Option<&Arc<Encoded>>,
+    ) -> Option<Step> {
+        let same = match (before, after) {
+            (None, None) => true,
+            (Some(row), Some(after)) => row.digest == after.digest,
+            _ => false,
+        };
+        (!same).then(|| Step {
+            key: key.clone(),
+            before: before.map(|row| Before { digest: row.digest, needs: row.needs }),
+            after: after.cloned(),
+        })
+    }
+
+    pub(crate) fn op(&self) -> ChangeOp {
+        match (&self.before, &self.after) {
+            (None, _) => ChangeOp::Create,
+            (Some(_), Some(_)) => ChangeOp::Update,
+            (Some(_), None) => ChangeOp::Delete,
+        }
+    }
+
+    pub(super) fn landing(&self) -> Landing {
+        Landing { op: self.op(), key: self.key.clone() }
+    }
+}
+
+/// The step of a key among steps in key order.
+pub(super) fn find<'a>(steps: &'a [Step], key: &ItemKey) -> Option<&'a Step> {
+    steps.get(steps.binary_search_by(|step| step.key.cmp(key)).ok()?)
+}
+
+/// What changes really change: the last change of each key, less those that change nothing; in key
+/// order.
+pub(super) fn steps(store: &dyn Reading, changes: Vec<Change>) -> Result<Vec<Step>, Refusal> {
+    let mut wanted: BTreeMap<ItemKey, Option<Arc<Encoded>>> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for change in changes {
+        match change {
+            Change::Put(item) => {
+                if let Err(e) = item.check_key() {
+                    problems.push(Problem::of(&item.key, crate::chain(&e)));
+                    continue;
+                }
+                wanted.insert(item.key.clone(), Some(Arc::new(Encoded::of(&item))));
+            }
+            Change::Delete(key) => {
+                wanted.insert(key, None);
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Refusal::Invalid(problems));
+    }
+    let mut steps = Vec::new();
+    for (key, after) in wanted {
+        steps.extend(Step::new(&key, store.item(&key)?.as_ref(), after.as_ref()));
+    }
+    Ok(steps)
+}

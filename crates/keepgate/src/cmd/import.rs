@@ -1,0 +1,318 @@
+//! `keepgate import`: many entities, memberships or grants from a file of JSON lines.
+//!
+//! The lines are sent in portions, each one revision, so that other writes go on in between. A
+//! portion that was sent twice changes nothing the second time: an import that was broken off is
+//! begun again at the line that is told, or at any line before it.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::admin::{Admin, CenterArgs, Refusal, only_service, segment};
+use crate::exit::{Exit, usage};
+use crate::progress::Progress;
+use crate::signals::Stop;
+use crate::style::{self, Paint};
+
+/// Lines of one portion at most; the center takes no more.
+const PORTION_MOST: u64 = 5_000;
+
+/// Bytes of one portion: a full line more and it is sent.
+const PORTION_BYTES: usize = 8 << 20;
+
+/// Bytes of one line.
+const LINE_BYTES: u64 = 4 << 20;
+
+/// How often a portion is sent that the center has no time for, and the pause in between.
+const TRIES: u32 = 30;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Import many entities, memberships or grants, a line each
+///
+/// FILE has one JSON object a line (NDJSON); `-` reads standard input. What a line names is created
+/// or replaced; what no line names stays. The lines land in portions, each one revision, while other
+/// writes go on. After an error, or Ctrl-C, it says which lines have landed and how to go on;
+/// importing a line again changes nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Lines:
+  entities  {\"uid\": \"user::\\\"alice\\\"\", \"attrs\": {\"team\": \"blue\"}, \"parents\": [\"role::\\\"reader\\\"\"]}
+  members   {\"member\": \"user::\\\"alice\\\"\", \"role\": \"role::\\\"reader\\\"\"}
+  grants    {\"principal\": \"role::\\\"reader\\\"\", \"actions\": [\"GET\"], \"resource\": \"route::\\\"/orders\\\"\"}
+An entity may also be written as {\"type\": \"user\", \"id\": \"alice\"}. In a grant \"any\" stands for
+all actions, or all resources.
+
+Examples:
+  keepgate import entities users.ndjson --service orders
+  keepgate import entities users.ndjson --service orders --resume-from 480001
+  zcat members.ndjson.gz | keepgate import members -")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Import entities of a service, or of the directory
+    Entities {
+        #[command(flatten)]
+        source: Source,
+        /// The service; needed only if the center has several
+        #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME", conflicts_with = "directory")]
+        service: Option<String>,
+        /// Into the directory, which all services share
+        #[arg(long)]
+        directory: bool,
+    },
+    /// Import memberships into the directory
+    Members {
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Import grants of a service
+    Grants {
+        #[command(flatten)]
+        source: Source,
+        /// The service; needed only if the center has several
+        #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
+        service: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Source {
+    /// The file; `-` is standard input
+    file: PathBuf,
+    /// Begin at this line, counted from 1; those before it are skipped
+    #[arg(long, value_name = "LINE", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    resume_from: u64,
+    /// Lines of one portion, which is one revision
+    #[arg(long, value_name = "LINES", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=PORTION_MOST))]
+    portion: u64,
+    /// Print the outcome as one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    center: CenterArgs,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    let (source, what) = match &args.what {
+        What::Entities { source, .. } => (source, "entities"),
+        What::Members { source } => (source, "members"),
+        What::Grants { source, .. } => (source, "grants"),
+    };
+    let mut admin = source.center.connect()?;
+    let mut lines = Lines::open(&source.file)?;
+    super::runtime()?.block_on(async {
+        let mut stop = Stop::register()?;
+        let path = match &args.what {
+            What::Entities { directory: true, .. } => "/v1/import/entities".to_owned(),
+            What::Members { .. } => "/v1/import/members".to_owned(),
+            What::Entities { service, .. } | What::Grants { service, .. } => {
+                let service = only_service(&mut admin, service.as_deref()).await?;
+                format!("/v1/services/{}/import/{what}", segment(&service))
+            }
+        };
+        lines.skip_to(source.resume_from)?;
+        let mut done = Done { next: source.resume_from, ..Done::default() };
+        let ended = tokio::select! {
+            ended = import(&mut admin, &path, &mut lines, source, &mut done) => ended,
+            signal = stop.first() => Err(anyhow::anyhow!("{signal}")),
+        };
+        done.tell(what, source, &lines.name, ended)
+    })
+}
+
+/// What has landed.
+#[derive(Debug, Default)]
+struct Done {
+    /// The first line that is not known to have landed.
+    next: u64,
+    lines: u64,
+    created: u64,
+    updated: u64,
+    kept: u64,
+    revision: u64,
+}
+
+async fn import(
+    admin: &mut Admin,
+    path: &str,
+    lines: &mut Lines,
+    source: &Source,
+    done: &mut Done,
+) -> anyhow::Result<()> {
+    let mut progress = Progress::new();
+    loop {
+        let portion = lines.portion(source.portion)?;
+        if portion.lines == 0 {
+            return Ok(());
+        }
+        let mut tries = 0;
+        let answer = loop {
+            match admin.post_lines(path, portion.bytes.clone()).await {
+                Err(error) if tries < TRIES && is_busy(&error) => tries += 1,
+                answer => break answer?,
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        let count = |name: &str| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
+        done.created += count("created");
+        done.updated += count("updated");
+        done.kept +=
+            answer.get("kept").and_then(Value::as_array).map_or(0, |kept| kept.len() as u64);
+        done.revision = count("revision");
+        done.lines += portion.items;
+        done.next += portion.lines;
+        progress.bar(lines.read, lines.size, &format!("{} lines", done.lines));
+    }
+}
+
+/// Whether the center asked to try again.
+fn is_busy(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refusal>().is_some_and(|refusal| matches!(refusal.status, 429 | 503))
+}
+
+impl Done {
+    /// Says how it ended, and how to go on where it ended early.
+    fn tell(
+        &self,
+        what: &str,
+        source: &Source,
+        name: &str,
+        ended: anyhow::Result<()>,
+    ) -> anyhow::Result<Exit> {
+        let unchanged = self.lines.saturating_sub(self.created + self.updated + self.kept);
+        let mut outcome = json!({
+            "lines": self.lines, "created": self.created, "updated": self.updated,
+            "unchanged": unchanged, "kept": self.kept, "revision": self.revision,
+        });
+        let mut exit = Exit::Ok;
+        if let Err(error) = ended {
+            exit = Exit::Failure;
+            let paint = Paint::stderr();
+            let refusal = error.downcast_ref::<Refusal>();
+            let problems = refusal.map_or(&[] as &[_], |refusal| &refusal.problems);
+            for problem in problems {
+                // Of a portion's lines; the file's are told.
+                let line =
+                    problem.line.map_or(self.next, |line| self.next + line.saturating_sub(1));
+                eprintln!("{} {}", paint.strong(&format!("{name}:{line}:")), problem.message);
+            }
+            let told = if problems.is_empty() {
+                format!("{error:#}")
+            } else {
+                "a line is not valid, and none of its portion has landed".to_owned()
+            };
+            let before = self.next.saturating_sub(1);
+            eprintln!("{} {told}", paint.bad("error:"));
+            eprintln!(
+                "lines up to {before} have landed; go on with: keepgate import {what} {name} \
+                 --resume-from {}",
+                self.next
+            );
+            if let Some(fields) = outcome.as_object_mut() {
+                fields.insert("error".to_owned(), json!(told));
+                fields.insert("resume_from".to_owned(), json!(self.next));
+            }
+        }
+        if source.json {
+            style::print_json(&outcome)?;
+        } else if exit == Exit::Ok {
+            let revision = match self.revision {
+                0 => String::new(),
+                revision => format!(", revision {revision}"),
+            };
+            let kept = match self.kept {
+                0 => String::new(),
+                kept => format!(", {kept} left alone (changed by others meanwhile)"),
+            };
+            style::print(&format!(
+                "{what}: {} lines, {} created, {} updated, {unchanged} unchanged{kept}{revision}\n",
+                self.lines, self.created, self.updated
+            ))?;
+        }
+        Ok(exit)
+    }
+}
+
+/// A file of lines, read once.
+struct Lines {
+    name: String,
+    from: Box<dyn BufRead>,
+    /// Bytes of the file; none: not known.
+    size: Option<u64>,
+    read: u64,
+}
+
+#[derive(Debug, Default)]
+struct Portion {
+    bytes: Vec<u8>,
+    /// Lines, and those of them that are not blank.
+    lines: u64,
+    items: u64,
+}
+
+impl Lines {
+    fn open(path: &Path) -> anyhow::Result<Lines> {
+        let name = path.display().to_string();
+        if name == "-" {
+            let from = Box::new(BufReader::new(io::stdin()));
+            return Ok(Lines { name, from, size: None, read: 0 });
+        }
+        let file = File::open(path).with_context(|| format!("opening `{name}`"))?;
+        let about = file.metadata().with_context(|| format!("opening `{name}`"))?;
+        if about.is_dir() {
+            return Err(usage(format!("`{name}` is a directory; name a file of JSON lines")));
+        }
+        let size = about.is_file().then(|| about.len());
+        Ok(Lines { name, from: Box::new(BufReader::with_capacity(1 << 20, file)), size, read: 0 })
+    }
+
+    /// One line with its end; empty: there is no more.
+    fn line(&mut self, number: u64) -> anyhow::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        let limited = &mut (&mut self.from).take(LINE_BYTES + 1);
+        let reading = || format!("reading `{}`, line {number}", self.name);
+        limited.read_until(b'\n', &mut line).with_context(reading)?;
+        if line.len() as u64 > LINE_BYTES {
+            let text = format!("expected at most {LINE_BYTES} bytes in a line; divide it");
+            return Err(anyhow::anyhow!(text).context(format!("{}:{number}", self.name)));
+        }
+        self.read += line.len() as u64;
+        Ok(line)
+    }
+
+    fn skip_to(&mut self, first: u64) -> anyhow::Result<()> {
+        for number in 1..first {
+            if self.line(number)?.is_empty() {
+                return Err(usage(format!(
+                    "`{}` has {} lines; --resume-from {first} is behind them",
+                    self.name,
+                    number - 1
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn portion(&mut self, most: u64) -> anyhow::Result<Portion> {
+        let mut portion = Portion::default();
+        while portion.lines < most && portion.bytes.len() < PORTION_BYTES {
+            let line = self.line(portion.lines + 1)?;
+            if line.is_empty() {
+                break;
+            }
+            portion.lines += 1;
+            portion.items += u64::from(!line.iter().all(u8::is_ascii_whitespace));
+            portion.bytes.extend_from_slice(&line);
+        }
+        Ok(portion)
+    }
+}
