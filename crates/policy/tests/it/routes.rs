@@ -419,7 +419,7 @@ fn a_tree_is_one_route_for_a_path_and_all_below() {
     for (path, reason) in [
         ("/admin/{/*rest}", "write `/admin{/*rest}`"),
         ("/admin{/*}", "cannot name a parameter"),
-        ("/admin{/*rest}/x", "cannot name a parameter"),
+        ("/admin{/*rest}/x", "a `{` is not closed"),
         ("admin{/*rest}", "it must start with `/`"),
         ("/{id}{/*id}", "occurs twice"),
     ] {
