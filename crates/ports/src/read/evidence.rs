@@ -173,6 +173,9 @@ impl Prober {
     /// Returns how many of the ports an answer depends on could not be probed.
     fn decide(mut self, snapshot: &mut HostSnapshot, doubtful: &PortSet) -> io::Result<u32> {
         let mut left = 0;
+        if let Some(port) = snapshot.bind_asked.filter(|port| doubtful.contains(*port)) {
+            left += self.probe(snapshot, &PortSet::from_iter([port]))?;
+        }
         if doubtful.len() <= PROBE_ALL {
             left += self.probe(snapshot, doubtful)?;
         } else {

@@ -24,6 +24,9 @@ pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
         facts.command(&format!("sysctl -w net.ipv4.ip_local_reserved_ports={reserved}")),
     );
     let listener = snapshot.sockets.bound.iter().find(|bound| bound.local.port() == port);
+    // A port that connect() did not choose was bound, or the service itself listened on it: then these
+    // are connections that it accepted before it ended.
+    let chosen = automatic && !snapshot.evidence.bound.contains(port);
     let (severity, cause, evidence, remedies) = if !snapshot.holders.is_empty() {
         let names: Vec<String> = snapshot
             .holders
@@ -49,20 +52,22 @@ pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
                 owner.map_or_else(|| "the program".to_owned(), |o| format!("`{}`", o.command));
             format!("let {program} close that connection, then start the service")
         };
-        let from = if automatic {
-            format!("; it got the port from ip_local_port_range {range}")
+        let names = names.join(", ");
+        if chosen {
+            let evidence = format!(
+                "no service listens on port {port}: an outgoing connection has it, {names}{more}; it \
+                 got the port from ip_local_port_range {range}"
+            );
+            let remedies = vec![Remedy::now_by_hand(way_out), reserve];
+            (Severity::Warning, Cause::ListenersInRange, evidence, remedies)
         } else {
-            String::new()
-        };
-        (
-            Severity::Warning,
-            Cause::ListenersInRange,
-            format!(
-                "no service listens on port {port}: an outgoing connection has it, {}{more}{from}",
-                names.join(", ")
-            ),
-            vec![Remedy::now_by_hand(way_out), reserve],
-        )
+            let evidence = format!(
+                "no service listens on port {port}: connections that it accepted before, or that were \
+                 bound to it, still have it, {names}{more}"
+            );
+            let reuse = Remedy::then("let the service set SO_REUSEADDR before bind()");
+            (Severity::Warning, Cause::None, evidence, vec![Remedy::now_by_hand(way_out), reuse])
+        }
     } else if let Some(listener) = listener {
         let owner = snapshot.listeners.get(&port).map_or_else(
             || "a program that could not be seen (run as root)".to_owned(),

@@ -472,14 +472,20 @@ fn an_outgoing_connection_has_the_port_of_a_service() {
         let command = taken.remedies.iter().find_map(|r| r.command.clone()).unwrap();
         assert!(command.ends_with("ip_local_reserved_ports=10254"), "{command}");
     }
-    let (_, report) = report(&[
-        "--netns",
-        &world.client,
-        "--once",
-        "--explain",
-        "listen tcp :7: bind: address already in use",
-    ]);
-    assert!(found(&report, "port_in_use").evidence.contains("nobody has port 7"), "{report:#?}");
+    // What the service itself accepted before it ended is not an outgoing connection.
+    let service =
+        world.in_client(|| crate::world::listener(SocketAddr::from(([0, 0, 0, 0], 7007))));
+    let _accepted = world.in_server(|| {
+        let caller = socket(any);
+        caller.connect(&SocketAddr::new(CLIENT.parse().unwrap(), 7007).into()).unwrap();
+        (caller, service.accept().unwrap())
+    });
+    drop(service);
+    for (port, says) in [(7, "nobody has port 7"), (7007, "that it accepted before")] {
+        let message = format!("listen tcp :{port}: bind: address already in use");
+        let (_, report) = report(&["--netns", &world.client, "--once", "--explain", &message]);
+        assert!(found(&report, "port_in_use").evidence.contains(says), "{report:#?}");
+    }
 }
 
 #[test]
