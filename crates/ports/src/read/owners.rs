@@ -31,8 +31,8 @@ const MAX_WATCH_LINKS: usize = 65_536;
 /// A quick look finds the owners of so many sockets all the same.
 const MANY_WANTED: usize = 4096;
 /// Of more it looks at so many open files, and at so many of one process.
-const QUICK_LINKS: usize = 16_384;
-const QUICK_LINKS_EACH: usize = 2048;
+const QUICK_LINKS: usize = 2048;
+const QUICK_LINKS_EACH: usize = 512;
 /// A process that was caught with so many new sockets opens them all the time.
 const CAUGHT: usize = 2;
 
