@@ -33,7 +33,7 @@ fn value(bytes: &[u8]) -> String {
     let mut text = "1".to_owned();
     for chunk in bytes.chunks_exact(3).take(4) {
         let &[what, low, high] = chunk else { break };
-        let count = (usize::from(low) << (high % 8)).min((1 << 20) / (text.len() + 16));
+        let count = (usize::from(low) << (high % 8)).min((1 << 17) / (text.len() + 16));
         text = match AROUND.get(usize::from(what) % (AROUND.len() + 1)) {
             Some((open, close)) => {
                 format!("{}{text}{}", open.repeat(count), close.repeat(count))

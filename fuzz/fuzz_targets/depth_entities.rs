@@ -38,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             // A chain of parents, or a circle of them.
             _ => {
-                let count = count.min(20_000);
+                let count = count.min(5_000);
                 for at in 0..count {
                     let next = if what % 2 == 0 { at + 1 } else { (at + 1) % count };
                     entities.push(format!(

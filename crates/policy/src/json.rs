@@ -13,14 +13,19 @@ use serde_json::{Map, Number, Value};
 /// The levels to which a stored value may nest: an attribute, a tag, a rule, a plan.
 pub const MAX_DEPTH: usize = 100;
 
-/// Whether a value nests deeper than [`MAX_DEPTH`]; a plain one has no level. Walked without
-/// recursion.
+/// Whether a value nests deeper than [`MAX_DEPTH`].
 pub fn is_too_deep(value: &Value) -> bool {
+    is_deeper(value, MAX_DEPTH)
+}
+
+/// Whether a value nests deeper than so many levels; a plain one has none. Walked without
+/// recursion.
+pub(crate) fn is_deeper(value: &Value, levels: usize) -> bool {
     let mut open = vec![(value, 0)];
     while let Some((value, depth)) = open.pop() {
         let below = depth + 1;
         match value {
-            Value::Array(_) | Value::Object(_) if depth >= MAX_DEPTH => return true,
+            Value::Array(_) | Value::Object(_) if depth >= levels => return true,
             Value::Array(list) => open.extend(list.iter().map(|value| (value, below))),
             Value::Object(members) => open.extend(members.values().map(|value| (value, below))),
             _ => {}

@@ -6,16 +6,20 @@
 //! on a thread with a stack of [`LARGE_STACK`] bytes. Tests hold that stack against the largest
 //! inputs that are let through.
 //!
-//! At most one such thread runs at a time, so its stack is in memory once, not once per request.
+//! At most [`PLACES`] such threads run at a time, so that stacks are in memory a few times, not once
+//! per request, and one long piece of work does not hold up the others.
 
 use std::cell::Cell;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex, PoisonError};
 
 /// The stack of the thread for large inputs, in bytes; only what is used of it is in memory.
 ///
 /// Twice and more of what the largest input that is let through needs where code is compiled with
 /// `opt-level = 1`: the test `the_large_stack_has_room` below holds it.
 pub(crate) const LARGE_STACK: usize = 256 << 20;
+
+/// Threads with a large stack at the same time.
+const PLACES: usize = 4;
 
 /// The stack of a thread that decides, in bytes: on it every policy within the bounds can be
 /// evaluated. Rust and tokio give their threads as much; servers here set it all the same.
@@ -45,15 +49,37 @@ thread_local! {
 
 /// Does the work where the stack suffices, and waits for it.
 pub(crate) fn run<T: Send>(need: Need, work: impl FnOnce() -> T + Send) -> Result<T, NoStack> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
     let here = IS_LARGE.get() || (need == Need::Small && has_room(SMALL_STACK));
     if here {
         return Ok(work());
     }
-    // A panic of other work leaves nothing behind that this work would see.
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _place = Place::take();
     on(LARGE_STACK, work)
+}
+
+static FREE: Mutex<usize> = Mutex::new(PLACES);
+static FREED: Condvar = Condvar::new();
+
+/// One of the [`PLACES`], given back by its drop.
+struct Place;
+
+impl Place {
+    fn take() -> Place {
+        // Nothing panics while it holds the lock, so there is nothing to find broken.
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            free = FREED.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        Place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        FREED.notify_one();
+    }
 }
 
 /// Does the work on a thread with a stack of so many bytes, and counts that as a large one.

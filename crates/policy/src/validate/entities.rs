@@ -6,8 +6,12 @@ use serde_json::Value;
 
 use super::Check;
 use crate::cedar_text;
+use crate::json::is_deeper;
 use crate::model::{Item, ItemBody};
 use crate::stack::{self, Need};
+
+/// Values of at most so many levels are checked on the caller's stack.
+const SMALL: usize = 8;
 
 impl Check {
     pub(super) fn entities(&mut self, schema: Option<&ValidatorSchema>, items: &[&Item]) {
@@ -16,7 +20,15 @@ impl Check {
         }
         let schema = schema.map(|schema| Schema::from(schema.clone()));
         // A few levels of JSON are many levels of calls.
-        let checked = stack::run(Need::Large, || self.entities_against(schema.as_ref(), items));
+        let is_deep = |item: &&Item| match &item.body {
+            ItemBody::Entity(body) => {
+                let mut values = body.attrs.values().chain(body.tags.values());
+                values.any(|value| is_deeper(value, SMALL))
+            }
+            _ => false,
+        };
+        let need = if items.iter().any(is_deep) { Need::Large } else { Need::Small };
+        let checked = stack::run(need, || self.entities_against(schema.as_ref(), items));
         if let (Err(error), Some(first)) = (checked, items.first()) {
             self.problem(&first.key, error.to_string());
         }
