@@ -211,7 +211,7 @@ mod tests {
 
     fn hop() -> impl Strategy<Value = IpAddr> {
         prop_oneof![
-            any::<[u8; 4]>().prop_map(|b| IpAddr::from(b)),
+            any::<[u8; 4]>().prop_map(IpAddr::from),
             any::<[u8; 3]>().prop_map(|[a, b, c]| IpAddr::from([10, a, b, c])),
             any::<[u8; 16]>().prop_map(|b| IpAddr::from(b).to_canonical()),
         ]

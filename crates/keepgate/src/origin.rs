@@ -99,7 +99,7 @@ impl Origin {
         method: Method,
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
-    ) -> hyper::http::request::Builder {
+    ) -> http::request::Builder {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -186,7 +186,7 @@ impl Origin {
 
 /// An answer that is read line by line.
 pub(crate) struct Following {
-    pub(crate) head: hyper::http::response::Parts,
+    pub(crate) head: http::response::Parts,
     body: hyper::body::Incoming,
     held: Vec<u8>,
     shown: String,

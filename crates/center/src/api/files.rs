@@ -322,7 +322,7 @@ impl<R: BufRead> Read for Text<'_, R> {
             };
             let is_special = |byte: &u8| matches!(*byte, b'"' | b'\\' | 0..0x20);
             let most = held.len().min(into.len());
-            let plain = held.iter().take(most).position(|byte| is_special(byte)).unwrap_or(most);
+            let plain = held.iter().take(most).position(is_special).unwrap_or(most);
             if plain > 0 {
                 for (to, from) in into.iter_mut().zip(held.iter().take(plain)) {
                     *to = *from;

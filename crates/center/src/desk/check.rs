@@ -9,6 +9,7 @@
 //! the last step is made in the directory. The engine walks circles to their end, and the next
 //! change of that service's entities is refused by name.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
@@ -346,9 +347,9 @@ impl<'a> Scope<'a> {
             }
             if let ItemBody::Link(link) = &item.body {
                 let key = ItemKey::template(self.service, &link.template);
-                if !templates.contains_key(&key) {
-                    let template = self.after(&key)?;
-                    templates.insert(key, template);
+                if let Entry::Vacant(place) = templates.entry(key) {
+                    let template = self.after(place.key())?;
+                    place.insert(template);
                 }
             }
         }

@@ -390,7 +390,7 @@ impl Exchange {
             crate::api::problem::Problem::crowded().into_response()
         };
         // On HTTP/2 the rest has a stream of its own, and a follower's never ends.
-        if is_http1 && (!rest.is_read().await || !may_stay) {
+        if is_http1 && (!rest.read().await || !may_stay) {
             self.unread.store(true, Ordering::Relaxed);
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);

@@ -79,7 +79,7 @@ impl Body for Tracked {
 
 impl Rest {
     /// Reads a small rest. False: the connection cannot be used again.
-    pub(super) async fn is_read(self) -> bool {
+    pub(super) async fn read(self) -> bool {
         let (body, asked, failed) = {
             let mut state = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
             (state.body.take(), state.asked, state.failed)

@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use crate::{netns, server};
 
-fn run(future: impl Future<Output = ()>) {
+fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime
-        .block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.unwrap() });
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.unwrap() })
 }
 
 fn dialer(timeout_ms: u64) -> Dialer {

@@ -25,8 +25,10 @@ const SHORT: Duration = Duration::from_millis(300);
 
 type Parts = mpsc::Receiver<Result<Frame<Bytes>, Infallible>>;
 
+type Feed = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
+
 /// A body that the test feeds.
-fn fed() -> (mpsc::Sender<Result<Frame<Bytes>, Infallible>>, UnsyncBoxBody<Bytes, Infallible>) {
+fn fed() -> (Feed, UnsyncBoxBody<Bytes, Infallible>) {
     let (feed, parts) = mpsc::channel(16);
     let stream = futures_util::stream::unfold(parts, |mut parts: Parts| async move {
         parts.recv().await.map(|part| (part, parts))

@@ -271,7 +271,7 @@ impl Lines {
         if about.is_dir() {
             return Err(usage(format!("`{name}` is a directory; name a file of JSON lines")));
         }
-        let size = about.is_file().then(|| about.len());
+        let size = about.is_file().then_some(about.len());
         Ok(Lines { name, from: Box::new(BufReader::with_capacity(1 << 20, file)), size, read: 0 })
     }
 

@@ -97,7 +97,7 @@ async fn up(args: Args) -> anyhow::Result<Exit> {
 
     // Its only gate is in this process: nobody outside can hold more than the store.
     let config = CenterConfig {
-        witness_wait: std::time::Duration::ZERO,
+        witness_wait: Duration::ZERO,
         ..CenterConfig::new(data.path(), args.center)
     };
     let center = center::start(config, "--center").await?;

@@ -314,7 +314,10 @@ fn check(name: &str, situation: &Situation, expected: Option<(Verdict, Cause)>) 
     wrong
 }
 
-fn named() -> Vec<(&'static str, Situation, Option<(Verdict, Cause)>)> {
+/// A situation, its name, and the verdict and cause that it must have, where that is certain.
+type Named = (&'static str, Situation, Option<(Verdict, Cause)>);
+
+fn named() -> Vec<Named> {
     let all = 40;
     let exhausted = |cause| Some((Verdict::Exhausted, cause));
     vec![

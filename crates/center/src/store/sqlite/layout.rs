@@ -6,6 +6,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::{Connection, params};
 
 use super::super::{Meta, RevisionRow, Standing, StoreError, SumRow, TokenRow};
+use super::meta;
 use super::rows::{self, signed, stored_kind, unsigned};
 use super::{FIRST_LAYOUT, LAYOUT, failed};
 
@@ -103,7 +104,7 @@ fn begin_history(
     meta: &Meta,
     row: &RevisionRow,
 ) -> Result<(), StoreError> {
-    rows::write_meta(connection, meta)?;
+    meta::write_meta(connection, meta)?;
     rows::write_revision(connection, row)?;
     for sum in [super::super::Sum::Tokens, super::super::Sum::Tombstones] {
         rows::write_sum(connection, sum, SumRow::default())?;

@@ -9,6 +9,7 @@
 
 mod high;
 pub(in crate::store) mod layout;
+mod meta;
 mod rows;
 mod start;
 
@@ -307,7 +308,7 @@ fn settle_high(
     .map_err(io)?;
     if stored.meta.fresh {
         stored.meta.fresh = false;
-        rows::write_meta(&tx, &stored.meta)?;
+        meta::write_meta(&tx, &stored.meta)?;
     }
     tx.commit().map_err(failed(doing))?;
     Ok(high)

@@ -13,8 +13,6 @@ pub(super) struct Edit {
     pub(super) sent: Instant,
     /// None: the center did not answer, so it may be there or not.
     pub(super) acknowledged: Option<Instant>,
-    /// The center had said that it lost edits: this is what it has since.
-    pub(super) after_loss: bool,
 }
 
 /// What the processes did, as seen from outside.
@@ -86,7 +84,7 @@ impl Ledger {
             }
             let acknowledged = Some(now);
             let sent = now;
-            self.edits.push(Edit { user, permitted, sent, acknowledged, after_loss: lost });
+            self.edits.push(Edit { user, permitted, sent, acknowledged });
         }
     }
 
@@ -185,7 +183,7 @@ mod tests {
     use super::*;
 
     fn edit(user: usize, permitted: bool, sent: Instant, acknowledged: Option<Instant>) -> Edit {
-        Edit { user, permitted, sent, acknowledged, after_loss: false }
+        Edit { user, permitted, sent, acknowledged }
     }
 
     /// The checker itself finds what it is there for.

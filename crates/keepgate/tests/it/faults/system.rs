@@ -135,7 +135,7 @@ impl System {
         let acknowledged = answer.is_some().then(Instant::now);
         let history = answer.as_ref().and_then(|_| self.history());
         let revision = answer.and_then(|answer| answer["revision"].as_u64());
-        let edit = Edit { user, permitted, sent, acknowledged, after_loss: false };
+        let edit = Edit { user, permitted, sent, acknowledged };
         ledger.edit(edit, history.zip(revision));
     }
 
