@@ -397,13 +397,14 @@ fn a_restarted_upstream_is_no_error_for_safe_requests() {
         }
         let stats = upstream.stats();
         assert!(stats.retries >= 10, "{stats:?}");
-        // What is not idempotent, or has a body, is never sent twice.
-        let mut resets = 0;
-        for request in [
-            Request::post("/").body(Body::default()).unwrap(),
-            Request::put("/").body(Full::new(Bytes::from("body"))).unwrap(),
+        // What is not idempotent is never sent twice; a small body is kept for what is.
+        for (request, is_sent_again) in [
+            (Request::post("/").body(Body::default()).unwrap(), false),
+            (Request::post("/").body(Full::new(Bytes::from("body"))).unwrap(), false),
+            (Request::put("/").body(Full::new(Bytes::from("body"))).unwrap(), true),
         ] {
             let before = upstream.stats().retries;
+            let mut resets = 0;
             // A fresh connection answers once, so one of two is on a reused one.
             for _ in 0..2 {
                 let (parts, body) = request.clone().into_parts();
@@ -417,9 +418,9 @@ fn a_restarted_upstream_is_no_error_for_safe_requests() {
                     }
                 }
             }
-            assert_eq!(upstream.stats().retries, before);
+            let retried = upstream.stats().retries > before;
+            assert_eq!((retried, resets), (is_sent_again, u64::from(!is_sent_again)));
         }
-        assert_eq!(resets, 2);
     });
 }
 

@@ -281,6 +281,7 @@ fn a_rejected_snapshot_changes_nothing() {
     run(async {
         let replica = Replica::follow(config(&center)).unwrap();
         replica.wait_for(center.head(), LONG).await.unwrap();
+        until("current", || replica.age().is_some()).await;
         let held = replica.revision();
         // A delta that cannot be used makes it ask for a snapshot, and that is corrupt, often.
         for _ in 0..20 {
