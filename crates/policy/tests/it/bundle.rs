@@ -70,6 +70,7 @@ fn the_documented_directory_is_accepted() {
         grant `orders-admin: any on route::"/orders"` of service `orders`
         grant `user::"carl": GET on route::"/health"` of service `orders`
         grant `viewers-get-orders` of service `orders`
+        route `* /admin{/*rest}` of service `orders`
         route `* /reports/{*rest}` of service `orders`
         route `DELETE /orders/{id}` of service `orders`
         route `GET /health` of service `orders`
@@ -166,7 +167,7 @@ fn errors_name_file_and_line() {
     refused(
         &[("service.toml", "name = \"s\"\n\ncolour = 1")],
         expect![
-            "service.toml:3: unknown field `colour`, expected one of `name`, `authzen`, `unmatched`, `paths`, `max_age`, `help`, `limits`, `identify`"
+            "service.toml:3: unknown field `colour`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`"
         ],
     );
     refused(

@@ -103,7 +103,7 @@ fn settings_that_cannot_be_meant_are_refused() {
     refused(
         "colour = 1",
         expect![
-            "unknown field `colour`, expected one of `name`, `authzen`, `unmatched`, `paths`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`"
+            "unknown field `colour`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`"
         ],
     );
     refused(

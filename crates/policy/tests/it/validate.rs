@@ -156,7 +156,7 @@ fn links_and_grants_refer_to_what_is_there() {
         expect![[r#"
             grant `same` of service `s`: there is a policy of this id already
             link `missing` of service `s`: there is no template `u`
-            link `empty` of service `s`: unable to link template: the following slots were not provided as arguments: ?principal
+            link `empty` of service `s`: the following slots were not provided as arguments: ?principal
             link `type` of service `s`: unrecognized entity type `usr`; did you mean `user`?
             grant `action` of service `s`: the schema has no action `Action::"write"`; it has `Action::"read"`
             grant `types` of service `s`: the schema has no entity type `person`; it has `role`, `route`, `user`
