@@ -115,6 +115,8 @@ impl Follower {
         let follow = async {
             let mut backoff = Backoff::new(self.backoff);
             let mut well = true;
+            // Whether it was said that the center refuses the token, since all was well.
+            let mut refusal_said = false;
             loop {
                 let began = Instant::now();
                 let lost = self.follow_once(&mut well).await;
@@ -137,10 +139,12 @@ impl Follower {
                 }
                 let center = self.center.target();
                 let error = chain(&lost);
-                if !well {
-                    tracing::debug!(%center, error, ?pause, "still no center");
-                } else if refused {
+                refusal_said &= !well;
+                if refused && !refusal_said {
+                    refusal_said = true;
                     tracing::error!(%center, error, "the center refuses this token");
+                } else if !well {
+                    tracing::debug!(%center, error, ?pause, "still no center");
                 } else {
                     tracing::warn!(%center, error, "lost the center; deciding goes on");
                 }

@@ -69,13 +69,14 @@ impl Ledger {
         last
     }
 
-    /// What the center has after a start; `lost`: it said before that edits are lost.
-    pub(super) fn found(&mut self, permitted: &[bool], lost: bool) {
+    /// What the center has after a start; `lost`: since when it has said that edits are lost. From
+    /// then on gates may have heard of what it has.
+    pub(super) fn found(&mut self, permitted: &[bool], lost: Option<Instant>) {
         for (user, permitted) in permitted.iter().copied().enumerate() {
             let now = Instant::now();
             match self.is_permitted(user) {
                 Some(expected) if expected == permitted => continue,
-                Some(expected) if !lost => self.wrong.push(format!(
+                Some(expected) if lost.is_none() => self.wrong.push(format!(
                     "an acknowledged edit disappeared unsaid: user {user} should be permitted: \
                      {expected}, is: {permitted}"
                 )),
@@ -83,7 +84,7 @@ impl Ledger {
                 None => {}
             }
             let acknowledged = Some(now);
-            let sent = now;
+            let sent = lost.unwrap_or(now);
             self.edits.push(Edit { user, permitted, sent, acknowledged });
         }
     }
@@ -203,9 +204,9 @@ mod tests {
         assert_eq!(ledger.is_permitted(0), None);
         ledger.edit(edit(0, false, at(9000), Some(at(9001))), Some(("h".to_owned(), 2)));
         assert_eq!(ledger.wrong.len(), 1, "one revision for two edits");
-        ledger.found(&[true], false);
+        ledger.found(&[true], None);
         assert_eq!(ledger.wrong.len(), 2, "an edit that disappeared unsaid");
-        ledger.found(&[false], true);
+        ledger.found(&[false], Some(at(9500)));
         assert_eq!((ledger.wrong.len(), ledger.losses), (2, 1));
         assert_eq!(ledger.refused("run `keepgate center adopt`"), "adopt");
         ledger.refused("no");
