@@ -305,6 +305,7 @@ impl Sync for SyncService {
             to,
             joined: Arc::new(joined),
             sent: Revision(0),
+            waiting: None,
             format,
             pulse: watch::Sender::new(0),
             beaten: None,
@@ -343,6 +344,9 @@ struct Feed {
     joined: Arc<Joined>,
     /// The revision last sent.
     sent: Revision,
+    /// What the follower said it holds, where nothing could be sent to it yet because it is too old
+    /// for what its services use: from there it goes on once they do not.
+    waiting: Option<Option<(Revision, Digest)>>,
     /// The newest format that the follower understands.
     format: u32,
     /// The newest pulse that came.
@@ -527,21 +531,25 @@ impl Feed {
         held: Option<(Revision, Digest)>,
         heartbeat: &mut tokio::time::Interval,
     ) -> Result<(), End> {
-        if self.too_old() {
-            return Ok(());
-        }
-        let Some((revision, digest)) = held else {
-            return self.snapshot(Revision(0), heartbeat).await;
-        };
-        let head = self.service.desk.head();
-        if revision == head.revision {
-            if digest != head.digest(&self.scope) {
-                return self.snapshot(head.revision, heartbeat).await;
+        if !self.too_old() {
+            match held {
+                None => self.snapshot(Revision(0), heartbeat).await?,
+                Some((revision, digest)) => {
+                    let head = self.service.desk.head();
+                    if revision != head.revision {
+                        self.catch_up(revision, heartbeat).await?;
+                    } else if digest == head.digest(&self.scope) {
+                        self.advance(revision);
+                    } else {
+                        self.snapshot(head.revision, heartbeat).await?;
+                    }
+                }
             }
-            self.advance(revision);
-            return Ok(());
         }
-        self.catch_up(revision, heartbeat).await
+        if self.format <= 1 && self.sent == Revision(0) {
+            self.waiting = Some(held);
+        }
+        Ok(())
     }
 
     /// Sends all that has landed since the position.
@@ -549,13 +557,19 @@ impl Feed {
         if self.too_old() {
             return Ok(());
         }
+        if let Some(held) = self.waiting.take() {
+            self.begin(held, heartbeat).await?;
+            if self.waiting.is_some() {
+                return Ok(());
+            }
+        }
         loop {
             match self.service.desk.recent().since(self.sent, BATCH) {
                 Since::Landed(landed) if landed.is_empty() => return Ok(()),
                 Since::Landed(landed) => {
                     for landed in landed {
                         if self.format <= 1 && landed.is_newer(&self.scope) {
-                            return Ok(());
+                            return self.past_newer(heartbeat).await;
                         }
                         match landed.frame(&self.scope) {
                             Some(bytes) => {
@@ -615,7 +629,7 @@ impl Feed {
             .await
             .map_err(failed)?;
         match merged {
-            Some((_, _, true)) if self.format <= 1 => Ok(()),
+            Some((_, _, true)) if self.format <= 1 => self.past_newer(heartbeat).await,
             Some((bytes, head, _)) => {
                 self.send(bytes).await?;
                 self.service.metrics.deltas_sent.add(1);
@@ -624,6 +638,16 @@ impl Feed {
             }
             None => self.snapshot(from, heartbeat).await,
         }
+    }
+
+    /// Between what an old follower holds and the head lies what it does not understand; the head
+    /// may have nothing of it any more.
+    async fn past_newer(&mut self, heartbeat: &mut tokio::time::Interval) -> Result<(), End> {
+        if self.too_old() {
+            return Ok(());
+        }
+        let head = self.service.desk.head().revision;
+        self.snapshot(head, heartbeat).await
     }
 
     /// A snapshot, when it is this follower's turn. Until then it hears heartbeats.

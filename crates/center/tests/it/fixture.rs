@@ -538,6 +538,11 @@ impl Raw {
         }
     }
 
+    /// It said that it holds this.
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.held = Some(held);
+    }
+
     /// How many heartbeats came.
     pub(crate) fn beats(&self) -> usize {
         self.beats.len()

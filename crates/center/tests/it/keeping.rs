@@ -275,14 +275,37 @@ async fn a_gate_of_release_01_is_served_until_it_is_too_old() {
     let said = crate::fixture::patiently("status to name the gate", held_back).await;
     assert!(said["wrong"].to_string().contains("gate old: it is of release 0.1"), "{said}");
     // A new stream of it gets neither state nor heartbeats.
-    let mut silent = Raw::say_hello(&center, &gate, hello).await.unwrap();
+    let mut silent = Raw::say_hello(&center, &gate, hello.clone()).await.unwrap();
     let nothing = tokio::time::timeout(std::time::Duration::from_millis(2500), silent.next()).await;
     assert!(nothing.is_err(), "{nothing:?}");
+    // One that holds what came before, too.
+    let held = old.held().await;
+    let mut holding = Raw::say_hello(
+        &center,
+        &gate,
+        proto::Hello { revision: held.revision, digest: held.digest.clone(), ..hello.clone() },
+    )
+    .await
+    .unwrap();
+    holding.hold(held);
     // One of this release is served all of it.
     let mut new = Raw::follow(&center, &gate, None).await;
     let revision = center.revision().await;
     while new.held().await.revision < revision {
         new.next().await.unwrap();
+    }
+    // The setting is taken back: each goes on from what it holds, and hears that it is current.
+    center.ask("PUT", "/v1/services/orders", Some(json!({}))).await.good();
+    member(&center, "carol", "assign").await;
+    let revision = center.revision().await;
+    for stream in [&mut old, &mut silent, &mut holding] {
+        while stream.held().await.revision < revision {
+            stream.next().await.unwrap();
+        }
+        let beats = stream.beats();
+        while stream.beats() == beats {
+            stream.next().await.unwrap();
+        }
     }
     center.stop().await;
 }
