@@ -182,6 +182,10 @@ impl System {
             let mut command = keepgate();
             command.args(["center", way, "--data", self.data.to_str().unwrap()]);
             let done = crate::harness::run(command);
+            // Killed before the loss was written down: the next start learns of it again.
+            if done.code != 0 && done.stderr.contains("found none missing") {
+                continue;
+            }
             assert_eq!(done.code, 0, "`center {way}` after {said}: {done:?}");
         }
         let permitted: Vec<bool> = {
