@@ -262,22 +262,27 @@ fn data_faults_keep_the_connection() {
         replica.wait_for(center.head(), LONG).await.unwrap();
         for fault in [Fault::LoseDelta, Fault::AlterDelta, Fault::MisdigestDelta, Fault::BreakDelta]
         {
-            center.misbehave(fault);
-            // A snapshot that is on its way may bring both changes, and then there is no delta.
+            // A snapshot that is on its way may bring both changes, and a stream that is about to end
+            // may take the fault along: then it is done again.
+            let counted = || replica.metrics().gaps + replica.metrics().deltas_rejected;
+            let before = counted();
             for turn in 0.. {
-                assert!(turn < 100, "{fault:?} never happened");
+                assert!(turn < 100, "{fault:?} is never counted");
+                if center.faults_left() == 0 {
+                    center.misbehave(fault);
+                }
                 center.put("a", 1);
                 let head = center.put("a", 2);
                 replica.wait_for(head, LONG).await.unwrap();
-                if center.faults_left() == 0 {
+                if counted() > before && center.faults_left() == 0 {
                     break;
                 }
             }
         }
         assert_eq!(center.connections(), 1);
         let metrics = replica.metrics();
-        assert_eq!((metrics.gaps, metrics.deltas_rejected), (1, 3), "{metrics:?}");
-        assert_eq!(metrics.resyncs, 4, "{metrics:?}");
+        assert!(metrics.gaps >= 1 && metrics.deltas_rejected >= 3, "{metrics:?}");
+        assert!(metrics.resyncs >= 4, "{metrics:?}");
     });
 }
 
