@@ -264,7 +264,10 @@ fn data_faults_keep_the_connection() {
         {
             // A snapshot that is on its way may bring both changes, and a stream that is about to end
             // may take the fault along: then it is done again.
-            let counted = || replica.metrics().gaps + replica.metrics().deltas_rejected;
+            let counted = || match fault {
+                Fault::LoseDelta => replica.metrics().gaps,
+                _ => replica.metrics().deltas_rejected,
+            };
             let before = counted();
             for turn in 0.. {
                 assert!(turn < 100, "{fault:?} is never counted");
