@@ -9,6 +9,8 @@ use keepgate_limit::{AddressKey, Caller, Limiter, Limits, Nanos, ServiceFacts};
 
 const NOW: Nanos = Nanos::new(5_000_000_000);
 
+const HERE: AddressKey = AddressKey::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
 const PERUSER: &str = r#"
 help = "https://example.org/api"
 [[rule]]
@@ -24,10 +26,7 @@ fn compile(text: &str) -> Limiter {
 
 /// What the last of `requests` requests of one user is told, `after` the others.
 fn check(limiter: &Limiter, requests: usize, after: Duration, expected: &Expect) {
-    let caller = Caller {
-        principal: Some(("user", "alice")),
-        ..Caller::anonymous(AddressKey::V4([192, 0, 2, 1].into()))
-    };
+    let caller = Caller { principal: Some(("user", "alice")), ..Caller::anonymous(HERE) };
     for _ in 1..requests {
         let _verdict = limiter.check_principal(&caller, "GET", None, NOW);
     }
@@ -167,7 +166,7 @@ fn rate_and_concurrency_are_two_policies_and_shadows_are_not_told() {
     );
     let one = "defaults = \"off\"\n[[rule]]\nname = \"r\"\nkey = \"principal\"\nconcurrency = 1";
     let limiter = compile(one);
-    let caller = Caller::anonymous(AddressKey::Local);
+    let caller = Caller::anonymous(HERE);
     let _held = limiter.check_principal(&caller, "GET", None, NOW);
     let refused = limiter.check_principal(&caller, "GET", None, NOW);
     expect![[r#"
@@ -207,7 +206,7 @@ fn rate_and_concurrency_are_two_policies_and_shadows_are_not_told() {
 #[test]
 fn a_caller_with_a_key_is_not_told_how_to_get_one() {
     let limiter = compile(&PERUSER.replace("100/min", "1/min"));
-    let caller = Caller::anonymous(AddressKey::Local);
+    let caller = Caller::anonymous(HERE);
     let _first = limiter.check_principal(&caller, "GET", None, NOW);
     let refused = limiter.check_principal(&caller, "GET", None, NOW);
     let detail =
@@ -218,7 +217,7 @@ fn a_caller_with_a_key_is_not_told_how_to_get_one() {
 #[test]
 fn no_rules_no_fields() {
     let limiter = compile("defaults = \"off\"");
-    let verdict = limiter.check_principal(&Caller::anonymous(AddressKey::Local), "GET", None, NOW);
+    let verdict = limiter.check_principal(&Caller::anonymous(HERE), "GET", None, NOW);
     assert!(verdict.is_admitted());
     assert!(fields(&limiter, &[&verdict]).is_empty());
 }
@@ -226,9 +225,8 @@ fn no_rules_no_fields() {
 #[test]
 fn both_phases_are_told_together() {
     let limiter = compile("");
-    let from = AddressKey::V4([192, 0, 2, 1].into());
-    let by_address = limiter.check_address(&from, "GET", None, NOW);
-    let by_principal = limiter.check_principal(&Caller::anonymous(from), "GET", None, NOW);
+    let by_address = limiter.check_address(&HERE, "GET", None, NOW);
+    let by_principal = limiter.check_principal(&Caller::anonymous(HERE), "GET", None, NOW);
     expect![[r#"
         [
             (
