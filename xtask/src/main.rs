@@ -16,8 +16,12 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Hold the structure: directions, licences, versions, folders, links.
-    Tidy,
+    /// Hold the structure: directions, licenses, versions, folders, links.
+    Tidy {
+        /// The root of another workspace than this one.
+        #[arg(long)]
+        root: Option<PathBuf>,
+    },
     /// Run benchmarks (release profile) and print their tables; all without a name.
     Bench {
         /// Which: see `cargo xtask bench --list`.
@@ -35,8 +39,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Task::Generate { check } => generate::run(root, check)?,
         Task::Bench { list: true, .. } => bench::list(),
         Task::Bench { names, list: false } => bench::run(root, &names)?,
-        Task::Tidy => {
-            let problems = tidy::run(root)?;
+        Task::Tidy { root: other } => {
+            let problems = tidy::run(other.as_deref().unwrap_or(root))?;
             for problem in &problems {
                 eprintln!("tidy: {problem}");
             }

@@ -1,4 +1,4 @@
-//! What a reviewer would otherwise have to look for: directions between crates, licences and
+//! What a reviewer would otherwise have to look for: directions between crates, licenses and
 //! versions, folder names, module docs, links and named tests in the documents.
 //!
 //! Each check returns sentences that name the culprit; none changes anything.

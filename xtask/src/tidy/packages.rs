@@ -115,10 +115,10 @@ pub(super) fn deny(root: &Path, metadata: &Metadata) -> anyhow::Result<Vec<Strin
             problems.push(format!("dependency `{name}` is banned by deny.toml"));
         }
         match package.license.as_deref() {
-            None => problems.push(format!("dependency `{name}` states no licence")),
+            None => problems.push(format!("dependency `{name}` states no license")),
             Some(expression) if !permitted(expression, &allowed) => {
                 problems
-                    .push(format!("dependency `{name}`: licence `{expression}` is not allowed"));
+                    .push(format!("dependency `{name}`: license `{expression}` is not allowed"));
             }
             Some(_) => {}
         }
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn licence_expressions() {
+    fn license_expressions() {
         let allowed = ["MIT".to_owned(), "NCSA".to_owned()];
         assert!(permitted("MIT OR GPL-3.0", &allowed));
         assert!(permitted("(MIT OR Apache-2.0) AND NCSA", &allowed));

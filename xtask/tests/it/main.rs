@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, reason = "a failed expectation is a failed test")]
 
 mod model;
+mod tidy;
 
 use std::path::Path;
 
