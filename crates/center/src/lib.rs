@@ -37,8 +37,9 @@ use desk::{Desk, Edit, OpenError, Plan, Refusal};
 use store::{Retention, SqliteStore, Store, StoreError};
 use token::{RandomError, Role};
 
+pub use keepgate_serve::TlsFiles;
 pub use server::{APPLY_BYTES, Bounds};
-pub use tls::{TlsError, TlsFiles};
+pub use tls::TlsError;
 
 /// How often the times of token use are written down.
 const USAGE_EVERY: Duration = Duration::from_secs(30);
@@ -327,16 +328,4 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
     writeln!(file, "{text}")?;
     file.sync_all()?;
     std::fs::rename(&draft, path)
-}
-
-/// An error and its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

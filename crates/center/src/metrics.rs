@@ -3,77 +3,22 @@
 //! Names and labels are an API: `docs/metrics.md` lists them and a test compares. Label values
 //! come from enums, never from requests.
 
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A number that only goes up.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+use keepgate_observe::{Counter, Gauge, Histogram, Page, Sort};
 
-impl Counter {
-    /// Adds to it.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// Reads it.
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A number that comes back: each [`Held`] counts one until it is dropped.
-#[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
-
-/// See [`Gauge`].
-#[derive(Debug)]
-pub struct Held<'a>(&'a Gauge);
-
-impl Gauge {
-    /// One more, until the guard is dropped.
-    pub fn hold(&self) -> Held<'_> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Held(self)
-    }
-
-    /// Reads it.
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Upper bounds of the request latency buckets, in microseconds.
-const BUCKETS_US: [u64; 8] = [100, 500, 1_000, 5_000, 25_000, 100_000, 1_000_000, 10_000_000];
-
-/// A histogram of durations.
-#[derive(Debug, Default)]
-pub struct Latency {
-    buckets: [AtomicU64; 8],
-    count: AtomicU64,
-    sum_us: AtomicU64,
-}
-
-impl Latency {
-    /// Notes one duration.
-    pub fn note(&self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        for (bound, bucket) in BUCKETS_US.iter().zip(&self.buckets) {
-            if us <= *bound {
-                bucket.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
-    }
-}
+/// Upper bounds of the request latency buckets, in nanoseconds, and as labels in seconds.
+const LATENCY_NS: [u64; 8] = [
+    100_000,
+    500_000,
+    1_000_000,
+    5_000_000,
+    25_000_000,
+    100_000_000,
+    1_000_000_000,
+    10_000_000_000,
+];
+const LATENCY_LABELS: [&str; 8] = ["0.0001", "0.0005", "0.001", "0.005", "0.025", "0.1", "1", "10"];
 
 /// Which part of the API a request went to; the label `api`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,8 +70,7 @@ const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 pub struct Metrics {
     /// Requests answered, by part and status class.
     requests: [[Counter; 4]; 4],
-    /// How long answers to the admin API and AuthZEN took.
-    pub latency: Latency,
+    latency: Histogram<8>,
     /// AuthZEN and check decisions that allowed.
     pub allowed: Counter,
     /// AuthZEN and check decisions that denied.
@@ -173,6 +117,11 @@ pub struct Levels {
 }
 
 impl Metrics {
+    /// How long an answer to the admin API or AuthZEN took.
+    pub fn took(&self, took: Duration) {
+        self.latency.note(&LATENCY_NS, took);
+    }
+
     /// Counts a request.
     pub fn answered(&self, api: Api, status: u16) {
         let class = usize::from(status / 100).saturating_sub(2).min(3);
@@ -183,30 +132,24 @@ impl Metrics {
 
     /// The text exposition.
     pub fn render(&self, levels: Levels) -> String {
-        let mut page = Page(String::with_capacity(4096));
-        page.head("requests_total", "counter", "requests answered, by part and status class");
+        let mut page = Page::new("keepgate_center_");
+        let help = "requests answered, by part and status class";
+        let mut requests = page.metric(Sort::Counter, "requests_total", help);
         for (api, row) in Api::ALL.iter().zip(&self.requests) {
             for (class, counter) in CLASSES.iter().zip(row) {
-                let labels = format!("{{api=\"{}\",class=\"{class}\"}}", api.name());
-                page.line("requests_total", &labels, counter.value());
+                requests.line(&[("api", api.name()), ("class", class)], counter.value());
             }
         }
-        page.head("request_seconds", "histogram", "time to answer admin and AuthZEN requests");
-        let latency = &self.latency;
-        for (bound, bucket) in BUCKETS_US.iter().zip(&latency.buckets) {
-            let labels = format!("{{le=\"{}\"}}", seconds(*bound));
-            page.line("request_seconds_bucket", &labels, bucket.load(Ordering::Relaxed));
-        }
-        let count = latency.count.load(Ordering::Relaxed);
-        page.line("request_seconds_bucket", "{le=\"+Inf\"}", count);
-        page.line("request_seconds_sum", "", seconds(latency.sum_us.load(Ordering::Relaxed)));
-        page.line("request_seconds_count", "", count);
-        page.head("decisions_total", "counter", "AuthZEN and check decisions, by effect");
-        page.line("decisions_total", "{effect=\"allow\"}", self.allowed.value());
-        page.line("decisions_total", "{effect=\"deny\"}", self.denied.value());
-        page.head("edits_total", "counter", "changes asked for, by outcome");
-        page.line("edits_total", "{outcome=\"landed\"}", self.edits_landed.value());
-        page.line("edits_total", "{outcome=\"refused\"}", self.edits_refused.value());
+        let help = "time to answer admin and AuthZEN requests";
+        page.histogram("request_seconds", help, &LATENCY_LABELS, &[&self.latency]);
+        let help = "AuthZEN and check decisions, by effect";
+        let mut decisions = page.metric(Sort::Counter, "decisions_total", help);
+        decisions.line(&[("effect", "allow")], self.allowed.value());
+        decisions.line(&[("effect", "deny")], self.denied.value());
+        let help = "changes asked for, by outcome";
+        let mut edits = page.metric(Sort::Counter, "edits_total", help);
+        edits.line(&[("outcome", "landed")], self.edits_landed.value());
+        edits.line(&[("outcome", "refused")], self.edits_refused.value());
         for (name, help, value) in [
             ("deltas_sent_total", "deltas sent to followers", self.deltas_sent.value()),
             ("snapshots_sent_total", "snapshots sent to followers", self.snapshots_sent.value()),
@@ -246,8 +189,7 @@ impl Metrics {
                 self.unauthenticated.value(),
             ),
         ] {
-            page.head(name, "counter", help);
-            page.line(name, "", value);
+            page.value(Sort::Counter, name, help, value);
         }
         for (name, help, value) in [
             ("connections", "connections that are open", self.connections.value()),
@@ -261,29 +203,8 @@ impl Metrics {
             ("revision", "the newest revision", levels.revision),
             ("services", "services", levels.services),
         ] {
-            page.head(name, "gauge", help);
-            page.line(name, "", value);
+            page.value(Sort::Gauge, name, help, value);
         }
-        page.0
+        page.finish()
     }
-}
-
-struct Page(String);
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a string does not fail.
-        let _ = writeln!(self.0, "# HELP keepgate_center_{name} {help}");
-        let _ = writeln!(self.0, "# TYPE keepgate_center_{name} {kind}");
-    }
-
-    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
-        let _ = writeln!(self.0, "keepgate_center_{name}{labels} {value}");
-    }
-}
-
-/// Microseconds as seconds in decimal, exact.
-fn seconds(us: u64) -> String {
-    let text = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

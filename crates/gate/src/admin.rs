@@ -1,13 +1,12 @@
 //! The admin listener: `/metrics`, `/top`, `/healthz`, `/readyz`. Apart from callers, and read only.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
@@ -16,12 +15,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use keepgate_limit::top::{MOST_TOLD, Report};
+use keepgate_limit::top::{MOST_TOLD, TopAnswer};
+use keepgate_observe::{Page, Sort};
 use keepgate_serve::{Place, Places, PlacesConfig};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::listen::ListenError;
-use crate::metrics::{self, WorkerMetrics, head};
+use crate::metrics::{self, WorkerMetrics};
 use crate::source::Peek;
 use crate::worker::Common;
 
@@ -41,15 +41,6 @@ pub(crate) struct Admin {
     listener: TcpListener,
     addr: SocketAddr,
     view: Arc<View>,
-}
-
-/// The answer of `/top`.
-#[derive(serde::Serialize)]
-struct Heaviest<'a> {
-    service: &'a str,
-    now_unix_ms: u64,
-    #[serde(flatten)]
-    report: Report,
 }
 
 struct View {
@@ -159,8 +150,8 @@ impl View {
             "/readyz" => self.ready(),
             "/metrics" => {
                 let mut response = text(StatusCode::OK, self.metrics());
-                let kind = "text/plain; version=0.0.4; charset=utf-8";
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                let kind = HeaderValue::from_static(Page::CONTENT_TYPE);
+                response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
             "/top" => self.top(),
@@ -195,11 +186,11 @@ impl View {
         let (now, last) = (limiting.now(), limiting.last());
         let mut report = limiting.top.report(now, MOST_TOLD, last.as_ref().map(|l| &*l.limits));
         report.unheard = self.common.dropped.peers();
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let body = Heaviest {
-            service: &self.common.settings.service,
-            now_unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
-            report,
+        let body = TopAnswer {
+            service: self.common.settings.service.clone(),
+            now_unix_ms: keepgate_observe::unix_ms(),
+            gates: None,
+            report: Some(report),
         };
         let Ok(json) = serde_json::to_string(&body) else {
             return text(StatusCode::INTERNAL_SERVER_ERROR, "no report\n".to_owned());
@@ -210,121 +201,122 @@ impl View {
         response
     }
 
-    fn limits(&self, out: &mut String) {
-        let name = "keepgate_gate_limits_broken";
-        head(out, name, "gauge", "Whether limits are in force that are not the service's.");
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "{name} {}", u8::from(self.common.limiting.is_broken()));
-    }
-
     fn metrics(&self) -> String {
-        let mut out = String::with_capacity(8 * 1024);
-        metrics::render(&self.workers, &mut out);
-        self.limits(&mut out);
-        self.places(&mut out);
-        self.replica(&mut out);
-        self.upstream(&mut out);
-        self.common.source.metrics(&mut out);
-        out
+        let mut page = Page::new("keepgate_gate_");
+        metrics::render(&self.workers, &mut page);
+        let help = "Whether limits are in force that are not the service's.";
+        let broken = u8::from(self.common.limiting.is_broken());
+        page.value(Sort::Gauge, "limits_broken", help, broken);
+        self.places(&mut page);
+        self.replica(&mut page);
+        self.upstream(&mut page);
+        self.common.source.metrics(&mut page);
+        page.finish()
     }
 
-    fn places(&self, out: &mut String) {
+    fn places(&self, page: &mut Page) {
         let places = &self.common.places;
         let counts = places.counts();
         let open = self.common.ongoing.iter().map(|list| list.len()).sum::<usize>();
         let gauge = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         for (name, sort, help, value) in [
-            ("connections_limit", "gauge", "Connections of callers that there may be.", {
+            ("connections_limit", Sort::Gauge, "Connections of callers that there may be.", {
                 gauge(places.bound())
             }),
-            ("connections_limit_per_address", "gauge", "Of these, one address's.", {
+            ("connections_limit_per_address", Sort::Gauge, "Of these, one address's.", {
                 gauge(places.per_peer())
             }),
-            ("connections_closed_idle_total", "counter", "Idle connections closed for others.", {
-                counts.closed_idle
-            }),
+            (
+                "connections_closed_idle_total",
+                Sort::Counter,
+                "Idle connections closed for others.",
+                { counts.closed_idle },
+            ),
             (
                 "connections_refused_address_total",
-                "counter",
+                Sort::Counter,
                 "Connections closed at once because their address holds as many as it may.",
                 counts.refused_peer,
             ),
-            ("revision_waiters", "gauge", "Requests that wait for a revision.", {
+            ("revision_waiters", Sort::Gauge, "Requests that wait for a revision.", {
                 gauge(self.common.revision_waiters.load(Ordering::Relaxed))
             }),
-            ("exchanges_open", "gauge", "Exchanges under way that may be decided again.", {
+            ("exchanges_open", Sort::Gauge, "Exchanges under way that may be decided again.", {
                 gauge(open)
             }),
             (
                 "exchanges_redecided_total",
-                "counter",
+                Sort::Counter,
                 "Times an open exchange was decided again.",
                 { self.common.redecided.value() },
             ),
         ] {
-            let name = format!("keepgate_gate_{name}");
-            head(out, &name, sort, help);
-            // Writing to a String cannot fail.
-            let _ = writeln!(out, "{name} {value}");
+            page.value(sort, name, help, value);
         }
     }
 
-    fn replica(&self, out: &mut String) {
+    fn replica(&self, page: &mut Page) {
         let revision = match self.common.source.peek(None) {
             Peek::New(dated) => dated.version.0.0,
             _ => 0,
         };
-        let name = "keepgate_gate_replica_revision";
-        head(out, name, "gauge", "Revision of the permissions in force; 0: none yet.");
-        // Writing to a String cannot fail, here and below.
-        let _ = writeln!(out, "{name} {revision}");
+        let help = "Revision of the permissions in force; 0: none yet.";
+        page.value(Sort::Gauge, "replica_revision", help, revision);
         if let Some(age) = self.common.source.age() {
-            let name = "keepgate_gate_replica_age_seconds";
-            head(out, name, "gauge", "Time since the permissions were known to be current.");
-            let _ = writeln!(out, "{name} {:.3}", age.as_secs_f64());
+            let help = "Time since the permissions were known to be current.";
+            let age = format_args!("{:.3}", age.as_secs_f64());
+            page.value(Sort::Gauge, "replica_age_seconds", help, age);
         }
     }
 
-    fn upstream(&self, out: &mut String) {
+    fn upstream(&self, page: &mut Page) {
         let stats = self.common.upstream.stats();
         let gauge = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         for (name, sort, help, value) in [
-            ("opened_total", "counter", "Connections that were opened.", stats.opened),
-            ("open_failures_total", "counter", "Connections that could not be opened.", {
+            ("opened_total", Sort::Counter, "Connections that were opened.", stats.opened),
+            ("open_failures_total", Sort::Counter, "Connections that could not be opened.", {
                 stats.open_failures
             }),
             (
                 "ports_exhausted_total",
-                "counter",
+                Sort::Counter,
                 "Of these, for want of a local port or descriptor.",
                 stats.ports_exhausted,
             ),
-            ("requests_total", "counter", "Requests put on a connection.", stats.requests),
-            ("retries_total", "counter", "Requests sent a second time.", stats.retries),
-            ("queued_total", "counter", "Requests that waited for a connection.", stats.queued),
-            ("queue_full_total", "counter", "Requests refused by a full queue.", stats.queue_full),
+            ("requests_total", Sort::Counter, "Requests put on a connection.", stats.requests),
+            ("retries_total", Sort::Counter, "Requests sent a second time.", stats.retries),
+            ("queued_total", Sort::Counter, "Requests that waited for a connection.", stats.queued),
+            (
+                "queue_full_total",
+                Sort::Counter,
+                "Requests refused by a full queue.",
+                stats.queue_full,
+            ),
             (
                 "queue_timeouts_total",
-                "counter",
+                Sort::Counter,
                 "Requests that waited for a connection in vain.",
                 stats.queue_timeouts,
             ),
-            ("connections_open", "gauge", "Sockets, with those being opened.", gauge(stats.open)),
-            ("connections_idle", "gauge", "Connections that are idle.", gauge(stats.idle)),
-            ("connections_limit", "gauge", "Sockets that there may be.", gauge(stats.limit)),
-            ("queue_waiting", "gauge", "Requests that wait for a connection.", {
+            (
+                "connections_open",
+                Sort::Gauge,
+                "Sockets, with those being opened.",
+                gauge(stats.open),
+            ),
+            ("connections_idle", Sort::Gauge, "Connections that are idle.", gauge(stats.idle)),
+            ("connections_limit", Sort::Gauge, "Sockets that there may be.", gauge(stats.limit)),
+            ("queue_waiting", Sort::Gauge, "Requests that wait for a connection.", {
                 gauge(stats.waiting)
             }),
         ] {
-            let name = format!("keepgate_gate_upstream_{name}");
-            head(out, &name, sort, help);
-            let _ = writeln!(out, "{name} {value}");
+            page.value(sort, &format!("upstream_{name}"), help, value);
         }
-        let name = "keepgate_gate_upstream_requests_per_connection";
-        head(out, name, "gauge", "Requests for each connection opened, so far.");
+        let help = "Requests for each connection opened, so far.";
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
         let ratio = stats.requests as f64 / stats.opened.max(1) as f64;
-        let _ = writeln!(out, "{name} {ratio:.3}");
+        let ratio = format_args!("{ratio:.3}");
+        page.value(Sort::Gauge, "upstream_requests_per_connection", help, ratio);
     }
 }
 

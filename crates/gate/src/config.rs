@@ -7,6 +7,7 @@ use std::time::Duration;
 use keepgate_client::pool::{PoolConfig, Protocol};
 use keepgate_client::replica::RestartAge;
 use keepgate_policy::identify::AddressRange;
+use keepgate_serve::TlsFiles;
 
 use crate::identify::access::KeyAccess;
 use crate::identify::issuers::KeyRefresh;
@@ -24,15 +25,6 @@ impl From<SocketAddr> for Listen {
     fn from(addr: SocketAddr) -> Listen {
         Listen::Tcp(addr)
     }
-}
-
-/// A certificate chain and its key, both PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The chain, leaf first.
-    pub certificate: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
 }
 
 /// What the upstream sees as `Host`.

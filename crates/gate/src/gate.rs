@@ -8,20 +8,19 @@ use std::time::{Duration, Instant};
 use keepgate_client::dial::{Dialer, Roots, Target, TargetError, TlsSettings};
 use keepgate_client::pool::{MAX_CONNECTIONS, Pool, PoolConfig, Protocol, UpstreamId};
 use keepgate_client::replica::{self, FollowConfig, Replica};
+use keepgate_observe::Counter;
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::descriptors::TooFew;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{oneshot, watch};
 
 use crate::admin::Admin;
-use crate::config::{GateConfig, TlsFiles, is_everybody};
+use crate::config::{GateConfig, is_everybody};
 use crate::dropped::Dropped;
 use crate::identify::issuers::Issuers;
 use crate::limits::Limiting;
 use crate::listen::{self, ListenError, Listener};
-use crate::metrics::{Counter, WorkerMetrics};
+use crate::metrics::WorkerMetrics;
 use crate::source::DecisionSource;
 use crate::wire::head::MAX_HEADER_COUNT;
 use crate::worker::{Common, Worker};
@@ -57,14 +56,8 @@ pub enum StartError {
     #[error("the gate cannot listen")]
     Listen(#[source] ListenError),
     /// The certificate or key toward callers.
-    #[error("the certificate in `{file}` cannot be used")]
-    Tls {
-        /// The file.
-        file: String,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    #[error(transparent)]
+    Tls(#[from] keepgate_serve::TlsError),
     /// The center cannot be followed.
     #[error("the center cannot be followed")]
     Follow(#[source] replica::StartError),
@@ -146,7 +139,10 @@ impl Gate {
             target: upstream_target(&config)?,
             protocol: config.upstream_protocol,
         });
-        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        let tls = match &config.tls {
+            Some(files) => Some(tokio_rustls::TlsAcceptor::from(files.load()?)),
+            None => None,
+        };
         let listeners = listen::bind(&config.listen, workers).map_err(StartError::Listen)?;
         let control = tokio::runtime::Handle::current();
         let issuers =
@@ -368,21 +364,4 @@ fn upstream_target(config: &GateConfig) -> Result<Target, StartError> {
     let roots = config.upstream_ca.clone().map_or(Roots::System, Roots::File);
     Target::from_url(&config.upstream, || TlsSettings::new(&roots, None, alpn).map(Arc::new))
         .map_err(StartError::Upstream)
-}
-
-fn acceptor(files: &TlsFiles) -> Result<tokio_rustls::TlsAcceptor, StartError> {
-    let bad = |file: &std::path::Path, source: Box<dyn std::error::Error + Send + Sync>| {
-        StartError::Tls { file: file.display().to_string(), source }
-    };
-    let chain = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| bad(&files.certificate, Box::new(e)))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| bad(&files.key, Box::new(e)))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|e| bad(&files.certificate, Box::new(e)))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
 }

@@ -47,7 +47,8 @@ mod uploads;
 pub mod wire;
 mod worker;
 
-pub use config::{Bounds, GateConfig, Listen, Peers, TlsFiles, UpstreamHost};
+pub use config::{Bounds, GateConfig, Listen, Peers, UpstreamHost};
 pub use gate::{Gate, RunError, StartError};
+pub use keepgate_serve::TlsFiles;
 pub use listen::ListenError;
 pub use source::{DecisionSource, FixedSource};

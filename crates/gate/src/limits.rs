@@ -16,12 +16,11 @@ use std::time::{Duration, Instant};
 use keepgate_limit::rules::{Defaults, Dialect, Plan, RouteCost, RoutePattern, Rule};
 use keepgate_limit::top::{ENTRIES, Top};
 use keepgate_limit::{Limiter, Limits, Nanos, RuleError, Seed, ServiceFacts};
+use keepgate_observe::chain;
 use keepgate_policy::route::Route;
 use keepgate_policy::service::{LimitHeaders, ServiceSettings, Switch};
 use keepgate_policy::world::ServiceView;
 use serde_json::Value;
-
-use crate::identify::issuers::chain;
 
 /// Heavy hitters are those of the current window and the one before.
 const TOP_WINDOW: Duration = Duration::from_secs(60);

@@ -147,7 +147,7 @@ impl Place {
     fn take(worker: &Arc<Worker>, remote: Option<SocketAddr>) -> Option<Place> {
         let common = &worker.common;
         let place = common.places.take(remote.map(|addr| addr.ip()), common.now_ms()).ok()?;
-        worker.metrics.open.add(1);
+        worker.metrics.open.rise();
         Some(Place { place, worker: Arc::clone(worker) })
     }
 
@@ -161,7 +161,7 @@ impl Drop for Place {
         if self.seat().is_told() {
             self.worker.cut(Cut::Places, &HeaderValue::from_static("none"));
         }
-        self.worker.metrics.open.sub(1);
+        self.worker.metrics.open.fall();
     }
 }
 

@@ -1,20 +1,31 @@
 //! What the gate counts. Each worker has its own counters, so that none is contended; they are
 //! added up when somebody asks.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
+use keepgate_observe::{Counter, Gauge, Histogram, Page, Sort};
 
 use crate::cut::Cut;
 use crate::phase::Phase;
 use crate::problem::Kind;
 
-/// Upper bounds of the decision histogram's buckets, in nanoseconds; the last one is infinity.
+/// Upper bounds of the decision histogram's buckets, in nanoseconds, and as labels in seconds.
 const DECISION_NS: [u64; 10] =
     [250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 1_000_000, 10_000_000];
+const DECISION_LABELS: [&str; 10] = [
+    "0.000000250",
+    "0.000000500",
+    "0.000001000",
+    "0.000002500",
+    "0.000005000",
+    "0.000010000",
+    "0.000050000",
+    "0.000100000",
+    "0.001000000",
+    "0.010000000",
+];
 
 /// The phases that limit, and whether a limit only counts.
 const LIMITED: [(Phase, bool); 4] = [
@@ -28,24 +39,6 @@ const KINDS: usize = Kind::ALL.len();
 const PHASES: usize = Phase::ALL.len();
 const CUTS: usize = Cut::ALL.len();
 
-/// One counter.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    pub(crate) fn sub(&self, n: u64) {
-        self.0.fetch_sub(n, Ordering::Relaxed);
-    }
-
-    pub(crate) fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// One worker's counters.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerMetrics {
@@ -55,18 +48,17 @@ pub(crate) struct WorkerMetrics {
     forwarded: [Counter; 6],
     /// Requests over a limit, in the order of `LIMITED`.
     limited: [Counter; LIMITED.len()],
-    decision_buckets: [Counter; DECISION_NS.len() + 1],
-    decision_ns: Counter,
+    decisions: Histogram<{ DECISION_NS.len() }>,
     /// Connections of callers.
     pub(crate) accepted: Counter,
-    pub(crate) open: Counter,
+    pub(crate) open: Gauge,
     pub(crate) over_bound: Counter,
     pub(crate) handshake_failed: Counter,
     pub(crate) first_byte_late: Counter,
     /// Tokens found in the cache, and verified.
     pub(crate) token_cached: Counter,
     pub(crate) token_verified: Counter,
-    pub(crate) tunnels: Counter,
+    pub(crate) tunnels: Gauge,
     /// What was cut short, by bound.
     cut: [Counter; CUTS],
     /// Requests whose forwarding headers were dropped.
@@ -110,175 +102,121 @@ impl WorkerMetrics {
 
     /// A decision took so long.
     pub(crate) fn decided(&self, took: Duration) {
-        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = DECISION_NS.iter().position(|bound| ns <= *bound);
-        let bucket = bucket.unwrap_or(DECISION_NS.len());
-        if let Some(counter) = self.decision_buckets.get(bucket) {
-            counter.add(1);
-        }
-        self.decision_ns.add(ns);
+        self.decisions.note(&DECISION_NS, took);
     }
 }
 
 /// All workers' counters.
 pub(crate) type Workers = [Arc<WorkerMetrics>];
 
-fn total(workers: &Workers, of: impl Fn(&WorkerMetrics) -> &Counter) -> u64 {
-    workers.iter().map(|worker| of(worker).value()).sum()
+fn total(workers: &Workers, of: impl Fn(&WorkerMetrics) -> u64) -> u64 {
+    workers.iter().map(|worker| of(worker)).sum()
 }
 
-/// Writes a metric's head.
-pub(crate) fn head(out: &mut String, name: &str, sort: &str, help: &str) {
-    // Writing to a String cannot fail, here and below.
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {sort}");
-}
-
-/// The workers' metrics in the Prometheus text format.
-pub(crate) fn render(workers: &Workers, out: &mut String) {
-    requests(workers, out);
-    limited(workers, out);
-    decisions(workers, out);
-    cuts(workers, out);
-    type Row = (&'static str, &'static str, &'static str, fn(&WorkerMetrics) -> &Counter);
-    let rows: [Row; 10] = [
+/// The workers' metrics.
+pub(crate) fn render(workers: &Workers, page: &mut Page) {
+    requests(workers, page);
+    limited(workers, page);
+    let decisions: Vec<_> = workers.iter().map(|worker| &worker.decisions).collect();
+    let help = "Time to decide one request.";
+    page.histogram("decision_seconds", help, &DECISION_LABELS, &decisions);
+    cuts(workers, page);
+    type Row = (Sort, &'static str, &'static str, fn(&WorkerMetrics) -> u64);
+    const ROWS: [Row; 10] = [
         (
-            "keepgate_gate_connections_accepted_total",
-            "counter",
+            Sort::Counter,
+            "connections_accepted_total",
             "Connections of callers that were accepted.",
-            |w| &w.accepted,
+            |w| w.accepted.value(),
         ),
-        ("keepgate_gate_connections_open", "gauge", "Connections of callers that are open.", |w| {
-            &w.open
+        (Sort::Gauge, "connections_open", "Connections of callers that are open.", |w| {
+            w.open.value()
         }),
         (
-            "keepgate_gate_connections_over_bound_total",
-            "counter",
+            Sort::Counter,
+            "connections_over_bound_total",
             "Connections closed at once because too many were open.",
-            |w| &w.over_bound,
+            |w| w.over_bound.value(),
         ),
         (
-            "keepgate_gate_handshake_failures_total",
-            "counter",
+            Sort::Counter,
+            "handshake_failures_total",
             "TLS handshakes or PROXY protocol headers that failed or were late.",
-            |w| &w.handshake_failed,
+            |w| w.handshake_failed.value(),
         ),
         (
-            "keepgate_gate_first_byte_late_total",
-            "counter",
+            Sort::Counter,
+            "first_byte_late_total",
             "Connections closed because their first request did not begin in time.",
-            |w| &w.first_byte_late,
+            |w| w.first_byte_late.value(),
         ),
-        (
-            "keepgate_gate_tokens_cached_total",
-            "counter",
-            "Tokens whose verification was remembered.",
-            |w| &w.token_cached,
-        ),
-        (
-            "keepgate_gate_tokens_verified_total",
-            "counter",
-            "Tokens whose signature was verified.",
-            |w| &w.token_verified,
-        ),
-        ("keepgate_gate_tunnels_open", "gauge", "Upgraded connections that are open.", |w| {
-            &w.tunnels
+        (Sort::Counter, "tokens_cached_total", "Tokens whose verification was remembered.", |w| {
+            w.token_cached.value()
         }),
+        (Sort::Counter, "tokens_verified_total", "Tokens whose signature was verified.", |w| {
+            w.token_verified.value()
+        }),
+        (Sort::Gauge, "tunnels_open", "Upgraded connections that are open.", |w| w.tunnels.value()),
         (
-            "keepgate_gate_forwarding_dropped_total",
-            "counter",
+            Sort::Counter,
+            "forwarding_dropped_total",
             "Requests whose X-Forwarded-For and the like were dropped: the peer is no trusted proxy.",
-            |w| &w.forwarding_dropped,
+            |w| w.forwarding_dropped.value(),
         ),
         (
-            "keepgate_gate_policy_errors_total",
-            "counter",
+            Sort::Counter,
+            "policy_errors_total",
             "Policies that failed to evaluate and were skipped.",
-            |w| &w.policy_errors,
+            |w| w.policy_errors.value(),
         ),
     ];
-    for (name, sort, help, of) in rows {
-        head(out, name, sort, help);
-        let _ = writeln!(out, "{name} {}", total(workers, of));
+    for (sort, name, help, of) in ROWS {
+        page.value(sort, name, help, total(workers, of));
     }
 }
 
-fn requests(workers: &Workers, out: &mut String) {
-    let name = "keepgate_gate_requests_total";
-    head(out, name, "counter", "Requests by outcome and by the phase that answered.");
+fn requests(workers: &Workers, page: &mut Page) {
+    let help = "Requests by outcome and by the phase that answered.";
+    let mut series = page.metric(Sort::Counter, "requests_total", help);
     for (digit, class) in ["0xx", "1xx", "2xx", "3xx", "4xx", "5xx"].iter().enumerate().skip(1) {
-        let n: u64 =
-            workers.iter().filter_map(|w| w.forwarded.get(digit)).map(Counter::value).sum();
-        let _ = writeln!(
-            out,
-            "{name}{{outcome=\"forwarded\",phase=\"forward\",status=\"{class}\"}} {n}"
-        );
+        let n = total(workers, |w| w.forwarded.get(digit).map_or(0, Counter::value));
+        let labels = [("outcome", "forwarded"), ("phase", "forward"), ("status", class)];
+        series.line(&labels, n);
     }
     for phase in Phase::ALL {
         for kind in Kind::ALL {
-            let n: u64 = workers
-                .iter()
-                .filter_map(|w| w.answered.get(*phase as usize)?.get(*kind as usize))
-                .map(Counter::value)
-                .sum();
+            let n = total(workers, |w| {
+                let row = w.answered.get(*phase as usize);
+                row.and_then(|row| row.get(*kind as usize)).map_or(0, Counter::value)
+            });
             if n > 0 {
-                let _ = writeln!(
-                    out,
-                    "{name}{{outcome=\"{}\",phase=\"{}\",status=\"{}\"}} {n}",
-                    kind.suffix(),
-                    phase.name(),
-                    kind.status().as_str()
-                );
+                let status = kind.status();
+                let labels = [
+                    ("outcome", kind.suffix()),
+                    ("phase", phase.name()),
+                    ("status", status.as_str()),
+                ];
+                series.line(&labels, n);
             }
         }
     }
 }
 
-fn limited(workers: &Workers, out: &mut String) {
-    let name = "keepgate_gate_limited_total";
-    head(out, name, "counter", "Requests over a limit; with shadow they were let through.");
+fn limited(workers: &Workers, page: &mut Page) {
+    let help = "Requests over a limit; with shadow they were let through.";
+    let mut series = page.metric(Sort::Counter, "limited_total", help);
     for (place, (phase, shadow)) in LIMITED.iter().enumerate() {
-        let of = |w: &Arc<WorkerMetrics>| w.limited.get(place).map_or(0, Counter::value);
-        let n: u64 = workers.iter().map(of).sum();
-        let phase = phase.name();
-        let _ = writeln!(out, "{name}{{phase=\"{phase}\",shadow=\"{shadow}\"}} {n}");
+        let n = total(workers, |w| w.limited.get(place).map_or(0, Counter::value));
+        let shadow = if *shadow { "true" } else { "false" };
+        series.line(&[("phase", phase.name()), ("shadow", shadow)], n);
     }
 }
 
-fn cuts(workers: &Workers, out: &mut String) {
-    let name = "keepgate_gate_cut_total";
-    head(out, name, "counter", "Exchanges and connections cut short, by the bound that did it.");
+fn cuts(workers: &Workers, page: &mut Page) {
+    let help = "Exchanges and connections cut short, by the bound that did it.";
+    let mut series = page.metric(Sort::Counter, "cut_total", help);
     for cut in Cut::ALL {
-        let of = |w: &Arc<WorkerMetrics>| w.cut.get(*cut as usize).map_or(0, Counter::value);
-        let n: u64 = workers.iter().map(of).sum();
-        let _ = writeln!(out, "{name}{{bound=\"{}\"}} {n}", cut.name());
-    }
-}
-
-fn decisions(workers: &Workers, out: &mut String) {
-    let name = "keepgate_gate_decision_seconds";
-    head(out, name, "histogram", "Time to decide one request.");
-    let mut sum = 0;
-    let bounds = DECISION_NS.iter().map(Some).chain(std::iter::once(None));
-    for (i, bound) in bounds.enumerate() {
-        sum += workers
-            .iter()
-            .filter_map(|w| w.decision_buckets.get(i))
-            .map(Counter::value)
-            .sum::<u64>();
-        let _ = match bound {
-            Some(ns) => writeln!(out, "{name}_bucket{{le=\"{}\"}} {sum}", Seconds(*ns)),
-            None => writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {sum}"),
-        };
-    }
-    let ns = total(workers, |w| &w.decision_ns);
-    let _ = writeln!(out, "{name}_sum {}\n{name}_count {sum}", Seconds(ns));
-}
-
-/// Nanoseconds shown as seconds, exactly.
-struct Seconds(u64);
-
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+        let n = total(workers, |w| w.cut.get(*cut as usize).map_or(0, Counter::value));
+        series.line(&[("bound", cut.name())], n);
     }
 }

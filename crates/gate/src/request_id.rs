@@ -22,8 +22,7 @@ impl RequestIds {
         let mut seed = [0u8; 9];
         if ring::rand::SystemRandom::new().fill(&mut seed).is_err() {
             // Without randomness the clock has to tell makers apart.
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            let ns = now.map_or(0, |d| d.as_nanos());
+            let ns = keepgate_observe::unix_now().as_nanos();
             for (to, from) in seed.iter_mut().zip(ns.to_le_bytes()) {
                 *to = from;
             }

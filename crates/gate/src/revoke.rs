@@ -9,7 +9,7 @@
 //! INVARIANT: no list is held for longer than it takes to copy [`CHUNK`] pointers.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use keepgate_policy::{Query, Revision, World};
 use tokio::time::MissedTickBehavior;
@@ -86,7 +86,7 @@ impl Rounds {
 
     fn round(&mut self, common: &Common) {
         let now = Instant::now();
-        let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let unix_s = keepgate_observe::unix_s();
         for list in common.ongoing.iter() {
             let mut from = Some(0);
             while let Some(place) = from {

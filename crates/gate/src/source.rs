@@ -1,6 +1,5 @@
 //! Where the gate's permissions come from: a replica of a center, or a world in hand.
 
-use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,10 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use keepgate_client::replica::{Pinned, Replica, ReplicaMetrics};
+use keepgate_observe::{Page, Sort};
 use keepgate_policy::{Digest, HistoryId, Revision, World};
 use tokio::sync::watch;
-
-use crate::metrics::head;
 
 /// Which state of a world is meant: a revision means one state within its history. The digest
 /// tells apart what a source without histories may number alike.
@@ -86,9 +84,9 @@ pub trait DecisionSource: Send + Sync + 'static {
         None
     }
 
-    /// Numbers for `/metrics`, in the text format; none by default.
-    fn metrics(&self, out: &mut String) {
-        let _ = out;
+    /// Numbers for `/metrics`; none by default.
+    fn metrics(&self, page: &mut Page) {
+        let _ = page;
     }
 
     /// Takes on a report about who makes the requests of this service (JSON), for whoever collects
@@ -146,8 +144,8 @@ impl DecisionSource for Replica {
         Box::pin(async move { Replica::wait_for(self, revision, timeout).await.is_ok() })
     }
 
-    fn metrics(&self, out: &mut String) {
-        replica_metrics(&Replica::metrics(self), out);
+    fn metrics(&self, page: &mut Page) {
+        replica_metrics(&Replica::metrics(self), page);
     }
 
     fn report(&self, service: &str, report: Vec<u8>) {
@@ -166,7 +164,7 @@ impl Currency for Pinned {
     }
 }
 
-fn replica_metrics(replica: &ReplicaMetrics, out: &mut String) {
+fn replica_metrics(replica: &ReplicaMetrics, page: &mut Page) {
     let counters = [
         (
             "connections_opened_total",
@@ -215,13 +213,10 @@ fn replica_metrics(replica: &ReplicaMetrics, out: &mut String) {
             replica.held_back
         }),
     ];
-    let counters = counters.into_iter().map(|(n, h, v)| (n, "counter", h, v));
-    let gauges = gauges.into_iter().map(|(n, h, v)| (n, "gauge", h, v));
-    for (name, sort, help, value) in gauges.chain(counters) {
-        let name = format!("keepgate_gate_replica_{name}");
-        head(out, &name, sort, help);
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "{name} {value}");
+    let counters = counters.into_iter().map(|(n, h, v)| (Sort::Counter, n, h, v));
+    let gauges = gauges.into_iter().map(|(n, h, v)| (Sort::Gauge, n, h, v));
+    for (sort, name, help, value) in gauges.chain(counters) {
+        page.value(sort, &format!("replica_{name}"), help, value);
     }
 }
 

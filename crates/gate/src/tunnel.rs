@@ -48,7 +48,7 @@ pub(crate) fn spawn(
     tokio::spawn(async move {
         let _busy = held.peer.seat.busy();
         let Ok((caller, upstream)) = tokio::try_join!(caller, upstream) else { return };
-        worker.metrics.tunnels.add(1);
+        worker.metrics.tunnels.rise();
         let _open = OpenTunnel(&worker);
         let mut tunnel = Tunnel::new(caller, upstream);
         let ending = tunnel.carry(&worker, &held, idle).await;
@@ -71,7 +71,7 @@ struct OpenTunnel<'w>(&'w Worker);
 
 impl Drop for OpenTunnel<'_> {
     fn drop(&mut self) {
-        self.0.metrics.tunnels.sub(1);
+        self.0.metrics.tunnels.fall();
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use keepgate_client::pool::Upstream;
+use keepgate_observe::Counter;
 use keepgate_serve::{Places, Seat};
 use tokio::sync::watch;
 
@@ -21,7 +22,7 @@ use crate::identify::cache::{Known, TokenCache};
 use crate::identify::issuers::Issuers;
 use crate::limits::Limiting;
 use crate::listen::Place;
-use crate::metrics::{Counter, WorkerMetrics};
+use crate::metrics::WorkerMetrics;
 use crate::ongoing::List;
 use crate::phase::decide::Context;
 use crate::request_id::RequestIds;

@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use hyper::{Method, StatusCode};
-use serde::Deserialize;
+use keepgate_api::{
+    Changed, ItemList, Key, Keys, Landed, Listed, Located, Member, Members, Problem, Services,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::exit::usage;
@@ -72,8 +76,8 @@ pub(crate) async fn only_service(admin: &mut Admin, named: Option<&str>) -> anyh
     if let Some(name) = named {
         return Ok(name.to_owned());
     }
-    let answer = admin.load("/v1/services").await?;
-    let names: Vec<&str> = list(&answer, "services").iter().map(|s| text(s, "name")).collect();
+    let answer: Services = admin.load("/v1/services").await?;
+    let names: Vec<&str> = answer.services.iter().map(|service| service.name.as_str()).collect();
     match names.as_slice() {
         [only] => Ok((*only).to_owned()),
         [] => bail!("the center has no service yet; `keepgate apply DIR` makes one"),
@@ -138,25 +142,37 @@ pub(crate) struct Admin {
     authorization: HeaderValue,
 }
 
-/// What the center says when it refuses: RFC 9457, plus `problems` where files were sent.
-#[derive(Debug, Default, Deserialize)]
-struct Problem {
-    #[serde(default)]
-    title: String,
-    #[serde(default)]
-    detail: String,
-    #[serde(default)]
-    problems: Vec<FileProblem>,
+/// A list that comes in pages.
+pub(crate) trait Pages: DeserializeOwned {
+    /// One element.
+    type One;
+
+    /// The elements, and where the next page begins.
+    fn split(self) -> (Vec<Self::One>, Option<String>);
 }
 
-/// One thing that is wrong in a file.
-#[derive(Debug, Deserialize)]
-pub(crate) struct FileProblem {
-    #[serde(default)]
-    pub(crate) file: String,
-    #[serde(default)]
-    pub(crate) line: Option<u64>,
-    pub(crate) message: String,
+impl Pages for Keys {
+    type One = Key;
+
+    fn split(self) -> (Vec<Key>, Option<String>) {
+        (self.keys, self.next)
+    }
+}
+
+impl Pages for Members {
+    type One = Member;
+
+    fn split(self) -> (Vec<Member>, Option<String>) {
+        (self.members, self.next)
+    }
+}
+
+impl<B: DeserializeOwned> Pages for ItemList<B> {
+    type One = Listed<B>;
+
+    fn split(self) -> (Vec<Listed<B>>, Option<String>) {
+        (self.items, self.next)
+    }
 }
 
 /// A refusal by the center.
@@ -167,7 +183,7 @@ pub(crate) struct Refusal {
     /// In words.
     text: String,
     /// File by file, where files were sent.
-    pub(crate) problems: Vec<FileProblem>,
+    pub(crate) problems: Vec<Located>,
 }
 
 impl std::fmt::Display for Refusal {
@@ -192,40 +208,48 @@ impl Admin {
         Ok(Admin { origin, url, authorization })
     }
 
-    /// GET; the answer's JSON.
-    pub(crate) async fn load(&mut self, path: &str) -> anyhow::Result<Value> {
-        self.ask(Method::GET, path, None).await
+    /// GET; the answer.
+    pub(crate) async fn load<T: DeserializeOwned>(&mut self, path: &str) -> anyhow::Result<T> {
+        self.ask(Method::GET, path, None::<&()>).await
     }
 
     /// GET of a list that comes in pages; all of its elements.
-    pub(crate) async fn load_all(&mut self, path: &str, name: &str) -> anyhow::Result<Vec<Value>> {
+    pub(crate) async fn load_all<P: Pages>(&mut self, path: &str) -> anyhow::Result<Vec<P::One>> {
         let mut all = Vec::new();
         let mut after = String::new();
         for _ in 0..PAGES_MAX {
-            let page =
-                self.load(&format!("{path}?limit={PAGE_LIMIT}&after={}", segment(&after))).await?;
-            all.extend_from_slice(list(&page, name));
-            match text(&page, "next") {
-                "" => return Ok(all),
-                next => after = next.to_owned(),
+            let path = format!("{path}?limit={PAGE_LIMIT}&after={}", segment(&after));
+            let (mut page, next) = self.load::<P>(&path).await?.split();
+            all.append(&mut page);
+            match next {
+                None => return Ok(all),
+                Some(next) => after = next,
             }
         }
         Err(anyhow!("`{path}` has more than {PAGES_MAX} pages"))
     }
 
-    /// POST of a JSON body; the answer's JSON.
-    pub(crate) async fn post(&mut self, path: &str, body: &Value) -> anyhow::Result<Value> {
+    /// POST of a JSON body; the answer.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
         self.ask(Method::POST, path, Some(body)).await
     }
 
-    /// PUT of a JSON body; the answer's JSON.
-    pub(crate) async fn put(&mut self, path: &str, body: &Value) -> anyhow::Result<Value> {
+    /// PUT of a JSON body; the answer.
+    pub(crate) async fn put(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<Changed> {
         self.ask(Method::PUT, path, Some(body)).await
     }
 
-    /// DELETE; the answer's JSON, null where there is none.
-    pub(crate) async fn delete(&mut self, path: &str) -> anyhow::Result<Value> {
-        self.ask(Method::DELETE, path, None).await
+    /// DELETE; the revision without it.
+    pub(crate) async fn delete(&mut self, path: &str) -> anyhow::Result<Landed> {
+        self.ask(Method::DELETE, path, None::<&()>).await
     }
 
     /// POST of JSON lines; the answer's JSON.
@@ -274,14 +298,22 @@ impl Admin {
         bail!("the center `{}` ended its answer to `{asked}` without a result", self.url)
     }
 
-    async fn ask(
+    async fn ask<T: DeserializeOwned>(
         &mut self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
-    ) -> anyhow::Result<Value> {
-        let body = body.map(|body| ("application/json", body.to_string().into_bytes()));
-        self.send(method, path, body).await
+        body: Option<&impl Serialize>,
+    ) -> anyhow::Result<T> {
+        let asked = format!("{method} {path}");
+        let body = body.map(serde_json::to_vec).transpose().context("writing the request")?;
+        let body = body.map(|body| ("application/json", body));
+        let answer = self.send(method, path, body).await?;
+        serde_json::from_value(answer).with_context(|| {
+            format!(
+                "`{}` did not answer `{asked}` as this release expects; is it another release?",
+                self.url
+            )
+        })
     }
 
     async fn send(

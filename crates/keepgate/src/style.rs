@@ -166,8 +166,9 @@ pub(crate) fn say(text: &str) {
 }
 
 /// Writes a value as indented JSON to stdout.
-pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
-    print(&format!("{value:#}\n"))
+pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    // By way of a value, whose members are in order.
+    print(&format!("{:#}\n", serde_json::to_value(value)?))
 }
 
 #[cfg(test)]

@@ -18,6 +18,11 @@ pub(crate) fn parse(text: &str) -> Result<Uid, String> {
     }
 }
 
+/// An entity of an answer, in Cedar syntax.
+pub(crate) fn told(uid: &keepgate_api::Uid) -> String {
+    Uid::new(uid.kind.as_str(), uid.id.as_str()).to_string()
+}
+
 /// An entity as one word of a shell that [`parse`] reads back.
 pub(crate) fn shell_word(cedar: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The longest name of a host, in bytes (RFC 1035 section 2.3.4).
@@ -57,8 +58,9 @@ fn name(host: &str) -> Result<Cow<'_, str>, HostError> {
 
 /// A host that a service answers for: a name, an address, or `*.` before a name for all names
 /// below it (at any depth, but not the name itself). Ports do not matter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
 pub struct HostPattern {
     /// In the one form.
     host: String,

@@ -6,13 +6,14 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::service::is_default;
 use crate::uid::{Uid, is_type_name};
 
 /// How callers are identified; each way that is set is tried, in this order.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Identify {
     /// Bearer tokens (RFC 7519), one entry an issuer.
@@ -33,8 +34,9 @@ pub struct Identify {
 }
 
 /// One issuer of JWTs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "JwtTable", into = "JwtTable")]
+#[schemars(with = "JwtTable")]
 pub struct JwtIssuer {
     /// The exact `iss` claim.
     pub issuer: String,
@@ -71,7 +73,9 @@ pub enum KeySource {
 }
 
 /// Signature algorithms of JWTs (RFC 7518, RFC 8037); there is no `none`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     #[serde(rename = "RS256")]
@@ -111,7 +115,7 @@ impl Algorithm {
 }
 
 /// The header that carries API keys.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKeyHeader {
     /// The header's name, lower case.
@@ -120,7 +124,7 @@ pub struct ApiKeyHeader {
 }
 
 /// Client certificates.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientCertificate {
     /// The entity type of the principal.
@@ -132,7 +136,7 @@ pub struct ClientCertificate {
 }
 
 /// A name in a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CertificateName {
     /// The subject's common name.
@@ -149,7 +153,7 @@ pub enum CertificateName {
 }
 
 /// A header that a proxy in front sets, believed from its addresses only.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrustedHeader {
     /// The header's name, lower case.
@@ -164,11 +168,12 @@ pub struct TrustedHeader {
 }
 
 /// Who callers without credentials are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Anonymous {
     /// The principal, in Cedar syntax in TOML and JSON.
     #[serde(default = "anonymous_user", with = "uid_text")]
+    #[schemars(with = "String")]
     pub principal: Uid,
 }
 
@@ -179,8 +184,9 @@ impl Default for Anonymous {
 }
 
 /// An address range such as `10.0.0.0/8`; a single address is the range of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
 pub struct AddressRange {
     /// The first address, host bits zero.
     pub network: IpAddr,
@@ -264,7 +270,7 @@ impl From<AddressRange> for String {
 }
 
 /// `[[identify.jwt]]` as written.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct JwtTable {
     issuer: String,
@@ -285,7 +291,7 @@ struct JwtTable {
     leeway_s: u32,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum OneOrMany {
     One(String),

@@ -8,9 +8,11 @@
 //! INVARIANT: an item's body has one canonical JSON text (object keys sorted, no spaces), so
 //! equal items have equal digests wherever they are.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -251,31 +253,59 @@ pub enum ItemBody {
 }
 
 /// A service's Cedar schema.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "CedarSchema")]
 pub struct SchemaBody {
     /// Cedar's human-readable schema syntax, verbatim.
     pub text: String,
 }
 
 /// A Cedar entity, as in Cedar's JSON entity format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Entity")]
 pub struct EntityBody {
     /// Its identifier.
     pub uid: Uid,
     /// Attributes in Cedar's JSON value format (`__entity`, `__extn` escapes allowed: operators
     /// are trusted with them, request bodies are not).
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, CedarValue>")]
     pub attrs: BTreeMap<String, serde_json::Value>,
     /// Direct parents, sorted and without repetition.
     #[serde(default)]
     pub parents: Vec<Uid>,
     /// Tags, as attributes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, CedarValue>")]
     pub tags: BTreeMap<String, serde_json::Value>,
 }
 
+/// A Cedar value as JSON; a record may be an `__entity` or `__extn` escape. Only its schema is used,
+/// which is not recursive, as generators of clients do not follow a type into itself.
+enum CedarValue {}
+
+impl JsonSchema for CedarValue {
+    fn schema_name() -> Cow<'static, str> {
+        "CedarValue".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A Cedar value: a boolean, a whole number, a text, a set or a record.",
+            "anyOf": [
+                { "type": "boolean" },
+                { "type": "integer" },
+                { "type": "string" },
+                { "type": "array", "items": {} },
+                { "type": "object", "additionalProperties": {} },
+            ],
+        })
+    }
+}
+
 /// A role and what it is for. Roles are entities; this adds words for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Role")]
 pub struct RoleBody {
     /// The role's entity, by habit `role::"name"`.
     pub uid: Uid,
@@ -288,7 +318,8 @@ pub struct RoleBody {
 }
 
 /// One membership edge.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "MemberItem")]
 pub struct MemberBody {
     /// Who is in it: a principal or another role.
     pub member: Uid,
@@ -300,7 +331,8 @@ pub struct MemberBody {
 }
 
 /// A Cedar policy or template, one per item.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Policy")]
 pub struct PolicyBody {
     /// The text, verbatim, comments included; exactly one policy or template.
     pub text: String,
@@ -310,7 +342,8 @@ pub struct PolicyBody {
 }
 
 /// A link of a template.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Link")]
 pub struct LinkBody {
     /// The template's id, in the same service.
     pub template: String,
@@ -324,7 +357,8 @@ pub struct LinkBody {
 
 /// A role (or one principal) may do actions on resources: the link of the built-in template
 /// `permit (principal in ?principal, action in [..], resource in ?resource);`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Grant")]
 pub struct GrantBody {
     /// The role or principal that is granted.
     pub principal: Uid,
@@ -337,7 +371,8 @@ pub struct GrantBody {
 }
 
 /// An API key as stored: never the key itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "StoredKey")]
 pub struct KeyBody {
     /// The readable prefix by which the key is found and talked about.
     pub prefix: String,

@@ -7,6 +7,7 @@
 //! form itself: other characters percent-encoded, with capitals, and no more than needed.
 //! This module does not know requests; matching them is [`crate::router`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::uid::{Uid, is_type_name};
@@ -19,7 +20,7 @@ pub const MAX_SEGMENTS: usize = 64;
 pub const MAX_ROUTES: usize = 20_000;
 
 /// A route of a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// An HTTP method in capitals, or `*` for any.
@@ -43,6 +44,7 @@ pub struct Route {
         with = "crate::duration::optional_ms",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<String>")]
     pub max_age_ms: Option<u64>,
     /// The OpenAPI `operationId`, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +60,7 @@ pub struct Route {
         with = "crate::duration::wait_ms",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<String>")]
     pub answer_timeout_ms: Option<u64>,
     /// How long nothing may move within an answer, in milliseconds; none: the service's.
     #[serde(
@@ -66,11 +69,12 @@ pub struct Route {
         with = "crate::duration::wait_ms",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<String>")]
     pub answer_idle_ms: Option<u64>,
 }
 
 /// A route's own resource: a type and the path parameter that holds the id.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResourceRule {
     /// The entity type.

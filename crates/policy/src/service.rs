@@ -4,6 +4,7 @@
 //! (`5s`, see [`crate::duration`]), and what has its default is not written. Files and URLs are
 //! only named here; the gate reads them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::host::HostPattern;
@@ -31,7 +32,7 @@ pub const OVERRIDE_HEADERS: [&str; 16] = [
 ];
 
 /// What a service says about itself. Unknown keys are refused by name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSettings {
     /// The service's name: letters, digits, `-`, `_`, `.`, at most 64 bytes.
@@ -77,6 +78,7 @@ pub struct ServiceSettings {
         with = "crate::duration::ms",
         skip_serializing_if = "is_hour_ms"
     )]
+    #[schemars(with = "String")]
     pub max_age_ms: u64,
     /// Where a caller finds the service's API document and how to get a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,6 +97,7 @@ pub struct ServiceSettings {
         with = "crate::duration::wait_ms",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<String>")]
     pub answer_timeout_ms: Option<u64>,
     /// How long nothing may move within an answer, in milliseconds; none: the gate's.
     #[serde(
@@ -103,6 +106,7 @@ pub struct ServiceSettings {
         with = "crate::duration::wait_ms",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<String>")]
     pub answer_idle_ms: Option<u64>,
     /// What happens to an open exchange when the credential that it began with expires.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -151,7 +155,7 @@ impl ServiceSettings {
 }
 
 /// What happens to an open exchange when the credential that it began with expires.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnTokenExpiry {
     /// It goes on: the credential was good when the request came.
@@ -162,7 +166,7 @@ pub enum OnTokenExpiry {
 }
 
 /// Requests that match no route.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unmatched {
     /// 404.
@@ -174,7 +178,7 @@ pub enum Unmatched {
 
 /// Which forms of a path are taken. The bytes that are decided on are the bytes forwarded, except
 /// with [`Paths::Exact`], which forwards the bytes that came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Paths {
     /// Brought to their normal form once. Release 0.1 said `normalize`.
@@ -191,7 +195,7 @@ pub enum Paths {
 }
 
 /// Empty segments in a path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EmptySegments {
     /// Repeated slashes become one (400 where paths are strict or exact).
@@ -203,7 +207,7 @@ pub enum EmptySegments {
 }
 
 /// A part of a path that upstreams read differently.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Doubtful {
     /// 400.
@@ -214,7 +218,7 @@ pub enum Doubtful {
 }
 
 /// In what paths are alike for an upstream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PathsFold {
     /// In nothing: other bytes are another path.
@@ -225,7 +229,7 @@ pub enum PathsFold {
 }
 
 /// How limits answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitSettings {
     /// Which headers tell a caller what is left.
@@ -237,7 +241,7 @@ pub struct LimitSettings {
 }
 
 /// Header dialects of rate limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum LimitHeaders {
     /// `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11.
     #[default]
@@ -252,7 +256,7 @@ pub enum LimitHeaders {
 }
 
 /// On or off, in words.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Switch {
     /// On.

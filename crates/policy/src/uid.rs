@@ -7,14 +7,18 @@ use std::fmt;
 use std::str::FromStr;
 
 use cedar_policy_core::ast::EntityUID;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A Cedar entity identifier in its two parts: `kind::"id"`.
 ///
 /// In JSON as Cedar has it: `{"type":"user","id":"alice"}`. `Display` writes Cedar syntax with
 /// Cedar's escapes, `FromStr` reads it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "EntityUid")]
 pub struct Uid {
     /// The entity type, a Cedar name such as `user` or `shop::order`.
     #[serde(rename = "type")]

@@ -1,8 +1,9 @@
-//! What servers share: descriptors, and places for connections.
+//! What servers share: descriptors, places for connections, TLS material.
 //!
 //! - [`descriptors`]: raises the soft limit of open descriptors and divides what there is
 //!   between callers, the upstream, the center and the program's own needs.
 //! - [`places`]: who may hold how many connections, and which one gives way to the next.
+//! - [`TlsFiles`]: the certificate and key of a listener; an error names the file at fault.
 //!
 //! It names no other crate of Keepgate, accepts no connection and reads no clock: every call
 //! that depends on time takes milliseconds on the caller's own monotonic clock. The one system
@@ -10,6 +11,8 @@
 
 pub mod descriptors;
 pub mod places;
+mod tls;
 
 pub use descriptors::{DescriptorLimit, Needs, Shares, raise_limit};
 pub use places::{Busy, Network, Place, Places, PlacesConfig, Refused, Seat};
+pub use tls::{TlsError, TlsFiles};

@@ -12,20 +12,32 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keepgate-ports", &[]),
     ("keepgate-policy", &[]),
     ("keepgate-limit", &[]),
+    ("keepgate-api", &[]),
+    ("keepgate-observe", &[]),
     ("keepgate-serve", &[]),
-    ("keepgate-client", &["keepgate-policy", "keepgate-ports"]),
-    ("keepgate-center", &["keepgate-policy", "keepgate-limit", "keepgate-serve"]),
+    ("keepgate-client", &["keepgate-observe", "keepgate-policy", "keepgate-ports"]),
+    (
+        "keepgate-center",
+        &[
+            "keepgate-api",
+            "keepgate-limit",
+            "keepgate-observe",
+            "keepgate-policy",
+            "keepgate-serve",
+        ],
+    ),
     (
         "keepgate-gate",
         &[
             "keepgate-client",
             "keepgate-limit",
+            "keepgate-observe",
             "keepgate-policy",
             "keepgate-ports",
             "keepgate-serve",
         ],
     ),
-    ("keepgate-lab", &["keepgate-ports"]),
+    ("keepgate-lab", &["keepgate-observe", "keepgate-ports"]),
 ];
 
 /// May name everything: the binary, the fuzz targets, the tasks.

@@ -12,7 +12,8 @@ use keepgate_policy::authzen::{
     BadRequest, Batch, BatchResponse, Evaluation, MAX_VALUES, Response,
 };
 use keepgate_policy::decision::QueryError;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::input::{self, Params};
 use super::problem::Problem;
@@ -175,12 +176,30 @@ impl Panel {
     }
 }
 
+/// AuthZEN metadata (section 9).
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Metadata {
+    policy_decision_point: String,
+    access_evaluation_endpoint: String,
+    access_evaluations_endpoint: String,
+}
+
+impl Metadata {
+    fn of(base: &str) -> Metadata {
+        Metadata {
+            policy_decision_point: base.to_owned(),
+            access_evaluation_endpoint: format!("{base}/access/v1/evaluation"),
+            access_evaluations_endpoint: format!("{base}/access/v1/evaluations"),
+        }
+    }
+}
+
 pub(crate) async fn configuration(
     State(app): State<App>,
     uri: Uri,
     headers: HeaderMap,
-) -> Answer<Out<Value>> {
-    Ok(Out(metadata(&base(&app, &uri, &headers)?)))
+) -> Answer<Out<Metadata>> {
+    Ok(Out(Metadata::of(&base(&app, &uri, &headers)?)))
 }
 
 /// The well-known URI of the PDP `BASE/s/NAME`: inserted between host and path.
@@ -189,19 +208,11 @@ pub(crate) async fn service_configuration(
     uri: Uri,
     headers: HeaderMap,
     Params(service): Params<String>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Metadata>> {
     if !app.desk.head().services.contains_key(&service) {
         return Err(Refusal::no_service(&service).into());
     }
-    Ok(Out(metadata(&format!("{}/s/{service}", base(&app, &uri, &headers)?))))
-}
-
-fn metadata(base: &str) -> Value {
-    json!({
-        "policy_decision_point": base,
-        "access_evaluation_endpoint": format!("{base}/access/v1/evaluation"),
-        "access_evaluations_endpoint": format!("{base}/access/v1/evaluations"),
-    })
+    Ok(Out(Metadata::of(&format!("{}/s/{service}", base(&app, &uri, &headers)?))))
 }
 
 /// How callers call this center: as configured, else as they just did.

@@ -6,30 +6,17 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::State;
-use keepgate_policy::world::Explanation;
+use keepgate_api::{self as api, Question, UidInput};
+use keepgate_policy::world::{Explanation, PolicyText};
 use keepgate_policy::{DenyReason, Effect, Query, Uid};
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::fair::Crowded;
-use super::input::{Json, UidInput};
+use super::input::{Json, uid};
 use super::problem::Problem;
 use super::{Answer, App};
 use crate::access::Caller;
 use crate::desk::{Head, Refusal, Work};
 use crate::metrics::Metrics;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Question {
-    #[serde(default)]
-    service: Option<String>,
-    principal: UidInput,
-    action: UidInput,
-    resource: UidInput,
-    #[serde(default)]
-    context: BTreeMap<String, Value>,
-}
 
 /// The services that answer this caller: the one named, or all that take part.
 pub(crate) fn asked<'a>(
@@ -93,7 +80,7 @@ pub(crate) async fn check(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Json(question): Json<Question>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<api::Answer>> {
     let head = app.desk.head();
     asked(&head, &caller, question.service.as_deref())?;
     let metrics = Arc::clone(&app.metrics);
@@ -109,15 +96,15 @@ fn explained(
     question: Question,
     metrics: &Metrics,
     work: &Work,
-) -> Answer<Value> {
+) -> Answer<api::Answer> {
     let services = asked(head, caller, question.service.as_deref())?;
-    let principal = question.principal.uid("principal")?;
+    let principal = uid(question.principal, "principal")?;
     let action = match question.action {
         // `read` is short for `Action::"read"`.
         UidInput::Text(text) => Uid::action(&text),
-        parts => parts.uid("action")?,
+        parts => uid(parts, "action")?,
     };
-    let resource = question.resource.uid("resource")?;
+    let resource = uid(question.resource, "resource")?;
     let none = BTreeMap::new();
     let mut answers: Vec<(&str, Explanation)> = Vec::new();
     for service in services {
@@ -145,35 +132,34 @@ fn explained(
     count(metrics, effect);
     let (mut determining, mut near, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for (service, answer) in answers {
+        let named = |policy: PolicyText| api::Determining {
+            service: service.to_owned(),
+            id: policy.id.to_string(),
+            text: policy.text,
+        };
         if answer.decision.effect == effect {
-            determining.extend(answer.determining.iter().map(
-                |policy| json!({ "service": service, "id": &*policy.id, "text": policy.text }),
-            ));
-            near.extend(answer.near.iter().map(|miss| {
-                json!({ "service": service, "id": &*miss.policy.id,
-                    "text": miss.policy.text, "why": miss.why })
-            }));
+            determining.extend(answer.determining.into_iter().map(named));
+            let misses = answer.near.into_iter();
+            near.extend(misses.map(|m| api::Miss { policy: named(m.policy), why: m.why }));
         }
-        errors.extend(
-            answer
-                .decision
-                .errors
-                .iter()
-                .map(|e| json!({ "service": service, "policy": &*e.policy, "message": e.message })),
-        );
+        errors.extend(answer.decision.errors.iter().map(|e| api::PolicyFailure {
+            service: service.to_owned(),
+            policy: e.policy.to_string(),
+            message: e.message.clone(),
+        }));
     }
-    let (name, reason) = match effect {
-        Effect::Allow => ("allow", "permit"),
-        Effect::Deny(DenyReason::Forbid) => ("deny", "forbid"),
-        Effect::Deny(DenyReason::NoPermit) => ("deny", "no_permit"),
+    let (shown, reason) = match effect {
+        Effect::Allow => (api::Effect::Allow, api::Reason::Permit),
+        Effect::Deny(DenyReason::Forbid) => (api::Effect::Deny, api::Reason::Forbid),
+        Effect::Deny(DenyReason::NoPermit) => (api::Effect::Deny, api::Reason::NoPermit),
     };
-    Ok(json!({
-        "decision": effect == Effect::Allow,
-        "effect": name,
-        "reason": reason,
-        "determining": determining,
-        "near": near,
-        "errors": errors,
-        "revision": head.revision,
-    }))
+    Ok(api::Answer {
+        decision: effect == Effect::Allow,
+        effect: shown,
+        reason,
+        determining,
+        near,
+        errors,
+        revision: head.revision.0,
+    })
 }

@@ -3,30 +3,24 @@
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::State;
+use keepgate_api as api;
 use keepgate_policy::model::MemberBody;
 use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::input::{Args, Json, PAGE, UidInput, path_uid};
+use super::input::{Args, Json, PAGE, path_uid, told, uid};
 use super::items;
 use super::{Answer, App};
 use crate::access::Caller;
 use crate::desk::{Plan, Refusal};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Membership {
-    member: UidInput,
-    role: UidInput,
-}
-
 pub(crate) async fn assign(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Json(asked): Json<Membership>,
+    Json(asked): Json<api::Membership>,
 ) -> Answer<Out<Value>> {
-    let (member, role) = (asked.member.uid("member")?, asked.role.uid("role")?);
+    let (member, role) = (uid(asked.member, "member")?, uid(asked.role, "role")?);
     let outcome = items::edit(&app, &caller, "role.assign", move |store, _| {
         let key = ItemKey::member(&member, &role);
         // Whoever brought a membership first, it is there: nothing to do.
@@ -46,9 +40,9 @@ pub(crate) async fn assign(
 pub(crate) async fn revoke(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Json(asked): Json<Membership>,
+    Json(asked): Json<api::Membership>,
 ) -> Answer<Out<Value>> {
-    let (member, role) = (asked.member.uid("member")?, asked.role.uid("role")?);
+    let (member, role) = (uid(asked.member, "member")?, uid(asked.role, "role")?);
     let outcome = items::edit(&app, &caller, "role.revoke", move |store, _| {
         let key = ItemKey::member(&member, &role);
         if store.item(&key)?.is_none() {
@@ -81,7 +75,7 @@ const LOOKED_AT: usize = 20_000;
 pub(crate) async fn members(
     State(app): State<App>,
     Args(args): Args<MemberArgs>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<api::Members>> {
     let role = args.role.as_deref().map(path_uid).transpose()?;
     let member = args.member.as_deref().map(path_uid).transpose()?;
     let limit = args.limit.unwrap_or(PAGE).clamp(1, PAGE);
@@ -119,12 +113,12 @@ pub(crate) async fn members(
                     if role.as_ref().is_some_and(|role| *role != body.role) {
                         continue;
                     }
-                    found.push(json!({
-                        "member": body.member,
-                        "role": body.role,
-                        "source": body.source,
-                        "revision": row.revision,
-                    }));
+                    found.push(api::Member {
+                        member: told(body.member),
+                        role: told(body.role),
+                        source: body.source,
+                        revision: row.revision.0,
+                    });
                     if found.len() == limit {
                         next = Some(after.clone());
                         break 'pages;
@@ -138,11 +132,7 @@ pub(crate) async fn members(
                     break;
                 }
             }
-            let mut answer = json!({ "revision": revision, "members": found });
-            if let (Some(next), Some(answer)) = (next, answer.as_object_mut()) {
-                answer.insert("next".to_owned(), json!(next));
-            }
-            Ok(answer)
+            Ok(api::Members { revision: revision.0, members: found, next })
         })
         .await?;
     Ok(Out(answer))

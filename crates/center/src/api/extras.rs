@@ -84,5 +84,5 @@ fn collect(store: &dyn Reading, service: &str, hashes: bool) -> Result<Value, Re
 }
 
 fn decoded(item: Result<Item, keepgate_policy::item::DecodeError>) -> Result<Item, StoreError> {
-    item.map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
+    item.map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })
 }

@@ -32,7 +32,7 @@ pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Nex
     let mut response = next.run(request).await;
     app.metrics.answered(api, response.status().as_u16());
     if matches!(api, Api::Admin | Api::Authzen) {
-        app.metrics.latency.note(began.elapsed());
+        app.metrics.took(began.elapsed());
     }
     let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
     if response.status().is_server_error() {
@@ -147,7 +147,7 @@ pub(crate) struct Usage(Mutex<HashMap<String, u64>>);
 
 impl Usage {
     fn note(&self, id: &str) {
-        let now = crate::desk::unix_ms() / 1000;
+        let now = keepgate_observe::unix_s();
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match used.get_mut(id) {
             Some(at) => *at = now,

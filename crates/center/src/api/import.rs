@@ -9,12 +9,14 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::{Request, State};
+use keepgate_api::{Json, Membership, UidInput};
 use keepgate_policy::model::{EntityBody, GrantBody, MemberBody};
 use keepgate_policy::{Encoded, Item, ItemBody, ItemKey, Kind, Uid};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::input::{self, Params, UidInput};
+use super::input::{self, Params};
 use super::problem::Problem;
 use super::{Answer, App, items};
 use crate::access::Caller;
@@ -32,28 +34,27 @@ const TOLD: usize = 100;
 /// In place of a list of actions or of a resource: all there are. It must be written.
 const ANY: &str = "any";
 
-#[derive(Deserialize)]
+/// A line of an import: an entity.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Entity {
+#[schemars(rename = "EntityLine")]
+pub(crate) struct Entity {
     uid: UidInput,
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Json>")]
     attrs: BTreeMap<String, Value>,
     #[serde(default)]
     parents: Vec<UidInput>,
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Json>")]
     tags: BTreeMap<String, Value>,
 }
 
-#[derive(Deserialize)]
+/// A line of an import: a grant.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Member {
-    member: UidInput,
-    role: UidInput,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Grant {
+#[schemars(rename = "GrantLine")]
+pub(crate) struct Grant {
     #[serde(default)]
     id: Option<String>,
     principal: UidInput,
@@ -61,9 +62,10 @@ struct Grant {
     resource: UidInput,
 }
 
-#[derive(Deserialize)]
+/// The actions of a grant: a list, or the text `any`.
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "`actions` is a list of at least one, or \"any\"")]
-enum Actions {
+pub(crate) enum Actions {
     Any(String),
     These(Vec<UidInput>),
 }
@@ -197,7 +199,9 @@ fn portion(service: &str, kind: Kind, body: &[u8]) -> Answer<Portion> {
 }
 
 fn item(service: &str, kind: Kind, text: &[u8]) -> Result<Item, String> {
-    let uid = |uid: UidInput, field: &str| uid.uid(field).map_err(|p| p.detail().to_owned());
+    let uid = |uid: UidInput, field: &str| {
+        input::uid(uid, field).map_err(|problem| problem.detail().to_owned())
+    };
     let (id, body) = match kind {
         Kind::Entity => {
             let entity: Entity = parsed(text)?;
@@ -211,7 +215,7 @@ fn item(service: &str, kind: Kind, text: &[u8]) -> Result<Item, String> {
             (String::new(), ItemBody::Entity(body))
         }
         Kind::Member => {
-            let member: Member = parsed(text)?;
+            let member: Membership = parsed(text)?;
             let (member, role) = (uid(member.member, "member")?, uid(member.role, "role")?);
             (String::new(), ItemBody::Member(MemberBody { member, role, source: String::new() }))
         }

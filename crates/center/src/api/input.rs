@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::LengthLimitError;
+use keepgate_api::{self as api, UidInput};
 use keepgate_policy::{ItemKey, Revision, Uid};
 use serde::de::DeserializeOwned;
 
@@ -184,30 +185,26 @@ pub(crate) fn etag(revision: Revision) -> String {
     format!("\"{revision}\"")
 }
 
-/// An entity as requests name it: Cedar text, or `{"type": .., "id": ..}`.
-#[derive(Clone, Debug, serde::Deserialize)]
-#[serde(untagged, expecting = "an entity is `kind::\"id\"` or {\"type\": .., \"id\": ..}")]
-pub(crate) enum UidInput {
-    /// `user::"alice"`.
-    Text(String),
-    /// `{"type":"user","id":"alice"}`.
-    Parts(Uid),
-}
-
-impl UidInput {
-    /// The identifier; `field` is named when it is none.
-    pub(crate) fn uid(self, field: &str) -> Answer<Uid> {
-        match self {
-            UidInput::Parts(uid) if uid.has_valid_kind() => Ok(uid),
-            UidInput::Parts(uid) => Err(Problem::bad_request(format!(
-                "`{field}`: `{}` is not a Cedar entity type",
-                uid.kind
-            ))),
-            UidInput::Text(text) => {
-                text.parse().map_err(|e| Problem::bad_request(format!("`{field}`: {e}")))
+/// The entity that a request names; `field` is named when it is none.
+pub(crate) fn uid(input: UidInput, field: &str) -> Answer<Uid> {
+    match input {
+        UidInput::Parts(api::Uid { kind, id }) => {
+            let uid = Uid { kind, id };
+            if uid.has_valid_kind() {
+                return Ok(uid);
             }
+            let detail = format!("`{field}`: `{}` is not a Cedar entity type", uid.kind);
+            Err(Problem::bad_request(detail))
+        }
+        UidInput::Text(text) => {
+            text.parse().map_err(|e| Problem::bad_request(format!("`{field}`: {e}")))
         }
     }
+}
+
+/// An entity as answers show it.
+pub(crate) fn told(uid: Uid) -> api::Uid {
+    api::Uid { kind: uid.kind, id: uid.id }
 }
 
 /// An entity in a path.

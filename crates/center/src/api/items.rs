@@ -322,7 +322,7 @@ pub(crate) fn decode(key: ItemKey, mut body: Value) -> Answer<Item> {
         }
     }
     Item::decode(key.clone(), body.to_string().as_bytes()).map_err(|e| {
-        let text = crate::chain(&e);
+        let text = keepgate_observe::chain(&e);
         // The text names the item, and so does the problem.
         let why = text.strip_prefix(&format!("{key}: ")).unwrap_or(&text);
         Problem::invalid(vec![Located::of(&key, why)])

@@ -5,12 +5,13 @@ use axum::Json as Out;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
+use keepgate_api as api;
 use keepgate_policy::model::KeyBody;
-use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind, Revision};
 
-use super::input::{Args, Condition, Json, Page, Params, UidInput};
+use serde_json::Value;
+
+use super::input::{Args, Condition, Json, Page, Params, told, uid};
 use super::problem::Problem;
 use super::{Answer, App, items};
 use crate::access::Caller;
@@ -18,31 +19,19 @@ use crate::desk::{Plan, Refusal};
 use crate::store::StoreError;
 use crate::token;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewKey {
-    principal: UidInput,
-    #[serde(default)]
-    plan: String,
-    #[serde(default)]
-    expires_unix_s: Option<u64>,
-    #[serde(default)]
-    note: String,
-}
-
 pub(crate) async fn create(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Params(service): Params<String>,
-    Json(asked): Json<NewKey>,
-) -> Answer<(StatusCode, Out<Value>)> {
+    Json(asked): Json<api::NewKey>,
+) -> Answer<(StatusCode, Out<api::MadeKey>)> {
     let minted = mint()?;
     let item = Item {
         key: ItemKey::new(&service, Kind::Key, &minted.id),
         body: ItemBody::Key(KeyBody {
             prefix: minted.id.clone(),
             sha256: token::hex(&minted.sha256),
-            principal: asked.principal.uid("principal")?,
+            principal: uid(asked.principal, "principal")?,
             plan: asked.plan,
             expires_unix_s: asked.expires_unix_s,
             note: asked.note,
@@ -53,8 +42,12 @@ pub(crate) async fn create(
         Ok(Plan { changes: vec![Change::Put(item)], ..Plan::default() })
     })
     .await?;
-    let answer = json!({ "prefix": minted.id, "key": minted.text, "revision": outcome.revision });
-    Ok((StatusCode::CREATED, Out(answer)))
+    Ok(made(minted, outcome.revision))
+}
+
+fn made(minted: token::Minted, revision: Revision) -> (StatusCode, Out<api::MadeKey>) {
+    let (prefix, key) = (minted.id, minted.text);
+    (StatusCode::CREATED, Out(api::MadeKey { prefix, key, revision: revision.0 }))
 }
 
 fn mint() -> Answer<token::Minted> {
@@ -68,7 +61,7 @@ pub(crate) async fn list(
     State(app): State<App>,
     Params(service): Params<String>,
     Args(page): Args<Page>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<api::Keys>> {
     let limit = page.limit();
     let (revision, mut rows) = app
         .desk
@@ -81,12 +74,9 @@ pub(crate) async fn list(
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = more.then(|| rows.last().map(|row| row.key.id.clone())).flatten();
-    let keys = rows.iter().map(items::body).collect::<Answer<Vec<_>>>()?;
-    let mut answer = json!({ "revision": revision, "keys": keys });
-    if let (Some(next), Some(answer)) = (next, answer.as_object_mut()) {
-        answer.insert("next".to_owned(), json!(next));
-    }
-    Ok(Out(answer))
+    let keys = rows.iter().map(|row| shown(&row.body, false)).collect::<Result<Vec<_>, _>>();
+    let keys = keys.map_err(Refusal::from)?;
+    Ok(Out(api::Keys { revision: revision.0, keys, next }))
 }
 
 pub(crate) async fn fetch(
@@ -105,25 +95,17 @@ pub(crate) async fn delete(
     items::delete(&app, &caller, ItemKey::new(&service, Kind::Key, &prefix), condition).await
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Rotate {
-    /// How long the old key goes on working.
-    #[serde(default)]
-    overlap_s: u64,
-}
-
 /// A new key for the same caller; the old one expires after the overlap (never later than it
 /// would have).
 pub(crate) async fn rotate(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Params((service, prefix)): Params<(String, String)>,
-    Json(asked): Json<Rotate>,
-) -> Answer<(StatusCode, Out<Value>)> {
+    Json(asked): Json<api::RotateKey>,
+) -> Answer<(StatusCode, Out<api::MadeKey>)> {
     let minted = mint()?;
     let (id, sha256) = (minted.id.clone(), token::hex(&minted.sha256));
-    let now_s = crate::desk::unix_ms() / 1000;
+    let now_s = keepgate_observe::unix_s();
     let outcome = items::edit(&app, &caller, "key.rotate", move |store, _| {
         let key = ItemKey::new(&service, Kind::Key, &prefix);
         let row = store.item(&key)?.ok_or_else(|| Refusal::missing(&key))?;
@@ -140,6 +122,19 @@ pub(crate) async fn rotate(
         Ok(Plan { changes, ..Plan::default() })
     })
     .await?;
-    let answer = json!({ "prefix": minted.id, "key": minted.text, "revision": outcome.revision });
-    Ok((StatusCode::CREATED, Out(answer)))
+    Ok(made(minted, outcome.revision))
+}
+
+/// A stored key as answers show it; its hash is of no use to most readers.
+pub(crate) fn shown(body: &[u8], with_hash: bool) -> Result<api::Key, StoreError> {
+    let key: KeyBody =
+        serde_json::from_slice(body).map_err(|e| StoreError::Corrupt { what: e.to_string() })?;
+    Ok(api::Key {
+        prefix: key.prefix,
+        sha256: with_hash.then_some(key.sha256),
+        principal: told(key.principal),
+        plan: key.plan,
+        expires_unix_s: key.expires_unix_s,
+        note: key.note,
+    })
 }

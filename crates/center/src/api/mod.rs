@@ -4,6 +4,7 @@
 //! OpenAPI document and the guard are made from it.
 
 pub(crate) mod authzen;
+pub(crate) mod authzen_shapes;
 pub(crate) mod check;
 pub(crate) mod directory;
 pub(crate) mod extras;

@@ -188,7 +188,8 @@ pub(crate) async fn export(
 }
 
 fn decoded(row: Row) -> Result<Item, StoreError> {
-    Item::decode(row.key, &row.body).map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
+    Item::decode(row.key, &row.body)
+        .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })
 }
 
 /// What a list counts.

@@ -6,9 +6,10 @@ use axum::Json as Out;
 use axum::extract::State;
 use axum::response::{Html, IntoResponse as _, Response};
 use http::{HeaderValue, StatusCode, header};
+use keepgate_api as api;
+use keepgate_observe::Page;
 use keepgate_policy::Revision;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::input::{Args, PAGE};
 use super::{Answer, App, items};
@@ -34,22 +35,24 @@ pub(crate) async fn readyz(State(app): State<App>) -> Response {
     }
 }
 
-pub(crate) async fn revision(State(app): State<App>) -> Out<Value> {
+pub(crate) async fn revision(State(app): State<App>) -> Out<api::Revision> {
     let head = app.desk.head();
-    let digest = head.digest(&Scope::All);
-    let history = head.mark.history.to_string();
-    Out(json!({ "revision": head.revision, "digest": digest.to_string(), "history": history }))
+    Out(api::Revision {
+        revision: head.revision.0,
+        digest: head.digest(&Scope::All).to_string(),
+        history: head.mark.history.to_string(),
+    })
 }
 
 /// A gate that was not heard for longer than this is one to look at; it pulses every second.
 const SILENT_MS: u64 = 5_000;
 
 /// Every center and gate with release, history, revision, age and connection, and what is wrong.
-pub(crate) async fn status(State(app): State<App>) -> Out<Value> {
+pub(crate) async fn status(State(app): State<App>) -> Out<api::Status> {
     let head = app.desk.head();
     let condition = app.desk.condition();
     let meta = app.desk.meta();
-    let now = crate::desk::unix_ms();
+    let now = keepgate_observe::unix_ms();
     let mut wrong: Vec<String> = Vec::new();
     if condition != Condition::Ready {
         wrong.push(format!("center: {}: {}", condition.name(), condition.why()));
@@ -58,36 +61,33 @@ pub(crate) async fn status(State(app): State<App>) -> Out<Value> {
     for follower in app.followers.list() {
         let said = faults(&follower, head.revision, now);
         wrong.extend(said.iter().map(|said| format!("gate {}: {said}", follower.name)));
-        gates.push(json!({
-            "name": follower.name,
-            "peer": follower.peer.map(|peer| peer.to_string()),
-            "services": shown(&follower.scope),
-            "release": follower.release,
-            "format": follower.format,
-            "history": follower.history.map(|history| history.to_string()),
-            "sent": follower.sent,
-            "revision": follower.applied,
-            "age_ms": follower.age_ms,
-            "heard_ms_ago": follower.pulse_unix_ms.map(|at| now.saturating_sub(at)),
-            "connected_ms": now.saturating_sub(follower.connected_unix_ms),
-            "wrong": said,
-        }));
+        gates.push(api::GateStatus {
+            name: follower.name,
+            peer: follower.peer.map(|peer| peer.to_string()),
+            services: shown(follower.scope),
+            release: follower.release,
+            format: follower.format,
+            history: follower.history.map(|history| history.to_string()),
+            sent: follower.sent.0,
+            revision: follower.applied.0,
+            age_ms: follower.age_ms,
+            heard_ms_ago: follower.pulse_unix_ms.map(|at| now.saturating_sub(at)),
+            connected_ms: now.saturating_sub(follower.connected_unix_ms),
+            wrong: said,
+        });
     }
-    Out(json!({
-        "centers": [{
-            "release": env!("CARGO_PKG_VERSION"),
-            "format": keepgate_policy::mark::FORMAT,
-            "condition": condition.name(),
-            "why": condition.why(),
-            "history": meta.history.to_string(),
-            "ancestors": meta.ancestors.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "revision": head.revision,
-            "services": head.services.len(),
-            "gates": gates.len(),
-        }],
-        "gates": gates,
-        "wrong": wrong,
-    }))
+    let center = api::CenterStatus {
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        format: keepgate_policy::mark::FORMAT,
+        condition: condition.name().to_owned(),
+        why: condition.why().to_owned(),
+        history: meta.history.to_string(),
+        ancestors: meta.ancestors.iter().map(ToString::to_string).collect(),
+        revision: head.revision.0,
+        services: head.services.len() as u64,
+        gates: gates.len() as u64,
+    };
+    Out(api::Status { centers: vec![center], gates, wrong })
 }
 
 fn faults(follower: &Follower, head: Revision, now: u64) -> Vec<String> {
@@ -108,10 +108,10 @@ fn faults(follower: &Follower, head: Revision, now: u64) -> Vec<String> {
     said
 }
 
-fn shown(scope: &Scope) -> Value {
+fn shown(scope: Scope) -> api::Scope {
     match scope {
-        Scope::All => json!("all"),
-        Scope::Services(names) => json!(names),
+        Scope::All => api::Scope::ALL,
+        Scope::Services(names) => api::Scope::Services(names.into_iter().collect()),
     }
 }
 
@@ -130,7 +130,7 @@ const AUDIT_STRIDE: usize = 8;
 pub(crate) async fn audit(
     State(app): State<App>,
     Args(args): Args<AuditArgs>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<api::Audit>> {
     let limit = args.limit.unwrap_or(PAGE).clamp(1, PAGE);
     let (rows, is_last) = app
         .desk
@@ -151,54 +151,37 @@ pub(crate) async fn audit(
             }
         })
         .await?;
-    let text = |text: Option<String>| text.map(|text| serde_json::from_str::<Value>(&text).ok());
-    let line = |row: AuditRow| {
-        json!({
-            "seq": row.seq,
-            "revision": row.revision,
-            "unix_ms": row.unix_ms,
-            "actor": row.actor,
-            "action": row.action,
-            "service": row.service,
-            "kind": row.kind,
-            "id": row.id,
-            "before": text(row.before),
-            "after": text(row.after),
-        })
+    let body = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok());
+    let shown = |row: AuditRow| api::AuditEntry {
+        seq: row.seq,
+        revision: row.revision.0,
+        unix_ms: row.unix_ms,
+        actor: row.actor,
+        action: row.action,
+        service: row.service,
+        kind: row.kind,
+        id: row.id,
+        before: body(row.before),
+        after: body(row.after),
     };
     let next = (!is_last).then(|| rows.last().map(|row| row.seq)).flatten();
-    let entries: Vec<Value> = rows.into_iter().map(line).collect();
-    let mut answer = json!({ "entries": entries });
-    if let (Some(next), Some(answer)) = (next, answer.as_object_mut()) {
-        answer.insert("next".to_owned(), json!(next));
-    }
-    Ok(Out(answer))
+    Ok(Out(api::Audit { entries: rows.into_iter().map(shown).collect(), next }))
 }
 
-pub(crate) async fn followers(State(app): State<App>) -> Out<Value> {
-    let head = app.desk.head().revision;
-    let lines: Vec<Value> = app
-        .followers
-        .list()
-        .into_iter()
-        .map(|follower| {
-            let services = match follower.scope {
-                Scope::All => json!("all"),
-                Scope::Services(names) => json!(names),
-            };
-            json!({
-                "name": follower.name,
-                "peer": follower.peer.map(|peer| peer.to_string()),
-                "token": follower.token,
-                "services": services,
-                "sent": follower.sent,
-                "applied": follower.applied,
-                "applied_unix_ms": follower.applied_unix_ms,
-                "connected_unix_ms": follower.connected_unix_ms,
-            })
-        })
-        .collect();
-    Out(json!({ "revision": head, "followers": lines }))
+pub(crate) async fn followers(State(app): State<App>) -> Out<api::Followers> {
+    let revision = app.desk.head().revision.0;
+    let shown = |follower: Follower| api::Follower {
+        name: follower.name,
+        peer: follower.peer.map(|peer| peer.to_string()),
+        token: follower.token,
+        services: shown(follower.scope),
+        sent: follower.sent.0,
+        applied: follower.applied.0,
+        applied_unix_ms: follower.applied_unix_ms,
+        connected_unix_ms: follower.connected_unix_ms,
+    };
+    let followers = app.followers.list().into_iter().map(shown).collect();
+    Out(api::Followers { revision, followers })
 }
 
 pub(crate) async fn metrics(State(app): State<App>) -> Response {
@@ -213,7 +196,7 @@ pub(crate) async fn metrics(State(app): State<App>) -> Response {
         lag_revisions: behind.unwrap_or(0),
     });
     let mut response = page.into_response();
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let kind = HeaderValue::from_static(Page::CONTENT_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }

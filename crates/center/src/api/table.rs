@@ -5,13 +5,23 @@ use std::borrow::Cow;
 use axum::Extension;
 use axum::extract::State;
 use axum::routing::{MethodRouter, delete, get, post, put};
+use keepgate_api as api;
+use keepgate_limit::rules::{NamedPlan, Rule};
+use keepgate_limit::top::TopAnswer;
 use keepgate_policy::Kind;
+use keepgate_policy::model::{
+    EntityBody, GrantBody, LinkBody, MemberBody, PolicyBody, RoleBody, SchemaBody,
+};
+use keepgate_policy::route::Route;
+use keepgate_policy::service::ServiceSettings;
+use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::input::{Args, Condition, Json, Page, Params};
+use super::openapi::Content;
 use super::{
-    App, authzen, check, directory, extras, import, items, keys, openapi, services, status, tokens,
-    top,
+    App, authzen, authzen_shapes, check, directory, extras, import, items, keys, openapi, services,
+    status, tokens, top,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -30,10 +40,12 @@ pub(crate) struct Endpoint {
     pub(crate) query: &'static [(&'static str, &'static str)],
     /// Whether `If-Match` and `If-None-Match` are understood.
     pub(crate) conditional: bool,
-    /// The schema of the request's body.
-    pub(crate) body: Option<&'static str>,
-    /// The schema of a good answer.
-    pub(crate) answer: &'static str,
+    /// The request's body.
+    pub(crate) body: Option<Content>,
+    /// A good answer.
+    pub(crate) answer: Content,
+    /// The lines of an answer that tells how far it is, where it can.
+    pub(crate) progress: Option<Content>,
     pub(crate) handler: Handler,
 }
 
@@ -69,7 +81,8 @@ impl Table {
             query: &[],
             conditional: false,
             body: None,
-            answer: "Any",
+            answer: Content::TEXT,
+            progress: None,
             handler: Box::new(handler),
         };
         self.0.push(endpoint);
@@ -95,14 +108,73 @@ impl Endpoint {
         self
     }
 
-    fn takes(&mut self, schema: &'static str) -> &mut Endpoint {
-        self.body = Some(schema);
+    /// The body is JSON of this type.
+    fn takes<T: JsonSchema>(&mut self) -> &mut Endpoint {
+        self.body = Some(Content::json::<T>());
         self
     }
 
-    fn answers(&mut self, schema: &'static str) -> &mut Endpoint {
-        self.answer = schema;
+    /// The body is lines of JSON, each of this type.
+    fn takes_lines<T: JsonSchema>(&mut self) -> &mut Endpoint {
+        self.body = Some(Content::lines::<T>());
         self
+    }
+
+    /// The body is an item's.
+    fn takes_item(&mut self, kind: Kind) -> &mut Endpoint {
+        self.body = Some(shapes(kind).0);
+        self
+    }
+
+    /// The answer is an item's body.
+    fn answers_item(&mut self, kind: Kind) -> &mut Endpoint {
+        self.answer = shapes(kind).0;
+        self
+    }
+
+    /// The answer is a page of items.
+    fn answers_items(&mut self, kind: Kind) -> &mut Endpoint {
+        self.answer = shapes(kind).1;
+        self
+    }
+
+    /// The answer is JSON of this type.
+    fn answers<T: JsonSchema>(&mut self) -> &mut Endpoint {
+        self.answer = Content::json::<T>();
+        self
+    }
+
+    /// The answer may come as lines that tell how far it is, each of this type.
+    fn tells<T: JsonSchema>(&mut self) -> &mut Endpoint {
+        self.progress = Some(Content::lines::<T>());
+        self
+    }
+
+    /// The answer is a page for people.
+    fn answers_html(&mut self) -> &mut Endpoint {
+        self.answer = Content::HTML;
+        self
+    }
+}
+
+/// The body of an item of this kind, and a page of such items.
+fn shapes(kind: Kind) -> (Content, Content) {
+    fn of<B: JsonSchema>() -> (Content, Content) {
+        (Content::json::<B>(), Content::json::<api::ItemList<B>>())
+    }
+    match kind {
+        Kind::Service => of::<ServiceSettings>(),
+        Kind::Schema => of::<SchemaBody>(),
+        Kind::Entity => of::<EntityBody>(),
+        Kind::Role => of::<RoleBody>(),
+        Kind::Member => of::<MemberBody>(),
+        Kind::Policy | Kind::Template => of::<PolicyBody>(),
+        Kind::Link => of::<LinkBody>(),
+        Kind::Grant => of::<GrantBody>(),
+        Kind::Route => of::<Route>(),
+        Kind::Key => of::<api::Key>(),
+        Kind::Limit => of::<Rule>(),
+        Kind::Plan => of::<NamedPlan>(),
     }
 }
 
@@ -124,22 +196,20 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
 
 fn open(t: &mut Table) {
     use Permission::Open;
-    t.add(("GET", "/"), Open, ("front", "what there is"), || get(status::front)).answers("Html");
+    t.add(("GET", "/"), Open, ("front", "what there is"), || get(status::front)).answers_html();
     t.add(("GET", "/healthz"), Open, ("healthz", "whether the process lives"), || {
         get(status::healthz)
-    })
-    .answers("Text");
+    });
     t.add(("GET", "/readyz"), Open, ("readyz", "whether it takes requests"), || {
         get(status::readyz)
-    })
-    .answers("Text");
+    });
     t.add(("GET", "/metrics"), Open, ("metrics", "metrics in Prometheus' text format"), || {
         get(status::metrics)
-    })
-    .answers("Text");
+    });
     t.add(("GET", "/v1/openapi.json"), Open, ("openapi", "this document"), || {
         get(openapi::document)
-    });
+    })
+    .answer = Content::DOCUMENT;
 }
 
 fn of_services(t: &mut Table) {
@@ -147,69 +217,71 @@ fn of_services(t: &mut Table) {
     t.add(("GET", "/v1/services"), Read, ("listServices", "all services, with counts"), || {
         get(services::list)
     })
-    .answers("Services");
+    .answers::<api::Services>();
     let one = "/v1/services/{service}";
     t.add(("GET", one), Read, ("getService", "one service, with counts and settings"), || {
         get(services::fetch)
     })
-    .answers("Service");
+    .answers::<api::Service<ServiceSettings>>();
     t.add(("PUT", one), Write, ("putService", "create a service or replace its settings"), || {
         put(services::put)
     })
     .conditional()
-    .takes("Item")
-    .answers("Changed");
+    .takes_item(Kind::Service)
+    .answers::<api::Changed>();
     t.add(("DELETE", one), Write, ("deleteService", "delete a service and all it has"), || {
         delete(services::delete)
     })
-    .answers("Changed");
+    .answers::<api::Changed>();
     let apply = "/v1/services/{service}/apply";
     t.add(("POST", apply), Write, ("apply", "make the service what these files say"), || {
         post(services::apply)
     })
     .query(&[("dry_run", "boolean")])
-    .takes("Apply")
-    .answers("Applied");
+    .takes::<api::Apply>()
+    .answers::<api::Applied>()
+    .tells::<api::Line>();
     let export = "/v1/services/{service}/export";
     t.add(("GET", export), Read, ("export", "the files that apply to the same state"), || {
         get(services::export)
     })
-    .answers("Export");
+    .answers::<api::Export>();
     let extras = "/v1/services/{service}/extras";
-    t.add(("GET", extras), Read, ("extras", "what its files do not hold"), || get(extras::fetch));
+    t.add(("GET", extras), Read, ("extras", "what its files do not hold"), || get(extras::fetch))
+        .answers::<api::Extras>();
     let entities = "/v1/services/{service}/import/entities";
     t.add(("POST", entities), Write, ("importEntities", "put many entities, a line each"), || {
         post(import::entities)
     })
-    .takes("Lines")
-    .answers("Imported");
+    .takes_lines::<import::Entity>()
+    .answers::<api::Imported>();
     let grants = "/v1/services/{service}/import/grants";
     t.add(("POST", grants), Write, ("importGrants", "put many grants, a line each"), || {
         post(import::grants)
     })
-    .takes("Lines")
-    .answers("Imported");
+    .takes_lines::<import::Grant>()
+    .answers::<api::Imported>();
     let told = "/v1/services/{service}/top";
     t.add(("GET", told), Read, ("top", "who makes the requests, as its gates report"), || {
         get(top::fetch)
     })
-    .answers("Top");
+    .answers::<TopAnswer>();
     let schema = "/v1/services/{service}/schema";
     t.add(("GET", schema), Read, ("getSchema", "the service's Cedar schema"), || {
         get(services::fetch_schema)
     })
-    .answers("Item");
+    .answers_item(Kind::Schema);
     t.add(("PUT", schema), Write, ("putSchema", "replace the schema"), || {
         put(services::put_schema)
     })
     .conditional()
-    .takes("Item")
-    .answers("Changed");
+    .takes_item(Kind::Schema)
+    .answers::<api::Changed>();
     t.add(("DELETE", schema), Write, ("deleteSchema", "remove the schema"), || {
         delete(services::delete_schema)
     })
     .conditional()
-    .answers("Changed");
+    .answers::<api::Changed>();
 }
 
 fn of_items(t: &mut Table, plural: &'static str, kind: Kind) {
@@ -233,7 +305,7 @@ fn of_items(t: &mut Table, plural: &'static str, kind: Kind) {
         },
     )
     .query(PAGE)
-    .answers("ItemList");
+    .answers_items(kind);
     t.add(
         ("GET", one.clone()),
         Read,
@@ -247,7 +319,7 @@ fn of_items(t: &mut Table, plural: &'static str, kind: Kind) {
             )
         },
     )
-    .answers("Item");
+    .answers_item(kind);
     t.add(
         ("PUT", one.clone()),
         Write,
@@ -266,8 +338,8 @@ fn of_items(t: &mut Table, plural: &'static str, kind: Kind) {
         },
     )
     .conditional()
-    .takes("Item")
-    .answers("Changed");
+    .takes_item(kind)
+    .answers::<api::Changed>();
     t.add(
         ("DELETE", one),
         Write,
@@ -285,7 +357,7 @@ fn of_items(t: &mut Table, plural: &'static str, kind: Kind) {
         },
     )
     .conditional()
-    .answers("Changed");
+    .answers::<api::Changed>();
 }
 
 fn of_keys(t: &mut Table) {
@@ -296,24 +368,25 @@ fn of_keys(t: &mut Table) {
         get(keys::list)
     })
     .query(PAGE)
-    .answers("Keys");
+    .answers::<api::Keys>();
     t.add(("POST", all), Write, ("createKey", "make an API key; it is shown once"), || {
         post(keys::create)
     })
     .created()
-    .takes("NewKey")
-    .answers("MadeKey");
-    t.add(("GET", one), Read, ("getKey", "one API key"), || get(keys::fetch)).answers("Item");
+    .takes::<api::NewKey>()
+    .answers::<api::MadeKey>();
+    t.add(("GET", one), Read, ("getKey", "one API key"), || get(keys::fetch))
+        .answers_item(Kind::Key);
     t.add(("DELETE", one), Write, ("deleteKey", "revoke an API key"), || delete(keys::delete))
         .conditional()
-        .answers("Changed");
+        .answers::<api::Changed>();
     let rotate = "/v1/services/{service}/keys/{prefix}/rotate";
     t.add(("POST", rotate), Write, ("rotateKey", "make a new key, let the old one end"), || {
         post(keys::rotate)
     })
     .created()
-    .takes("RotateKey")
-    .answers("MadeKey");
+    .takes::<api::RotateKey>()
+    .answers::<api::MadeKey>();
 }
 
 fn of_directory(t: &mut Table) {
@@ -333,7 +406,7 @@ fn of_directory(t: &mut Table) {
             },
         )
         .query(PAGE)
-        .answers("ItemList");
+        .answers_items(kind);
         t.add(
             ("GET", one),
             Read,
@@ -344,7 +417,7 @@ fn of_directory(t: &mut Table) {
                 })
             },
         )
-        .answers("Item");
+        .answers_item(kind);
         t.add(
             ("PUT", one),
             Write,
@@ -363,8 +436,8 @@ fn of_directory(t: &mut Table) {
             },
         )
         .conditional()
-        .takes("Item")
-        .answers("Changed");
+        .takes_item(kind)
+        .answers::<api::Changed>();
         t.add(
             ("DELETE", one),
             Write,
@@ -382,32 +455,32 @@ fn of_directory(t: &mut Table) {
             },
         )
         .conditional()
-        .answers("Changed");
+        .answers::<api::Changed>();
     }
     let entities = "/v1/import/entities";
     let what = ("importDirectoryEntities", "put many entities into the directory, a line each");
     t.add(("POST", entities), Write, what, || post(import::directory_entities))
-        .takes("Lines")
-        .answers("Imported");
+        .takes_lines::<import::Entity>()
+        .answers::<api::Imported>();
     let what = ("importMembers", "put many members into roles, a line each");
     t.add(("POST", "/v1/import/members"), Write, what, || post(import::members))
-        .takes("Lines")
-        .answers("Imported");
+        .takes_lines::<api::Membership>()
+        .answers::<api::Imported>();
     t.add(("GET", "/v1/members"), Read, ("listMembers", "who is in which role"), || {
         get(directory::members)
     })
     .query(&[("role", "string"), ("member", "string"), ("after", "string"), ("limit", "integer")])
-    .answers("Members");
+    .answers::<api::Members>();
     t.add(("POST", "/v1/roles/assign"), Write, ("assignRole", "put a member into a role"), || {
         post(directory::assign)
     })
-    .takes("Membership")
-    .answers("Changed");
+    .takes::<api::Membership>()
+    .answers::<api::Changed>();
     t.add(("POST", "/v1/roles/revoke"), Write, ("revokeRole", "take it out again"), || {
         post(directory::revoke)
     })
-    .takes("Membership")
-    .answers("Changed");
+    .takes::<api::Membership>()
+    .answers::<api::Changed>();
 }
 
 fn of_tokens(t: &mut Table) {
@@ -415,17 +488,17 @@ fn of_tokens(t: &mut Table) {
     t.add(("GET", "/v1/tokens"), Tokens, ("listTokens", "all tokens, without hashes"), || {
         get(tokens::list)
     })
-    .answers("Tokens");
+    .answers::<api::Tokens>();
     t.add(("POST", "/v1/tokens"), Tokens, ("createToken", "make a token; shown once"), || {
         post(tokens::create)
     })
     .created()
-    .takes("NewToken")
-    .answers("MadeToken");
+    .takes::<api::NewToken>()
+    .answers::<api::MadeToken>();
     t.add(("DELETE", "/v1/tokens/{id}"), Tokens, ("revokeToken", "revoke a token"), || {
         delete(tokens::revoke)
     })
-    .answers("Revision");
+    .answers::<api::Revision>();
 }
 
 fn of_status(t: &mut Table) {
@@ -433,22 +506,23 @@ fn of_status(t: &mut Table) {
     t.add(("GET", "/v1/revision"), Known, ("revision", "the newest revision"), || {
         get(status::revision)
     })
-    .answers("Revision");
+    .answers::<api::Revision>();
     t.add(("GET", "/v1/status"), Read, ("status", "center and gates, and what is wrong"), || {
         get(status::status)
-    });
+    })
+    .answers::<api::Status>();
     t.add(("GET", "/v1/audit"), Read, ("audit", "who changed what, from the oldest on"), || {
         get(status::audit)
     })
     .query(&[("after", "integer"), ("limit", "integer")])
-    .answers("Audit");
+    .answers::<api::Audit>();
     t.add(("GET", "/v1/followers"), Read, ("followers", "who follows, and how far"), || {
         get(status::followers)
     })
-    .answers("Followers");
+    .answers::<api::Followers>();
     t.add(("POST", "/v1/check"), Decide, ("check", "decide, and say why"), || post(check::check))
-        .takes("Question")
-        .answers("Answer");
+        .takes::<api::Question>()
+        .answers::<api::Answer>();
 }
 
 fn of_authzen(t: &mut Table) {
@@ -458,43 +532,45 @@ fn of_authzen(t: &mut Table) {
         Open,
         ("authzenConfiguration", "AuthZEN metadata"),
         || get(authzen::configuration),
-    );
+    )
+    .answers::<authzen::Metadata>();
     t.add(
         ("GET", "/.well-known/authzen-configuration/s/{service}"),
         Open,
         ("authzenServiceConfiguration", "AuthZEN metadata of one service"),
         || get(authzen::service_configuration),
-    );
+    )
+    .answers::<authzen::Metadata>();
     t.add(
         ("POST", "/access/v1/evaluation"),
         Decide,
         ("evaluation", "AuthZEN Access Evaluation"),
         || post(authzen::evaluation),
     )
-    .takes("Evaluation")
-    .answers("Decision");
+    .takes::<authzen_shapes::Asked>()
+    .answers::<authzen_shapes::Decided>();
     t.add(
         ("POST", "/access/v1/evaluations"),
         Decide,
         ("evaluations", "AuthZEN Access Evaluations"),
         || post(authzen::evaluations),
     )
-    .takes("Evaluations")
-    .answers("Decisions");
+    .takes::<authzen_shapes::AskedMany>()
+    .answers::<authzen_shapes::DecidedMany>();
     t.add(
         ("POST", "/s/{service}/access/v1/evaluation"),
         Decide,
         ("serviceEvaluation", "AuthZEN Access Evaluation by one service"),
         || post(authzen::service_evaluation),
     )
-    .takes("Evaluation")
-    .answers("Decision");
+    .takes::<authzen_shapes::Asked>()
+    .answers::<authzen_shapes::Decided>();
     t.add(
         ("POST", "/s/{service}/access/v1/evaluations"),
         Decide,
         ("serviceEvaluations", "AuthZEN Access Evaluations by one service"),
         || post(authzen::service_evaluations),
     )
-    .takes("Evaluations")
-    .answers("Decisions");
+    .takes::<authzen_shapes::AskedMany>()
+    .answers::<authzen_shapes::DecidedMany>();
 }

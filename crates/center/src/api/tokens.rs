@@ -4,9 +4,8 @@ use axum::Extension;
 use axum::Json as Out;
 use axum::extract::State;
 use http::StatusCode;
+use keepgate_api::{Landed, MadeToken, NewToken, Token, Tokens};
 use keepgate_policy::service::is_service_name;
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::input::{Json, Params};
 use super::problem::Problem;
@@ -22,21 +21,11 @@ const NOTE_BYTES: usize = 500;
 /// Tokens in a store, revoked ones included.
 const TOKENS: usize = 100_000;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewToken {
-    role: String,
-    #[serde(default)]
-    service: String,
-    #[serde(default)]
-    note: String,
-}
-
 pub(crate) async fn create(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Json(asked): Json<NewToken>,
-) -> Answer<(StatusCode, Out<Value>)> {
+) -> Answer<(StatusCode, Out<MadeToken>)> {
     let role = Role::from_name(&asked.role).ok_or_else(|| {
         let known: Vec<&str> = Role::ALL.iter().map(|role| role.name()).collect();
         Problem::bad_request(format!("`role`: `{}` is none of {}", asked.role, known.join(", ")))
@@ -59,8 +48,8 @@ pub(crate) async fn create(
         Ok(Plan { tokens: vec![row], ..Plan::default() })
     })
     .await?;
-    let answer = json!({ "id": minted.id, "token": minted.text, "revision": outcome.revision });
-    Ok((StatusCode::CREATED, Out(answer)))
+    let (id, token) = (minted.id, minted.text);
+    Ok((StatusCode::CREATED, Out(MadeToken { id, token, revision: outcome.revision.0 })))
 }
 
 /// The row of a token that is being made.
@@ -71,7 +60,7 @@ pub(crate) fn row(minted: &Minted, role: Role, service: String, note: String) ->
         service,
         sha256: minted.sha256,
         note,
-        created_unix_s: desk::unix_ms() / 1000,
+        created_unix_s: keepgate_observe::unix_s(),
         last_used_unix_s: None,
         revoked_unix_s: None,
     }
@@ -91,28 +80,26 @@ pub(crate) fn wrong_service(role: Role, service: &str) -> Option<String> {
     }
 }
 
-pub(crate) async fn list(State(app): State<App>) -> Answer<Out<Value>> {
+pub(crate) async fn list(State(app): State<App>) -> Answer<Out<Tokens>> {
     let (revision, rows) = app.desk.read(move |store| Ok((store.head()?, store.tokens()?))).await?;
-    let line = |row: &TokenRow| {
-        json!({
-            "id": row.id,
-            "role": row.role.name(),
-            "service": row.service,
-            "note": row.note,
-            "created_unix_s": row.created_unix_s,
-            "last_used_unix_s": app.usage.last(&row.id).or(row.last_used_unix_s),
-            "revoked_unix_s": row.revoked_unix_s,
-        })
+    let shown = |row: TokenRow| Token {
+        last_used_unix_s: app.usage.last(&row.id).or(row.last_used_unix_s),
+        id: row.id,
+        role: row.role.name().to_owned(),
+        service: row.service,
+        note: row.note,
+        created_unix_s: row.created_unix_s,
+        revoked_unix_s: row.revoked_unix_s,
     };
-    let tokens: Vec<Value> = rows.iter().map(line).collect();
-    Ok(Out(json!({ "revision": revision, "tokens": tokens })))
+    let tokens = rows.into_iter().map(shown).collect();
+    Ok(Out(Tokens { revision: revision.0, tokens }))
 }
 
 pub(crate) async fn revoke(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Params(id): Params<String>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Landed>> {
     let outcome = items::edit(&app, &caller, "token.revoke", move |_, head| {
         let Some(row) = head.tokens.get(&id) else {
             return Err(Refusal::Missing { kind: "token", id, place: String::new() });
@@ -123,9 +110,9 @@ pub(crate) async fn revoke(
         if row.role == Role::Admin && !desk::an_admin_remains(head, &id) {
             return Err(Refusal::LastAdmin(id));
         }
-        let revoked = TokenRow { revoked_unix_s: Some(desk::unix_ms() / 1000), ..row.clone() };
+        let revoked = TokenRow { revoked_unix_s: Some(keepgate_observe::unix_s()), ..row.clone() };
         Ok(Plan { tokens: vec![revoked], ..Plan::default() })
     })
     .await?;
-    Ok(Out(json!({ "revision": outcome.revision })))
+    Ok(Out(Landed { revision: outcome.revision.0 }))
 }

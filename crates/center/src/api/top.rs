@@ -5,21 +5,18 @@
 use axum::Json as Out;
 use axum::extract::State;
 use keepgate_limit::rules::{Limits, Plan};
-use keepgate_limit::top::{MOST_TOLD, merge};
+use keepgate_limit::top::{GatesHeard, MOST_TOLD, TopAnswer, merge};
 use keepgate_policy::service::is_service_name;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::input::Params;
 use super::problem::Problem;
 use super::{Answer, App, items};
 
-/// Lists whose members have a first moment.
-const LISTS: [&str; 4] = ["addresses", "principals", "user_agents", "routes"];
-
 pub(crate) async fn fetch(
     State(app): State<App>,
     Params(service): Params<String>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<TopAnswer>> {
     if !is_service_name(&service) {
         return Err(Problem::bad_request(format!("`{service}` cannot name a service")));
     }
@@ -30,35 +27,16 @@ pub(crate) async fn fetch(
     answer.map(Out).map_err(|_| Problem::internal())
 }
 
-fn answer(app: &App, service: &str) -> Value {
-    let now_unix_ms = crate::desk::unix_ms();
+fn answer(app: &App, service: &str) -> TopAnswer {
     let heard = app.followers.activities().of(service, std::time::Instant::now());
-    let oldest_ms = heard.iter().map(|one| one.age_ms).max();
-    let following = app.followers.of(service);
-    let mut fields = json!({
-        "service": service,
-        "now_unix_ms": now_unix_ms,
-        "gates": { "heard": heard.len(), "oldest_ms": oldest_ms, "following": following },
-    });
-    if heard.is_empty() {
-        return fields;
-    }
-    let report = merge(&heard, MOST_TOLD, Some(&plans(app, service)));
-    let mut report = serde_json::to_value(&report).unwrap_or_default();
-    for list in LISTS {
-        let hitters = report.get_mut(list).and_then(Value::as_array_mut);
-        for hitter in hitters.into_iter().flatten() {
-            let age = hitter.get("first_seen_age_ms").and_then(Value::as_u64).unwrap_or_default();
-            if let Some(hitter) = hitter.as_object_mut() {
-                let at = now_unix_ms.saturating_sub(age);
-                hitter.insert("first_seen_unix_ms".to_owned(), json!(at));
-            }
-        }
-    }
-    if let (Some(fields), Value::Object(report)) = (fields.as_object_mut(), report) {
-        fields.extend(report);
-    }
-    fields
+    let gates = GatesHeard {
+        heard: heard.len() as u64,
+        oldest_ms: heard.iter().map(|one| one.age_ms).max(),
+        following: app.followers.of(service) as u64,
+    };
+    let report = (!heard.is_empty()).then(|| merge(&heard, MOST_TOLD, Some(&plans(app, service))));
+    let (service, now_unix_ms) = (service.to_owned(), keepgate_observe::unix_ms());
+    TopAnswer { service, now_unix_ms, gates: Some(gates), report }.dated()
 }
 
 /// The service's plans; nothing else of its limits matters here.

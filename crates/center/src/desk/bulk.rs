@@ -145,7 +145,7 @@ pub(super) fn build(
                 Some(after) => {
                     let item = after
                         .decode()
-                        .map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })?;
+                        .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
                     (Change::Put(item), after.digest)
                 }
                 None => (Change::Delete(step.key.clone()), Digest::default()),
@@ -251,7 +251,7 @@ impl Prepared {
             changes.push(match row {
                 Some(row) => {
                     let item = Item::decode(row.key, &row.body)
-                        .map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })?;
+                        .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
                     (Change::Put(item), row.digest)
                 }
                 None => (Change::Delete(key.clone()), Digest::default()),

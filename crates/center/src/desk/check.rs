@@ -498,5 +498,5 @@ fn stored(row: Row) -> Result<Item, StoreError> {
 }
 
 fn decoded(item: Result<Item, keepgate_policy::item::DecodeError>) -> Result<Item, StoreError> {
-    item.map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
+    item.map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::{Digest, Item, ItemBody, Kind, Revision, World};
@@ -69,7 +68,7 @@ pub(super) struct Stamp<'a> {
 
 impl Stamp<'_> {
     pub(super) fn now<'a>(actor: &'a str, action: &'static str) -> Stamp<'a> {
-        Stamp { actor, action, unix_ms: unix_ms() }
+        Stamp { actor, action, unix_ms: keepgate_observe::unix_ms() }
     }
 }
 
@@ -327,7 +326,7 @@ fn services(
     let mut services = (*before.services).clone();
     for step in of_services {
         let after = step.after.as_ref().map(|after| after.decode()).transpose();
-        match after.map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })? {
+        match after.map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })? {
             Some(Item { body: ItemBody::Service(settings), .. }) => {
                 services.insert(step.key.service.clone(), Arc::new(*settings));
             }
@@ -390,10 +389,4 @@ pub(crate) fn an_admin_remains(head: &Head, gone: &str) -> bool {
     head.tokens
         .values()
         .any(|row| row.role == Role::Admin && row.revoked_unix_s.is_none() && row.id != gone)
-}
-
-/// Milliseconds since the Unix epoch; for people, never for arithmetic on validity.
-pub(crate) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

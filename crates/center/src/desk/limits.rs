@@ -77,7 +77,7 @@ pub(super) fn check(service: &str, items: &[Item], removed: &BTreeSet<&str>) -> 
     }
     if let Err(e) = limits.validate(&facts(settings, &routes, &mut Vec::new(), &mut Vec::new())) {
         let key = named.get(&e.rule).cloned().unwrap_or_else(|| ItemKey::service(service));
-        problems.push(Problem::of(&key, crate::chain(&e)));
+        problems.push(Problem::of(&key, keepgate_observe::chain(&e)));
     } else if let Err((key, e)) = costs(&limits, &routes) {
         problems.push(Problem::of(key, e.to_string()));
     }

@@ -39,7 +39,7 @@ pub(crate) use bulk::{Bulk, BulkPlanner};
 pub use check::Problem;
 pub(crate) use history::Witness;
 pub use history::{Condition, Sums};
-pub(crate) use land::{an_admin_remains, unix_ms};
+pub(crate) use land::an_admin_remains;
 pub(crate) use recent::DELTA_BYTES;
 pub use recent::{Landed, Recent, Scope, Since};
 pub(crate) use step::Step;
@@ -475,7 +475,7 @@ impl Desk {
             });
             let changes = changes
                 .collect::<Result<_, _>>()
-                .map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })?;
+                .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
             Ok(Plan { changes, ..Plan::default() })
         });
         self.edit(Edit { actor, action, dry_run, plan }).await
@@ -579,12 +579,12 @@ fn small(shared: &Shared, job: Job) {
             });
             if let Err(e) = noted {
                 shared.note_failure(&e);
-                tracing::warn!(error = %crate::chain(&e), "token use was not noted");
+                tracing::warn!(error = %keepgate_observe::chain(&e), "token use was not noted");
             }
         }
         Job::Lost { why, witnessed } => {
             if let Err(e) = shared.keep_lost(&why, witnessed) {
-                tracing::error!(error = %crate::chain(&e), "the loss was not noted");
+                tracing::error!(error = %keepgate_observe::chain(&e), "the loss was not noted");
             }
         }
         Job::Probe => shared.probe(),
@@ -666,7 +666,7 @@ impl Shared {
             self.note_failure(e);
         }
         if let Err(e @ (Refusal::Store(_) | Refusal::World(_))) = landed {
-            tracing::error!(action, error = %crate::chain(e), "a change did not land");
+            tracing::error!(action, error = %keepgate_observe::chain(e), "a change did not land");
         }
         if landed.as_ref().is_ok_and(changed) {
             self.recovered();
@@ -674,7 +674,7 @@ impl Shared {
     }
 
     fn note_failure(&self, error: &StoreError) {
-        let why: Arc<str> = crate::chain(error).into();
+        let why: Arc<str> = keepgate_observe::chain(error).into();
         let next = if error.is_lost() {
             Condition::Lost(why)
         } else if error.is_full() {
@@ -766,7 +766,7 @@ fn load(store: &dyn Store) -> Result<(Head, Meta, Vec<Fork>), OpenError> {
             Ok(())
         })?;
         if let Some(e) = broken {
-            return Err(StoreError::Corrupt { what: crate::chain(&e) }.into());
+            return Err(StoreError::Corrupt { what: keepgate_observe::chain(&e) }.into());
         }
         verify::scope(&scope, sum, count)?;
         scopes.insert(scope.service.clone(), scope);

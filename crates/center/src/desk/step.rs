@@ -134,7 +134,7 @@ pub(super) fn steps(store: &dyn Reading, changes: Vec<Change>) -> Result<Vec<Ste
         match change {
             Change::Put(item) => {
                 if let Err(e) = item.check_key() {
-                    problems.push(Problem::of(&item.key, crate::chain(&e)));
+                    problems.push(Problem::of(&item.key, keepgate_observe::chain(&e)));
                     continue;
                 }
                 wanted.insert(item.key.clone(), Some(Arc::new(Encoded::of(&item))));

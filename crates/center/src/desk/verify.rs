@@ -151,7 +151,7 @@ pub(crate) fn all(reading: &(impl Reading + ?Sized)) -> Result<State, StoreError
         let (mut sum, mut items) = (Digest::default(), 0);
         reading.each(&said.service, &mut |stored| {
             let item = Item::decode(stored.key.clone(), &stored.body)
-                .map_err(|e| corrupt(crate::chain(&e)))?;
+                .map_err(|e| corrupt(keepgate_observe::chain(&e)))?;
             sum = sum.plus(row(&stored, &item, head.revision)?);
             items += 1;
             Ok(())

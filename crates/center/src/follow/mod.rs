@@ -288,7 +288,7 @@ impl Sync for SyncService {
             sent: Revision(0),
             applied: Revision(0),
             applied_unix_ms: None,
-            connected_unix_ms: crate::desk::unix_ms(),
+            connected_unix_ms: keepgate_observe::unix_ms(),
             format,
             release,
             history: mark.as_ref().and_then(|mark| HistoryId::from_bytes(&mark.history)),
@@ -378,7 +378,7 @@ impl Feed {
                     Ok(Some(proto::FollowRequest { request: Some(Asked::Applied(applied)) })) => {
                         joined.update(|follower| {
                             follower.applied = Revision(applied.revision);
-                            follower.applied_unix_ms = Some(crate::desk::unix_ms());
+                            follower.applied_unix_ms = Some(keepgate_observe::unix_ms());
                             let history = applied.mark.as_ref().map(|mark| &mark.history);
                             follower.history = history.and_then(|id| HistoryId::from_bytes(id));
                         });
@@ -398,7 +398,7 @@ impl Feed {
                         });
                         joined.update(|follower| {
                             follower.pulse = follower.pulse.max(beat.nonce);
-                            follower.pulse_unix_ms = Some(crate::desk::unix_ms());
+                            follower.pulse_unix_ms = Some(keepgate_observe::unix_ms());
                             follower.age_ms = beat.age_ms;
                         });
                     }
@@ -407,7 +407,7 @@ impl Feed {
                             Ok(()) => metrics.activity_kept.add(1),
                             Err(dropped) => {
                                 metrics.activity_dropped.add(1);
-                                let error = crate::chain(&dropped);
+                                let error = keepgate_observe::chain(&dropped);
                                 tracing::debug!(error, "a follower's report was dropped");
                             }
                         }
@@ -697,7 +697,7 @@ impl Feed {
             return Ok(());
         }
         self.beaten = Some(Instant::now());
-        self.send(frame::heartbeat(&head.mark, crate::desk::unix_ms(), echo)).await
+        self.send(frame::heartbeat(&head.mark, keepgate_observe::unix_ms(), echo)).await
     }
 
     /// A token revoked meanwhile ends the stream within a heartbeat.
@@ -736,7 +736,7 @@ fn failed(refusal: crate::desk::Refusal) -> End {
 }
 
 fn unreadable(refusal: crate::desk::Refusal) -> Status {
-    tracing::error!(error = %crate::chain(&refusal), "a follower could not be served");
+    tracing::error!(error = %keepgate_observe::chain(&refusal), "a follower could not be served");
     Status::unavailable("the center cannot read its store")
 }
 

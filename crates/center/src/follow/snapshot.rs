@@ -122,5 +122,5 @@ fn make(store: &dyn Reading, scope: &Scope) -> Result<Encoded, StoreError> {
 }
 
 fn unsendable(e: WireError) -> StoreError {
-    StoreError::Corrupt { what: crate::chain(&e) }
+    StoreError::Corrupt { what: keepgate_observe::chain(&e) }
 }

@@ -220,7 +220,7 @@ fn prepare(
         dir: dir.to_owned(),
         next,
         before: now.meta.as_ref().map(|(meta, head)| (meta.history, *head)),
-        said: now.said.as_ref().map(|e| crate::chain(e)),
+        said: now.said.as_ref().map(|e| keepgate_observe::chain(e)),
         source,
         differences,
         first_revision: successor(told.max(source.1))?,

@@ -18,6 +18,7 @@ mod history;
 mod keeping;
 mod limits;
 mod matrix;
+mod openapi;
 mod places;
 mod products;
 mod start;

@@ -1,6 +1,6 @@
 //! What an upstream's connections did and do.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use keepgate_observe::Counter;
 
 /// Counters since the start, and gauges of this moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,17 +50,4 @@ pub(super) struct Counters {
     pub(super) queue_timeouts: Counter,
     pub(super) expired: Counter,
     pub(super) settled: Counter,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(super) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    pub(super) fn total(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use keepgate_observe::chain;
 use keepgate_policy::mark::FORMAT;
 use keepgate_policy::proto::follow_response::Response as Told;
 use keepgate_policy::wire::SnapshotDecoder;
@@ -124,11 +125,11 @@ impl Follower {
                     backoff.reset();
                 }
                 self.shared.counters.set_connected(false);
-                self.shared.counters.disconnects.add();
+                self.shared.counters.disconnects.add(1);
                 let mut pause = backoff.next();
                 let refused = lost.is_refusal();
                 if refused {
-                    self.shared.counters.refusals.add();
+                    self.shared.counters.refusals.add(1);
                     pause = pause.max(REFUSED_PAUSE);
                 }
                 if let Lost::Unfollowed(standing) = lost {
@@ -146,7 +147,7 @@ impl Follower {
                 } else if !well {
                     tracing::debug!(%center, error, ?pause, "still no center");
                 } else {
-                    tracing::warn!(%center, error, "lost the center; deciding goes on");
+                    tracing::warn!(%center, error, "{}", self.without_center());
                 }
                 well = false;
                 tokio::time::sleep(pause).await;
@@ -162,12 +163,23 @@ impl Follower {
         self.shared.counters.set_connected(false);
     }
 
+    /// What it means that there is no connection to the center.
+    fn without_center(&self) -> &'static str {
+        let was_heard = self.shared.counters.streams.value() > 0;
+        match (was_heard, self.shared.published.load().received) {
+            (true, true) => "lost the center; deciding goes on",
+            (true, false) => "lost the center before it sent any state; nothing is decided yet",
+            (false, true) => "the center is not reached; deciding goes on with the state on disk",
+            (false, false) => "the center is not reached; nothing is decided yet",
+        }
+    }
+
     /// Says once that a center is not followed, and why.
     fn unfollowed(&self, standing: Standing) {
         let counters = &self.shared.counters;
         match &standing {
-            Standing::OldCenter => counters.old_centers.add(),
-            _ => counters.regressions.add(),
+            Standing::OldCenter => counters.old_centers.add(1),
+            _ => counters.regressions.add(1),
         }
         if *self.shared.standing.load_full() == standing {
             tracing::debug!(%standing, "still not followed");
@@ -194,7 +206,7 @@ impl Follower {
                 Err(lost) => return lost,
             };
             self.report(&resync);
-            self.shared.counters.resyncs.add();
+            self.shared.counters.resyncs.add(1);
             holding = resync.then();
             if published {
                 streams.reset();
@@ -213,7 +225,7 @@ impl Follower {
         well: &mut bool,
     ) -> Result<Resync, Lost> {
         let silence = self.silence;
-        self.shared.counters.streams.add();
+        self.shared.counters.streams.add(1);
         let (applied, acks) = watch::channel(None);
         let mut reports = self.shared.activity.subscribe();
         // The last report may be unsent, and a center that was away does not know it.
@@ -391,7 +403,7 @@ impl Follower {
         history: HistoryId,
         pending: &mut Pending,
     ) -> Result<(), Resync> {
-        self.shared.counters.heartbeats.add();
+        self.shared.counters.heartbeats.add(1);
         let head = Revision(heartbeat.head);
         if heartbeat.mark.as_ref().is_some_and(|mark| mark.history != history.0) {
             return Err(Resync::Order("a heartbeat of another history"));
@@ -442,7 +454,7 @@ impl Follower {
     }
 
     fn silent(&self) -> Lost {
-        self.shared.counters.silences.add();
+        self.shared.counters.silences.add(1);
         Lost::Silent(self.silence)
     }
 
@@ -454,19 +466,19 @@ impl Follower {
         let error = chain(resync);
         match resync {
             Resync::Gap { .. } => {
-                counters.gaps.add();
+                counters.gaps.add(1);
                 tracing::warn!(%center, error, "a delta is missing; asking again");
             }
             Resync::Snapshot(_) => {
-                counters.snapshots_rejected.add();
+                counters.snapshots_rejected.add(1);
                 tracing::error!(%center, error, "snapshot rejected; the last good state stays");
             }
             Resync::Delta(_) => {
-                counters.deltas_rejected.add();
+                counters.deltas_rejected.add(1);
                 tracing::error!(%center, error, "delta rejected; the last good state stays");
             }
             Resync::Regression { .. } => {
-                counters.regressions.add();
+                counters.regressions.add(1);
                 tracing::error!(%center, error, "the last good state stays; asking again");
             }
             Resync::Order(_) => {
@@ -485,16 +497,4 @@ impl Lost {
         let refused = |code| matches!(code, Code::Unauthenticated | Code::PermissionDenied);
         matches!(self, Lost::Status(status) if refused(status.code()))
     }
-}
-
-/// An error and all its causes in one line, for a log.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use keepgate_observe::Counter;
 use keepgate_policy::Revision;
 
 use super::standing::Standing;
@@ -54,7 +55,7 @@ macro_rules! metrics {
                     foreign: matches!(standing, Standing::Foreign(_)),
                     held_back: self.held_back.load(Ordering::Relaxed),
                     connections_opened: dials.of(DialOutcome::Connected),
-                    $($name: self.$name.0.load(Ordering::Relaxed),)*
+                    $($name: self.$name.value(),)*
                 }
             }
         }
@@ -93,15 +94,6 @@ metrics! {
     disk_rejected,
     /// Writes to the data directory that failed.
     disk_failures,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(super) fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 impl Counters {

@@ -182,7 +182,7 @@ impl Follower {
         let after = if large { off_thread(apply).await } else { apply() };
         let state = after.map_err(Resync::Delta)?;
         let digest = state.digest;
-        self.shared.counters.deltas.add();
+        self.shared.counters.deltas.add(1);
 
         if let Some(staged) = &mut taking.staged {
             staged.published.state = state;
@@ -225,7 +225,7 @@ impl Follower {
         let is_kept = published.held_back.is_empty();
         self.note_held_back(published.held_back.len());
         retire(self.shared.publish(published));
-        self.shared.counters.snapshots.add();
+        self.shared.counters.snapshots.add(1);
         tracing::info!(%mark, items = begin.items, "snapshot published");
         if let (Some(disk), true, true) =
             (&mut self.disk, is_kept, deltas.len() <= MAX_STAGED_DELTAS)

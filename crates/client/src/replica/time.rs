@@ -1,7 +1,6 @@
 //! Where a replica reads time, so that tests can freeze it and make it jump.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The clocks that an age is measured with. [`HostTime`] is the real one.
 ///
@@ -49,8 +48,7 @@ impl TimeSource for HostTime {
     }
 
     fn realtime_ns(&self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+        i64::try_from(keepgate_observe::unix_now().as_nanos()).unwrap_or(i64::MAX)
     }
 
     fn boot(&self) -> Boot {

@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use keepgate_client::dial::{
     DialError, Dialed, Dialer, Place, Roots, Target, TargetError, TlsSettings,
 };
+use keepgate_observe::chain;
 use keepgate_policy::identify::KeySource;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -298,18 +299,6 @@ fn name(source: &KeySource) -> &str {
     match source {
         KeySource::JwksUrl(text) | KeySource::JwksFile(text) | KeySource::SecretFile(text) => text,
     }
-}
-
-/// An error and its causes, once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        cause = e.source();
-    }
-    text
 }
 
 /// Reads a source. `None`: it has the bytes that are held.

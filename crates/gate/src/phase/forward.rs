@@ -14,6 +14,7 @@ use http::header::{
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use keepgate_client::pool::{PoolError, PooledBody, Terms};
+use keepgate_observe::chain;
 
 use super::Exchange;
 use crate::body::{BodyBounds, BodyFate, BodyFault, CallerBody, GateBody};
@@ -23,7 +24,6 @@ use crate::headers::{
     self, KEEPGATE_PRINCIPAL, Regard, Sender, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT,
     X_FORWARDED_PROTO, X_REQUEST_ID,
 };
-use crate::identify::issuers::chain;
 use crate::ongoing::{Ending, Inputs, Listed};
 use crate::problem::{Kind, Problem};
 use crate::tunnel;

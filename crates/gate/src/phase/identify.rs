@@ -2,9 +2,9 @@
 //! decides, for better or worse.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use keepgate_observe::unix_s;
 use keepgate_policy::Uid;
 
 use super::{Exchange, Verdict};
@@ -149,7 +149,7 @@ fn only<'x>(x: &'x Exchange, header: &HeaderName, ways: &Ways) -> Result<Option<
 async fn by_token(x: &mut Exchange, ways: &Ways, token: &str) -> Result<(), Problem> {
     let name = cache::name(token);
     let mut state = x.worker.issuers.state();
-    let now = now_unix_s();
+    let now = unix_s();
     if let Some(known) = x.worker.known_token(state, &name, now) {
         x.worker.metrics.token_cached.add(1);
         x.until_unix_s = Some(known.until_unix_s);
@@ -212,7 +212,7 @@ fn by_key(x: &mut Exchange, ways: &Ways, header: HeaderName, shown: &str) -> Res
     let table = x.table.as_ref().ok_or_else(unknown)?;
     let view = table.world.service(&x.worker.settings.service).ok_or_else(unknown)?;
     let body = view.key(prefix).ok_or_else(unknown)?;
-    key::check(shown, body, now_unix_s()).map_err(|e| refused(ways, e.to_string()))?;
+    key::check(shown, body, unix_s()).map_err(|e| refused(ways, e.to_string()))?;
     let principal = Arc::new(body.principal.clone());
     let plan = body.plan.clone();
     let until = body.expires_unix_s;
@@ -260,11 +260,6 @@ fn set(
 /// A principal in Cedar syntax, as a header's value; its escapes leave no control character.
 fn header_of(principal: &Uid) -> Option<HeaderValue> {
     HeaderValue::from_bytes(principal.to_string().as_bytes()).ok()
-}
-
-fn now_unix_s() -> u64 {
-    // Before 1970 every token has yet to become valid, which refuses; nothing falls open.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 fn jwt_refused(ways: &Ways, error: JwtError) -> Problem {

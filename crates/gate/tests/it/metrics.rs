@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keepgate_client::replica::{FollowConfig, Replica};
 use keepgate_gate::DecisionSource;
+use keepgate_observe::Page;
 
 use super::support::{Draft, Echo, TestGate, get};
 
@@ -17,7 +18,9 @@ async fn every_metric_is_in_the_table() {
     // The gate under test has a world in hand; a replica adds its own.
     let config = FollowConfig::new("http://127.0.0.1:9", "none");
     let replica = Arc::new(Replica::follow(config).unwrap());
-    DecisionSource::metrics(&*replica, &mut text);
+    let mut page = Page::new("keepgate_gate_");
+    DecisionSource::metrics(&*replica, &mut page);
+    text.push_str(&page.finish());
     let names: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let docs = include_str!("../../../../docs/metrics.md");

@@ -216,8 +216,8 @@ async fn tls_in_front_with_either_protocol() {
     let dir = std::env::temp_dir().join(format!("keepgate-tls-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
-    let files = TlsFiles { certificate: dir.join("cert.pem"), key: dir.join("key.pem") };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    let files = TlsFiles { cert: dir.join("cert.pem"), key: dir.join("key.pem") };
+    std::fs::write(&files.cert, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     let echo = Echo::start().await;
     let gate = TestGate::with(&Draft::orders(), &echo.url, |config| {

@@ -95,7 +95,7 @@ pub(crate) fn show_problems(dir: &Path, refusal: &Refusal) -> bool {
     }
     let paint = Paint::stderr();
     for problem in &refusal.problems {
-        let place = if problem.file.is_empty() { dir.to_owned() } else { dir.join(&problem.file) };
+        let place = problem.file.as_ref().map_or_else(|| dir.to_owned(), |file| dir.join(file));
         let place = match problem.line {
             Some(line) if line > 0 => format!("{}:{line}:", place.display()),
             _ => format!("{}:", place.display()),

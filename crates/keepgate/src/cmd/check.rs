@@ -1,11 +1,13 @@
 //! `keepgate check`: one decision, and why.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use keepgate_api::{Answer, PolicyFailure, Question, Reason, UidInput};
 use keepgate_policy::Uid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::admin::{CenterArgs, list, text};
+use crate::admin::CenterArgs;
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint};
 use crate::uid;
@@ -54,67 +56,57 @@ fn action(text: &str) -> String {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
-    let mut body = json!({
-        "principal": args.principal.to_string(),
-        "action": action(&args.action),
-        "resource": args.resource.to_string(),
-    });
-    if let Some(object) = body.as_object_mut() {
-        if let Some(service) = &args.service {
-            object.insert("service".into(), json!(service));
-        }
-        if let Some(context) = &args.context {
+    let context = match &args.context {
+        None => BTreeMap::new(),
+        Some(context) => {
             let context: Value = serde_json::from_str(context)
                 .map_err(|e| usage(format!("--context: `{context}` is no JSON: {e}")))?;
-            if !context.is_object() {
-                return Err(usage("--context: a JSON object is wanted"));
-            }
-            object.insert("context".into(), context);
+            serde_json::from_value(context)
+                .map_err(|_| usage("--context: a JSON object is wanted"))?
         }
-    }
+    };
+    let question = Question {
+        service: args.service,
+        principal: UidInput::Text(args.principal.to_string()),
+        action: UidInput::Text(action(&args.action)),
+        resource: UidInput::Text(args.resource.to_string()),
+        context,
+    };
     let mut admin = args.center.connect()?;
-    let answer = super::runtime()?.block_on(admin.post("/v1/check", &body))?;
-    let allowed = answer
-        .get("decision")
-        .and_then(Value::as_bool)
-        .ok_or_else(|| anyhow::anyhow!("the center's answer has no decision"))?;
+    let answer: Answer = super::runtime()?.block_on(admin.post("/v1/check", &question))?;
     if args.json {
         style::print_json(&answer)?;
     } else {
-        style::print(&shown(&answer, allowed, args.explain, Paint::stdout()))?;
+        style::print(&shown(&answer, args.explain, Paint::stdout()))?;
     }
-    Ok(if allowed { Exit::Ok } else { Exit::Denied })
+    Ok(if answer.decision { Exit::Ok } else { Exit::Denied })
 }
 
-fn shown(answer: &Value, allowed: bool, explain: bool, paint: Paint) -> String {
-    let mut out = if allowed { paint.good("allow") } else { paint.bad("deny") };
+fn shown(answer: &Answer, explain: bool, paint: Paint) -> String {
+    let mut out = if answer.decision { paint.good("allow") } else { paint.bad("deny") };
     out.push('\n');
     if !explain {
         return out;
     }
-    let why = match text(answer, "reason") {
-        "permit" => "these policies permit it and none forbids it",
-        "forbid" => "these policies forbid it",
-        "no_permit" => "no policy permits it",
-        other => other,
+    let why = match answer.reason {
+        Reason::Permit => "these policies permit it and none forbids it",
+        Reason::Forbid => "these policies forbid it",
+        Reason::NoPermit => "no policy permits it",
     };
-    let revision = answer.get("revision").and_then(Value::as_u64).unwrap_or(0);
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "{why} (revision {revision})");
-    for policy in list(answer, "determining").iter().filter(|policy| policy.is_object()) {
-        let name = match text(policy, "service") {
-            "" => text(policy, "id").to_owned(),
-            service => format!("{service}: {}", text(policy, "id")),
+    let _ = writeln!(out, "{why} (revision {})", answer.revision);
+    for policy in &answer.determining {
+        let name = match policy.service.as_str() {
+            "" => policy.id.clone(),
+            service => format!("{service}: {}", policy.id),
         };
         let _ = writeln!(out, "\n  {}", paint.strong(&name));
-        for line in text(policy, "text").trim().lines() {
+        for line in policy.text.trim().lines() {
             let _ = writeln!(out, "    {line}");
         }
     }
-    for error in list(answer, "errors") {
-        let policy = text(error, "policy");
-        let _ =
-            writeln!(out, "\n  {} {policy}: {}", paint.warn("error in"), text(error, "message"));
+    for PolicyFailure { policy, message, .. } in &answer.errors {
+        let _ = writeln!(out, "\n  {} {policy}: {message}", paint.warn("error in"));
     }
     out
 }

@@ -46,8 +46,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let (mut answer, extras) = super::runtime()?.block_on(async {
         let service = only_service(&mut admin, args.service.as_deref()).await?;
         let path = format!("/v1/services/{}", segment(&service));
-        let files = admin.load(&format!("{path}/export")).await?;
-        anyhow::Ok((files, admin.load(&format!("{path}/extras")).await?))
+        let files: Value = admin.load(&format!("{path}/export")).await?;
+        anyhow::Ok((files, admin.load::<Value>(&format!("{path}/extras")).await?))
     })?;
     if args.json {
         if args.all

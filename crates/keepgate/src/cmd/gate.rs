@@ -262,10 +262,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             AgeFrom::WallClock => RestartAge::WallClock,
             AgeFrom::Unknown => RestartAge::Unknown,
         },
-        tls: args
-            .tls_cert
-            .zip(args.tls_key)
-            .map(|(certificate, key)| TlsFiles { certificate, key }),
+        tls: args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
         ..args.traffic.config()
     };
     super::server_runtime()?.block_on(async {

@@ -4,10 +4,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use keepgate_api::{Key, Keys, MadeKey, NewKey, RotateKey, UidInput};
 use keepgate_policy::{Uid, duration};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::admin::{Admin, ServiceArgs, segment, shown, text};
+use crate::admin::{Admin, ServiceArgs, segment};
 use crate::exit::Exit;
 use crate::style::{self, Paint, Table};
 use crate::uid;
@@ -99,8 +100,8 @@ async fn act(action: Action) -> anyhow::Result<()> {
         }
         Action::List { json, service } => {
             let (mut admin, service) = service.connect().await?;
-            let keys =
-                admin.load_all(&format!("/v1/services/{}/keys", segment(&service)), "keys").await?;
+            let path = format!("/v1/services/{}/keys", segment(&service));
+            let keys = admin.load_all::<Keys>(&path).await?;
             if json {
                 return style::print_json(&json!({ "keys": keys }));
             }
@@ -118,7 +119,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
             let (mut admin, service) = service.connect().await?;
             let prefix = segment(prefix_of(&prefix));
             let path = format!("/v1/services/{}/keys/{prefix}/rotate", segment(&service));
-            let answer = admin.post(&path, &json!({ "overlap_s": overlap / 1_000 })).await?;
+            let answer = admin.post(&path, &RotateKey { overlap_s: overlap / 1_000 }).await?;
             print_key(&answer, json)
         }
     }
@@ -140,27 +141,23 @@ fn expiry(in_ms: u64) -> anyhow::Result<u64> {
 }
 
 /// Keys as lines, as `key list` and `plan show` print them.
-pub(crate) fn table(keys: &[Value]) -> anyhow::Result<Table> {
+pub(crate) fn table(keys: &[Key]) -> anyhow::Result<Table> {
     let now = now_unix_s()?;
     let mut table = Table::new(&["prefix", "principal", "plan", "expires", "note"]);
     for key in keys {
-        let expires = match key.get("expires_unix_s").and_then(Value::as_u64) {
+        let expires = match key.expires_unix_s {
             None => "never".to_owned(),
             Some(at) if at <= now => format!("{}, expired", style::date(at)),
             Some(at) => style::date(at),
         };
-        let text = |member: &str| shown(key.get(member));
-        table.row([text("prefix"), text("principal"), text("plan"), expires, text("note")]);
+        let (prefix, plan, note) = (key.prefix.clone(), key.plan.clone(), key.note.clone());
+        table.row([prefix, uid::told(&key.principal), plan, expires, note]);
     }
     Ok(table)
 }
 
-fn print_key(answer: &Value, json: bool) -> anyhow::Result<()> {
-    if json {
-        style::print_json(answer)
-    } else {
-        style::print(&format!("{}\n", text(answer, "key")))
-    }
+fn print_key(answer: &MadeKey, json: bool) -> anyhow::Result<()> {
+    if json { style::print_json(answer) } else { style::print(&format!("{}\n", answer.key)) }
 }
 
 /// What a new key may have besides its principal.
@@ -171,17 +168,18 @@ pub(crate) struct Fields<'a> {
     pub(crate) note: &'a str,
 }
 
-/// Makes a key; `{"prefix", "key", "revision"}`.
+/// Makes a key.
 pub(crate) async fn create(
     admin: &mut Admin,
     service: &str,
     principal: &Uid,
     fields: &Fields<'_>,
-) -> anyhow::Result<Value> {
-    let mut body = json!({ "principal": principal, "note": fields.note });
-    if let Some(object) = body.as_object_mut() {
-        object.extend(fields.plan.map(|plan| ("plan".into(), json!(plan))));
-        object.extend(fields.expires_unix_s.map(|at| ("expires_unix_s".into(), json!(at))));
-    }
+) -> anyhow::Result<MadeKey> {
+    let body = NewKey {
+        principal: UidInput::Text(principal.to_string()),
+        plan: fields.plan.unwrap_or_default().to_owned(),
+        expires_unix_s: fields.expires_unix_s,
+        note: fields.note.to_owned(),
+    };
     admin.post(&format!("/v1/services/{}/keys", segment(service)), &body).await
 }

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use keepgate_limit::rules::{Key, Plan, Rate, Rule};
-use serde_json::{Value, json};
+use keepgate_api as api;
+use keepgate_limit::rules::{Key, NamedPlan, Plan, Rate, Rule};
+use serde::Serialize;
+use serde_json::json;
 
-use crate::admin::{Admin, ServiceArgs, segment, shown, text};
+use crate::admin::{Admin, ServiceArgs, segment};
 use crate::cmd::key;
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint, Table};
@@ -125,39 +127,35 @@ async fn act(action: Action) -> anyhow::Result<()> {
     match action {
         Action::List { json, service } => {
             let (mut admin, service) = service.connect().await?;
-            let plans = admin.load_all(&plans_path(&service), "items").await?;
+            let plans = admin.load_all::<api::ItemList<NamedPlan>>(&plans_path(&service)).await?;
             let keys = keys(&mut admin, &service).await?;
             let empty = Vec::new();
             let of = |name: &str| keys.get(name).unwrap_or(&empty).len();
             if json {
-                let plans: Vec<Value> = plans.iter().map(|plan| entry(plan, of)).collect();
+                let line =
+                    |plan: api::Listed<NamedPlan>| PlanLine { keys: of(&plan.id), plan: plan.body };
+                let plans: Vec<_> = plans.into_iter().map(line).collect();
                 return style::print_json(&json!({ "plans": plans }));
             }
             let mut table = Table::new(&["plan", "keys", "limits", "description"]);
             for plan in &plans {
-                let (name, body) = (text(plan, "id"), plan.get("body").unwrap_or(&Value::Null));
-                let limits = rules(body).iter().map(sentence).collect::<Vec<_>>().join("; ");
-                let description = text(body, "description").to_owned();
-                table.row([name.to_owned(), of(name).to_string(), limits, description]);
+                let limits: Vec<String> = plan.body.plan.rules.iter().map(sentence).collect();
+                let (name, description) = (plan.id.clone(), plan.body.plan.description.clone());
+                table.row([name, of(&plan.id).to_string(), limits.join("; "), description]);
             }
             style::print(&table.render(Paint::stdout()))
         }
         Action::Show { name, json, service } => {
             let (mut admin, service) = service.connect().await?;
-            let body = admin.load(&plan_path(&service, &name)).await?;
+            let named: NamedPlan = admin.load(&plan_path(&service, &name)).await?;
             let keys = keys(&mut admin, &service).await?.remove(&name).unwrap_or_default();
             if json {
-                let mut body = body;
-                if let Some(fields) = body.as_object_mut() {
-                    fields.insert("name".to_owned(), json!(name));
-                    fields.insert("keys".to_owned(), json!(keys));
-                }
-                return style::print_json(&body);
+                return style::print_json(&PlanLine { keys, plan: named });
             }
             let paint = Paint::stdout();
-            let mut screen = format!("{}  {}\n", paint.strong(&name), text(&body, "description"));
-            for rule in rules(&body) {
-                screen += &format!("  {:<16} {}\n", text(&rule, "name"), sentence(&rule));
+            let mut screen = format!("{}  {}\n", paint.strong(&name), named.plan.description);
+            for rule in &named.plan.rules {
+                screen += &format!("  {:<16} {}\n", rule.name, sentence(rule));
             }
             if keys.is_empty() {
                 screen += &format!(
@@ -174,17 +172,16 @@ async fn act(action: Action) -> anyhow::Result<()> {
                 plan.description = description;
             }
             let (mut admin, service) = service.connect().await?;
-            let answer = admin.put(&plan_path(&service, &name), &json!(plan)).await?;
+            let answer = admin.put(&plan_path(&service, &name), &plan).await?;
             if json {
                 return style::print_json(&answer);
             }
-            let done = answer.pointer("/changes/0/op").and_then(Value::as_str);
-            let done = match done {
-                Some("create") => "made",
+            let done = match answer.changes.first().map(|change| change.op) {
+                Some(api::Op::Create) => "made",
                 Some(_) => "replaced",
                 None => "unchanged:",
             };
-            let revision = shown(answer.get("revision"));
+            let revision = answer.revision;
             style::print(&format!("{done} the plan {name}, revision {revision}\n"))
         }
         Action::Remove { name, service } => {
@@ -204,46 +201,40 @@ fn plan_path(service: &str, name: &str) -> String {
 }
 
 /// The service's keys by their plans.
-async fn keys(admin: &mut Admin, service: &str) -> anyhow::Result<BTreeMap<String, Vec<Value>>> {
+async fn keys(admin: &mut Admin, service: &str) -> anyhow::Result<BTreeMap<String, Vec<api::Key>>> {
     let path = format!("/v1/services/{}/keys", segment(service));
-    let mut by_plan: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for key in admin.load_all(&path, "keys").await? {
-        by_plan.entry(text(&key, "plan").to_owned()).or_default().push(key);
+    let mut by_plan: BTreeMap<String, Vec<api::Key>> = BTreeMap::new();
+    for key in admin.load_all::<api::Keys>(&path).await? {
+        by_plan.entry(key.plan.clone()).or_default().push(key);
     }
     Ok(by_plan)
 }
 
-/// A plan for programs: as it is stored, with its name and how many keys are in it.
-fn entry(plan: &Value, keys: impl Fn(&str) -> usize) -> Value {
-    let mut body = plan.get("body").cloned().unwrap_or_default();
-    let name = text(plan, "id");
-    if let Some(fields) = body.as_object_mut() {
-        fields.insert("name".to_owned(), json!(name));
-        fields.insert("keys".to_owned(), json!(keys(name)));
-    }
-    body
-}
-
-fn rules(plan: &Value) -> Vec<Value> {
-    plan.get("rule").and_then(Value::as_array).cloned().unwrap_or_default()
+/// A plan for programs: as it is stored, with its keys, or how many there are.
+#[derive(Serialize)]
+struct PlanLine<K> {
+    keys: K,
+    #[serde(flatten)]
+    plan: NamedPlan,
 }
 
 /// What a rule limits: `1000/min each api_key, burst 50, 8 at once, GET on /orders/*`.
-fn sentence(rule: &Value) -> String {
-    let of = |member: &str| rule.get(member).filter(|value| !value.is_null());
-    let each = format!("each {}", text(rule, "key"));
-    let mut parts = vec![match of("rate") {
-        Some(rate) => format!("{} {each}", shown(Some(rate))),
+fn sentence(rule: &Rule) -> String {
+    let each = format!("each {}", rule.key);
+    let mut parts = vec![match rule.rate {
+        Some(rate) => format!("{rate} {each}"),
         None => each,
     }];
-    parts.extend(of("burst").map(|burst| format!("burst {}", shown(Some(burst)))));
-    parts.extend(of("concurrency").map(|most| format!("{} at once", shown(Some(most)))));
-    let on = [of("methods"), of("route")].map(|value| shown(value));
-    let on: Vec<&str> = on.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+    parts.extend(rule.burst.map(|burst| format!("burst {burst}")));
+    parts.extend(rule.concurrency.map(|most| format!("{most} at once")));
+    let methods = rule.methods.join(", ");
+    let route = rule.route.as_ref().map(ToString::to_string).unwrap_or_default();
+    let on: Vec<&str> = [&methods, &route].into_iter().map(String::as_str).collect();
+    let on: Vec<&str> = on.into_iter().filter(|text| !text.is_empty()).collect();
     if !on.is_empty() {
         parts.push(format!("on {}", on.join(" ")));
     }
-    if of("shadow").is_some_and(|shadow| shadow == true) {
+    if rule.shadow {
         parts.push("only counted".to_owned());
     }
     parts.join(", ")

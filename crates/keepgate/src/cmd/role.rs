@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use clap::Subcommand;
+use keepgate_api::{Changed, ItemList, Listed, Members, Membership, UidInput};
 use keepgate_policy::Uid;
-use keepgate_policy::model::GrantBody;
-use serde_json::{Value, json};
+use keepgate_policy::model::{GrantBody, RoleBody};
+use serde::Serialize;
+use serde_json::json;
 
-use crate::admin::{Admin, CenterArgs, ServiceArgs, segment, shown, text};
+use crate::admin::{Admin, CenterArgs, ServiceArgs, segment};
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint, Table};
 use crate::uid;
@@ -125,12 +127,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             let mut admin = center.connect()?;
             let roles = runtime.block_on(roles(&mut admin))?;
             if json {
-                let roles: Vec<Value> = roles.into_values().collect();
+                let roles: Vec<RoleLine> = roles.into_values().collect();
                 style::print_json(&json!({ "roles": roles }))?;
             } else {
                 let mut table = Table::new(&["role", "members", "description"]);
                 for role in roles.values() {
-                    table.row(["uid", "members", "description"].map(|m| shown(role.get(m))));
+                    let members: Vec<String> = role.members.iter().map(uid::told).collect();
+                    let (role, words) = (uid::told(&role.uid), role.description.clone());
+                    table.row([role, members.join(", "), words]);
                 }
                 style::print(&table.render(Paint::stdout()))?;
             }
@@ -149,18 +153,22 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             let grant = grant(role, &action, &resource)?;
             let answer = runtime.block_on(async {
                 let (mut admin, path) = grants(&service).await?;
-                admin.put(&format!("{path}/{}", segment(&grant.default_id())), &json!(grant)).await
+                admin.put(&format!("{path}/{}", segment(&grant.default_id())), &grant).await
             })?;
             if json {
                 style::print_json(&answer)?;
             } else {
-                style::print(&format!("granted {}, {}\n", grant.default_id(), revision(&answer)))?;
+                style::print(&format!(
+                    "granted {}, revision {}\n",
+                    grant.default_id(),
+                    answer.revision
+                ))?;
             }
         }
         Action::Grants { json, service } => {
             let grants = runtime.block_on(async {
                 let (mut admin, path) = grants(&service).await?;
-                admin.load_all(&path, "items").await
+                admin.load_all::<ItemList<GrantBody>>(&path).await
             })?;
             if json {
                 style::print_json(&json!({ "grants": grants }))?;
@@ -173,7 +181,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 let (mut admin, path) = grants(&service).await?;
                 admin.delete(&format!("{path}/{}", segment(&id))).await
             })?;
-            style::print(&format!("took back {id}, {}\n", revision(&answer)))?;
+            style::print(&format!("took back {id}, revision {}\n", answer.revision))?;
         }
     }
     Ok(Exit::Ok)
@@ -202,59 +210,59 @@ fn grant(role: Role, actions: &[String], resource: &str) -> anyhow::Result<Grant
     Ok(GrantBody { principal: role.0, actions: granted, resource })
 }
 
-fn grants_table(grants: &[Value]) -> Table {
+fn grants_table(grants: &[Listed<GrantBody>]) -> Table {
     let mut table = Table::new(&["role", "actions", "resource", "id"]);
     for grant in grants {
-        let body = grant.get("body");
-        let of = |member: &str| {
-            let text = shown(body.and_then(|body| body.get(member)));
-            if text.is_empty() { ANY.to_owned() } else { text }
-        };
-        table.row([of("principal"), of("actions"), of("resource"), text(grant, "id").to_owned()]);
+        let GrantBody { principal, actions, resource } = &grant.body;
+        let actions: Vec<String> = actions.iter().map(Uid::to_string).collect();
+        let any = || ANY.to_owned();
+        let actions = if actions.is_empty() { any() } else { actions.join(", ") };
+        let resource = resource.as_ref().map_or_else(any, Uid::to_string);
+        table.row([principal.to_string(), actions, resource, grant.id.clone()]);
     }
     table
 }
 
-fn revision(answer: &Value) -> String {
-    format!("revision {}", answer.get("revision").and_then(Value::as_u64).unwrap_or(0))
+/// A role with what is known of it.
+#[derive(Debug, Serialize)]
+struct RoleLine {
+    uid: keepgate_api::Uid,
+    members: Vec<keepgate_api::Uid>,
+    description: String,
 }
 
 /// Roles that were described or that have a member, by their uid in Cedar syntax.
-async fn roles(admin: &mut Admin) -> anyhow::Result<BTreeMap<String, Value>> {
-    let mut roles = BTreeMap::new();
-    let mut entry = |role: Value, member: Option<Value>, description: &str| {
-        let entry: &mut Value = roles
-            .entry(shown(Some(&role)))
-            .or_insert_with(|| json!({ "uid": role, "members": [], "description": "" }));
-        if let Some(members) = entry.get_mut("members").and_then(Value::as_array_mut) {
-            members.extend(member);
-        }
-        if let (false, Some(text)) = (description.is_empty(), entry.get_mut("description")) {
-            *text = json!(description);
-        }
-    };
-    for role in admin.load_all("/v1/roles", "items").await? {
-        let body = role.get("body").unwrap_or(&role);
-        let uid = body.get("uid").cloned().unwrap_or_default();
-        entry(uid, None, text(body, "description"));
+async fn roles(admin: &mut Admin) -> anyhow::Result<BTreeMap<String, RoleLine>> {
+    let mut roles: BTreeMap<String, RoleLine> = BTreeMap::new();
+    for role in admin.load_all::<ItemList<RoleBody>>("/v1/roles").await? {
+        let RoleBody { uid, description, .. } = role.body;
+        let name = uid.to_string();
+        let uid = keepgate_api::Uid { kind: uid.kind, id: uid.id };
+        roles.insert(name, RoleLine { uid, members: Vec::new(), description });
     }
-    for edge in admin.load_all("/v1/members", "members").await? {
-        let end = |name: &str| edge.get(name).cloned().unwrap_or_default();
-        entry(end("role"), Some(end("member")), "");
+    for edge in admin.load_all::<Members>("/v1/members").await? {
+        let line = roles.entry(uid::told(&edge.role)).or_insert_with(|| RoleLine {
+            uid: edge.role,
+            members: Vec::new(),
+            description: String::new(),
+        });
+        line.members.push(edge.member);
     }
     Ok(roles)
 }
 
-async fn change(admin: &mut Admin, verb: &str, edge: &Edge) -> anyhow::Result<Value> {
-    let body = json!({ "member": edge.member, "role": edge.role.0 });
+async fn change(admin: &mut Admin, verb: &str, edge: &Edge) -> anyhow::Result<Changed> {
+    let of = |uid: &Uid| UidInput::Text(uid.to_string());
+    let body = Membership { member: of(&edge.member), role: of(&edge.role.0) };
     admin.post(&format!("/v1/roles/{verb}"), &body).await
 }
 
-fn done(edge: &Edge, words: &str, answer: &Value) -> anyhow::Result<()> {
+fn done(edge: &Edge, words: &str, answer: &Changed) -> anyhow::Result<()> {
     if edge.json {
         return style::print_json(answer);
     }
-    style::print(&format!("{} {words} {}, {}\n", edge.member, edge.role.0, revision(answer)))
+    let (member, role, revision) = (&edge.member, &edge.role.0, answer.revision);
+    style::print(&format!("{member} {words} {role}, revision {revision}\n"))
 }
 
 /// The center, and the path of the service's grants there.

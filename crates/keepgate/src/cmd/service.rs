@@ -1,9 +1,11 @@
 //! `keepgate service`: the services of a center.
 
 use clap::Subcommand;
+use keepgate_api::{Service, Services};
+use keepgate_policy::service::ServiceSettings;
 use serde_json::Value;
 
-use crate::admin::{CenterArgs, list, segment, shown};
+use crate::admin::{CenterArgs, segment, shown};
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint, Table};
 
@@ -56,15 +58,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     match args.action {
         Action::List { json, center } => {
             let mut admin = center.connect()?;
-            let answer = runtime.block_on(admin.load("/v1/services"))?;
+            let answer: Services = runtime.block_on(admin.load("/v1/services"))?;
             if json {
                 style::print_json(&answer)?;
             } else {
                 let mut table = Table::new(&["name", "policies", "grants", "routes"]);
-                for service in list(&answer, "services") {
-                    table.row(
-                        ["name", "policies", "grants", "routes"].map(|m| shown(service.get(m))),
-                    );
+                for service in &answer.services {
+                    let counts = [service.policies, service.grants, service.routes];
+                    let counts = counts.map(|count| count.to_string());
+                    table.row([service.name.clone()].into_iter().chain(counts));
                 }
                 style::print(&table.render(Paint::stdout()))?;
             }
@@ -72,11 +74,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         Action::Show { name, json, center } => {
             let mut admin = center.connect()?;
             let path = format!("/v1/services/{}", segment(&name));
-            let answer = runtime.block_on(admin.load(&path))?;
+            let answer: Service<ServiceSettings> = runtime.block_on(admin.load(&path))?;
             if json {
                 style::print_json(&answer)?;
             } else {
-                style::print(&lines(&answer, ""))?;
+                style::print(&lines(&serde_json::to_value(&answer)?, ""))?;
             }
         }
         Action::Delete { name, yes, center } => {

@@ -1,9 +1,9 @@
 //! `keepgate status`: every center and gate, and what is wrong, in one screen.
 
+use keepgate_api::{Scope, Status};
 use keepgate_policy::duration;
-use serde_json::Value;
 
-use crate::admin::{CenterArgs, list, shown, text};
+use crate::admin::CenterArgs;
 use crate::exit::Exit;
 use crate::style::{self, Paint, Table};
 
@@ -25,58 +25,59 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut admin = args.center.connect()?;
-    let answer = super::runtime()?.block_on(admin.load("/v1/status"))?;
+    let answer: Status = super::runtime()?.block_on(admin.load("/v1/status"))?;
     if args.json {
         style::print_json(&answer)?;
     } else {
         style::print(&screen(&answer, Paint::stdout()))?;
     }
-    Ok(if list(&answer, "wrong").is_empty() { Exit::Ok } else { Exit::Failure })
+    Ok(if answer.wrong.is_empty() { Exit::Ok } else { Exit::Failure })
 }
 
-fn screen(answer: &Value, paint: Paint) -> String {
+fn screen(answer: &Status, paint: Paint) -> String {
     let mut centers =
         Table::new(&["center", "release", "history", "revision", "services", "gates"]);
-    for center in list(answer, "centers") {
+    for center in &answer.centers {
         centers.row([
-            text(center, "condition").to_owned(),
-            text(center, "release").to_owned(),
-            short(text(center, "history")),
-            shown(center.get("revision")),
-            shown(center.get("services")),
-            shown(center.get("gates")),
+            center.condition.clone(),
+            center.release.clone(),
+            short(&center.history),
+            center.revision.to_string(),
+            center.services.to_string(),
+            center.gates.to_string(),
         ]);
     }
     let mut out = centers.render(paint);
-    let gates = list(answer, "gates");
-    if gates.is_empty() {
+    if answer.gates.is_empty() {
         out += "no gate is connected\n";
     } else {
         let heading =
             ["gate", "release", "history", "revision", "age", "connected", "address", "services"];
         let mut table = Table::new(&heading);
-        for gate in gates {
+        for gate in &answer.gates {
             table.row([
-                text(gate, "name").to_owned(),
-                text(gate, "release").to_owned(),
-                short(text(gate, "history")),
-                shown(gate.get("revision")),
-                ago(gate.get("age_ms")),
-                ago(gate.get("connected_ms")),
-                text(gate, "peer").to_owned(),
-                shown(gate.get("services")),
+                gate.name.clone(),
+                gate.release.clone(),
+                short(gate.history.as_deref().unwrap_or_default()),
+                gate.revision.to_string(),
+                ago(gate.age_ms),
+                ago(Some(gate.connected_ms)),
+                gate.peer.clone().unwrap_or_default(),
+                match &gate.services {
+                    Scope::All(_) => "all".to_owned(),
+                    Scope::Services(names) => names.join(", "),
+                },
             ]);
         }
         out += "\n";
         out += &table.render(paint);
     }
-    let wrong = list(answer, "wrong");
     out += "\n";
-    if wrong.is_empty() {
+    if answer.wrong.is_empty() {
         out += &format!("{}\n", paint.good("nothing is wrong"));
     }
-    for said in wrong {
-        out += &format!("{} {}\n", paint.bad("!"), said.as_str().unwrap_or_default());
+    for said in &answer.wrong {
+        out += &format!("{} {said}\n", paint.bad("!"));
     }
     out
 }
@@ -85,8 +86,8 @@ fn short(history: &str) -> String {
     history.chars().take(8).collect()
 }
 
-fn ago(ms: Option<&Value>) -> String {
-    match ms.and_then(Value::as_u64) {
+fn ago(ms: Option<u64>) -> String {
+    match ms {
         Some(ms) if ms < 10_000 => format!("{ms}ms"),
         Some(ms) => duration::to_text(ms / 1000 * 1000),
         None => "unknown".to_owned(),

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
-use serde_json::{Value, json};
+use keepgate_api::{MadeToken, NewToken, Token, Tokens};
+use serde_json::json;
 
-use crate::admin::{Admin, CenterArgs, list, segment, shown, text};
+use crate::admin::{Admin, CenterArgs, segment};
 use crate::exit::{Exit, usage};
 use crate::secret;
 use crate::style::{self, Paint, Table};
@@ -100,17 +101,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             }
             let mut admin = center.connect()?;
             let answer = runtime.block_on(create(&mut admin, role, service.as_deref(), &note))?;
-            let line = format!("{}\n", text(&answer, "token"));
+            let line = format!("{}\n", answer.token);
             match &out {
-                Some(path) => keep(&mut admin, &runtime, path, &line, text(&answer, "id"))?,
+                Some(path) => keep(&mut admin, &runtime, path, &line, &answer.id)?,
                 None if json => style::print_json(&answer)?,
                 None => style::print(&line)?,
             }
         }
         Action::List { all, json, center } => {
             let mut admin = center.connect()?;
-            let answer = runtime.block_on(admin.load("/v1/tokens"))?;
-            let tokens = list(&answer, "tokens").iter().filter(|token| all || !is_revoked(token));
+            let answer: Tokens = runtime.block_on(admin.load("/v1/tokens"))?;
+            let tokens = answer.tokens.iter().filter(|token| all || !is_revoked(token));
             if json {
                 style::print_json(&json!({ "tokens": tokens.collect::<Vec<_>>() }))?;
             } else {
@@ -122,9 +123,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 });
                 for token in tokens {
                     let state = if is_revoked(token) { "revoked" } else { "" };
-                    table.row(
-                        members.map(|m| shown(token.get(m))).into_iter().chain([state.to_owned()]),
-                    );
+                    let cells = [&token.id, &token.role, &token.service, &token.note];
+                    table.row(cells.into_iter().cloned().chain([state.to_owned()]));
                 }
                 style::print(&table.render(Paint::stdout()))?;
             }
@@ -159,20 +159,17 @@ fn keep(
 }
 
 /// Whether a token of the center's list is good no more.
-pub(crate) fn is_revoked(token: &Value) -> bool {
-    token.get("revoked_unix_s").is_some_and(|at| !at.is_null())
+pub(crate) fn is_revoked(token: &Token) -> bool {
+    token.revoked_unix_s.is_some()
 }
 
-/// Makes a token; `{"id", "token"}`.
+/// Makes a token.
 pub(crate) async fn create(
     admin: &mut Admin,
     role: TokenRole,
     service: Option<&str>,
     note: &str,
-) -> anyhow::Result<Value> {
-    let mut body = json!({ "role": role.name(), "note": note });
-    if let (Some(service), Some(object)) = (service, body.as_object_mut()) {
-        object.insert("service".into(), json!(service));
-    }
-    admin.post("/v1/tokens", &body).await
+) -> anyhow::Result<MadeToken> {
+    let (role, service) = (role.name().to_owned(), service.unwrap_or_default().to_owned());
+    admin.post("/v1/tokens", &NewToken { role, service, note: note.to_owned() }).await
 }

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use hyper::Method;
+use keepgate_api::{ItemList, Services, Token, Tokens};
 use keepgate_center::token::Role;
 use keepgate_center::{Center, CenterConfig};
 use keepgate_gate::Gate;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::admin::{
-    ADMIN_TOKEN_FILE, Admin, DATA_DEFAULT, Refusal, list, read_token, segment, text,
-};
+use crate::admin::{ADMIN_TOKEN_FILE, Admin, DATA_DEFAULT, Refusal, read_token, segment};
 use crate::cmd::apply::{Bundle, show_problems};
 use crate::cmd::gate::Traffic;
 use crate::cmd::token::TokenRole;
@@ -249,9 +249,8 @@ async fn set_up(
         }
         (None, Some(name)) => existing_or_new(admin, name).await?,
         (None, None) => {
-            let answer = admin.load("/v1/services").await?;
-            let names: Vec<&str> =
-                list(&answer, "services").iter().map(|s| text(s, "name")).collect();
+            let answer: Services = admin.load("/v1/services").await?;
+            let names: Vec<&str> = answer.services.iter().map(|s| s.name.as_str()).collect();
             match names.as_slice() {
                 [] => existing_or_new(admin, SERVICE_DEFAULT).await?,
                 [only] => (*only).to_owned(),
@@ -264,8 +263,9 @@ async fn set_up(
             }
         }
     };
-    let routes = admin.load(&format!("/v1/services/{}/routes", segment(&service))).await?;
-    let has_routes = !list(&routes, "routes").is_empty() || !list(&routes, "items").is_empty();
+    let routes = format!("/v1/services/{}/routes", segment(&service));
+    let routes: ItemList<IgnoredAny> = admin.load(&routes).await?;
+    let has_routes = !routes.items.is_empty();
     let gate_token = gate_token(admin, &service, data).await?;
     let keys =
         if args.demo { Some(demo::Keys::ensure(admin, &service, data).await?) } else { None };
@@ -274,8 +274,8 @@ async fn set_up(
 
 /// The service; made, with nothing in it, if it is not there.
 async fn existing_or_new(admin: &mut Admin, name: &str) -> anyhow::Result<String> {
-    match admin.load(&format!("/v1/services/{}", segment(name))).await {
-        Ok(_) => {}
+    match admin.load::<IgnoredAny>(&format!("/v1/services/{}", segment(name))).await {
+        Ok(IgnoredAny) => {}
         Err(error) if error.downcast_ref::<Refusal>().is_some_and(|r| r.status == 404) => {
             let settings = format!("name = {}\n", toml::Value::from(name));
             let files = [("service.toml".to_owned(), settings)].into();
@@ -291,15 +291,14 @@ async fn gate_token(admin: &mut Admin, service: &str, data: &Path) -> anyhow::Re
     let path = data.join(format!("gate-{service}.token"));
     if let Ok(token) = read_token(&path) {
         let id = token_id(&token);
-        let tokens = admin.load("/v1/tokens").await?;
-        let is_good = |known: &Value| text(known, "id") == id && !token::is_revoked(known);
-        if list(&tokens, "tokens").iter().any(is_good) {
+        let tokens: Tokens = admin.load("/v1/tokens").await?;
+        let is_good = |known: &Token| known.id == id && !token::is_revoked(known);
+        if tokens.tokens.iter().any(is_good) {
             return Ok(token);
         }
     }
-    let answer = token::create(admin, TokenRole::Gate, Some(service), "keepgate up").await?;
-    let token = text(&answer, "token").to_owned();
-    anyhow::ensure!(!token.is_empty(), "the center's answer has no token");
+    let made = token::create(admin, TokenRole::Gate, Some(service), "keepgate up").await?;
+    let token = made.token;
     secret::write(&path, &format!("{token}\n"))?;
     Ok(token)
 }

@@ -8,11 +8,10 @@ pub(crate) mod orders;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Context as _;
 use keepgate_policy::Uid;
 use serde::{Deserialize, Serialize};
 
-use crate::admin::{Admin, segment, text};
+use crate::admin::{Admin, segment};
 use crate::cmd::apply::Bundle;
 use crate::cmd::key;
 use crate::secret;
@@ -55,11 +54,11 @@ impl Keys {
         if let Some(keys) =
             std::fs::read(&path).ok().and_then(|b| serde_json::from_slice::<Keys>(&b).ok())
         {
-            let known =
-                admin.load_all(&format!("/v1/services/{}/keys", segment(service)), "keys").await?;
+            let path = format!("/v1/services/{}/keys", segment(service));
+            let known = admin.load_all::<keepgate_api::Keys>(&path).await?;
             let is_known = |key: &String| {
                 let prefix = key.split('_').nth(1).unwrap_or_default();
-                known.iter().any(|known| text(known, "prefix") == prefix)
+                known.iter().any(|known| known.prefix == prefix)
             };
             if [&keys.alice, &keys.bob, &keys.crawler].into_iter().all(is_known) {
                 return Ok(keys);
@@ -77,7 +76,5 @@ impl Keys {
 
 async fn make(admin: &mut Admin, service: &str, principal: &Uid) -> anyhow::Result<String> {
     let fields = key::Fields { note: "demo", ..key::Fields::default() };
-    let answer = key::create(admin, service, principal, &fields).await?;
-    let key = text(&answer, "key");
-    (!key.is_empty()).then(|| key.to_owned()).context("the center's answer has no key")
+    Ok(key::create(admin, service, principal, &fields).await?.key)
 }

@@ -8,7 +8,7 @@ use keepgate_ports::snapshot::HostSnapshot;
 use keepgate_ports::tune::values::same;
 use keepgate_ports::tune::{Refusal, Step, TunePlan, formats, refusals};
 
-use super::journal::{Changed, ChangedFile, Desk, Journal, State, boot, now_unix_ms};
+use super::journal::{Changed, ChangedFile, Desk, Journal, State, boot};
 use super::lasting::{self, Winner};
 use super::settings;
 use super::watch;
@@ -133,7 +133,7 @@ pub(crate) fn apply(
 }
 
 fn deadline(patience: Duration) -> u64 {
-    now_unix_ms() + u64::try_from(patience.as_millis()).unwrap_or(u64::MAX / 2)
+    keepgate_observe::unix_ms() + u64::try_from(patience.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
 /// Steps without those whose key somebody else has changed since we set it.

@@ -308,7 +308,9 @@ impl Journal {
     pub(crate) fn is_abandoned(&self) -> bool {
         match self.state {
             State::Applying => !alive(self.pid) || self.boot != boot(),
-            State::Armed => now_unix_ms() >= self.deadline_unix_ms || self.boot != boot(),
+            State::Armed => {
+                keepgate_observe::unix_ms() >= self.deadline_unix_ms || self.boot != boot()
+            }
             State::Confirmed => false,
         }
     }
@@ -318,11 +320,6 @@ impl Journal {
 pub(crate) fn boot() -> String {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().to_owned()
-}
-
-pub(crate) fn now_unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)).unwrap_or(0)
 }
 
 /// Whether a process with this number runs (and is no zombie).

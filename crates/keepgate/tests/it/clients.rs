@@ -101,11 +101,13 @@ fn a_crawl_through_two_gates_is_named_with_its_plan() {
     let said = ask(&["--service", "orders"]);
     assert_eq!(said.code, 0, "{said:?}");
     let shown = said.stdout;
+    // Alice asked until each gate decided, which takes longer on a busy machine.
+    let share = format!("different ids, {:.0} % of requests", 100.0 * 800.0 / requests);
     for part in [
         "requests in ",
         " at 2 gates (oldest report ",
         "CRAWL  client::\"crawler\" walks /orders/{id}: about ",
-        "different ids, 95 % of requests",
+        &share,
         "the plan bulk fits it",
         "keepgate key create --service orders --principal client::crawler --plan bulk",
         "  user::\"alice\"",
@@ -113,7 +115,7 @@ fn a_crawl_through_two_gates_is_named_with_its_plan() {
     ] {
         assert!(shown.contains(part), "no `{part}` in:\n{shown}");
     }
-    assert!(!shown.contains('\x1b'), "no colours in a pipe: {shown}");
+    assert!(!shown.contains('\x1b'), "no colors in a pipe: {shown}");
     // What it says to do next works as it is written, and a program reads the same.
     let command =
         shown.lines().map(str::trim).find(|l| l.starts_with("keepgate key create")).unwrap();

@@ -53,12 +53,15 @@ pub struct Epoch {
 impl Epoch {
     /// This far from now.
     pub fn in_the_future(by: Duration) -> Epoch {
-        Epoch { unix_ms: unix_ms() + u64::try_from(by.as_millis()).unwrap_or(u64::MAX) }
+        Epoch {
+            unix_ms: keepgate_observe::unix_ms()
+                + u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
+        }
     }
 
     /// Seconds since the epoch; negative before it.
     pub fn elapsed_s(self) -> f64 {
-        (unix_ms() as f64 - self.unix_ms as f64) / 1000.0
+        (keepgate_observe::unix_ms() as f64 - self.unix_ms as f64) / 1000.0
     }
 
     /// Sleeps until `t` seconds after the epoch; not at all if that is over.
@@ -68,9 +71,4 @@ impl Epoch {
             tokio::time::sleep(Duration::from_secs_f64(left)).await;
         }
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)).unwrap_or(0)
 }

@@ -35,7 +35,7 @@ use crate::limiter::AddressKey;
 
 pub use activity::{METHODS, OTHER, ROUTES};
 pub use merge::{Heard, MOST_TOLD, Malformed, merge};
-pub use report::{Crawl, Hitter, LEAST_WALK, Report, Unheard, Unlisted};
+pub use report::{Crawl, GatesHeard, Hitter, LEAST_WALK, Report, TopAnswer, Unheard, Unlisted};
 
 /// The entries of a summary unless told otherwise.
 pub const ENTRIES: usize = 256;
@@ -43,7 +43,17 @@ pub const ENTRIES: usize = 256;
 pub const NAME_BYTES: usize = 200;
 
 /// By what requests are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
     /// The client's address (IPv6 by its /64).

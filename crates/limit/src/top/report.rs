@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::activity::Activity;
@@ -15,7 +16,7 @@ use crate::rules::Limits;
 pub const LEAST_WALK: u64 = 100;
 
 /// Who made the requests of the last one to two windows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// Seconds covered.
     pub seconds: f64,
@@ -43,8 +44,54 @@ pub struct Report {
     pub unheard: Vec<Unheard>,
 }
 
+/// The answer about the callers of one service, of a gate or of a center.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TopAnswer {
+    /// The service.
+    pub service: String,
+    /// When it was asked, in Unix milliseconds.
+    pub now_unix_ms: u64,
+    /// Whose reports are merged; a gate speaks for itself alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gates: Option<GatesHeard>,
+    /// Who makes the requests; none: no gate was heard, which is not the same as no requests.
+    #[serde(flatten)]
+    pub report: Option<Report>,
+}
+
+/// Gates whose reports an answer is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GatesHeard {
+    /// Gates whose report is there.
+    pub heard: u64,
+    /// The age of the oldest report, in milliseconds; null: there is none.
+    pub oldest_ms: Option<u64>,
+    /// Gates that follow the service.
+    pub following: u64,
+}
+
+impl TopAnswer {
+    /// Gives each hitter the moment at which it was first seen, by the clock of this answer.
+    #[must_use]
+    pub fn dated(mut self) -> TopAnswer {
+        if let Some(report) = &mut self.report {
+            let lists = [
+                &mut report.addresses,
+                &mut report.principals,
+                &mut report.user_agents,
+                &mut report.routes,
+            ];
+            for hitter in lists.into_iter().flatten() {
+                let at = self.now_unix_ms.saturating_sub(hitter.first_seen_age_ms);
+                hitter.first_seen_unix_ms = Some(at);
+            }
+        }
+        self
+    }
+}
+
 /// A peer whose forwarding headers are dropped because it is no trusted proxy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Unheard {
     /// Its address, or `unix`.
     pub peer: String,
@@ -53,7 +100,7 @@ pub struct Unheard {
 }
 
 /// At most so many requests were made by any one that is not in a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Unlisted {
     /// Of the addresses.
     pub addresses: u64,
@@ -66,7 +113,7 @@ pub struct Unlisted {
 }
 
 /// One that made many of the requests.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Hitter {
     /// Its name, without control characters.
     pub name: String,
@@ -87,10 +134,13 @@ pub struct Hitter {
     /// How long ago it was first seen in the windows kept, in milliseconds: an age is the same on
     /// every clock.
     pub first_seen_age_ms: u64,
+    /// The same as Unix milliseconds, by the clock of whoever answers; none: only the age is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_seen_unix_ms: Option<u64>,
 }
 
 /// One caller that asks one route with many different parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Crawl {
     /// Known by principal or by address.
     pub by: Dimension,
@@ -237,6 +287,7 @@ impl Merged {
             methods: self.activity.methods(),
             routes: self.activity.routes(),
             first_seen_age_ms: now.as_u64().saturating_sub(first_seen.as_u64()) / 1_000_000,
+            first_seen_unix_ms: None,
         }
     }
 

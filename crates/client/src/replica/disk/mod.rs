@@ -26,11 +26,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use keepgate_observe::chain;
 use keepgate_policy::{Digest, Mark, Snapshot, proto};
 use sha2::{Digest as _, Sha256};
 
 use super::age::{Moment, Note, RestartAge};
-use super::follow::chain;
 use super::received::Received;
 use super::{Shared, StartError};
 use files::DirectoryError;
@@ -132,7 +132,7 @@ pub(super) fn open(
     let directory = match files::directory(path) {
         Ok(directory) => directory,
         Err(DirectoryError::Io(error)) if is_unwritable(&error) => {
-            shared.counters.disk_failures.add();
+            shared.counters.disk_failures.add(1);
             let directory = path.display();
             tracing::warn!(%directory, %error, "the data directory cannot be made; the replica is kept in memory alone");
             return Ok((None, None));
@@ -145,7 +145,7 @@ pub(super) fn open(
     match files::write(&path.join("replica.lock")) {
         Ok(file) => locks.push(lock(file, path)?),
         Err(error) if is_unwritable(&error) => {
-            shared.counters.disk_failures.add();
+            shared.counters.disk_failures.add(1);
             let directory = path.display();
             tracing::warn!(%directory, %error, "the data directory cannot be written; what it has is used, and nothing new is kept");
         }
@@ -288,7 +288,7 @@ struct Loaded {
 
 fn load(files: &Files, shared: &Shared, restart: RestartAge) -> Option<Loaded> {
     let reject = |path: &Path, error: &dyn std::error::Error| {
-        shared.counters.disk_rejected.add();
+        shared.counters.disk_rejected.add(1);
         let (file, error) = (path.display(), chain(error));
         tracing::warn!(%file, error, "kept state ignored; the center sends it again");
     };
@@ -384,7 +384,7 @@ impl Writer {
                     if !is_note {
                         self.state.broken.store(true, Ordering::Release);
                     }
-                    self.shared.counters.disk_failures.add();
+                    self.shared.counters.disk_failures.add(1);
                     if self.failing {
                         tracing::debug!(%directory, %error, what, "the replica's state still cannot be kept");
                     } else {

@@ -7,9 +7,7 @@ mod draw;
 
 use anyhow::{Context as _, bail};
 use hyper::Method;
-use keepgate_limit::top::Report;
-use serde::Deserialize;
-use serde_json::Value;
+use keepgate_limit::top::TopAnswer;
 
 use crate::admin::{CenterArgs, only_service, segment};
 use crate::exit::{Exit, usage};
@@ -42,46 +40,26 @@ pub(crate) struct Args {
     center: CenterArgs,
 }
 
-/// What was answered, by a center or a gate.
-#[derive(Debug, Deserialize)]
-struct Seen {
-    service: String,
-    /// Of a center's answer.
-    gates: Option<Gates>,
-}
-
-/// How much a center's answer rests on.
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Gates {
-    heard: u64,
-    following: u64,
-    oldest_ms: Option<u64>,
-}
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<Exit> {
     let answer = super::super::runtime()?.block_on(ask(args))?;
-    let seen: Seen = serde_json::from_value(answer.clone()).context("the answer has no service")?;
-    let nobody = seen.gates.is_some_and(|gates| gates.heard == 0);
+    let gates = answer.gates;
+    let nobody = gates.is_some_and(|gates| gates.heard == 0);
     if args.json {
         style::print_json(&answer)?;
-    } else if let (true, Some(gates)) = (nobody, seen.gates) {
-        style::print(&draw::unheard(&seen.service, gates))?;
+    } else if let (true, Some(gates)) = (nobody, gates) {
+        style::print(&draw::unheard(&answer.service, gates))?;
     } else {
-        let report: Report = serde_json::from_value(answer).context("the answer is no report")?;
+        let report = answer.report.as_ref().context("the answer is no report")?;
         // Names come from callers, and from gates that a center merely believes.
         report.check().context("the report cannot be shown")?;
-        let view = draw::View {
-            service: &seen.service,
-            gates: seen.gates,
-            report: &report,
-            most: usize::from(args.most),
-        };
+        let most = usize::from(args.most);
+        let view = draw::View { service: &answer.service, gates, report, most };
         style::print(&draw::screen(&view, Paint::stdout()))?;
     }
     Ok(if nobody { Exit::Denied } else { Exit::Ok })
 }
 
-async fn ask(args: &Args) -> anyhow::Result<Value> {
+async fn ask(args: &Args) -> anyhow::Result<TopAnswer> {
     let Some(gate) = &args.gate else {
         let mut admin = args.center.connect()?;
         let service = only_service(&mut admin, args.service.as_deref()).await?;

@@ -1,9 +1,8 @@
 //! The screen of `keepgate top clients`, for somebody who was just woken up: the verdict, crawls
 //! with the next command, then the heaviest callers.
 
-use keepgate_limit::top::{Crawl, Dimension, Hitter, Report, Unheard};
+use keepgate_limit::top::{Crawl, Dimension, GatesHeard, Hitter, Report, Unheard};
 
-use super::Gates;
 use crate::style::{Paint, Table, count, span};
 use crate::uid::shell_word;
 
@@ -13,13 +12,13 @@ const NAME: usize = 44;
 /// What is drawn.
 pub(super) struct View<'a> {
     pub(super) service: &'a str,
-    pub(super) gates: Option<Gates>,
+    pub(super) gates: Option<GatesHeard>,
     pub(super) report: &'a Report,
     pub(super) most: usize,
 }
 
 /// No gate was heard: nothing is known, which is not "no traffic".
-pub(super) fn unheard(service: &str, gates: Gates) -> String {
+pub(super) fn unheard(service: &str, gates: GatesHeard) -> String {
     let why = match gates.following {
         0 => "no gate of it is connected to this center".to_owned(),
         1 => "one follower is connected and has not reported in the last 30 s".to_owned(),
@@ -280,7 +279,7 @@ mod tests {
         })
     }
 
-    fn check(report: Value, gates: Option<Gates>, expected: Expect) {
+    fn check(report: Value, gates: Option<GatesHeard>, expected: Expect) {
         let report: Report = serde_json::from_value(report).unwrap();
         let view = View { service: "orders", gates, report: &report, most: 5 };
         expected.assert_eq(&screen(&view, Paint::plain()));
@@ -288,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_crawl_with_its_plan_comes_first() {
-        let gates = Gates { heard: 2, following: 2, oldest_ms: Some(3_100) };
+        let gates = GatesHeard { heard: 2, following: 2, oldest_ms: Some(3_100) };
         check(
             report(),
             Some(gates),
@@ -365,7 +364,7 @@ mod tests {
         for (member, value) in [("requests", json!(0)), ("crawls", json!([]))] {
             report.as_object_mut().unwrap().insert(member.to_owned(), value);
         }
-        let gates = Gates { heard: 1, following: 1, oldest_ms: Some(19_000) };
+        let gates = GatesHeard { heard: 1, following: 1, oldest_ms: Some(19_000) };
         check(
             report,
             Some(gates),
@@ -373,12 +372,12 @@ mod tests {
             orders  no requests in 74 s at 1 gate (oldest report 19 s ago)
         "#]],
         );
-        let gates = Gates { heard: 0, following: 0, oldest_ms: None };
+        let gates = GatesHeard { heard: 0, following: 0, oldest_ms: None };
         expect![[r#"
             orders: not known. no gate of it is connected to this center; this says nothing about its traffic.
               keepgate top clients --gate URL    asks a gate's admin listener itself
         "#]].assert_eq(&unheard("orders", gates));
-        let gates = Gates { heard: 0, following: 3, oldest_ms: None };
+        let gates = GatesHeard { heard: 0, following: 3, oldest_ms: None };
         expect![[r#"
             orders: not known. 3 followers are connected, and none has reported in the last 30 s; this says nothing about its traffic.
               keepgate top clients --gate URL    asks a gate's admin listener itself

@@ -1,0 +1,151 @@
+//! Tokens of the center's callers, and API keys of a service's callers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Uid, UidInput};
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenRole {
+    /// Everything.
+    Admin,
+    /// Read and write services, directory and keys; ask for decisions.
+    Editor,
+    /// Read what an editor reads; ask for decisions.
+    Viewer,
+    /// Follow one service.
+    Gate,
+    /// Ask for decisions.
+    Pep,
+}
+
+/// A token to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// One of `admin`, `editor`, `viewer`, `gate`, `pep`.
+    #[schemars(with = "TokenRole")]
+    pub role: String,
+    /// The one service it is for; a gate's token needs it.
+    #[serde(default)]
+    pub service: String,
+    /// For people; at most 500 bytes.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// A token that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MadeToken {
+    /// Its id, which lists show.
+    pub id: String,
+    /// The token itself. It is shown once.
+    pub token: String,
+    /// The revision at which it is good.
+    pub revision: u64,
+}
+
+/// All tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "TokenList")]
+pub struct Tokens {
+    /// The newest revision.
+    pub revision: u64,
+    /// Revoked ones included.
+    pub tokens: Vec<Token>,
+}
+
+/// A token, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Token {
+    /// Its id.
+    pub id: String,
+    /// What it may do: one of `admin`, `editor`, `viewer`, `gate`, `pep`.
+    #[schemars(with = "TokenRole")]
+    pub role: String,
+    /// The one service it is for; empty: all.
+    #[serde(default)]
+    pub service: String,
+    /// For people.
+    #[serde(default)]
+    pub note: String,
+    /// When it was made, in Unix seconds.
+    pub created_unix_s: u64,
+    /// When it was used last, in Unix seconds; null: never.
+    pub last_used_unix_s: Option<u64>,
+    /// When it was revoked, in Unix seconds; null: it is good.
+    pub revoked_unix_s: Option<u64>,
+}
+
+/// An API key to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    /// Whom it identifies.
+    pub principal: UidInput,
+    /// The plan whose limits apply; empty: none.
+    #[serde(default)]
+    pub plan: String,
+    /// When it ends, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_unix_s: Option<u64>,
+    /// For people.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// How to put a new key in an old one's place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKey {
+    /// How long the old key goes on working, in seconds.
+    #[serde(default)]
+    pub overlap_s: u64,
+}
+
+/// An API key that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MadeKey {
+    /// What lists show of it.
+    pub prefix: String,
+    /// The key itself. It is shown once.
+    pub key: String,
+    /// The revision at which it is good.
+    pub revision: u64,
+}
+
+/// A page of API keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "KeyPage")]
+pub struct Keys {
+    /// The newest revision.
+    pub revision: u64,
+    /// By prefix.
+    pub keys: Vec<Key>,
+    /// Where the next page begins (`?after=`); absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// An API key, without its hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Key {
+    /// What it begins with.
+    pub prefix: String,
+    /// Its SHA-256 in hexadecimal; only in exports for admins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Whom it identifies.
+    pub principal: Uid,
+    /// The plan whose limits apply; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub plan: String,
+    /// When it ends, in Unix seconds; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_unix_s: Option<u64>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}

@@ -1,0 +1,128 @@
+//! Answers to writes.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Problem;
+
+/// What happened to an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Op {
+    /// It was not there before.
+    Create,
+    /// It is another now.
+    Update,
+    /// It is gone.
+    Delete,
+}
+
+/// An item by its kind and id. A service and its schema have the service's name as id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ItemName {
+    /// Its kind, such as `policy`.
+    pub kind: String,
+    /// Its id within its service, or within the directory.
+    pub id: String,
+}
+
+/// One item that changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Change {
+    /// What happened to it.
+    pub op: Op,
+    /// Which it is.
+    #[serde(flatten)]
+    pub item: ItemName,
+}
+
+/// An item that was left alone: somebody changed it while the edit was worked out.
+pub type Kept = ItemName;
+
+/// The answer to a write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Changed {
+    /// The revision at which it is in force.
+    pub revision: u64,
+    /// How many items were created; only where `changes` does not list all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<u64>,
+    /// How many were updated; only where `changes` does not list all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated: Option<u64>,
+    /// How many were deleted; only where `changes` does not list all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<u64>,
+    /// The items that changed; of many the first.
+    pub changes: Vec<Change>,
+    /// Items that were left alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
+}
+
+/// The answer to an apply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Applied {
+    /// What changed, or would change.
+    #[serde(flatten)]
+    pub changed: Changed,
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// What a dry run found that is allowed and likely not meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that is allowed and likely not meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Warning {
+    /// The item's id.
+    pub id: String,
+    /// In words.
+    pub message: String,
+    /// The file that the item came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The line in it, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+}
+
+/// The answer to one portion of an import.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Imported {
+    /// The revision at which the portion is in force.
+    pub revision: u64,
+    /// Items that were created.
+    pub created: u64,
+    /// Items that were updated.
+    pub updated: u64,
+    /// Items that were deleted; an import deletes none.
+    pub deleted: u64,
+    /// Items that were left alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
+}
+
+/// One line of an answer that tells how far it is (`application/x-ndjson`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Line {
+    /// How far it is; any number of them.
+    Progress(Progress),
+    /// The answer; the last line.
+    Result(Applied),
+    /// The refusal; the last line.
+    Problem(Problem),
+}
+
+/// How far a long piece of work is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Progress {
+    /// What it is at.
+    pub stage: String,
+    /// Items that this stage is done with.
+    pub done: u64,
+    /// Items of this stage; 0: unknown.
+    pub total: u64,
+}

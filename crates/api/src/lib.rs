@@ -1,0 +1,39 @@
+//! The bodies of the center's admin API as types: what the center answers, what the command line
+//! reads, and what the OpenAPI document is made from are the same.
+//!
+//! A type says the JSON to the letter. A member that may be absent is an `Option` (or a list) that is
+//! left out where it is empty, unless its documentation says that it is null. Requests refuse members
+//! they do not know. Answers may grow: whoever reads one ignores what it does not know.
+//!
+//! It names no other crate of Keepgate. Bodies of items (policies, routes, limits, ..) belong to the
+//! crates that decide on them, so here they are a parameter.
+
+mod access;
+mod changes;
+mod check;
+mod directory;
+mod json;
+mod problem;
+mod services;
+mod status;
+mod uid;
+
+pub use access::{
+    Key, Keys, MadeKey, MadeToken, NewKey, NewToken, RotateKey, Token, TokenRole, Tokens,
+};
+pub use changes::{
+    Applied, Change, Changed, Imported, ItemName, Kept, Line, Op, Progress, Warning,
+};
+pub use check::{Answer, Determining, Effect, Miss, PolicyFailure, Question, Reason};
+pub use directory::{Member, Members, Membership};
+pub use json::Json;
+pub use problem::{Located, Problem};
+pub use services::{
+    Apply, Export, Extras, ForeignMember, ForeignRole, ItemList, Listed, Service, ServiceSummary,
+    Services, Tombstone,
+};
+pub use status::{
+    Audit, AuditEntry, CenterStatus, Follower, Followers, GateStatus, Landed, Revision, Scope,
+    Status,
+};
+pub use uid::{Uid, UidInput};

@@ -1,0 +1,160 @@
+//! Services as wholes, and lists of their items.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Key;
+
+/// A page of items; `B` is the body of their kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{B}List")]
+pub struct ItemList<B> {
+    /// The newest revision.
+    pub revision: u64,
+    /// By id.
+    pub items: Vec<Listed<B>>,
+    /// Where the next page begins (`?after=`); absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// An item in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Listed{B}")]
+pub struct Listed<B> {
+    /// Its id.
+    pub id: String,
+    /// When it was changed last.
+    pub revision: u64,
+    /// What a GET of it answers, and a PUT takes.
+    pub body: B,
+}
+
+/// All services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ServiceList")]
+pub struct Services {
+    /// The newest revision.
+    pub revision: u64,
+    /// By name.
+    pub services: Vec<ServiceSummary>,
+}
+
+/// What a service has, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceSummary {
+    /// Its name.
+    pub name: String,
+    /// Policies.
+    pub policies: u64,
+    /// Templates.
+    pub templates: u64,
+    /// Links of templates.
+    pub links: u64,
+    /// Grants.
+    pub grants: u64,
+    /// Entities of its own.
+    pub entities: u64,
+    /// Routes.
+    pub routes: u64,
+    /// API keys.
+    pub keys: u64,
+    /// Limits.
+    pub limits: u64,
+    /// Plans.
+    pub plans: u64,
+    /// Whether it has a Cedar schema.
+    pub schema: bool,
+}
+
+/// A service; `S` is its settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Service")]
+pub struct Service<S> {
+    /// What it has.
+    #[serde(flatten)]
+    pub summary: ServiceSummary,
+    /// Its settings, as a PUT takes them.
+    pub settings: S,
+    /// When they were changed last.
+    pub revision: u64,
+}
+
+/// Files to apply, or that were exported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Apply {
+    /// Text by file name.
+    pub files: BTreeMap<String, String>,
+}
+
+/// The files of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Export {
+    /// Its name.
+    pub service: String,
+    /// Text by file name; applied, they change nothing.
+    pub files: BTreeMap<String, String>,
+}
+
+/// What the files of a service do not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Extras {
+    /// Its name.
+    pub service: String,
+    /// The newest revision.
+    pub revision: u64,
+    /// Memberships that no apply of this service brought.
+    pub members: Vec<ForeignMember>,
+    /// Roles that no apply of this service brought.
+    pub roles: Vec<ForeignRole>,
+    /// Its API keys; with their hashes for admins.
+    pub keys: Vec<Key>,
+    /// What was deleted, of the service and of the directory.
+    pub tombstones: Vec<Tombstone>,
+}
+
+/// A membership that the service did not bring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ForeignMember {
+    /// Who, as Cedar text.
+    pub member: String,
+    /// In which role, as Cedar text.
+    pub role: String,
+    /// The service whose files brought it; empty: a command did.
+    #[serde(default)]
+    pub source: String,
+}
+
+/// A role that the service did not bring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ForeignRole {
+    /// Which, as Cedar text.
+    pub role: String,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// The service whose files brought it; empty: a command did.
+    #[serde(default)]
+    pub source: String,
+}
+
+/// Something that was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tombstone {
+    /// The service; empty: the directory.
+    pub service: String,
+    /// The item's kind.
+    pub kind: String,
+    /// The item's id.
+    pub id: String,
+    /// The revision that deleted it.
+    pub revision: u64,
+    /// When, in Unix milliseconds.
+    pub unix_ms: u64,
+    /// The token that did it.
+    pub actor: String,
+    /// By which action.
+    pub action: String,
+}
