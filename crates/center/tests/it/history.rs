@@ -187,7 +187,7 @@ async fn where_no_database_is_left_the_loss_can_be_accepted() {
         let welcome = follower.welcome().await;
         let is_known = welcome.ancestors == [held.mark.as_ref().unwrap().history.clone()];
         assert_eq!(is_known, kept, "{what}");
-        assert_eq!(welcome.head.unwrap().revision > held.revision + 1_000_000, kept, "{what}");
+        assert!(welcome.head.unwrap().revision > held.revision, "{what}");
         center.stop().await;
     }
     let error = upkeep::accept_loss(Dir::new().path(), 9).unwrap_err().to_string();
