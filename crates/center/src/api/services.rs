@@ -1,5 +1,6 @@
 //! Services as wholes: apply, export, list, delete; their settings and schema.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -17,6 +18,7 @@ use super::problem::Problem;
 use super::{Answer, App, files, items, progress};
 use crate::access::Caller;
 use crate::desk::{Refusal, Stage, Step, Work};
+use crate::follow::Follower;
 use crate::store::{Reading, Row, StoreError};
 
 #[derive(Deserialize)]
@@ -59,13 +61,16 @@ pub(crate) async fn apply(
                     ),
                     refusal => refusal.into(),
                 })?;
+            let followers = app.followers.list();
             // Large services take a while to look at: not on the runtime's threads.
-            let warned = if args.dry_run {
-                let look = tokio::task::spawn_blocking(move || warnings(&packed));
-                look.await.map_err(|_| Problem::internal())?
-            } else {
-                Vec::new()
-            };
+            let look = tokio::task::spawn_blocking(move || {
+                let mut warned = too_old(&packed, &followers);
+                if args.dry_run {
+                    warned.extend(warnings(&packed));
+                }
+                warned
+            });
+            let warned = look.await.map_err(|_| Problem::internal())?;
             let mut answer = items::changed(&outcome);
             if let Some(fields) = answer.as_object_mut() {
                 fields.insert("dry_run".to_owned(), json!(args.dry_run));
@@ -81,6 +86,46 @@ pub(crate) async fn apply(
     }
     let answer: Answer<Value> = landing.await;
     Ok(Out(answer?).into_response())
+}
+
+/// Gates that do not understand what the files say, by name. Each keeps the last state that it
+/// understood, and lets its age grow until it cannot decide any more. Blocks.
+fn too_old(packed: &Packed, followers: &[Follower]) -> Vec<Value> {
+    let mut highest: BTreeMap<&str, (u32, &ItemKey)> = BTreeMap::new();
+    for item in packed.items() {
+        let found = highest.entry(&item.key.service).or_insert((item.needs, &item.key));
+        if item.needs > found.0 {
+            *found = (item.needs, &item.key);
+        }
+    }
+    let mut warned = Vec::new();
+    for follower in followers {
+        let beyond = highest
+            .iter()
+            .filter(|(service, _)| follower.scope.covers(service))
+            .map(|(_, newest)| *newest)
+            .max_by_key(|(needs, _)| *needs)
+            .filter(|(needs, _)| *needs > follower.format);
+        let Some((needs, key)) = beyond else { continue };
+        let (name, format, release) = (&follower.name, follower.format, &follower.release);
+        let release = match release.as_str() {
+            "" => "an unknown release".to_owned(),
+            release => format!("release {release}"),
+        };
+        let message = format!(
+            "gate `{name}` is of {release} and understands format {format}, this needs {needs}: it \
+             keeps what it has, and stops deciding once that is older than `max_age`; upgrade the \
+             gate first"
+        );
+        let mut shown = json!({ "id": if key.id.is_empty() { &key.service } else { &key.id },
+            "gate": name, "message": message });
+        if let (Some(place), Some(members)) = (packed.place(key), shown.as_object_mut()) {
+            members.insert("file".to_owned(), json!(place.file));
+            members.insert("line".to_owned(), json!(place.line));
+        }
+        warned.push(shown);
+    }
+    warned
 }
 
 /// What a dry run says of spellings, with file and line where it is from one. Entities and

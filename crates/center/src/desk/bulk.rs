@@ -161,7 +161,7 @@ pub(super) fn land(shared: &Shared, mut prepared: Box<Prepared>) -> Result<Lande
     let mut done: Option<(Attempt, Option<Next>)> = None;
     shared.store.write(&mut |tx| {
         let landed = prepared.work.checked(0).and_then(|()| {
-            land::same_head(&*tx, &before)?;
+            land::same_head(shared, &*tx, &before)?;
             let Some(kept) = prepared.catch_up(&*tx, &before)? else {
                 return Ok((Attempt::Again, None));
             };

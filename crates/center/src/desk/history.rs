@@ -2,8 +2,9 @@
 //! whether the store still has what was acknowledged, and who contradicts it.
 //!
 //! INVARIANT: a head is published only after its mark is durable in the store and outside of it.
-//! Once the condition is [`Condition::Lost`], no state is told any more until the center is started
-//! on a store that an operator has brought out of it.
+//! Once the condition is [`Condition::Losing`], no state is told any more until the center is started
+//! on a store that an operator has brought out of it. It becomes [`Condition::Lost`] when the store
+//! says so, and not before: whoever reads that may stop the center and go by what it said.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,11 +35,16 @@ pub enum Condition {
     /// Started on a store that was there before: gates are heard for a moment, in case they hold
     /// more than it does.
     Waiting,
+    /// A gate has shown that acknowledged state is not there, and this is being written down:
+    /// nothing is told and nothing is decided. [`Condition::Lost`] follows, and is shown only once
+    /// a restart would find it, too.
+    Losing(Arc<str>),
     /// Acknowledged state is not there: nothing is told and nothing is decided.
     Lost(Arc<str>),
     /// No space is left: reads go on, edits are refused until there is.
     Full(Arc<str>),
-    /// A revision could not be noted outside of the store: reads go on, edits are refused.
+    /// Changes cannot be stored, or not noted outside of the store: reads go on, edits fail until they
+    /// can.
     Stopped(Arc<str>),
 }
 
@@ -48,6 +54,7 @@ impl Condition {
         match self {
             Condition::Ready => "ready",
             Condition::Waiting => "waiting-for-witnesses",
+            Condition::Losing(_) => "noting-loss",
             Condition::Lost(_) => "history-lost",
             Condition::Full(_) => "storage-full",
             Condition::Stopped(_) => "stopped",
@@ -56,7 +63,12 @@ impl Condition {
 
     /// Whether its state may be told to followers and decided on.
     pub fn serves(&self) -> bool {
-        !matches!(self, Condition::Waiting | Condition::Lost(_))
+        !matches!(self, Condition::Waiting) && !self.is_loss()
+    }
+
+    /// Whether acknowledged state is not there, written down or not yet.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Condition::Losing(_) | Condition::Lost(_))
     }
 
     /// For people; empty where all is well.
@@ -66,7 +78,10 @@ impl Condition {
             Condition::Waiting => {
                 "the center has started and hears for a moment whether a gate holds a newer state"
             }
-            Condition::Lost(why) | Condition::Full(why) | Condition::Stopped(why) => why,
+            Condition::Losing(why)
+            | Condition::Lost(why)
+            | Condition::Full(why)
+            | Condition::Stopped(why) => why,
         }
     }
 }
@@ -142,7 +157,12 @@ impl Line {
     /// INVARIANT: a lost history stays lost.
     pub(super) fn become_(&self, next: Condition) -> bool {
         self.condition.send_if_modified(|now| {
-            let change = *now != next && !matches!(now, Condition::Lost(_));
+            let may = match now {
+                Condition::Lost(_) => false,
+                Condition::Losing(_) => next.is_loss(),
+                _ => true,
+            };
+            let change = may && *now != next;
             if change {
                 *now = next;
             }

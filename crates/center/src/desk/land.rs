@@ -78,14 +78,17 @@ pub(super) struct Next {
     pub(super) landed: Landed,
 }
 
-/// Refuses to write over a store that is not at the published state.
-pub(super) fn same_head(tx: &dyn Reading, before: &Head) -> Result<(), StoreError> {
+/// Refuses to write over a store that is not at the published state, and on top of a loss that was
+/// shown while the edit waited for its transaction.
+pub(super) fn same_head(shared: &Shared, tx: &dyn Reading, before: &Head) -> Result<(), Refusal> {
+    shared.no_loss()?;
     let found = tx.head()?;
     if found == before.revision {
         return Ok(());
     }
-    let what = format!("it is at revision {found}, the center at {}", before.revision);
-    Err(StoreError::Corrupt { what })
+    // Somebody put other bytes in its place, or wrote to it: the head in memory is what was told.
+    let (expected, found) = (before.revision.to_string(), found.to_string());
+    Err(StoreError::Moved { expected, found }.into())
 }
 
 fn attempt(
@@ -96,7 +99,7 @@ fn attempt(
     dry_run: bool,
     shared: &Shared,
 ) -> Result<(Outcome, Option<Next>), Refusal> {
-    same_head(&*tx, before)?;
+    same_head(shared, &*tx, before)?;
     let Plan { changes, tokens } = plan(&*tx, before)?;
     let revision = Revision(before.revision.0 + 1);
     let steps = step::steps(&*tx, changes)?;

@@ -24,7 +24,7 @@ mod work;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -240,11 +240,6 @@ enum Job {
     Edit(Edit, oneshot::Sender<Result<Outcome, Refusal>>),
     Bulk(Box<bulk::Prepared>, oneshot::Sender<Result<bulk::Landed, Refusal>>),
     Touch(Vec<(String, u64)>),
-    /// Note that the history is lost.
-    Lost {
-        why: Arc<str>,
-        witnessed: Revision,
-    },
     /// See whether writing is possible again.
     Probe,
 }
@@ -279,7 +274,19 @@ pub(crate) struct Shared {
     line: Line,
     /// A revision that is stored, but not noted yet: nobody was told of it.
     pending: Mutex<Option<land::Next>>,
+    /// A loss that is not written down yet.
+    unkept: Mutex<Option<Loss>>,
 }
+
+/// What a witness has shown.
+struct Loss {
+    why: Arc<str>,
+    /// The highest revision that was shown.
+    witnessed: Revision,
+}
+
+/// How long is waited for a loss to be written down before it is said in other words.
+const NOTED: Duration = Duration::from_secs(5);
 
 /// How often the store's files are looked at.
 const CONFIRM_EVERY: Duration = Duration::from_millis(250);
@@ -308,6 +315,7 @@ impl Desk {
             landed: watch::Sender::new(revision),
             line,
             pending: Mutex::new(None),
+            unkept: Mutex::new(None),
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = {
@@ -397,13 +405,30 @@ impl Desk {
         Ok(said)
     }
 
+    /// Nothing is told or decided from now on. The thread that looks after the store's files writes
+    /// the loss down and then shows it: it waits in no queue of edits.
     fn lose(&self, why: Arc<str>, witnessed: Revision) {
-        if self.shared.line.become_(Condition::Lost(Arc::clone(&why))) {
-            tracing::error!(why = &*why, "the history is lost: nothing is served or decided");
+        self.shared.lose(why, witnessed);
+        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = watch.as_ref() {
+            watch.thread.thread().unpark();
         }
-        if let Some(jobs) = self.jobs() {
-            let _ = jobs.try_send(Job::Lost { why, witnessed });
-        }
+    }
+
+    /// Where a loss has been shown, waits until it is written down, at most [`NOTED`]; returns how
+    /// the center stands then.
+    pub(crate) async fn noted(&self) -> Condition {
+        let mut condition = self.watch_condition();
+        let losing = |now: &Condition| !matches!(now, Condition::Losing(_));
+        let _ = tokio::time::timeout(NOTED, condition.wait_for(losing)).await;
+        self.condition()
+    }
+
+    /// Waits until gates have been heard; refused where acknowledged state is lost.
+    async fn may_edit(&self) -> Result<(), Refusal> {
+        self.settled().await;
+        self.noted().await;
+        self.shared.no_loss()
     }
 
     /// The current state. Cheap; take it once per request.
@@ -423,9 +448,7 @@ impl Desk {
 
     /// Lands an edit, or says why not.
     pub async fn edit(&self, edit: Edit) -> Result<Outcome, Refusal> {
-        if let Condition::Lost(why) = self.settled().await {
-            return Err(Refusal::Lost(why));
-        }
+        self.may_edit().await?;
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs().ok_or(Refusal::Closed)?;
         jobs.try_send(Job::Edit(edit, reply)).map_err(|e| match e {
@@ -438,9 +461,7 @@ impl Desk {
     /// Lands an edit of many items, worked out beside the writer; it may take its time. The edit is
     /// given up when its [`Work`] is.
     pub(crate) async fn edit_bulk(&self, mut bulk: Bulk) -> Result<Outcome, Refusal> {
-        if let Condition::Lost(why) = self.settled().await {
-            return Err(Refusal::Lost(why));
-        }
+        self.may_edit().await?;
         for _ in 0..bulk::ATTEMPTS {
             let shared = Arc::clone(&self.shared);
             let work = tokio::task::spawn_blocking(move || {
@@ -506,7 +527,6 @@ impl Desk {
         if let Some(watch) = watch {
             watch.stop.store(true, Ordering::Relaxed);
             watch.thread.thread().unpark();
-            // It holds nothing that could be left undone.
             let _ = watch.thread.join();
         }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -514,6 +534,7 @@ impl Desk {
             if thread.join().is_err() {
                 tracing::error!("the writer thread panicked");
             }
+            self.shared.keep_loss();
             self.shared.store.settle()?;
         }
         Ok(())
@@ -582,18 +603,13 @@ fn small(shared: &Shared, job: Job) {
                 tracing::warn!(error = %keepgate_observe::chain(&e), "token use was not noted");
             }
         }
-        Job::Lost { why, witnessed } => {
-            if let Err(e) = shared.keep_lost(&why, witnessed) {
-                tracing::error!(error = %keepgate_observe::chain(&e), "the loss was not noted");
-            }
-        }
         Job::Probe => shared.probe(),
         Job::Bulk(..) => {}
     }
 }
 
-/// Looks after the store's files while the desk lives, ends the wait for witnesses, and has the
-/// writer try again where it could not write.
+/// Looks after the store's files while the desk lives, ends the wait for witnesses, writes down
+/// what they have shown, and has the writer try again where it could not write.
 fn look_after(
     shared: &Weak<Shared>,
     jobs: &mpsc::WeakSender<Job>,
@@ -604,6 +620,7 @@ fn look_after(
     while !stop.load(Ordering::Relaxed)
         && let (Some(shared), Some(jobs)) = (shared.upgrade(), jobs.upgrade())
     {
+        shared.keep_loss();
         let began = Instant::now();
         match shared.store.confirm() {
             Ok(()) => shared.line.found_in_place(began),
@@ -645,9 +662,7 @@ impl Shared {
 
     /// Publishes what could not be published before. Nothing lands until that is done.
     fn resume(&self) -> Result<(), Refusal> {
-        if let Condition::Lost(why) = self.line.condition() {
-            return Err(Refusal::Lost(why));
-        }
+        self.no_loss()?;
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
         match pending {
             Some(next) => self.publish(next).map(drop).map_err(Refusal::Store),
@@ -679,7 +694,7 @@ impl Shared {
             Condition::Lost(why)
         } else if error.is_full() {
             Condition::Full(why)
-        } else if matches!(error, StoreError::HighWater { .. }) {
+        } else if error.is_passing() {
             Condition::Stopped(why)
         } else {
             return;
@@ -721,14 +736,68 @@ impl Shared {
         }
     }
 
-    fn keep_lost(&self, why: &str, witnessed: Revision) -> Result<(), StoreError> {
+    /// Refused where acknowledged state is lost.
+    fn no_loss(&self) -> Result<(), Refusal> {
+        match self.line.condition() {
+            Condition::Lost(why) => Err(Refusal::Lost(why)),
+            Condition::Losing(why) => Err(Refusal::Stopped(why)),
+            _ => Ok(()),
+        }
+    }
+
+    fn unkept(&self) -> MutexGuard<'_, Option<Loss>> {
+        self.unkept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`Desk::lose`].
+    fn lose(&self, why: Arc<str>, witnessed: Revision) {
+        let mut unkept = self.unkept();
+        let before = unkept.take().map_or(witnessed, |loss| loss.witnessed);
+        *unkept = Some(Loss { why: Arc::clone(&why), witnessed: before.max(witnessed) });
+        // Under the lock: whoever writes it down finds it stopped.
+        if self.line.become_(Condition::Losing(why)) {
+            tracing::error!("a gate shows that the history is lost: nothing is served or decided");
+        }
+    }
+
+    /// Writes down a loss that is not, and then shows it. Tried again where it fails.
+    fn keep_loss(&self) {
+        let Some(loss) = self.unkept().take() else { return };
+        match self.keep_lost(&loss) {
+            Ok(()) => {
+                if self.line.become_(Condition::Lost(Arc::clone(&loss.why))) {
+                    let why = &*loss.why;
+                    tracing::error!(why, "the history is lost: nothing is served or decided");
+                }
+            }
+            Err(e) => {
+                let error = keepgate_observe::chain(&e);
+                let why = format!(
+                    "{}; this cannot be written down yet, so a restart would not know of it: \
+                     {error}",
+                    loss.why
+                );
+                if self.line.become_(Condition::Losing(why.into())) {
+                    tracing::error!(error, "a loss of the history cannot be written down");
+                }
+                let mut unkept = self.unkept();
+                let since = unkept.take();
+                let witnessed = since.map_or(loss.witnessed, |s| s.witnessed.max(loss.witnessed));
+                *unkept = Some(Loss { witnessed, ..loss });
+            }
+        }
+    }
+
+    fn keep_lost(&self, loss: &Loss) -> Result<(), StoreError> {
         self.store.write(&mut |tx| {
             let mut meta = tx.meta()?;
             let highest = match meta.standing {
-                Standing::Lost { witnessed: before, .. } => before.max(witnessed),
-                _ => witnessed,
+                Standing::Lost { witnessed, .. } if witnessed >= loss.witnessed => {
+                    return Ok(Verdict::Rollback);
+                }
+                _ => loss.witnessed,
             };
-            meta.standing = Standing::Lost { why: why.to_owned(), witnessed: highest };
+            meta.standing = Standing::Lost { why: loss.why.to_string(), witnessed: highest };
             tx.set_meta(&meta)?;
             Ok(Verdict::Commit)
         })

@@ -266,8 +266,8 @@ impl Sync for SyncService {
             Some(mark) => Some(self.desk.witness(mark).await.map_err(unreadable)?),
             None => None,
         };
-        if let Condition::Lost(why) = self.desk.condition() {
-            return Err(history_lost(&why));
+        if self.desk.condition().is_loss() {
+            return Err(loss(&self.desk).await);
         }
         let held = match (said, Digest::from_bytes(&digest)) {
             _ if revision == 0 => None,
@@ -359,6 +359,8 @@ struct Feed {
 enum End {
     /// The follower is gone.
     Gone,
+    /// Acknowledged state is lost.
+    Lost,
     /// The center ends it.
     Status(Status),
 }
@@ -386,7 +388,7 @@ impl Feed {
                         if let Some(mark) = &applied.mark
                             && let Ok(Witness::Contradiction(_)) = desk.witness(mark).await
                         {
-                            return End::Status(lost_status(&desk));
+                            return End::Lost;
                         }
                     }
                     Ok(Some(proto::FollowRequest { request: Some(Asked::Pulse(beat)) })) => {
@@ -426,15 +428,14 @@ impl Feed {
         };
         let mut closing = self.service.closing.clone();
         let to = self.to.clone();
-        let mut condition = self.service.desk.watch_condition();
         let desk = Arc::clone(&self.service.desk);
+        let mut condition = desk.watch_condition();
         let lost = async move {
-            let lost = |now: &Condition| matches!(now, Condition::Lost(_));
             // The sender lives as long as the desk.
-            if condition.wait_for(lost).await.is_err() {
+            if condition.wait_for(Condition::is_loss).await.is_err() {
                 std::future::pending::<()>().await;
             }
-            End::Status(lost_status(&desk))
+            End::Lost
         };
         let end = tokio::select! {
             // First: a lost history tells nothing more, however much is ready to be sent.
@@ -447,15 +448,18 @@ impl Feed {
                 End::Status(Status::unavailable("the center is shutting down"))
             }
         };
-        if let End::Status(status) = end {
-            let _ = to.try_send(Err(status));
-        }
+        let status = match end {
+            End::Gone => return,
+            End::Lost => loss(&desk).await,
+            End::Status(status) => status,
+        };
+        let _ = to.try_send(Err(status));
     }
 
     async fn feed(&mut self, held: Option<(Revision, Digest)>) -> End {
         // Until gates have been heard, no state is told: theirs may be newer than the store's.
-        if let Condition::Lost(why) = self.service.desk.settled().await {
-            return End::Status(history_lost(&why));
+        if self.service.desk.settled().await.is_loss() {
+            return End::Lost;
         }
         let mut landed = self.service.desk.watch();
         let mut pulse = self.pulse.subscribe();
@@ -740,10 +744,12 @@ fn unreadable(refusal: crate::desk::Refusal) -> Status {
     Status::unavailable("the center cannot read its store")
 }
 
-fn history_lost(why: &str) -> Status {
-    Status::failed_precondition(format!("history-lost: {why}"))
-}
-
-fn lost_status(desk: &Desk) -> Status {
-    history_lost(desk.condition().why())
+/// What a follower is told of a loss: that it is one, once a restart of the center would know it.
+async fn loss(desk: &Desk) -> Status {
+    let condition = desk.noted().await;
+    let said = format!("{}: {}", condition.name(), condition.why());
+    match condition {
+        Condition::Losing(_) => Status::unavailable(said),
+        _ => Status::failed_precondition(said),
+    }
 }

@@ -77,6 +77,20 @@ pub enum StoreError {
         /// The commands that lead out.
         way_out: String,
     },
+    /// The store is not at the revision that was told last: it was rolled back, or written to by
+    /// another program, while the center ran.
+    #[error(
+        "acknowledged state is lost: expected the store at revision {expected}, which was \
+         acknowledged, found {found}: it was changed beneath the running center; stop the center, then \
+         restore a backup (`keepgate center restore FILE`) or take a replica from a gate's host \
+         (`keepgate center recover --from FILE`)"
+    )]
+    Moved {
+        /// The newest acknowledged revision.
+        expected: String,
+        /// What the store has.
+        found: String,
+    },
     /// The commit is durable but could not be noted in `center.high`, so nobody may hear of it yet.
     #[error(
         "a revision is stored but could not be noted in `{path}`; no further change lands until it \
@@ -111,9 +125,20 @@ impl StoreError {
         }
     }
 
+    /// Whether writing failed in a way that may pass.
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            StoreError::HighWater { .. }
+                | StoreError::Database { .. }
+                | StoreError::Unknown { .. }
+                | StoreError::Io { .. }
+        )
+    }
+
     /// Whether the store is not there any more: acknowledged state is lost.
     pub fn is_lost(&self) -> bool {
-        matches!(self, StoreError::Refused { fault: Fault::Lost, .. })
+        matches!(self, StoreError::Refused { fault: Fault::Lost, .. } | StoreError::Moved { .. })
     }
 }
 

@@ -139,12 +139,18 @@ pub fn adopt(dir: &Path, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
     succeed(dir, &store, unix_ms)
 }
 
-/// Goes on with a store that lost what it acknowledged. Blocks.
+/// Goes on with a store that lost what it acknowledged; where no database is left, with an empty
+/// one that continues its history. Blocks.
 ///
 /// # Errors
-/// A store that lost nothing, one without a readable database, and one in use are refused.
+/// A store that lost nothing, one that is damaged, and one in use are refused.
 pub fn accept_loss(dir: &Path, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
-    let (store, said) = SqliteStore::open_repair(dir).map_err(of_store(dir))?;
+    let (store, said) = match SqliteStore::open_repair(dir) {
+        Ok(opened) => opened,
+        // There is no database, or an empty one.
+        Err(e) if e.is_lost() => return restore::nothing(dir)?.commit(unix_ms),
+        Err(e) => return Err(of_store(dir)(e)),
+    };
     let standing = {
         let reading = store.read().map_err(of_store(dir))?;
         reading.meta().map_err(of_store(dir))?.standing

@@ -137,6 +137,39 @@ pub fn recover(dir: &Path, kept: Kept) -> Result<Prepared, UpkeepError> {
     prepare(dir, &now, next, (mark.history, kept.revision), &[], differences)
 }
 
+/// An empty store in the place of one whose database is gone; with an admin token of its own. It
+/// continues the history that the high-water mark names, where that can be read.
+///
+/// # Errors
+/// A directory in which no center has run, and one whose database is there.
+pub(super) fn nothing(dir: &Path) -> Result<Prepared, UpkeepError> {
+    let traces = ["center.db", "center.db-wal", "center.high", "admin.token"];
+    if !traces.iter().any(|name| dir.join(name).symlink_metadata().is_ok()) {
+        return Err(UpkeepError::Unfit(format!(
+            "expected the data directory of a center, found no trace of one in `{0}`: `keepgate \
+             center --data {0}` makes a new one",
+            dir.display()
+        )));
+    }
+    let now = look(dir)?;
+    if now.meta.is_some() {
+        let text = format!("the store in `{}` can be read; nothing was changed", dir.display());
+        return Err(UpkeepError::Unfit(text));
+    }
+    let source = now.high.map_or((NO_HISTORY, Revision(0)), |mark| (mark.history, mark.revision));
+    let next = Contents {
+        items: Vec::new(),
+        tokens: Vec::new(),
+        tombstones: Vec::new(),
+        audit: Vec::new(),
+        from: source.1,
+    };
+    prepare(dir, &now, next, source, &[], Vec::new())
+}
+
+/// The history of a store of which nothing is known.
+const NO_HISTORY: HistoryId = HistoryId([0; 16]);
+
 fn row_of(item: &Item, revision: Revision) -> Row {
     let body = item.encode();
     let digest = Digest::of_encoded(&item.key, &body);
@@ -215,7 +248,8 @@ fn prepare(
         .chain(now.high.map(|mark| mark.history))
         .chain(std::iter::once(source.0))
         .chain(before_that)
-        .chain(older.iter().copied());
+        .chain(older.iter().copied())
+        .filter(|history| *history != NO_HISTORY);
     Ok(Prepared {
         dir: dir.to_owned(),
         next,

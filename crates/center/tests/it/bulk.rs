@@ -162,7 +162,7 @@ async fn a_client_that_leaves_ends_its_work() {
     center.stop().await;
 }
 
-async fn import(center: &Running, path: &str, lines: &str) -> Answer {
+pub(crate) async fn import(center: &Running, path: &str, lines: &str) -> Answer {
     let request = request(Method::POST, path)
         .header("authorization", format!("Bearer {}", center.admin))
         .header("content-type", "application/x-ndjson")

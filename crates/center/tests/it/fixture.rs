@@ -23,6 +23,17 @@ use tokio::task::JoinHandle;
 /// The bound of every wait: far beyond what a loaded machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Policies of a service that staff may use.
+pub(crate) const STAFF: &str = "permit (principal in role::\"staff\", action, resource);";
+
+/// An error with its sources.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
 /// Waits for a future, at most [`PATIENCE`].
 pub(crate) async fn patiently<T>(what: &str, f: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, f).await {
@@ -111,10 +122,16 @@ impl Running {
     }
 
     /// Stops it cleanly.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(self) {
+        self.try_stop().await.unwrap();
+    }
+
+    /// Stops it, whatever comes of that.
+    pub(crate) async fn try_stop(mut self) -> Result<(), keepgate_center::RunError> {
         drop(self.stop.take());
-        if let Some(task) = self.task.take() {
-            patiently("a clean stop", task).await.unwrap().unwrap();
+        match self.task.take() {
+            Some(task) => patiently("a stop", task).await.unwrap(),
+            None => Ok(()),
         }
     }
 
@@ -193,27 +210,53 @@ impl Running {
         }
     }
 
-    /// Until it says that it is ready.
-    pub(crate) async fn until_ready(&self) {
-        let ready = async {
-            while self.ask("GET", "/readyz", None).await.status != StatusCode::OK {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        patiently("readiness", ready).await;
+    /// Puts a user into the role `staff` (`assign`), or takes them out (`revoke`).
+    pub(crate) async fn member(&self, who: &str, what: &str) -> Answer {
+        let body = json!({ "member": format!("user::\"{who}\""), "role": "role::\"staff\"" });
+        self.ask("POST", &format!("/v1/roles/{what}"), Some(body)).await
     }
 
-    /// Until the loss is written down, so that a restart knows of it.
-    pub(crate) async fn until_lost_is_kept(&self, dir: &Dir) {
-        let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
-        let kept = async {
-            let state =
-                || raw.query_row("SELECT state FROM meta", [], |row| row.get::<_, String>(0));
-            while state().unwrap() != "lost" {
+    /// Asks whether a user may read in `orders`.
+    pub(crate) async fn evaluation(&self, who: &str) -> Answer {
+        let body = json!({
+            "subject": { "type": "user", "id": who },
+            "action": { "name": "read" },
+            "resource": { "type": "record", "id": "r1" },
+        });
+        self.ask("POST", "/s/orders/access/v1/evaluation", Some(body)).await
+    }
+
+    /// What it decides on that.
+    pub(crate) async fn allowed(&self, who: &str) -> bool {
+        self.evaluation(who).await.good()["decision"].as_bool().unwrap()
+    }
+
+    pub(crate) async fn status(&self) -> Value {
+        self.ask("GET", "/v1/status", None).await.good()
+    }
+
+    /// What `/readyz` says.
+    pub(crate) async fn readiness(&self) -> String {
+        String::from_utf8_lossy(&self.ask("GET", "/readyz", None).await.body).into_owned()
+    }
+
+    /// Until that begins so.
+    pub(crate) async fn until_readiness(&self, begins: &str) -> String {
+        let said = async {
+            loop {
+                let said = self.readiness().await;
+                if said.starts_with(begins) {
+                    return said;
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        patiently("the loss to be kept", kept).await;
+        patiently(begins, said).await
+    }
+
+    /// Until it says that it is ready.
+    pub(crate) async fn until_ready(&self) {
+        self.until_readiness("ok").await;
     }
 
     pub(crate) async fn revision(&self) -> u64 {
@@ -429,6 +472,54 @@ pub(crate) struct Raw {
     held: Option<Held>,
     welcome: Option<proto::Welcome>,
     beats: Vec<proto::Heartbeat>,
+    snapshots: usize,
+}
+
+/// Sends messages as they were recorded.
+#[derive(Default)]
+struct Verbatim;
+
+impl tonic::codec::Codec for Verbatim {
+    type Encode = Vec<u8>;
+    type Decode = FollowResponse;
+    type Encoder = Verbatim;
+    type Decoder =
+        <tonic_prost::ProstCodec<FollowRequest, FollowResponse> as tonic::codec::Codec>::Decoder;
+
+    fn encoder(&mut self) -> Verbatim {
+        Verbatim
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        tonic_prost::ProstCodec::<FollowRequest, FollowResponse>::default().decoder()
+    }
+}
+
+impl tonic::codec::Encoder for Verbatim {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn encode(
+        &mut self,
+        item: Vec<u8>,
+        to: &mut tonic::codec::EncodeBuf<'_>,
+    ) -> Result<(), tonic::Status> {
+        bytes::BufMut::put_slice(to, &item);
+        Ok(())
+    }
+}
+
+/// The messages of a recorded gRPC stream: a byte, the length, the message.
+fn messages(mut recorded: &[u8]) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    while let Some((prefix, rest)) = recorded.split_first_chunk::<5>() {
+        let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+        let (message, rest) = rest.split_at(length);
+        messages.push(message.to_vec());
+        recorded = rest;
+    }
+    assert!(recorded.is_empty() && !messages.is_empty());
+    messages
 }
 
 impl Raw {
@@ -450,7 +541,7 @@ impl Raw {
             follower: "raw".to_owned(),
             mark: held.mark,
             format: keepgate_policy::mark::FORMAT,
-            release: "0.2.0".to_owned(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
         };
         Raw::say_hello(center, token, hello).await
     }
@@ -460,10 +551,6 @@ impl Raw {
         token: &str,
         hello: proto::Hello,
     ) -> Result<Raw, tonic::Status> {
-        let uri = format!("http://{}", center.addr);
-        let channel =
-            tonic::transport::Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
-        let mut grpc = tonic::client::Grpc::new(channel);
         let (to, asked) = mpsc::channel(16);
         to.send(FollowRequest { request: Some(proto::follow_request::Request::Hello(hello)) })
             .await
@@ -471,15 +558,42 @@ impl Raw {
         let asked = futures_util::stream::unfold(asked, |mut asked| async move {
             asked.recv().await.map(|message| (message, asked))
         });
+        let codec = tonic_prost::ProstCodec::<FollowRequest, FollowResponse>::default();
+        Raw::over(center, token, codec, asked, to).await
+    }
+
+    /// Sends what was recorded, and says nothing more.
+    pub(crate) async fn replay(center: &Running, token: &str, recorded: &[u8]) -> Raw {
+        use futures_util::StreamExt as _;
+        let said = futures_util::stream::iter(messages(recorded));
+        let said = said.chain(futures_util::stream::pending());
+        let (to, _) = mpsc::channel(1);
+        Raw::over(center, token, Verbatim, said, to).await.unwrap()
+    }
+
+    async fn over<C>(
+        center: &Running,
+        token: &str,
+        codec: C,
+        asked: impl futures_util::Stream<Item = C::Encode> + Send + 'static,
+        to: mpsc::Sender<FollowRequest>,
+    ) -> Result<Raw, tonic::Status>
+    where
+        C: tonic::codec::Codec<Decode = FollowResponse> + Send,
+        C::Encode: Send + Sync + 'static,
+    {
+        let uri = format!("http://{}", center.addr);
+        let channel =
+            tonic::transport::Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
+        let mut grpc = tonic::client::Grpc::new(channel);
         let mut request = tonic::Request::new(asked);
         let bearer = format!("Bearer {token}").parse().unwrap();
         request.metadata_mut().insert("authorization", bearer);
         grpc.ready().await.unwrap();
         let path = http::uri::PathAndQuery::from_static("/keepgate.sync.v1.Sync/Follow");
-        let codec = tonic_prost::ProstCodec::<FollowRequest, FollowResponse>::default();
         let answer = patiently("a stream", grpc.streaming(request, path, codec)).await?;
         let from = answer.into_inner();
-        Ok(Raw { to, from, held: None, welcome: None, beats: Vec::new() })
+        Ok(Raw { to, from, held: None, welcome: None, beats: Vec::new(), snapshots: 0 })
     }
 
     /// Takes one message.
@@ -492,6 +606,7 @@ impl Raw {
             }
             Told::SnapshotBegin(begin) => {
                 let (revision, digest, mark) = (begin.revision, begin.digest, begin.mark);
+                self.snapshots += 1;
                 self.held = Some(Held { revision, digest, mark });
             }
             Told::Delta(delta) => {
@@ -541,6 +656,16 @@ impl Raw {
     /// It said that it holds this.
     pub(crate) fn hold(&mut self, held: Held) {
         self.held = Some(held);
+    }
+
+    /// How many snapshots began.
+    pub(crate) fn snapshots(&self) -> usize {
+        self.snapshots
+    }
+
+    /// Whether a Welcome came.
+    pub(crate) fn was_welcomed(&self) -> bool {
+        self.welcome.is_some()
     }
 
     /// How many heartbeats came.

@@ -7,14 +7,7 @@ use std::path::{Path, PathBuf};
 use keepgate_center::{Center, upkeep};
 use serde_json::{Value, json};
 
-use crate::fixture::{Answer, Dir, Raw, Running, config};
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
-}
+use crate::fixture::{Dir, Held, Raw, Running, STAFF, chain, config};
 
 /// The error of a start that must be refused, with what every refusal must name.
 async fn refused(dir: &Dir, fault: &str, file: &str) -> String {
@@ -30,27 +23,11 @@ async fn refused(dir: &Dir, fault: &str, file: &str) -> String {
     error
 }
 
-async fn member(center: &Running, who: &str, what: &str) -> Answer {
-    let body = json!({ "member": format!("user::\"{who}\""), "role": "role::\"staff\"" });
-    center.ask("POST", &format!("/v1/roles/{what}"), Some(body)).await
-}
-
-async fn allowed(center: &Running, who: &str) -> bool {
-    let body = json!({
-        "subject": { "type": "user", "id": who },
-        "action": { "name": "read" },
-        "resource": { "type": "record", "id": "r1" },
-    });
-    let answer = center.ask("POST", "/s/orders/access/v1/evaluation", Some(body)).await.good();
-    answer["decision"].as_bool().unwrap()
-}
-
 /// A service with staff, and some revisions.
 async fn furnish(center: &Running, members: usize) {
-    let staff = "permit (principal in role::\"staff\", action, resource);";
-    center.service("orders", &[("staff", staff)]).await;
+    center.service("orders", &[("staff", STAFF)]).await;
     for n in 0..members {
-        member(center, &format!("u{n}"), "assign").await.good();
+        center.member(&format!("u{n}"), "assign").await.good();
     }
 }
 
@@ -179,6 +156,44 @@ async fn a_missing_or_empty_database_is_no_first_start() {
     refused(&dir, "acknowledged state is lost", "center.db").await;
 }
 
+/// Each way out that a refusal names leads out, also where no database is left.
+#[tokio::test]
+async fn where_no_database_is_left_the_loss_can_be_accepted() {
+    for (what, kept) in [("the mark is left", true), ("the mark is gone, too", false)] {
+        let dir = Dir::new();
+        let center = Running::start(&dir).await;
+        furnish(&center, 1).await;
+        let admin = center.admin.clone();
+        let mut follower = Raw::follow(&center, &admin, None).await;
+        let held = follower.held().await;
+        drop(follower);
+        center.stop().await;
+        std::fs::remove_file(dir.path().join("center.db")).unwrap();
+        if !kept {
+            std::fs::remove_file(dir.path().join("center.high")).unwrap();
+        }
+        let error = refused(&dir, "acknowledged state is lost", "center.db").await;
+        assert!(error.contains("accept-loss"), "{what}: {error}");
+        let made = upkeep::accept_loss(dir.path(), 9).unwrap();
+        assert!(made.before.is_none());
+        let center = Running::start(&dir).await;
+        assert_ne!(center.admin, admin, "{what}: the old token is of the lost store");
+        center.ask_as(Some(&admin), "GET", "/v1/services", None).await.problem(401);
+        let services = center.ask("GET", "/v1/services", None).await.good();
+        assert_eq!(services["services"], json!([]), "{what}");
+        // Gates that held its state are told of a successor, if it is known to be one.
+        let new = center.admin.clone();
+        let mut follower = Raw::follow(&center, &new, Some(held.clone())).await;
+        let welcome = follower.welcome().await;
+        let is_known = welcome.ancestors == [held.mark.as_ref().unwrap().history.clone()];
+        assert_eq!(is_known, kept, "{what}");
+        assert!(welcome.head.unwrap().revision > held.revision, "{what}");
+        center.stop().await;
+    }
+    let error = upkeep::accept_loss(Dir::new().path(), 9).unwrap_err().to_string();
+    assert!(error.contains("no trace of one"), "{error}");
+}
+
 #[tokio::test]
 async fn a_copy_is_refused_until_it_is_adopted() {
     let (dir, copy) = (Dir::new(), Dir::new());
@@ -210,8 +225,8 @@ async fn a_copy_is_refused_until_it_is_adopted() {
         new["revision"].as_u64().unwrap(),
         old["revision"].as_u64().unwrap() + 1_000_000_000
     );
-    assert!(allowed(&again, "u1").await);
-    member(&again, "u1", "revoke").await.good();
+    assert!(again.allowed("u1").await);
+    again.member("u1", "revoke").await.good();
     again.stop().await;
     Running::start(&copy).await.stop().await;
 }
@@ -224,8 +239,8 @@ async fn files_that_do_not_belong_together_are_refused() {
     center.stop().await;
     let older = Bytes::of(&dir);
     let center = Running::start(&dir).await;
-    member(&center, "u0", "revoke").await.good();
-    member(&center, "u1", "revoke").await.good();
+    center.member("u0", "revoke").await.good();
+    center.member("u1", "revoke").await.good();
     center.stop().await;
     let newer = Bytes::of(&dir);
     // An older database under the newer mark: the revocations are lost.
@@ -238,6 +253,18 @@ async fn files_that_do_not_belong_together_are_refused() {
     assert!(error.contains("adopt"), "{error}");
     overwrite(&dir.path().join("center.high"), &[0; 1024]);
     refused(&dir, "the store is damaged", "center.high").await;
+    // Another center's files, written over these.
+    let other = Dir::new();
+    let center = Running::start(&other).await;
+    furnish(&center, 2).await;
+    center.stop().await;
+    let foreign = Bytes::of(&other);
+    overwrite(&dir.path().join("center.db"), &foreign.database);
+    overwrite(&dir.path().join("center.high"), &newer.high);
+    refused(&dir, "do not belong together", "center.high").await;
+    overwrite(&dir.path().join("center.high"), &foreign.high);
+    refused(&dir, "is a copy", "center.high").await;
+    newer.put_back();
     overwrite(&dir.path().join("center.high"), &newer.high);
     Running::start(&dir).await.stop().await;
 }
@@ -251,7 +278,7 @@ async fn a_crash_between_commit_and_mark_goes_on() {
     let before = std::fs::read(dir.path().join("center.high")).unwrap();
     let center = Running::start(&dir).await;
     let started = std::fs::read(dir.path().join("center.high")).unwrap();
-    member(&center, "late", "assign").await.good();
+    center.member("late", "assign").await.good();
     let revision = center.revision().await;
     center.stop().await;
     assert_ne!(before, started);
@@ -270,38 +297,38 @@ async fn a_database_deleted_under_a_running_center_acknowledges_nothing() {
         for name in gone {
             std::fs::remove_file(dir.path().join(name)).unwrap();
         }
-        let answer = member(&center, "new", "assign").await;
+        let answer = center.member("new", "assign").await;
         assert_eq!(answer.json()["type"], json!("urn:keepgate:problem:history-lost"));
         answer.problem(503);
         let ready = center.ask("GET", "/readyz", None).await;
         assert_eq!(ready.status.as_u16(), 503);
         assert!(String::from_utf8_lossy(&ready.body).starts_with("history-lost"), "{ready:?}");
         // Nothing is decided on it either, and that is no denial.
-        let body = json!({ "subject": { "type": "user", "id": "u0" },
-            "action": { "name": "read" }, "resource": { "type": "record", "id": "r1" } });
-        let decided = center.ask("POST", "/s/orders/access/v1/evaluation", Some(body)).await;
-        decided.problem(503);
+        center.evaluation("u0").await.problem(503);
     }
 }
 
-/// Bit by bit: whatever starts decides as before.
+/// Bit by bit, in the database, in its log and in the high-water mark: whatever starts decides as
+/// before.
 #[tokio::test]
 async fn flipped_bits_are_refused_or_harmless() {
-    let dir = Dir::new();
+    let dir = Dir::in_memory();
     let center = Running::start(&dir).await;
     furnish(&center, 6).await;
-    for who in ["u1", "u4"] {
-        member(&center, who, "revoke").await.good();
-    }
+    center.member("u1", "revoke").await.good();
     let good = center.token("viewer", "").await;
     let made = center.ask("POST", "/v1/tokens", Some(json!({ "role": "viewer" }))).await.good();
     let bad = made["token"].as_str().unwrap().to_owned();
+    center.stop().await;
+    // What is revoked now is revoked in the log alone.
+    let center = Running::start(&dir).await;
+    center.member("u4", "revoke").await.good();
     let path = format!("/v1/tokens/{}", made["id"].as_str().unwrap());
     center.ask("DELETE", &path, None).await.good();
     let said = async |center: &Running| -> Value {
         let mut decisions = Vec::new();
         for n in 0..6 {
-            decisions.push(allowed(center, &format!("u{n}")).await);
+            decisions.push(center.allowed(&format!("u{n}")).await);
         }
         let revision = center.ask("GET", "/v1/revision", None).await.good();
         let good = center.ask_as(Some(&good), "GET", "/v1/services", None).await.status.as_u16();
@@ -311,42 +338,58 @@ async fn flipped_bits_are_refused_or_harmless() {
     let before = said(&center).await;
     assert_eq!(before[0], json!([true, false, true, true, false, true]));
     assert_eq!((&before[2], &before[3]), (&json!(200), &json!(401)));
+    let killed = Bytes::of(&dir);
     center.stop().await;
-    let whole = Bytes::of(&dir);
-    assert!(whole.log.is_none());
-    let (mut started, mut refused) = (0, 0);
+    let settled = Bytes::of(&dir);
+    assert!(killed.log.is_some() && settled.log.is_none());
+    // The same flips in every run.
     let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
-    for round in 0..FLIPS {
-        // xorshift64*: the same flips in every run.
+    let mut below = |n: usize| {
         random ^= random >> 12;
         random ^= random << 25;
         random ^= random >> 27;
-        let bit = random.wrapping_mul(0x2545_f491_4f6c_dd1d) % (whole.database.len() as u64 * 8);
-        let mut flipped = whole.database.clone();
-        flipped[(bit / 8) as usize] ^= 1 << (bit % 8);
-        let _ = std::fs::remove_file(dir.path().join("center.db-wal"));
-        let _ = std::fs::remove_file(dir.path().join("center.db-shm"));
-        overwrite(&dir.path().join("center.db"), &flipped);
-        overwrite(&dir.path().join("center.high"), &whole.high);
-        match Center::start(config(&dir)).await {
-            Ok(center) => {
-                let center = Running::of(center, &dir);
-                assert_eq!(said(&center).await, before, "round {round}, bit {bit}");
-                center.stop().await;
-                started += 1;
+        (random.wrapping_mul(0x2545_f491_4f6c_dd1d) % n as u64) as usize
+    };
+    let mut counts = std::collections::BTreeMap::new();
+    for (name, flips) in
+        [("center.db", 60), ("center.db-wal", 40), ("center.high", 20), ("both", 20)]
+    {
+        for round in 0..flips {
+            let whole = if name == "center.db" { &settled } else { &killed };
+            whole.put_back();
+            overwrite(&dir.path().join("center.high"), &whole.high);
+            let names = if name == "both" { &["center.db", "center.db-wal"][..] } else { &[name] };
+            let mut bits = Vec::new();
+            for name in names {
+                let path = dir.path().join(name);
+                let mut bytes = std::fs::read(&path).unwrap();
+                let bit = below(bytes.len() * 8);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                overwrite(&path, &bytes);
+                bits.push(bit);
             }
-            Err(error) => {
-                let error = chain(&error);
-                assert!(error.contains("keepgate center"), "bit {bit}: no way out: {error}");
-                refused += 1;
-            }
+            let started = match Center::start(config(&dir)).await {
+                Ok(center) => {
+                    let center = Running::of(center, &dir);
+                    assert_eq!(said(&center).await, before, "{name}: round {round}, bits {bits:?}");
+                    center.stop().await;
+                    true
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    assert!(error.contains("keepgate center"), "{name} {bits:?}: {error}");
+                    false
+                }
+            };
+            *counts.entry((name, started)).or_insert(0) += 1;
         }
     }
-    println!("{started} started and decided as before, {refused} were refused");
-    assert!(refused > 0 && started > 0, "{started} {refused}");
+    println!("{counts:?}");
+    let count = |started: bool| {
+        counts.iter().filter(|((_, was), _)| *was == started).map(|(_, n)| n).sum::<i32>()
+    };
+    assert!(count(true) > 0 && count(false) > 0, "{counts:?}");
 }
-
-const FLIPS: usize = 60;
 
 #[tokio::test]
 async fn a_mark_that_cannot_be_written_stops_changes_and_nothing_else() {
@@ -357,12 +400,12 @@ async fn a_mark_that_cannot_be_written_stops_changes_and_nothing_else() {
     let (high, aside) = (dir.path().join("center.high"), dir.path().join("aside"));
     std::fs::rename(&high, &aside).unwrap();
     std::fs::create_dir(&high).unwrap();
-    let detail = member(&center, "u1", "assign").await.problem(503);
+    let detail = center.member("u1", "assign").await.problem(503);
     assert!(detail.contains("center.high"), "{detail}");
     // Nobody hears of the revision, and nothing lands on top of it.
     assert_eq!(center.revision().await, before);
-    assert!(!allowed(&center, "u1").await);
-    member(&center, "u2", "assign").await.problem(503);
+    assert!(!center.allowed("u1").await);
+    center.member("u2", "assign").await.problem(503);
     let ready = center.ask("GET", "/readyz", None).await;
     assert_eq!(ready.status.as_u16(), 503);
     std::fs::remove_dir(&high).unwrap();
@@ -370,61 +413,141 @@ async fn a_mark_that_cannot_be_written_stops_changes_and_nothing_else() {
     center.until_ready().await;
     // What was stored is told now.
     assert_eq!(center.revision().await, before + 1);
-    assert!(allowed(&center, "u1").await);
-    member(&center, "u2", "assign").await.good();
+    assert!(center.allowed("u1").await);
+    center.member("u2", "assign").await.good();
     center.stop().await;
     Running::start(&dir).await.stop().await;
+}
+
+/// Takes `u1` out of the staff, lets a gate see that, and puts back the database and the mark of
+/// before; what the gate holds.
+async fn rolled_back(dir: &Dir) -> Held {
+    let center = Running::start(dir).await;
+    furnish(&center, 2).await;
+    center.stop().await;
+    let older = Bytes::of(dir);
+    let center = Running::start(dir).await;
+    center.member("u1", "revoke").await.good();
+    let gate = center.token("gate", "orders").await;
+    let mut follower = Raw::follow(&center, &gate, None).await;
+    let held = follower.held().await;
+    assert_eq!(held.revision, center.revision().await);
+    drop(follower);
+    center.stop().await;
+    older.put_back();
+    overwrite(&dir.path().join("center.high"), &older.high);
+    held
 }
 
 /// Database and mark rolled back together: only a gate can know.
 #[tokio::test]
 async fn a_witness_shows_a_rollback_and_it_stays_lost() {
     let dir = Dir::new();
-    let center = Running::start(&dir).await;
-    furnish(&center, 2).await;
-    center.stop().await;
-    let older = Bytes::of(&dir);
-    let center = Running::start(&dir).await;
-    member(&center, "u1", "revoke").await.good();
-    let gate = center.token("gate", "orders").await;
-    let mut follower = Raw::follow(&center, &gate, None).await;
-    let held = follower.held().await;
-    let revoked = center.revision().await;
-    drop(follower);
-    center.stop().await;
-    older.put_back();
-    overwrite(&dir.path().join("center.high"), &older.high);
+    let held = rolled_back(&dir).await;
     let mut waiting = config(&dir);
     waiting.witness_wait = std::time::Duration::from_secs(60);
     let center = Running::with(waiting).await;
     // While gates are heard, nothing is told, decided or changed.
-    let ready = center.ask("GET", "/readyz", None).await;
-    assert!(String::from_utf8_lossy(&ready.body).starts_with("waiting-for-witnesses"), "{ready:?}");
+    assert!(center.readiness().await.starts_with("waiting-for-witnesses"));
     let admin = center.admin.clone();
     let status = Raw::try_follow(&center, &admin, Some(held.clone())).await.err().unwrap();
     assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status:?}");
     assert!(status.message().starts_with("history-lost"), "{status:?}");
     assert!(status.message().contains("recover --from"), "{status:?}");
-    member(&center, "x", "assign").await.problem(503);
-    let ready = center.ask("GET", "/readyz", None).await;
-    assert!(String::from_utf8_lossy(&ready.body).starts_with("history-lost"), "{ready:?}");
-    center.until_lost_is_kept(&dir).await;
+    center.member("x", "assign").await.problem(503);
+    assert!(center.readiness().await.starts_with("history-lost"));
     center.stop().await;
     // It stays lost, whoever comes.
     let center = Running::start(&dir).await;
-    member(&center, "x", "assign").await.problem(503);
+    center.member("x", "assign").await.problem(503);
     assert!(Raw::try_follow(&center, &admin, None).await.is_err());
     center.stop().await;
     let accepted = upkeep::accept_loss(dir.path(), 1).unwrap();
-    assert_eq!(accepted.revision.0, revoked + 1_000_000_000);
+    assert_eq!(accepted.revision.0, held.revision + 1_000_000_000);
     let center = Running::start(&dir).await;
-    assert!(allowed(&center, "u1").await, "accepted: what was lost stays lost");
+    assert!(center.allowed("u1").await, "accepted: what was lost stays lost");
     // The gate that held more is told of a successor of what it held.
     let mut follower = Raw::follow(&center, &admin, Some(held.clone())).await;
     let welcome = follower.welcome().await;
     assert_eq!(welcome.ancestors[0], held.mark.as_ref().unwrap().history);
     assert!(welcome.head.unwrap().revision > held.revision);
     center.stop().await;
+}
+
+/// What the store says of its history, past the center.
+fn standing(dir: &Dir) -> String {
+    let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+    raw.query_row("SELECT state FROM meta", [], |row| row.get(0)).unwrap()
+}
+
+/// Whoever reads that the history is lost may kill the center and go by it. It waits for no edit,
+/// however many there are.
+#[tokio::test]
+async fn a_loss_is_written_down_before_it_is_shown() {
+    let dir = Dir::new();
+    let held = rolled_back(&dir).await;
+    let center = std::sync::Arc::new(Running::start(&dir).await);
+    let before = center.revision().await;
+    // The store takes no writes, and more edits than may wait do.
+    let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut edits = tokio::task::JoinSet::new();
+    for n in 0..300 {
+        let center = std::sync::Arc::clone(&center);
+        edits.spawn(async move { center.member(&format!("late{n}"), "assign").await });
+    }
+    // Some are refused at once: the queue is full.
+    let first = edits.join_next().await.unwrap().unwrap();
+    first.problem(503);
+    let witness = {
+        let (center, held) = (std::sync::Arc::clone(&center), held.clone());
+        tokio::spawn(async move {
+            let admin = center.admin.clone();
+            Raw::try_follow(&center, &admin, Some(held)).await.err().unwrap()
+        })
+    };
+    // It serves nobody from then on, and does not say yet what a restart would not know.
+    let said = center.until_readiness("noting-loss").await;
+    assert!(said.contains("recover --from"), "{said}");
+    center.evaluation("u1").await.problem(503);
+    assert_eq!(standing(&dir), "ok");
+    raw.execute_batch("ROLLBACK").unwrap();
+    center.until_readiness("history-lost").await;
+    assert_eq!(standing(&dir), "lost");
+    let status = witness.await.unwrap();
+    assert!(status.message().contains("recover --from"), "{status:?}");
+    // None of the edits landed on top of it.
+    while let Some(answer) = edits.join_next().await {
+        let answer = answer.unwrap();
+        assert!(!answer.status.is_success(), "{answer:?}");
+    }
+    assert_eq!(center.revision().await, before);
+}
+
+/// Where it cannot be written down at all, nothing is served, the reason is told, and an orderly stop
+/// or the next moment with room writes it.
+#[tokio::test]
+async fn a_loss_that_cannot_be_written_down_is_told_as_such() {
+    let dir = Dir::new();
+    let held = rolled_back(&dir).await;
+    let center = Running::start(&dir).await;
+    let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+    raw.execute_batch(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON meta BEGIN SELECT RAISE(ABORT, 'no'); END;
+         CREATE TRIGGER refuse_new BEFORE INSERT ON meta BEGIN SELECT RAISE(ABORT, 'no'); END;",
+    )
+    .unwrap();
+    let admin = center.admin.clone();
+    let status = Raw::try_follow(&center, &admin, Some(held)).await.err().unwrap();
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+    let said = center.until_readiness("noting-loss").await;
+    assert!(said.contains("cannot be written down"), "{said}");
+    assert_eq!(standing(&dir), "ok");
+    center.evaluation("u1").await.problem(503);
+    center.member("x", "assign").await.problem(503);
+    raw.execute_batch("DROP TRIGGER refuse; DROP TRIGGER refuse_new;").unwrap();
+    center.until_readiness("history-lost").await;
+    assert_eq!(standing(&dir), "lost");
 }
 
 #[tokio::test]
@@ -448,7 +571,7 @@ async fn a_made_up_mark_stops_nobody() {
     Raw::follow(&center, &admin, Some(short)).await.held().await;
     let ready = center.ask("GET", "/readyz", None).await;
     assert_eq!(ready.status.as_u16(), 200);
-    member(&center, "u9", "assign").await.good();
+    center.member("u9", "assign").await.good();
     center.stop().await;
 }
 
@@ -466,7 +589,7 @@ async fn heartbeats_echo_pulses_and_carry_the_confirmed_head() {
     assert_eq!(held.mark.as_ref().unwrap().history, welcome.history);
     for nonce in 1..5_u64 {
         // Acknowledged before the pulse: in the head that echoes it.
-        member(&center, &format!("p{nonce}"), "assign").await.good();
+        center.member(&format!("p{nonce}"), "assign").await.good();
         let acknowledged = center.revision().await;
         follower.pulse(nonce).await;
         let beat = follower.echo(nonce).await;
@@ -482,6 +605,98 @@ async fn heartbeats_echo_pulses_and_carry_the_confirmed_head() {
     // It cannot come to rest either; its owner only drops it.
 }
 
+/// An older database written over the open one keeps its inode: the next edit shows it.
+#[tokio::test]
+async fn a_database_rolled_back_under_a_running_center_acknowledges_nothing() {
+    for sql in
+        ["UPDATE head SET revision = revision - 1", "UPDATE head SET revision = revision + 1"]
+    {
+        let dir = Dir::new();
+        let center = Running::start(&dir).await;
+        furnish(&center, 2).await;
+        let before = center.revision().await;
+        let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+        assert_eq!(raw.execute(sql, []).unwrap(), 1);
+        drop(raw);
+        let answer = center.member("late", "assign").await;
+        assert_eq!(answer.json()["type"], json!("urn:keepgate:problem:history-lost"), "{sql}");
+        let detail = answer.problem(503);
+        assert!(detail.contains("expected the store at revision"), "{detail}");
+        assert!(center.readiness().await.starts_with("history-lost"));
+        center.evaluation("u0").await.problem(503);
+        assert_eq!(center.revision().await, before, "nothing was published");
+        // Whether it comes to rest or not, what is there is not served again.
+        let _ = center.try_stop().await;
+        let error = chain(&Center::start(config(&dir)).await.err().expect(sql));
+        assert!(error.contains("keepgate center"), "{error}");
+    }
+}
+
+/// Where writing fails for another reason, `/readyz` says so until it works again.
+#[tokio::test]
+async fn a_store_that_cannot_be_written_is_not_ready() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    furnish(&center, 1).await;
+    let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+    raw.execute_batch(
+        "CREATE TRIGGER no_sums BEFORE UPDATE ON sums BEGIN SELECT RAISE(ABORT, 'no'); END;
+         CREATE TRIGGER no_head BEFORE UPDATE ON head BEGIN SELECT RAISE(ABORT, 'no'); END;",
+    )
+    .unwrap();
+    center.member("late", "assign").await.problem(500);
+    assert!(center.readiness().await.starts_with("stopped"), "{}", center.readiness().await);
+    assert!(center.allowed("u0").await, "what it has decides on");
+    raw.execute_batch("DROP TRIGGER no_sums; DROP TRIGGER no_head;").unwrap();
+    center.until_ready().await;
+    center.member("late", "assign").await.good();
+    center.stop().await;
+}
+
+/// Nothing is read or written elsewhere, and what is no file is not waited for.
+#[tokio::test]
+async fn links_and_pipes_are_refused_by_name() {
+    for name in ["center.db", "center.db-wal", "center.db-shm", "center.high", "center.lock"] {
+        let dir = Dir::new();
+        let center = Running::start(&dir).await;
+        furnish(&center, 1).await;
+        center.stop().await;
+        let (path, aside) = (dir.path().join(name), dir.path().join("elsewhere"));
+        let was = std::fs::read(&path).unwrap_or_else(|_| b"precious".to_vec());
+        std::fs::write(&aside, &was).unwrap();
+        let _ = std::fs::remove_file(&path);
+        std::os::unix::fs::symlink(&aside, &path).unwrap();
+        let error = chain(&Center::start(config(&dir)).await.err().expect(name));
+        assert!(error.contains(name), "{error}");
+        assert_eq!(std::fs::read(&aside).unwrap(), was, "{name} was followed");
+        std::fs::remove_file(&path).unwrap();
+        let pipe = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(pipe.success());
+        let start = crate::fixture::patiently("a refusal", Center::start(config(&dir)));
+        let error = chain(&start.await.err().expect(name));
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+/// The index of the log is made anew from it: garbage in it is nothing.
+#[tokio::test]
+async fn the_index_of_the_log_may_be_anything() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    furnish(&center, 3).await;
+    let revision = center.revision().await;
+    let killed = Bytes::of(&dir);
+    center.stop().await;
+    for index in [vec![0xa5; 32768], vec![0; 100], Vec::new()] {
+        killed.put_back();
+        overwrite(&dir.path().join("center.high"), &killed.high);
+        std::fs::write(dir.path().join("center.db-shm"), index).unwrap();
+        let center = Running::start(&dir).await;
+        assert_eq!(center.revision().await, revision);
+        center.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn tokens_and_tombstones_have_digests() {
     let dir = Dir::new();
@@ -490,7 +705,7 @@ async fn tokens_and_tombstones_have_digests() {
     let made = center.ask("POST", "/v1/tokens", Some(json!({ "role": "viewer" }))).await.good();
     let path = format!("/v1/tokens/{}", made["id"].as_str().unwrap());
     center.ask("DELETE", &path, None).await.good();
-    member(&center, "u0", "revoke").await.good();
+    center.member("u0", "revoke").await.good();
     center.stop().await;
     let whole = Bytes::of(&dir);
     for (sql, what) in [

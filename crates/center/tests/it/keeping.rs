@@ -8,28 +8,7 @@ use keepgate_center::upkeep::{self, Effect};
 use keepgate_policy::proto;
 use serde_json::json;
 
-use crate::fixture::{Dir, Raw, Running, config};
-
-const STAFF: &str = "permit (principal in role::\"staff\", action, resource);";
-
-async fn member(center: &Running, who: &str, what: &str) {
-    let body = json!({ "member": format!("user::\"{who}\""), "role": "role::\"staff\"" });
-    center.ask("POST", &format!("/v1/roles/{what}"), Some(body)).await.good();
-}
-
-async fn allowed(center: &Running, who: &str) -> bool {
-    let body = json!({
-        "subject": { "type": "user", "id": who },
-        "action": { "name": "read" },
-        "resource": { "type": "record", "id": "r1" },
-    });
-    let answer = center.ask("POST", "/s/orders/access/v1/evaluation", Some(body)).await.good();
-    answer["decision"].as_bool().unwrap()
-}
-
-async fn status(center: &Running) -> serde_json::Value {
-    center.ask("GET", "/v1/status", None).await.good()
-}
+use crate::fixture::{Dir, Held, Raw, Running, STAFF, chain, config};
 
 #[tokio::test]
 async fn a_backup_of_a_running_center_is_restored_as_a_successor() {
@@ -37,7 +16,7 @@ async fn a_backup_of_a_running_center_is_restored_as_a_successor() {
     let center = Running::start(&dir).await;
     center.service("orders", &[("staff", STAFF)]).await;
     for who in ["alice", "bob"] {
-        member(&center, who, "assign").await;
+        center.member(who, "assign").await.good();
     }
     let viewer = center.ask("POST", "/v1/tokens", Some(json!({ "role": "viewer" }))).await.good();
     let files = Dir::new();
@@ -48,11 +27,11 @@ async fn a_backup_of_a_running_center_is_restored_as_a_successor() {
     // It is not overwritten.
     assert!(upkeep::backup(dir.path(), &file, 5).is_err());
     // Revoked since: each comes back with the backup, and is named first.
-    member(&center, "bob", "revoke").await;
+    center.member("bob", "revoke").await.good();
     let path = format!("/v1/tokens/{}", viewer["id"].as_str().unwrap());
     center.ask("DELETE", &path, None).await.good();
-    member(&center, "carol", "assign").await;
-    let before = status(&center).await["centers"][0].clone();
+    center.member("carol", "assign").await.good();
+    let before = center.status().await["centers"][0].clone();
     let (history, head) = (before["history"].clone(), before["revision"].as_u64().unwrap());
     // A store in use is not replaced.
     assert!(upkeep::restore(dir.path(), &file).is_err());
@@ -72,13 +51,13 @@ async fn a_backup_of_a_running_center_is_restored_as_a_successor() {
     let restored = prepared.commit(6).unwrap();
     assert_eq!(restored.revision.0, head + 1_000_000_000);
     let center = Running::start(&dir).await;
-    let after = status(&center).await["centers"][0].clone();
+    let after = center.status().await["centers"][0].clone();
     assert_eq!(after["ancestors"][0], history);
-    assert!(allowed(&center, "bob").await && !allowed(&center, "carol").await);
+    assert!(center.allowed("bob").await && !center.allowed("carol").await);
     let text = viewer["token"].as_str().unwrap();
     assert_eq!(center.ask_as(Some(text), "GET", "/v1/services", None).await.status, 200);
     // The next revision goes on from there.
-    member(&center, "dave", "assign").await;
+    center.member("dave", "assign").await.good();
     assert_eq!(center.revision().await, restored.revision.0 + 1);
     center.stop().await;
     // What was replaced is kept.
@@ -90,8 +69,71 @@ async fn a_backup_of_a_running_center_is_restored_as_a_successor() {
     prepared.commit(7).unwrap();
     std::fs::copy(dir.path().join("admin.token"), empty.path().join("admin.token")).unwrap();
     let center = Running::start(&empty).await;
-    assert!(allowed(&center, "bob").await);
+    assert!(center.allowed("bob").await);
     center.stop().await;
+}
+
+fn rows(dir: &Dir, columns_of: &str) -> Vec<String> {
+    let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+    let mut statement = raw.prepare(&format!("SELECT {columns_of}")).unwrap();
+    let columns = statement.column_count();
+    let read = statement.query_map([], |row| {
+        let values = (0..columns).map(|at| row.get::<_, rusqlite::types::Value>(at));
+        Ok(format!("{:?}", values.collect::<Result<Vec<_>, _>>()?))
+    });
+    read.unwrap().map(Result::unwrap).collect()
+}
+
+/// Nothing that a store holds is left out of a backup without a word.
+#[tokio::test]
+async fn a_restored_store_has_every_row() {
+    let (dir, target) = (Dir::new(), Dir::new());
+    let center = Running::start(&dir).await;
+    center.service("orders", &[("staff", STAFF), ("gone", STAFF)]).await;
+    center.ask("DELETE", "/v1/services/orders/policies/gone", None).await.good();
+    center.member("alice", "assign").await.good();
+    center.member("bob", "assign").await.good();
+    center.member("bob", "revoke").await.good();
+    let lines = "{\"uid\":{\"type\":\"user\",\"id\":\"erin\"},\"attrs\":{\"floor\":3}}\n";
+    crate::bulk::import(&center, "/v1/import/entities", lines).await.good();
+    for (path, body) in [
+        (
+            "/v1/services/orders/keys",
+            json!({ "principal": "user::\"carol\"", "note": "\u{e9}\"\\" }),
+        ),
+        ("/v1/tokens", json!({ "role": "viewer", "note": "revoked soon" })),
+        ("/v1/tokens", json!({ "role": "gate", "service": "orders" })),
+    ] {
+        let made = center.ask("POST", path, Some(body)).await.good();
+        if made["note"] == "revoked soon" || path == "/v1/tokens" && made["role"] == "viewer" {
+            let path = format!("/v1/tokens/{}", made["id"].as_str().unwrap());
+            center.ask("DELETE", &path, None).await.good();
+        }
+    }
+    center.stop().await;
+    let file = dir.path().join("all.kgbackup");
+    upkeep::backup(dir.path(), &file, 5).unwrap();
+    upkeep::restore(target.path(), &file).unwrap().commit(6).unwrap();
+    for columns in [
+        "service, kind, id, body, revision, digest, source, needs FROM items ORDER BY 1, 2, 3",
+        "service, digest, items FROM scopes ORDER BY 1",
+        "* FROM tokens ORDER BY 1",
+        "* FROM tombstones ORDER BY 1, 2, 3",
+        "name, digest, rows FROM sums ORDER BY 1",
+        "revision, unix_ms, actor, action, service, kind, id, before, after FROM audit ORDER BY seq",
+    ] {
+        let (before, after) = (rows(&dir, columns), rows(&target, columns));
+        assert!(!before.is_empty(), "{columns}");
+        assert_eq!(before, after, "{columns}");
+    }
+    let tables = "name FROM sqlite_schema WHERE type = 'table' ORDER BY 1";
+    let known =
+        ["audit", "changes", "forks", "head", "items", "meta", "revisions", "scopes", "sums"];
+    for table in rows(&dir, tables) {
+        let known =
+            known.iter().chain(&["tokens", "tombstones", "sqlite_sequence", "sqlite_stat1"]);
+        assert!(known.into_iter().any(|name| table.contains(name)), "{table}: is it backed up?");
+    }
 }
 
 #[tokio::test]
@@ -130,7 +172,7 @@ async fn a_moved_store_serves_at_one_place_only() {
     let (dir, target) = (Dir::new(), Dir::new());
     let center = Running::start(&dir).await;
     center.service("orders", &[("staff", STAFF)]).await;
-    member(&center, "alice", "assign").await;
+    center.member("alice", "assign").await.good();
     center.stop().await;
     let moved = upkeep::move_to(dir.path(), target.path(), 9).unwrap();
     let error = keepgate_center::Center::start(config(&dir)).await.err().unwrap();
@@ -138,7 +180,7 @@ async fn a_moved_store_serves_at_one_place_only() {
     assert!(source.contains("was moved"), "{source}");
     std::fs::copy(dir.path().join("admin.token"), target.path().join("admin.token")).unwrap();
     let center = Running::start(&target).await;
-    assert!(allowed(&center, "alice").await);
+    assert!(center.allowed("alice").await);
     assert_eq!(center.revision().await, moved.revision.0);
     center.stop().await;
 }
@@ -149,12 +191,12 @@ async fn what_a_gate_holds_is_recovered() {
     let dir = Dir::new();
     let center = Running::start(&dir).await;
     center.service("orders", &[("staff", STAFF)]).await;
-    member(&center, "alice", "assign").await;
-    member(&center, "bob", "assign").await;
+    center.member("alice", "assign").await.good();
+    center.member("bob", "assign").await.good();
     center.stop().await;
     let older = std::fs::read(dir.path().join("center.db")).unwrap();
     let center = Running::start(&dir).await;
-    member(&center, "bob", "revoke").await;
+    center.member("bob", "revoke").await.good();
     let admin = center.admin.clone();
     let mut follower = Raw::follow(&center, &admin, None).await;
     let held = follower.held().await;
@@ -191,22 +233,29 @@ async fn what_a_gate_holds_is_recovered() {
     let recovered = prepared.commit(3).unwrap();
     assert_eq!(recovered.revision.0, held.revision + 1_000_000_000);
     let center = Running::start(&dir).await;
-    assert!(allowed(&center, "alice").await && !allowed(&center, "bob").await);
+    assert!(center.allowed("alice").await && !center.allowed("bob").await);
     center.stop().await;
     // A replica of another history is not taken.
     let error = upkeep::recover(dir.path(), kept).err().unwrap().to_string();
     assert!(error.contains("expected a replica of history"), "{error}");
 }
 
-/// A store in the layout of release 0.1.0 with the digests that it computes, as SQL.
+/// What `scripts/record-old-release` has recorded of release 0.1.0.
+fn recorded(name: &str) -> Vec<u8> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/release-0.1");
+    std::fs::read(root.join(name)).unwrap()
+}
+
+fn recorded_text(name: &str) -> String {
+    String::from_utf8(recorded(name)).unwrap().trim().to_owned()
+}
+
+/// The store of a center of release 0.1.0 that was killed: its last revisions are in the log.
 fn store_of_release_01(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
-    let raw = rusqlite::Connection::open(dir.join("center.db")).unwrap();
-    raw.execute_batch(include_str!("../fixtures/store-0.1.sql")).unwrap();
-    raw.pragma_update(None, "user_version", 1).unwrap();
-    drop(raw);
-    std::fs::write(dir.join("admin.token"), include_str!("../fixtures/store-0.1.admin.token"))
-        .unwrap();
+    for name in ["center.db", "center.db-wal", "admin.token"] {
+        std::fs::write(dir.join(name), recorded(&format!("store/{name}"))).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -214,23 +263,92 @@ async fn a_store_of_release_01_is_migrated_once() {
     let dir = Dir::new();
     store_of_release_01(dir.path());
     let center = Running::start(&dir).await;
-    assert!(allowed(&center, "alice").await, "as in release 0.1");
-    assert!(!allowed(&center, "bob").await, "revoked in release 0.1");
-    let before = status(&center).await["centers"][0].clone();
+    // What that center said of it last.
+    let said = center.ask("GET", "/v1/revision", None).await.good();
+    let said = format!("{} {}", said["revision"], said["digest"].as_str().unwrap());
+    assert_eq!(said, recorded_text("revision"));
+    for (who, permitted) in [("alice", true), ("bob", false), ("carol", true), ("dave", true)] {
+        assert_eq!(center.allowed(who).await, permitted, "{who}");
+    }
+    assert!(!center.allowed("nobody").await, "the policy that let everybody in was deleted");
+    let keys = center.ask("GET", "/v1/services/orders/keys", None).await.good();
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1, "the other one was revoked: {keys}");
+    let viewer = recorded_text("revoked.token");
+    let answer = center.ask_as(Some(&viewer), "GET", "/v1/services", None).await;
+    assert_eq!(answer.status, 401, "revoked in release 0.1");
+    let before = center.status().await["centers"][0].clone();
     assert_eq!(before["ancestors"], json!([]));
-    member(&center, "dave", "assign").await;
+    center.member("erin", "assign").await.good();
     center.stop().await;
     let center = Running::start(&dir).await;
-    let after = status(&center).await["centers"][0].clone();
+    let after = center.status().await["centers"][0].clone();
     assert_eq!(after["history"], before["history"]);
     assert_eq!(after["revision"].as_u64(), before["revision"].as_u64().map(|r| r + 1));
     center.stop().await;
     // Put back under the mark of the migrated one, it is not taken for a new migration.
     std::fs::remove_file(dir.path().join("center.db")).unwrap();
     store_of_release_01(dir.path());
-    let error = keepgate_center::Center::start(config(&dir)).await.err().unwrap();
-    let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("do not belong together"), "{source}");
+    let error = chain(&keepgate_center::Center::start(config(&dir)).await.err().unwrap());
+    assert!(error.contains("do not belong together"), "{error}");
+}
+
+/// Damage that release 0.1 would not have noticed is not migrated.
+#[tokio::test]
+async fn a_damaged_store_of_release_01_is_not_migrated() {
+    for (what, sql) in [
+        (
+            "a membership that was revoked comes back",
+            "UPDATE items SET body = replace(body, 'alice', 'aliCe') WHERE kind = 'member'",
+        ),
+        ("a policy is gone", "DELETE FROM items WHERE kind = 'policy'"),
+    ] {
+        let dir = Dir::new();
+        store_of_release_01(dir.path());
+        let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+        assert!(raw.execute(sql, []).unwrap() > 0, "{what}");
+        drop(raw);
+        let error = chain(&keepgate_center::Center::start(config(&dir)).await.err().expect(what));
+        assert!(error.contains("damaged"), "{what}: {error}");
+        let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+        let layout: i64 = raw.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(layout, 1, "{what}: it is left as it was");
+        assert!(!dir.path().join("center.high").exists());
+    }
+}
+
+/// What gates of release 0.1.0 have sent, byte for byte: first with nothing held, then from what was
+/// kept, which is of the recorded store.
+#[tokio::test]
+async fn what_gates_of_release_01_send_is_understood() {
+    let dir = Dir::new();
+    store_of_release_01(dir.path());
+    let center = Running::start(&dir).await;
+    let token = recorded_text("gate.token");
+    let recorded_head = recorded_text("revision");
+    let head: u64 = recorded_head.split(' ').next().unwrap().parse().unwrap();
+    let mut first = Raw::replay(&center, &token, &recorded("gate-first")).await;
+    let held = first.held().await;
+    assert_eq!(held.revision, head);
+    let digest = keepgate_policy::Digest::from_bytes(&held.digest).unwrap().to_string();
+    assert!(recorded_head.ends_with(&digest), "the digest that release 0.1 has of it: {digest}");
+    let mut again = Raw::replay(&center, &token, &recorded("gate-again")).await;
+    again.hold(Held { revision: head - 1, digest: Vec::new(), mark: None });
+    while again.held().await.revision < head {
+        again.next().await.unwrap();
+    }
+    assert_eq!(again.held().await.digest, held.digest, "a delta brings it there");
+    assert_eq!(again.snapshots(), 0);
+    for stream in [&mut first, &mut again] {
+        while stream.beats() == 0 {
+            stream.next().await.unwrap();
+        }
+        assert!(!stream.was_welcomed(), "release 0.1 knows no Welcome");
+    }
+    let gates = center.status().await["gates"].clone();
+    for gate in gates.as_array().unwrap() {
+        assert_eq!(gate["release"], "0.1", "{gates}");
+    }
+    center.stop().await;
 }
 
 /// A gate of release 0.1 is served in its form while its service uses nothing newer.
@@ -254,18 +372,18 @@ async fn a_gate_of_release_01_is_served_until_it_is_too_old() {
     let newer = json!({ "answer_timeout": "7s" });
     // Of another service: nothing to it.
     center.ask("PUT", "/v1/services/other", Some(newer.clone())).await.good();
-    member(&center, "alice", "assign").await;
+    center.member("alice", "assign").await.good();
     let revision = center.revision().await;
     while old.held().await.revision < revision {
         old.next().await.unwrap();
     }
-    let said = status(&center).await;
+    let said = center.status().await;
     assert_eq!(said["gates"][0]["release"], "0.1");
     center.ask("PUT", "/v1/services/orders", Some(newer)).await.good();
-    member(&center, "bob", "assign").await;
+    center.member("bob", "assign").await.good();
     let held_back = async {
         loop {
-            let said = status(&center).await;
+            let said = center.status().await;
             if said["wrong"].to_string().contains("upgrade the gate") {
                 return said;
             }
@@ -296,7 +414,7 @@ async fn a_gate_of_release_01_is_served_until_it_is_too_old() {
     }
     // The setting is taken back: each goes on from what it holds, and hears that it is current.
     center.ask("PUT", "/v1/services/orders", Some(json!({}))).await.good();
-    member(&center, "carol", "assign").await;
+    center.member("carol", "assign").await.good();
     let revision = center.revision().await;
     for stream in [&mut old, &mut silent, &mut holding] {
         while stream.held().await.revision < revision {
@@ -306,6 +424,46 @@ async fn a_gate_of_release_01_is_served_until_it_is_too_old() {
         while stream.beats() == beats {
             stream.next().await.unwrap();
         }
+    }
+    center.stop().await;
+}
+
+/// Whoever applies what a connected gate does not understand is told which gate that is, before and
+/// after.
+#[tokio::test]
+async fn gates_that_are_too_old_for_an_apply_are_named() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    for service in ["orders", "other"] {
+        center.service(service, &[("staff", STAFF)]).await;
+    }
+    let gate = center.token("gate", "orders").await;
+    let hello = |follower: &str, format| proto::Hello {
+        services: vec!["orders".to_owned()],
+        follower: follower.to_owned(),
+        format,
+        ..proto::Hello::default()
+    };
+    let mut old = Raw::say_hello(&center, &gate, hello("east", 0)).await.unwrap();
+    old.held().await;
+    let current = keepgate_policy::mark::FORMAT;
+    let mut new = Raw::say_hello(&center, &gate, hello("west", current)).await.unwrap();
+    new.held().await;
+    let apply = async |service: &str, settings: &str, dry_run: bool| {
+        let settings = format!("name = \"{service}\"\n{settings}");
+        let files = json!({ "files": { "service.toml": settings, "staff.cedar": STAFF } });
+        let path = format!("/v1/services/{service}/apply?dry_run={dry_run}");
+        center.ask("POST", &path, Some(files)).await.good()["warnings"].clone()
+    };
+    assert_eq!(apply("orders", "", true).await, json!(null), "all understand it");
+    let newer = "answer_timeout = \"7s\"\n";
+    assert_eq!(apply("other", newer, true).await, json!(null), "nobody follows it");
+    for dry_run in [true, false] {
+        let warned = apply("orders", newer, dry_run).await;
+        assert_eq!(warned.as_array().unwrap().len(), 1, "{warned}");
+        assert_eq!(warned[0]["gate"], "east");
+        let message = warned[0]["message"].as_str().unwrap();
+        assert!(message.contains("release 0.1") && message.contains("upgrade"), "{message}");
     }
     center.stop().await;
 }
@@ -338,7 +496,7 @@ async fn a_full_disk_is_named_and_space_brings_it_back() {
     let small = Small::mount(2048);
     let center = Running::start(&small.0).await;
     center.service("orders", &[("staff", STAFF)]).await;
-    member(&center, "alice", "assign").await;
+    center.member("alice", "assign").await.good();
     let before = center.revision().await;
     // All that is left is taken.
     let filler = small.0.path().join("filler");
@@ -359,14 +517,14 @@ async fn a_full_disk_is_named_and_space_brings_it_back() {
     answer.problem(507);
     assert_eq!(center.revision().await, before + n, "what was acknowledged, and no more");
     let ready = center.ask("GET", "/readyz", None).await;
-    assert!(String::from_utf8_lossy(&ready.body).starts_with("storage-full"), "{ready:?}");
     assert_eq!(ready.status.as_u16(), 503);
+    assert!(center.readiness().await.starts_with("storage-full"), "{ready:?}");
     // Decisions go on.
-    assert!(allowed(&center, "alice").await);
-    assert!(!allowed(&center, &format!("m{n}")).await);
+    assert!(center.allowed("alice").await);
+    assert!(!center.allowed(&format!("m{n}")).await);
     std::fs::remove_file(&filler).unwrap();
     center.until_ready().await;
-    member(&center, &format!("m{n}"), "assign").await;
+    center.member(&format!("m{n}"), "assign").await.good();
     assert_eq!(center.revision().await, before + n + 1);
     center.stop().await;
     let center = Running::start(&small.0).await;
@@ -398,13 +556,18 @@ async fn extras_hold_what_files_do_not() {
     let dir = Dir::new();
     let center = Running::start(&dir).await;
     center.service("orders", &[("staff", STAFF), ("gone", STAFF)]).await;
-    member(&center, "alice", "assign").await;
+    center.member("alice", "assign").await.good();
     center.ask("DELETE", "/v1/services/orders/policies/gone", None).await.good();
     let key = json!({ "principal": "user::\"carol\"" });
     center.ask("POST", "/v1/services/orders/keys", Some(key)).await.good();
+    let lines =
+        "{\"uid\":{\"type\":\"user\",\"id\":\"erin\"},\"attrs\":{\"floor\":3},\"parents\":[]}\n";
+    crate::bulk::import(&center, "/v1/import/entities", lines).await.good();
     let path = "/v1/services/orders/extras";
     let all = center.ask("GET", path, None).await.good();
     assert_eq!(all["members"][0]["member"], "user::\"alice\"");
+    assert_eq!(all["entities"][0]["attrs"], json!({ "floor": 3 }), "of the directory, by import");
+    assert_eq!(all["complete"], json!(true));
     assert_eq!(all["keys"][0]["sha256"].as_str().unwrap().len(), 64);
     assert_eq!(all["tombstones"][0]["id"], "gone");
     assert_eq!(all["tombstones"][0]["service"], "orders");

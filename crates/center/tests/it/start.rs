@@ -9,16 +9,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use keepgate_center::{Center, TlsFiles};
 use serde_json::json;
 
-use crate::fixture::{Dir, Running, config, connect, patiently};
+use crate::fixture::{Dir, Running, chain, config, connect, patiently};
 
 const ALLOW: &str = "permit (principal, action, resource);";
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
-}
 
 #[tokio::test]
 async fn the_first_start_writes_a_token_and_the_second_does_not() {

@@ -9,7 +9,9 @@ use keepgate_client::replica::{FollowConfig, NoDecision, Replica, RestartAge};
 use keepgate_policy::Change;
 
 use crate::center::{FakeCenter, service};
-use crate::replica::{HOUR, LONG, Scratch, config, decide, on_disk, reopened, run, until};
+use crate::replica::{
+    HOUR, LONG, Scratch, config, decide, following, on_disk, reopened, run, until,
+};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -56,20 +58,13 @@ fn with(time: &Arc<Moved>, config: FollowConfig) -> FollowConfig {
     FollowConfig { time: Arc::clone(time) as Arc<dyn TimeSource>, ..config }
 }
 
-fn started() -> FakeCenter {
-    let center = FakeCenter::start();
-    center.commit(service("orders").into_iter().map(Change::Put).collect());
-    center
-}
-
 /// What was sent before the freeze and read after it does not make the replica young.
 #[test]
 fn a_freeze_makes_it_old() {
-    let center = started();
+    let center = FakeCenter::with_orders();
     run(async {
         let time = Moved::new();
-        let replica = Replica::follow(with(&time, config(&center))).unwrap();
-        until("current", || replica.age().is_some()).await;
+        let replica = following(&center, with(&time, config(&center))).await;
         center.set_echo(false);
         // Echoes that are under way are read.
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -91,11 +86,10 @@ fn a_freeze_makes_it_old() {
 /// The paused virtual machine: only the wall clock shows it.
 #[test]
 fn a_jump_of_the_wall_clock_makes_it_old_and_never_young() {
-    let center = started();
+    let center = FakeCenter::with_orders();
     run(async {
         let time = Moved::new();
-        let replica = Replica::follow(with(&time, config(&center))).unwrap();
-        until("current", || replica.age().is_some()).await;
+        let replica = following(&center, with(&time, config(&center))).await;
         center.set_echo(false);
         tokio::time::sleep(Duration::from_millis(100)).await;
         time.set_wall(60);
@@ -110,11 +104,10 @@ fn a_jump_of_the_wall_clock_makes_it_old_and_never_young() {
 /// A world that was replaced does not get younger with the one that replaced it.
 #[test]
 fn a_replaced_world_stands_still() {
-    let center = started();
+    let center = FakeCenter::with_orders();
     run(async {
         let time = Moved::new();
-        let replica = Replica::follow(with(&time, config(&center))).unwrap();
-        until("current", || replica.age().is_some()).await;
+        let replica = following(&center, with(&time, config(&center))).await;
         let pinned = replica.pin();
         center.commit(vec![Change::Delete(service("orders")[1].key.clone())]);
         replica.wait_for(center.head(), LONG).await.unwrap();
@@ -129,7 +122,7 @@ fn a_replaced_world_stands_still() {
 #[test]
 fn the_age_counts_over_a_restart() {
     let scratch = Scratch::new("age");
-    let center = started();
+    let center = FakeCenter::with_orders();
     run(async {
         let time = Moved::new();
         let config = with(&time, on_disk(&center, &scratch));

@@ -138,6 +138,9 @@ struct Shared {
     needs: Mutex<BTreeMap<String, u32>>,
     hellos: Mutex<Vec<proto::Hello>>,
     hang_up: watch::Sender<u64>,
+    streams: AtomicUsize,
+    /// Which faults were done, each with the number of the stream that it was done on.
+    done: Mutex<Vec<(usize, Fault)>>,
     pub connections: AtomicUsize,
     pub snapshots: AtomicUsize,
     applied: Mutex<Vec<(Revision, Digest)>>,
@@ -205,6 +208,8 @@ impl FakeCenter {
             needs: Mutex::default(),
             hellos: Mutex::default(),
             hang_up: watch::Sender::new(0),
+            streams: AtomicUsize::new(0),
+            done: Mutex::default(),
             connections: AtomicUsize::new(0),
             snapshots: AtomicUsize::new(0),
             applied: Mutex::default(),
@@ -233,6 +238,18 @@ impl FakeCenter {
             }
         });
         FakeCenter { addr, shared }
+    }
+
+    /// With a service `orders` that permits everything to `user::"alice"`.
+    pub fn with_orders() -> FakeCenter {
+        let center = FakeCenter::start();
+        center.orders();
+        center
+    }
+
+    /// That service, as a new revision.
+    pub fn orders(&self) -> Revision {
+        self.commit(service("orders").into_iter().map(Change::Put).collect())
     }
 
     pub fn url(&self) -> String {
@@ -339,6 +356,16 @@ impl FakeCenter {
 
     pub fn faults_left(&self) -> usize {
         self.shared.faults.lock().unwrap().len()
+    }
+
+    /// The first fault of each stream on which one was done: a follower ends the stream for it, so
+    /// whatever is done there after it says nothing to anybody.
+    pub fn first_faults(&self) -> BTreeMap<usize, Fault> {
+        let mut first = BTreeMap::new();
+        for (stream, fault) in self.shared.done.lock().unwrap().iter() {
+            first.entry(*stream).or_insert(*fault);
+        }
+        first
     }
 
     pub fn hang_up(&self) {
@@ -451,12 +478,15 @@ struct Gone;
 struct Mouth {
     shared: Arc<Shared>,
     to: mpsc::Sender<Told1>,
+    /// Counts streams.
+    stream: usize,
 }
 
 impl Mouth {
     fn fault(&self, fits: impl Fn(Fault) -> bool) -> Option<Fault> {
         let mut faults = self.shared.faults.lock().unwrap();
-        faults.front().copied().filter(|fault| fits(*fault)).inspect(|_| {
+        faults.front().copied().filter(|fault| fits(*fault)).inspect(|fault| {
+            self.shared.done.lock().unwrap().push((self.stream, *fault));
             faults.pop_front();
         })
     }
@@ -670,7 +700,8 @@ async fn feed(
 ) -> Result<(), Gone> {
     let mut heads = shared.head.subscribe();
     let mut beat = tokio::time::interval(Duration::from_millis(20));
-    let mouth = Mouth { shared: shared.clone(), to };
+    let stream = shared.streams.fetch_add(1, Ordering::SeqCst);
+    let mouth = Mouth { shared: shared.clone(), to, stream };
     if !shared.old.load(Ordering::SeqCst) {
         mouth.say(mouth.welcome()).await?;
     }

@@ -11,16 +11,10 @@ use keepgate_policy::Change;
 use crate::center::{FakeCenter, entity, service};
 use crate::replica::{HOUR, LONG, Scratch, config, decide, on_disk, reopened, run, until};
 
-fn started() -> FakeCenter {
-    let center = FakeCenter::start();
-    center.commit(service("orders").into_iter().map(Change::Put).collect());
-    center
-}
-
 #[test]
 fn a_disk_that_fails_costs_only_the_cache() {
     let scratch = Scratch::new("fails");
-    let center = started();
+    let center = FakeCenter::with_orders();
     run(async {
         std::fs::create_dir_all(scratch.0.join("replica.tmp")).unwrap();
         let replica = Replica::follow(on_disk(&center, &scratch)).unwrap();
@@ -66,10 +60,9 @@ fn a_full_disk_does_not_stop_the_replica_and_costs_no_snapshots() {
     let scratch = Scratch::new("full");
     let Some(disk) = Mounted::new(&scratch.0, "size=64k,mode=700") else { return };
     std::fs::write(scratch.0.join("ballast"), vec![0; 128 << 10]).unwrap_err();
-    let center = started();
+    let center = FakeCenter::with_orders();
     run(async {
-        let replica = Replica::follow(on_disk(&center, &scratch)).unwrap();
-        replica.wait_for(center.head(), LONG).await.unwrap();
+        let replica = following(&center, on_disk(&center, &scratch)).await;
         until("failed", || replica.metrics().disk_failures >= 1).await;
         for n in 0..50 {
             replica.wait_for(center.put("a", n), LONG).await.unwrap();
@@ -85,7 +78,7 @@ fn a_full_disk_does_not_stop_the_replica_and_costs_no_snapshots() {
 fn a_read_only_directory_is_used_and_not_written() {
     let scratch = Scratch::new("readonly");
     let Some(disk) = Mounted::new(&scratch.0, "size=8m,mode=700") else { return };
-    let center = started();
+    let center = FakeCenter::with_orders();
     run(async {
         let config = on_disk(&center, &scratch);
         let replica = Replica::follow(config.clone()).unwrap();
@@ -125,7 +118,7 @@ fn a_read_only_directory_is_used_and_not_written() {
 
 #[test]
 fn links_are_not_followed_and_open_directories_refused() {
-    let center = started();
+    let center = FakeCenter::with_orders();
     run(async {
         let scratch = Scratch::new("links");
         std::fs::create_dir_all(&scratch.0).unwrap();
@@ -163,7 +156,7 @@ fn links_are_not_followed_and_open_directories_refused() {
 #[test]
 fn a_kept_state_can_be_read_back() {
     let scratch = Scratch::new("kept");
-    let center = started();
+    let center = FakeCenter::with_orders();
     run(async {
         let replica = Replica::follow(on_disk(&center, &scratch)).unwrap();
         replica.wait_for(center.head(), LONG).await.unwrap();

@@ -6,23 +6,13 @@ use keepgate_client::replica::{FollowConfig, NoDecision, Replica, Standing};
 use keepgate_policy::{Change, HistoryId, Item, ItemKey, Revision};
 
 use crate::center::{FakeCenter, entity, service};
-use crate::replica::{HOUR, LONG, Scratch, config, decide, on_disk, reopened, run, until};
-
-async fn following(center: &FakeCenter, config: FollowConfig) -> Replica {
-    let replica = Replica::follow(config).unwrap();
-    replica.wait_for(center.head(), LONG).await.unwrap();
-    until("current", || replica.age().is_some()).await;
-    replica
-}
-
-fn orders(center: &FakeCenter) -> Revision {
-    center.commit(service("orders").into_iter().map(Change::Put).collect())
-}
+use crate::replica::{
+    HOUR, LONG, Scratch, config, config_of, decide, following, on_disk, reopened, run, until,
+};
 
 #[test]
 fn a_center_that_was_set_back_is_not_followed() {
-    let center = FakeCenter::start();
-    orders(&center);
+    let center = FakeCenter::with_orders();
     for n in 0..9 {
         center.put("a", n);
     }
@@ -57,8 +47,7 @@ fn a_center_that_was_set_back_is_not_followed() {
 /// A successor's world has no age before an echo of the new history.
 #[test]
 fn a_successor_is_undated_until_its_echo() {
-    let center = FakeCenter::start();
-    orders(&center);
+    let center = FakeCenter::with_orders();
     run(async {
         let replica = following(&center, config(&center)).await;
         center.set_echo(false);
@@ -76,8 +65,7 @@ fn a_successor_is_undated_until_its_echo() {
 
 #[test]
 fn a_foreign_center_is_not_followed_and_the_right_one_again() {
-    let center = FakeCenter::start();
-    orders(&center);
+    let center = FakeCenter::with_orders();
     run(async {
         let replica = following(&center, config(&center)).await;
         let held = replica.revision();
@@ -99,8 +87,7 @@ fn a_foreign_center_is_not_followed_and_the_right_one_again() {
 /// Release 0.1 sends no Welcome: nothing is taken, what is kept grows old, and it heals.
 #[test]
 fn a_center_of_release_0_1_is_not_followed() {
-    let center = FakeCenter::start();
-    orders(&center);
+    let center = FakeCenter::with_orders();
     run(async {
         let replica = following(&center, config(&center)).await;
         let held = replica.revision();
@@ -117,8 +104,7 @@ fn a_center_of_release_0_1_is_not_followed() {
         until("following", || *replica.standing() == Standing::Following).await;
     });
     // Nothing held, and nothing taken.
-    let old = FakeCenter::start();
-    orders(&old);
+    let old = FakeCenter::with_orders();
     old.set_old(true);
     run(async {
         let replica = Replica::follow(config(&old)).unwrap();
@@ -132,8 +118,7 @@ fn a_center_of_release_0_1_is_not_followed() {
 #[test]
 fn an_older_snapshot_is_shown_once_deltas_have_caught_up() {
     use crate::center::Fault;
-    let center = std::sync::Arc::new(FakeCenter::start());
-    orders(&center);
+    let center = std::sync::Arc::new(FakeCenter::with_orders());
     for n in 0..20 {
         center.put("a", n);
     }
@@ -163,8 +148,7 @@ fn an_older_snapshot_is_shown_once_deltas_have_caught_up() {
 #[test]
 fn state_kept_from_another_url_waits_for_a_welcome() {
     let scratch = Scratch::new("url");
-    let center = FakeCenter::start();
-    orders(&center);
+    let center = FakeCenter::with_orders();
     run(async {
         let config = on_disk(&center, &scratch);
         let replica = following(&center, config.clone()).await;
@@ -198,8 +182,7 @@ fn put(item: Item) -> Change {
 /// What needs a newer release stops its service and no other one.
 #[test]
 fn a_service_of_a_newer_format_is_held_back_alone() {
-    let center = FakeCenter::start();
-    orders(&center);
+    let center = FakeCenter::with_orders();
     center.commit(service("stock").into_iter().map(put).collect());
     run(async {
         let replica = following(&center, config(&center)).await;
@@ -222,9 +205,8 @@ fn a_service_of_a_newer_format_is_held_back_alone() {
         assert_eq!(standing, Standing::NeedsUpgrade { service: "stock".to_owned(), needs: 3 });
         assert_eq!(replica.metrics().held_back, 1);
         // The same in a snapshot.
-        let fresh = Replica::follow(config(&center)).unwrap();
-        fresh.wait_for(head, LONG).await.unwrap();
-        assert_eq!(decide(&fresh, "orders", "alice", HOUR).is_ok(), fresh.age().is_some());
+        let fresh = following(&center, config(&center)).await;
+        assert_eq!(decide(&fresh, "orders", "alice", HOUR), Ok(false));
         assert!(decide(&fresh, "stock", "alice", HOUR).is_err());
         // The setting is taken back: all is understood again.
         center.set_needs("stock", 1);
@@ -239,8 +221,7 @@ fn a_service_of_a_newer_format_is_held_back_alone() {
 #[test]
 fn the_only_service_of_a_newer_format_stops_the_replica() {
     let scratch = Scratch::new("needs");
-    let center = FakeCenter::start();
-    orders(&center);
+    let center = FakeCenter::with_orders();
     run(async {
         let config =
             FollowConfig { services: vec!["orders".to_owned()], ..on_disk(&center, &scratch) };
@@ -271,8 +252,7 @@ fn the_only_service_of_a_newer_format_stops_the_replica() {
 #[test]
 fn items_that_another_release_writes_otherwise_are_taken() {
     let scratch = Scratch::new("odd");
-    let center = FakeCenter::start();
-    orders(&center);
+    let center = FakeCenter::with_orders();
     center.commit(vec![put(entity("odd1", 1)), put(entity("even", 1))]);
     run(async {
         let config = on_disk(&center, &scratch);
@@ -300,5 +280,71 @@ fn items_that_another_release_writes_otherwise_are_taken() {
         let replica = reopened(&config).await;
         assert_eq!(replica.revision(), center.head(), "kept, and read back");
         assert_eq!(replica.metrics().disk_rejected, 0);
+    });
+}
+
+/// What `scripts/record-old-release` has recorded of release 0.1.0.
+fn recorded(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/release-0.1").join(name)
+}
+
+/// What a center of release 0.1.0 has sent, byte for byte: a heartbeat, a snapshot, deltas.
+#[test]
+fn the_recorded_stream_of_release_0_1_is_not_taken() {
+    let stream = std::fs::read(recorded("center")).unwrap();
+    let old = crate::server::recorded_center(stream);
+    run(async {
+        let replica = Replica::follow(config_of(&format!("http://{old}"))).unwrap();
+        until("noticed", || *replica.standing() == Standing::OldCenter).await;
+        until("asked again", || replica.metrics().old_centers >= 3).await;
+        assert!(!replica.is_ready(), "nothing is taken from it");
+        assert_eq!(replica.age(), None);
+        assert!(replica.standing().to_string().contains("upgrade the center first"));
+    });
+    // What is held stays and grows old.
+    let center = FakeCenter::with_orders();
+    let scratch = Scratch::new("recorded");
+    run(async {
+        let config = on_disk(&center, &scratch);
+        let replica = following(&center, config.clone()).await;
+        let held = replica.revision();
+        drop(replica);
+        let downgraded = FollowConfig { center_url: format!("http://{old}"), ..config.clone() };
+        let replica = reopened(&downgraded).await;
+        until("noticed", || *replica.standing() == Standing::OldCenter).await;
+        assert!(!replica.is_ready(), "of another URL, and no Welcome accepts it");
+        drop(replica);
+        let replica = reopened(&config).await;
+        until("following", || *replica.standing() == Standing::Following).await;
+        assert_eq!(replica.revision(), held, "it was not overwritten");
+    });
+}
+
+/// What a gate of release 0.1.0 has kept is used after an upgrade in place, as long as no center
+/// says anything else; a center of this release brings a snapshot with a mark.
+#[test]
+fn the_recorded_replica_of_release_0_1_is_used() {
+    let scratch = Scratch::new("upgraded");
+    std::fs::create_dir_all(&scratch.0).unwrap();
+    for file in std::fs::read_dir(recorded("replica")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), scratch.0.join(file.file_name())).unwrap();
+    }
+    run(async {
+        let old = FollowConfig {
+            services: vec!["orders".to_owned()],
+            data_dir: Some(scratch.0.clone()),
+            ..config_of("http://127.0.0.1:18391")
+        };
+        // Nobody listens there: it was the recording's relay.
+        let replica = reopened(&old).await;
+        assert!(replica.is_ready());
+        assert_eq!(replica.revision(), Revision(14));
+        assert_eq!(replica.history(), None, "release 0.1 knows no histories");
+        let age = replica.age().expect("release 0.1 noted when it was current");
+        assert!(age > Duration::from_secs(60), "by the wall clock since: {age:?}");
+        assert_eq!(replica.metrics().disk_rejected, 0);
+        assert_eq!(decide(&replica, "orders", "alice", Duration::MAX), Ok(true));
+        assert_eq!(decide(&replica, "orders", "bob", Duration::MAX), Ok(false));
     });
 }

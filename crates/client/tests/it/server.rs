@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -102,6 +103,35 @@ pub fn in_thread(future: impl Future<Output = ()> + Send + 'static) {
     });
 }
 
+/// A center that answers each request with the same recorded messages, and keeps the stream open.
+pub fn recorded_center(messages: Vec<u8>) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let messages = Bytes::from(messages);
+    in_thread(async move {
+        let listener = TcpListener::from_std(listener).unwrap();
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { continue };
+            let messages = messages.clone();
+            let service = service_fn(move |_: Request<Incoming>| {
+                let said = futures_util::stream::iter([Ok::<_, Infallible>(messages.clone())]);
+                let frames = said.chain(futures_util::stream::pending()).map_ok(Frame::data);
+                let response = Response::builder()
+                    .header("content-type", "application/grpc")
+                    .body(StreamBody::new(frames))
+                    .unwrap();
+                async { Ok::<_, Infallible>(response) }
+            });
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service),
+            );
+        }
+    });
+    addr
+}
+
 async fn serve<S>(stream: S, counts: Arc<Counts>, h2: Option<u32>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
@@ -173,7 +203,6 @@ async fn answer(
         "/chunks" => {
             let frames = futures_util::stream::iter(0..100)
                 .map(|n| Ok(Frame::data(Bytes::from(format!("{n:1000}")))));
-            use futures_util::StreamExt as _;
             let mut response =
                 Response::new(http_body_util::BodyExt::boxed_unsync(StreamBody::new(frames)));
             response.headers_mut().insert("x-kind", HeaderValue::from_static("chunks"));
@@ -189,7 +218,6 @@ async fn answer(
             response
         }
         "/stall" => {
-            use futures_util::StreamExt as _;
             let first = futures_util::stream::iter([Ok(Frame::data(Bytes::from("first")))]);
             let body = StreamBody::new(first.chain(futures_util::stream::pending()));
             Response::new(body.boxed_unsync())

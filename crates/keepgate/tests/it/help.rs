@@ -25,7 +25,7 @@ fn short_help_names_every_command() {
 #[test]
 fn version() {
     expect![[r#"
-        keepgate 0.1.0
+        keepgate 0.2.0
     "#]]
     .assert_eq(&keepgate_ok(&["--version"]));
 }

@@ -18,6 +18,7 @@ mod faults;
 mod flood;
 mod harness;
 mod help;
+mod history;
 mod import;
 mod keeping;
 mod lab;

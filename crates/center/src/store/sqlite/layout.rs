@@ -1,5 +1,7 @@
 //! The tables, and how a store of release 0.1 becomes one of this release.
 
+use std::collections::BTreeMap;
+
 use keepgate_policy::mark::change_digest;
 use keepgate_policy::{Digest, HistoryId, ItemKey, Revision};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -69,6 +71,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     if found != FIRST_LAYOUT {
         return Err(StoreError::Layout { found, known: LAYOUT });
     }
+    as_it_says(&tx)?;
     tx.execute_batch(
         "ALTER TABLE items ADD COLUMN needs INTEGER NOT NULL DEFAULT 1;
          ALTER TABLE changes ADD COLUMN needs INTEGER NOT NULL DEFAULT 1;",
@@ -97,6 +100,50 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     rows::write_sum(&tx, super::super::Sum::Tokens, tokens)?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
     tx.commit().map_err(failed(doing))
+}
+
+/// The items of a store of release 0.1 have the digests that it says: what is damaged stays as it
+/// is.
+fn as_it_says(connection: &Connection) -> Result<(), StoreError> {
+    let doing = "checking the store of release 0.1";
+    let corrupt = |what: String| Err(StoreError::Corrupt { what });
+    let mut sums: BTreeMap<String, SumRow> = BTreeMap::new();
+    let mut items = connection
+        .prepare("SELECT service, kind, id, body, digest FROM items")
+        .map_err(failed(doing))?;
+    let mut found = items.query([]).map_err(failed(doing))?;
+    while let Some(row) = found.next().map_err(failed(doing))? {
+        let read = || {
+            let kind: String = row.get(1)?;
+            let (body, digest): (Vec<u8>, Vec<u8>) = (row.get(3)?, row.get(4)?);
+            rusqlite::Result::Ok((row.get(0)?, kind, row.get(2)?, body, digest))
+        };
+        let (service, kind, id, body, said) = read().map_err(failed(doing))?;
+        let key = ItemKey { service, kind: stored_kind(&kind)?, id };
+        let digest = Digest::of_encoded(&key, &body);
+        if Digest::from_bytes(&said) != Some(digest) {
+            return corrupt(format!("{key} does not have the digest that its row says"));
+        }
+        sums.entry(key.service).or_default().add(digest);
+    }
+    let mut scopes =
+        connection.prepare("SELECT service, digest, items FROM scopes").map_err(failed(doing))?;
+    let mut found = scopes.query([]).map_err(failed(doing))?;
+    while let Some(row) = found.next().map_err(failed(doing))? {
+        let read = || {
+            let said: Vec<u8> = row.get(1)?;
+            rusqlite::Result::Ok((row.get::<_, String>(0)?, said, unsigned(row, 2)?))
+        };
+        let (service, said, items) = read().map_err(failed(doing))?;
+        let sum = sums.remove(&service).unwrap_or_default();
+        if Digest::from_bytes(&said) != Some(sum.digest) || items != sum.rows {
+            return corrupt(format!("the items of scope `{service}` do not sum up to its digest"));
+        }
+    }
+    match sums.keys().next() {
+        Some(service) => corrupt(format!("there are items of `{service}`, and no such scope")),
+        None => Ok(()),
+    }
 }
 
 fn begin_history(

@@ -481,6 +481,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .read(true)
         .write(true)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(&path)
         .map_err(io("open"))?;
     match file.try_lock() {

@@ -4,7 +4,7 @@
 //! INVARIANT: nothing is created or overwritten before the row is known. A directory that may not
 //! be served is left as it was found.
 
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use keepgate_policy::{Mark, Revision};
@@ -28,7 +28,15 @@ pub(super) struct Inventory {
 impl Inventory {
     pub(super) fn take(dir: &Path) -> Result<Inventory, StoreError> {
         let mut inventory = Inventory { dir: dir.to_owned(), database: None, others: Vec::new() };
-        for name in ["center.db", "center.db-wal", "center.high", "admin.token"] {
+        let names = [
+            "center.db",
+            "center.db-wal",
+            "center.db-shm",
+            "center.high",
+            "center.lock",
+            "admin.token",
+        ];
+        for name in names {
             let path = dir.join(name);
             let meta = match path.symlink_metadata() {
                 Ok(meta) => meta,
@@ -38,20 +46,26 @@ impl Inventory {
                     return Err(StoreError::Io { what: "look at", path, source });
                 }
             };
-            if name == "center.db" {
-                let kind = meta.file_type();
-                if kind.is_symlink() || kind.is_fifo() || !kind.is_file() {
-                    return Err(refused(
-                        Fault::Mixed,
-                        &path,
-                        "a regular file",
-                        "a link or something else that is not a file",
-                        "put the file itself into the data directory",
-                    ));
-                }
-                inventory.database = Some(meta.len());
-            } else if name != "center.db-wal" || meta.len() > 0 {
-                inventory.others.push(name);
+            // Nothing is read or written elsewhere; who may read the token may have it elsewhere.
+            if name != "admin.token" && !meta.file_type().is_file() {
+                return Err(refused(
+                    Fault::Mixed,
+                    &path,
+                    "a regular file",
+                    "a link or something else that is not a file",
+                    format!(
+                        "put the file itself into the data directory, or restore a backup \
+                         (`keepgate center restore FILE --data {}`)",
+                        dir.display()
+                    ),
+                ));
+            }
+            match name {
+                "center.db" => inventory.database = Some(meta.len()),
+                "center.db-wal" if meta.len() == 0 => {}
+                // No trace of a store: the lock is made by every command that looks at it.
+                "center.db-shm" | "center.lock" => {}
+                _ => inventory.others.push(name),
             }
         }
         Ok(inventory)

@@ -81,7 +81,8 @@ pub(crate) enum Upkeep {
     /// Go on without what was acknowledged and is lost
     ///
     /// The store gets a new history, with the old one as its ancestor. What was lost stays lost:
-    /// what was revoked in it is permitted again.
+    /// what was revoked in it is permitted again. Where the database itself is gone, the store is empty
+    /// and permits nothing, and `admin.token` is new.
     AcceptLoss {
         #[command(flatten)]
         place: Place,
@@ -129,7 +130,13 @@ pub(crate) fn run(upkeep: Upkeep) -> anyhow::Result<Exit> {
             done(&prepared.commit(now)?, "recovered", &place)
         }
         Upkeep::AcceptLoss { place } => {
-            done(&upkeep::accept_loss(&place.data, now)?, "accepted", &place)
+            let made = upkeep::accept_loss(&place.data, now)?;
+            if made.before.is_none() && !place.json {
+                style::print(
+                    "no database was left: the store is empty, and `admin.token` is new\n",
+                )?;
+            }
+            done(&made, "accepted", &place)
         }
         Upkeep::Move { to, place } => {
             let moved = upkeep::move_to(&place.data, &to, now)?;

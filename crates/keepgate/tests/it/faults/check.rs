@@ -56,6 +56,11 @@ impl Ledger {
         self.edits.push(edit);
     }
 
+    /// How many edits were acknowledged.
+    pub(super) fn acknowledged(&self) -> usize {
+        self.edits.iter().filter(|edit| edit.acknowledged.is_some()).count()
+    }
+
     /// What the last edit says; none: it cannot be said, as the last one was not acknowledged.
     pub(super) fn is_permitted(&self, user: usize) -> Option<bool> {
         let mut last = None;
@@ -131,7 +136,7 @@ impl Ledger {
                 wrong.push(format!("user {user} got {status}"));
             }
         }
-        let acknowledged = self.edits.iter().filter(|edit| edit.acknowledged.is_some()).count();
+        let acknowledged = self.acknowledged();
         let last = self.last_after_revocation(seen);
         eprintln!(
             "{} edits, {acknowledged} acknowledged; {} requests at the upstream, {} answers; \

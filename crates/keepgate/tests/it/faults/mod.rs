@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::skipped;
 use check::Ledger;
-use system::System;
+use system::{System, Whose};
 
 /// The service's `max_age`: the bound.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(5);
@@ -56,6 +56,18 @@ enum Fault {
     RestoreDatabase,
     /// A copied directory behind the same address, and then the right one again.
     CopiedDirectory,
+    /// A bit of the database flips while the center is down, and back after it was refused.
+    FlipDatabase,
+    /// A slot of the high-water mark is torn, or both are.
+    TearHigh,
+    /// The database and its log are removed beneath the running center.
+    RemoveDatabase,
+    /// The wall clock of the gate jumps, forward or back.
+    JumpGate,
+    /// The wall clock of the center jumps.
+    JumpCenter,
+    /// SIGKILL to the center right after a gate has shown a loss.
+    KillLosing,
 }
 
 const FAULTS: &[Fault] = &[
@@ -69,8 +81,14 @@ const FAULTS: &[Fault] = &[
     Fault::TruncateWal,
     Fault::KillCenter,
     Fault::RestoreDatabase,
+    Fault::JumpGate,
     Fault::DeleteWal,
+    Fault::FlipDatabase,
+    Fault::JumpCenter,
     Fault::ZeroWal,
+    Fault::KillLosing,
+    Fault::TearHigh,
+    Fault::RemoveDatabase,
 ];
 
 /// Numbers that look random and are the same for the same seed.
@@ -196,5 +214,34 @@ fn strike(system: &mut System, fault: Fault, dice: &mut Dice, ledger: &mut Ledge
             system.try_copied_directory();
             system.start_center(ledger);
         }
+        Fault::FlipDatabase => {
+            system.stop_center();
+            system.try_flipped_database(dice, ledger);
+            system.start_center(ledger);
+        }
+        Fault::TearHigh => {
+            system.kill_center();
+            system.tear_high(dice);
+            system.start_center(ledger);
+        }
+        Fault::RemoveDatabase => {
+            system.remove_database(dice, ledger);
+            system.start_center(ledger);
+        }
+        Fault::JumpGate => system.jump(Whose::Gate, jump(dice)),
+        Fault::JumpCenter => system.jump(Whose::Center, jump(dice)),
+        Fault::KillLosing => {
+            system.await_gate();
+            system.kill_center();
+            system.restore_copy(&["center.db", "center.db-wal", "center.db-shm", "center.high"]);
+            system.kill_when_lost();
+            system.start_center(ledger);
+        }
     }
+}
+
+/// Up to two hours forward or back, in milliseconds.
+fn jump(dice: &mut Dice) -> i64 {
+    let size = i64::try_from(1 + dice.below(7_200_000)).unwrap();
+    if dice.below(2) == 0 { size } else { -size }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +20,22 @@ use crate::separate::policies;
 /// Between two requests of one caller.
 const PACE: Duration = Duration::from_millis(20);
 
+/// Whose wall clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whose {
+    Center,
+    Gate,
+}
+
+impl Whose {
+    fn file(self) -> &'static str {
+        match self {
+            Whose::Center => "center.clock",
+            Whose::Gate => "gate.clock",
+        }
+    }
+}
+
 pub(super) struct System {
     scratch: Scratch,
     pub(super) data: PathBuf,
@@ -30,6 +47,8 @@ pub(super) struct System {
     pub(super) relay: Arc<Relay>,
     users: usize,
     token: String,
+    /// Since when a loss is declared that the next start does not speak of.
+    declared: Option<Instant>,
     seen: Arc<Mutex<Seen>>,
     done: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -55,10 +74,12 @@ impl System {
             relay,
             users,
             token: String::new(),
+            declared: None,
             seen,
             done,
             threads: Vec::new(),
         };
+        system.make_clocks();
         system.spawn_center().unwrap_or_else(|said| panic!("the first start: {said}"));
         let policy = policies(&system.scratch, "5s");
         system.command(&["apply", &policy]);
@@ -68,10 +89,8 @@ impl System {
                 system.command(&["key", "create", "--principal", &principal]).trim().to_owned()
             })
             .collect();
-        let token = system.command(&["token", "create", "--role", "gate", "--service", "orders"]);
-        let token = system.scratch.write("gate.token", &token);
-        system.token =
-            std::fs::read_to_string(system.data.join("admin.token")).unwrap().trim().to_owned();
+        system.make_tokens();
+        let token = system.scratch.join("gate.token");
         for user in 0..users {
             system.edit(user, true, ledger);
         }
@@ -114,6 +133,34 @@ impl System {
         system.threads.push(std::thread::spawn(move || watch_stalls(&seen, &stop)));
         system.settle(ledger);
         system
+    }
+
+    /// A wall clock for each process, which no other one sees.
+    fn make_clocks(&self) {
+        let mut cc = Command::new("cc");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/faults/clock.c");
+        cc.args(["-O2", "-shared", "-fPIC", "-o"]).arg(self.scratch.join("clock.so")).arg(source);
+        let said = crate::harness::run(cc);
+        assert_eq!(said.code, 0, "{said:?}");
+        for whose in [Whose::Center, Whose::Gate] {
+            std::fs::write(self.scratch.join(whose.file()), 0_i64.to_ne_bytes()).unwrap();
+        }
+    }
+
+    /// `keepgate` under its own clock.
+    fn clocked(&self, whose: Whose) -> Command {
+        let mut command = keepgate();
+        command
+            .env("LD_PRELOAD", self.scratch.join("clock.so"))
+            .env("FAULT_CLOCK", self.scratch.join(whose.file()));
+        command
+    }
+
+    /// Sets that clock against the host's. In place: the process has the file mapped.
+    pub(super) fn jump(&self, whose: Whose, ahead_ms: i64) {
+        let path = self.scratch.join(whose.file());
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&ahead_ms.to_ne_bytes(), 0).unwrap();
     }
 
     /// `keepgate ARGS..` at the center, which must succeed.
@@ -169,7 +216,7 @@ impl System {
 
     /// Starts the center; where it refuses, by the way that it names. Then its state is compared.
     pub(super) fn start_center(&mut self, ledger: &mut Ledger) {
-        let mut lost = None;
+        let mut lost = self.declared.take();
         for attempt in 0.. {
             assert!(attempt < 4, "the way out that the center names does not lead out");
             let said = match self.spawn_center() {
@@ -182,26 +229,9 @@ impl System {
             let mut command = keepgate();
             command.args(["center", way, "--data", self.data.to_str().unwrap()]);
             let done = crate::harness::run(command);
-            // Killed before the loss was written down: the next start learns of it again.
-            if done.code != 0 && done.stderr.contains("found none missing") {
-                continue;
-            }
             assert_eq!(done.code, 0, "`center {way}` after {said}: {done:?}");
         }
-        let permitted: Vec<bool> = {
-            let mut http = self.http().expect("the center is up");
-            (0..self.users)
-                .map(|user| {
-                    let path = format!("/v1/services/orders/policies/u{user}");
-                    match http.send("GET", &path, "").status {
-                        200 => true,
-                        404 => false,
-                        status => panic!("{path}: {status}"),
-                    }
-                })
-                .collect()
-        };
-        ledger.found(&permitted, lost);
+        ledger.found(&self.permitted(), lost);
         if lost.is_some() {
             // What was copied before a declared loss is of a history that gates no longer know: see
             // the limits in docs/reliability.md.
@@ -209,12 +239,26 @@ impl System {
         }
     }
 
+    /// Who is permitted, as the center has it.
+    fn permitted(&self) -> Vec<bool> {
+        let mut http = self.http().expect("the center is up");
+        let of = |user| {
+            let path = format!("/v1/services/orders/policies/u{user}");
+            match http.send("GET", &path, "").status {
+                200 => true,
+                404 => false,
+                status => panic!("{path}: {status}"),
+            }
+        };
+        (0..self.users).map(of).collect()
+    }
+
     /// Err: what it said when it ended, or why it is not ready.
     fn spawn_center(&mut self) -> Result<(), String> {
         let log = self.scratch.join("center.log");
         let file = std::fs::File::create(&log).unwrap();
         let listen = format!("127.0.0.1:{}", self.port);
-        let mut command = keepgate();
+        let mut command = self.clocked(Whose::Center);
         command
             .args(["center", "--json", "--data", self.data.to_str().unwrap(), "--listen", &listen])
             .stdout(Stdio::null())
@@ -254,8 +298,8 @@ impl System {
         }
     }
 
-    fn stop_center(&mut self) {
-        let mut center = self.center.take().unwrap();
+    pub(super) fn stop_center(&mut self) {
+        let Some(mut center) = self.center.take() else { return };
         send(center.id(), libc::SIGTERM);
         eventually("the center ends", || center.try_wait().unwrap());
     }
@@ -274,7 +318,7 @@ impl System {
             gate.kill();
         }
         let args: Vec<&str> = self.gate_args.iter().map(String::as_str).collect();
-        let mut gate = Running::keepgate(&args);
+        let mut gate = Running::start(self.clocked(Whose::Gate), &args);
         text(&gate.json(), "/gate");
         self.gate = Some(gate);
     }
@@ -328,6 +372,96 @@ impl System {
         assert!(said.contains("adopt"), "the way out of a copy: {said}");
         std::fs::remove_dir_all(&data).unwrap();
         std::fs::rename(&aside, &data).unwrap();
+    }
+
+    /// A single flipped bit of the database: refused, or harmless. Then it is flipped back.
+    pub(super) fn try_flipped_database(&mut self, dice: &mut Dice, ledger: &mut Ledger) {
+        let path = self.data.join("center.db");
+        let whole = std::fs::read(&path).unwrap();
+        let high = std::fs::read(self.data.join("center.high")).unwrap();
+        let bit = usize::try_from(dice.below(whole.len() as u64 * 8)).unwrap();
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, flipped).unwrap();
+        let started = self.spawn_center();
+        if started.is_ok() {
+            ledger.found(&self.permitted(), None);
+        }
+        self.kill_center();
+        if let Err(said) = started {
+            assert!(said.contains("keepgate center"), "bit {bit}: no way out: {said}");
+            // In place; nothing was acknowledged meanwhile.
+            std::fs::write(&path, whole).unwrap();
+            std::fs::write(self.data.join("center.high"), high).unwrap();
+        }
+    }
+
+    /// The slot that was not written last, or the newest, which leaves the one before.
+    pub(super) fn tear_high(&self, dice: &mut Dice) {
+        let path = self.data.join("center.high");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = usize::try_from(dice.below(bytes.len() as u64)).unwrap();
+        bytes[at] ^= 1 << dice.below(8);
+        std::fs::write(&path, bytes).unwrap();
+    }
+
+    /// Whatever the center says after that is no acknowledgement. What leads out here is what the
+    /// gate has kept; tokens are made anew.
+    pub(super) fn remove_database(&mut self, dice: &mut Dice, ledger: &mut Ledger) {
+        for name in ["center.db", "center.db-wal", "center.db-shm"] {
+            let _ = std::fs::remove_file(self.data.join(name));
+        }
+        let before = ledger.acknowledged();
+        for _ in 0..3 {
+            self.toggle(dice, ledger);
+        }
+        assert_eq!(ledger.acknowledged(), before, "acknowledged without a database");
+        self.kill_center();
+        let said = self.spawn_center().expect_err("it started without its database");
+        self.kill_center();
+        ledger.refused(&said);
+        self.declared = Some(Instant::now());
+        if let Some(gate) = self.gate.take() {
+            gate.kill();
+        }
+        let replica = self.scratch.join("replica/replica.snapshot");
+        let mut command = keepgate();
+        command.args(["center", "recover", "--yes", "--from", replica.to_str().unwrap()]);
+        command.args(["--data", self.data.to_str().unwrap()]);
+        let done = crate::harness::run(command);
+        assert_eq!(done.code, 0, "recover after {said}: {done:?}");
+        self.spawn_center().unwrap_or_else(|said| panic!("after a recovery: {said}"));
+        self.make_tokens();
+        // What was copied is of the old history.
+        let _ = std::fs::remove_dir_all(&self.copy);
+        self.stop_center();
+        self.restart_gate();
+    }
+
+    fn make_tokens(&mut self) {
+        let token = self.command(&["token", "create", "--role", "gate", "--service", "orders"]);
+        self.scratch.write("gate.token", &token);
+        let admin = std::fs::read_to_string(self.data.join("admin.token")).unwrap();
+        self.token = admin.trim().to_owned();
+    }
+
+    /// Starts the center on files that a gate contradicts, and kills it as soon as it says so: the
+    /// next start knows it without the gate.
+    pub(super) fn kill_when_lost(&mut self) {
+        if self.spawn_center().is_ok() {
+            // The gate had seen nothing that is missing, or has not come yet.
+            let until = Instant::now() + Duration::from_secs(3);
+            while !self.is_lost() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        let lost = self.is_lost();
+        self.kill_center();
+        if lost {
+            let said = self.spawn_center().expect_err("a loss that was shown is forgotten");
+            assert!(said.contains("lost"), "{said}");
+            self.kill_center();
+        }
     }
 
     /// Waits until the gate decides as the center does, for all users. A center that learned late
