@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use keepgate_client::dial::{Dialer, Roots, Target, TargetError, TlsSettings};
 use keepgate_client::pool::{MAX_CONNECTIONS, Pool, PoolConfig, Protocol, UpstreamId};
 use keepgate_client::replica::{self, FollowConfig, Replica};
-use keepgate_policy::identify::AddressRange;
+use keepgate_policy::identify::{AddressRange, is_everybody};
 use keepgate_serve::descriptors::TooFew;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
 use rustls::pki_types::pem::PemObject as _;
@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{oneshot, watch};
 
 use crate::admin::Admin;
-use crate::config::{GateConfig, TlsFiles, is_everybody};
+use crate::config::{GateConfig, TlsFiles};
 use crate::dropped::Dropped;
 use crate::identify::issuers::Issuers;
 use crate::limits::Limiting;
@@ -159,6 +159,7 @@ impl Gate {
             upstream,
             limiting: Limiting::new(listeners.each.len()),
             dropped: Dropped::new(listeners.each.len()),
+            said_everybody: AtomicBool::new(false),
             tls,
             began: Instant::now(),
             places: places(&config),
