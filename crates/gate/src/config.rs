@@ -61,47 +61,6 @@ impl Peers {
     }
 }
 
-/// Whether ranges cover every address that a caller over the Internet may have, of either family:
-/// then to trust them is to trust everybody.
-pub(crate) fn is_everybody(ranges: &[AddressRange]) -> bool {
-    let v4 = ranges.iter().filter_map(|range| match range.network {
-        IpAddr::V4(network) => {
-            let host = u128::from(u32::MAX.checked_shr(range.prefix.into()).unwrap_or(0));
-            Some((u128::from(network.to_bits()), u128::from(network.to_bits()) + host))
-        }
-        IpAddr::V6(_) => None,
-    });
-    let v6 = ranges.iter().filter_map(|range| match range.network {
-        IpAddr::V6(network) => {
-            let host = u128::MAX.checked_shr(range.prefix.into()).unwrap_or(0);
-            Some((network.to_bits(), network.to_bits() | host))
-        }
-        IpAddr::V4(_) => None,
-    });
-    // Unicast: 1.0.0.0 to 223.255.255.255, but for what is never on the wire; 2000::/3.
-    covers(
-        v4.chain([(0x0a00_0000, 0x0aff_ffff), (0x7f00_0000, 0x7fff_ffff)]).collect(),
-        0x0100_0000,
-        0xdfff_ffff,
-    ) || covers(v6.collect(), 0x2000 << 112, (0x4000 << 112) - 1)
-}
-
-/// Whether ranges, each with its last address, leave nothing out from `first` to `last`.
-fn covers(mut ranges: Vec<(u128, u128)>, first: u128, last: u128) -> bool {
-    ranges.sort_unstable();
-    let mut next = first;
-    for (from, to) in ranges {
-        if from > next {
-            return false;
-        }
-        if to >= last {
-            return true;
-        }
-        next = next.max(to + 1);
-    }
-    false
-}
-
 impl From<Vec<AddressRange>> for Peers {
     fn from(ranges: Vec<AddressRange>) -> Peers {
         Peers { ranges, unix: false }
@@ -293,53 +252,5 @@ impl std::fmt::Debug for GateConfig {
             .field("workers", &self.workers)
             .field("bounds", &self.bounds)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn everybody_is_known_in_any_disguise() {
-        let everybody = |ranges: &[&str]| {
-            let ranges: Vec<AddressRange> = ranges.iter().map(|r| r.parse().unwrap()).collect();
-            is_everybody(&ranges)
-        };
-        for ranges in [
-            &["0.0.0.0/0"][..],
-            &["::/0"],
-            &["10.0.0.0/8", "::/0"],
-            &["0.0.0.0/1", "128.0.0.0/1"],
-            &["128.0.0.0/1", "64.0.0.0/2", "0.0.0.0/2"],
-            &["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3"],
-            &["::/1", "8000::/1"],
-            &["2000::/3"],
-            &[
-                "1.0.0.0/8",
-                "2.0.0.0/7",
-                "4.0.0.0/6",
-                "8.0.0.0/7",
-                "11.0.0.0/8",
-                "12.0.0.0/6",
-                "16.0.0.0/4",
-                "32.0.0.0/3",
-                "64.0.0.0/2",
-                "128.0.0.0/1",
-            ],
-        ] {
-            assert!(everybody(ranges), "{ranges:?}");
-        }
-        for ranges in [
-            &[][..],
-            &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],
-            &["0.0.0.0/1"],
-            &["0.0.0.0/1", "128.0.0.0/2"],
-            &["::1", "fd00::/8"],
-            &["2000::/4"],
-            &["::ffff:0:0/96"],
-        ] {
-            assert!(!everybody(ranges), "{ranges:?}");
-        }
     }
 }

@@ -228,6 +228,7 @@ async fn exchange(
 async fn serve_h1(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     let common = Arc::clone(&worker.common);
     let shared = Arc::clone(&peer.shared);
+    let at_end = Arc::clone(&worker);
     let service = service_fn(move |request| {
         let open = OpenExchange::begun(Arc::clone(&peer.shared));
         exchange(Arc::clone(&worker), Arc::clone(&peer), open, request)
@@ -241,13 +242,14 @@ async fn serve_h1(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
         Graceful::new(connection, stop, &common.stopping, &shared, |c| c.graceful_shutdown());
     // How a caller's connection ends is the caller's business; requests are recorded.
     let _ = graceful.await;
+    tell_cut(&at_end, &shared);
 }
 
 async fn serve_h2(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     let common = Arc::clone(&worker.common);
     let shared = Arc::clone(&peer.shared);
     let bounds = worker.settings.bounds.clone();
-    let stalled = Arc::clone(&worker);
+    let at_end = Arc::clone(&worker);
     let service = service_fn(move |request| {
         let open = OpenExchange::begin(Arc::clone(&peer.shared));
         exchange(Arc::clone(&worker), Arc::clone(&peer), open, request)
@@ -267,9 +269,16 @@ async fn serve_h2(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     let graceful =
         Graceful::new(connection, stop, &common.stopping, &shared, |c| c.graceful_shutdown());
     tokio::select! {
-        _ = graceful => {}
+        _ = graceful => tell_cut(&at_end, &shared),
         // Ends the connection: a caller that takes nothing holds an upstream connection.
-        () = stall(&shared, bounds.write_stall) => stalled.cut(Cut::WriteStall, &NO_REQUEST),
+        () = stall(&shared, bounds.write_stall) => at_end.cut(Cut::WriteStall, &NO_REQUEST),
+    }
+}
+
+/// Counts and logs what the guard has cut short.
+fn tell_cut(worker: &Worker, shared: &Shared) {
+    if let Some(cut) = shared.was_cut() {
+        worker.cut(cut, &NO_REQUEST);
     }
 }
 

@@ -30,6 +30,8 @@ macro_rules! cuts {
 }
 
 cuts! {
+    /// A head did not arrive in time.
+    Header, "header";
     /// Nothing of a request body arrived for too long.
     BodyIdle, "body_idle";
     /// Too little of a request body arrived.

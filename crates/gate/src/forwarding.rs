@@ -14,7 +14,7 @@ use http::header::FORWARDED;
 
 /// How a header lists addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Syntax {
+pub enum Syntax {
     /// Addresses with commas between them, as `X-Forwarded-For` has them.
     List,
     /// `for=` of each element (RFC 7239).
@@ -23,25 +23,28 @@ pub(crate) enum Syntax {
 
 impl Syntax {
     /// The syntax of a header, by its name.
-    pub(crate) fn of(header: &HeaderName) -> Syntax {
+    pub fn of(header: &HeaderName) -> Syntax {
         if *header == FORWARDED { Syntax::Forwarded } else { Syntax::List }
     }
 }
 
 /// A hop that is needed and says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HopError {
+pub enum HopError {
+    /// Nothing between two commas, or no `for=`.
     #[error("an address in the forwarding header is missing")]
     Empty,
+    /// A quote that is not closed, or one within an address.
     #[error("an address in the forwarding header is quoted wrongly")]
     Quoted,
+    /// No address of either family.
     #[error("an address in the forwarding header cannot be read")]
     Unreadable,
 }
 
 /// The first address from the right that is no trusted proxy's, else the leftmost. None: there is
 /// no such header, and the peer speaks for itself.
-pub(crate) fn caller<'a>(
+pub fn caller<'a>(
     lines: impl DoubleEndedIterator<Item = &'a [u8]>,
     syntax: Syntax,
     is_trusted: impl Fn(IpAddr) -> bool,

@@ -9,13 +9,13 @@ use keepgate_client::dial::{Dialer, Roots, Target, TargetError, TlsSettings};
 use keepgate_client::pool::{MAX_CONNECTIONS, Pool, PoolConfig, Protocol, UpstreamId};
 use keepgate_client::replica::{self, FollowConfig, Replica};
 use keepgate_observe::Counter;
-use keepgate_policy::identify::AddressRange;
+use keepgate_policy::identify::{AddressRange, is_everybody};
 use keepgate_serve::descriptors::TooFew;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
 use tokio::sync::{oneshot, watch};
 
 use crate::admin::Admin;
-use crate::config::{GateConfig, is_everybody};
+use crate::config::GateConfig;
 use crate::dropped::Dropped;
 use crate::identify::issuers::Issuers;
 use crate::limits::Limiting;
@@ -155,6 +155,7 @@ impl Gate {
             upstream,
             limiting: Limiting::new(listeners.each.len()),
             dropped: Dropped::new(listeners.each.len()),
+            said_everybody: AtomicBool::new(false),
             tls,
             began: Instant::now(),
             places: places(&config),

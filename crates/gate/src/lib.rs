@@ -25,7 +25,7 @@ pub mod config;
 mod conn;
 mod cut;
 mod dropped;
-mod forwarding;
+pub mod forwarding;
 mod gate;
 mod headers;
 pub mod identify;

@@ -109,7 +109,8 @@ pub enum PathError {
 
 /// The form of `path` (without query) that is matched and decided on, or why there is none.
 ///
-/// What browsers send raw (`[ ] | ^ { } "` and characters beyond ASCII) is percent-encoded,
+/// What browsers send raw (`[ ] | ^ { } "` and characters beyond ASCII, those but where paths are
+/// forwarded as they came) is percent-encoded,
 /// unreserved characters are decoded, other escapes get capital hex digits, dot segments and
 /// repeated slashes are resolved; see [`PathRules`] for what differs.
 pub fn normal(path: &str, rules: PathRules) -> Result<Cow<'_, str>, PathError> {
@@ -218,6 +219,8 @@ fn spell(bytes: &[u8], rules: PathRules) -> Result<String, PathError> {
             b';' if !rules.keep_parameters => return Err(PathError::Parameters),
             b'/' | b';' => out.push(char::from(b)),
             b if is_segment_byte(b) => out.push(char::from(b)),
+            // Servers that take a target for Latin-1 read another character than the one meant.
+            b if !b.is_ascii() && rules.mode == Mode::Exact => return Err(PathError::Byte(b)),
             b if is_sent_raw(b) => {
                 is_high |= !b.is_ascii();
                 push_escape(&mut out, b);
@@ -431,6 +434,7 @@ mod tests {
             ("/a%5Cb", PathError::Backslash),
             ("/a%00", PathError::Control),
             ("/a%ff", PathError::Utf8),
+            ("/a\u{e9}", PathError::Byte(0xc3)),
             ("/..%3B", PathError::DotParameters),
         ] {
             assert_eq!(normal(path, EXACT), Err(error), "{path}");

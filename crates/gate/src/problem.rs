@@ -95,17 +95,27 @@ kinds! {
 
 impl Kind {
     /// The status of a gRPC call (grpc/doc/statuscodes.md). Where gRPC's mapping of HTTP statuses
-    /// differs, what the caller can do about it counts.
+    /// (grpc/doc/http-grpc-status-mapping.md) differs, what the caller can do about it counts: a
+    /// request that is not taken as it is gets INVALID_ARGUMENT, one that is too large
+    /// RESOURCE_EXHAUSTED, one that may be sent again UNAVAILABLE.
     pub fn grpc(self) -> u8 {
         match self.status().as_u16() {
+            // INVALID_ARGUMENT
+            400 => 3,
+            // UNAUTHENTICATED
             401 => 16,
+            // PERMISSION_DENIED
             403 => 7,
-            404 | 405 | 501 => 12,
+            // UNIMPLEMENTED: not here.
+            404 | 405 | 421 | 501 => 12,
+            // DEADLINE_EXCEEDED
             408 | 504 => 4,
+            // RESOURCE_EXHAUSTED
             413 | 414 | 429 | 431 => 8,
+            // UNAVAILABLE
             502 | 503 => 14,
-            // INTERNAL, as for 400.
-            _ => 13,
+            // UNKNOWN, as gRPC has it; there is none.
+            _ => 2,
         }
     }
 
@@ -327,6 +337,31 @@ mod tests {
             assert!(seen.insert(kind.suffix()), "{kind:?} shares its type");
             let row = format!("| `{}` | {} |", kind.urn(), kind.status().as_str());
             assert!(docs.contains(&row), "docs/problems.md lacks `{row}`");
+        }
+    }
+
+    /// Every kind has a status that is meant for it, and the documents say which.
+    #[test]
+    fn every_kind_has_its_grpc_status() {
+        let names = [
+            (3, "INVALID_ARGUMENT"),
+            (4, "DEADLINE_EXCEEDED"),
+            (7, "PERMISSION_DENIED"),
+            (8, "RESOURCE_EXHAUSTED"),
+            (12, "UNIMPLEMENTED"),
+            (14, "UNAVAILABLE"),
+            (16, "UNAUTHENTICATED"),
+        ];
+        let docs = include_str!("../../../docs/problems.md");
+        for kind in Kind::ALL {
+            let (status, code) = (kind.status().as_u16(), kind.grpc());
+            let name = names.iter().find(|(known, _)| *known == code).map(|(_, name)| *name);
+            let Some(name) = name else { panic!("{kind:?}: gRPC status {code}") };
+            let row = docs
+                .lines()
+                .find(|line| line.starts_with('|') && line.contains(&format!("`{name}`")))
+                .unwrap_or_else(|| panic!("docs/problems.md: no row for {name}"));
+            assert!(row.contains(&status.to_string()), "{kind:?}: {status} is not in `{row}`");
         }
     }
 

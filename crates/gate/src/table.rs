@@ -4,10 +4,11 @@
 //! request takes its table once and keeps it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keepgate_policy::host::HostPattern;
-use keepgate_policy::identify::{AddressRange, JwtIssuer};
+use keepgate_policy::identify::{AddressRange, JwtIssuer, is_everybody};
 use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
 use keepgate_policy::service::{OnTokenExpiry, ServiceSettings, Unmatched};
@@ -19,7 +20,7 @@ use http::header::AUTHORIZATION;
 use serde_json::Value;
 
 use crate::headers::Regard;
-use crate::identify::issuers::{IssuerKeys, Issuers};
+use crate::identify::issuers::IssuerKeys;
 use crate::limits::InForce;
 use crate::methods::Methods;
 use crate::path::PathRules;
@@ -37,6 +38,9 @@ pub(crate) struct Believed {
     pub(crate) header: http::HeaderName,
     pub(crate) peers: Vec<AddressRange>,
     pub(crate) principal_type: String,
+    /// Its peers are everybody, and the gate's operator did not say that this is meant: it is
+    /// believed from nobody.
+    pub(crate) is_refused: bool,
 }
 
 /// The ways to identify a caller, ready for use.
@@ -137,7 +141,7 @@ impl Service {
             }
             _ => {
                 common.issuers.touch();
-                Arc::new(Ways::new(settings, &common.issuers))
+                Arc::new(Ways::new(settings, common))
             }
         };
         warn_of_strict_age(settings, routes, before);
@@ -178,6 +182,23 @@ fn warn_of_strict_age(settings: &ServiceSettings, routes: &[Route], before: Opti
     }
 }
 
+/// Whether the trusted header's peers are everybody without the operator's word for it; warns of
+/// that once.
+fn is_refused(settings: &ServiceSettings, common: &Common) -> bool {
+    let trusted = settings.identify.trusted_header.as_ref();
+    let is_refused =
+        !common.settings.trust_everybody && trusted.is_some_and(|way| is_everybody(&way.peers));
+    if is_refused && !common.said_everybody.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            service = settings.name,
+            "the `peers` of the trusted header are everybody, so anybody could be anybody: it is \
+             not believed, and requests with it get 503; name the proxies in front, or start the \
+             gate with --trust-everybody if nobody else can connect"
+        );
+    }
+    is_refused
+}
+
 impl Ways {
     /// The headers that identify callers.
     fn believed(&self) -> Vec<http::HeaderName> {
@@ -187,7 +208,7 @@ impl Ways {
         authorization.into_iter().chain(self.api_key.clone()).chain(trusted).collect()
     }
 
-    fn new(settings: &ServiceSettings, issuers: &Issuers) -> Ways {
+    fn new(settings: &ServiceSettings, common: &Common) -> Ways {
         let identify = &settings.identify;
         if identify.client_certificate.is_some() {
             tracing::warn!(
@@ -203,7 +224,7 @@ impl Ways {
                 .iter()
                 .map(|settings| Issuer {
                     settings: settings.clone(),
-                    keys: issuers.keys(&settings.keys),
+                    keys: common.issuers.keys(&settings.keys),
                 })
                 .collect(),
             api_key: identify.api_key.as_ref().and_then(|way| header(&way.header)),
@@ -212,6 +233,7 @@ impl Ways {
                     header: header(&way.header)?,
                     peers: way.peers.clone(),
                     principal_type: way.principal_type.clone(),
+                    is_refused: is_refused(settings, common),
                 })
             }),
             anonymous: Arc::new(identify.anonymous.principal.clone()),

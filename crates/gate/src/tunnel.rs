@@ -52,7 +52,13 @@ pub(crate) fn spawn(
         let _open = OpenTunnel(&worker);
         let mut tunnel = Tunnel::new(caller, upstream);
         let ending = tunnel.carry(&worker, &held, idle).await;
-        let Some(ending) = ending else { return };
+        let Some(ending) = ending else {
+            // It ended by itself, unless the caller took nothing for too long.
+            if let (Some(listed), Some(cut)) = (&held.listed, held.peer.shared.was_cut()) {
+                listed.cut(cut);
+            }
+            return;
+        };
         if let Some(listed) = &held.listed {
             listed.cut(ending.cut());
         }

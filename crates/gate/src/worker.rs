@@ -58,6 +58,8 @@ pub(crate) struct Common {
     pub(crate) upstream: Upstream<CallerBody>,
     pub(crate) limiting: Limiting,
     pub(crate) dropped: Dropped,
+    /// It was said that a trusted header's peers are everybody.
+    pub(crate) said_everybody: AtomicBool,
     pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
     /// The clock of `places` counts from here.
     pub(crate) began: Instant,

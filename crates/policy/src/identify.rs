@@ -4,11 +4,10 @@
 //! issuer has exactly one source of keys, its algorithms fit that source (a symmetric algorithm
 //! with public keys is the classic confusion), types are Cedar names, peers are address ranges.
 
-use std::net::IpAddr;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::address::{AddressRange, AddressRangeError, is_everybody};
 use crate::service::is_default;
 use crate::uid::{Uid, is_type_name};
 
@@ -180,92 +179,6 @@ pub struct Anonymous {
 impl Default for Anonymous {
     fn default() -> Anonymous {
         Anonymous { principal: anonymous_user() }
-    }
-}
-
-/// An address range such as `10.0.0.0/8`; a single address is the range of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
-pub struct AddressRange {
-    /// The first address, host bits zero.
-    pub network: IpAddr,
-    /// How many leading bits are fixed.
-    pub prefix: u8,
-}
-
-impl AddressRange {
-    /// Whether the range holds the address; an IPv4-mapped IPv6 address counts as IPv4.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.network, address.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => {
-                let host = 32u32.saturating_sub(u32::from(self.prefix));
-                network.to_bits().checked_shr(host) == address.to_bits().checked_shr(host)
-            }
-            (IpAddr::V6(network), IpAddr::V6(address)) => {
-                let host = 128u32.saturating_sub(u32::from(self.prefix));
-                network.to_bits().checked_shr(host) == address.to_bits().checked_shr(host)
-            }
-            _ => false,
-        }
-    }
-}
-
-/// A text that is no address range.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not an address range: {reason}; write it as `10.0.0.0/8` or `::1`")]
-pub struct AddressRangeError {
-    text: String,
-    reason: &'static str,
-}
-
-impl std::str::FromStr for AddressRange {
-    type Err = AddressRangeError;
-
-    fn from_str(text: &str) -> Result<AddressRange, AddressRangeError> {
-        let error = |reason| AddressRangeError { text: text.to_owned(), reason };
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address.parse().map_err(|_| error("no address"))?;
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            None => bits,
-            Some(prefix) => prefix
-                .parse()
-                .ok()
-                .filter(|p| *p <= bits)
-                .ok_or_else(|| error("no prefix length"))?,
-        };
-        let range = AddressRange { network: address, prefix };
-        let zero_host = match address {
-            IpAddr::V4(a) => a.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) == 0,
-            IpAddr::V6(a) => a.to_bits().checked_shl(u32::from(prefix)).unwrap_or(0) == 0,
-        };
-        if zero_host { Ok(range) } else { Err(error("bits below the prefix are set")) }
-    }
-}
-
-impl std::fmt::Display for AddressRange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let bits = if self.network.is_ipv4() { 32 } else { 128 };
-        if self.prefix == bits {
-            self.network.fmt(f)
-        } else {
-            write!(f, "{}/{}", self.network, self.prefix)
-        }
-    }
-}
-
-impl TryFrom<String> for AddressRange {
-    type Error = AddressRangeError;
-
-    fn try_from(text: String) -> Result<AddressRange, AddressRangeError> {
-        text.parse()
-    }
-}
-
-impl From<AddressRange> for String {
-    fn from(range: AddressRange) -> String {
-        range.to_string()
     }
 }
 

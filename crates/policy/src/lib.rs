@@ -9,8 +9,10 @@
 //!   [`Snapshot`] and moved on by [`Delta`]s, that answers [`Query`]s with [`Decision`]s;
 //! - the *wire* ([`wire`], [`authzen`], [`json`]): the bytes both travel as.
 
+mod address;
 pub mod authzen;
 pub mod bundle;
+pub mod caution;
 mod cedar_text;
 pub mod decision;
 pub mod digest;

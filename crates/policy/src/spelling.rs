@@ -10,6 +10,7 @@ use cedar_policy_core::ast::{
     Effect, EntityReference, EntityUID, PrincipalOrResourceConstraint, Template as Policy,
 };
 
+use crate::caution::Warning;
 use crate::cedar_text::{self, Sort};
 use crate::model::{Item, ItemBody, ItemKey};
 use crate::route::{Route, Segment, Template};
@@ -20,15 +21,6 @@ use crate::service::{ServiceSettings, Unmatched};
 pub const MOST: usize = 50;
 /// Pairs of a route and a policy that are looked at; beyond, nothing is said.
 const MOST_PAIRS: usize = 4_000_000;
-
-/// Something that is allowed and perhaps not meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning {
-    /// The item that it is about.
-    pub key: ItemKey,
-    /// What may happen and what to do.
-    pub message: String,
-}
 
 /// In what a framework takes paths for the same.
 struct Fold {
@@ -97,13 +89,8 @@ impl Scope {
     }
 }
 
-/// Warnings about a service's items.
-pub fn warnings(items: &[Item]) -> Vec<Warning> {
-    let settings = items.iter().find_map(|item| match &item.body {
-        ItemBody::Service(settings) => Some(settings.as_ref()),
-        _ => None,
-    });
-    let Some(settings) = settings else { return Vec::new() };
+/// Warnings about the items of a service with these settings.
+pub fn warnings(settings: &ServiceSettings, items: &[Item]) -> Vec<Warning> {
     let mut look = Look { settings, routes: Vec::new(), said: Vec::new(), found: Vec::new() };
     for item in items {
         look.read(item);
@@ -347,7 +334,10 @@ mod tests {
             let body = PolicyBody { text: (*text).to_owned(), file: String::new() };
             items.push(Item::new("orders", &format!("p{n}"), ItemBody::Policy(body)));
         }
-        warnings(&items).into_iter().map(|w| format!("{}: {}", w.key.id, w.message)).collect()
+        crate::caution::warnings(&items)
+            .into_iter()
+            .map(|w| format!("{}: {}", w.key.id, w.message))
+            .collect()
     }
 
     const ALL: &str = "permit (principal, action, resource);";

@@ -9,7 +9,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use keepgate_policy::bundle::{self, Packed};
 use keepgate_policy::service::is_service_name;
-use keepgate_policy::{Item, ItemKey, Kind, spelling};
+use keepgate_policy::{Item, ItemKey, Kind, caution};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -128,13 +128,13 @@ fn too_old(packed: &Packed, followers: &[Follower]) -> Vec<Value> {
     warned
 }
 
-/// What a dry run says of spellings, with file and line where it is from one. Entities and
+/// What a dry run warns of, with file and line where it is from one. Entities and
 /// memberships, which come in millions, have none. Blocks.
 fn warnings(packed: &Packed) -> Vec<Value> {
     let is_asked = |kind| !matches!(kind, Kind::Entity | Kind::Member | Kind::Role);
     let asked = packed.items().filter(|item| is_asked(item.key.kind));
     let items: Vec<Item> = asked.filter_map(|item| item.decode().ok()).collect();
-    let shown = |warning: &spelling::Warning| {
+    let shown = |warning: &caution::Warning| {
         let mut shown = json!({ "id": warning.key.id, "message": warning.message });
         if let (Some(place), Some(members)) = (packed.place(&warning.key), shown.as_object_mut()) {
             members.insert("file".to_owned(), json!(place.file));
@@ -142,7 +142,7 @@ fn warnings(packed: &Packed) -> Vec<Value> {
         }
         shown
     };
-    spelling::warnings(&items).iter().map(shown).collect()
+    caution::warnings(&items).iter().map(shown).collect()
 }
 
 /// From what is stored to what the files say.

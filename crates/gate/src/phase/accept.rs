@@ -26,6 +26,8 @@ fn judge(x: &mut Exchange) -> Result<(), Problem> {
     let bounds = &x.worker.settings.bounds;
     let parts = &x.parts;
     let is_h2 = parts.version == Version::HTTP_2;
+    // First: also what is refused here is refused in the caller's words.
+    x.grpc = is_h2 && headers::is_grpc(&parts.headers);
     // What follows a CONNECT need not be HTTP.
     if parts.method == Method::CONNECT {
         return Err(not_implemented("CONNECT is not served here").close());
@@ -51,7 +53,6 @@ fn judge(x: &mut Exchange) -> Result<(), Problem> {
         && parts.method == Method::GET
         && parts.version == Version::HTTP_11
         && headers::is_websocket(&parts.headers, x.asked);
-    x.grpc = is_h2 && headers::is_grpc(&parts.headers);
     let declared = x.body.as_ref().and_then(|body| hyper::body::Body::size_hint(body).exact());
     if declared.is_some_and(|bytes| bytes > bounds.body_bytes) {
         let detail = "the request body is over the gate's bound";

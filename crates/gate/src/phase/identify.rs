@@ -28,8 +28,8 @@ pub(crate) async fn run(x: &mut Exchange) -> Verdict {
 }
 
 async fn identify(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
-    disbelieve(x, ways);
-    by_any_way(x, ways).await?;
+    let belief = disbelieve(x, ways);
+    by_any_way(x, ways, belief).await?;
     // The key is between the caller and the gate, also where something else identified it.
     if let Some(header) = ways.api_key.as_ref().filter(|header| **header != AUTHORIZATION) {
         x.parts.headers.remove(header);
@@ -37,19 +37,33 @@ async fn identify(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Whether the trusted header can be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Belief {
+    /// It can, if it is still there.
+    Readable,
+    /// It is there, and the gate may not believe it from anybody.
+    Refused,
+}
+
 /// Takes the trusted header away from whoever is not trusted with it, whatever else is shown:
 /// the upstream may believe it too.
-fn disbelieve(x: &mut Exchange, ways: &Ways) {
-    let Some(way) = &ways.trusted else { return };
+fn disbelieve(x: &mut Exchange, ways: &Ways) -> Belief {
+    let Some(way) = &ways.trusted else { return Belief::Readable };
+    if way.is_refused {
+        let was_there = x.parts.headers.remove(&way.header).is_some();
+        return if was_there { Belief::Refused } else { Belief::Readable };
+    }
     // Behind a sender of PROXY protocol headers this is the source that it named.
     let peer = x.peer.client.filter(|_| !x.peer.is_unnamed);
     let believes = |ip| way.peers.iter().any(|range| range.contains(ip));
     if !peer.is_some_and(|addr| believes(addr.ip().to_canonical())) {
         x.parts.headers.remove(&way.header);
     }
+    Belief::Readable
 }
 
-async fn by_any_way(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
+async fn by_any_way(x: &mut Exchange, ways: &Ways, belief: Belief) -> Result<(), Problem> {
     let mut is_other = false;
     match bearer(x, ways)? {
         Shown::Token(token) => return by_token(x, ways, &token).await,
@@ -62,6 +76,11 @@ async fn by_any_way(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
     {
         let key = value.to_owned();
         return by_key(x, ways, header.clone(), &key);
+    }
+    if belief == Belief::Refused {
+        // Nobody is told that a name does not hold because of how the gate was started.
+        let detail = "the gate does not believe the identity header from everybody";
+        return Err(Problem::new(Kind::NoIdentity, detail));
     }
     if by_trusted_header(x, ways)? {
         return Ok(());

@@ -11,7 +11,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use super::chunk::{ChunkTracker, Step};
 use super::h2::Watch;
 use super::head::{Framing, HeadBounds, Scan, scan};
 use super::stream::Stream;
+use crate::cut::Cut;
 use crate::problem::{Kind, Problem};
 
 /// The deadlines a guard keeps.
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     killed: AtomicBool,
     /// Its socket is to be reset, not closed.
     resets: AtomicBool,
+    /// The bound that ended it, if the guard did: one more than its place among all.
+    cut: AtomicU8,
     /// The connection's task, for [`Shared::kill`].
     connection: Mutex<Option<Waker>>,
     /// When the last exchange ended, in milliseconds after `began`.
@@ -74,6 +77,7 @@ impl Shared {
             seat,
             killed: AtomicBool::new(false),
             resets: AtomicBool::new(false),
+            cut: AtomicU8::new(0),
             connection: Mutex::new(None),
             ended_ms: AtomicU64::new(now_ms),
             open: AtomicUsize::new(0),
@@ -127,6 +131,17 @@ impl Shared {
     /// When the connection closes, the caller is to see a reset: what it got is not all.
     pub(crate) fn reset(&self) {
         self.resets.store(true, Ordering::Release);
+    }
+
+    /// The bound that ended the connection, if the guard did; the first one counts.
+    pub(crate) fn was_cut(&self) -> Option<Cut> {
+        let place = self.cut.load(Ordering::Acquire).checked_sub(1)?;
+        Cut::ALL.get(usize::from(place)).copied()
+    }
+
+    fn cut_by(&self, cut: Cut) {
+        let code = cut as u8 + 1;
+        let _ = self.cut.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// An exchange begins.
@@ -369,6 +384,9 @@ impl Guard {
                             } else {
                                 self.poll_read_deadline(cx, self.deadlines.header)
                             });
+                            if !was_idle {
+                                self.shared.cut_by(Cut::Header);
+                            }
                             self.stop((!was_idle).then(too_slow));
                             return Poll::Ready(Ok(false));
                         }
@@ -459,6 +477,7 @@ impl Guard {
         let stall = self.deadlines.write_stall;
         let by = *self.write_by.get_or_insert_with(|| Instant::now() + stall);
         ready!(poll_deadline(&mut self.write_timer, by, cx));
+        self.shared.cut_by(Cut::WriteStall);
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the caller takes no bytes"))
     }
 

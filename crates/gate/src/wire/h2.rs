@@ -6,14 +6,16 @@
 //! both sides know of each other's tables stays the same. Whoever sends that header gets the same
 //! answer.
 //!
-//! What is not HTTP/2 is passed on as it is, for the library to refuse.
+//! What is not HTTP/2 is passed on as it is, for the library to refuse with the right error. Nothing
+//! after it is: in its place comes a frame that ends the connection ([`REFUSED`]), so that what
+//! this reader cannot read is never served, whatever the library makes of it.
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 
-use super::hpack::Decoder;
+use super::hpack::{BadBlock, Decoder};
 
 /// The header that is added.
-pub(crate) const FRAGMENT: &str = "keepgate-fragment";
+pub const FRAGMENT: &str = "keepgate-fragment";
 
 const PREFACE_BYTES: u64 = 24;
 const FRAME_HEAD: usize = 9;
@@ -26,10 +28,12 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
+/// DATA that belongs to no stream: a connection error (RFC 9113 section 6.1) in every state.
+pub const REFUSED: [u8; FRAME_HEAD] = [0; FRAME_HEAD];
 
-/// See the module.
+/// The reader of one connection; see the module.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub struct Watch {
     at: At,
     decoder: Decoder,
     /// The header block so far.
@@ -42,8 +46,8 @@ enum At {
     Other(u64),
     /// The head of a frame.
     Frame,
-    /// Nothing more is looked at.
-    Blind,
+    /// Nothing more is passed on.
+    Refused,
 }
 
 impl Default for Watch {
@@ -53,11 +57,12 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// Moves bytes from the caller on to the library; what is less than a frame of headers waits.
-    pub(crate) fn pass(&mut self, from: &mut BytesMut, to: &mut BytesMut) {
+    /// Moves bytes from the caller on to the library; what is less than a frame of headers waits in
+    /// `from`, which is then at most a frame (16 KiB).
+    pub fn pass(&mut self, from: &mut BytesMut, to: &mut BytesMut) {
         while !from.is_empty() {
             match self.at {
-                At::Blind => to.unsplit(from.split()),
+                At::Refused => from.clear(),
                 At::Other(left) => {
                     let n = from.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     to.unsplit(from.split_to(n));
@@ -73,7 +78,9 @@ impl Watch {
                     if !matches!(kind, HEADERS | CONTINUATION) {
                         self.at = At::Other((FRAME_HEAD + len) as u64);
                     } else if len > FRAME_BYTES {
-                        self.at = At::Blind;
+                        // Its head is enough for the library to refuse it.
+                        to.unsplit(from.split_to(FRAME_HEAD));
+                        self.refuse(to);
                     } else if from.len() < FRAME_HEAD + len {
                         return;
                     } else {
@@ -94,13 +101,11 @@ impl Watch {
         let added = fragment(kind, flags, frame.get(FRAME_HEAD..).unwrap_or_default())
             .filter(|part| self.block.len() + part.len() <= BLOCK_BYTES)
             .map(|part| self.block.extend_from_slice(part));
-        if added.is_none() {
-            self.at = At::Blind;
-        }
         let ends = flags & END_HEADERS != 0;
         let found = match (added.is_some(), ends) {
             (true, true) => self.decoder.has_fragment(&self.block),
-            _ => Ok(false),
+            (true, false) => Ok(false),
+            (false, _) => Err(BadBlock),
         };
         if ends {
             self.block.clear();
@@ -114,11 +119,18 @@ impl Watch {
                 to.unsplit(frame);
                 mark(stream, to);
             }
-            Err(_) => {
-                self.at = At::Blind;
+            Err(BadBlock) => {
                 to.unsplit(frame);
+                self.refuse(to);
             }
         }
+    }
+
+    /// Ends the connection.
+    fn refuse(&mut self, to: &mut BytesMut) {
+        to.put_slice(&REFUSED);
+        self.at = At::Refused;
+        self.block = Vec::new();
     }
 }
 
@@ -209,15 +221,49 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_http_2_is_passed_on() {
-        let huge = [0xff, 0xff, 0xff, 1, 4, 0, 0, 0, 1, 7, 7];
-        assert_eq!(passed(&connection(&[huge.to_vec()]), 3), connection(&[huge.to_vec()]));
-        let bad = frame(1, 4, 1, b"\xff\xff\xff\xff\xff");
-        let bytes = connection(&[bad, frame(1, 4, 3, b"\x04\x02/#")]);
-        assert_eq!(passed(&bytes, 5), bytes);
-        let endless: Vec<Vec<u8>> = (0..20).map(|_| frame(9, 0, 1, &[0x82; 16_000])).collect();
-        let bytes = connection(&endless);
-        assert_eq!(passed(&bytes, 4_096), bytes);
+    fn what_is_not_http_2_is_the_last_that_is_passed_on() {
+        let fine = frame(1, 5, 1, b"\x82");
+        let next = frame(1, 4, 3, b"\x04\x02/#");
+        let refused = |bad: &[Vec<u8>], passes: usize| {
+            let bytes = connection(&[&[fine.clone()], bad, &[next.clone()]].concat());
+            let before = connection(std::slice::from_ref(&fine)).len();
+            let expected = [&bytes[..before + passes], &REFUSED].concat();
+            for step in [3, 5, 4_096, usize::MAX] {
+                assert_eq!(passed(&bytes, step), expected, "in steps of {step}");
+            }
+        };
+        let huge = [&[0xff, 0xff, 0xff, 1, 4, 0, 0, 0, 1][..], &[7; 100]].concat();
+        refused(&[huge], FRAME_HEAD);
+        let large = [&[0, 0x40, 1, 9, 4, 0, 0, 0, 1][..], &[7; 100]].concat();
+        refused(&[large], FRAME_HEAD);
+        for bad in [
+            frame(1, 4, 1, b"\xff\xff\xff\xff\xff"),
+            frame(1, 4, 1, b"\x80"),
+            frame(1, 4, 1, b"\x04\x81\x00"),
+            // More padding than there is, and no room for the priority.
+            frame(1, 0xc, 1, b"\x09\x82"),
+            frame(1, 0xc, 1, b""),
+            frame(1, 0x24, 1, b"\x82"),
+        ] {
+            refused(std::slice::from_ref(&bad), bad.len());
+        }
+    }
+
+    #[test]
+    fn a_block_is_read_up_to_its_bound_and_no_further() {
+        let most = BLOCK_BYTES / FRAME_BYTES;
+        let pieces = |many: usize| -> Vec<Vec<u8>> {
+            let first = frame(1, 0, 1, &[0x82; FRAME_BYTES]);
+            let more = (1..many).map(|_| frame(9, 0, 1, &[0x82; FRAME_BYTES]));
+            std::iter::once(first).chain(more).collect()
+        };
+        let at = connection(&[&pieces(most)[..], &[frame(9, 4, 1, b"")]].concat());
+        assert_eq!(passed(&at, 4_096), at);
+        let over = connection(&[&pieces(most)[..], &[frame(9, 4, 1, b"\x82")]].concat());
+        assert_eq!(passed(&over, 4_096), [&over[..], &REFUSED].concat());
+        let endless = connection(&pieces(4 * most));
+        let expected = connection(&pieces(most + 1));
+        assert_eq!(passed(&endless, 4_096), [&expected[..], &REFUSED].concat());
     }
 
     proptest! {
@@ -225,7 +271,10 @@ mod tests {
         fn no_bytes_are_lost(bytes in proptest::collection::vec(any::<u8>(), 0..200), step in 1usize..50) {
             let all = connection(&[bytes]);
             let passed = passed(&all, step);
-            prop_assert!(passed == all || memchr::memmem::find(&passed, FRAGMENT.as_bytes()).is_some());
+            let is_marked = memchr::memmem::find(&passed, FRAGMENT.as_bytes()).is_some();
+            let is_refused = passed.ends_with(&REFUSED)
+                && all.starts_with(&passed[..passed.len() - REFUSED.len()]);
+            prop_assert!(passed == all || is_marked || is_refused);
         }
     }
 }

@@ -4,7 +4,7 @@
     streams.py serve-ws               a WebSocket server that echoes; prints its port
     streams.py chat ADDR N PAUSE_S    a bidirectional gRPC stream with N messages, a pause before each
     streams.py quiet ADDR             a gRPC stream that stays open and quiet, until it is ended
-    streams.py unary ADDR             one gRPC call
+    streams.py calls                  gRPC calls, each told by a line of JSON on the standard input
     streams.py ws ADDR                a WebSocket that stays open, until it is ended
     streams.py sse ADDR               an event stream over HTTP/1.1, until it is ended
 
@@ -49,11 +49,11 @@ def ended(begun, code, text):
     said({"code": code, "text": text, "ended": time.time(), "lasted": time.time() - begun})
 
 
-def grpc_call(addr, messages, metadata=(USER,)):
+def grpc_call(addr, messages):
     import grpc
 
     channel = grpc.insecure_channel(addr)
-    call = channel.stream_stream(METHOD)(messages, metadata=metadata, timeout=TIMEOUT_S)
+    call = channel.stream_stream(METHOD)(messages, metadata=(USER,), timeout=TIMEOUT_S)
     return channel, call
 
 
@@ -98,17 +98,22 @@ def quiet(addr):
     over.set()
 
 
-def unary(addr):
+def calls():
     import grpc
 
-    begun = time.time()
-    metadata = [tuple(pair.split("=", 1)) for pair in sys.argv[3:]]
-    _channel, call = grpc_call(addr, iter([b"one"]), metadata)
-    try:
-        list(call)
-        ended(begun, call.code().name, call.details())
-    except grpc.RpcError as error:
-        ended(begun, error.code().name, error.details())
+    for line in sys.stdin:
+        told = json.loads(line)
+        begun = time.time()
+        options = [("grpc.default_authority", told["authority"])]
+        messages = iter([b"x" * told["bytes"]])
+        metadata = [tuple(pair) for pair in told["metadata"]]
+        with grpc.insecure_channel(told["addr"], options) as channel:
+            call = channel.stream_stream(told["path"])(messages, metadata=metadata, timeout=TIMEOUT_S)
+            try:
+                list(call)
+                ended(begun, call.code().name, call.details())
+            except grpc.RpcError as error:
+                ended(begun, error.code().name, error.details())
 
 
 def serve_ws():
@@ -168,8 +173,8 @@ match sys.argv[1:]:
         chat(addr, int(count), float(pause))
     case ["quiet", addr]:
         quiet(addr)
-    case ["unary", addr, *_]:
-        unary(addr)
+    case ["calls"]:
+        calls()
     case ["ws", addr]:
         ws(addr)
     case ["sse", addr]:

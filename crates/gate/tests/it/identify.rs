@@ -23,7 +23,7 @@ const ISSUER: &str = "https://id.example";
 const SECRET: &[u8] = b"a secret of 32 bytes or more, for HS256";
 
 /// Somebody who signs tokens.
-enum Signer {
+pub(crate) enum Signer {
     Ed(Ed25519KeyPair),
     Ec(Box<EcdsaKeyPair>),
     Rsa(Box<RsaKeyPair>),
@@ -109,7 +109,7 @@ impl Signer {
         format!("{message}.{signature}")
     }
 
-    fn token(&self, kid: &str, claims: &Value) -> String {
+    pub(crate) fn token(&self, kid: &str, claims: &Value) -> String {
         let header = json!({"alg": self.alg(), "typ": "JWT", "kid": kid}).to_string();
         self.token_of(&header, &claims.to_string())
     }

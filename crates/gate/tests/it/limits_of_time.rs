@@ -67,6 +67,10 @@ async fn a_header_that_does_not_end() {
     let _ = tokio::time::timeout(PATIENCE, reading).await.expect("it is closed");
     Answer::parse(&text).is_problem(408, "too-slow");
     drip.abort();
+    eventually("it is counted", async || {
+        gate.metric("keepgate_gate_cut_total{bound=\"header\"}").await == 1.0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,6 +154,7 @@ async fn a_caller_that_takes_nothing() {
             && gate.metric("keepgate_gate_upstream_connections_open").await == 0.0
     })
     .await;
+    assert_eq!(gate.metric("keepgate_gate_cut_total{bound=\"write_stall\"}").await, 1.0);
     drop(stream);
 }
 
@@ -179,6 +184,7 @@ async fn an_http2_caller_that_takes_nothing() {
         gate.metric("keepgate_gate_connections_open").await == 0.0
     })
     .await;
+    assert_eq!(gate.metric("keepgate_gate_cut_total{bound=\"write_stall\"}").await, 1.0);
     drop(response);
 }
 

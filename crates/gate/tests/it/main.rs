@@ -9,10 +9,12 @@
 )]
 
 mod bodies;
+mod browser;
 mod clients;
 mod crawl;
 mod decide;
 mod depth;
+mod early;
 mod frameworks;
 mod http2;
 mod identify;
@@ -23,6 +25,7 @@ mod paths;
 mod peers;
 mod places;
 mod raw;
+mod redecide;
 mod revoke;
 mod scale;
 mod streams;

@@ -150,7 +150,7 @@ async fn exact_paths_arrive_byte_for_byte_and_bans_hold() {
         assert_eq!((answer.status, first_line(&answer.body)), (200, &*format!("GET {path}")));
     }
     for path in
-        ["/a-b/%C3%A9", "/a%2Db/%c3%a9", "/%61-b/\u{e9}", "/secret", "/s%65cret", "/%73ecret"]
+        ["/a-b/%C3%A9", "/a%2Db/%c3%a9", "/%61-b/%C3%A9", "/secret", "/s%65cret", "/%73ecret"]
     {
         get(gate.addr, path, &[]).await.is_problem(403, "denied");
     }
@@ -159,6 +159,8 @@ async fn exact_paths_arrive_byte_for_byte_and_bans_hold() {
     {
         get(gate.addr, path, &[]).await.is_problem(400, "bad-path");
     }
+    // Flask's server takes these bytes for Latin-1, and reads `/a-b/\u{c3}\u{a9}`.
+    get(gate.addr, "/a-b/\u{e9}", &[]).await.is_problem(400, "bad-path");
     gate.stop().await;
     draft.settings.empty_segments = EmptySegments::Keep;
     let gate = TestGate::start(&draft, &echo.url).await;

@@ -21,7 +21,8 @@ use super::support::{Draft, PATIENCE, TestGate, ask, eventually, serve, skip};
 struct Peer {
     lines: mpsc::UnboundedReceiver<String>,
     child: Child,
-    _stdin: Option<ChildStdin>,
+    /// Its end is the child's, where that serves.
+    stdin: Option<ChildStdin>,
 }
 
 impl Drop for Peer {
@@ -56,7 +57,7 @@ impl Peer {
                 }
             }
         });
-        Some(Peer { lines, child, _stdin: stdin })
+        Some(Peer { lines, child, stdin })
     }
 
     async fn line(&mut self) -> String {
@@ -111,25 +112,95 @@ async fn a_grpc_stream_with_a_message_now_and_then_arrives_whole() {
     assert_eq!((&said["code"], &said["got"]), (&"OK".into(), &15.into()), "{said}");
 }
 
-/// What a gRPC library makes of the gate's refusals.
+/// One call of a gRPC library.
+struct Call {
+    path: String,
+    authority: &'static str,
+    metadata: Vec<(String, String)>,
+    bytes: usize,
+}
+
+impl Call {
+    fn of(user: &str) -> Call {
+        let metadata = vec![("x-user".to_owned(), user.to_owned())];
+        Call { path: "/orders/chat".to_owned(), authority: "a.example", metadata, bytes: 3 }
+    }
+
+    fn at(path: impl Into<String>) -> Call {
+        Call { path: path.into(), ..Call::of("alice") }
+    }
+
+    async fn to(self, gate: &TestGate, peer: &mut Peer) -> Value {
+        let Call { path, authority, metadata, bytes } = self;
+        let told = serde_json::json!({
+            "addr": gate.addr.to_string(), "path": path, "authority": authority,
+            "metadata": metadata, "bytes": bytes,
+        });
+        writeln!(peer.stdin.as_mut().unwrap(), "{told}").unwrap();
+        peer.json().await
+    }
+}
+
+/// What a gRPC library makes of the gate's refusals: the whole table of `docs/problems.md`, but for
+/// 408 and 501, which no call of such a library meets.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grpc_client_is_refused_with_a_status_and_a_message() {
     let Some((_server, url)) = grpc_server().await else { return };
-    let gate = grpc_gate(&Draft::orders(), &url).await;
-    let addr = gate.addr.to_string();
-    let refusal = async |user: &str| {
-        let user = format!("x-user={user}");
-        let mut peer = Peer::start(&["unary", &addr, &user]).unwrap();
-        peer.json().await
-    };
-    assert_eq!(refusal("alice").await["code"], "OK");
-    let said = refusal("bob").await;
-    assert_eq!(said["code"], "PERMISSION_DENIED", "{said}");
-    assert!(said["text"].as_str().unwrap().contains("no policy permits it"), "{said}");
+    let mut peer = Peer::start(&["calls"]).unwrap();
+    let mut draft = Draft::orders();
+    draft.settings.hosts = vec!["a.example".parse().unwrap()];
+    draft.routes.push(super::support::route("GET", "/read-only"));
+    let gate = grpc_gate(&draft, &url).await;
+    assert_eq!(Call::of("alice").to(&gate, &mut peer).await["code"], "OK");
+    let many = (0..120).map(|n| (format!("x-{n}"), "1".to_owned())).collect();
+    for (call, code, words) in [
+        (Call::at("/orders/%00"), "INVALID_ARGUMENT", "control byte"),
+        (Call { metadata: Vec::new(), ..Call::of("") }, "UNAUTHENTICATED", "no credentials"),
+        (Call::of("bob"), "PERMISSION_DENIED", "no policy permits it"),
+        (Call::at("/nowhere"), "UNIMPLEMENTED", "no such route"),
+        (Call::at("/read-only"), "UNIMPLEMENTED", "does not have this method"),
+        (Call { authority: "b.example", ..Call::of("alice") }, "UNIMPLEMENTED", "for this host"),
+        (Call::at(format!("/{}", "a".repeat(9_000))), "RESOURCE_EXHAUSTED", "too long"),
+        (Call { metadata: many, ..Call::of("alice") }, "RESOURCE_EXHAUSTED", "header fields"),
+        (Call { bytes: 2_000, ..Call::of("alice") }, "OK", ""),
+    ] {
+        let said = call.to(&gate, &mut peer).await;
+        assert_eq!(said["code"], code, "{words}: {said}");
+        assert!(said["text"].as_str().unwrap().contains(words), "{words}: {said}");
+    }
     gate.source.set_age(Duration::from_secs(7_200));
-    let said = refusal("alice").await;
-    assert_eq!(said["code"], "UNAVAILABLE", "{said}");
-    assert!(said["text"].as_str().unwrap().contains("too old"), "{said}");
+    let said = Call::of("alice").to(&gate, &mut peer).await;
+    assert!(said["code"] == "UNAVAILABLE" && said.to_string().contains("too old"), "{said}");
+    gate.stop().await;
+    // What it takes other gates to show.
+    let silent = serve(|_: Request<Incoming>| async {
+        std::future::pending::<()>().await;
+        Response::new(http_body_util::Full::<Bytes>::default())
+    })
+    .await;
+    draft.limits = vec![serde_json::json!(
+        {"name": "each", "key": "address", "rate": "1/h", "burst": 2}
+    )];
+    let other = TestGate::with(&draft, &silent.url, |config| {
+        config.upstream_protocol = Protocol::Http2;
+        config.bounds.answer_timeout = Duration::from_millis(300);
+        config.bounds.body_bytes = 1_000;
+    })
+    .await;
+    for (call, code, words) in [
+        (Call::of("alice"), "DEADLINE_EXCEEDED", "did not begin its answer"),
+        (Call { bytes: 2_000, ..Call::of("alice") }, "RESOURCE_EXHAUSTED", "over the gate's bound"),
+        (Call::of("alice"), "RESOURCE_EXHAUSTED", "Too many requests"),
+    ] {
+        let said = call.to(&other, &mut peer).await;
+        assert_eq!(said["code"], code, "{words}: {said}");
+        assert!(said["text"].as_str().unwrap().contains(words), "{words}: {said}");
+    }
+    other.stop().await;
+    let gone = TestGate::start(&Draft::orders(), "http://127.0.0.1:1").await;
+    let said = Call::of("alice").to(&gone, &mut peer).await;
+    assert!(said["code"] == "UNAVAILABLE" && said.to_string().contains("refused"), "{said}");
+    gone.stop().await;
 }
 
 /// An event stream of a real server's shape, beside the WebSocket of a library.

@@ -1,7 +1,8 @@
 //! What was allowed ends when it is not any more: WebSockets, event streams, gRPC calls, requests
 //! that wait.
 
-use std::time::Duration;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -87,10 +88,17 @@ async fn events() -> Echo {
 }
 
 async fn websocket(gate: &TestGate) -> TcpStream {
+    websocket_of(gate, "x-user", "bob").await
+}
+
+/// One whose caller shows this header.
+async fn websocket_of(gate: &TestGate, name: &str, value: &str) -> TcpStream {
     let mut stream = connect(gate.addr).await;
-    let request = "GET /orders HTTP/1.1\r\nHost: a\r\nx-user: bob\r\nConnection: Upgrade\r\n\
-                   Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let request = format!(
+        "GET /orders HTTP/1.1\r\nHost: a\r\n{name}: {value}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     read_until(&mut stream, "\r\n\r\n").await;
     // A text frame, masked with zeros.
@@ -102,19 +110,28 @@ async fn websocket(gate: &TestGate) -> TcpStream {
 }
 
 async fn event_stream(gate: &TestGate) -> TcpStream {
+    event_stream_of(gate, "x-user", "bob").await
+}
+
+async fn event_stream_of(gate: &TestGate, name: &str, value: &str) -> TcpStream {
     let mut stream = connect(gate.addr).await;
-    stream.write_all(b"GET /orders HTTP/1.1\r\nHost: a\r\nx-user: bob\r\n\r\n").await.unwrap();
+    let request = format!("GET /orders HTTP/1.1\r\nHost: a\r\n{name}: {value}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     read_until(&mut stream, "data: 1").await;
     stream
 }
 
 async fn call(gate: &TestGate, kind: &str) -> Response<Incoming> {
+    call_of(gate, kind, "x-user", "bob").await
+}
+
+async fn call_of(gate: &TestGate, kind: &str, name: &str, value: &str) -> Response<Incoming> {
     let io = TokioIo::new(connect(gate.addr).await);
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     let request = Request::get(format!("http://{}/orders", gate.addr))
-        .header("x-user", "bob")
+        .header(name, value)
         .header("content-type", kind)
         .body(Full::<Bytes>::default())
         .unwrap();
@@ -362,42 +379,97 @@ async fn a_key_taken_away_ends_what_it_began() {
     assert_eq!(cut(&gate, "revoked").await, 1.0);
 }
 
-/// A credential that expires ends what it began only where the service says so.
+/// A credential that expires ends what it began only where the service says so, and not before:
+/// an API key and a real token, an event stream, a WebSocket and a gRPC call.
 #[tokio::test(flavor = "multi_thread")]
 async fn expiry_closes_where_the_service_says_so() {
     use keepgate_policy::service::OnTokenExpiry;
+    tokio::join!(expiring(OnTokenExpiry::Close), expiring(OnTokenExpiry::Keep));
+}
+
+/// What became of an exchange that was to be ended at a time.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Open,
+    Early,
+    /// With the WebSocket's or gRPC's code.
+    Closed(String),
+}
+
+async fn expiring(says: keepgate_policy::service::OnTokenExpiry) {
+    use keepgate_policy::service::OnTokenExpiry;
+    use serde_json::json;
     use sha2::{Digest as _, Sha256};
     let upstream = events().await;
     let key = "kgk_test_0123456789abcdef0123456789abcdef";
     let sha256: String =
         Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    for (says, ends) in [(OnTokenExpiry::Close, true), (OnTokenExpiry::Keep, false)] {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let mut draft = Draft::orders();
-        draft.settings.on_token_expiry = says;
-        draft.settings.identify.api_key =
-            Some(serde_json::from_value(serde_json::json!({})).unwrap());
-        draft.keys =
-            vec![serde_json::from_value(serde_json::json!({
+    let secret = "a secret of 32 bytes or more, that expires nothing";
+    let name = format!("keepgate-expiry-{}-{says:?}", std::process::id());
+    let file = std::env::temp_dir().join(&name);
+    std::fs::write(&file, secret).unwrap();
+    let mut draft = Draft::orders();
+    draft.settings.on_token_expiry = says;
+    draft.settings.identify = serde_json::from_value(json!({
+        "jwt": [{"issuer": "me", "audience": "orders", "secret_file": name, "leeway_s": 0}],
+        "api_key": {},
+    }))
+    .unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let expires = now.as_secs() + 4;
+    draft.keys = vec![
+        serde_json::from_value(json!({
             "prefix": "test", "sha256": sha256, "principal": {"type": "user", "id": "alice"},
-            "expires_unix_s": now.as_secs() + 2,
+            "expires_unix_s": expires,
         }))
-        .unwrap()];
-        let gate = gate_of(&draft, &upstream.url, Protocol::Http1).await;
-        let mut stream = connect(gate.addr).await;
-        let request = format!("GET /orders HTTP/1.1\r\nHost: a\r\nx-api-key: {key}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        read_until(&mut stream, "data: 1").await;
-        if ends {
-            read_to_close(&mut stream).await;
-            assert_eq!(cut(&gate, "token_expiry").await, 1.0);
-        } else {
-            let late = std::time::UNIX_EPOCH + now + Duration::from_millis(3_300);
-            let left = late.duration_since(std::time::SystemTime::now()).unwrap_or_default();
-            let over = tokio::time::timeout(left, read_to_close(&mut stream)).await;
-            assert!(over.is_err(), "it goes on");
+        .unwrap(),
+    ];
+    let claims = json!({"iss": "me", "aud": "orders", "sub": "alice", "exp": expires});
+    let token = super::identify::Signer::Hmac(secret.into()).token("k", &claims);
+    let bearer = format!("Bearer {token}");
+    let one = gate_of(&draft, &upstream.url, Protocol::Http1).await;
+    let two = gate_of(&draft, &upstream.url, Protocol::Http2).await;
+    let by_key = event_stream_of(&one, "x-api-key", key).await;
+    let by_token = event_stream_of(&one, "authorization", &bearer).await;
+    let ws = websocket_of(&one, "authorization", &bearer).await;
+    let grpc = call_of(&two, "application/grpc", "authorization", &bearer).await;
+    let expiry = UNIX_EPOCH + Duration::from_secs(expires);
+    // What ends does so within a second or so; what goes on is waited for no longer.
+    let end = async |ended: Pin<Box<dyn Future<Output = String> + Send>>| {
+        let late = expiry + Duration::from_millis(1_500);
+        let patience = if says == OnTokenExpiry::Close { PATIENCE } else { Duration::ZERO };
+        let left = late.duration_since(SystemTime::now()).unwrap_or_default() + patience;
+        match tokio::time::timeout(left, ended).await {
+            Err(_) => End::Open,
+            Ok(_) if SystemTime::now() < expiry => End::Early,
+            Ok(code) => End::Closed(code),
         }
-    }
+    };
+    let stream = |mut stream: TcpStream| -> Pin<Box<dyn Future<Output = String> + Send>> {
+        Box::pin(async move {
+            let rest = read_to_close(&mut stream).await;
+            assert!(!rest.contains("0\r\n\r\n"), "no last chunk: {rest:?}");
+            String::new()
+        })
+    };
+    let ends = tokio::join!(
+        end(stream(by_key)),
+        end(stream(by_token)),
+        end(Box::pin(async move { closed(ws).await.to_string() })),
+        end(Box::pin(grpc_status(grpc))),
+    );
+    let closed = |code: &str| match says {
+        OnTokenExpiry::Close => End::Closed(code.to_owned()),
+        OnTokenExpiry::Keep => End::Open,
+    };
+    assert_eq!(ends, (closed(""), closed(""), closed("1008"), closed("16")), "{says:?}");
+    let count = if says == OnTokenExpiry::Close { (3.0, 1.0) } else { (0.0, 0.0) };
+    assert_eq!((cut(&one, "token_expiry").await, cut(&two, "token_expiry").await), count);
+    // Whoever comes with it now is refused in either case.
+    get(one.addr, "/orders", &[("authorization", &bearer)])
+        .await
+        .is_problem(401, "unauthenticated");
+    std::fs::remove_file(&file).unwrap();
 }
 
 /// When the gate stops, WebSockets hear why.

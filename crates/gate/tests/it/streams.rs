@@ -262,32 +262,6 @@ async fn many_headers_of_an_answer_pass_and_too_many_bytes_do_not() {
     }
 }
 
-/// 103 is dropped, whatever comes with it, and the answer after it arrives.
-#[tokio::test(flavor = "multi_thread")]
-async fn early_hints_do_no_harm() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let upstream = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        for body in ["one", "two"] {
-            read_until(&mut stream, "\r\n\r\n").await;
-            let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
-            stream.write_all(hints.as_bytes()).await.unwrap();
-            stream.write_all(hints.as_bytes()).await.unwrap();
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{body}");
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        }
-        stream
-    });
-    let gate = TestGate::start(&Draft::orders(), &url).await;
-    for body in ["one", "two"] {
-        let answer = get(gate.addr, "/orders", &[ALICE]).await;
-        assert_eq!((answer.status, answer.body.as_str()), (200, body));
-        assert!(!answer.headers.contains_key("link"));
-    }
-    drop(upstream.await.unwrap());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_holds_a_quarter_of_the_connections_with_bodies() {
     let echo = Echo::start().await;

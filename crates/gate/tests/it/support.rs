@@ -261,7 +261,23 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
+        let body = self.whole();
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}"))
+    }
+
+    /// The body without its chunks, if it came in some.
+    fn whole(&self) -> String {
+        let is_chunked = self.headers.get("transfer-encoding").is_some_and(|how| how == "chunked");
+        if !is_chunked {
+            return self.body.clone();
+        }
+        let (mut whole, mut rest) = (String::new(), self.body.as_str());
+        while let Some((size, after)) = rest.split_once("\r\n") {
+            let size = usize::from_str_radix(size, 16).unwrap_or_else(|e| panic!("{e}: {rest}"));
+            whole.push_str(&after[..size]);
+            rest = after[size..].strip_prefix("\r\n").unwrap_or_default();
+        }
+        whole
     }
 
     /// Asserts that it is the gate's own answer of this kind, with all that belongs to one.

@@ -215,6 +215,37 @@ async fn a_trusted_header_is_believed_from_the_source_that_proxy_names() {
     gate.stop().await;
 }
 
+/// A header that is believed from everybody identifies nobody, unless the operator says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_header_of_everybody_is_not_believed() {
+    let echo = Echo::start().await;
+    for peers in [
+        json!(["0.0.0.0/0"]),
+        json!(["0.0.0.0/0", "::/0"]),
+        json!(["0.0.0.0/1", "128.0.0.0/1"]),
+        json!(["::/0", "127.0.0.0/8"]),
+    ] {
+        let mut draft = Draft::orders();
+        draft.settings.identify =
+            serde_json::from_value(json!({"trusted_header": {"header": "x-user", "peers": peers}}))
+                .unwrap();
+        let gate = TestGate::start(&draft, &echo.url).await;
+        let alice = get(gate.addr, "/orders", &[("x-user", "alice")]).await;
+        let json = alice.is_problem(503, "no-identity");
+        assert!(json["detail"].as_str().unwrap().contains("everybody"), "{json}");
+        // Not even where it is not needed does the upstream hear of it.
+        let public = get(gate.addr, "/public", &[("x-user", "alice")]).await;
+        public.is_problem(503, "no-identity");
+        let public = get(gate.addr, "/public", &[("x_user", "alice")]).await;
+        assert!(public.status == 200 && !public.body.contains("alice"), "{public:?}");
+        get(gate.addr, "/orders", &[]).await.is_problem(401, "unauthenticated");
+        gate.stop().await;
+        let meant = TestGate::with(&draft, &echo.url, |config| config.trust_everybody = true).await;
+        assert_eq!(get(meant.addr, "/orders", &[("x-user", "alice")]).await.status, 200, "{peers}");
+        meant.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unix_listener_is_not_one_caller() {
     let echo = Echo::start().await;

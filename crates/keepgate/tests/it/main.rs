@@ -16,6 +16,7 @@ mod connections;
 mod demo;
 mod faults;
 mod flood;
+mod frozen;
 mod harness;
 mod help;
 mod history;

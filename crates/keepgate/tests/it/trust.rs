@@ -4,7 +4,8 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Running, Scratch, keepgate, keepgate_run, run, skipped};
+use crate::harness::{Running, Scratch, eventually, keepgate, keepgate_run, run, skipped, text};
+use crate::requests::{Http, metric};
 use crate::separate::CenterProcess;
 
 fn set_mode(path: &Path, mode: u32) {
@@ -139,3 +140,73 @@ fn an_insecure_center_is_warned_of_at_each_start() {
     assert!(stderr.contains("WARN") && stderr.contains("--insecure-center"), "{stderr}");
     gate.kill();
 }
+
+/// Behind a proxy that nobody named, and with a header that anybody may set: it is said once, where
+/// the operator looks, with the flag to set.
+#[test]
+fn whom_a_gate_does_not_believe_is_said_once_with_the_flag() {
+    let scratch = Scratch::new();
+    scratch.write(
+        "policy/service.toml",
+        "name = \"orders\"\n[limits]\ndefault = \"off\"\n\
+         [identify.trusted_header]\nheader = \"x-user\"\npeers = [\"0.0.0.0/1\", \"128.0.0.0/1\"]\n",
+    );
+    let route = "[[route]]\nmethod = \"GET\"\npath = \"/orders\"\nanonymous = true\n";
+    scratch.write("policy/routes.toml", route);
+    scratch.write("policy/all.cedar", "permit (principal, action, resource);\n");
+    let policy = scratch.join("policy").display().to_string();
+    let center = CenterProcess::start(None, &scratch.join("data"), "127.0.0.1:0");
+    let said = center.ok(&["apply", &policy, "--dry-run"]);
+    assert!(said.contains("`x-user` are everybody") && said.contains("service.toml"), "{said}");
+    center.ok(&["apply", &policy]);
+    let token = center.ok(&["token", "create", "--role", "gate", "--service", "orders"]);
+    let token = scratch.write("gate.token", &token);
+    let mut gate = Running::keepgate(&[
+        "gate",
+        "--json",
+        "--service",
+        "orders",
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--workers",
+        "2",
+        "--center",
+        &center.url,
+        "--token-file",
+        token.to_str().unwrap(),
+    ]);
+    let screen = gate.json();
+    let (url, admin) = (text(&screen, "/gate"), text(&screen, "/admin"));
+    eventually("the gate decides", || {
+        (Http::new(&url, &[]).get("/orders").status == 502).then_some(())
+    });
+    // New connections, so that both workers meet them.
+    for n in 0..20 {
+        let address = format!("192.0.2.{n}");
+        let said = Http::new(&url, &[("X-Forwarded-For", &address)]).get("/orders");
+        assert_eq!(said.status, 502);
+        let said = Http::new(&url, &[("X-User", "admin")]).get("/orders");
+        assert_eq!((said.status, text(&said.json(), "/type").as_str()), NO_IDENTITY);
+    }
+    let log = gate.stderr();
+    let lines = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(lines("start the gate with --trusted-proxy 127.0.0.1"), 1, "{log}");
+    assert_eq!(lines("--trust-everybody"), 1, "{log}");
+    let metrics = Http::new(&admin, &[]).get("/metrics").text();
+    assert_eq!(metric(&metrics, "keepgate_gate_forwarding_dropped_total"), Some(20.0));
+    let said = keepgate_run(&["top", "clients", "--gate", &admin]);
+    assert!(said.stdout.contains("--trusted-proxy 127.0.0.1"), "{said:?}");
+    eventually("the center has heard of it", || {
+        let args = center.with(&["top", "clients", "--service", "orders"]);
+        let said = keepgate_run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        said.stdout.contains("--trusted-proxy 127.0.0.1").then_some(())
+    });
+    gate.stop_but(&["names callers", "name callers", "everybody", "upstream failed"]);
+    center.process.stop();
+}
+
+const NO_IDENTITY: (u16, &str) = (503, "urn:keepgate:problem:no-identity");
