@@ -314,7 +314,7 @@ fn erlang(token: &str) -> Option<IpAddr> {
 /// A host and a port as one text that `--to` takes.
 pub(super) fn joined(host: &str, port: u16) -> Option<String> {
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return Some(SocketAddr::new(ip, port).to_string());
+        return Some(SocketAddr::new(ip.to_canonical(), port).to_string());
     }
     if host.contains(':') {
         return Some(format!("[{host}]:{port}"));

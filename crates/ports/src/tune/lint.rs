@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::keys::{self, Shape};
 use super::outcome::{Exists, Place, is_missing, outcome, parse, places, sets};
-use super::parse::{Line, Setting, Span};
+use super::parse::{Line, Setting, Span, is_blank, visible, words};
 use super::plan::RESERVED_KEY as RESERVED;
 use super::values::{self, Reading, octal, parse_range, reading};
 use crate::ranges::{PortRange, PortSet};
@@ -145,7 +145,8 @@ pub fn lint(sources: &[Source<'_>], exists: Exists<'_>) -> Vec<LintFinding> {
     for (source, lines) in lines.iter().enumerate() {
         for (index, line) in lines.iter().enumerate() {
             if let Line::Garbage { slashes, span } = line {
-                findings.push(garbage(source, index + 1, *slashes, *span));
+                let text = texts.get(source).and_then(|text| text.lines().nth(index));
+                findings.push(garbage(source, index + 1, *slashes, *span, text.unwrap_or("")));
             }
         }
     }
@@ -205,8 +206,15 @@ impl Reporter<'_, '_> {
     }
 }
 
-fn garbage(source: usize, line: usize, slashes: bool, span: Span) -> LintFinding {
-    let (code, message, help) = if slashes {
+fn garbage(source: usize, line: usize, slashes: bool, span: Span, text: &str) -> LintFinding {
+    let (code, message, help) = if visible(text) != text {
+        (
+            Code::NotASetting,
+            "this line has a byte order mark, or a space that is none (a no-break space, as in text \
+             copied from a web page): `sysctl -p` takes it for a part of the key",
+            "type it anew; `--fix` does",
+        )
+    } else if slashes {
         (
             Code::NotAComment,
             "`//` does not begin a comment; `sysctl -p` complains about this line and skips it",
@@ -354,6 +362,9 @@ fn number(report: &mut Reporter<'_, '_>, bad: Level, value: &str, low: i64, high
         let is_number = value.parse::<i64>().is_ok();
         let what = if is_number {
             format!("the kernel refuses {value}")
+        } else if visible(value) != *value {
+            "the value has a space that is none (a no-break space, as in text copied from a web page)"
+                .to_owned()
         } else {
             format!("`{value}` is not a number")
         };
@@ -435,8 +446,8 @@ fn ports(report: &mut Reporter<'_, '_>, bad: Level, value: &str) {
     if values::ports(value).is_some() {
         return;
     }
-    let spaced = value.contains(char::is_whitespace)
-        && values::ports(&value.split_whitespace().collect::<String>()).is_some();
+    let spaced = value.contains(is_blank)
+        && values::ports(&words(value).collect::<String>()).is_some();
     let (what, help) = if spaced {
         ("the kernel takes no white space in a list of ports".to_owned(), "leave out the spaces")
     } else {
