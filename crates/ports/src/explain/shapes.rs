@@ -238,7 +238,8 @@ pub(super) fn first(table: &'static [Shape], text: &str) -> Option<(&'static Sha
 }
 
 /// The same around the failing line: of several places in which a shape matches, the first one behind
-/// the error, else the nearest before it. `starts` says where lines begin, the nearest first.
+/// the error, else the nearest before it; the nearest before it first where a shape is of several
+/// lines, of which the error is the last. `starts` says where lines begin, the nearest first.
 pub(super) fn nearest(
     table: &'static [Shape],
     around: &str,
@@ -247,7 +248,17 @@ pub(super) fn nearest(
     table.iter().find_map(|shape| {
         // Where it matches nowhere, it need not be tried from each line.
         template::find(shape.pattern, around)?;
-        let near = |start: &usize| template::find(shape.pattern, around.get(*start..)?);
-        Some((shape, starts.iter().find_map(near)?))
+        let behind = || template::find(shape.pattern, around.get(*starts.first()?..)?);
+        let before = || {
+            starts.windows(2).find_map(|two| {
+                let [next, start] = two else { return None };
+                template::find_before(shape.pattern, around.get(*start..)?, next - start)
+            })
+        };
+        let found = match shape.pattern.contains("{...}") {
+            true => before().or_else(behind),
+            false => behind().or_else(before),
+        };
+        Some((shape, found?))
     })
 }

@@ -206,14 +206,13 @@ impl Reporter<'_, '_> {
     }
 }
 
+const NOT_BLANK: &str = "this line has a byte order mark, or a space that is none (a no-break space, as \
+                         in text copied from a web page): `sysctl -p` takes it for a part of the key";
+const NOT_BLANK_HELP: &str = "type it anew; `--fix` does";
+
 fn garbage(source: usize, line: usize, slashes: bool, span: Span, text: &str) -> LintFinding {
     let (code, message, help) = if visible(text) != text {
-        (
-            Code::NotASetting,
-            "this line has a byte order mark, or a space that is none (a no-break space, as in text \
-             copied from a web page): `sysctl -p` takes it for a part of the key",
-            "type it anew; `--fix` does",
-        )
+        (Code::NotASetting, NOT_BLANK, NOT_BLANK_HELP)
     } else if slashes {
         (
             Code::NotAComment,
@@ -268,6 +267,10 @@ fn one(report: &mut Reporter<'_, '_>, exists: Exists<'_>, refused: bool) {
             let what = "the kernel refuses this value for one of the keys that fit";
             report.value(bad, Code::OutOfRange, what, "");
         }
+        return;
+    }
+    if visible(key) != *key {
+        report.key(bad, Code::UnknownKey, NOT_BLANK, NOT_BLANK_HELP);
         return;
     }
     if is_missing(key, exists) {

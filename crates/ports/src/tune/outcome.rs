@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::keys;
-use super::parse::{Line, Setting, fits};
+use super::parse::{Line, Setting, fits, visible};
 use super::values::{Reading, reading};
 
 /// A setting of a file, and where it stands.
@@ -128,6 +128,9 @@ pub fn outcome(texts: &[&str], exists: Exists<'_>) -> Outcome {
 
 /// Whether this kernel certainly has no such key.
 pub(super) fn is_missing(key: &str, exists: Exists<'_>) -> bool {
+    if visible(key) != key {
+        return true;
+    }
     match exists(key) {
         Some(has) => !has,
         None => keys::removed(key).is_some(),

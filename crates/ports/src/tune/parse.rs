@@ -89,7 +89,7 @@ impl Line {
         let written = left.trim_end_matches(is_blank);
         let lenient = written.starts_with('-');
         let name = written.trim_start_matches('-').trim_start_matches('/');
-        if name.contains(is_blank) || name.is_empty() || !name.is_ascii() {
+        if name.contains(is_blank) || name.is_empty() {
             return garbage();
         }
         let value = right.trim_matches(is_blank);
