@@ -253,8 +253,7 @@ impl<'a> Model<'a> {
             }
         }
         let most = free.len();
-        let hardly_reached =
-            odd && range.len() >= HARDLY && most == 1 && free.contains(range.low);
+        let hardly_reached = odd && range.len() >= HARDLY && most == 1 && free.contains(range.low);
         let mut doubts = Vec::new();
         let mut to_probe = self.doubtful.clone();
         to_probe.intersect_with(&free);

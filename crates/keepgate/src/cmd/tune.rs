@@ -534,7 +534,9 @@ mod tests {
 
     #[test]
     fn a_file_s_bytes_come_back_as_they_were() {
-        for bytes in [&b"# r\xe9glages\nkey = 1\n"[..], "# r\u{e9}glages\n".as_bytes(), b"\xff\xfe\x00", b""] {
+        for bytes in
+            [&b"# r\xe9glages\nkey = 1\n"[..], "# r\u{e9}glages\n".as_bytes(), b"\xff\xfe\x00", b""]
+        {
             assert_eq!(as_bytes(&as_text(bytes)), bytes);
         }
         assert!(as_text(b"# r\xe9glages").starts_with("# r"));

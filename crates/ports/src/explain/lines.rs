@@ -143,7 +143,8 @@ fn of_container(line: &str) -> Option<String> {
     }
     let mut words = line.splitn(4, ' ');
     let (time, stream, tag) = (words.next()?, words.next()?, words.next()?);
-    let cri = time.contains('T') && matches!(stream, "stdout" | "stderr") && matches!(tag, "F" | "P");
+    let cri =
+        time.contains('T') && matches!(stream, "stdout" | "stderr") && matches!(tag, "F" | "P");
     cri.then(|| words.next().map(str::to_owned)).flatten()
 }
 

@@ -176,8 +176,16 @@ pub(super) const LINE: &[Shape] = &[
     connect("Rust", "host: some(ipv4({ip})), port: some({port})"),
     connect("Rust", "host: some(ipv6({ip})), port: some({port})"),
     connect("Rust", "host: some(domain(\"{host}\")), port: some({port})"),
-    connect_by_default("Rust", "scheme: \"https\"{..}host: some(domain(\"{host}\")), port: none", 443),
-    connect_by_default("Rust", "scheme: \"http\"{..}host: some(domain(\"{host}\")), port: none", 80),
+    connect_by_default(
+        "Rust",
+        "scheme: \"https\"{..}host: some(domain(\"{host}\")), port: none",
+        443,
+    ),
+    connect_by_default(
+        "Rust",
+        "scheme: \"http\"{..}host: some(domain(\"{host}\")), port: none",
+        80,
+    ),
     connect("Rust", "error sending request{..}url: \"{url}\""),
     connect("Haskell", "network.socket.connect: "),
     bind("Haskell", "network.socket.bind: "),

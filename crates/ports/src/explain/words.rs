@@ -141,8 +141,7 @@ pub(super) fn certain(lower: &str) -> Option<Errno> {
 
 fn worded(lower: &str) -> Option<Errno> {
     let said = WORDS.iter().find(|(word, _)| holds(lower, word)).map(|(_, errno)| *errno);
-    let straight =
-        lower.contains('\u{2019}').then(|| lower.replace('\u{2019}', "'"));
+    let straight = lower.contains('\u{2019}').then(|| lower.replace('\u{2019}', "'"));
     let foreign = |text: &str| {
         CATALOG.iter().find_map(|(_, none, used)| {
             let none = text.contains(none).then_some(Errno::AddrNotAvail);

@@ -117,12 +117,7 @@ fn buckets_in_question(snapshot: &HostSnapshot, model: &Model<'_>) -> Vec<Bucket
 /// are. `limit` bounds the number of ports, [`PROBE_TIME`] the time.
 ///
 /// `listed` says that idle bound sockets are among the sockets already.
-pub(crate) fn gather(
-    snapshot: &mut HostSnapshot,
-    netlink: &Netlink,
-    limit: usize,
-    listed: bool,
-) {
+pub(crate) fn gather(snapshot: &mut HostSnapshot, netlink: &Netlink, limit: usize, listed: bool) {
     let idle = idle_at_most(snapshot);
     snapshot.evidence.idle_at_most = idle.unwrap_or(u32::MAX);
     let few = idle.is_some_and(|idle| idle <= snapshot.pool().len() / FEW_IDLE);
@@ -200,12 +195,11 @@ impl Prober {
         let probe = BoundProbe::open()?;
         // A control: where even a port without any socket seems bound, the probe proves nothing.
         let sockets = &snapshot.sockets;
-        let unused =
-            snapshot.pool().iter().collect::<Vec<u16>>().into_iter().rev().find(|port| {
-                !sockets.carried.contains(*port)
-                    && !sockets.bound_ports.contains(*port)
-                    && !snapshot.evidence.bound.contains(*port)
-            });
+        let unused = snapshot.pool().iter().collect::<Vec<u16>>().into_iter().rev().find(|port| {
+            !sockets.carried.contains(*port)
+                && !sockets.bound_ports.contains(*port)
+                && !snapshot.evidence.bound.contains(*port)
+        });
         if let Some(unused) = unused
             && snapshot.evidence.bound_listed
             && probe.is_bound(unused)?

@@ -351,8 +351,8 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
         let counts_before = snapshot.counts.clone();
         std::thread::sleep(interval.saturating_sub(started.elapsed()));
         let counts = files.counts();
-        look = Look::take(netlink.as_ref(), &files, &owners, list(&counts))
-            .map_err(sockets_error)?;
+        look =
+            Look::take(netlink.as_ref(), &files, &owners, list(&counts)).map_err(sockets_error)?;
         look.table.sort();
         snapshot.interval_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
         snapshot.rates = rates(&before, &look.table, snapshot.interval_ms);

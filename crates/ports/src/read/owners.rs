@@ -6,6 +6,7 @@
 //! remembered together with their process, and recognised later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::hash::BuildHasherDefault;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -33,8 +34,8 @@ const MAX_WATCH_LINKS: usize = 65_536;
 /// A quick look finds the owners of so many sockets all the same.
 const MANY_WANTED: usize = 4096;
 /// Of more it looks at so many open files, and at so many of one process.
-const QUICK_LINKS: usize = 2048;
-const QUICK_LINKS_EACH: usize = 512;
+const QUICK_LINKS: usize = 1024;
+const QUICK_LINKS_EACH: usize = 256;
 /// A process that was caught with so many new sockets opens them all the time.
 const CAUGHT: usize = 2;
 
@@ -266,17 +267,25 @@ fn namespace(dir: &Path) -> Option<u64> {
 /// files were looked at.
 fn sockets_in(dir: &Path, most: usize, mut each: impl FnMut(u32) -> bool) -> usize {
     let fds = dir.join("fd");
-    let (Ok(open), Ok(entries)) = (std::fs::File::open(&fds), std::fs::read_dir(&fds)) else {
-        return 0;
-    };
+    let Ok(open) = std::fs::File::open(&fds) else { return 0 };
     // `socket:[4294967295]`; what is longer is no socket.
     let mut buffer = [0u8; 32];
+    let mut goes_on = |name: &OsStr| {
+        let link = sys::link_at(&open, name, &mut buffer).ok();
+        let text = link.and_then(|link| std::str::from_utf8(link).ok());
+        text.and_then(proc::socket_inode).is_none_or(&mut each)
+    };
+    // Of many open files the first numbers serve: listing a folder of thousands costs more than
+    // they do. Since Linux 6.2 its size is their number.
+    if open.metadata().is_ok_and(|about| about.size() > most as u64) {
+        let count = (0..most).take_while(|number| goes_on(number.to_string().as_ref())).count();
+        return most.min(count + 1);
+    }
+    let Ok(entries) = std::fs::read_dir(&fds) else { return 0 };
     let mut looked_at = 0;
     for entry in entries.flatten().take(most) {
         looked_at += 1;
-        let Ok(link) = sys::link_at(&open, &entry.file_name(), &mut buffer) else { continue };
-        let inode = std::str::from_utf8(link).ok().and_then(proc::socket_inode);
-        if inode.is_some_and(|inode| !each(inode)) {
+        if !goes_on(&entry.file_name()) {
             break;
         }
     }

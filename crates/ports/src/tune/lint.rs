@@ -82,6 +82,8 @@ pub enum Code {
     ListReplaced,
     /// Hardly any port is left for outgoing connections.
     TooFewPorts,
+    /// Only the first part of the value arrives.
+    CutOff,
     /// It helps.
     Useful,
 }
@@ -106,6 +108,7 @@ impl Code {
             Code::ReadsOtherwise => "reads-otherwise",
             Code::ListReplaced => "list-replaced",
             Code::TooFewPorts => "too-few-ports",
+            Code::CutOff => "cut-off",
             Code::Useful => "useful",
         }
     }
@@ -446,11 +449,26 @@ fn range(report: &mut Reporter<'_, '_>, bad: Level, value: &str) {
 }
 
 fn ports(report: &mut Reporter<'_, '_>, bad: Level, value: &str) {
-    if values::ports(value).is_some() {
+    if let Some(mut lost) = values::ports(value) {
+        let arrives = values::first_piece(value);
+        lost.subtract(&values::ports(arrives).unwrap_or_default());
+        if !lost.is_empty() {
+            report.value(
+                bad,
+                Code::CutOff,
+                format!(
+                    "`sysctl` may write only the first {} of {} bytes: {} ports are not reserved then",
+                    arrives.len(),
+                    value.len(),
+                    lost.len()
+                ),
+                "write ranges such as `33000-33999`, so that the list has less than 4 KiB",
+            );
+        }
         return;
     }
-    let spaced = value.contains(is_blank)
-        && values::ports(&words(value).collect::<String>()).is_some();
+    let spaced =
+        value.contains(is_blank) && values::ports(&words(value).collect::<String>()).is_some();
     let (what, help) = if spaced {
         ("the kernel takes no white space in a list of ports".to_owned(), "leave out the spaces")
     } else {

@@ -93,8 +93,7 @@ impl Line {
             return garbage();
         }
         let value = right.trim_matches(is_blank);
-        let before =
-            left.chars().count() + 1 + right.chars().take_while(|c| is_blank(*c)).count();
+        let before = left.chars().count() + 1 + right.chars().take_while(|c| is_blank(*c)).count();
         Line::Setting(Setting {
             key: normal(name),
             value: value.to_owned(),

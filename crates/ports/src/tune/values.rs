@@ -52,8 +52,7 @@ pub fn same(key: &str, a: &str, b: &str) -> bool {
     match (reading(key, a.trim_end_matches(is_blank)), reading(key, b.trim_end_matches(is_blank))) {
         (Reading::Value(a), Reading::Value(b)) => a == b,
         (Reading::Unknown, Reading::Unknown) => {
-            let numbers =
-                |text: &str| -> Option<Vec<i64>> { words(text).map(number).collect() };
+            let numbers = |text: &str| -> Option<Vec<i64>> { words(text).map(number).collect() };
             matches!((numbers(a), numbers(b)), (Some(a), Some(b)) if a == b && !a.is_empty())
         }
         _ => false,
@@ -128,6 +127,20 @@ pub(super) fn ports(text: &str) -> Option<PortSet> {
         set.insert_range(range);
     }
     Some(set)
+}
+
+/// The kernel takes this many bytes of a list at a time (a page less one), and `sysctl` of procps 4.0.2
+/// writes no second piece.
+pub(super) const PIECE: usize = 4095;
+
+/// The part of a list that arrives when only the first piece is written.
+pub(super) fn first_piece(text: &str) -> &str {
+    let piece = text.get(..PIECE).unwrap_or(text);
+    if piece.len() == text.len() {
+        text
+    } else {
+        piece.rsplit_once(',').map_or("", |(whole, _)| whole)
+    }
 }
 
 /// How a number is written that reads otherwise than it looks: `030` is 24.

@@ -592,7 +592,8 @@ fn serving_all_namespaces() {
     child.wait().unwrap();
     for (world, verdict) in [(&fine, "healthy"), (&out, "exhausted")] {
         let netns = &world.client;
-        let line = format!("keepgate_doctor_verdict{{netns=\"{netns}\",verdict=\"{verdict}\"}} 1\n");
+        let line =
+            format!("keepgate_doctor_verdict{{netns=\"{netns}\",verdict=\"{verdict}\"}} 1\n");
         assert!(metrics.contains(&line), "{line}{metrics}");
     }
 }

@@ -148,9 +148,7 @@ impl Mixture {
 /// What an address looks like to the socket that connects there.
 fn as_dialed(family: Family, dst: SocketAddr) -> SocketAddr {
     match (family, dst.ip()) {
-        (Family::Mapped, IpAddr::V4(v4)) => {
-            SocketAddr::new(v4.to_ipv6_mapped().into(), dst.port())
-        }
+        (Family::Mapped, IpAddr::V4(v4)) => SocketAddr::new(v4.to_ipv6_mapped().into(), dst.port()),
         _ => dst,
     }
 }
@@ -280,8 +278,7 @@ fn build(mixture: &Mixture) -> Standing {
         .iter()
         .enumerate()
         .map(|(index, family)| {
-            let ip: IpAddr =
-                if *family == Family::V6 { SERVER_6 } else { SERVER }.parse().unwrap();
+            let ip: IpAddr = if *family == Family::V6 { SERVER_6 } else { SERVER }.parse().unwrap();
             let addr = SocketAddr::new(ip, 7000 + index as u16);
             (*family, addr, world.listen(&addr.to_string()))
         })

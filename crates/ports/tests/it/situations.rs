@@ -247,11 +247,7 @@ impl Standing {
 }
 
 /// What is wrong with a verdict, given what the kernel did.
-pub(crate) fn contradiction(
-    verdict: Verdict,
-    all: bool,
-    any: bool,
-) -> Option<&'static str> {
+pub(crate) fn contradiction(verdict: Verdict, all: bool, any: bool) -> Option<&'static str> {
     match verdict {
         Verdict::Healthy | Verdict::NotPorts if !all => Some("fine, and a connect() fails"),
         Verdict::Exhausted if any && all => Some("exhausted, and each connect() succeeds"),
