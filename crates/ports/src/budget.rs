@@ -104,7 +104,14 @@ pub struct Budget {
     pub remaining: Interval,
     /// Why `remaining` is not exact.
     pub doubts: Vec<Doubt>,
+    /// The only port left is one that the kernel's scan of an odd-sized range hardly ever reaches.
+    #[serde(default)]
+    pub hardly_reached: bool,
 }
+
+/// The scan of an odd-sized range reaches its lowest port only if it begins there: once in half as
+/// many times as there are ports. From so many on that is no port to count on.
+const HARDLY: u32 = 65;
 
 impl Budget {
     /// The part that is used, 0 to 1; 1 when nothing is usable.
@@ -112,11 +119,10 @@ impl Budget {
         if self.usable == 0 { 1.0 } else { f64::from(self.used) / f64::from(self.usable) }
     }
 
-    /// No connection will succeed, or only the one on the port that the kernel's scan of an odd-sized
-    /// range reaches by chance.
+    /// No connection will succeed, or only one on the port that the kernel's scan of an odd-sized
+    /// range hardly ever reaches.
     pub fn is_used_up(&self) -> bool {
-        let by_chance = self.remaining == (Interval { min: 0, max: 1 }) && self.used > 0;
-        self.remaining.max == 0 || (by_chance && self.doubts == [Doubt::OddRange])
+        self.remaining.max == 0 || (self.hardly_reached && self.doubts == [Doubt::OddRange])
     }
 
     /// How it stands if everything in doubt is as good as it can be.
@@ -247,6 +253,7 @@ impl<'a> Model<'a> {
             }
         }
         let most = free.len();
+        let hardly_reached = odd && range.len() >= HARDLY && most == 1 && free.contains(range.low);
         let mut doubts = Vec::new();
         let mut to_probe = self.doubtful.clone();
         to_probe.intersect_with(&free);
@@ -281,7 +288,8 @@ impl<'a> Model<'a> {
         }
         let usable = usable.len();
         let remaining = Interval { min: least, max: most };
-        (Budget { key, usable, used: usable.saturating_sub(most), remaining, doubts }, to_probe)
+        let used = usable.saturating_sub(most);
+        (Budget { key, usable, used, remaining, doubts, hardly_reached }, to_probe)
     }
 
     /// The sockets that stand in the way of this bucket. A socket bound to another device does

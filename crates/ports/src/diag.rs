@@ -104,6 +104,8 @@ impl TcpState {
 
 /// Every state but idle bound sockets (asking for those walks one more table).
 pub const ALL_BUT_BOUND: u32 = 0xfff << 1 & !(1 << 13);
+/// Every state. Together they cost one walk of the kernel's table less than one after the other.
+pub const ALL: u32 = ALL_BUT_BOUND | BOUND_INACTIVE;
 /// Listeners only.
 pub const LISTENERS: u32 = TcpState::Listen.bit();
 /// Idle bound sockets only.

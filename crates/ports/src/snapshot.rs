@@ -231,6 +231,10 @@ pub struct Counts {
     /// The same, how much it grew between the two looks.
     #[serde(default)]
     pub insert_failed_grew: u64,
+    /// TCP sockets of the namespace, of both families, TIME_WAITs included; those that are bound and
+    /// idle are not among them.
+    #[serde(default)]
+    pub in_use: Option<u64>,
     /// TCP sockets allocated in all namespaces together, TIME_WAITs apart.
     #[serde(default)]
     pub allocated: Option<u64>,

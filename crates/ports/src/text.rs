@@ -223,8 +223,10 @@ pub fn render_bucket(report: &Report, index: usize, style: Style) -> String {
     let mut out = String::new();
     let Some(bucket) = report.buckets.get(index) else { return out };
     bucket_block(&mut out, bucket, style);
-    let findings: Vec<&Finding> =
-        report.findings.iter().filter(|f| f.bucket == Some(index)).collect();
+    // What concerns every destination concerns this one.
+    let own = report.findings.iter().filter(|f| f.bucket == Some(index));
+    let all = report.findings.iter().filter(|f| concerns_all(f));
+    let findings: Vec<&Finding> = own.chain(all).collect();
     if findings.is_empty() {
         out.push('\n');
         field(&mut out, "finding", "nothing to report about this destination", style);
@@ -243,6 +245,13 @@ pub fn render_bucket(report: &Report, index: usize, style: Style) -> String {
         }
     }
     out
+}
+
+/// Whether a finding is about the ports of every destination, and not only worth knowing.
+pub fn concerns_all(finding: &Finding) -> bool {
+    finding.bucket.is_none()
+        && finding.severity <= Severity::Warning
+        && finding.cause.is_about_ports()
 }
 
 fn bucket_block(out: &mut String, bucket: &BucketReport, style: Style) {
@@ -265,6 +274,7 @@ fn bucket_block(out: &mut String, bucket: &BucketReport, style: Style) {
         field(out, "rate", &rate, style);
     }
     let when = match bucket.exhausted_in_s {
+        _ if bucket.remaining.max == 0 => "now".to_owned(),
         Some(0) => "now".to_owned(),
         Some(seconds) => format!("in {}", duration(seconds)),
         None if bucket.opens_per_s.is_some() => "not at this rate".to_owned(),

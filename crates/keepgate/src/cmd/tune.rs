@@ -414,9 +414,11 @@ fn lint(paths: &[PathBuf], fix: bool, strict: bool, json: bool) -> anyhow::Resul
         files.extend(conf_files(path)?);
     }
     let mut texts = Vec::new();
+    let mut exact = Vec::new();
     for path in &files {
         let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         texts.push((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()));
+        exact.push(as_text(&bytes));
     }
     let sources: Vec<Source<'_>> = texts.iter().map(|(name, text)| Source { name, text }).collect();
     let findings = tune::lint(&sources, &kernel_has);
@@ -426,12 +428,12 @@ fn lint(paths: &[PathBuf], fix: bool, strict: bool, json: bool) -> anyhow::Resul
         print(&tune::render(&sources, &findings, Paint::stdout().is_on()))?;
     }
     if fix {
-        let all: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
-        for ((path, (_, text)), fixed) in files.iter().zip(&texts).zip(tune::fix_all(&all)) {
+        let all: Vec<&str> = exact.iter().map(String::as_str).collect();
+        for ((path, text), fixed) in files.iter().zip(&exact).zip(tune::fix_all(&all)) {
             if fixed != *text {
                 let mut name = path.clone().into_os_string();
                 name.push(".fixed");
-                std::fs::write(&name, fixed)
+                std::fs::write(&name, as_bytes(&fixed))
                     .with_context(|| format!("writing {}", Path::new(&name).display()))?;
                 say(&format!("wrote {}", Path::new(&name).display()));
             }
@@ -440,6 +442,31 @@ fn lint(paths: &[PathBuf], fix: bool, strict: bool, json: bool) -> anyhow::Resul
     let worst = if strict { Level::Warning } else { Level::Error };
     let wrong = findings.iter().any(|finding| finding.level <= worst);
     Ok(if wrong { Exit::Failure } else { Exit::Ok })
+}
+
+/// Where bytes that are no UTF-8 are while a file is a text: the end of the last private plane.
+const NO_UTF8: u32 = 0x10_ff00;
+
+/// A file's bytes as a text from which [`as_bytes`] makes the same bytes: a remark in Latin-1 stays.
+fn as_text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        let stand_in = |byte: &u8| char::from_u32(NO_UTF8 + u32::from(*byte));
+        text.extend(chunk.invalid().iter().filter_map(stand_in));
+    }
+    text
+}
+
+fn as_bytes(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match u32::from(c).checked_sub(NO_UTF8).and_then(|byte| u8::try_from(byte).ok()) {
+            Some(byte) if byte >= 0x80 => bytes.push(byte),
+            _ => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    bytes
 }
 
 /// A file itself; of a folder its `*.conf`, by name.
@@ -504,6 +531,16 @@ fn fits(folder: &Path, pattern: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_s_bytes_come_back_as_they_were() {
+        for bytes in
+            [&b"# r\xe9glages\nkey = 1\n"[..], "# r\u{e9}glages\n".as_bytes(), b"\xff\xfe\x00", b""]
+        {
+            assert_eq!(as_bytes(&as_text(bytes)), bytes);
+        }
+        assert!(as_text(b"# r\xe9glages").starts_with("# r"));
+    }
 
     #[test]
     fn services_of_the_host() {

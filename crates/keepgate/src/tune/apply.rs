@@ -1,5 +1,6 @@
 //! Applies changes: refuse, write down, arm the dead-man, set, read back, verify by the model.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -82,9 +83,14 @@ pub(crate) fn apply(
         return Ok(Applied::Refused(refused));
     }
     // What is so already needs no journal.
-    let mut wanted = Vec::new();
+    let mut wanted: Vec<Step> = Vec::new();
+    let mut stirred = BTreeSet::new();
     for step in steps {
-        if !same(&step.key, &settings::read(&desk.namespace, &step.key)?, &step.to) {
+        // One that is so already is set again where an earlier step may change it along.
+        let now = settings::read(&desk.namespace, &step.key)?;
+        if !same(&step.key, &now, &step.to) || stirred.contains(&step.key) {
+            let sides = settings::sides(&desk.namespace, &step.key)?;
+            stirred.extend(sides.into_iter().map(|(side, _)| side));
             wanted.push(step);
         }
     }
@@ -172,6 +178,7 @@ fn begin(
             key: step.key.clone(),
             before: settings::read(&desk.namespace, &step.key)?,
             after: step.to.clone(),
+            sides: settings::sides(&desk.namespace, &step.key)?,
         });
     }
     let file = match file {

@@ -34,6 +34,9 @@ pub(crate) struct Changed {
     pub(crate) before: String,
     /// As it was asked for.
     pub(crate) after: String,
+    /// What the kernel changes along with it (see [`settings::sides`]), as it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sides: Vec<(String, String)>,
 }
 
 /// The file that makes the settings last.
@@ -165,56 +168,104 @@ impl Desk {
 
     /// Takes an application back, last change first, and closes its journal; what was confirmed
     /// before it stays. Returns what was left alone because somebody else has changed it since.
+    ///
+    /// One setting that cannot be taken back keeps no other from it; the journal then stays.
     pub(crate) fn take_back(&self, journal: &Journal) -> anyhow::Result<Vec<String>> {
-        let mut aside = Vec::new();
+        let (mut aside, mut left) = (Vec::new(), Vec::new());
+        let mut note = |result: anyhow::Result<Option<String>>| match result {
+            Ok(word) => aside.extend(word),
+            Err(error) => left.push(format!("{error:#}")),
+        };
         if journal.boot == boot() {
             for changed in journal.changes.iter().rev() {
-                let now = settings::read(&self.namespace, &changed.key)?;
-                if now == changed.before {
-                    continue;
-                }
-                if values::same(&changed.key, &now, &changed.after) {
-                    self.put_back(changed)?;
-                } else {
-                    aside.push(format!(
-                        "somebody else has set {} to `{}` since; it stays so (it was `{}`)",
-                        changed.key,
-                        now.trim(),
-                        changed.before.trim()
-                    ));
-                }
+                note(self.take_one_back(changed));
             }
         }
         for file in journal.file.iter().chain(&journal.more_files) {
-            aside.extend(restore_file(file)?);
+            note(restore_file(file));
         }
-        self.close(journal)?;
+        self.finish(journal, &left)?;
         Ok(aside)
+    }
+
+    fn take_one_back(&self, changed: &Changed) -> anyhow::Result<Option<String>> {
+        let now = match settings::read(&self.namespace, &changed.key) {
+            Ok(now) => now,
+            Err(error) if settings::is_gone(&error) => {
+                let key = &changed.key;
+                return Ok(Some(format!("{key} does not exist any more; nothing to take back")));
+            }
+            Err(error) => return Err(error),
+        };
+        if now == changed.before {
+            return Ok(None);
+        }
+        if !values::same(&changed.key, &now, &changed.after) {
+            return Ok(Some(format!(
+                "somebody else has set {} to `{}` since; it stays so (it was `{}`)",
+                changed.key,
+                now.trim(),
+                changed.before.trim()
+            )));
+        }
+        self.put_back(changed).map(|()| None)
     }
 
     /// Takes back what an application that failed has written, whatever it reads as now: nobody
     /// else had the time to set it. Each value is read again.
     pub(crate) fn restore(&self, journal: &Journal) -> anyhow::Result<()> {
+        let mut left = Vec::new();
         for changed in journal.changes.iter().rev() {
-            if settings::read(&self.namespace, &changed.key)? != changed.before {
-                self.put_back(changed)?;
-            }
+            let done = settings::read(&self.namespace, &changed.key).and_then(|now| {
+                if now == changed.before { Ok(()) } else { self.put_back(changed) }
+            });
+            // What is gone cannot be otherwise than it was.
+            left.extend(done.err().filter(|error| !settings::is_gone(error)));
         }
-        if let Some(file) = &journal.file {
-            restore_file(file)?;
-        }
+        left.extend(journal.file.as_ref().and_then(|file| restore_file(file).err()));
+        let left: Vec<String> = left.into_iter().map(|error| format!("{error:#}")).collect();
+        self.finish(journal, &left)
+    }
+
+    /// Closes a journal once all of it is as it was.
+    fn finish(&self, journal: &Journal, left: &[String]) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            left.is_empty(),
+            "not as it was, and to be set by hand (all else was taken back): {}",
+            left.join("; ")
+        );
         self.close(journal)
     }
 
     fn put_back(&self, changed: &Changed) -> anyhow::Result<()> {
-        settings::write(&self.namespace, &changed.key, &changed.before)?;
-        let now = settings::read(&self.namespace, &changed.key)?;
+        // What the kernel changed along goes back with it, what somebody else has set since stays.
+        let mut sides = Vec::new();
+        for (key, before) in &changed.sides {
+            let now = match settings::read(&self.namespace, key) {
+                Ok(now) => now,
+                Err(error) if settings::is_gone(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            let ours = settings::follows(key, &changed.key, &now, &changed.after);
+            sides.push((key, if ours { before.clone() } else { now }));
+        }
+        self.set_exactly(&changed.key, &changed.before)?;
+        for (key, wanted) in sides {
+            if settings::read(&self.namespace, key)? != wanted {
+                self.set_exactly(key, &wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_exactly(&self, key: &str, wanted: &str) -> anyhow::Result<()> {
+        settings::write(&self.namespace, key, wanted)?;
+        let now = settings::read(&self.namespace, key)?;
         anyhow::ensure!(
-            now == changed.before,
-            "{} reads `{}` and was `{}`: set it by hand",
-            changed.key,
+            now == wanted,
+            "{key} reads `{}` and was `{}`: set it by hand",
             now.trim(),
-            changed.before.trim()
+            wanted.trim()
         );
         Ok(())
     }
@@ -264,6 +315,9 @@ impl Journal {
     fn check(&self) -> anyhow::Result<()> {
         for changed in &self.changes {
             settings::path_of(&changed.key)?;
+            for (side, _) in &changed.sides {
+                settings::path_of(side)?;
+            }
         }
         for file in self.file.iter().chain(&self.more_files) {
             let name = file.path.file_name().and_then(|name| name.to_str()).unwrap_or("");

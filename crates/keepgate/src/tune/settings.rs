@@ -34,6 +34,64 @@ pub(crate) fn write(namespace: &Namespace, key: &str, value: &str) -> anyhow::Re
         .with_context(|| format!("setting `{key}` to `{}`", value.trim()))
 }
 
+/// Whether reading failed because there is no such setting, for instance because its device is gone.
+pub(crate) fn is_gone(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+const FORWARD: &str = "net.ipv4.ip_forward";
+const FORWARD_ALL: &str = "net.ipv4.conf.all.forwarding";
+const REDIRECTS_ALL: &str = "net.ipv4.conf.all.accept_redirects";
+/// Most settings of devices that are kept for one key.
+const MAX_SIDES: usize = 16_384;
+
+/// Settings that the kernel may change along with this one, with their values: forwarding of all
+/// devices with `ip_forward`, that of a device with `conf.all` or `conf.default`.
+///
+/// Source: `inet_forward_change` and `devinet_copy_dflt_conf` in `net/ipv4/devinet.c`,
+/// `addrconf_sysctl_*` in `net/ipv6/addrconf.c`, `neigh_copy_dflt_parms` in `net/core/neighbour.c`.
+pub(crate) fn sides(namespace: &Namespace, key: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let forwards = key == FORWARD || key == FORWARD_ALL;
+    let parts: Vec<&str> = if forwards { FORWARD_ALL } else { key }.split('.').collect();
+    let ["net", family @ ("ipv4" | "ipv6"), tree @ ("conf" | "neigh"), "all" | "default", name] =
+        parts.as_slice()
+    else {
+        return Ok(Vec::new());
+    };
+    let folder = Path::new("/proc/sys/net").join(family).join(tree);
+    let devices = netns::enter(namespace, || {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        // A device may have a dot in its name, where keys have their separator.
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .map(|device| device.replace('.', "/"))
+            .take(MAX_SIDES)
+            .collect::<Vec<String>>()
+    })?;
+    let more = [FORWARD, REDIRECTS_ALL].into_iter().filter(|_| forwards).map(str::to_owned);
+    let each = devices.into_iter().map(|device| format!("net.{family}.{tree}.{device}.{name}"));
+    let mut sides = Vec::new();
+    for side in each.chain(more).filter(|side| side != key) {
+        match read(namespace, &side) {
+            Ok(value) => sides.push((side, value)),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sides)
+}
+
+/// Whether a side reads as the kernel sets it when `key` is set to `after`.
+pub(crate) fn follows(side: &str, key: &str, now: &str, after: &str) -> bool {
+    if side == REDIRECTS_ALL && (key == FORWARD || key == FORWARD_ALL) {
+        let off = keepgate_ports::tune::values::same(key, after, "0");
+        return now.trim() == if off { "1" } else { "0" };
+    }
+    keepgate_ports::tune::values::same(side, now, after)
+}
+
 /// Replaces a file in one step: readers see the old text or the new one, also after a crash.
 pub(crate) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
     let folder = path.parent().context("a file without a folder")?;

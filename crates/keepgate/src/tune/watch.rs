@@ -58,11 +58,18 @@ fn watch(desk: &Desk) -> anyhow::Result<()> {
                 return Ok(());
             }
             if journal.is_abandoned() {
-                let mut word = vec![
-                    "The last change was not confirmed in time; everything was taken back."
-                        .to_owned(),
-                ];
-                word.extend(desk.take_back(&journal)?);
+                let word = match desk.take_back(&journal) {
+                    Ok(aside) => {
+                        let done = "The last change was not confirmed in time; everything was \
+                                    taken back.";
+                        std::iter::once(done.to_owned()).chain(aside).collect()
+                    }
+                    // The journal stays: the next `tune` tries again.
+                    Err(error) => vec![format!(
+                        "The last change was not confirmed in time, and could not be taken back \
+                         whole: {error:#}"
+                    )],
+                };
                 return desk.leave_word(&word);
             }
         }

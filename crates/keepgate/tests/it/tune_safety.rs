@@ -93,6 +93,123 @@ fn after_a_failure_everything_is_as_it_was() {
     assert_eq!(host.state(), before);
 }
 
+/// Every setting of the namespace's devices, and of forwarding.
+fn of_devices(host: &Host) -> std::collections::BTreeMap<std::path::PathBuf, String> {
+    host.client
+        .run(|| {
+            let mut all = std::collections::BTreeMap::new();
+            let mut open: Vec<std::path::PathBuf> = ["ipv4/conf", "ipv6/conf", "ipv4/neigh"]
+                .map(|tree| Path::new("/proc/sys/net").join(tree))
+                .into();
+            while let Some(folder) = open.pop() {
+                for entry in std::fs::read_dir(folder)?.flatten() {
+                    if entry.file_type()?.is_dir() {
+                        open.push(entry.path());
+                    } else if let Ok(text) = std::fs::read_to_string(entry.path()) {
+                        all.insert(entry.path(), text);
+                    }
+                }
+            }
+            let forward = Path::new("/proc/sys/net/ipv4/ip_forward");
+            all.insert(forward.to_owned(), std::fs::read_to_string(forward)?);
+            Ok(all)
+        })
+        .unwrap()
+}
+
+#[test]
+fn what_the_kernel_changes_along_goes_back_too() {
+    let Some(host) = host("along") else { return };
+    // One device forwards already, the other one does not.
+    host.client.sysctl("net.ipv4.conf.up0.forwarding", "1").unwrap();
+    host.client.sysctl("net.ipv6.conf.lo.forwarding", "1").unwrap();
+    let before = of_devices(&host);
+    for text in [
+        "net.ipv4.ip_forward = 1\n",
+        "net.ipv4.conf.all.forwarding = 1\nnet.ipv4.conf.lo.forwarding = 0\n",
+        "net.ipv4.ip_forward = 1\nnet.ipv4.ip_forward = 1\nnet.ipv4.conf.up0.forwarding = 0\n",
+        "net.ipv6.conf.all.forwarding = 1\n",
+        "net.ipv4.conf.default.rp_filter = 1\nnet.ipv4.neigh.default.gc_stale_time = 90\n",
+    ] {
+        let file = file(&host, text);
+        ok(&host.tune(&["apply", "--yes", "--file", &file]));
+        assert_ne!(of_devices(&host), before, "{text}");
+        for line in text.lines() {
+            let (key, value) = line.split_once(" = ").unwrap();
+            assert_eq!(host.value(key).trim(), value, "{text}");
+        }
+        ok(&host.tune(&["undo"]));
+        assert_eq!(of_devices(&host), before, "{text}");
+        // The same where the last line fails.
+        let fails = format!("{text}net.ipv4.conf.lo.rp_filter = x\n");
+        let output = host.tune(&["apply", "--yes", "--file", &self::file(&host, &fails)]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("nothing is changed"), "{}", said(&output));
+        assert_eq!(of_devices(&host), before, "{text}");
+    }
+    // What somebody else has set since stays.
+    ok(&host.tune(&["apply", "--yes", "--file", &file(&host, "net.ipv4.ip_forward = 1\n")]));
+    host.client.sysctl("net.ipv4.conf.up0.forwarding", "0").unwrap();
+    ok(&host.tune(&["undo"]));
+    assert_eq!(host.value("net.ipv4.conf.up0.forwarding"), "0\n");
+    assert_eq!(host.value("net.ipv4.conf.lo.forwarding"), "0\n");
+    // Addresses do not come back, so they are not taken away.
+    let text = "net.ipv6.conf.all.disable_ipv6 = 1\n";
+    let output = host.tune(&["apply", "--yes", "--file", &file(&host, text)]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+}
+
+#[test]
+fn one_setting_that_cannot_go_back_keeps_no_other_from_it() {
+    let Some(host) = host("vanished") else { return };
+    let before = host.state();
+    let link = |words: &[&str]| {
+        let output = host.client.command("ip").args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", said(&output));
+    };
+    let add = ["link", "add", "kgv", "type", "veth", "peer", "name", "kgw"];
+    let text = "net.ipv4.tcp_tw_reuse = 1\nnet.ipv4.conf.kgv.rp_filter = 1\n";
+    // A device that goes while the change waits for its confirmation.
+    link(&add);
+    ok(&host.tune(&["apply", "--file", &file(&host, text), "--timeout", "1s"]));
+    link(&["link", "del", "kgv"]);
+    crate::tune::wait_for("the rest taken back", || (host.state() == before).then_some(()));
+    crate::tune::wait_for("its journal closed", || host.journal().is_none().then_some(()));
+    // After the confirmation.
+    link(&add);
+    ok(&host.tune(&["apply", "--yes", "--file", &file(&host, text)]));
+    link(&["link", "del", "kgv"]);
+    let output = host.tune(&["undo"]);
+    assert!(said(&output).contains("does not exist any more"), "{}", said(&output));
+    assert_eq!((host.state(), host.journal()), (before.clone(), None));
+    // A setting that nobody can write, behind one that was written already.
+    let only = "net.ipv4.tcp_tw_reuse = 1\nnet.ipv4.tcp_available_congestion_control = x\n";
+    let output = host.tune(&["apply", "--yes", "--file", &file(&host, only)]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("nothing is changed"), "{}", said(&output));
+    assert_eq!((host.state(), host.journal()), (before, None));
+}
+
+#[test]
+fn without_its_watcher_the_next_command_takes_a_change_back() {
+    let Some(host) = host("watcher") else { return };
+    let before = host.state();
+    let text = ok(&host.tune(&["apply", "--widen", "--timeout", "1s"]));
+    let watcher = text.split("process ").nth(1).unwrap().split(')').next().unwrap();
+    let watcher: i32 = watcher.parse().unwrap();
+    // SAFETY: the watcher of this test's own change.
+    assert_eq!(unsafe { libc::kill(watcher, libc::SIGKILL) }, 0);
+    let armed = host.journal().unwrap()["deadline_unix_ms"].as_u64().unwrap();
+    crate::tune::wait_for("the deadline", || {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        (now > u128::from(armed)).then_some(())
+    });
+    let output = host.tune(&["apply", "--confirm"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("taken back"), "{}", said(&output));
+    assert_eq!((host.state(), host.journal()), (before, None));
+}
+
 #[test]
 fn yes_confirms_what_is_pending() {
     let Some(host) = host("pending") else { return };

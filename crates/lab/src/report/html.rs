@@ -123,8 +123,8 @@ fn overview(page: &mut String, report: &Report) {
     }
     let _ = writeln!(
         page,
-        "</tbody></table><p>Users ok and users p99 count from the crawler\u{2019}s arrival on. Doctor was asked at \
-         second {}.</p></div>",
+        "</tbody></table><p>Users ok counts from the crawler\u{2019}s arrival on; users p99 is that of the worst second. \
+         Doctor was asked at second {}.</p></div>",
         report.plan.forecast_at_s
     );
 }

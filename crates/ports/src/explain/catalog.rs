@@ -44,5 +44,8 @@ pub(super) const CATALOG: &[(&str, &str, &str)] = &[
     ("uk", "не вдалося призначити вказану адресу", "адресу вже використано"),
     ("vi", "không thể gán địa chỉ đã yêu cầu", "địa chỉ đang được dùng"),
     ("zh_CN", "无法指定被请求的地址", "地址已在使用"),
+    // Later catalogs.
+    ("zh_CN", "无法分配请求的地址", "地址已被使用"),
+    ("de", "kann die angeforderte adresse nicht zuweisen", "adresse wird bereits benutzt"),
     ("zh_TW", "無法指定所需的位址", "位址已經有在使用"),
 ];

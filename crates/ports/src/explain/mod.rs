@@ -80,7 +80,19 @@ const RUNTIMES: &[(&str, &str)] = &[
     ("sbuf_connect", "pgbouncer"),
     ("pq: ", "Go"),
     ("io.netty", "Java (Netty)"),
+    ("stackexchange.redis", ".NET"),
+    ("microsoft.data.", ".NET"),
+    ("system.componentmodel.", ".NET"),
+    ("network.socket.", "Haskell"),
+    ("unix_error(", "OCaml"),
+    ("varnish", "Varnish"),
+    ("squid", "Squid"),
+    ("kid1|", "Squid"),
+    ("libceph: ", "Linux (Ceph)"),
     ("java.net.", "Java"),
+    ("org.apache.h", "Java"),
+    ("org.springframework", "Java"),
+    ("feign.", "Java"),
     ("java.io.", "Java"),
     ("java.util.concurrent", "Java"),
     ("bindexception", "Java"),
@@ -142,6 +154,7 @@ const CALLS: &[(&str, &str)] = &[
     ("connect()", "connect"),
     ("connect(", "connect"),
     ("connect eaddr", "connect"),
+    ("unable to connect", "connect"),
     ("socket()", "socket"),
     ("socket: ", "socket"),
     ("sendto", "send"),
@@ -157,6 +170,7 @@ const CALLS: &[(&str, &str)] = &[
     ("connecting to", "connect"),
     ("connection to", "connect"),
     ("dial ", "connect"),
+    ("connector initialization", "bind"),
     ("no free ports", "connect"),
     ("sbuf_connect", "connect"),
     ("apr_socket_connect", "connect"),
@@ -173,7 +187,7 @@ pub fn explain(text: &str) -> Explanation {
     let window = lines::window(text.get(..end.unwrap_or(0)).unwrap_or(""));
     let line = window.line.to_lowercase();
     let shape = shapes::first(shapes::LINE, &window.line)
-        .or_else(|| shapes::first(shapes::AROUND, &window.around));
+        .or_else(|| shapes::nearest(shapes::AROUND, &window.around, &window.starts));
     let call = call(&window, &line, shape.as_ref().and_then(|(shape, _)| shape.call));
     let address = address(&window, call, shape.as_ref());
     let runtime = runtime(&window, &line, shape.as_ref().map(|(shape, _)| shape.program));
@@ -212,8 +226,16 @@ fn address(
     // Port 0 is a source's.
     let told = shape.and_then(|(shape, found)| found.address(shape.port));
     told.filter(|address| !address.ends_with(":0"))
+        .or_else(|| told_beside(window, shape?.0.program))
         .or_else(|| scan::destination(&window.line))
         .or_else(|| scan::destination_told(&window.around))
+}
+
+/// The destination that the same program tells in a line of its own.
+fn told_beside(window: &Window, program: &str) -> Option<String> {
+    let (shape, found) = shapes::nearest(shapes::AROUND, &window.around, &window.starts)?;
+    let same = !program.is_empty() && shape.program == program && shape.call != Some("bind");
+    found.address(shape.port).filter(|_| same)
 }
 
 fn find(words: &[(&str, &'static str)], lower: &str) -> Option<&'static str> {

@@ -56,6 +56,8 @@ pub(super) const LINE: &[Shape] = &[
     connect("Envoy", "immediate connect error: {..}remote address:{at}"),
     // An access log has no spaces in it.
     connect("Envoy", "immediate_connect_error:{..}remote_address:{at}"),
+    // Istio's access log: authority, upstream host, cluster.
+    connect("Envoy", "immediate_connect_error:{..}\"{at}\" outbound|"),
     connect("Envoy", "immediate connect error: "),
     connect("Envoy", "delayed connect error: "),
     // `C-0x..: db/user@10.0.0.2:6432 closing because: ..`, with brackets for IPv6.
@@ -66,6 +68,22 @@ pub(super) const LINE: &[Shape] = &[
     connect("Zabbix", "connect to [[{host}]:{port}]"),
     connect("librdkafka", "ipv4#{at}"),
     connect("librdkafka", "ipv6#{at}"),
+    connect("Squid", "tcp connection to {host}/{port} failed"),
+    bind("Squid", "commbind: cannot bind socket "),
+    either("Varnish", "fail errno "),
+    connect("ActiveMQ", "could not connect to broker url: {url}. reason"),
+    connect("Linux (Ceph)", "libceph: connect ({word}){at} error -"),
+    connect("Linux (Ceph)", "libceph: connect {at} error -"),
+    connect("Linux (NFS)", "connect returned unhandled error -"),
+    connect("GlusterFS", "connection attempt on {at} failed"),
+    bind("OpenVPN", "socket bind failed on local address [{..}]{at}"),
+    bind("OpenSSH", "bind to port {port} on {host} failed"),
+    bind("OpenSSH", "bind [{ip}]:{port}: "),
+    bind("systemd", "failed to create listening socket ({at})"),
+    bind("ntpd", " af_inet6 {ip}#{port} "),
+    bind("ntpd", " af_inet {ip}#{port} "),
+    bind("Hadoop", "problem binding to [{at}]"),
+    connect("Hadoop", "call from {word} to {at} failed on connection exception"),
     connect("gRPC", "ipv4:{at}"),
     connect("gRPC", "ipv6:{at}"),
     // Go names the local address first, if it was given.
@@ -146,11 +164,33 @@ pub(super) const LINE: &[Shape] = &[
     connect("Java (Netty)", "connect(..) failed: {..}: /{at}"),
     bind("Java (Netty)", "bind(..) failed: "),
     connect("Java", "connect to {host}/<unresolved>:{port}"),
+    connect("Java", "connect to {url} [{..}] failed"),
+    connect("Java", "request for \"{url}\": "),
+    connect("Java", " executing {word} {url}"),
+    connect("Ruby", "connecting to redis on {at} ("),
     connect("Java", "connect to {at} [{..}] failed"),
     bind(".NET", "failed to bind to address {url}"),
     connect("Erlang", "to_address,{(}\"{host}\",{port}{)}"),
     connect("Erlang", "tcp connect ({at})"),
     connect("Rust", "for url ({url})"),
+    connect("Rust", "host: some(ipv4({ip})), port: some({port})"),
+    connect("Rust", "host: some(ipv6({ip})), port: some({port})"),
+    connect("Rust", "host: some(domain(\"{host}\")), port: some({port})"),
+    connect_by_default(
+        "Rust",
+        "scheme: \"https\"{..}host: some(domain(\"{host}\")), port: none",
+        443,
+    ),
+    connect_by_default(
+        "Rust",
+        "scheme: \"http\"{..}host: some(domain(\"{host}\")), port: none",
+        80,
+    ),
+    connect("Rust", "error sending request{..}url: \"{url}\""),
+    connect("Haskell", "network.socket.connect: "),
+    bind("Haskell", "network.socket.bind: "),
+    connect("OCaml", "unix_error(unix.{code}, \"connect\""),
+    bind("OCaml", "unix_error(unix.{code}, \"bind\""),
     connect("Perl", "could not connect to '{at}': "),
     connect("Perl", "can't connect to {at} ("),
     connect("", "connect to {url}"),
@@ -164,6 +204,11 @@ pub(super) const LINE: &[Shape] = &[
 
 /// In the lines around it: a program that tells the destination in a line of its own.
 pub(super) const AROUND: &[Shape] = &[
+    connect("Squid", "retrieve the url: {url} {...}connection to {ip} failed"),
+    connect("Haskell", "host = \"{host}\" {...}port = {port} {...}network.socket.connect: "),
+    connect("Java", "error connecting to node {at} "),
+    connect("Java", "exception in monitor thread while connecting to server {at}"),
+    bind("Java (Tomcat)", "failed to initialize connector ["),
     bind("curl", "name '{host}' family {...}bind failed with errno "),
     connect("curl", "trying {at}... {...}immediate connect fail"),
     connect("OpenLDAP", "ldap_connect_to_host: trying {at}"),
@@ -198,4 +243,30 @@ pub(super) const AROUND: &[Shape] = &[
 /// The first shape of a table that matches, and what it found.
 pub(super) fn first(table: &'static [Shape], text: &str) -> Option<(&'static Shape, Found)> {
     table.iter().find_map(|shape| Some((shape, template::find(shape.pattern, text)?)))
+}
+
+/// The same around the failing line: of several places in which a shape matches, the first one behind
+/// the error, else the nearest before it; the nearest before it first where a shape is of several
+/// lines, of which the error is the last. `starts` says where lines begin, the nearest first.
+pub(super) fn nearest(
+    table: &'static [Shape],
+    around: &str,
+    starts: &[usize],
+) -> Option<(&'static Shape, Found)> {
+    table.iter().find_map(|shape| {
+        // Where it matches nowhere, it need not be tried from each line.
+        template::find(shape.pattern, around)?;
+        let behind = || template::find(shape.pattern, around.get(*starts.first()?..)?);
+        let before = || {
+            starts.windows(2).find_map(|two| {
+                let [next, start] = two else { return None };
+                template::find_before(shape.pattern, around.get(*start..)?, next - start)
+            })
+        };
+        let found = match shape.pattern.contains("{...}") {
+            true => before().or_else(behind),
+            false => behind().or_else(before),
+        };
+        Some((shape, found?))
+    })
 }

@@ -82,6 +82,11 @@ fn pieces(pattern: &str) -> Vec<Piece<'_>> {
 
 /// The first place in `text` where the pattern matches, and what it names.
 pub(super) fn find(pattern: &str, text: &str) -> Option<Found> {
+    find_before(pattern, text, usize::MAX)
+}
+
+/// The same for a match that begins before `limit`.
+pub(super) fn find_before(pattern: &str, text: &str, limit: usize) -> Option<Found> {
     let pieces = pieces(pattern);
     let mut search = Search { text, steps: 0 };
     let mut at = 0;
@@ -90,6 +95,9 @@ pub(super) fn find(pattern: &str, text: &str) -> Option<Found> {
         if let Some(Piece::Literal(literal)) = pieces.first() {
             let word = literal.split(' ').next().unwrap_or(literal);
             at += position(text.get(at..)?, word)?;
+        }
+        if at >= limit {
+            return None;
         }
         let mut found = Found::default();
         // A pattern that begins with a place begins where a word begins.
@@ -314,7 +322,7 @@ fn erlang(token: &str) -> Option<IpAddr> {
 /// A host and a port as one text that `--to` takes.
 pub(super) fn joined(host: &str, port: u16) -> Option<String> {
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return Some(SocketAddr::new(ip, port).to_string());
+        return Some(SocketAddr::new(ip.to_canonical(), port).to_string());
     }
     if host.contains(':') {
         return Some(format!("[{host}]:{port}"));

@@ -102,6 +102,8 @@ const BEFORE: &[&str] = &[
     "error code ",
     "error: ",
     "errorcode=",
+    "exception (",
+    "error(",
     "code: ",
     "code=",
     "err=",
@@ -114,21 +116,40 @@ const BEFORE: &[&str] = &[
     "|",
 ];
 
+/// What stands before a number with a minus sign, as the Linux kernel logs its errors: `libceph:
+/// connect (1)10.0.0.2:6789 error -99`.
+const BEFORE_MINUS: &[&str] = &["error ", "= ", "returned ", "code ", "rc="];
+
 /// Words of calls: with one of them in the line, a number in parentheses is an error's.
 const AROUND: &[&str] = &["connect", "bind", "listen", "socket", "dial"];
 
 /// The error a line names; the line in lower case.
 pub(super) fn errno(lower: &str) -> Option<Errno> {
+    let numbered = NUMBERS.iter().find(|(n, _)| numbered(lower, *n)).map(|(_, errno)| *errno);
+    // A line may name one error in words and, in the number, another one: the worse one counts.
+    worded(lower).into_iter().chain(numbered).min()
+}
+
+/// The same by words, or by a number that is said to be an error's: other numbers may be anything
+/// where a line has several parts.
+pub(super) fn certain(lower: &str) -> Option<Errno> {
+    let numbered = NUMBERS.iter().find(|(number, _)| {
+        ["errno", "os error"].iter().any(|word| lower.contains(&format!("{word} {number}")))
+    });
+    worded(lower).into_iter().chain(numbered.map(|(_, errno)| *errno)).min()
+}
+
+fn worded(lower: &str) -> Option<Errno> {
     let said = WORDS.iter().find(|(word, _)| holds(lower, word)).map(|(_, errno)| *errno);
-    let foreign = || {
+    let straight = lower.contains('\u{2019}').then(|| lower.replace('\u{2019}', "'"));
+    let foreign = |text: &str| {
         CATALOG.iter().find_map(|(_, none, used)| {
-            let none = lower.contains(none).then_some(Errno::AddrNotAvail);
-            none.or_else(|| lower.contains(used).then_some(Errno::AddrInUse))
+            let none = text.contains(none).then_some(Errno::AddrNotAvail);
+            none.or_else(|| text.contains(used).then_some(Errno::AddrInUse))
         })
     };
-    let numbered = || NUMBERS.iter().find(|(n, _)| numbered(lower, *n)).map(|(_, errno)| *errno);
-    // A line may name one error in words and, in the number, another one: the worse one counts.
-    said.into_iter().chain(foreign()).chain(numbered()).min()
+    let foreign = foreign(lower).or_else(|| foreign(straight.as_deref()?));
+    said.into_iter().chain(foreign).min()
 }
 
 /// Whether the line has the word; a name such as `eperm` only as a word of its own.
@@ -155,7 +176,11 @@ fn numbered(lower: &str, number: u32) -> bool {
         if digit(after.chars().next()) {
             return false;
         }
-        let named = before.strip_suffix('-').unwrap_or(before);
+        let minus = before.strip_suffix('-');
+        let named = minus.unwrap_or(before);
+        if minus.is_some() && BEFORE_MINUS.iter().any(|word| named.ends_with(word)) {
+            return true;
+        }
         // `error: 99 requests` is a count.
         let counts = after.starts_with(' ') && after.trim_start().starts_with(char::is_alphabetic);
         if BEFORE.iter().any(|word| named.ends_with(word)) {

@@ -190,6 +190,7 @@ impl Files {
                 .and_then(|t| proc::sockstat(&t).get(&(name.to_owned(), key.to_owned())).copied())
                 .unwrap_or(0)
         };
+        let stats_of_tcp6 = || stats("sockstat6", "TCP6", "inuse");
         let sys = |name: &str| self.sysctl(name).and_then(|t| proc::number::<u64>(&t));
         let conntrack =
             match (sys("netfilter/nf_conntrack_count"), sys("netfilter/nf_conntrack_max")) {
@@ -204,6 +205,13 @@ impl Files {
             time_wait_overflow_grew: 0,
             active_opens: counter("ActiveOpens"),
             conntrack,
+            in_use: self.net("sockstat").map(|text| {
+                let stats = proc::sockstat(&text);
+                let of = |key: &str| {
+                    stats.get(&("TCP".to_owned(), key.to_owned())).copied().unwrap_or(0)
+                };
+                of("inuse") + of("orphan") + of("tw") + stats_of_tcp6()
+            }),
             allocated: self.net("sockstat").and_then(|t| {
                 proc::sockstat(&t).get(&("TCP".to_owned(), "alloc".to_owned())).copied()
             }),

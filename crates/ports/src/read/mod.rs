@@ -24,12 +24,12 @@ use crate::snapshot::{
     Unknown,
 };
 use crate::sys::{self, Netlink};
-use crate::table::{BucketKey, MAX_INODES, Placed, SocketTable, changes};
+use crate::table::{BucketKey, MAX_BOUND, MAX_INODES, Placed, SocketTable, changes};
 
 use self::evidence::TimestampEvidence;
 use self::files::Files;
 pub use self::files::setting;
-use self::owners::Owners;
+use self::owners::{Inodes, Owners};
 
 /// How many owners of one bucket are named.
 const MAX_OWNERS: usize = 8;
@@ -181,13 +181,30 @@ struct Look {
     live: Vec<Live>,
     /// TIME_WAITs recognised by their cookie: bucket -> process -> how many.
     recognised: HashMap<usize, BTreeMap<u32, u32>>,
+    /// Whether idle bound sockets were asked for as well.
+    with_bound: bool,
 }
 
 impl Look {
-    fn take(netlink: Option<&Netlink>, files: &Files, owners: &Owners) -> io::Result<Self> {
-        let mut look = Self::default();
+    fn take(
+        netlink: Option<&Netlink>,
+        files: &Files,
+        owners: &Owners,
+        with_bound: bool,
+    ) -> io::Result<Self> {
+        let mut look = Self { with_bound: with_bound && netlink.is_some(), ..Self::default() };
         let recognise = owners.knows_cookies();
+        // They come before connected sockets, which would then only be counted.
+        let mut idle: Vec<Socket> = Vec::new();
         let mut each = |socket: &Socket| {
+            if socket.state == TcpState::BoundInactive {
+                if idle.len() <= MAX_BOUND {
+                    idle.push(*socket);
+                } else {
+                    look.table.add(socket);
+                }
+                return;
+            }
             let Placed::Bucket(bucket) = look.table.add(socket) else { return };
             if socket.state != TcpState::TimeWait {
                 if socket.inode != 0 && look.live.len() < MAX_INODES {
@@ -200,9 +217,13 @@ impl Look {
         };
         match netlink {
             Some(netlink) => {
-                sockets::dump(netlink, diag::ALL_BUT_BOUND, Filter::default(), &mut each)?;
+                let states = if with_bound { diag::ALL } else { diag::ALL_BUT_BOUND };
+                sockets::dump(netlink, states, Filter::default(), &mut each)?;
             }
             None => sockets::from_files(&files.net, &mut each)?,
+        }
+        for socket in &idle {
+            look.table.add(socket);
         }
         Ok(look)
     }
@@ -241,7 +262,7 @@ impl Look {
 
     /// The inodes whose owner is wanted: live sockets of these buckets, and listeners that have one
     /// of these ports.
-    fn inodes(&self, table: &SocketTable, shown: &Shown) -> HashSet<u32> {
+    fn inodes(&self, table: &SocketTable, shown: &Shown) -> Inodes {
         let bound = table
             .bound
             .iter()
@@ -293,11 +314,14 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
         Some(_) => Owners::new(&options.root),
         None => Owners::new(&options.root).quickly(),
     };
-    let first = match Look::take(netlink.as_ref(), &files, &owners) {
+    let two_looks = options.interval.is_some();
+    let list = |counts: &Counts| evidence::cheap_to_list(counts);
+    let with_bound = !two_looks && list(&snapshot.counts);
+    let first = match Look::take(netlink.as_ref(), &files, &owners, with_bound) {
         Err(error) if netlink.is_some() => {
             snapshot.unknown.push(no_netlink(&error));
             netlink = None;
-            Look::take(None, &files, &owners)
+            Look::take(None, &files, &owners, false)
         }
         other => other,
     };
@@ -326,11 +350,13 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
         before.sort();
         let counts_before = snapshot.counts.clone();
         std::thread::sleep(interval.saturating_sub(started.elapsed()));
-        look = Look::take(netlink.as_ref(), &files, &owners).map_err(sockets_error)?;
+        let counts = files.counts();
+        look =
+            Look::take(netlink.as_ref(), &files, &owners, list(&counts)).map_err(sockets_error)?;
         look.table.sort();
         snapshot.interval_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
         snapshot.rates = rates(&before, &look.table, snapshot.interval_ms);
-        snapshot.counts = grown(files.counts(), &counts_before);
+        snapshot.counts = grown(counts, &counts_before);
         snapshot.taken_at_ms = now_ms();
     }
     if !options.about_files {
@@ -343,7 +369,7 @@ fn read(options: &ReadOptions, files: Files, live_host: bool) -> Result<HostSnap
             snapshot.settings.tw_reuse = 1;
         }
         learn_timestamps(&mut snapshot, netlink, &look, timestamps);
-        evidence::gather(&mut snapshot, netlink, options.probe_limit);
+        evidence::gather(&mut snapshot, netlink, options.probe_limit, look.with_bound);
         snapshot.settings.tw_reuse = reuse;
     } else {
         snapshot.evidence.idle_at_most = evidence::idle_at_most(&snapshot).unwrap_or(u32::MAX);
@@ -538,7 +564,7 @@ fn attribute(
         // Whoever has a socket here may be short of files; nobody else concerns this namespace.
         let live = look.live.iter().map(|live| live.inode);
         let bound = snapshot.sockets.bound.iter().map(|bound| bound.inode);
-        let all: HashSet<u32> = live.chain(bound).filter(|inode| *inode != 0).collect();
+        let all: Inodes = live.chain(bound).filter(|inode| *inode != 0).collect();
         owners.find(&all);
         snapshot.short_of_files = owners.short_of_files(owners.processes_with(&all));
     } else {

@@ -6,6 +6,8 @@
 //! remembered together with their process, and recognised later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::hash::BuildHasherDefault;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,7 @@ use crate::netns::pids;
 use crate::proc;
 use crate::snapshot::{Confidence, FileUse, Owner};
 use crate::sys;
+use crate::table::KeyHasher;
 
 /// How many cookies are remembered.
 const MAX_COOKIES: usize = 131_072;
@@ -31,10 +34,13 @@ const MAX_WATCH_LINKS: usize = 65_536;
 /// A quick look finds the owners of so many sockets all the same.
 const MANY_WANTED: usize = 4096;
 /// Of more it looks at so many open files, and at so many of one process.
-const QUICK_LINKS: usize = 2048;
-const QUICK_LINKS_EACH: usize = 512;
+const QUICK_LINKS: usize = 1024;
+const QUICK_LINKS_EACH: usize = 256;
 /// A process that was caught with so many new sockets opens them all the time.
 const CAUGHT: usize = 2;
+
+/// Inodes of sockets: the kernel numbers them, so a cheap hash does.
+pub(crate) type Inodes = HashSet<u32, BuildHasherDefault<KeyHasher>>;
 
 /// A process that owns sockets.
 #[derive(Debug, Clone)]
@@ -47,9 +53,9 @@ struct Process {
 pub(crate) struct Owners {
     proc: PathBuf,
     processes: BTreeMap<u32, Process>,
-    by_inode: HashMap<u32, u32>,
-    by_cookie: HashMap<u64, u32>,
-    watched: BTreeMap<u32, HashSet<u32>>,
+    by_inode: HashMap<u32, u32, BuildHasherDefault<KeyHasher>>,
+    by_cookie: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    watched: BTreeMap<u32, Inodes>,
     watch_links: usize,
     /// After a single look: how many more open files may be looked at.
     quick: Option<usize>,
@@ -70,9 +76,8 @@ impl Owners {
     /// Looks for the processes that have the sockets with these inodes: those known already, then
     /// the others of this namespace, then (a socket may be passed on, a thread may have left its
     /// namespace) all others. Ends as soon as each is found.
-    pub(crate) fn find(&mut self, wanted: &HashSet<u32>) {
-        let mut missing: HashSet<u32> =
-            wanted.iter().filter(|inode| !self.by_inode.contains_key(inode)).copied().collect();
+    pub(crate) fn find(&mut self, wanted: &Inodes) {
+        let mut missing = self.unknown(wanted);
         if missing.is_empty() {
             return;
         }
@@ -95,9 +100,8 @@ impl Owners {
 
     /// The same among the processes already known to own sockets: cheap enough to do several times
     /// a second.
-    pub(crate) fn find_again(&mut self, wanted: &HashSet<u32>) {
-        let mut missing: HashSet<u32> =
-            wanted.iter().filter(|inode| !self.by_inode.contains_key(inode)).copied().collect();
+    pub(crate) fn find_again(&mut self, wanted: &Inodes) {
+        let mut missing = self.unknown(wanted);
         let known: Vec<u32> = self.processes.keys().copied().collect();
         for pid in known {
             if missing.is_empty() {
@@ -107,7 +111,14 @@ impl Owners {
         }
     }
 
-    fn look_through(&mut self, pid: u32, missing: &mut HashSet<u32>) {
+    fn unknown(&self, wanted: &Inodes) -> Inodes {
+        // Room from the start: one table poured into a growing one of the same hash clusters.
+        let mut unknown = Inodes::with_capacity_and_hasher(wanted.len(), Default::default());
+        unknown.extend(wanted.iter().filter(|inode| !self.by_inode.contains_key(inode)));
+        unknown
+    }
+
+    fn look_through(&mut self, pid: u32, missing: &mut Inodes) {
         let dir = self.proc.join(pid.to_string());
         let quick = self.quick.filter(|_| missing.len() > MANY_WANTED);
         let most = quick.map_or(usize::MAX, |left| left.min(QUICK_LINKS_EACH));
@@ -162,7 +173,7 @@ impl Owners {
     }
 
     /// The processes that have one of these sockets, as far as they were looked for.
-    pub(crate) fn processes_with(&self, inodes: &HashSet<u32>) -> BTreeSet<u32> {
+    pub(crate) fn processes_with(&self, inodes: &Inodes) -> BTreeSet<u32> {
         inodes.iter().filter_map(|inode| self.by_inode.get(inode).copied()).collect()
     }
 
@@ -184,7 +195,7 @@ impl Owners {
     }
 
     /// Looks at the watched processes again, and adds the sockets they opened since.
-    pub(crate) fn keep_watching(&mut self, openers: &mut BTreeMap<u32, HashSet<u32>>) {
+    pub(crate) fn keep_watching(&mut self, openers: &mut BTreeMap<u32, Inodes>) {
         let watched = std::mem::take(&mut self.watched);
         for (pid, before) in &watched {
             let new = openers.entry(*pid).or_default();
@@ -197,9 +208,9 @@ impl Owners {
     }
 
     /// The inodes of a process's sockets.
-    fn sockets_of(&mut self, pid: u32) -> HashSet<u32> {
+    fn sockets_of(&mut self, pid: u32) -> Inodes {
         let most = self.watch_links.min(MAX_WATCHED_FILES);
-        let mut sockets = HashSet::new();
+        let mut sockets = Inodes::default();
         let looked_at = sockets_in(&self.proc.join(pid.to_string()), most, |inode| {
             sockets.insert(inode);
             true
@@ -239,7 +250,7 @@ impl Owners {
 }
 
 /// Those that were caught opening sockets, and with how many.
-pub(crate) fn caught(openers: &BTreeMap<u32, HashSet<u32>>) -> BTreeMap<u32, u32> {
+pub(crate) fn caught(openers: &BTreeMap<u32, Inodes>) -> BTreeMap<u32, u32> {
     openers
         .iter()
         .filter(|(_, sockets)| sockets.len() >= CAUGHT)
@@ -256,17 +267,25 @@ fn namespace(dir: &Path) -> Option<u64> {
 /// files were looked at.
 fn sockets_in(dir: &Path, most: usize, mut each: impl FnMut(u32) -> bool) -> usize {
     let fds = dir.join("fd");
-    let (Ok(open), Ok(entries)) = (std::fs::File::open(&fds), std::fs::read_dir(&fds)) else {
-        return 0;
-    };
+    let Ok(open) = std::fs::File::open(&fds) else { return 0 };
     // `socket:[4294967295]`; what is longer is no socket.
     let mut buffer = [0u8; 32];
+    let mut goes_on = |name: &OsStr| {
+        let link = sys::link_at(&open, name, &mut buffer).ok();
+        let text = link.and_then(|link| std::str::from_utf8(link).ok());
+        text.and_then(proc::socket_inode).is_none_or(&mut each)
+    };
+    // Of many open files the first numbers serve: listing a folder of thousands costs more than
+    // they do. Since Linux 6.2 its size is their number.
+    if open.metadata().is_ok_and(|about| about.size() > most as u64) {
+        let count = (0..most).take_while(|number| goes_on(number.to_string().as_ref())).count();
+        return most.min(count + 1);
+    }
+    let Ok(entries) = std::fs::read_dir(&fds) else { return 0 };
     let mut looked_at = 0;
     for entry in entries.flatten().take(most) {
         looked_at += 1;
-        let Ok(link) = sys::link_at(&open, &entry.file_name(), &mut buffer) else { continue };
-        let inode = std::str::from_utf8(link).ok().and_then(proc::socket_inode);
-        if inode.is_some_and(|inode| !each(inode)) {
+        if !goes_on(&entry.file_name()) {
             break;
         }
     }

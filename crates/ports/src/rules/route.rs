@@ -7,6 +7,13 @@ use crate::snapshot::{Asked, SourceAnswer};
 
 use super::Facts;
 
+/// Devices that modules put into every namespace, and that are down unless somebody uses them: not
+/// the way that is missing.
+const BY_MODULES: &[&str] = &[
+    "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0",
+    "dummy0", "ifb0", "ifb1", "bond0", "teql0",
+];
+
 pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
     let no_ipv6 = facts.snapshot.ipv6_addresses.is_empty();
     for asked in &facts.snapshot.asked {
@@ -77,7 +84,11 @@ fn loopback_down(facts: &Facts<'_>, asked: &Asked) -> Option<Finding> {
 
 /// What leads to a destination outside.
 fn way(facts: &Facts<'_>, dst: IpAddr) -> Remedy {
-    let mut outside = facts.snapshot.devices.iter().filter(|device| !device.loopback);
+    let mut outside = facts
+        .snapshot
+        .devices
+        .iter()
+        .filter(|device| !device.loopback && !BY_MODULES.contains(&device.name.as_str()));
     let family = if dst.is_ipv4() { "" } else { "-6 " };
     if let Some(down) = outside.clone().find(|device| !device.up) {
         return Remedy::now(

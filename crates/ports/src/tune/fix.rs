@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::keys::{self, Shape};
 use super::lint::{Code, Level, Source, lint};
 use super::outcome::outcome;
-use super::parse::{Line, Setting};
+use super::parse::{Line, Setting, visible};
 use super::plan::RESERVED_KEY;
 use super::values::{self, Reading, parse_range, reading};
 use crate::ranges::{PortRange, PortSet};
@@ -86,7 +86,18 @@ fn one(
     let mut fixed = String::with_capacity(text.len() + 128);
     let mut range: Option<PortRange> = None;
     for (index, line) in text.lines().enumerate() {
-        let mut corrected = match Line::parse(line) {
+        let visible = visible(line);
+        let parsed = Line::parse(line);
+        // Spaces that are none are what it is about, unless in a remark.
+        let (line, parsed) = match Line::parse(&visible) {
+            better @ (Line::Setting(_) | Line::Nothing)
+                if visible != line && parsed != Line::Nothing =>
+            {
+                (visible.as_str(), better)
+            }
+            _ => (line, parsed),
+        };
+        let mut corrected = match parsed {
             Line::Nothing | Line::Exclusion(_) => line.to_owned(),
             Line::Garbage { .. } => {
                 format!("# {}", line.trim().trim_start_matches('/').trim_start())

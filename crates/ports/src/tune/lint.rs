@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::keys::{self, Shape};
 use super::outcome::{Exists, Place, is_missing, outcome, parse, places, sets};
-use super::parse::{Line, Setting, Span};
+use super::parse::{Line, Setting, Span, is_blank, visible, words};
 use super::plan::RESERVED_KEY as RESERVED;
 use super::values::{self, Reading, octal, parse_range, reading};
 use crate::ranges::{PortRange, PortSet};
@@ -82,6 +82,8 @@ pub enum Code {
     ListReplaced,
     /// Hardly any port is left for outgoing connections.
     TooFewPorts,
+    /// Only the first part of the value arrives.
+    CutOff,
     /// It helps.
     Useful,
 }
@@ -106,6 +108,7 @@ impl Code {
             Code::ReadsOtherwise => "reads-otherwise",
             Code::ListReplaced => "list-replaced",
             Code::TooFewPorts => "too-few-ports",
+            Code::CutOff => "cut-off",
             Code::Useful => "useful",
         }
     }
@@ -145,7 +148,8 @@ pub fn lint(sources: &[Source<'_>], exists: Exists<'_>) -> Vec<LintFinding> {
     for (source, lines) in lines.iter().enumerate() {
         for (index, line) in lines.iter().enumerate() {
             if let Line::Garbage { slashes, span } = line {
-                findings.push(garbage(source, index + 1, *slashes, *span));
+                let text = texts.get(source).and_then(|text| text.lines().nth(index));
+                findings.push(garbage(source, index + 1, *slashes, *span, text.unwrap_or("")));
             }
         }
     }
@@ -205,8 +209,14 @@ impl Reporter<'_, '_> {
     }
 }
 
-fn garbage(source: usize, line: usize, slashes: bool, span: Span) -> LintFinding {
-    let (code, message, help) = if slashes {
+const NOT_BLANK: &str = "this line has a byte order mark, or a space that is none (a no-break space, as \
+                         in text copied from a web page): `sysctl -p` takes it for a part of the key";
+const NOT_BLANK_HELP: &str = "type it anew; `--fix` does";
+
+fn garbage(source: usize, line: usize, slashes: bool, span: Span, text: &str) -> LintFinding {
+    let (code, message, help) = if visible(text) != text {
+        (Code::NotASetting, NOT_BLANK, NOT_BLANK_HELP)
+    } else if slashes {
         (
             Code::NotAComment,
             "`//` does not begin a comment; `sysctl -p` complains about this line and skips it",
@@ -260,6 +270,10 @@ fn one(report: &mut Reporter<'_, '_>, exists: Exists<'_>, refused: bool) {
             let what = "the kernel refuses this value for one of the keys that fit";
             report.value(bad, Code::OutOfRange, what, "");
         }
+        return;
+    }
+    if visible(key) != *key {
+        report.key(bad, Code::UnknownKey, NOT_BLANK, NOT_BLANK_HELP);
         return;
     }
     if is_missing(key, exists) {
@@ -354,6 +368,9 @@ fn number(report: &mut Reporter<'_, '_>, bad: Level, value: &str, low: i64, high
         let is_number = value.parse::<i64>().is_ok();
         let what = if is_number {
             format!("the kernel refuses {value}")
+        } else if visible(value) != *value {
+            "the value has a space that is none (a no-break space, as in text copied from a web page)"
+                .to_owned()
         } else {
             format!("`{value}` is not a number")
         };
@@ -432,11 +449,26 @@ fn range(report: &mut Reporter<'_, '_>, bad: Level, value: &str) {
 }
 
 fn ports(report: &mut Reporter<'_, '_>, bad: Level, value: &str) {
-    if values::ports(value).is_some() {
+    if let Some(mut lost) = values::ports(value) {
+        let arrives = values::first_piece(value);
+        lost.subtract(&values::ports(arrives).unwrap_or_default());
+        if !lost.is_empty() {
+            report.value(
+                bad,
+                Code::CutOff,
+                format!(
+                    "`sysctl` may write only the first {} of {} bytes: {} ports are not reserved then",
+                    arrives.len(),
+                    value.len(),
+                    lost.len()
+                ),
+                "write ranges such as `33000-33999`, so that the list has less than 4 KiB",
+            );
+        }
         return;
     }
-    let spaced = value.contains(char::is_whitespace)
-        && values::ports(&value.split_whitespace().collect::<String>()).is_some();
+    let spaced =
+        value.contains(is_blank) && values::ports(&words(value).collect::<String>()).is_some();
     let (what, help) = if spaced {
         ("the kernel takes no white space in a list of ports".to_owned(), "leave out the spaces")
     } else {

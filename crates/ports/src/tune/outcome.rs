@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::keys;
-use super::parse::{Line, Setting, fits};
-use super::values::{Reading, reading};
+use super::parse::{Line, Setting, fits, visible};
+use super::plan::RESERVED_KEY;
+use super::values::{Reading, first_piece, reading};
 
 /// A setting of a file, and where it stands.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +78,11 @@ pub fn outcome(texts: &[&str], exists: Exists<'_>) -> Outcome {
             refused = true;
         } else {
             for key in sets(place, &places, &lines) {
-                match reading(key, &place.setting.value) {
+                let text = match key {
+                    RESERVED_KEY => first_piece(&place.setting.value),
+                    _ => &place.setting.value,
+                };
+                match reading(key, text) {
                     Reading::Unknown => {}
                     Reading::Refused => refused = true,
                     Reading::LowAlone(low) => {
@@ -128,6 +133,9 @@ pub fn outcome(texts: &[&str], exists: Exists<'_>) -> Outcome {
 
 /// Whether this kernel certainly has no such key.
 pub(super) fn is_missing(key: &str, exists: Exists<'_>) -> bool {
+    if visible(key) != key {
+        return true;
+    }
     match exists(key) {
         Some(has) => !has,
         None => keys::removed(key).is_some(),

@@ -14,6 +14,25 @@ pub struct Span {
     pub length: usize,
 }
 
+/// White space as C's `isspace` has it, for `sysctl` and the kernel: not the no-break spaces that come
+/// along when a line is copied from a web page.
+pub(super) fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\u{b}' | '\u{c}' | '\r')
+}
+
+/// The words of a text, by that white space.
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(is_blank).filter(|word| !word.is_empty())
+}
+
+/// A text without the characters that look like white space, or like nothing, and are neither.
+pub(super) fn visible(text: &str) -> String {
+    text.chars()
+        .filter(|c| !matches!(c, '\u{feff}' | '\u{200b}' | '\u{200e}' | '\u{200f}'))
+        .map(|c| if c.is_whitespace() && !is_blank(c) { ' ' } else { c })
+        .collect()
+}
+
 /// A line as `sysctl -p` takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Line {
@@ -50,8 +69,8 @@ impl Setting {
 
 impl Line {
     pub(super) fn parse(text: &str) -> Line {
-        let trimmed = text.trim();
-        let indent = text.chars().take_while(|c| c.is_whitespace()).count();
+        let trimmed = text.trim_matches(is_blank);
+        let indent = text.chars().take_while(|c| is_blank(*c)).count();
         if trimmed.is_empty() || trimmed.starts_with(['#', ';']) {
             return Line::Nothing;
         }
@@ -63,19 +82,18 @@ impl Line {
         };
         let Some((left, right)) = trimmed.split_once('=') else {
             return match trimmed.strip_prefix('-') {
-                Some(key) => Line::Exclusion(normal(key.trim())),
+                Some(key) => Line::Exclusion(normal(key.trim_matches(is_blank))),
                 None => garbage(),
             };
         };
-        let written = left.trim_end();
+        let written = left.trim_end_matches(is_blank);
         let lenient = written.starts_with('-');
         let name = written.trim_start_matches('-').trim_start_matches('/');
-        if name.contains(char::is_whitespace) || name.is_empty() || !name.is_ascii() {
+        if name.contains(is_blank) || name.is_empty() {
             return garbage();
         }
-        let value = right.trim();
-        let before =
-            left.chars().count() + 1 + right.chars().take_while(|c| c.is_whitespace()).count();
+        let value = right.trim_matches(is_blank);
+        let before = left.chars().count() + 1 + right.chars().take_while(|c| is_blank(*c)).count();
         Line::Setting(Setting {
             key: normal(name),
             value: value.to_owned(),

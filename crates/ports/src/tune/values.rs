@@ -5,6 +5,7 @@
 //! Linux 6.18 in a namespace, which a test does again for each key and spelling.
 
 use super::keys::{self, Shape};
+use super::parse::{is_blank, words};
 use crate::ranges::{PortRange, PortSet};
 
 /// What the kernel makes of a value.
@@ -45,14 +46,13 @@ pub fn known_keys() -> impl Iterator<Item = &'static str> {
 /// Whether two texts are one value of a key. Of an unknown key, they are if they have the same
 /// words, or the same numbers.
 pub fn same(key: &str, a: &str, b: &str) -> bool {
-    if a.split_whitespace().eq(b.split_whitespace()) {
+    if words(a).eq(words(b)) {
         return true;
     }
-    match (reading(key, a.trim_end()), reading(key, b.trim_end())) {
+    match (reading(key, a.trim_end_matches(is_blank)), reading(key, b.trim_end_matches(is_blank))) {
         (Reading::Value(a), Reading::Value(b)) => a == b,
         (Reading::Unknown, Reading::Unknown) => {
-            let numbers =
-                |text: &str| -> Option<Vec<i64>> { text.split_whitespace().map(number).collect() };
+            let numbers = |text: &str| -> Option<Vec<i64>> { words(text).map(number).collect() };
             matches!((numbers(a), numbers(b)), (Some(a), Some(b)) if a == b && !a.is_empty())
         }
         _ => false,
@@ -61,7 +61,7 @@ pub fn same(key: &str, a: &str, b: &str) -> bool {
 
 /// The range that a value of `ip_local_port_range` means.
 pub(super) fn parse_range(text: &str) -> Option<PortRange> {
-    let mut words = text.split_whitespace().map(port);
+    let mut words = words(text).map(port);
     match (words.next(), words.next()) {
         (Some(Some(low)), Some(Some(high))) => Some(PortRange { low, high }),
         _ => None,
@@ -74,8 +74,8 @@ fn range(text: &str) -> Reading {
             Reading::Value(format!("{}\t{}", range.low, range.high))
         }
         Some(_) => Reading::Refused,
-        None if text.split_whitespace().nth(1).is_some() => Reading::Refused,
-        None => port(text.trim()).map_or(Reading::Refused, Reading::LowAlone),
+        None if words(text).nth(1).is_some() => Reading::Refused,
+        None => port(text.trim_matches(is_blank)).map_or(Reading::Refused, Reading::LowAlone),
     }
 }
 
@@ -84,12 +84,12 @@ fn port(text: &str) -> Option<u16> {
 }
 
 fn negative(text: &str) -> bool {
-    text.trim_start().starts_with('-')
+    text.trim_start_matches(is_blank).starts_with('-')
 }
 
 /// The number a text begins with; what follows after white space is not read.
 fn first_number(text: &str) -> Option<i64> {
-    number(text.split_whitespace().next()?)
+    number(words(text).next()?)
 }
 
 /// A number in the base that its beginning says: `0x1e` and `036` are 30.
@@ -129,9 +129,23 @@ pub(super) fn ports(text: &str) -> Option<PortSet> {
     Some(set)
 }
 
+/// The kernel takes this many bytes of a list at a time (a page less one), and `sysctl` of procps 4.0.2
+/// writes no second piece.
+pub(super) const PIECE: usize = 4095;
+
+/// The part of a list that arrives when only the first piece is written.
+pub(super) fn first_piece(text: &str) -> &str {
+    let piece = text.get(..PIECE).unwrap_or(text);
+    if piece.len() == text.len() {
+        text
+    } else {
+        piece.rsplit_once(',').map_or("", |(whole, _)| whole)
+    }
+}
+
 /// How a number is written that reads otherwise than it looks: `030` is 24.
 pub(super) fn octal(text: &str) -> Option<i64> {
-    let word = text.split_whitespace().next()?;
+    let word = words(text).next()?;
     let digits = word.strip_prefix('-').unwrap_or(word);
     let looks = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0x");
     let value = number(word)?;

@@ -543,11 +543,12 @@ fn metrics_are_well_formed_and_bounded() {
     }
 }
 
-#[test]
-fn serving() {
-    // A port that is free now; the server says where it listens.
+/// A doctor that serves, and the address where it says that it does.
+fn served(words: &[&str]) -> (std::process::Child, SocketAddr) {
+    // A port that is free now.
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_keepgate-doctor"))
-        .args(["--serve", "127.0.0.1:0", "--rounds", "3", "--interval", "0.1"])
+        .args(["--serve", "127.0.0.1:0", "--interval", "0.1"])
+        .args(words)
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -555,16 +556,52 @@ fn serving() {
     let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
     std::io::BufRead::read_line(&mut stdout, &mut first).unwrap();
     let addr = first.trim().strip_prefix("metrics at http://").unwrap();
-    let addr: SocketAddr = addr.strip_suffix("/metrics").unwrap().parse().unwrap();
-    let ask = |request: &str| {
-        let socket = crate::world::socket(addr);
-        socket.connect(&addr.into()).unwrap();
-        let mut stream: std::net::TcpStream = socket.into();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+    (child, addr.strip_suffix("/metrics").unwrap().parse().unwrap())
+}
+
+fn answer(addr: SocketAddr, request: &str) -> String {
+    let socket = crate::world::socket(addr);
+    socket.connect(&addr.into()).unwrap();
+    let mut stream: std::net::TcpStream = socket.into();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Every namespace has its own series, also one that is out of ports, and looks go on.
+#[test]
+fn serving_all_namespaces() {
+    if !available() {
+        return;
+    }
+    let (fine, out) = (World::new(), World::with_range(40_000, 40_003));
+    out.sysctl("net.ipv4.ip_local_reserved_ports", "40000-40003");
+    let (mut child, addr) = served(&["--all-netns", "--every", "2s", "--rounds", "200"]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let metrics = loop {
+        let metrics = answer(addr, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let taken = metrics.lines().find_map(|l| l.strip_prefix("keepgate_doctor_looks_total "));
+        if taken.unwrap().parse::<u64>().unwrap() >= 2 {
+            break metrics;
+        }
+        assert!(std::time::Instant::now() < deadline, "no second look:\n{metrics}");
+        std::thread::sleep(std::time::Duration::from_millis(500));
     };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for (world, verdict) in [(&fine, "healthy"), (&out, "exhausted")] {
+        let netns = &world.client;
+        let line =
+            format!("keepgate_doctor_verdict{{netns=\"{netns}\",verdict=\"{verdict}\"}} 1\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
+}
+
+#[test]
+fn serving() {
+    let (mut child, addr) = served(&["--rounds", "3"]);
+    let ask = |request: &str| answer(addr, request);
     let metrics = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
     assert!(metrics.contains(",verdict=\"healthy\"}"), "{metrics}");

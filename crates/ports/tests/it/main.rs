@@ -14,6 +14,7 @@ mod golden;
 mod judgement;
 mod lint;
 mod load;
+mod mixtures;
 mod near;
 mod oracle;
 mod parsers;

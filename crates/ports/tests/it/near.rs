@@ -510,6 +510,14 @@ fn the_remedy_that_opens_a_way() {
     let command = found(&missing, "no_route").remedies[0].command.clone().unwrap();
     run("sh", &["-c", &command.replace("GATEWAY", SERVER)]);
     assert_eq!(to("192.0.2.1:80").1.verdict, Verdict::Healthy);
+    // The device that would lead there is down.
+    run("ip", &["-n", &world.client, "link", "set", "v0", "down"]);
+    let down = to(&format!("{SERVER}:80")).1;
+    assert_eq!(down.verdict, Verdict::NotPorts, "{down:#?}");
+    let command = found(&down, "no_route").remedies[0].command.clone().unwrap();
+    assert!(command.ends_with("ip link set v0 up"), "{command}");
+    run("sh", &["-c", &command]);
+    assert_eq!(to(&format!("{SERVER}:80")).1.verdict, Verdict::Healthy);
     // Loopback down: the remedy brings it up.
     for dst in ["127.0.0.1:80", "[::1]:80"] {
         run("ip", &["-n", &world.client, "link", "set", "lo", "down"]);

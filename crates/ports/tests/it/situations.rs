@@ -118,10 +118,10 @@ impl Situation {
 }
 
 /// SplitMix64.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -247,7 +247,7 @@ impl Standing {
 }
 
 /// What is wrong with a verdict, given what the kernel did.
-fn contradiction(verdict: Verdict, all: bool, any: bool) -> Option<&'static str> {
+pub(crate) fn contradiction(verdict: Verdict, all: bool, any: bool) -> Option<&'static str> {
     match verdict {
         Verdict::Healthy | Verdict::NotPorts if !all => Some("fine, and a connect() fails"),
         Verdict::Exhausted if any && all => Some("exhausted, and each connect() succeeds"),

@@ -116,22 +116,26 @@ fn exists(key: &str) -> Option<bool> {
 }
 
 /// Applies a text: whether `sysctl -p` was content, and what the known keys read then.
-fn apply(text: &str) -> (bool, BTreeMap<String, String>, String) {
+fn apply(text: impl AsRef<[u8]>) -> (bool, BTreeMap<String, String>, String) {
     let id = format!("{}-{:?}", std::process::id(), std::thread::current().id());
     let file =
         std::env::temp_dir().join(format!("keepgate-sysctl-{}.conf", id.replace(['(', ')'], "")));
-    fs::write(&file, text).unwrap();
+    fs::write(&file, text.as_ref()).unwrap();
     let output = Command::new("sysctl").arg("-p").arg(&file).output().unwrap();
     let _ = fs::remove_file(&file);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.success(), known_values(), said)
 }
 
-fn corpus() -> Vec<(String, String)> {
+/// Name, text and bytes of each file.
+fn corpus() -> Vec<(String, String, Vec<u8>)> {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/data/sysctl"));
-    let mut files: Vec<(String, String)> = names(&folder)
+    let mut files: Vec<(String, String, Vec<u8>)> = names(&folder)
         .into_iter()
-        .map(|name| (name.clone(), fs::read_to_string(folder.join(name)).unwrap()))
+        .map(|name| {
+            let bytes = fs::read(folder.join(&name)).unwrap();
+            (name, String::from_utf8_lossy(&bytes).into_owned(), bytes)
+        })
         .collect();
     files.sort();
     files
@@ -154,11 +158,11 @@ fn lint_says_what_sysctl_does() {
     }
     let files = corpus();
     assert!(files.len() >= 15, "{} files", files.len());
-    for (name, text) in files {
+    for (name, text, bytes) in files {
         apart(|| {
             let before = known_values();
             let predicted = outcome(&[&text], &exists);
-            let (content, after, said) = apply(&text);
+            let (content, after, said) = apply(&bytes);
             assert_eq!(content, !predicted.fails, "{name}: {predicted:?}\n{said}");
             let mut expected = before;
             for (key, value) in &predicted.values {
@@ -184,7 +188,7 @@ fn fixing_changes_nothing_that_is_right() {
     if !available() {
         return;
     }
-    for (name, text) in corpus() {
+    for (name, text, bytes) in corpus() {
         let sources = [Source { name: "file", text: &text }];
         let findings = apart(|| lint(&sources, &|_| None));
         let fixed = fix(&text);
@@ -195,7 +199,7 @@ fn fixing_changes_nothing_that_is_right() {
             assert_eq!(fixed, text, "{name} is correct");
             continue;
         }
-        let (_, original, _) = apart(|| apply(&text));
+        let (_, original, _) = apart(|| apply(&bytes));
         let (_, corrected, said) = apart(|| apply(&fixed));
         // Nothing in the copy is refused but keys that another kernel may have.
         assert!(

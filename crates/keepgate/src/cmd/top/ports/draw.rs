@@ -194,6 +194,7 @@ fn line(
         format!("<{}", bucket.remaining.max)
     };
     let out_in = match bucket.exhausted_in_s {
+        _ if bucket.remaining.max == 0 => "now".to_owned(),
         Some(0) => "now".to_owned(),
         Some(seconds) => text::duration(seconds).replace(' ', ""),
         None => "-".to_owned(),
@@ -251,7 +252,11 @@ fn chosen(app: &App, width: usize) -> Vec<Line<'static>> {
     let finding = app
         .report
         .as_ref()
-        .and_then(|r| r.findings.iter().find(|f| f.bucket == Some(index)))
+        .and_then(|r| {
+            let own = r.findings.iter().find(|f| f.bucket == Some(index));
+            // Where no destination has a port, this one has none.
+            own.or_else(|| r.findings.iter().find(|f| text::concerns_all(f)))
+        })
         .map_or_else(
             || "nothing found".to_owned(),
             |f| format!("{}, {}", f.severity.name(), cause(f.cause)),
@@ -443,6 +448,40 @@ mod tests {
                 q quit  up/down choose  enter finding  s sort (pressure)  / filter  n namespace
             "#]],
         );
+    }
+
+    /// Where every port is bound, no destination has one, and none is called fine.
+    #[test]
+    fn all_ports_bound() {
+        let mut snapshot = HostSnapshot::default();
+        snapshot.settings.range = keepgate_ports::ranges::PortRange { low: 40_000, high: 40_001 };
+        for port in [40_000, 40_001] {
+            snapshot.sockets.add(&keepgate_ports::diag::Socket {
+                state: keepgate_ports::diag::TcpState::Established,
+                local: ([10, 0, 0, 1], port).into(),
+                remote: ([10, 0, 0, 2], 8443).into(),
+                interface: 0,
+                cookie: 0,
+                expires_ms: 0,
+                uid: 0,
+                inode: 0,
+                timestamps: None,
+            });
+            snapshot.evidence.bound.insert(port);
+        }
+        snapshot.evidence.bound_listed = true;
+        let mut app = App::new(Namespace::Current, false);
+        let report = rules::judge_up_to(&snapshot, 50);
+        app.take(Look { namespace: Namespace::Current, report: Ok(report) });
+        for width in [60, 80, 200] {
+            let text = text_of(&app, width);
+            assert!(text.contains("EXHAUSTED") && text.contains(":8443"), "{text}");
+            assert!(text.contains("critical, explicit bind") && text.contains("now"), "{text}");
+            assert!(!text.contains("nothing found"), "{text}");
+        }
+        press(&mut app, KeyCode::Enter);
+        let text = text_of(&app, 100);
+        assert!(text.contains("bound explicitly") && !text.contains("nothing to report"), "{text}");
     }
 
     #[test]
