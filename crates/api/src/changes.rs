@@ -80,6 +80,9 @@ pub struct Warning {
     pub id: String,
     /// In words.
     pub message: String,
+    /// The gate that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
     /// The file that the item came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,

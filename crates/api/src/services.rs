@@ -98,9 +98,10 @@ pub struct Export {
     pub files: BTreeMap<String, String>,
 }
 
-/// What the files of a service do not hold.
+/// What the files of a service do not hold; `E` is the body of an entity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Extras {
+#[schemars(rename = "Extras")]
+pub struct Extras<E> {
     /// Its name.
     pub service: String,
     /// The newest revision.
@@ -109,6 +110,8 @@ pub struct Extras {
     pub members: Vec<ForeignMember>,
     /// Roles that no apply of this service brought.
     pub roles: Vec<ForeignRole>,
+    /// Entities of the directory.
+    pub entities: Vec<E>,
     /// Its API keys; with their hashes for admins.
     pub keys: Vec<Key>,
     /// What was deleted, of the service and of the directory.

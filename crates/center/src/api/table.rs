@@ -248,7 +248,7 @@ fn of_services(t: &mut Table) {
     .answers::<api::Export>();
     let extras = "/v1/services/{service}/extras";
     t.add(("GET", extras), Read, ("extras", "what its files do not hold"), || get(extras::fetch))
-        .answers::<api::Extras>();
+        .answers::<api::Extras<EntityBody>>();
     let entities = "/v1/services/{service}/import/entities";
     t.add(("POST", entities), Write, ("importEntities", "put many entities, a line each"), || {
         post(import::entities)
