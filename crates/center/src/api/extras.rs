@@ -1,19 +1,20 @@
 //! What the files of a service do not hold: memberships, keys and tombstones.
 
+use std::io::{self, Write as _};
+
 use axum::Extension;
-use axum::Json as Out;
 use axum::extract::State;
+use axum::response::Response;
 use keepgate_policy::{Item, ItemBody, Kind};
 use serde_json::{Value, json};
 
 use super::input::Params;
+use super::services::all_of;
+use super::spool::Spool;
 use super::{Answer, App, items};
 use crate::access::{Caller, Permission};
 use crate::desk::Refusal;
-use crate::store::{Reading, StoreError};
-
-/// Rows of one sort in one answer; a center with more is backed up in place of exported.
-const ROWS: usize = 1_000_000;
+use crate::store::{Reading, Row, StoreError};
 
 /// Memberships and roles that no apply of this service brought, its keys (hashes for admins only),
 /// and the tombstones of its items and of the directory's.
@@ -21,68 +22,106 @@ pub(crate) async fn fetch(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Params(service): Params<String>,
-) -> Answer<Out<Value>> {
+) -> Answer<Response> {
     let hashes = caller.may(Permission::Tokens);
-    let answer = app.desk.read(move |store| collect(store, &service, hashes)).await?;
-    Ok(Out(answer))
+    let place = app.bulk.read(&caller).await?;
+    let read = app.desk.read(move |store| {
+        let _place = place;
+        collect(store, &service, hashes)
+    });
+    Ok(read.await?.into_response())
 }
 
-fn collect(store: &dyn Reading, service: &str, hashes: bool) -> Result<Value, Refusal> {
+/// Writes them one by one, as there may be millions.
+fn collect(store: &dyn Reading, service: &str, hashes: bool) -> Result<Spool, Refusal> {
     items::service_must_be(store, service)?;
-    let (mut members, mut roles, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-    for kind in [Kind::Role, Kind::Member] {
-        for row in store.list("", kind, "", ROWS)? {
-            if row.source == service {
-                continue;
-            }
-            match decoded(Item::decode(row.key, &row.body))?.body {
-                ItemBody::Member(body) => members.push(json!({
-                    "member": body.member.to_string(),
-                    "role": body.role.to_string(),
-                    "source": body.source,
-                })),
-                ItemBody::Role(body) => roles.push(json!({
-                    "role": body.uid.to_string(),
-                    "description": body.description,
-                    "source": body.source,
-                })),
-                _ => {}
-            }
-        }
+    let head = store.head()?;
+    let mut spool = Spool::default();
+    spool.with(|out| {
+        write!(out, "{{\"service\":")?;
+        out.json(&service)?;
+        write!(out, ",\"revision\":{head}")
+    })?;
+    for (name, kind) in [("members", Kind::Member), ("roles", Kind::Role)] {
+        let mut list = List::begun(&mut spool, name)?;
+        all_of(store, "", kind, |row| match beside_files(row, service)? {
+            Some(shown) => list.add(&shown),
+            None => Ok(()),
+        })?;
+        list.end()?;
     }
-    for row in store.list(service, Kind::Key, "", ROWS)? {
+    let mut list = List::begun(&mut spool, "keys")?;
+    all_of(store, service, Kind::Key, |row| {
         let mut key: Value = serde_json::from_slice(&row.body).unwrap_or_default();
         if !hashes && let Some(fields) = key.as_object_mut() {
             fields.remove("sha256");
         }
-        keys.push(key);
-    }
-    let mut tombstones = Vec::new();
-    store.tombstones(&mut |row| {
-        if (row.key.service.is_empty() || row.key.service == service) && tombstones.len() < ROWS {
-            tombstones.push(json!({
-                "service": row.key.service,
-                "kind": row.key.kind,
-                "id": row.key.id,
-                "revision": row.revision,
-                "unix_ms": row.unix_ms,
-                "actor": row.actor,
-                "action": row.action,
-            }));
-        }
-        Ok(())
+        list.add(&key)
     })?;
-    let head = store.head()?;
-    Ok(json!({
-        "service": service,
-        "revision": head,
-        "members": members,
-        "roles": roles,
-        "keys": keys,
-        "tombstones": tombstones,
-    }))
+    list.end()?;
+    let mut list = List::begun(&mut spool, "tombstones")?;
+    store.tombstones(&mut |row| {
+        if !row.key.service.is_empty() && row.key.service != service {
+            return Ok(());
+        }
+        list.add(&json!({
+            "service": row.key.service,
+            "kind": row.key.kind,
+            "id": row.key.id,
+            "revision": row.revision,
+            "unix_ms": row.unix_ms,
+            "actor": row.actor,
+            "action": row.action,
+        }))
+    })?;
+    list.end()?;
+    spool.with(|out| write!(out, "}}"))?;
+    Ok(spool)
 }
 
-fn decoded(item: Result<Item, keepgate_policy::item::DecodeError>) -> Result<Item, StoreError> {
-    item.map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })
+/// A role or membership that no file of the service says.
+fn beside_files(row: Row, service: &str) -> Result<Option<Value>, StoreError> {
+    if row.source == service {
+        return Ok(None);
+    }
+    let item = Item::decode(row.key, &row.body);
+    let item = item.map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })?;
+    Ok(match item.body {
+        ItemBody::Member(body) => Some(json!({
+            "member": body.member.to_string(),
+            "role": body.role.to_string(),
+            "source": body.source,
+        })),
+        ItemBody::Role(body) => Some(json!({
+            "role": body.uid.to_string(),
+            "description": body.description,
+            "source": body.source,
+        })),
+        _ => None,
+    })
+}
+
+/// A list that is a member of the answer.
+struct List<'a> {
+    out: &'a mut Spool,
+    is_empty: bool,
+}
+
+impl List<'_> {
+    fn begun<'a>(out: &'a mut Spool, name: &str) -> Result<List<'a>, StoreError> {
+        out.with(|out| write!(out, ",\"{name}\":["))?;
+        Ok(List { out, is_empty: true })
+    }
+
+    fn add(&mut self, value: &Value) -> Result<(), StoreError> {
+        let comma = if std::mem::replace(&mut self.is_empty, false) { "" } else { "," };
+        self.out.with(|out| -> io::Result<()> {
+            write!(out, "{comma}")?;
+            out.json(value)
+        })
+    }
+
+    fn end(self) -> Result<(), StoreError> {
+        self.out.with(|out| write!(out, "]"))
+    }
 }

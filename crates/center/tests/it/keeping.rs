@@ -199,7 +199,7 @@ async fn what_a_gate_holds_is_recovered() {
 }
 
 /// A store in the layout of release 0.1.0 with the digests that it computes, as SQL.
-fn store_of_release_01(dir: &Path) {
+pub(crate) fn store_of_release_01(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     let raw = rusqlite::Connection::open(dir.join("center.db")).unwrap();
     raw.execute_batch(include_str!("../fixtures/store-0.1.sql")).unwrap();
