@@ -2,13 +2,13 @@
 //! each other. No overflow, no type written out without bound, and what is accepted can be decided.
 #![no_main]
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use keepgate_policy::model::SchemaBody;
-use keepgate_policy::service::ServiceSettings;
-use keepgate_policy::{Digest, Item, ItemBody, Query, Revision, Snapshot, Uid, World, validate};
+use keepgate_policy::{ItemBody, Uid};
 use libfuzzer_sys::fuzz_target;
+
+mod world;
 
 /// A declaration of number `at` that names the one after it.
 fn declaration(what: u8, at: usize, next: usize) -> String {
@@ -59,31 +59,6 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
-    let settings = ItemBody::Service(Box::new(ServiceSettings::named("s")));
-    let mut items = vec![
-        Item::new("s", "", settings),
-        Item::new("s", "", ItemBody::Schema(SchemaBody { text })),
-    ];
-    let problems = validate::world(&items);
-    items.sort_by(|a, b| a.key.cmp(&b.key));
-    let digest = Digest::of_all(&items);
-    let world = World::from_snapshot(&Snapshot { revision: Revision(1), digest, items });
-    if problems.is_empty() {
-        assert!(world.is_ok(), "{world:?}");
-    }
-    let Ok(world) = world else { return };
-    let none = BTreeMap::new();
-    let decided = world.decide(&Query {
-        service: "s",
-        principal: &Uid::new("e0", "a"),
-        action: &Uid::action("c0"),
-        resource: &Uid::new("e0", "a"),
-        context: &none,
-        principal_properties: &none,
-        action_properties: &none,
-        resource_properties: &none,
-    });
-    if problems.is_empty() {
-        assert!(decided.is_ok(), "{decided:?}");
-    }
+    let entity = Uid::new("e0", "a");
+    world::holds(vec![ItemBody::Schema(SchemaBody { text })], &entity, "c0", &entity);
 });

@@ -196,6 +196,7 @@ impl Center {
             metrics: Arc::default(),
             usage: Arc::default(),
             fair: Arc::default(),
+            slow: Arc::default(),
             bulk: Arc::default(),
             bounds: config.bounds,
             secure: tls.is_some(),

@@ -188,7 +188,7 @@ pub fn chain_next(previous: &Chain, history: HistoryId, r: Revision, changed: &[
 }
 
 /// The digest of one change row of a revision, for its chain: key, whether it was put or deleted,
-/// and the body.
+/// and the body. That of a put is the item's own.
 pub fn change_digest(key: &crate::model::ItemKey, body: Option<&[u8]>) -> Digest {
     match body {
         Some(body) => Digest::of_encoded(key, body),

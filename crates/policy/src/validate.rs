@@ -4,15 +4,21 @@
 //! objection in strict mode. Limits and plans are checked by the `limit` crate, not here. All
 //! problems are reported, not only the first.
 
+mod effort;
 mod entities;
 mod policies;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+pub use effort::MAX_STEPS;
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use cedar_policy_core::ast::Template;
 use cedar_policy_core::validator::ValidatorSchema;
 
+use self::effort::Effort;
 use crate::bundle::Place;
-use crate::cedar_text;
+use crate::cedar_text::{self, PolicyError, Sort};
 use crate::identify::Identify;
 use crate::model::{Item, ItemBody, ItemKey, Kind, Uid};
 use crate::route::Route;
@@ -77,7 +83,17 @@ pub fn put(item: &Item) -> Option<Problem> {
 /// Checks a whole state, or a part of it that holds everything its parts refer to: the directory
 /// and the services that changed.
 pub fn world(items: &[Item]) -> Vec<Problem> {
-    let mut check = Check::default();
+    checked(items, &mut Known::default(), true)
+}
+
+/// The same, of one portion of a change after the other. Circles of membership may span portions:
+/// they are not looked for here, see [`crate::World::circles`].
+pub fn portion(items: &[Item], known: &mut Known) -> Vec<Problem> {
+    checked(items, known, false)
+}
+
+fn checked(items: &[Item], known: &mut Known, with_circles: bool) -> Vec<Problem> {
+    let mut check = Check { known: std::mem::take(known), ..Check::default() };
     let mut seen = BTreeSet::new();
     let mut services: BTreeMap<&str, Vec<&Item>> = BTreeMap::new();
     for item in items {
@@ -89,20 +105,74 @@ pub fn world(items: &[Item]) -> Vec<Problem> {
         services.entry(&item.key.service).or_default().push(item);
     }
     let directory = services.remove("").unwrap_or_default();
-    check.memberships(&directory);
+    if with_circles {
+        check.memberships(&directory);
+    }
     // The directory's entities are seen by services with different schemas, so they need to be
     // Cedar entities only.
     check.entities(None, &directory);
     for (service, own) in &services {
-        check.service(service, own, &directory);
+        check.service(service, own);
+        if with_circles {
+            check.circles_of_service(own, &directory);
+        }
     }
+    *known = check.known;
     check.problems
+}
+
+/// What is kept from one portion of a change to the next: the schema, so that it is parsed once, and
+/// what the type checks took so far, which is bounded ([`MAX_STEPS`]).
+#[derive(Default)]
+pub struct Known {
+    schema: Option<(String, Result<Arc<Types>, PolicyError>)>,
+    steps: u64,
+    /// Templates without their conditions, by id.
+    scopes: HashMap<String, Template>,
+}
+
+impl Known {
+    /// Whether a template is known, so that links of it can be checked.
+    pub fn has_template(&self, id: &str) -> bool {
+        self.scopes.contains_key(id)
+    }
+
+    /// Takes note of a template that is checked elsewhere, or was before it landed: the links in later
+    /// portions may be of it. Of a text that does not parse there is nothing to note.
+    pub fn template(&mut self, item: &Item) {
+        let ItemBody::Template(body) = &item.body else { return };
+        let scope = |template| Ok(policies::scope_of(&template));
+        if let Ok(scope) = cedar_text::read(Sort::Template, Some(&item.key.id), &body.text, scope) {
+            self.scopes.insert(item.key.id.clone(), scope);
+        }
+    }
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Known").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+/// A schema, as policies and as entities are held against it.
+struct Types {
+    policies: ValidatorSchema,
+    entities: cedar_policy::Schema,
+    effort: Effort,
+}
+
+impl Types {
+    fn of(schema: ValidatorSchema) -> Types {
+        let (entities, effort) = (schema.clone().into(), Effort::of(&schema));
+        Types { policies: schema, entities, effort }
+    }
 }
 
 #[derive(Default)]
 struct Check {
     problems: Vec<Problem>,
     directory_has_circles: bool,
+    known: Known,
 }
 
 impl Check {
@@ -127,7 +197,10 @@ impl Check {
             let message = format!("the id has {} bytes, at most {MAX_ID_BYTES}", key.id.len());
             self.problem(key, message);
         }
-        let bytes = item.encode().len() + key.id.len() + key.service.len() + 64;
+        let bytes = match is_surely_small(item) {
+            true => 0,
+            false => item.encode().len() + key.id.len() + key.service.len() + 64,
+        };
         if bytes > MAX_ITEM_BYTES {
             let message = format!("it has {bytes} bytes, at most {MAX_ITEM_BYTES}; divide it");
             self.problem(key, message);
@@ -204,7 +277,15 @@ impl Check {
         }
     }
 
-    fn service(&mut self, service: &str, own: &[&Item], directory: &[&Item]) {
+    fn circles_of_service(&mut self, own: &[&Item], directory: &[&Item]) {
+        let has_parents =
+            |item: &&Item| matches!(&item.body, ItemBody::Entity(body) if !body.parents.is_empty());
+        if own.iter().any(has_parents) && !self.directory_has_circles {
+            self.circles(&edges(own.iter().chain(directory).copied()));
+        }
+    }
+
+    fn service(&mut self, service: &str, own: &[&Item]) {
         if !own.iter().any(|item| item.key.kind == Kind::Service)
             && let Some(first) = own.first()
         {
@@ -216,19 +297,18 @@ impl Check {
             _ => None,
         });
         let schema = schema.and_then(|(key, text)| Some((key, self.schema(key, text)?)));
-        self.policies(schema.as_ref().map(|(key, schema)| (*key, schema)), own);
-        self.entities(schema.as_ref().map(|(_, schema)| schema), own);
-        let has_parents =
-            |item: &&Item| matches!(&item.body, ItemBody::Entity(body) if !body.parents.is_empty());
-        if own.iter().any(has_parents) && !self.directory_has_circles {
-            self.circles(&edges(own.iter().chain(directory).copied()));
-        }
+        self.policies(schema.as_ref().map(|(key, types)| (*key, &**types)), own);
+        self.entities(schema.as_ref().map(|(_, types)| &types.entities), own);
         self.routes(own);
     }
 
-    fn schema(&mut self, key: &ItemKey, text: &str) -> Option<ValidatorSchema> {
-        match cedar_text::schema::parse(text) {
-            Ok(schema) => Some(schema),
+    fn schema(&mut self, key: &ItemKey, text: &str) -> Option<Arc<Types>> {
+        let known = self.known.schema.take().filter(|(known, _)| known == text);
+        let (_, read) = self.known.schema.insert(known.unwrap_or_else(|| {
+            (text.to_owned(), cedar_text::schema::parse(text).map(|schema| Types::of(schema).into()))
+        }));
+        match read.clone() {
+            Ok(types) => Some(types),
             Err(error) => {
                 self.at(key, error.line, error.message);
                 None
@@ -308,6 +388,23 @@ fn edges<'a>(items: impl Iterator<Item = &'a Item>) -> Edges<'a> {
         }
     }
     parents
+}
+
+/// Whether an item is below the bound on its bytes whatever has to be escaped in it: those that come
+/// in millions are, and need not be written out to know.
+fn is_surely_small(item: &Item) -> bool {
+    // Each byte may become `\u0000`.
+    let most = |uid: &Uid| 6 * (uid.kind.len() + uid.id.len()) + 64;
+    let bytes = match &item.body {
+        ItemBody::Entity(body) if body.attrs.is_empty() && body.tags.is_empty() => {
+            most(&body.uid) + body.parents.iter().map(most).sum::<usize>()
+        }
+        ItemBody::Member(body) => {
+            most(&body.member) + most(&body.role) + 6 * body.source.len()
+        }
+        _ => return false,
+    };
+    bytes + item.key.id.len() + item.key.service.len() < MAX_ITEM_BYTES / 2
 }
 
 /// The values of an item that may have any form, with their names.

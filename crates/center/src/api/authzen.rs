@@ -1,6 +1,8 @@
 //! AuthZEN 1.0: the HTTPS binding. Bodies and their meaning are `policy::authzen`'s.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::Json as Out;
@@ -26,6 +28,10 @@ const BODY: usize = 4 << 20;
 
 /// A body of up to this many bytes is decided at once, on the runtime's own thread.
 const SMALL: usize = 16 << 10;
+
+/// Not where the last decision took longer: those that follow leave the runtime's threads to others,
+/// until one of them is fast again.
+const SLOW: Duration = Duration::from_millis(2);
 
 /// Without a service in the path every service decides each evaluation: the values of a batch
 /// times the services.
@@ -73,13 +79,17 @@ async fn one(
 ) -> Answer<Out<Response>> {
     let panel = Panel::of(&app, &caller, service)?;
     let body = body(&app, request).await?;
-    let is_small = body.len() <= SMALL;
+    let at_once = body.len() <= SMALL && !app.slow.load(Ordering::Relaxed);
+    let slow = Arc::clone(&app.slow);
     let work = move |_: &Work| {
+        let began = Instant::now();
         let read = Evaluation::parse(&body);
         let evaluation = read.map_err(|e| Problem::bad_request(e.to_string()))?;
-        panel.single(&evaluation)
+        let answer = panel.single(&evaluation);
+        slow.store(began.elapsed() > SLOW, Ordering::Relaxed);
+        answer
     };
-    if is_small {
+    if at_once {
         return work(&Work::default()).map(Out);
     }
     check::beside(&app, &caller, work).await.map(Out)

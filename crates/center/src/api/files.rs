@@ -11,10 +11,12 @@ use axum::extract::Request;
 use bytes::{Buf as _, Bytes};
 use http_body_util::BodyExt as _;
 use keepgate_policy::bundle::{BundleError, ENTITIES_FILE, Packed, Packer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
+use super::fair::{Crowded, Fair, Seat};
 use super::problem::Problem;
 use super::{Answer, App, input};
+use crate::access::Caller;
 use crate::desk::{Problem as Located, Stage, Work};
 
 /// Pieces of a body on their way to its reader.
@@ -32,24 +34,39 @@ const SMALL: u64 = 8 << 20;
 /// How long a body may take beyond the bound of every body: this, for each MiB of it.
 const SECOND_PER: u64 = 1 << 20;
 
-/// Who may bring many items at the same time: one large body, and a few small ones.
+/// Edits of one token that may wait for a place.
+const WAITING: usize = 64;
+
+/// Who may bring what takes a while to check, at the same time: one large body, and a few small ones,
+/// half of them of one token. Where several tokens wait, they take turns.
 #[derive(Debug)]
 pub(crate) struct Places {
-    large: Arc<Semaphore>,
-    small: Arc<Semaphore>,
+    large: Arc<Fair>,
+    small: Arc<Fair>,
+    reading: Arc<Fair>,
 }
 
 impl Default for Places {
     fn default() -> Places {
-        Places { large: Arc::new(Semaphore::new(1)), small: Arc::new(Semaphore::new(4)) }
+        let of = |places, of_one| Arc::new(Fair::of(places, of_one, WAITING));
+        Places { large: of(1, 1), small: of(4, 2), reading: of(2, 1) }
     }
 }
 
 impl Places {
-    /// Waits for a place, in order of arrival.
-    pub(crate) async fn enter(&self, is_small: bool) -> Answer<OwnedSemaphorePermit> {
+    /// Waits for a place.
+    pub(crate) async fn enter(&self, caller: &Caller, is_small: bool) -> Answer<Seat> {
         let places = if is_small { &self.small } else { &self.large };
-        Arc::clone(places).acquire_owned().await.map_err(|_| Problem::internal())
+        places.seat(caller.token_id()).await.map_err(|Crowded| {
+            Problem::too_many("too many changes of this token wait for their turn; try again")
+        })
+    }
+
+    /// Waits for a place to read everything of a service.
+    pub(crate) async fn read(&self, caller: &Caller) -> Answer<Seat> {
+        self.reading.seat(caller.token_id()).await.map_err(|Crowded| {
+            Problem::too_many("too many exports of this token wait for their turn; try again")
+        })
     }
 }
 

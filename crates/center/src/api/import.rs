@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::input::{self, Params};
 use super::problem::Problem;
+use super::items::Way;
 use super::{Answer, App, items};
 use crate::access::Caller;
 use crate::desk::{Problem as Located, Refusal, Step, Work};
@@ -121,6 +122,7 @@ async fn import(
     let work = Arc::new(Work::default());
     let _watch = work.watch();
     let body = input::bytes(request, BODY, &app).await?;
+    let place = Some(app.bulk.enter(&caller, true).await?);
     let of = service.clone();
     let read = tokio::task::spawn_blocking(move || portion(&of, kind, &body)).await;
     let lines = read.map_err(|_| Problem::internal())??;
@@ -147,7 +149,8 @@ async fn import(
         Kind::Member => "role.import",
         _ => "grant.import",
     };
-    let landed = items::land_bulk(&app, &caller, action, false, work, plan).await;
+    let way = Way { place, ..Way::default() };
+    let landed = items::land_bulk(&app, &caller, action, way, work, plan).await;
     let outcome = landed.map_err(|refusal| match refusal {
         Refusal::Invalid(problems) => Problem::invalid(
             problems

@@ -12,6 +12,7 @@ use keepgate_policy::{Change, Encoded, Item, ItemKey, Kind};
 use serde_json::{Value, json};
 
 use super::input::{Condition, Page, etag};
+use super::fair::Seat;
 use super::problem::Problem;
 use super::{Answer, App};
 use crate::access::Caller;
@@ -128,7 +129,7 @@ pub(crate) async fn put(
     body: Value,
 ) -> Answer<Out<Value>> {
     let item = decode(key.clone(), body)?;
-    if reaches_far(key.kind) {
+    if !matches!(key.kind, Kind::Entity | Kind::Grant | Kind::Role | Kind::Member | Kind::Key) {
         let after = Arc::new(Encoded::of(&item));
         return put_bulk(app, caller, key, condition, Some(after)).await;
     }
@@ -163,12 +164,12 @@ pub(crate) async fn delete(
     Ok(Out(changed(&outcome)))
 }
 
-/// Kinds whose change is checked against the whole service, however large it is.
+/// Kinds whose deletion is checked against others of the service, however many there are.
 fn reaches_far(kind: Kind) -> bool {
-    matches!(kind, Kind::Schema | Kind::Template)
+    matches!(kind, Kind::Schema | Kind::Template | Kind::Route | Kind::Limit | Kind::Plan)
 }
 
-/// Puts or deletes one such item, checked beside the writer.
+/// Puts or deletes one item whose check may take a while, checked beside the writer.
 async fn put_bulk(
     app: &App,
     caller: &Caller,
@@ -179,7 +180,9 @@ async fn put_bulk(
     let action = action(key.kind, if after.is_some() { "put" } else { "delete" });
     let plan = move |store: &dyn crate::store::Reading| {
         condition.check(store, &key)?;
-        service_must_be(store, &key.service)?;
+        if key.kind != Kind::Service {
+            service_must_be(store, &key.service)?;
+        }
         let row = store.item(&key)?;
         if row.is_none() && after.is_none() {
             return Err(Refusal::missing(&key));
@@ -188,7 +191,9 @@ async fn put_bulk(
     };
     let work = Arc::new(Work::default());
     let _watch = work.watch();
-    let outcome = land_bulk(app, caller, action, false, work, plan).await?;
+    let place = Some(app.bulk.enter(caller, true).await?);
+    let way = Way { exact: true, place, ..Way::default() };
+    let outcome = land_bulk(app, caller, action, way, work, plan).await?;
     Ok(Out(changed(&outcome)))
 }
 
@@ -234,12 +239,23 @@ where
     }
 }
 
+/// How an edit is landed that is worked out beside the writer.
+#[derive(Debug, Default)]
+pub(crate) struct Way {
+    /// Everything is checked and reported, nothing kept.
+    pub(crate) dry_run: bool,
+    /// See [`Bulk::exact`].
+    pub(crate) exact: bool,
+    /// See [`Bulk::place`].
+    pub(crate) place: Option<Seat>,
+}
+
 /// Lands an edit of many items in the caller's name, or a dry run of it.
 pub(crate) async fn land_bulk<F>(
     app: &App,
     caller: &Caller,
     action: &'static str,
-    dry_run: bool,
+    Way { dry_run, exact, place }: Way,
     work: Arc<Work>,
     mut plan: F,
 ) -> Result<Outcome, Refusal>
@@ -248,7 +264,7 @@ where
 {
     let actor = caller.token_id().to_owned();
     let plan: BulkPlanner = Box::new(move |store, _| plan(store));
-    let landed = app.desk.edit_bulk(Bulk { actor, action, dry_run, plan, work }).await;
+    let landed = app.desk.edit_bulk(Bulk { actor, action, dry_run, plan, work, exact, place: Box::new(place) }).await;
     match &landed {
         Ok(_) => app.metrics.edits_landed.add(u64::from(!dry_run)),
         Err(_) => app.metrics.edits_refused.add(1),

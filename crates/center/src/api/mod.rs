@@ -19,6 +19,7 @@ pub(crate) mod openapi;
 pub(crate) mod problem;
 pub(crate) mod progress;
 pub(crate) mod services;
+pub(crate) mod spool;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod tokens;
@@ -49,6 +50,8 @@ pub(crate) struct App {
     pub(crate) bounds: Bounds,
     /// Threads for decisions that take a while, shared out by token.
     pub(crate) fair: Arc<fair::Fair>,
+    /// Whether the last single decision took long.
+    pub(crate) slow: Arc<AtomicBool>,
     /// Who may bring many items at the same time.
     pub(crate) bulk: Arc<files::Places>,
     /// Whether callers reach this center by `https`.

@@ -190,7 +190,9 @@ impl From<Refusal> for Problem {
                 Problem::new(StatusCode::PRECONDITION_FAILED, "stale", title, text)
             }
             Refusal::LastAdmin(_) => Problem::conflict(text),
-            Refusal::Busy | Refusal::Closed | Refusal::Gone => Problem::unavailable(text),
+            Refusal::Busy | Refusal::Overtaken(_) | Refusal::Closed | Refusal::Gone => {
+                Problem::unavailable(text)
+            }
             Refusal::Lost(why) => Problem::history(&desk::Condition::Lost(why)),
             Refusal::Stopped(why) => Problem::unavailable(&*why),
             Refusal::Store(e) if e.is_full() => Problem::storage_full(e.to_string()),

@@ -1,6 +1,7 @@
 //! Services as wholes: apply, export, list, delete; their settings and schema.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -15,6 +16,8 @@ use serde_json::{Value, json};
 
 use super::input::{Args, Condition, Json, Params};
 use super::problem::Problem;
+use super::spool::Spool;
+use super::items::Way;
 use super::{Answer, App, files, items, progress};
 use crate::access::Caller;
 use crate::desk::{Refusal, Stage, Step, Work};
@@ -40,17 +43,17 @@ pub(crate) async fn apply(
     let told = progress::is_asked_for(request.headers());
     let work = Arc::new(Work::default());
     let watch = work.watch();
-    let place = app.bulk.enter(files::is_small(&request)).await?;
+    let place = app.bulk.enter(&caller, files::is_small(&request)).await?;
     let packed = Arc::new(files::packed(&app, request, &name, &work).await?);
     let landing = {
         let work = Arc::clone(&work);
         async move {
-            let _place = place;
             let plan = {
                 let (packed, work) = (Arc::clone(&packed), Arc::clone(&work));
                 move |store: &dyn Reading| replace(store, &name, &packed, &work)
             };
-            let outcome = items::land_bulk(&app, &caller, "apply", args.dry_run, work, plan)
+            let way = Way { dry_run: args.dry_run, place: Some(place), ..Way::default() };
+            let outcome = items::land_bulk(&app, &caller, "apply", way, work, plan)
                 .await
                 .map_err(|refusal| match refusal {
                     Refusal::Invalid(problems) => Problem::invalid(
@@ -208,28 +211,93 @@ fn looked_at(work: &Work, done: &mut usize) -> Result<(), Refusal> {
 /// The files that apply to the same state.
 pub(crate) async fn export(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Params(name): Params<String>,
-) -> Answer<Out<Value>> {
-    let service = name.clone();
-    let found = app
-        .desk
-        .read(move |store| {
-            items::service_must_be(store, &service)?;
-            let mut found = Vec::new();
-            store.each(&service, &mut |row| {
-                if row.key.kind != Kind::Key {
-                    found.push(decoded(row)?);
-                }
-                Ok(())
-            })?;
-            for row in store.sourced(&service)? {
-                found.push(decoded(row)?);
+) -> Answer<Response> {
+    let place = app.bulk.read(&caller).await?;
+    let read = app.desk.read(move |store| {
+        let _place = place;
+        items::service_must_be(store, &name)?;
+        let mut spool = Spool::default();
+        write_files(store, &name, &mut spool)?;
+        Ok(spool)
+    });
+    Ok(read.await?.into_response())
+}
+
+/// Rows read at once; each may have a MiB.
+const PAGE: usize = 100;
+
+/// Writes all files; the entities one by one, as there may be millions.
+fn write_files(store: &dyn Reading, name: &str, spool: &mut Spool) -> Result<(), StoreError> {
+    let mut found = Vec::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Key | Kind::Entity)) {
+        all_of(store, name, kind, |row| {
+            found.push(decoded(row)?);
+            Ok(())
+        })?;
+    }
+    for row in store.sourced(name)? {
+        found.push(decoded(row)?);
+    }
+    let files = bundle::render(name, &found);
+    drop(found);
+    spool.with(|out| {
+        write!(out, "{{\"service\":")?;
+        out.json(&name)?;
+        write!(out, ",\"files\":{{")?;
+        for (at, (file, text)) in files.iter().enumerate() {
+            write!(out, "{}", if at > 0 { "," } else { "" })?;
+            out.json(file)?;
+            write!(out, ":")?;
+            out.json(text)?;
+        }
+        Ok(())
+    })?;
+    let [open, between, close] = bundle::ENTITIES_LIST;
+    let mut is_first = true;
+    all_of(store, name, Kind::Entity, |row| {
+        // Canonical JSON is a text.
+        let body = String::from_utf8(row.body)
+            .map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })?;
+        spool.with(|out| {
+            if std::mem::replace(&mut is_first, false) {
+                let comma = if files.is_empty() { "" } else { "," };
+                write!(out, "{comma}\"{}\":\"", bundle::ENTITIES_FILE)?;
+                out.text(open)?;
+            } else {
+                out.text(between)?;
             }
-            Ok(found)
+            out.text(&body)
         })
-        .await?;
-    let files = bundle::render(&name, &found);
-    Ok(Out(json!({ "service": name, "files": files })))
+    })?;
+    spool.with(|out| {
+        if !is_first {
+            out.text(close)?;
+            write!(out, "\"")?;
+        }
+        write!(out, "}}}}")
+    })
+}
+
+/// Visits all items of a kind, page by page, at one revision.
+pub(crate) fn all_of(
+    store: &dyn Reading,
+    service: &str,
+    kind: Kind,
+    mut visit: impl FnMut(Row) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut after = String::new();
+    loop {
+        let rows = store.list(service, kind, &after, PAGE)?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after.clone_from(&last.key.id);
+        let is_last = rows.len() < PAGE;
+        rows.into_iter().try_for_each(&mut visit)?;
+        if is_last {
+            return Ok(());
+        }
+    }
 }
 
 fn decoded(row: Row) -> Result<Item, StoreError> {
@@ -332,7 +400,8 @@ pub(crate) async fn delete(
     };
     let work = Arc::new(Work::default());
     let _watch = work.watch();
-    let outcome = items::land_bulk(&app, &caller, "service.delete", false, work, plan).await?;
+    let way = Way { place: Some(app.bulk.enter(&caller, false).await?), ..Way::default() };
+    let outcome = items::land_bulk(&app, &caller, "service.delete", way, work, plan).await?;
     Ok(Out(items::changed(&outcome)))
 }
 

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keepgate_policy::{Change, Digest, Item, ItemKey, Kind, Revision, World};
 
@@ -20,13 +21,25 @@ use super::land::{self, Next, Stamp};
 use super::step::{Step, find};
 use super::work::{Stage, Work};
 use super::{Head, Outcome, Refusal, Shared};
-use crate::store::{Changes, Reading, StoreError, Verdict};
+use crate::store::{Changes, Reading, StoreError, Writing};
 
-/// Items changed since that are looked at one by one; more, and the edit is planned anew.
+/// Items changed since that the writer looks at one by one; more, and the edit is planned anew.
 const CHANGED_SINCE: usize = 10_000;
+
+/// The same beside the writer, which leaves it few.
+const CHANGED_BESIDE: usize = 500_000;
+
+/// How often an edit takes over beside the writer what has landed since.
+const CATCH_UPS: usize = 4;
+
+/// Items of an edit that does not wait for smaller ones.
+const SMALL: usize = 100;
 
 /// How often an edit is worked out beside the writer; then the writer works it out itself.
 pub(super) const ATTEMPTS: usize = 4;
+
+/// Items of an edit that the writer works out itself: others wait for it.
+pub(super) const MOST_ON_WRITER: usize = 5_000;
 
 /// How often the state is read until it is the published one: a commit may be on its way.
 const READS: usize = 2_000;
@@ -47,6 +60,11 @@ pub(crate) struct Bulk {
     pub(crate) plan: BulkPlanner,
     /// How far it is, and whether anybody waits.
     pub(crate) work: Arc<Work>,
+    /// Where an item of it was changed meanwhile, it is planned anew in place of leaving that item
+    /// alone: for an edit that names what it expects to find.
+    pub(crate) exact: bool,
+    /// Held until the work has ended, also where nobody waits for it any more.
+    pub(crate) place: Box<dyn Send>,
 }
 
 /// An edit that only has to be written.
@@ -54,9 +72,26 @@ pub(super) struct Prepared {
     pub(super) actor: String,
     pub(super) action: &'static str,
     pub(super) work: Arc<Work>,
+    /// The revision that the world is made on.
     at: Revision,
     steps: Vec<Step>,
     world: World,
+    /// See [`Bulk::exact`].
+    exact: bool,
+    /// Items of the edit that others changed meanwhile, which it leaves alone.
+    kept: Vec<ItemKey>,
+}
+
+impl Prepared {
+    /// Whether it is landed in its turn, as other small edits are.
+    pub(super) fn is_small(&self) -> bool {
+        self.len() <= SMALL
+    }
+
+    /// How many items it changes.
+    pub(super) fn len(&self) -> usize {
+        self.steps.len()
+    }
 }
 
 /// What came of an attempt.
@@ -81,6 +116,8 @@ pub(super) enum Ready {
     Done(Outcome),
     /// To be written.
     Write(Box<Prepared>),
+    /// What it rests on has changed; so many items it has.
+    Again(usize),
 }
 
 /// Plans, checks and builds. Blocks; not on the writer's thread.
@@ -94,15 +131,11 @@ pub(super) fn prepare(shared: &Shared, bulk: &mut Bulk) -> Result<Ready, Refusal
         return Ok(Ready::Done(Outcome::nothing(head.revision)));
     }
     work.begin(Stage::Check, steps.len());
-    let problems = check::check(store.as_ref(), &steps, None, &work)?;
-    if !problems.is_empty() {
-        return Err(Refusal::Invalid(problems));
-    }
+    let revision = Revision(head.revision.0 + 1);
+    let world = checked(store.as_ref(), &head.world, revision, &steps, &work)?;
     // The store may go on: what is needed of it has been read.
     drop(store);
     work.begin(Stage::Build, steps.len());
-    let revision = Revision(head.revision.0 + 1);
-    let world = build(&head.world, revision, &steps, &work)?;
     let problems = check::circles(&world, steps.iter().map(|step| &step.key));
     if !problems.is_empty() {
         return Err(Refusal::Invalid(problems));
@@ -110,10 +143,59 @@ pub(super) fn prepare(shared: &Shared, bulk: &mut Bulk) -> Result<Ready, Refusal
     if bulk.dry_run {
         return Ok(Ready::Done(Outcome::of(head.revision, &steps)));
     }
-    work.begin(Stage::Commit, steps.len());
-    let (actor, action) = (bulk.actor.clone(), bulk.action);
-    let prepared = Prepared { actor, action, work, at: head.revision, steps, world };
+    let (actor, action, exact) = (bulk.actor.clone(), bulk.action, bulk.exact);
+    let (at, kept) = (head.revision, Vec::new());
+    let mut prepared = Prepared { actor, action, work, at, steps, world, exact, kept };
+    // What has landed meanwhile is taken over here, so that little is left for the writer.
+    for _ in 0..CATCH_UPS {
+        let (store, head) = at_the_head(shared)?;
+        if head.revision == prepared.at {
+            break;
+        }
+        if !prepared.catch_up(store.as_ref(), &head, CHANGED_BESIDE)? {
+            return Ok(Ready::Again(prepared.len()));
+        }
+    }
+    prepared.work.begin(Stage::Commit, prepared.steps.len());
     Ok(Ready::Write(Box::new(prepared)))
+}
+
+/// Checks the state that steps leave and makes its world, of many steps at the same time.
+fn checked(
+    store: &dyn Reading,
+    world: &World,
+    revision: Revision,
+    steps: &[Step],
+    work: &Work,
+) -> Result<World, Refusal> {
+    let refused = |problems: Vec<Problem>| match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::Invalid(problems)),
+    };
+    if steps.len() <= SMALL {
+        refused(check::check(store, steps, None, work)?)?;
+        return build(world, revision, steps, || work.checked(0));
+    }
+    let in_vain = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let in_vain = &in_vain;
+        let going_on = move || match in_vain.load(Ordering::Relaxed) || work.is_given_up() {
+            true => Err(Refusal::Gone),
+            false => Ok(()),
+        };
+        let builder = std::thread::Builder::new()
+            .name("center-build".to_owned())
+            .spawn_scoped(scope, move || build(world, revision, steps, going_on));
+        let found = check::check(store, steps, None, work).and_then(refused);
+        in_vain.store(found.is_err(), Ordering::Relaxed);
+        let built = match builder {
+            Ok(builder) => builder.join().unwrap_or(Err(Refusal::Closed)),
+            // There is no thread to be had: one after the other.
+            Err(_) if found.is_ok() => build(world, revision, steps, || work.checked(0)),
+            Err(_) => Err(Refusal::Gone),
+        };
+        found.and(built)
+    })
 }
 
 /// A reading of the store and the published state, both at one revision.
@@ -130,17 +212,17 @@ fn at_the_head(shared: &Shared) -> Result<(Box<dyn Reading + '_>, Arc<Head>), Re
     Err(Refusal::Busy)
 }
 
-/// The world after steps.
+/// The world after steps, unless it is not to go on.
 pub(super) fn build(
     world: &World,
     revision: Revision,
     steps: &[Step],
-    work: &Work,
+    going_on: impl Fn() -> Result<(), Refusal>,
 ) -> Result<World, Refusal> {
     world.changed(
         revision,
         steps.iter().map(|step| {
-            work.checked(1)?;
+            going_on()?;
             Ok::<_, Refusal>(match &step.after {
                 Some(after) => {
                     let item = after
@@ -157,68 +239,49 @@ pub(super) fn build(
 /// Writes a prepared edit and publishes it. Runs on the writer's thread alone.
 pub(super) fn land(shared: &Shared, mut prepared: Box<Prepared>) -> Result<Landed, Refusal> {
     let before = shared.head.load_full();
-    let mut refused = None;
-    let mut done: Option<(Attempt, Option<Next>)> = None;
-    shared.store.write(&mut |tx| {
-        let landed = prepared.work.checked(0).and_then(|()| {
-            land::same_head(shared, &*tx, &before)?;
-            let Some(kept) = prepared.catch_up(&*tx, &before)? else {
-                return Ok((Attempt::Again, None));
-            };
-            if prepared.steps.is_empty() {
-                let outcome = Outcome { kept, ..Outcome::nothing(before.revision) };
-                return Ok((Attempt::Done(outcome), None));
-            }
-            let stamp = Stamp::now(&prepared.actor, prepared.action);
-            let revision = Revision(before.revision.0 + 1);
-            let work = Some(&*prepared.work);
-            land::write(tx, &prepared.steps, revision, &stamp, work)?;
-            let next = land::next(
-                tx,
-                shared,
-                &before,
-                &prepared.steps,
-                Vec::new(),
-                prepared.world.clone(),
-                &stamp,
-            )?;
-            let outcome = Outcome { kept, ..Outcome::of(revision, &prepared.steps) };
-            Ok((Attempt::Done(outcome), Some(next)))
-        });
-        match landed {
-            Ok(landed) => {
-                let verdict = if landed.1.is_some() { Verdict::Commit } else { Verdict::Rollback };
-                done = Some(landed);
-                Ok(verdict)
-            }
-            Err(Refusal::Store(e)) => Err(e),
-            Err(refusal) => {
-                refused = Some(refusal);
-                Ok(Verdict::Rollback)
-            }
-        }
-    })?;
-    if let Some(refusal) = refused {
-        return Err(refusal);
-    }
-    let Some((attempt, next)) = done else { return Err(Refusal::Closed) };
-    let replaced = next.map(|next| shared.publish(next)).transpose()?;
-    Ok(Landed { attempt, prepared, replaced })
+    let landed = land::in_transaction(shared, |tx| prepared.attempt(tx, shared, &before));
+    landed.map(|(attempt, replaced)| Landed { attempt, prepared, replaced })
 }
 
 impl Prepared {
-    /// Takes over what has landed since the edit was planned; the items of the edit that it
-    /// keeps its hands off. None: the edit must be planned anew.
+    fn attempt(
+        &mut self,
+        tx: &mut dyn Writing,
+        shared: &Shared,
+        before: &Head,
+    ) -> Result<(Attempt, Option<Next>), Refusal> {
+        self.work.checked(0)?;
+        land::same_head(shared, &*tx, before)?;
+        if !self.catch_up(&*tx, before, CHANGED_SINCE)? {
+            return Ok((Attempt::Again, None));
+        }
+        let kept = std::mem::take(&mut self.kept);
+        if self.steps.is_empty() {
+            let outcome = Outcome { kept, ..Outcome::nothing(before.revision) };
+            return Ok((Attempt::Done(outcome), None));
+        }
+        let stamp = Stamp::now(&self.actor, self.action);
+        let revision = Revision(before.revision.0 + 1);
+        land::write(tx, &self.steps, revision, &stamp, Some(&self.work))?;
+        let world = self.world.clone();
+        let next = land::next(tx, shared, before, &self.steps, Vec::new(), world, &stamp)?;
+        let outcome = Outcome { kept, ..Outcome::of(revision, &self.steps) };
+        Ok((Attempt::Done(outcome), Some(next)))
+    }
+
+    /// Takes over what has landed since the edit was planned, and notes the items of the edit that it
+    /// keeps its hands off. False: the edit must be planned anew.
     fn catch_up(
         &mut self,
         store: &dyn Reading,
         head: &Head,
-    ) -> Result<Option<Vec<ItemKey>>, Refusal> {
+        most: usize,
+    ) -> Result<bool, Refusal> {
         if head.revision == self.at {
-            return Ok(Some(Vec::new()));
+            return Ok(true);
         }
-        let Changes::Rows(rows) = store.changes_after(self.at, CHANGED_SINCE)? else {
-            return Ok(None);
+        let Changes::Rows(rows) = store.changes_after(self.at, most)? else {
+            return Ok(false);
         };
         let since: BTreeSet<ItemKey> = rows.into_iter().map(|row| row.key).collect();
         let touched: BTreeSet<&str> =
@@ -235,17 +298,17 @@ impl Prepared {
                         | Kind::Plan
                 )
         };
-        if since.iter().any(reaches_far) {
-            return Ok(None);
+        let is_own = |key: &ItemKey| self.exact && find(&self.steps, key).is_some();
+        if since.iter().any(|key| reaches_far(key) || is_own(key)) {
+            return Ok(false);
         }
-        let mut kept = Vec::new();
         let mut changes = Vec::new();
         for key in &since {
             let row = store.item(key)?;
             if let Some(step) = find(&self.steps, key) {
                 let wanted = step.after.as_ref().map(|after| after.digest);
                 if wanted != row.as_ref().map(|row| row.digest) {
-                    kept.push(key.clone());
+                    self.kept.push(key.clone());
                 }
             }
             changes.push(match row {
@@ -260,16 +323,16 @@ impl Prepared {
         self.steps.retain(|step| !since.contains(&step.key));
         let problems: Vec<Problem> = check::check(store, &self.steps, Some(&since), &self.work)?;
         if !problems.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         let revision = Revision(head.revision.0 + 1);
         let changes = changes.into_iter().map(Ok::<_, Refusal>);
         self.world = self.world.changed(revision, changes)?;
         if !check::circles(&self.world, since.iter()).is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         self.at = head.revision;
-        Ok(Some(kept))
+        Ok(true)
     }
 }
 

@@ -9,8 +9,7 @@
 //! the last step is made in the directory. The engine walks circles to their end, and the next
 //! change of that service's entities is refused by name.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use keepgate_policy::bundle::{BundleError, Place};
@@ -23,11 +22,13 @@ use super::step::{Step, find};
 use super::work::Work;
 use crate::store::{Reading, Row, StoreError};
 
-/// Items that are decoded and checked at once.
+/// Items that are decoded and checked at once, and their bytes: a policy takes a thousand times its
+/// bytes while it is checked.
 const PORTION: usize = 4_096;
+const PORTION_BYTES: usize = 1 << 20;
 
-/// Rows read at once.
-const PAGE: usize = 1_000;
+/// Rows read at once; each may have a MiB.
+const PAGE: usize = 100;
 
 /// Problems that are told.
 pub(super) const TOLD: usize = 1_000;
@@ -153,7 +154,8 @@ pub(super) fn check(
         Some(keys) => scopes.extend(keys.iter().map(|key| key.service.as_str())),
     }
     for service in scopes {
-        let mut scope = Scope { store, steps, of, service, work, problems: Vec::new() };
+        let (found, known) = Default::default();
+        let mut scope = Scope { store, steps, of, service, work, problems: found, known };
         scope.check()?;
         problems.append(&mut scope.problems);
     }
@@ -216,6 +218,8 @@ struct Scope<'a> {
     service: &'a str,
     work: &'a Work,
     problems: Vec<Problem>,
+    /// Of the service's schema, from one portion to the next.
+    known: validate::Known,
 }
 
 impl<'a> Scope<'a> {
@@ -234,6 +238,7 @@ impl<'a> Scope<'a> {
             frame.extend(self.after(&key)?);
         }
         self.namesakes()?;
+        self.puts()?;
         if any(&[Kind::Schema, Kind::Template]) {
             let parts = [Kind::Policy, Kind::Template, Kind::Link, Kind::Grant, Kind::Entity];
             for kind in parts {
@@ -276,29 +281,32 @@ impl<'a> Scope<'a> {
     /// Checks the changed items of these kinds, in portions, each together with the frame and the
     /// templates that it refers to.
     fn each_changed(&mut self, frame: &[Item], kinds: &[Kind]) -> Result<(), Refusal> {
-        let mut portion = Vec::new();
+        let mut portion = Portion::default();
         match self.of {
             None => {
                 for step in self.own_steps().filter(|step| kinds.contains(&step.key.kind)) {
                     if let Some(after) = &step.after {
-                        portion.push(decoded(after.decode())?);
+                        portion.add(decoded(after.decode())?, after.body.len());
+                        self.full(&mut portion, frame)?;
                     }
-                    self.full(&mut portion, frame)?;
                 }
             }
             Some(keys) => {
                 for key in self.own(keys).filter(|key| kinds.contains(&key.kind)) {
-                    portion.extend(self.after(key)?);
-                    self.full(&mut portion, frame)?;
+                    if let Some(item) = self.after(key)? {
+                        let bytes = item.encode().len();
+                        portion.add(item, bytes);
+                        self.full(&mut portion, frame)?;
+                    }
                 }
             }
         }
-        self.portion(portion, frame)
+        self.portion(portion.items, frame)
     }
 
     /// Checks all items of a kind, stored and changed, in portions.
     fn each_of_all(&mut self, frame: &[Item], kind: Kind) -> Result<(), Refusal> {
-        let mut portion = Vec::new();
+        let mut portion = Portion::default();
         let mut after = String::new();
         loop {
             let rows = self.store.list(self.service, kind, &after, PAGE)?;
@@ -306,7 +314,8 @@ impl<'a> Scope<'a> {
             after.clone_from(&last.key.id);
             let is_last = rows.len() < PAGE;
             for row in rows.into_iter().filter(|row| find(self.steps, &row.key).is_none()) {
-                portion.push(stored(row)?);
+                let bytes = row.body.len();
+                portion.add(stored(row)?, bytes);
                 self.full(&mut portion, frame)?;
             }
             if is_last {
@@ -315,18 +324,18 @@ impl<'a> Scope<'a> {
         }
         for step in self.own_steps().filter(|step| step.key.kind == kind) {
             if let Some(after) = &step.after {
-                portion.push(decoded(after.decode())?);
+                portion.add(decoded(after.decode())?, after.body.len());
+                self.full(&mut portion, frame)?;
             }
-            self.full(&mut portion, frame)?;
         }
-        self.portion(portion, frame)
+        self.portion(portion.items, frame)
     }
 
-    fn full(&mut self, portion: &mut Vec<Item>, frame: &[Item]) -> Result<(), Refusal> {
-        if portion.len() < PORTION {
+    fn full(&mut self, portion: &mut Portion, frame: &[Item]) -> Result<(), Refusal> {
+        if portion.items.len() < PORTION && portion.bytes < PORTION_BYTES {
             return Ok(());
         }
-        self.portion(std::mem::take(portion), frame)
+        self.portion(std::mem::take(portion).items, frame)
     }
 
     fn portion(&mut self, mut portion: Vec<Item>, frame: &[Item]) -> Result<(), Refusal> {
@@ -334,7 +343,6 @@ impl<'a> Scope<'a> {
             return Ok(());
         }
         self.work.checked(portion.len())?;
-        let mut templates: BTreeMap<ItemKey, Option<Item>> = BTreeMap::new();
         for item in &portion {
             if let ItemBody::Grant(grant) = &item.body
                 && grant.actions.len() > MOST_ACTIONS
@@ -345,17 +353,17 @@ impl<'a> Scope<'a> {
                 );
                 self.problems.push(Problem::of(&item.key, message));
             }
-            if let ItemBody::Link(link) = &item.body {
-                let key = ItemKey::template(self.service, &link.template);
-                if let Entry::Vacant(place) = templates.entry(key) {
-                    let template = self.after(place.key())?;
-                    place.insert(template);
-                }
+            if let ItemBody::Link(link) = &item.body
+                && !self.known.has_template(&link.template)
+                && let Some(template) =
+                    self.after(&ItemKey::template(self.service, &link.template))?
+            {
+                self.known.template(&template);
             }
         }
-        portion.extend(templates.into_values().flatten());
         portion.extend_from_slice(frame);
-        self.problems.extend(validate::world(&portion).into_iter().map(Problem::from));
+        let found = validate::portion(&portion, &mut self.known);
+        self.problems.extend(found.into_iter().map(Problem::from));
         Ok(())
     }
 
@@ -392,7 +400,8 @@ impl<'a> Scope<'a> {
             }
         }
         self.work.checked(0)?;
-        self.problems.extend(validate::world(&items).into_iter().map(Problem::from));
+        let found = validate::portion(&items, &mut self.known);
+        self.problems.extend(found.into_iter().map(Problem::from));
         let plans: BTreeSet<String> = items
             .iter()
             .filter(|item| item.key.kind == Kind::Plan)
@@ -446,6 +455,17 @@ impl<'a> Scope<'a> {
         Ok(())
     }
 
+    /// What is put anew keeps bounds that an earlier release did not have.
+    fn puts(&mut self) -> Result<(), Refusal> {
+        let bounded = |step: &&Step| matches!(step.key.kind, Kind::Service | Kind::Route);
+        let own = self.own_steps().filter(bounded).filter_map(|step| step.after.as_ref());
+        for after in own {
+            let item = decoded(after.decode())?;
+            self.problems.extend(validate::put(&item).map(Problem::from));
+        }
+        Ok(())
+    }
+
     /// Policies, templates, links and grants share their ids.
     fn namesakes(&mut self) -> Result<(), Refusal> {
         let mut held: HashMap<Kind, bool> = HashMap::new();
@@ -490,6 +510,20 @@ impl<'a> Scope<'a> {
                 }
             }
         }
+    }
+}
+
+/// Items that are checked at once.
+#[derive(Default)]
+struct Portion {
+    items: Vec<Item>,
+    bytes: usize,
+}
+
+impl Portion {
+    fn add(&mut self, item: Item, bytes: usize) {
+        self.items.push(item);
+        self.bytes += bytes;
     }
 }
 

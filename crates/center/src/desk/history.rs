@@ -237,8 +237,8 @@ pub(super) struct Moved<'a> {
     pub(super) key: &'a ItemKey,
     /// Its digest before; none: it was not there.
     pub(super) was: Option<Digest>,
-    /// Its body; none: it is gone.
-    pub(super) body: Option<&'a [u8]>,
+    /// Its digest now, which is that of the change too; none: it is gone.
+    pub(super) now: Option<Digest>,
 }
 
 /// Who changes what, and when.
@@ -263,8 +263,8 @@ pub(super) fn advance<'a>(
     let (mut sums, mut changed, mut others) = (before.sums, Digest::default(), Digest::default());
     let mut tombstones = false;
     for item in moved {
-        changed = changed.plus(change_digest(item.key, item.body));
-        match (item.was, item.body) {
+        changed = changed.plus(item.now.unwrap_or_else(|| change_digest(item.key, None)));
+        match (item.was, item.now) {
             (Some(was), None) => {
                 let tombstone = Tombstone {
                     key: item.key.clone(),

@@ -30,33 +30,34 @@ const LOOK_EVERY: usize = 1_024;
 pub(super) fn land(shared: &Shared, edit: Edit) -> Result<Outcome, Refusal> {
     let before = shared.head.load_full();
     let Edit { actor, action, dry_run, plan } = edit;
-    let mut plan = Some(plan);
-    let mut refused = None;
-    let mut landed: Option<(Outcome, Option<Next>)> = None;
-    shared.store.write(&mut |tx| {
-        let Some(plan) = plan.take() else { return Ok(Verdict::Rollback) };
+    let landed = in_transaction(shared, |tx| {
         let stamp = Stamp::now(&actor, action);
-        match attempt(tx, &before, plan, &stamp, dry_run, shared) {
-            Ok(done) => {
-                let verdict = if done.1.is_some() { Verdict::Commit } else { Verdict::Rollback };
-                landed = Some(done);
-                Ok(verdict)
-            }
+        attempt(tx, &before, plan, &stamp, dry_run, shared)
+    });
+    landed.map(|(outcome, _)| outcome)
+}
+
+/// Makes an attempt in a write transaction. A state that it makes is committed and published; with
+/// what came of the attempt, the state that was published before. Else nothing is written.
+pub(super) fn in_transaction<T>(
+    shared: &Shared,
+    attempt: impl FnOnce(&mut dyn Writing) -> Result<(T, Option<Next>), Refusal>,
+) -> Result<(T, Option<Arc<Head>>), Refusal> {
+    let mut attempt = Some(attempt);
+    let mut done = Err(Refusal::Closed);
+    shared.store.write(&mut |tx| {
+        let Some(attempt) = attempt.take() else { return Ok(Verdict::Rollback) };
+        match attempt(tx) {
             Err(Refusal::Store(e)) => Err(e),
-            Err(refusal) => {
-                refused = Some(refusal);
-                Ok(Verdict::Rollback)
+            landed => {
+                let makes_a_state = matches!(landed, Ok((_, Some(_))));
+                done = landed;
+                Ok(if makes_a_state { Verdict::Commit } else { Verdict::Rollback })
             }
         }
     })?;
-    if let Some(refusal) = refused {
-        return Err(refusal);
-    }
-    let Some((outcome, next)) = landed else { return Err(Refusal::Closed) };
-    if let Some(next) = next {
-        shared.publish(next)?;
-    }
-    Ok(outcome)
+    let (outcome, next) = done?;
+    Ok((outcome, next.map(|next| shared.publish(next)).transpose()?))
 }
 
 /// Who does what, and when.
@@ -111,7 +112,7 @@ fn attempt(
     if !problems.is_empty() {
         return Err(Refusal::Invalid(problems));
     }
-    let world = bulk::build(&before.world, revision, &steps, &work)?;
+    let world = bulk::build(&before.world, revision, &steps, || Ok(()))?;
     let problems = check::circles(&world, steps.iter().map(|step| &step.key));
     if !problems.is_empty() {
         return Err(Refusal::Invalid(problems));
@@ -265,7 +266,7 @@ pub(super) fn next(
     let moved = steps.iter().map(|step| Moved {
         key: &step.key,
         was: step.before.as_ref().map(|before| before.digest),
-        body: step.after.as_ref().map(|after| after.body.as_slice()),
+        now: step.after.as_ref().map(|after| after.digest),
     });
     let by = By { actor: stamp.actor, action: stamp.action, unix_ms: stamp.unix_ms };
     let (mark, sums) =

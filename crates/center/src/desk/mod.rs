@@ -30,8 +30,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use keepgate_policy::service::ServiceSettings;
+use keepgate_policy::world::Builder;
 use keepgate_policy::{
-    Change, Digest, Item, ItemBody, ItemKey, Kind, Mark, Revision, Snapshot, World, proto,
+    Change, Digest, Item, ItemBody, ItemKey, Kind, Mark, Revision, World, proto,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -190,6 +191,12 @@ pub enum Refusal {
     /// Too many edits wait already.
     #[error("too many changes are waiting; try again")]
     Busy,
+    /// Others changed what a large edit rests on, again and again.
+    #[error(
+        "others changed the service's settings, schema, templates, routes or limits again and again \
+         while this change of {0} items was worked out; try again"
+    )]
+    Overtaken(usize),
     /// The center is shutting down.
     #[error("the center is shutting down")]
     Closed,
@@ -225,9 +232,6 @@ pub enum OpenError {
     /// The store cannot be read.
     #[error("cannot read the store")]
     Store(#[from] StoreError),
-    /// A stored item is not what this release understands.
-    #[error("the store holds an item that does not decode")]
-    Item(#[from] keepgate_policy::item::DecodeError),
     /// The engine does not take the stored items.
     #[error("the store holds a state that the engine does not take")]
     World(#[from] keepgate_policy::world::WorldError),
@@ -462,6 +466,7 @@ impl Desk {
     /// given up when its [`Work`] is.
     pub(crate) async fn edit_bulk(&self, mut bulk: Bulk) -> Result<Outcome, Refusal> {
         self.may_edit().await?;
+        let mut items = 0;
         for _ in 0..bulk::ATTEMPTS {
             let shared = Arc::clone(&self.shared);
             let work = tokio::task::spawn_blocking(move || {
@@ -473,7 +478,12 @@ impl Desk {
             let prepared = match ready? {
                 bulk::Ready::Done(outcome) => return Ok(outcome),
                 bulk::Ready::Write(prepared) => prepared,
+                bulk::Ready::Again(count) => {
+                    items = count;
+                    continue;
+                }
             };
+            items = prepared.len();
             let (reply, answer) = oneshot::channel();
             let jobs = self.jobs().ok_or(Refusal::Closed)?;
             jobs.send(Job::Bulk(prepared, reply)).await.map_err(|_| Refusal::Closed)?;
@@ -486,8 +496,12 @@ impl Desk {
             }
         }
         // Others change what it rests on again and again: the writer works it out, they wait.
-        let Bulk { actor, action, dry_run, mut plan, work } = bulk;
+        if items > bulk::MOST_ON_WRITER {
+            return Err(Refusal::Overtaken(items));
+        }
+        let Bulk { actor, action, dry_run, mut plan, work, place, .. } = bulk;
         let plan: Planner = Box::new(move |store, head| {
+            let _held = place;
             let steps = plan(store, head)?;
             work.checked(0)?;
             let changes = steps.into_iter().map(|step| match step.after {
@@ -552,8 +566,8 @@ impl Drop for Desk {
     }
 }
 
-/// The writer thread: until the queue is closed and empty. A prepared edit waits until no small one
-/// does, or for [`BULK_WAITS`].
+/// The writer thread: until the queue is closed and empty. A large prepared edit waits until no small
+/// one does, or for [`BULK_WAITS`].
 fn work(shared: &Shared, mut queue: mpsc::Receiver<Job>) {
     let mut waiting: VecDeque<(Instant, _, _)> = VecDeque::new();
     loop {
@@ -563,6 +577,9 @@ fn work(shared: &Shared, mut queue: mpsc::Receiver<Job>) {
             Some(_) => queue.try_recv().ok(),
         };
         match job {
+            Some(Job::Bulk(prepared, reply)) if prepared.is_small() => {
+                bulk(shared, prepared, reply);
+            }
             Some(Job::Bulk(prepared, reply)) if waiting.len() < BULK_QUEUE => {
                 waiting.push_back((Instant::now(), prepared, reply));
             }
@@ -572,13 +589,21 @@ fn work(shared: &Shared, mut queue: mpsc::Receiver<Job>) {
             Some(job) => small(shared, job),
             None => {
                 let Some((_, prepared, reply)) = waiting.pop_front() else { return };
-                let action = prepared.action;
-                let landed = shared.resume().and_then(|()| bulk::land(shared, prepared));
-                shared.judge(action, &landed, |landed| landed.replaced.is_some());
-                let _ = reply.send(landed);
+                bulk(shared, prepared, reply);
             }
         }
     }
+}
+
+fn bulk(
+    shared: &Shared,
+    prepared: Box<bulk::Prepared>,
+    reply: oneshot::Sender<Result<bulk::Landed, Refusal>>,
+) {
+    let action = prepared.action;
+    let landed = shared.resume().and_then(|()| bulk::land(shared, prepared));
+    shared.judge(action, &landed, |landed| landed.replaced.is_some());
+    let _ = reply.send(landed);
 }
 
 fn small(shared: &Shared, job: Job) {
@@ -812,36 +837,40 @@ fn load(store: &dyn Store) -> Result<(Head, Meta, Vec<Fork>), OpenError> {
     let last = verify::chain(reading.as_ref(), &meta)?;
     let revision = last.revision;
     let mut newer = Newer::default();
-    let mut items: Vec<Item> = Vec::new();
+    let mut world = Builder::new(revision);
     let mut services = BTreeMap::new();
     let mut scopes = BTreeMap::new();
     for scope in reading.scopes()? {
         let mut sum = Digest::default();
-        let mut broken: Option<keepgate_policy::item::DecodeError> = None;
+        let mut broken: Option<OpenError> = None;
         let mut count = 0;
         reading.each(&scope.service, &mut |row| {
-            count += 1;
-            match Item::decode(row.key.clone(), &row.body) {
-                Ok(item) => {
-                    sum = sum.plus(verify::row(&row, &item, revision)?);
-                    newer.moved(&item.key.service, row.needs, true);
-                    if let ItemBody::Service(settings) = &item.body {
-                        services.insert(item.key.service.clone(), Arc::new((**settings).clone()));
-                    }
-                    items.push(item);
-                }
-                Err(e) => broken = Some(e),
+            if broken.is_some() {
+                return Ok(());
             }
+            count += 1;
+            let item = Item::decode(row.key.clone(), &row.body)
+                .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
+            let digest = verify::row(&row, &item, revision)?;
+            sum = sum.plus(digest);
+            newer.moved(&item.key.service, row.needs, true);
+            if let ItemBody::Service(settings) = &item.body {
+                services.insert(item.key.service.clone(), Arc::new((**settings).clone()));
+            }
+            // A replica computes its digest from what it decodes.
+            let same = item.encode() == row.body;
+            let digest = if same { digest } else { Digest::of(&item) };
+            // An error of the engine is not the store's.
+            broken = world.put(&item, digest).err().map(OpenError::World);
             Ok(())
         })?;
         if let Some(e) = broken {
-            return Err(StoreError::Corrupt { what: keepgate_observe::chain(&e) }.into());
+            return Err(e);
         }
         verify::scope(&scope, sum, count)?;
         scopes.insert(scope.service.clone(), scope);
     }
-    let digest = digest_of(&scopes, &Scope::All);
-    let world = World::from_snapshot(&Snapshot { revision, digest, items })?;
+    let world = world.finish(Some(digest_of(&scopes, &Scope::All)))?;
     let tokens = reading.tokens()?;
     let sums = verify::sums(reading.as_ref(), &tokens)?;
     let tokens = tokens.into_iter().map(|row| (row.id.clone(), row)).collect();

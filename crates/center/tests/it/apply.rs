@@ -299,3 +299,71 @@ async fn membership_never_leads_in_a_circle() {
     center.ask("PUT", path, Some(parents("e"))).await.good();
     center.stop().await;
 }
+
+/// A bound on the age that no gate can keep is refused by each way in, by name; the smallest that one
+/// can keep is taken.
+#[tokio::test]
+async fn an_age_that_no_gate_can_keep_does_not_land() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let route = |age: &str| {
+        format!("[[route]]\nmethod = \"GET\"\npath = \"/r\"\nmax_age = \"{age}\"\n")
+    };
+    let api = |age: &str| {
+        json!({ "openapi": "3.1.0", "info": { "title": "t", "version": "1" }, "paths": {
+            "/r": { "get": { "x-keepgate-max-age": age, "responses": {} } } } })
+        .to_string()
+    };
+    let named = |age: &str| format!("name = \"orders\"\nmax_age = \"{age}\"\n");
+    let plain = "name = \"orders\"\n";
+    for (age, status) in [("0s", 422), ("2999ms", 422), ("3s", 200), ("5s", 200)] {
+        let says = |answer: Answer, what: &str| {
+            assert_eq!(answer.status.as_u16(), status, "{what}, {age}: {}", answer.json());
+            if status == 422 {
+                let problem = answer.json();
+                let message = problem["problems"][0]["message"].as_str().unwrap();
+                assert!(message.contains("at least 3000 ms"), "{what}: {message}");
+            }
+        };
+        let files = [
+            ("service.toml", json!({ "service.toml": named(age) })),
+            ("routes.toml", json!({ "service.toml": plain, "routes.toml": route(age) })),
+            ("openapi.json", json!({ "service.toml": plain, "openapi.json": api(age) })),
+        ];
+        for (file, files) in files {
+            for query in ["?dry_run=true", ""] {
+                says(apply(&center, query, &files).await, file);
+            }
+        }
+        apply(&center, "", &json!({ "service.toml": plain })).await.good();
+        let puts = [
+            ("/v1/services/orders", json!({ "max_age": age })),
+            ("/v1/services/orders/routes/GET%20%2Fr", json!({ "max_age": age })),
+        ];
+        for (path, body) in puts {
+            says(center.ask("PUT", path, Some(body)).await, path);
+        }
+    }
+    center.stop().await;
+}
+
+/// More entities than a page of the store: an export has them all, and applied it changes nothing.
+#[tokio::test]
+async fn an_export_of_many_entities_is_whole() {
+    const MANY: usize = 2_500;
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let entities: Vec<Value> = (0..MANY)
+        .map(|n| json!({ "uid": { "type": "user", "id": format!("u\"{n}\\") }, "attrs": {} }))
+        .collect();
+    let mut files = orders();
+    files["entities.json"] = json!(json!(entities).to_string());
+    let landed = apply(&center, "", &files).await.good();
+    let export = center.ask("GET", "/v1/services/orders/export", None).await.good();
+    let told: Value =
+        serde_json::from_str(export["files"]["entities.json"].as_str().unwrap()).unwrap();
+    assert_eq!(told.as_array().unwrap().len(), MANY);
+    let again = apply(&center, "", &export["files"]).await.good();
+    assert_eq!((&again["revision"], &again["changes"]), (&landed["revision"], &json!([])));
+    center.stop().await;
+}

@@ -1,8 +1,12 @@
 //! Whatever nests or is long, by every way in: the center answers 422, and goes on.
 
+use std::path::Path;
+
+use keepgate_policy::{Digest, Item, ItemKey, Kind, Uid};
 use serde_json::{Value, json};
 
 use crate::fixture::{Dir, Running};
+use crate::keeping::store_of_release_01;
 
 fn around(open: &str, inner: &str, close: &str, n: usize) -> String {
     format!("{}{inner}{}", open.repeat(n), close.repeat(n))
@@ -102,4 +106,86 @@ async fn nothing_deep_ends_the_center() {
     let answer = center.ask("POST", "/s/orders/access/v1/evaluation", Some(body)).await.good();
     assert_eq!(answer["decision"], true);
     center.stop().await;
+}
+
+/// Puts an item into a store of release 0.1, as that release would have.
+fn put_by_release_01(dir: &Path, key: ItemKey, body: &Value) {
+    let item = Item::decode(key, body.to_string().as_bytes()).unwrap();
+    let (key, body) = (&item.key, item.encode());
+    let digest = Digest::of_encoded(key, &body);
+    let raw = rusqlite::Connection::open(dir.join("center.db")).unwrap();
+    raw.execute(
+        "INSERT INTO items VALUES (?1, ?2, ?3, ?4, 12, ?5, '')",
+        rusqlite::params![key.service, key.kind.as_str(), key.id, body, digest.to_bytes()],
+    )
+    .unwrap();
+    let sum = "SELECT digest FROM scopes WHERE service = ?1";
+    let sum: Vec<u8> = raw.query_row(sum, [&key.service], |row| row.get(0)).unwrap();
+    let sum = Digest::from_bytes(&sum).unwrap().plus(digest);
+    let grown = "UPDATE scopes SET digest = ?2, items = items + 1 WHERE service = ?1";
+    raw.execute(grown, rusqlite::params![key.service, sum.to_bytes()]).unwrap();
+}
+
+/// Release 0.1 took what is beyond a bound of today: the center starts on it. What it cannot know
+/// it does not decide, until the item is replaced.
+#[tokio::test]
+async fn a_store_of_release_01_may_hold_what_is_beyond_a_bound() {
+    const LEVELS: usize = 120;
+    let forbid = format!(
+        "forbid (principal, action, resource) when {{ {} }};",
+        around("(", "false", ")", LEVELS)
+    );
+    let types = format!(
+        "entity user; entity doc = {{ a: {} }}; action read appliesTo {{ principal: user, \
+         resource: doc }};",
+        around("Set<", "Long", ">", LEVELS)
+    );
+    let value: Value = serde_json::from_str(&around("[", "1", "]", LEVELS)).unwrap();
+    let user = json!({ "type": "user", "id": "alice" });
+    let key = |kind, id: &str| ItemKey::new("orders", kind, id);
+    let items = [
+        (key(Kind::Policy, "deep"), json!({ "text": forbid }), false),
+        (key(Kind::Schema, ""), json!({ "text": types }), false),
+        (
+            ItemKey::entity("orders", &Uid::new("user", "alice")),
+            json!({ "uid": user, "attrs": { "a": value }, "parents": [], "tags": {} }),
+            true,
+        ),
+        (key(Kind::Limit, "r"), json!({ "name": "r", "x": value }), true),
+    ];
+    let question = || {
+        json!({ "subject": { "type": "user", "id": "alice" }, "action": { "name": "read" },
+            "resource": { "type": "doc", "id": "a" } })
+    };
+    for (key, body, decides) in items {
+        let dir = Dir::new();
+        store_of_release_01(dir.path());
+        put_by_release_01(dir.path(), key.clone(), &body);
+        for _ in 0..2 {
+            let center = Running::start(&dir).await;
+            let path = "/s/orders/access/v1/evaluation";
+            let answer = center.ask("POST", path, Some(question())).await;
+            let status = if decides { 200 } else { 503 };
+            assert_eq!(answer.status.as_u16(), status, "{key}: {}", answer.json());
+            center.stop().await;
+        }
+        let center = Running::start(&dir).await;
+        let (path, text) = match key.kind {
+            Kind::Policy => {
+                ("policies/deep", "forbid (principal, action, resource) when { false };")
+            }
+            _ => (
+                "schema",
+                "entity role; entity user in [role]; entity doc; \
+                 action read appliesTo { principal: user, resource: doc };",
+            ),
+        };
+        if !decides {
+            let path = format!("/v1/services/orders/{path}");
+            center.ask("PUT", &path, Some(json!({ "text": text }))).await.good();
+            let path = "/s/orders/access/v1/evaluation";
+            center.ask("POST", path, Some(question())).await.good();
+        }
+        center.stop().await;
+    }
 }

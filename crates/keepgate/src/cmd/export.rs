@@ -62,12 +62,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let service = text(&answer, "service");
     style::print(&format!("{service}: {count} files in {}\n", args.dir.display()))?;
     let beside = counted(&extras);
-    if args.all && extras.get("complete").and_then(Value::as_bool) == Some(false) {
-        bail!(
-            "the center has more than fits into {EXTRAS}; the files are written, {EXTRAS} is not: back the \
-             center up with `keepgate center backup FILE`"
-        );
-    }
     if args.all {
         let path = args.dir.join(EXTRAS);
         write_extras(&path, &extras)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::elements::{Elements, MAX_ELEMENT_BYTES, Next};
-use super::{ENTITIES, Reader};
+use super::{ENTITIES, ENTITIES_LIST, Reader};
 use crate::item::canonical_json;
 use crate::model::{EntityBody, Item, ItemBody, Uid};
 
@@ -122,5 +122,6 @@ pub(super) fn render(items: &[&Item]) -> Option<String> {
         })
         .collect();
     // One line an entity: a change of one is a change of one line.
-    (!entities.is_empty()).then(|| format!("[\n  {}\n]\n", entities.join(",\n  ")))
+    let [open, between, close] = ENTITIES_LIST;
+    (!entities.is_empty()).then(|| format!("{open}{}{close}", entities.join(between)))
 }

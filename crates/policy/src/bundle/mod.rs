@@ -85,6 +85,9 @@ const OPENAPI: [&str; 3] = ["openapi.json", "openapi.yaml", "openapi.yml"];
 /// The file whose items come in millions; [`Packer::entities`] reads it as it comes.
 pub const ENTITIES_FILE: &str = ENTITIES;
 
+/// What that file has before, between and behind the canonical JSON of its entities.
+pub const ENTITIES_LIST: [&str; 3] = ["[\n  ", ",\n  ", "\n]\n"];
+
 /// The most errors that are told; of the others there is a count.
 pub const MAX_ERRORS: usize = 1_000;
 

@@ -95,6 +95,11 @@ pub(crate) fn need(text: &str) -> Need {
     }
 }
 
+/// How many tokens a text has; none of one that is beyond a bound.
+pub(crate) fn tokens(text: &str) -> usize {
+    scan::policy(text).map_or(0, |scan| scan.tokens)
+}
+
 /// A policy or template for a policy set; of a static policy the template without slots.
 pub(crate) fn template(sort: Sort, id: &str, text: &str) -> Result<Template, PolicyError> {
     read(sort, Some(id), text, Ok)

@@ -1,7 +1,6 @@
 //! Entities of one service against its schema, or of the directory against none.
 
 use cedar_policy::{Entity, Schema};
-use cedar_policy_core::validator::ValidatorSchema;
 use serde_json::Value;
 
 use super::Check;
@@ -14,11 +13,10 @@ use crate::stack::{self, Need};
 const SMALL: usize = 8;
 
 impl Check {
-    pub(super) fn entities(&mut self, schema: Option<&ValidatorSchema>, items: &[&Item]) {
+    pub(super) fn entities(&mut self, schema: Option<&Schema>, items: &[&Item]) {
         if !items.iter().any(|item| matches!(item.body, ItemBody::Entity(_))) {
             return;
         }
-        let schema = schema.map(|schema| Schema::from(schema.clone()));
         // A few levels of JSON are many levels of calls.
         let is_deep = |item: &&Item| match &item.body {
             ItemBody::Entity(body) => {
@@ -28,7 +26,7 @@ impl Check {
             _ => false,
         };
         let need = if items.iter().any(is_deep) { Need::Large } else { Need::Small };
-        let checked = stack::run(need, || self.entities_against(schema.as_ref(), items));
+        let checked = stack::run(need, || self.entities_against(schema, items));
         if let (Err(error), Some(first)) = (checked, items.first()) {
             self.problem(&first.key, error.to_string());
         }
@@ -41,6 +39,10 @@ impl Check {
             };
             // What Cedar cannot name is said already.
             if !body.uid.has_valid_kind() || body.parents.iter().any(|p| !p.has_valid_kind()) {
+                continue;
+            }
+            // Nothing is left of which Cedar could say something.
+            if schema.is_none() && body.attrs.is_empty() && body.tags.is_empty() {
                 continue;
             }
             // Cedar's own message for this names neither the attribute nor the way out.

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
-    Eid, EntityType, EntityUID, PolicyID, PolicySet, SlotId, StaticPolicy, Template,
+    Eid, EntityType, EntityUID, ExprKind, Literal, PolicyID, PolicySet, SlotId, StaticPolicy,
+    Template,
 };
 use cedar_policy_core::validator::typecheck::Typechecker;
 use cedar_policy_core::validator::{ValidationError, ValidationMode, Validator, ValidatorSchema};
 
 use miette::Diagnostic;
 
-use super::Check;
+use super::{Check, MAX_STEPS, Types};
 use crate::bundle::MARKER;
 use crate::cedar_text::{self, PolicyError, Sort};
 use crate::model::{GrantBody, Item, ItemBody, ItemKey, LinkBody, Uid};
@@ -21,7 +22,7 @@ use crate::stack::{self, Need};
 const TOLD: usize = 20;
 
 impl Check {
-    pub(super) fn policies(&mut self, schema: Option<(&ItemKey, &ValidatorSchema)>, own: &[&Item]) {
+    pub(super) fn policies(&mut self, schema: Option<(&ItemKey, &Types)>, own: &[&Item]) {
         let mut ids: BTreeMap<&str, (&ItemKey, &str)> = BTreeMap::new();
         let mut need = Need::Small;
         for item in own {
@@ -42,15 +43,15 @@ impl Check {
         // the set is dropped too.
         let checked = stack::run(need, || {
             let set = self.set(own);
-            if let Some((key, schema)) = schema {
-                self.against(key, schema, &set, &ids);
+            if let Some((key, types)) = schema {
+                self.against(key, types, &set, &ids);
             }
         });
         if let (Err(error), Some(first)) = (checked, own.first()) {
             self.problem(&first.key, error.to_string());
         }
-        if let Some((_, schema)) = schema {
-            self.grants(schema, own);
+        if let Some((_, types)) = schema {
+            self.grants(&types.policies, own);
         }
     }
 
@@ -83,16 +84,31 @@ impl Check {
     fn against(
         &mut self,
         key: &ItemKey,
-        schema: &ValidatorSchema,
+        types: &Types,
         set: &PolicySet,
         ids: &BTreeMap<&str, (&ItemKey, &str)>,
     ) {
+        let schema = &types.policies;
         if let Err(error) = schema.check_complete() {
             return self.problem(key, cedar_text::explained(&error, "").message);
         }
         let first = self.problems.len();
         let checker = Typechecker::new(schema, ValidationMode::Strict);
         for template in set.all_templates() {
+            let id: &str = template.id().as_ref();
+            let Some((key, text)) = ids.get(id) else { continue };
+            let unknown = unknown_names(schema, template);
+            if !self.has_steps(types, key, template, cedar_text::tokens(text), unknown.len()) {
+                return;
+            }
+            if let Some(name) = unknown.get(TOLD) {
+                let message = format!(
+                    "it has more than {TOLD} entity types and actions that the schema does not have, \
+                     such as `{name}`"
+                );
+                self.problem(key, message);
+                continue;
+            }
             let mut errors: HashSet<ValidationError> =
                 Validator::validate_entity_types_and_literals(schema, template).collect();
             let is_well_typed =
@@ -100,9 +116,16 @@ impl Check {
             if errors.is_empty() && !is_well_typed {
                 self.unchecked(template, ids);
             }
-            self.told(template.id().as_ref(), errors.iter(), ids);
+            self.told(id, errors.iter(), ids);
         }
         if let Some(links) = scopes_of_links(set) {
+            for template in links.all_templates() {
+                let id: &str = template.id().as_ref();
+                let Some((key, _)) = ids.get(id) else { continue };
+                if !self.has_steps(types, key, template, 0, 0) {
+                    return;
+                }
+            }
             let result = Validator::new(schema.clone()).validate(&links, ValidationMode::Strict);
             let result = cedar_policy::ValidationResult::from(result);
             for error in result.validation_errors() {
@@ -117,6 +140,30 @@ impl Check {
         if let Some(found) = self.problems.get_mut(first..) {
             found.sort_by(|a, b| (&a.key, a.line, &a.message).cmp(&(&b.key, b.line, &b.message)));
         }
+    }
+
+    /// Takes the steps of one more policy, and says so where they are too many.
+    fn has_steps(
+        &mut self,
+        types: &Types,
+        key: &ItemKey,
+        template: &Template,
+        tokens: usize,
+        unknown: usize,
+    ) -> bool {
+        let steps = types.effort.steps(&types.policies, template, tokens, unknown);
+        let (before, sum) = (self.known.steps, self.known.steps.saturating_add(steps));
+        self.known.steps = sum;
+        if sum > MAX_STEPS && before <= MAX_STEPS {
+            let message = format!(
+                "to check the policies up to this one against the schema takes {sum} steps, at most \
+                 {MAX_STEPS} are possible: a policy's tokens times the combinations of action, \
+                 principal type and resource type that its scope leaves; name actions in the scope, \
+                 or divide the service"
+            );
+            self.problem(key, message);
+        }
+        sum <= MAX_STEPS
     }
 
     fn told<'e, E: Diagnostic + 'e>(
@@ -183,6 +230,11 @@ impl Check {
 
     fn link(&mut self, key: &ItemKey, body: &LinkBody, set: &mut PolicySet) {
         let template = PolicyID::from_string(&body.template);
+        if set.get_template(&template).is_none()
+            && let Some(scope) = self.known.scopes.get(&body.template)
+        {
+            set.add_template(scope.clone()).unwrap_or_default();
+        }
         if set.get_template(&template).is_none_or(|template| template.slots().next().is_none()) {
             let message = format!("there is no template `{}`", body.template);
             return self.problem(key, message);
@@ -242,6 +294,24 @@ impl Check {
     }
 }
 
+/// Entity types and actions that the schema does not have, one more than are told at most. Cedar
+/// searches for each of them what may have been meant.
+fn unknown_names(schema: &ValidatorSchema, template: &Template) -> Vec<String> {
+    let has_type = |kind: &EntityType| schema.get_entity_type(kind).is_some();
+    let condition = template.condition();
+    let unknown = condition.subexpressions().filter_map(|part| match part.expr_kind() {
+        ExprKind::Lit(Literal::EntityUID(uid)) => {
+            let is_known = has_type(uid.entity_type()) || schema.get_action_id(uid).is_some();
+            (!is_known).then(|| uid.to_string())
+        }
+        ExprKind::Is { entity_type, .. } => {
+            (!has_type(entity_type)).then(|| entity_type.to_string())
+        }
+        _ => None,
+    });
+    unknown.take(TOLD + 1).collect()
+}
+
 /// A few names, for an error text.
 fn some_of(names: impl Iterator<Item = String>) -> String {
     const SHOWN: usize = 12;
@@ -260,6 +330,20 @@ fn cedar_uid(uid: &Uid) -> Option<EntityUID> {
     Some(EntityUID::from_components(kind, Eid::new(&uid.id), None))
 }
 
+/// A template without its condition.
+pub(super) fn scope_of(template: &Template) -> Template {
+    Template::new_shared(
+        template.id().clone(),
+        None,
+        Arc::default(),
+        template.effect(),
+        template.principal_constraint().clone(),
+        template.action_constraint().clone(),
+        template.resource_constraint().clone(),
+        None,
+    )
+}
+
 /// The links of a set on templates without conditions; those are checked once, not again for the
 /// links.
 fn scopes_of_links(set: &PolicySet) -> Option<PolicySet> {
@@ -269,17 +353,7 @@ fn scopes_of_links(set: &PolicySet) -> Option<PolicySet> {
         let template = link.template();
         let id = template.id();
         if scopes.get_template(id).is_none() {
-            let scope = Template::new_shared(
-                id.clone(),
-                None,
-                Arc::default(),
-                template.effect(),
-                template.principal_constraint().clone(),
-                template.action_constraint().clone(),
-                template.resource_constraint().clone(),
-                None,
-            );
-            scopes.add_template(scope).ok()?;
+            scopes.add_template(scope_of(template)).ok()?;
         }
         scopes.link(id.clone(), link.id().clone(), link.env().clone()).ok()?;
         any = true;
@@ -299,6 +373,7 @@ mod tests {
         const LITTLE: usize = 160 << 10;
         let schema = "entity user; action read appliesTo { principal: user, resource: user };";
         let schema = cedar_text::schema::parse(schema).unwrap();
+        let types = Types::of(schema.clone());
         let condition = format!("{}true{}", "!(".repeat(90), ")".repeat(90));
         let text = format!("permit (principal, action, resource) when {{ {condition} }};");
         let key = ItemKey::new("s", Kind::Policy, "p");
@@ -310,7 +385,7 @@ mod tests {
             let mut check = Check::default();
             std::thread::scope(|scope| {
                 let thread = std::thread::Builder::new().stack_size(stack);
-                let work = || check.against(&key, &schema, &set, &ids);
+                let work = || check.against(&key, &types, &set, &ids);
                 thread.spawn_scoped(scope, work).unwrap().join().unwrap();
             });
             check.problems

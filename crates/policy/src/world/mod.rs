@@ -98,12 +98,12 @@ impl World {
         I: IntoIterator,
         I::Item: std::borrow::Borrow<Item>,
     {
-        let mut inner = Inner { revision, ..Inner::default() };
+        let mut builder = Builder::new(revision);
         for item in items {
             let item = std::borrow::Borrow::borrow(&item);
-            inner.put(item, Digest::of(item))?;
+            builder.put(item, Digest::of(item))?;
         }
-        inner.finish(Some(digest))
+        builder.finish(Some(digest))
     }
 
     /// The world after a delta; `self` is untouched and shares what did not change.
@@ -170,6 +170,34 @@ impl World {
     /// The names of all services, sorted.
     pub fn services(&self) -> impl Iterator<Item = &str> {
         self.inner.services.keys().map(|name| &**name)
+    }
+}
+
+/// A world that is made item by item, by one who has no list of them.
+pub struct Builder {
+    inner: Inner,
+}
+
+impl Builder {
+    /// Of the world at this revision, empty so far.
+    pub fn new(revision: Revision) -> Builder {
+        Builder { inner: Inner { revision, ..Inner::default() } }
+    }
+
+    /// Adds an item of this digest; one of the same key before it is replaced.
+    pub fn put(&mut self, item: &Item, digest: Digest) -> Result<(), WorldError> {
+        self.inner.put(item, digest)
+    }
+
+    /// The world, if its items sum up to this digest; none: that is not asked.
+    pub fn finish(self, digest: Option<Digest>) -> Result<World, WorldError> {
+        self.inner.finish(digest)
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("names", &self.inner.names.len()).finish_non_exhaustive()
     }
 }
 

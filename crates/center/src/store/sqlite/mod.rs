@@ -17,8 +17,8 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keepgate_policy::Mark;
@@ -42,6 +42,9 @@ const IDLE_READERS: usize = 4;
 /// A log that has grown beyond this many bytes is brought into the database after a commit.
 const WAL_BYTES: u64 = 4 << 20;
 
+/// One beyond this is brought there by a thread of its own: other commits do not wait for it.
+const WAL_LARGE: u64 = 64 << 20;
+
 /// What must fit on the disk before a full one counts as cleared.
 const PROBE_BYTES: usize = 256 << 10;
 
@@ -57,6 +60,8 @@ pub struct SqliteStore {
     /// The inodes of the database and of its log as they were opened; 0: no log yet.
     inode: u64,
     wal_inode: AtomicU64,
+    /// Whether such a thread is at work.
+    copying: Arc<AtomicBool>,
     first: bool,
     /// Held, never read: the lock lives as long as the file is open.
     _lock: File,
@@ -118,6 +123,7 @@ impl SqliteStore {
             readers: Mutex::new(Vec::new()),
             high: Mutex::new(Some(high)),
             inode: number,
+            copying: Arc::default(),
             first,
             _lock: lock,
         };
@@ -184,6 +190,7 @@ impl SqliteStore {
             readers: Mutex::new(Vec::new()),
             high: Mutex::new(None),
             inode: number,
+            copying: Arc::default(),
             first: false,
             _lock: lock,
         };
@@ -278,12 +285,39 @@ impl SqliteStore {
         if bytes <= WAL_BYTES {
             return;
         }
+        if bytes > WAL_LARGE {
+            return self.copy_log();
+        }
         // A reader that is under way is not waited for; the next commit tries again.
         let _ = connection.busy_timeout(Duration::ZERO);
         if let Err(e) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
             tracing::debug!(error = %e, "the log was not brought into the database");
         }
         let _ = connection.busy_timeout(BUSY);
+    }
+}
+
+impl SqliteStore {
+    /// Brings a large log into the database beside the writer; the next commit begins it anew.
+    fn copy_log(&self) {
+        if self.copying.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (file, copying) = (self.file.clone(), Arc::clone(&self.copying));
+        let copy = move || {
+            let copied = connect(&file).and_then(|connection| {
+                connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            });
+            copying.store(false, Ordering::Relaxed);
+            if let Err(e) = copied {
+                tracing::debug!(error = %e, "the log was not brought into the database");
+            }
+        };
+        let thread = std::thread::Builder::new().name("center-log".to_owned());
+        if let Err(e) = thread.spawn(copy) {
+            self.copying.store(false, Ordering::Relaxed);
+            tracing::debug!(error = %e, "the log was not brought into the database");
+        }
     }
 }
 
@@ -515,7 +549,7 @@ fn connect(file: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(BUSY)?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-         PRAGMA journal_size_limit = 4194304;",
+         PRAGMA journal_size_limit = 4194304; PRAGMA wal_autocheckpoint = 0;",
     )?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)

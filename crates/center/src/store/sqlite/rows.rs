@@ -65,6 +65,11 @@ impl Connected for Writer<'_> {
 
 const ITEM: &str = "SELECT service, kind, id, body, revision, digest, source, needs FROM items";
 
+/// A page of items. Some ids are empty (a service, its schema): "after nothing" must include them. By
+/// the first condition on the id the index is entered; by the other alone all before the page is read.
+const OF_PAGE: &str = "WHERE service = ?1 AND kind = ?2 AND id >= ?3 AND (id > ?3 OR ?3 = '') \
+    ORDER BY id LIMIT ?4";
+
 /// All tokens, by id.
 pub(super) const TOKENS: &str = "SELECT id, role, service, sha256, note, created_unix_s, \
     last_used_unix_s, revoked_unix_s FROM tokens ORDER BY id";
@@ -219,13 +224,9 @@ impl<T: Connected> Reading for T {
     ) -> Result<Vec<Row>, StoreError> {
         let doing = "listing items";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        // Some ids are empty (a service, its schema): "after nothing" must include them.
         let mut statement = self
             .connection()?
-            .prepare_cached(&format!(
-                "{ITEM} WHERE service = ?1 AND kind = ?2 AND (id > ?3 OR ?3 = '') ORDER BY id \
-                 LIMIT ?4"
-            ))
+            .prepare_cached(&format!("{ITEM} {OF_PAGE}"))
             .map_err(failed(doing))?;
         let rows = statement
             .query_map(params![service, kind.as_str(), after, limit], item_row)
@@ -744,4 +745,20 @@ pub(super) fn sized<const N: usize>(what: &str, bytes: &[u8]) -> Result<[u8; N],
     bytes.try_into().map_err(|_| StoreError::Corrupt {
         what: format!("{what} has {} bytes, not {N}", bytes.len()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page costs what it has, wherever it is.
+    #[test]
+    fn a_page_is_entered_by_its_first_id() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        super::super::layout::create(&mut connection).unwrap();
+        let plan = format!("EXPLAIN QUERY PLAN {ITEM} {OF_PAGE}");
+        let values = params!["s", "entity", "a", 10];
+        let plan: String = connection.query_row(&plan, values, |row| row.get(3)).unwrap();
+        assert!(plan.contains("(service=? AND kind=? AND id>?)"), "{plan}");
+    }
 }
