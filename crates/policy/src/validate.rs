@@ -305,7 +305,10 @@ impl Check {
     fn schema(&mut self, key: &ItemKey, text: &str) -> Option<Arc<Types>> {
         let known = self.known.schema.take().filter(|(known, _)| known == text);
         let (_, read) = self.known.schema.insert(known.unwrap_or_else(|| {
-            (text.to_owned(), cedar_text::schema::parse(text).map(|schema| Types::of(schema).into()))
+            (
+                text.to_owned(),
+                cedar_text::schema::parse(text).map(|schema| Types::of(schema).into()),
+            )
         }));
         match read.clone() {
             Ok(types) => Some(types),
@@ -399,9 +402,7 @@ fn is_surely_small(item: &Item) -> bool {
         ItemBody::Entity(body) if body.attrs.is_empty() && body.tags.is_empty() => {
             most(&body.uid) + body.parents.iter().map(most).sum::<usize>()
         }
-        ItemBody::Member(body) => {
-            most(&body.member) + most(&body.role) + 6 * body.source.len()
-        }
+        ItemBody::Member(body) => most(&body.member) + most(&body.role) + 6 * body.source.len(),
         _ => return false,
     };
     bytes + item.key.id.len() + item.key.service.len() < MAX_ITEM_BYTES / 2

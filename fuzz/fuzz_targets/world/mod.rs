@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use keepgate_policy::service::ServiceSettings;
-use keepgate_policy::{
-    Digest, Item, ItemBody, Query, Revision, Snapshot, Uid, World, validate,
-};
+use keepgate_policy::{Digest, Item, ItemBody, Query, Revision, Snapshot, Uid, World, validate};
 
 /// Holds what is accepted against what can be built and decided: a state without problems is a
 /// world, and decides. Whatever else may come of the items, nothing overflows. True: no problems.

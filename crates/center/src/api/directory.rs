@@ -7,7 +7,6 @@ use keepgate_api as api;
 use keepgate_policy::model::MemberBody;
 use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::input::{Args, Json, PAGE, path_uid, told, uid};
 use super::items;
@@ -19,7 +18,7 @@ pub(crate) async fn assign(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Json(asked): Json<api::Membership>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<api::Changed>> {
     let (member, role) = (uid(asked.member, "member")?, uid(asked.role, "role")?);
     let outcome = items::edit(&app, &caller, "role.assign", move |store, _| {
         let key = ItemKey::member(&member, &role);
@@ -41,7 +40,7 @@ pub(crate) async fn revoke(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Json(asked): Json<api::Membership>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<api::Changed>> {
     let (member, role) = (uid(asked.member, "member")?, uid(asked.role, "role")?);
     let outcome = items::edit(&app, &caller, "role.revoke", move |store, _| {
         let key = ItemKey::member(&member, &role);

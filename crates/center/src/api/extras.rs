@@ -45,7 +45,9 @@ fn collect(store: &dyn Reading, service: &str, hashes: bool) -> Result<Spool, Re
         out.json(&service)?;
         write!(out, ",\"revision\":{head}")
     })?;
-    for (name, kind) in [("members", Kind::Member), ("roles", Kind::Role), ("entities", Kind::Entity)] {
+    for (name, kind) in
+        [("members", Kind::Member), ("roles", Kind::Role), ("entities", Kind::Entity)]
+    {
         let mut list = List::begun(&mut spool, name)?;
         all_of(store, "", kind, |row| match beside_files(row, service)? {
             Some(shown) => list.add(&shown),
@@ -54,9 +56,7 @@ fn collect(store: &dyn Reading, service: &str, hashes: bool) -> Result<Spool, Re
         list.end()?;
     }
     let mut list = List::begun(&mut spool, "keys")?;
-    all_of(store, service, Kind::Key, |row| {
-        list.add(&keys::shown(&row.body, hashes)?)
-    })?;
+    all_of(store, service, Kind::Key, |row| list.add(&keys::shown(&row.body, hashes)?))?;
     list.end()?;
     let mut list = List::begun(&mut spool, "tombstones")?;
     store.tombstones(&mut |row| {

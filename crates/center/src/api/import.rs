@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::{Request, State};
-use keepgate_api::{Json, Membership, UidInput};
+use keepgate_api::{Imported, Json, Membership, UidInput};
 use keepgate_policy::model::{EntityBody, GrantBody, MemberBody};
 use keepgate_policy::{Encoded, Item, ItemBody, ItemKey, Kind, Uid};
 use schemars::JsonSchema;
@@ -17,11 +17,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::input::{self, Params};
-use super::problem::Problem;
 use super::items::Way;
+use super::problem::Problem;
 use super::{Answer, App, items};
 use crate::access::Caller;
-use crate::desk::{Problem as Located, Refusal, Step, Work};
+use crate::desk::{Counts, Problem as Located, Refusal, Step, Work};
 
 /// Lines of one portion.
 pub(crate) const MOST_LINES: usize = 5_000;
@@ -77,7 +77,7 @@ pub(crate) async fn entities(
     Extension(caller): Extension<Caller>,
     Params(service): Params<String>,
     request: Request,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Imported>> {
     import(app, caller, service, Kind::Entity, request).await
 }
 
@@ -87,7 +87,7 @@ pub(crate) async fn grants(
     Extension(caller): Extension<Caller>,
     Params(service): Params<String>,
     request: Request,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Imported>> {
     import(app, caller, service, Kind::Grant, request).await
 }
 
@@ -96,7 +96,7 @@ pub(crate) async fn directory_entities(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Imported>> {
     import(app, caller, String::new(), Kind::Entity, request).await
 }
 
@@ -105,7 +105,7 @@ pub(crate) async fn members(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Imported>> {
     import(app, caller, String::new(), Kind::Member, request).await
 }
 
@@ -115,7 +115,7 @@ async fn import(
     service: String,
     kind: Kind,
     request: Request,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Imported>> {
     if !input::is_type(request.headers(), "application/x-ndjson") {
         return Err(Problem::media_type("send it with `Content-Type: application/x-ndjson`"));
     }
@@ -165,10 +165,9 @@ async fn import(
         refusal => refusal.into(),
     })?;
     // Whoever sent the lines knows what they say: how many will do.
-    let mut answer = items::counted(&outcome);
-    answer.insert("revision".to_owned(), serde_json::json!(outcome.revision));
-    answer.append(&mut items::kept(&outcome));
-    Ok(Out(Value::Object(answer)))
+    let Counts { created, updated, deleted } = outcome.counts;
+    let (revision, kept) = (outcome.revision.0, items::kept(&outcome));
+    Ok(Out(Imported { revision, created, updated, deleted, kept }))
 }
 
 type Portion = BTreeMap<ItemKey, (Arc<Encoded>, usize)>;

@@ -8,16 +8,18 @@ use std::sync::Arc;
 use axum::Json as Out;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, header};
+use keepgate_api::{self as api, Changed, ItemList, Listed};
 use keepgate_policy::{Change, Encoded, Item, ItemKey, Kind};
 use serde_json::{Value, json};
 
-use super::input::{Condition, Page, etag};
 use super::fair::Seat;
+use super::input::{Condition, Page, etag};
 use super::problem::Problem;
 use super::{Answer, App};
 use crate::access::Caller;
 use crate::desk::{
-    Bulk, BulkPlanner, Counts, Edit, Outcome, Plan, Problem as Located, Refusal, Step, Work,
+    Bulk, BulkPlanner, ChangeOp, Counts, Edit, Outcome, Plan, Problem as Located, Refusal, Step,
+    Work,
 };
 use crate::store::Row;
 
@@ -61,7 +63,12 @@ pub(crate) async fn fetch(app: &App, key: ItemKey) -> Answer<Response> {
     Ok(response)
 }
 
-pub(crate) async fn list(app: &App, service: String, kind: Kind, page: Page) -> Answer<Out<Value>> {
+pub(crate) async fn list(
+    app: &App,
+    service: String,
+    kind: Kind,
+    page: Page,
+) -> Answer<Out<ItemList<Value>>> {
     let limit = page.limit();
     let (revision, mut rows) = app
         .desk
@@ -81,11 +88,7 @@ pub(crate) async fn list(app: &App, service: String, kind: Kind, page: Page) -> 
         rows.last().map(|row| row.key.id.clone()).unwrap_or_default()
     });
     let items = rows.iter().map(listed).collect::<Answer<Vec<_>>>()?;
-    let mut answer = json!({ "revision": revision, "items": items });
-    if let (Some(next), Some(answer)) = (next, answer.as_object_mut()) {
-        answer.insert("next".to_owned(), json!(next));
-    }
-    Ok(Out(answer))
+    Ok(Out(ItemList { revision: revision.0, items, next }))
 }
 
 /// Rows read at once for a page.
@@ -127,7 +130,7 @@ pub(crate) async fn put(
     key: ItemKey,
     condition: Condition,
     body: Value,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Changed>> {
     let item = decode(key.clone(), body)?;
     if !matches!(key.kind, Kind::Entity | Kind::Grant | Kind::Role | Kind::Member | Kind::Key) {
         let after = Arc::new(Encoded::of(&item));
@@ -149,7 +152,7 @@ pub(crate) async fn delete(
     caller: &Caller,
     key: ItemKey,
     condition: Condition,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Changed>> {
     if reaches_far(key.kind) {
         return put_bulk(app, caller, key, condition, None).await;
     }
@@ -176,7 +179,7 @@ async fn put_bulk(
     key: ItemKey,
     condition: Condition,
     after: Option<Arc<Encoded>>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Changed>> {
     let action = action(key.kind, if after.is_some() { "put" } else { "delete" });
     let plan = move |store: &dyn crate::store::Reading| {
         condition.check(store, &key)?;
@@ -264,7 +267,10 @@ where
 {
     let actor = caller.token_id().to_owned();
     let plan: BulkPlanner = Box::new(move |store, _| plan(store));
-    let landed = app.desk.edit_bulk(Bulk { actor, action, dry_run, plan, work, exact, place: Box::new(place) }).await;
+    let landed = app
+        .desk
+        .edit_bulk(Bulk { actor, action, dry_run, plan, work, exact, place: Box::new(place) })
+        .await;
     match &landed {
         Ok(_) => app.metrics.edits_landed.add(u64::from(!dry_run)),
         Err(_) => app.metrics.edits_refused.add(1),
@@ -273,45 +279,39 @@ where
 }
 
 /// The answer to a write: what changed, of many the first, and how many.
-pub(crate) fn changed(outcome: &Outcome) -> Value {
-    let line = |change: &crate::desk::Landing| {
-        let mut line = named(&change.key);
-        line.insert("op".to_owned(), json!(change.op.name()));
-        Value::Object(line)
+pub(crate) fn changed(outcome: &Outcome) -> Changed {
+    let change = |landing: &crate::desk::Landing| api::Change {
+        op: match landing.op {
+            ChangeOp::Create => api::Op::Create,
+            ChangeOp::Update => api::Op::Update,
+            ChangeOp::Delete => api::Op::Delete,
+        },
+        item: named(&landing.key),
     };
-    let changes: Vec<Value> = outcome.changes.iter().map(line).collect();
-    let mut answer = serde_json::Map::new();
-    answer.insert("revision".to_owned(), json!(outcome.revision));
-    if outcome.counts.all() > changes.len() as u64 {
-        answer.append(&mut counted(outcome));
-    }
-    answer.insert("changes".to_owned(), json!(changes));
-    answer.append(&mut kept(outcome));
-    Value::Object(answer)
-}
-
-/// How many items changed.
-pub(crate) fn counted(outcome: &Outcome) -> serde_json::Map<String, Value> {
     let Counts { created, updated, deleted } = outcome.counts;
-    let counts = [("created", created), ("updated", updated), ("deleted", deleted)];
-    counts.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect()
-}
-
-/// What was left alone, where anything was.
-pub(crate) fn kept(outcome: &Outcome) -> serde_json::Map<String, Value> {
-    let kept: Vec<Value> = outcome.kept.iter().map(|key| Value::Object(named(key))).collect();
-    if kept.is_empty() {
-        return serde_json::Map::new();
+    let is_cut = outcome.counts.all() > outcome.changes.len() as u64;
+    Changed {
+        revision: outcome.revision.0,
+        created: is_cut.then_some(created),
+        updated: is_cut.then_some(updated),
+        deleted: is_cut.then_some(deleted),
+        changes: outcome.changes.iter().map(change).collect(),
+        kept: kept(outcome),
     }
-    [("kept".to_owned(), json!(kept))].into_iter().collect()
 }
 
-fn named(key: &ItemKey) -> serde_json::Map<String, Value> {
-    let id = if key.id.is_empty() { &key.service } else { &key.id };
-    let mut named = serde_json::Map::new();
-    named.insert("kind".to_owned(), json!(key.kind.as_str()));
-    named.insert("id".to_owned(), json!(id));
-    named
+/// What was left alone.
+pub(crate) fn kept(outcome: &Outcome) -> Vec<api::Kept> {
+    outcome.kept.iter().map(named).collect()
+}
+
+fn named(key: &ItemKey) -> api::ItemName {
+    api::ItemName { kind: key.kind.as_str().to_owned(), id: shown_id(key).to_owned() }
+}
+
+/// A service and its schema have no id of their own.
+pub(crate) fn shown_id(key: &ItemKey) -> &str {
+    if key.id.is_empty() { &key.service } else { &key.id }
 }
 
 /// An item from a body; what the path says already may be left out of it.
@@ -357,8 +357,8 @@ pub(crate) fn body(row: &Row) -> Answer<Value> {
     Ok(body)
 }
 
-fn listed(row: &Row) -> Answer<Value> {
-    Ok(json!({ "id": row.key.id, "revision": row.revision, "body": body(row)? }))
+fn listed(row: &Row) -> Answer<Listed<Value>> {
+    Ok(Listed { id: row.key.id.clone(), revision: row.revision.0, body: body(row)? })
 }
 
 /// Refuses with the service's name if there is none.

@@ -9,8 +9,6 @@ use keepgate_api as api;
 use keepgate_policy::model::KeyBody;
 use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind, Revision};
 
-use serde_json::Value;
-
 use super::input::{Args, Condition, Json, Page, Params, told, uid};
 use super::problem::Problem;
 use super::{Answer, App, items};
@@ -91,7 +89,7 @@ pub(crate) async fn delete(
     Extension(caller): Extension<Caller>,
     Params((service, prefix)): Params<(String, String)>,
     condition: Condition,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<api::Changed>> {
     items::delete(&app, &caller, ItemKey::new(&service, Kind::Key, &prefix), condition).await
 }
 

@@ -5,8 +5,8 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use keepgate_api as api;
 use keepgate_policy::decision::QueryError;
-use serde_json::{Map, Value, json};
 
 use crate::desk::{self, Refusal};
 use crate::store::StoreError;
@@ -137,24 +137,20 @@ impl Problem {
 
     /// The body, with the request id where there is one.
     pub(crate) fn body(&self, request_id: Option<&str>) -> Vec<u8> {
-        self.to_json(request_id).to_string().into_bytes()
+        // A struct of texts and numbers always serializes.
+        serde_json::to_vec(&self.told(request_id)).unwrap_or_default()
     }
 
     /// The same as a value.
-    pub(crate) fn to_json(&self, request_id: Option<&str>) -> Value {
-        let mut body = Map::new();
-        body.insert("type".to_owned(), json!(format!("urn:keepgate:problem:{}", self.kind)));
-        body.insert("title".to_owned(), json!(self.title));
-        body.insert("status".to_owned(), json!(self.status.as_u16()));
-        body.insert("detail".to_owned(), json!(self.detail));
-        if let Some(id) = request_id {
-            body.insert("request_id".to_owned(), json!(id));
+    pub(crate) fn told(&self, request_id: Option<&str>) -> api::Problem {
+        api::Problem {
+            kind: format!("urn:keepgate:problem:{}", self.kind),
+            title: self.title.to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail.clone(),
+            request_id: request_id.map(str::to_owned),
+            problems: self.problems.iter().map(desk::Problem::told).collect(),
         }
-        if !self.problems.is_empty() {
-            let problems = self.problems.iter().map(desk::Problem::to_json).collect();
-            body.insert("problems".to_owned(), Value::Array(problems));
-        }
-        Value::Object(body)
     }
 }
 

@@ -11,7 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, header};
-use serde_json::{Value, json};
+use keepgate_api::{Applied, Line, Progress};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Answer;
@@ -30,7 +30,7 @@ pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     })
 }
 
-type Job = Pin<Box<dyn Future<Output = Answer<Value>> + Send>>;
+type Job = Pin<Box<dyn Future<Output = Answer<Applied>> + Send>>;
 
 struct Telling {
     job: Job,
@@ -44,7 +44,7 @@ struct Telling {
 pub(crate) fn stream(
     work: Arc<Work>,
     watch: Watching,
-    job: impl Future<Output = Answer<Value>> + Send + 'static,
+    job: impl Future<Output = Answer<Applied>> + Send + 'static,
 ) -> Response {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -55,16 +55,15 @@ pub(crate) fn stream(
             biased;
             answer = &mut telling.job => {
                 let line = match answer {
-                    Ok(result) => json!({ "result": result }),
-                    Err(problem) => json!({ "problem": problem.to_json(None) }),
+                    Ok(result) => Line::Result(result),
+                    Err(problem) => Line::Problem(problem.told(None)),
                 };
                 Some((line_of(&line), None))
             }
             _ = telling.every.tick() => {
                 let (stage, done, total) = telling.work.progress();
-                let line = json!({
-                    "progress": { "stage": stage.name(), "done": done, "total": total }
-                });
+                let (stage, done, total) = (stage.name().to_owned(), done as u64, total as u64);
+                let line = Line::Progress(Progress { stage, done, total });
                 Some((line_of(&line), Some(telling)))
             }
         }
@@ -75,6 +74,9 @@ pub(crate) fn stream(
     response
 }
 
-fn line_of(value: &Value) -> Result<Bytes, Infallible> {
-    Ok(Bytes::from(format!("{value}\n")))
+fn line_of(line: &Line) -> Result<Bytes, Infallible> {
+    // Structs of texts and numbers always serialize.
+    let mut text = serde_json::to_vec(line).unwrap_or_default();
+    text.push(b'\n');
+    Ok(Bytes::from(text))
 }

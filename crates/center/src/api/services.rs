@@ -8,16 +8,17 @@ use axum::Extension;
 use axum::Json as Out;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
+use keepgate_api::{self as api, Applied, Changed, ServiceSummary};
 use keepgate_policy::bundle::{self, Packed};
 use keepgate_policy::service::is_service_name;
 use keepgate_policy::{Item, ItemKey, Kind, caution};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::input::{Args, Condition, Json, Params};
+use super::items::Way;
 use super::problem::Problem;
 use super::spool::Spool;
-use super::items::Way;
 use super::{Answer, App, files, items, progress};
 use crate::access::Caller;
 use crate::desk::{Refusal, Stage, Step, Work};
@@ -53,9 +54,8 @@ pub(crate) async fn apply(
                 move |store: &dyn Reading| replace(store, &name, &packed, &work)
             };
             let way = Way { dry_run: args.dry_run, place: Some(place), ..Way::default() };
-            let outcome = items::land_bulk(&app, &caller, "apply", way, work, plan)
-                .await
-                .map_err(|refusal| match refusal {
+            let outcome = items::land_bulk(&app, &caller, "apply", way, work, plan).await.map_err(
+                |refusal| match refusal {
                     Refusal::Invalid(problems) => Problem::invalid(
                         problems
                             .into_iter()
@@ -63,7 +63,8 @@ pub(crate) async fn apply(
                             .collect(),
                     ),
                     refusal => refusal.into(),
-                })?;
+                },
+            )?;
             let followers = app.followers.list();
             // Large services take a while to look at: not on the runtime's threads.
             let look = tokio::task::spawn_blocking(move || {
@@ -74,26 +75,20 @@ pub(crate) async fn apply(
                 warned
             });
             let warned = look.await.map_err(|_| Problem::internal())?;
-            let mut answer = items::changed(&outcome);
-            if let Some(fields) = answer.as_object_mut() {
-                fields.insert("dry_run".to_owned(), json!(args.dry_run));
-                if !warned.is_empty() {
-                    fields.insert("warnings".to_owned(), Value::Array(warned));
-                }
-            }
-            Ok(answer)
+            let changed = items::changed(&outcome);
+            Ok(Applied { changed, dry_run: args.dry_run, warnings: warned })
         }
     };
     if told {
         return Ok(progress::stream(work, watch, landing));
     }
-    let answer: Answer<Value> = landing.await;
+    let answer: Answer<Applied> = landing.await;
     Ok(Out(answer?).into_response())
 }
 
 /// Gates that do not understand what the files say, by name. Each keeps the last state that it
 /// understood, and lets its age grow until it cannot decide any more. Blocks.
-fn too_old(packed: &Packed, followers: &[Follower]) -> Vec<Value> {
+fn too_old(packed: &Packed, followers: &[Follower]) -> Vec<api::Warning> {
     let mut highest: BTreeMap<&str, (u32, &ItemKey)> = BTreeMap::new();
     for item in packed.items() {
         let found = highest.entry(&item.key.service).or_insert((item.needs, &item.key));
@@ -120,32 +115,31 @@ fn too_old(packed: &Packed, followers: &[Follower]) -> Vec<Value> {
              keeps what it has, and stops deciding once that is older than `max_age`; upgrade the \
              gate first"
         );
-        let mut shown = json!({ "id": if key.id.is_empty() { &key.service } else { &key.id },
-            "gate": name, "message": message });
-        if let (Some(place), Some(members)) = (packed.place(key), shown.as_object_mut()) {
-            members.insert("file".to_owned(), json!(place.file));
-            members.insert("line".to_owned(), json!(place.line));
-        }
-        warned.push(shown);
+        warned.push(warning(packed, key, message, Some(name.clone())));
     }
     warned
 }
 
 /// What a dry run warns of, with file and line where it is from one. Entities and
 /// memberships, which come in millions, have none. Blocks.
-fn warnings(packed: &Packed) -> Vec<Value> {
+fn warnings(packed: &Packed) -> Vec<api::Warning> {
     let is_asked = |kind| !matches!(kind, Kind::Entity | Kind::Member | Kind::Role);
     let asked = packed.items().filter(|item| is_asked(item.key.kind));
     let items: Vec<Item> = asked.filter_map(|item| item.decode().ok()).collect();
-    let shown = |warning: &caution::Warning| {
-        let mut shown = json!({ "id": warning.key.id, "message": warning.message });
-        if let (Some(place), Some(members)) = (packed.place(&warning.key), shown.as_object_mut()) {
-            members.insert("file".to_owned(), json!(place.file));
-            members.insert("line".to_owned(), json!(place.line));
-        }
-        shown
-    };
-    caution::warnings(&items).iter().map(shown).collect()
+    let shown = |found: caution::Warning| warning(packed, &found.key, found.message, None);
+    caution::warnings(&items).into_iter().map(shown).collect()
+}
+
+/// A warning about an item, with its place where it is from a file.
+fn warning(packed: &Packed, key: &ItemKey, message: String, gate: Option<String>) -> api::Warning {
+    let place = packed.place(key);
+    api::Warning {
+        id: items::shown_id(key).to_owned(),
+        message,
+        gate,
+        line: place.as_ref().map(|place| place.line as u64),
+        file: place.map(|place| place.file),
+    }
 }
 
 /// From what is stored to what the files say.
@@ -305,31 +299,24 @@ fn decoded(row: Row) -> Result<Item, StoreError> {
         .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })
 }
 
-/// What a list counts.
-const COUNTED: [(&str, Kind); 9] = [
-    ("policies", Kind::Policy),
-    ("templates", Kind::Template),
-    ("links", Kind::Link),
-    ("grants", Kind::Grant),
-    ("entities", Kind::Entity),
-    ("routes", Kind::Route),
-    ("keys", Kind::Key),
-    ("limits", Kind::Limit),
-    ("plans", Kind::Plan),
-];
-
-fn summary(store: &dyn Reading, name: &str) -> Result<Value, Refusal> {
-    let mut line = serde_json::Map::new();
-    line.insert("name".to_owned(), json!(name));
-    for (plural, kind) in COUNTED {
-        line.insert(plural.to_owned(), json!(store.count(name, kind)?));
-    }
-    let schema = store.item(&ItemKey::schema(name))?.is_some();
-    line.insert("schema".to_owned(), json!(schema));
-    Ok(Value::Object(line))
+fn summary(store: &dyn Reading, name: &str) -> Result<ServiceSummary, Refusal> {
+    let count = |kind| store.count(name, kind);
+    Ok(ServiceSummary {
+        name: name.to_owned(),
+        policies: count(Kind::Policy)?,
+        templates: count(Kind::Template)?,
+        links: count(Kind::Link)?,
+        grants: count(Kind::Grant)?,
+        entities: count(Kind::Entity)?,
+        routes: count(Kind::Route)?,
+        keys: count(Kind::Key)?,
+        limits: count(Kind::Limit)?,
+        plans: count(Kind::Plan)?,
+        schema: store.item(&ItemKey::schema(name))?.is_some(),
+    })
 }
 
-pub(crate) async fn list(State(app): State<App>) -> Answer<Out<Value>> {
+pub(crate) async fn list(State(app): State<App>) -> Answer<Out<api::Services>> {
     let names: Vec<String> = app.desk.head().services.keys().cloned().collect();
     let (revision, services) = app
         .desk
@@ -341,13 +328,13 @@ pub(crate) async fn list(State(app): State<App>) -> Answer<Out<Value>> {
             Ok((store.head()?, services))
         })
         .await?;
-    Ok(Out(json!({ "revision": revision, "services": services })))
+    Ok(Out(api::Services { revision: revision.0, services }))
 }
 
 pub(crate) async fn fetch(
     State(app): State<App>,
     Params(name): Params<String>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<api::Service<Value>>> {
     let answer = app
         .desk
         .read(move |store| {
@@ -355,12 +342,8 @@ pub(crate) async fn fetch(
             let row = store.item(&key)?.ok_or_else(|| Refusal::no_service(&name))?;
             let settings: Value = serde_json::from_slice(&row.body)
                 .map_err(|e| StoreError::Corrupt { what: e.to_string() })?;
-            let mut answer = summary(store, &name)?;
-            if let Some(fields) = answer.as_object_mut() {
-                fields.insert("settings".to_owned(), settings);
-                fields.insert("revision".to_owned(), json!(row.revision));
-            }
-            Ok(answer)
+            let summary = summary(store, &name)?;
+            Ok(api::Service { summary, settings, revision: row.revision.0 })
         })
         .await?;
     Ok(Out(answer))
@@ -373,7 +356,7 @@ pub(crate) async fn put(
     Params(name): Params<String>,
     condition: Condition,
     Json(body): Json<Value>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Changed>> {
     if !is_service_name(&name) {
         return Err(Problem::bad_request(format!("`{name}` cannot name a service")));
     }
@@ -385,7 +368,7 @@ pub(crate) async fn delete(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Params(name): Params<String>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Changed>> {
     let plan = move |store: &dyn Reading| {
         items::service_must_be(store, &name)?;
         let mut steps = Vec::new();
@@ -418,7 +401,7 @@ pub(crate) async fn put_schema(
     Params(name): Params<String>,
     condition: Condition,
     Json(body): Json<Value>,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Changed>> {
     items::put(&app, &caller, ItemKey::schema(&name), condition, body).await
 }
 
@@ -427,6 +410,6 @@ pub(crate) async fn delete_schema(
     Extension(caller): Extension<Caller>,
     Params(name): Params<String>,
     condition: Condition,
-) -> Answer<Out<Value>> {
+) -> Answer<Out<Changed>> {
     items::delete(&app, &caller, ItemKey::schema(&name), condition).await
 }

@@ -271,12 +271,7 @@ impl Prepared {
 
     /// Takes over what has landed since the edit was planned, and notes the items of the edit that it
     /// keeps its hands off. False: the edit must be planned anew.
-    fn catch_up(
-        &mut self,
-        store: &dyn Reading,
-        head: &Head,
-        most: usize,
-    ) -> Result<bool, Refusal> {
+    fn catch_up(&mut self, store: &dyn Reading, head: &Head, most: usize) -> Result<bool, Refusal> {
         if head.revision == self.at {
             return Ok(true);
         }

@@ -12,9 +12,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
+use keepgate_api::Located;
 use keepgate_policy::bundle::{BundleError, Place};
 use keepgate_policy::{Item, ItemBody, ItemKey, Kind, Uid, World, validate};
-use serde_json::{Value, json};
 
 use super::Refusal;
 use super::limits;
@@ -84,20 +84,14 @@ impl Problem {
     }
 
     /// As in answers.
-    pub fn to_json(&self) -> Value {
-        let mut fields = serde_json::Map::new();
-        if let Some(file) = &self.file {
-            fields.insert("file".to_owned(), json!(file));
+    pub fn told(&self) -> Located {
+        Located {
+            file: self.file.clone(),
+            line: self.line.map(|line| line as u64),
+            kind: self.key.as_ref().map(|key| key.kind.as_str().to_owned()),
+            id: self.key.as_ref().map(|key| shown(key).to_owned()),
+            message: self.message.clone(),
         }
-        if let Some(line) = self.line {
-            fields.insert("line".to_owned(), json!(line));
-        }
-        if let Some(key) = &self.key {
-            fields.insert("kind".to_owned(), json!(key.kind.as_str()));
-            fields.insert("id".to_owned(), json!(shown(key)));
-        }
-        fields.insert("message".to_owned(), json!(self.message));
-        Value::Object(fields)
     }
 }
 

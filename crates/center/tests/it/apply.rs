@@ -306,9 +306,8 @@ async fn membership_never_leads_in_a_circle() {
 async fn an_age_that_no_gate_can_keep_does_not_land() {
     let dir = Dir::new();
     let center = Running::start(&dir).await;
-    let route = |age: &str| {
-        format!("[[route]]\nmethod = \"GET\"\npath = \"/r\"\nmax_age = \"{age}\"\n")
-    };
+    let route =
+        |age: &str| format!("[[route]]\nmethod = \"GET\"\npath = \"/r\"\nmax_age = \"{age}\"\n");
     let api = |age: &str| {
         json!({ "openapi": "3.1.0", "info": { "title": "t", "version": "1" }, "paths": {
             "/r": { "get": { "x-keepgate-max-age": age, "responses": {} } } } })

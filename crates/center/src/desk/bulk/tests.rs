@@ -62,7 +62,15 @@ impl Place {
             Ok(steps)
         });
         let work = Arc::new(Work::default());
-        let bulk = Bulk { actor: "t".to_owned(), action: "apply", dry_run: false, plan, work, exact: false, place: Box::new(()) };
+        let bulk = Bulk {
+            actor: "t".to_owned(),
+            action: "apply",
+            dry_run: false,
+            plan,
+            work,
+            exact: false,
+            place: Box::new(()),
+        };
         (self.desk.edit_bulk(bulk).await, planned.load(Ordering::Relaxed))
     }
 
@@ -237,7 +245,15 @@ async fn what_nobody_waits_for_does_not_land() {
         given_up.give_up();
         Ok(Step::new(&item.key, None, Some(&item)).into_iter().collect())
     });
-    let bulk = Bulk { actor: "t".to_owned(), action: "apply", dry_run: false, plan, work, exact: false, place: Box::new(()) };
+    let bulk = Bulk {
+        actor: "t".to_owned(),
+        action: "apply",
+        dry_run: false,
+        plan,
+        work,
+        exact: false,
+        place: Box::new(()),
+    };
     assert!(matches!(place.desk.edit_bulk(bulk).await, Err(Refusal::Gone)));
     assert_eq!(place.desk.head().revision, before);
     place.reopened();
