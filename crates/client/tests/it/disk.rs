@@ -8,8 +8,10 @@ use std::time::Duration;
 use keepgate_client::replica::{Replica, StartError, read_kept};
 use keepgate_policy::Change;
 
-use crate::center::{FakeCenter, entity, service};
-use crate::replica::{HOUR, LONG, Scratch, config, decide, on_disk, reopened, run, until};
+use crate::center::{FakeCenter, entity};
+use crate::replica::{
+    HOUR, LONG, Scratch, config, decide, following, on_disk, reopened, run, until,
+};
 
 #[test]
 fn a_disk_that_fails_costs_only_the_cache() {

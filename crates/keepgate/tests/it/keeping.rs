@@ -244,7 +244,7 @@ impl Story {
             (DATA, place("data")),
             ("center-1.kgbackup", place("center-1.kgbackup")),
             ("replica.snapshot", self.replica.clone()),
-            ("orders/", place("out")),
+            ("orders", place("out")),
         ];
         let mut words: Vec<String> = Vec::new();
         for word in command.split(' ').skip(1) {
