@@ -125,11 +125,10 @@ fn what_the_kernel_changes_along_goes_back_too() {
     host.client.sysctl("net.ipv6.conf.lo.forwarding", "1").unwrap();
     let before = of_devices(&host);
     for text in [
-        "net.ipv4.ip_forward = 1\n",
         "net.ipv4.conf.all.forwarding = 1\nnet.ipv4.conf.lo.forwarding = 0\n",
         "net.ipv4.ip_forward = 1\nnet.ipv4.ip_forward = 1\nnet.ipv4.conf.up0.forwarding = 0\n",
         "net.ipv6.conf.all.forwarding = 1\n",
-        "net.ipv4.conf.default.rp_filter = 1\nnet.ipv4.neigh.default.gc_stale_time = 90\n",
+        "net.ipv4.conf.default.rp_filter = 1\nnet.ipv4.conf.default.arp_filter = 1\n",
     ] {
         let file = file(&host, text);
         ok(&host.tune(&["apply", "--yes", "--file", &file]));

@@ -227,8 +227,10 @@ fn ports(page: &mut String, arm: &ArmReport, crawl: f64) {
             "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">none left at {t} s</text>"
         );
     }
-    if let Some(said) = arm.summary.forecast_exhausted_at_s {
-        let seconds = arm.seconds.len();
+    // A forecast beyond the last second has no place in the chart; the words above it say it.
+    let seconds = arm.seconds.len();
+    let within = arm.summary.forecast_exhausted_at_s.filter(|said| *said <= seconds as f64);
+    if let Some(said) = within {
         let x = (said / seconds.max(1) as f64 * WIDTH).min(WIDTH);
         let _ = write!(
             page,
