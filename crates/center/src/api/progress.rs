@@ -62,7 +62,7 @@ pub(crate) fn stream(
             }
             _ = telling.every.tick() => {
                 let (stage, done, total) = telling.work.progress();
-                let (stage, done, total) = (stage.name().to_owned(), done as u64, total as u64);
+                let stage = stage.name().to_owned();
                 let line = Line::Progress(Progress { stage, done, total });
                 Some((line_of(&line), Some(telling)))
             }
