@@ -253,7 +253,7 @@ fn write_files(store: &dyn Reading, name: &str, spool: &mut Spool) -> Result<(),
     all_of(store, name, Kind::Entity, |row| {
         // Canonical JSON is a text.
         let body = String::from_utf8(row.body)
-            .map_err(|e| StoreError::Corrupt { what: crate::chain(&e) })?;
+            .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
         spool.with(|out| {
             if std::mem::replace(&mut is_first, false) {
                 let comma = if files.is_empty() { "" } else { "," };
