@@ -17,16 +17,23 @@ const SECOND: i64 = 1_000_000_000;
 
 /// The host's clocks, moved.
 #[derive(Debug)]
-struct Moved {
+pub struct Moved {
     boot: AtomicI64,
     real: AtomicI64,
     which: Mutex<Boot>,
 }
 
 impl Moved {
-    fn new() -> Arc<Moved> {
+    pub fn new() -> Arc<Moved> {
         let which = Mutex::new(Boot { id: [1; 16], namespace: 1 });
         Arc::new(Moved { boot: AtomicI64::new(0), real: AtomicI64::new(0), which })
+    }
+
+    /// Another boot, in May 2033: later than whatever was recorded.
+    pub fn in_2033() -> Arc<Moved> {
+        let time = Moved::new();
+        time.set_wall(2_000_000_000 - HostTime.realtime_ns() / SECOND);
+        time
     }
 
     /// As if the process had been frozen for so long.
@@ -54,7 +61,7 @@ impl TimeSource for Moved {
     }
 }
 
-fn with(time: &Arc<Moved>, config: FollowConfig) -> FollowConfig {
+pub fn with(time: &Arc<Moved>, config: FollowConfig) -> FollowConfig {
     FollowConfig { time: Arc::clone(time) as Arc<dyn TimeSource>, ..config }
 }
 
