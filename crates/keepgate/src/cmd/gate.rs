@@ -128,8 +128,7 @@ pub(crate) struct Traffic {
     /// repeated
     #[arg(long, env = "KEEPGATE_PROXY_PROTOCOL", value_name = "RANGE", value_delimiter = ',')]
     pub(crate) proxy_protocol: Vec<Peer>,
-    /// Take ranges that are everybody for --trusted-proxy and --proxy-protocol, and as `peers` of a
-    /// trusted header
+    /// Take ranges that are everybody: as proxies, and as the `peers` of a trusted header
     #[arg(long, env = "KEEPGATE_TRUST_EVERYBODY")]
     pub(crate) trust_everybody: bool,
     /// The directory below which services' key and secret files are; without it none is read

@@ -22,7 +22,6 @@ const PROMISED: Duration = Duration::from_millis(1_200);
 const USER: &str = "x-user: alice";
 
 /// An upstream of long answers: an event, then nothing; or a WebSocket that says a word.
-#[expect(clippy::disallowed_methods, reason = "a test is not the product")]
 fn long_answers() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
