@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 
 /// Bytes read at once.
-const CHUNK: usize = 64 << 10;
+const CHUNK: u64 = 64 << 10;
 
 /// What comes next in a list.
 pub(super) enum Next<'a> {
@@ -143,16 +143,9 @@ impl<R: Read> Elements<R> {
         }
         self.buffer.drain(..self.at.min(self.buffer.len()));
         self.at = 0;
-        let held = self.buffer.len();
-        self.buffer.resize(held + CHUNK, 0);
-        let read = loop {
-            match self.from.read(self.buffer.get_mut(held..).unwrap_or_default()) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        self.buffer.truncate(held + *read.as_ref().unwrap_or(&0));
-        self.ended = read? == 0;
+        // A reader may give a few bytes at a time: as many as fit are gathered before they are scanned.
+        let read = (&mut self.from).take(CHUNK).read_to_end(&mut self.buffer)?;
+        self.ended = read == 0;
         Ok(!self.ended)
     }
 }
