@@ -13,8 +13,8 @@ use cedar_policy_core::ast::{
 use cedar_policy_core::validator::{ValidatorActionId, ValidatorSchema};
 
 /// The most steps of one change: tokens of its policies times the combinations of action, principal
-/// type and resource type that they are checked for.
-pub const MAX_STEPS: u64 = 200_000_000;
+/// type and resource type that they are checked for. A step takes about a microsecond.
+pub const MAX_STEPS: u64 = 50_000_000;
 
 /// Steps for a combination that a policy's scope leaves out: the scope is checked all the same.
 const SCOPE: u64 = 8;

@@ -366,6 +366,27 @@ mod tests {
     use super::*;
     use crate::model::Kind;
 
+    /// At the bound on steps a policy is checked; one step beyond, it is refused by name.
+    #[test]
+    fn the_steps_of_one_change_are_bounded() {
+        let schema = "entity user, doc; action read, write appliesTo { principal: user, \
+                      resource: doc };";
+        let types = Types::of(cedar_text::schema::parse(schema).unwrap());
+        let text = "permit (principal, action == Action::\"read\", resource) when { true };";
+        let key = ItemKey::new("s", Kind::Policy, "p");
+        let template = cedar_text::template(Sort::Policy, "p", text).unwrap();
+        let tokens = cedar_text::tokens(text);
+        let steps = types.effort.steps(&types.policies, &template, tokens, 0);
+        // One of two combinations, and the scope in both.
+        assert_eq!(steps, u64::try_from(tokens).unwrap() + 2 * 8);
+        for (before, told) in [(MAX_STEPS - steps, 0), (MAX_STEPS - steps + 1, 1)] {
+            let mut check = Check::default();
+            check.known.steps = before;
+            assert_eq!(check.has_steps(&types, &key, &template, tokens, 0), told == 0);
+            assert_eq!(check.problems.len(), told, "{:?}", check.problems);
+        }
+    }
+
     /// Cedar 4.14.1: the validator as a whole has nothing to say of a policy that its type checker
     /// gave up on. Its result does, and so does this module.
     #[test]
