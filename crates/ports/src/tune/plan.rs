@@ -379,15 +379,14 @@ pub fn refusals(snapshot: &HostSnapshot, changes: &[(String, String)]) -> Vec<Re
             ("net.ipv4.tcp_tw_recycle", _) => {
                 refuse(key, "it breaks clients behind NAT, and Linux 4.12 removed it".to_owned());
             }
-            (key, text) if key.starts_with("net.ipv6.conf.") && key.ends_with(".disable_ipv6") => {
-                if !values::same(key, text, "0") {
-                    refuse(
-                        key,
-                        "it takes the IPv6 addresses away, and setting it back does not bring them \
-                         back"
-                            .to_owned(),
-                    );
-                }
+            (key, text)
+                if key.starts_with("net.ipv6.conf.")
+                    && key.ends_with(".disable_ipv6")
+                    && !values::same(key, text, "0") =>
+            {
+                let why = "it takes the IPv6 addresses away, and setting it back does not bring \
+                           them back";
+                refuse(key, why.to_owned());
             }
             _ => {}
         }
