@@ -93,7 +93,37 @@ impl Generators {
     fn take(mut self) -> Map<String, Value> {
         let mut all = self.requests.take_definitions(true);
         all.extend(self.answers.take_definitions(true));
+        all.values_mut().for_each(plain_enums);
         all
+    }
+}
+
+/// One of several texts, each with a description of its own, is written as `oneOf` of constants.
+/// Generators of clients take `enum`: so it is one, and the descriptions are lines of its own.
+fn plain_enums(schema: &mut Value) {
+    match schema {
+        Value::Array(several) => several.iter_mut().for_each(plain_enums),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(plain_enums);
+            let Some(texts) = fields.get("oneOf").and_then(Value::as_array) else { return };
+            let constant =
+                |one: &Value| one.get("const").and_then(Value::as_str).map(str::to_owned);
+            let Some(names) = texts.iter().map(constant).collect::<Option<Vec<String>>>() else {
+                return;
+            };
+            let of = |value: &Value| {
+                value.get("description").and_then(Value::as_str).unwrap_or_default().to_owned()
+            };
+            let mut lines = vec![of(&Value::Object(fields.clone()))];
+            lines.extend(
+                names.iter().zip(texts).map(|(name, one)| format!("`{name}`: {}", of(one))),
+            );
+            fields.remove("oneOf");
+            fields.insert("type".to_owned(), json!("string"));
+            fields.insert("enum".to_owned(), json!(names));
+            fields.insert("description".to_owned(), json!(lines.join("\n")));
+        }
+        _ => {}
     }
 }
 

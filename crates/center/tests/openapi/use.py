@@ -14,6 +14,7 @@ from keepgate_center_client.models import (
     Question,
     ServiceList,
     Status,
+    TokenRole,
     TokenList,
 )
 
@@ -25,7 +26,7 @@ names: list[str] = [service.name for service in services.services]
 policies: int = sum(service.policies for service in services.services)
 assert names == ["orders"] and policies == 1, services
 
-made = create_token.sync(client=client, body=NewToken(role="pep", note="a test"))
+made = create_token.sync(client=client, body=NewToken(role=TokenRole.PEP, note="a test"))
 assert isinstance(made, MadeToken)
 secret: str = made.token
 tokens = list_tokens.sync(client=client)

@@ -119,6 +119,8 @@ def starlette():
 
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    # Its port is told before the server runs: who connects before that waits.
+    listener.listen(1024)
     # It is in front of nobody: what it is told of its callers it believes from nobody.
     config = uvicorn.Config(app, log_level="error", lifespan="off", proxy_headers=False)
     server = uvicorn.Server(config)

@@ -89,6 +89,8 @@ fn decisions_outlive_the_center() {
     let young = age();
     eventually("the age grows", || (age() > young + 1.5).then_some(()));
     eventually("the replica is too old", || (http.get("/orders").status == 503).then_some(()));
+    let is_refused = || seen.lock().unwrap().iter().any(|seen| seen.status == 503);
+    eventually("the others are told, too", || is_refused().then_some(()));
 
     let restarted = Instant::now();
     let center = CenterProcess::start(None, &data, &listen);
