@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A workspace of the project's shape, in a directory of its own, that goes with the test.
+/// A workspace of the project's shape, in a directory within one that goes with the test.
 struct Workspace(PathBuf);
 
 impl Workspace {
@@ -12,7 +12,7 @@ impl Workspace {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("keepgate-tidy-{}-{number}", std::process::id());
-        let workspace = Workspace(std::env::temp_dir().join(name));
+        let workspace = Workspace(std::env::temp_dir().join(name).join("workspace"));
         workspace.write(
             "Cargo.toml",
             "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\n[workspace.lints.rust]\n",
@@ -79,7 +79,9 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        if let Some(directory) = self.0.parent() {
+            let _ = std::fs::remove_dir_all(directory);
+        }
     }
 }
 
@@ -131,13 +133,13 @@ fn licenses() {
     }
 }
 
-/// A package outside of the workspace that `keepgate-ports` depends on.
+/// A package outside of the workspace's directory, as a dependency of `keepgate-ports`.
 fn outside(workspace: &Workspace, name: &str, version: &str) -> String {
-    let folder = format!("outside/{name}-{version}");
+    let folder = format!("../outside/{name}-{version}");
     workspace.write(
         &format!("{folder}/Cargo.toml"),
         &format!(
-            "[package]\nname = \"{name}\"\nversion = \"{version}\"\nedition = \"2024\"\nlicense = \"MIT\"\n[workspace]\n"
+            "[package]\nname = \"{name}\"\nversion = \"{version}\"\nedition = \"2024\"\nlicense = \"MIT\"\n"
         ),
     );
     workspace.write(&format!("{folder}/src/lib.rs"), "//! A crate.\n");
@@ -170,7 +172,7 @@ fn duplicates() {
 fn sources_of_packages() {
     let workspace = Workspace::new();
     outside(&workspace, "foreign", "1.0.0");
-    let repository = workspace.0.join("outside/foreign-1.0.0");
+    let repository = workspace.0.join("../outside/foreign-1.0.0");
     for arguments in [
         &["init", "-q"][..],
         &["add", "-A"],

@@ -1,0 +1,101 @@
+//! Why an edit did not land, or the desk did not open. What a caller sees of it is the API's matter.
+
+use std::sync::Arc;
+
+use keepgate_policy::{ItemKey, Kind, Revision};
+
+use super::Problem;
+use crate::store::StoreError;
+
+/// An edit that did not land; nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The state it would leave is not valid.
+    #[error("the change is not valid")]
+    Invalid(Vec<Problem>),
+    /// It names something that is not there.
+    #[error("there is no {kind} `{id}`{place}")]
+    Missing {
+        /// `policy`, `service`, `token`, ...
+        kind: &'static str,
+        /// Its id.
+        id: String,
+        /// ` in service ..` or nothing.
+        place: String,
+    },
+    /// The item is not at the revision that the caller saw.
+    #[error("`{id}` is at revision {found}, not at {wanted}: someone changed it meanwhile")]
+    Stale {
+        /// The item's id.
+        id: String,
+        /// The caller's `If-Match`.
+        wanted: String,
+        /// What is there; 0: nothing.
+        found: Revision,
+    },
+    /// It would leave no way in.
+    #[error(
+        "`{0}` is the last admin token; create another one first (`keepgate token create --role \
+         admin`)"
+    )]
+    LastAdmin(String),
+    /// Acknowledged state is not there; nothing lands on top of what is left.
+    #[error("history-lost: {0}")]
+    Lost(Arc<str>),
+    /// The last revision could not be noted outside of the store; nothing lands until it is.
+    #[error("{0}")]
+    Stopped(Arc<str>),
+    /// Nobody waits for it any more.
+    #[error("the caller has gone; nothing was changed")]
+    Gone,
+    /// Too many edits wait already.
+    #[error("too many changes are waiting; try again")]
+    Busy,
+    /// Others changed what a large edit rests on, again and again.
+    #[error(
+        "others changed the service's settings, schema, templates, routes or limits again and again \
+         while this change of {0} items was worked out; try again"
+    )]
+    Overtaken(usize),
+    /// The center is shutting down.
+    #[error("the center is shutting down")]
+    Closed,
+    /// The engine does not take what passed all checks; a defect.
+    #[error("the decision engine refused the change")]
+    World(#[from] keepgate_policy::world::WorldError),
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+}
+
+impl Refusal {
+    /// There is no such item.
+    pub fn missing(key: &ItemKey) -> Refusal {
+        let place = match (key.kind, key.service.as_str()) {
+            (Kind::Service, _) => String::new(),
+            (_, "") => " in the directory".to_owned(),
+            (_, service) => format!(" in service `{service}`"),
+        };
+        let id = if key.id.is_empty() { key.service.clone() } else { key.id.clone() };
+        Refusal::Missing { kind: key.kind.as_str(), id, place }
+    }
+
+    /// There is no such service.
+    pub fn no_service(name: &str) -> Refusal {
+        Refusal::missing(&ItemKey::service(name))
+    }
+}
+
+/// The desk did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store cannot be read.
+    #[error("cannot read the store")]
+    Store(#[from] StoreError),
+    /// The engine does not take the stored items.
+    #[error("the store holds a state that the engine does not take")]
+    World(#[from] keepgate_policy::world::WorldError),
+    /// The writer thread did not start.
+    #[error("cannot start the writer thread")]
+    Thread(#[source] std::io::Error),
+}
