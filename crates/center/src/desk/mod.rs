@@ -32,9 +32,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::world::Builder;
-use keepgate_policy::{
-    Change, Digest, Item, ItemBody, ItemKey, Kind, Mark, Revision, World, proto,
-};
+use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Mark, Revision, World, proto};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use bulk::{Bulk, BulkPlanner};
