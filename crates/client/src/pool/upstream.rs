@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -257,7 +257,7 @@ async fn head<F: Future>(
         if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
             return Poll::Ready(Ok(outcome));
         }
-        while timer.as_mut().poll(cx).is_ready() {
+        while is_over(timer.as_mut(), cx) {
             match later(watch, waits) {
                 Ok(later) => timer.as_mut().reset(later),
                 Err(late) => return Poll::Ready(Err(late)),
@@ -266,6 +266,12 @@ async fn head<F: Future>(
         Poll::Pending
     })
     .await
+}
+
+/// Whether the timer has ended. It is asked outside of tokio's budget: an upstream that sends without
+/// pause, informational answers for instance, uses that up, and the timer would never be looked at.
+fn is_over(timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
+    pin!(tokio::task::unconstrained(timer)).poll(cx).is_ready()
 }
 
 /// The deadline moves with the request's body. While more of that is awaited, how long is for its
