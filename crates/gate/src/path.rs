@@ -497,7 +497,9 @@ mod tests {
             prop_assert!(rules.keep_parameters || !once.contains(';'));
             prop_assert!(rules.keep_encoded_slash || !once.contains("%2F"));
             prop_assert!(!once.split('/').any(|s| matches!(s, ".." | ".")));
-            prop_assert!(!once.split(['/', ';']).any(|s| matches!(s, ".." | ".")));
+            // Nor with parameters: servers that take those off would then resolve it.
+            let bare = |s: &str| matches!(s.split(';').next(), Some(".." | "."));
+            prop_assert!(!once.split('/').any(bare));
             prop_assert!(once.bytes().all(|b| b.is_ascii_graphic()));
             if rules.mode == Mode::Strict {
                 prop_assert_eq!(once.as_ref(), path.as_str());

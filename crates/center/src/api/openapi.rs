@@ -171,10 +171,10 @@ fn operation(endpoint: &Endpoint, problem: &Schema, generators: &mut Generators)
         }
     }
     let mut content = endpoint.answer.render(&mut generators.answers);
-    if let (Some(lines), Some(content)) = (endpoint.progress, content.as_object_mut()) {
-        if let Value::Object(lines) = lines.render(&mut generators.answers) {
-            content.extend(lines);
-        }
+    if let (Some(lines), Some(content)) = (endpoint.progress, content.as_object_mut())
+        && let Value::Object(lines) = lines.render(&mut generators.answers)
+    {
+        content.extend(lines);
     }
     let mut responses = Map::new();
     let status = endpoint.status.to_string();

@@ -190,7 +190,9 @@ async fn where_no_database_is_left_the_loss_can_be_accepted() {
         assert!(welcome.head.unwrap().revision > held.revision, "{what}");
         center.stop().await;
     }
-    let error = chain(&upkeep::accept_loss(Dir::new().path(), 9).unwrap_err());
+    let empty = Dir::new();
+    std::fs::create_dir_all(empty.path()).unwrap();
+    let error = chain(&upkeep::accept_loss(empty.path(), 9).unwrap_err());
     assert!(error.contains("no trace of one"), "{error}");
 }
 

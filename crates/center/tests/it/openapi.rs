@@ -143,7 +143,7 @@ fn files() -> Value {
         "limits.toml": LIMITS,
         "all.cedar": "@id(\"all\") permit (principal, action, resource);\n@id(\"near\") permit (principal == user::\"bob\", action, resource);",
         "entities.json": "[{\"uid\":{\"type\":\"user\",\"id\":\"alice\"},\"attrs\":{\"level\":3,\"tags\":[\"a\"],\"of\":{\"x\":true}},\"parents\":[]}]",
-        "roles.toml": "[[role]]\nid = \"reader\"\ndescription = \"reads\"\nmembers = ['user::\"alice\"']\n[[role.grant]]\nid = \"all\"\nactions = [\"GET\"]\nresource = 'route::\"/a\"'\n",
+        "roles.toml": "[[role]]\nid = \"reader\"\ndescription = \"reads\"\nmembers = ['user::\"alice\"']\n[[role.grant]]\nid = \"readers\"\nactions = [\"GET\"]\nresource = 'route::\"/a\"'\n",
         "routes.toml": "[[route]]\nmethod = \"GET\"\npath = \"/a\"\ncost = 2\nmax_age = \"1m\"\n",
     } })
 }

@@ -160,6 +160,10 @@ fn the_next_address_of_a_name_is_tried() {
     eventually("it follows the adopted one", || {
         (asks(&gate_url, &place.key, None).0 == 502).then_some(())
     });
+    let kept = place.scratch.join("replica").join("replica.seen");
+    eventually("it has written down what it follows", || {
+        std::fs::metadata(&kept).is_ok_and(|kept| kept.len() > 0).then_some(())
+    });
     gate.kill();
     // The original knows nothing of that history. It answers at the first address, with the same
     // tokens.
