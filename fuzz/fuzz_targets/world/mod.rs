@@ -7,7 +7,7 @@ use keepgate_policy::{Digest, Item, ItemBody, Query, Revision, Snapshot, Uid, Wo
 
 /// Holds what is accepted against what can be built and decided: a state without problems is a
 /// world, and decides. Whatever else may come of the items, nothing overflows. True: no problems.
-pub fn holds(bodies: Vec<ItemBody>, principal: &Uid, action: &str, resource: &Uid) -> bool {
+pub(crate) fn holds(bodies: Vec<ItemBody>, principal: &Uid, action: &str, resource: &Uid) -> bool {
     let settings = ItemBody::Service(Box::new(ServiceSettings::named("s")));
     let all = std::iter::once(settings).chain(bodies);
     let mut items: Vec<Item> = all.map(|body| Item::new("s", "p", body)).collect();

@@ -218,7 +218,6 @@ async fn real_answers_fit_the_document() {
     ask("evaluation", "POST", "/access/v1/evaluation", Some(one.clone())).await;
     let many = json!({ "evaluations": [one, { "subject": {} }] });
     ask("evaluations", "POST", "/access/v1/evaluations", Some(many)).await;
-    drop(ask);
 
     let text = document(&center).await.to_string();
     let (document, kept) = (dir.path().join("openapi.json"), dir.path().join("samples.json"));

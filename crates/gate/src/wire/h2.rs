@@ -225,7 +225,9 @@ mod tests {
         let fine = frame(1, 5, 1, b"\x82");
         let next = frame(1, 4, 3, b"\x04\x02/#");
         let refused = |bad: &[Vec<u8>], passes: usize| {
-            let bytes = connection(&[&[fine.clone()], bad, &[next.clone()]].concat());
+            let bytes = connection(
+                &[std::slice::from_ref(&fine), bad, std::slice::from_ref(&next)].concat(),
+            );
             let before = connection(std::slice::from_ref(&fine)).len();
             let expected = [&bytes[..before + passes], &REFUSED].concat();
             for step in [3, 5, 4_096, usize::MAX] {
