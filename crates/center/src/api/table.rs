@@ -498,7 +498,7 @@ fn of_tokens(t: &mut Table) {
     t.add(("DELETE", "/v1/tokens/{id}"), Tokens, ("revokeToken", "revoke a token"), || {
         delete(tokens::revoke)
     })
-    .answers::<api::Revision>();
+    .answers::<api::Landed>();
 }
 
 fn of_status(t: &mut Table) {
