@@ -111,7 +111,7 @@ def starlette():
         said = {
             "method": request.method,
             "path": scope["path"],
-            "url_path": urllib.parse.unquote(request.url.path),
+            "url_path": request.url.path,
             "host": request.headers.get("host"),
             "headers": list(request.headers.keys()),
         }
