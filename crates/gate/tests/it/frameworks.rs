@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use keepgate_gate::path::{Mode, PathRules, normal};
 use keepgate_policy::service::{Paths, PathsFold};
@@ -48,8 +49,11 @@ fn runner() -> TestRunner {
 async fn upstream(kind: &str) -> Option<Upstream> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let fixtures = here.join("../../target/fixtures");
+    // Of its own: tests that run at the same time have upstreams of the same kind.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let port_file =
-        std::env::temp_dir().join(format!("keepgate-{kind}-{}.port", std::process::id()));
+        std::env::temp_dir().join(format!("keepgate-{kind}-{}-{number}.port", std::process::id()));
     let mut command = if kind == "express" {
         let modules = fixtures.join("express/node_modules");
         if !modules.join("express").exists() {
