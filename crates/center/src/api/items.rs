@@ -18,8 +18,8 @@ use super::problem::Problem;
 use super::{Answer, App};
 use crate::access::Caller;
 use crate::desk::{
-    Bulk, BulkPlanner, ChangeOp, Counts, Edit, Outcome, Plan, Problem as Located, Refusal, Step,
-    Work,
+    Bulk, BulkPlanner, Counts, Edit, Outcome, Plan, Problem as Located, Refusal, Step, Work,
+    shown_id,
 };
 use crate::store::Row;
 
@@ -280,14 +280,8 @@ where
 
 /// The answer to a write: what changed, of many the first, and how many.
 pub(crate) fn changed(outcome: &Outcome) -> Changed {
-    let change = |landing: &crate::desk::Landing| api::Change {
-        op: match landing.op {
-            ChangeOp::Create => api::Op::Create,
-            ChangeOp::Update => api::Op::Update,
-            ChangeOp::Delete => api::Op::Delete,
-        },
-        item: named(&landing.key),
-    };
+    let change =
+        |landing: &crate::desk::Landing| api::Change { op: landing.op, item: named(&landing.key) };
     let Counts { created, updated, deleted } = outcome.counts;
     let is_cut = outcome.counts.all() > outcome.changes.len() as u64;
     Changed {
@@ -307,11 +301,6 @@ pub(crate) fn kept(outcome: &Outcome) -> Vec<api::Kept> {
 
 fn named(key: &ItemKey) -> api::ItemName {
     api::ItemName { kind: key.kind.as_str().to_owned(), id: shown_id(key).to_owned() }
-}
-
-/// A service and its schema have no id of their own.
-pub(crate) fn shown_id(key: &ItemKey) -> &str {
-    if key.id.is_empty() { &key.service } else { &key.id }
 }
 
 /// An item from a body; what the path says already may be left out of it.

@@ -21,7 +21,7 @@ use super::problem::Problem;
 use super::spool::Spool;
 use super::{Answer, App, files, items, progress};
 use crate::access::Caller;
-use crate::desk::{Refusal, Stage, Step, Work};
+use crate::desk::{self, Refusal, Stage, Step, Work};
 use crate::follow::Follower;
 use crate::store::{Reading, Row, StoreError};
 
@@ -134,7 +134,7 @@ fn warnings(packed: &Packed) -> Vec<api::Warning> {
 fn warning(packed: &Packed, key: &ItemKey, message: String, gate: Option<String>) -> api::Warning {
     let place = packed.place(key);
     api::Warning {
-        id: items::shown_id(key).to_owned(),
+        id: desk::shown_id(key).to_owned(),
         message,
         gate,
         line: place.as_ref().map(|place| place.line as u64),

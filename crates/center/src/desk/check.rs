@@ -89,14 +89,14 @@ impl Problem {
             file: self.file.clone(),
             line: self.line.map(|line| line as u64),
             kind: self.key.as_ref().map(|key| key.kind.as_str().to_owned()),
-            id: self.key.as_ref().map(|key| shown(key).to_owned()),
+            id: self.key.as_ref().map(|key| shown_id(key).to_owned()),
             message: self.message.clone(),
         }
     }
 }
 
 /// A service and its schema have no id of their own.
-fn shown(key: &ItemKey) -> &str {
+pub(crate) fn shown_id(key: &ItemKey) -> &str {
     if key.id.is_empty() { &key.service } else { &key.id }
 }
 
@@ -106,9 +106,9 @@ impl fmt::Display for Problem {
             (Some(file), Some(line), _) => write!(f, "{file}:{line}: ")?,
             (Some(file), None, _) => write!(f, "{file}: ")?,
             (None, Some(line), Some(key)) => {
-                write!(f, "{} `{}`, line {line}: ", key.kind, shown(key))?;
+                write!(f, "{} `{}`, line {line}: ", key.kind, shown_id(key))?;
             }
-            (None, None, Some(key)) => write!(f, "{} `{}`: ", key.kind, shown(key))?,
+            (None, None, Some(key)) => write!(f, "{} `{}`: ", key.kind, shown_id(key))?,
             (None, _, None) => {}
         }
         f.write_str(&self.message)

@@ -37,6 +37,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use bulk::{Bulk, BulkPlanner};
 pub use check::Problem;
+pub(crate) use check::shown_id;
 pub(crate) use history::Witness;
 pub use history::{Condition, Sums};
 pub(crate) use land::an_admin_remains;
@@ -44,7 +45,7 @@ pub(crate) use recent::DELTA_BYTES;
 pub use recent::{Landed, Recent, Scope, Since};
 pub use refusal::{OpenError, Refusal};
 pub(crate) use step::Step;
-pub use step::{ChangeOp, Counts, Landing};
+pub use step::{Counts, Landing};
 pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keepgate_policy::{ItemKey, Kind, Revision};
 
-use super::Problem;
+use super::{Problem, shown_id};
 use crate::store::StoreError;
 
 /// An edit that did not land; nothing changed.
@@ -76,8 +76,7 @@ impl Refusal {
             (_, "") => " in the directory".to_owned(),
             (_, service) => format!(" in service `{service}`"),
         };
-        let id = if key.id.is_empty() { key.service.clone() } else { key.id.clone() };
-        Refusal::Missing { kind: key.kind.as_str(), id, place }
+        Refusal::Missing { kind: key.kind.as_str(), id: shown_id(key).to_owned(), place }
     }
 
     /// There is no such service.

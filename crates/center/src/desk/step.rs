@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use keepgate_api::Op;
 use keepgate_policy::{Change, Digest, Encoded, ItemKey};
 
 use super::Refusal;
@@ -29,31 +30,9 @@ pub(crate) struct Before {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Landing {
     /// Created, updated or deleted.
-    pub op: ChangeOp,
+    pub op: Op,
     /// The item.
     pub key: ItemKey,
-}
-
-/// How an item changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeOp {
-    /// It was not there.
-    Create,
-    /// It was there and says something else now.
-    Update,
-    /// It is gone.
-    Delete,
-}
-
-impl ChangeOp {
-    /// As in answers.
-    pub fn name(self) -> &'static str {
-        match self {
-            ChangeOp::Create => "create",
-            ChangeOp::Update => "update",
-            ChangeOp::Delete => "delete",
-        }
-    }
 }
 
 /// How many items an edit changes, by how.
@@ -74,11 +53,11 @@ impl Counts {
         counts
     }
 
-    pub(super) fn add(&mut self, op: ChangeOp) {
+    pub(super) fn add(&mut self, op: Op) {
         match op {
-            ChangeOp::Create => self.created += 1,
-            ChangeOp::Update => self.updated += 1,
-            ChangeOp::Delete => self.deleted += 1,
+            Op::Create => self.created += 1,
+            Op::Update => self.updated += 1,
+            Op::Delete => self.deleted += 1,
         }
     }
 
@@ -107,11 +86,11 @@ impl Step {
         })
     }
 
-    pub(crate) fn op(&self) -> ChangeOp {
+    pub(crate) fn op(&self) -> Op {
         match (&self.before, &self.after) {
-            (None, _) => ChangeOp::Create,
-            (Some(_), Some(_)) => ChangeOp::Update,
-            (Some(_), None) => ChangeOp::Delete,
+            (None, _) => Op::Create,
+            (Some(_), Some(_)) => Op::Update,
+            (Some(_), None) => Op::Delete,
         }
     }
 
