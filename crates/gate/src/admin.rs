@@ -162,22 +162,24 @@ impl View {
         }
     }
 
-    /// Ready once there is a replica that has the service, and as long as the center is one that it
-    /// can follow. A center that is away is no reason: deciding goes on.
+    /// Ready once there is a replica that has the service and whose age is known, and as long as the
+    /// center is one that it can follow. A center that is away is no reason: deciding goes on.
     fn ready(&self) -> Response<Full<Bytes>> {
         if let Some(trouble) = self.common.source.trouble() {
             return text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n"));
         }
-        match self.common.source.peek(None) {
-            Peek::New(dated) if dated.world.service(&self.common.settings.service).is_some() => {
-                text(StatusCode::OK, "ready\n".to_owned())
+        let missing = match self.common.source.peek(None) {
+            Peek::New(dated) if dated.world.service(&self.common.settings.service).is_none() => {
+                "the replica does not know the service\n"
             }
-            Peek::New(_) => {
-                let line = "the replica does not know the service\n".to_owned();
-                text(StatusCode::SERVICE_UNAVAILABLE, line)
+            // As after the first snapshot, or a reboot without a center: every answer is 503.
+            Peek::New(dated) if dated.currency.age().is_none() => {
+                "how old the replica is is not known until the center is heard\n"
             }
-            _ => text(StatusCode::SERVICE_UNAVAILABLE, "there is no replica yet\n".to_owned()),
-        }
+            Peek::New(_) => return text(StatusCode::OK, "ready\n".to_owned()),
+            _ => "there is no replica yet\n",
+        };
+        text(StatusCode::SERVICE_UNAVAILABLE, missing.to_owned())
     }
 
     /// Who is making the requests, as JSON.

@@ -245,31 +245,33 @@ impl FixedSource {
     /// From now on it is this world, as old as the one before.
     pub fn replace(&self, world: World) {
         let revision = world.revision();
-        let age = self.dated.load().as_deref().map(|(_, age)| age.get()).unwrap_or_default();
+        let held = self.dated.load();
+        let age = held.as_deref().map_or(Some(Duration::ZERO), |(_, age)| age.get());
         self.dated.store(Some(Arc::new((world, Arc::new(FixedAge(Mutex::new(age)))))));
         self.revision.send_replace(revision);
     }
 
-    /// From now on its world has this age; one that it replaced keeps its own.
-    pub fn set_age(&self, age: Duration) {
+    /// From now on its world has this age, or one that nobody knows; one that it replaced keeps its
+    /// own.
+    pub fn set_age(&self, age: impl Into<Option<Duration>>) {
         if let Some((_, held)) = self.dated.load().as_deref() {
-            *held.0.lock().unwrap_or_else(PoisonError::into_inner) = age;
+            *held.0.lock().unwrap_or_else(PoisonError::into_inner) = age.into();
         }
     }
 }
 
 #[derive(Debug)]
-struct FixedAge(Mutex<Duration>);
+struct FixedAge(Mutex<Option<Duration>>);
 
 impl FixedAge {
-    fn get(&self) -> Duration {
+    fn get(&self) -> Option<Duration> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Currency for FixedAge {
     fn age(&self) -> Option<Duration> {
-        Some(self.get())
+        self.get()
     }
 }
 
@@ -286,7 +288,7 @@ impl DecisionSource for FixedSource {
     }
 
     fn age(&self) -> Option<Duration> {
-        Some(self.dated.load().as_deref()?.1.get())
+        self.dated.load().as_deref()?.1.get()
     }
 
     fn wait_for(

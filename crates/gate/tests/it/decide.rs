@@ -113,6 +113,15 @@ async fn without_a_decision_it_is_503() {
     source.set_age(Duration::from_secs(3599));
     assert_eq!(get(gate.addr, "/orders", &[ALICE]).await.status, 200);
 
+    // An age that nobody knows is no age: not ready, too.
+    source.set_age(None);
+    assert_eq!(no_decision(&[ALICE]).await, "age_unknown");
+    let ready = get(gate.admin, "/readyz", &[]).await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("how old"), "{}", ready.body);
+    source.set_age(Duration::ZERO);
+    assert_eq!(get(gate.admin, "/readyz", &[]).await.status, 200);
+
     // A revision that is not here yet.
     let asked = [ALICE, ("Keepgate-Min-Revision", "2")];
     assert_eq!(no_decision(&asked).await, "behind");
