@@ -83,19 +83,12 @@ fuzz_target!(|bytes: &[u8]| {
     let digest = Digest::of_all(&items);
     let world = World::from_snapshot(&Snapshot { revision: Revision(1), digest, items });
     assert!(world.is_ok(), "{world:?}");
-    let none = BTreeMap::new();
     for id in ["v", "0-0", "1-0"] {
         let decided = world.as_ref().map(|world| {
-            world.decide(&Query {
-                service: "s",
-                principal: &Uid::new("user", id),
-                action: &Uid::action("read"),
-                resource: &Uid::new("user", "v"),
-                context: &none,
-                principal_properties: &none,
-                action_properties: &none,
-                resource_properties: &none,
-            })
+            world.decide(
+                &Query::new(&Uid::new("user", id), &Uid::action("read"), &Uid::new("user", "v"))
+                    .service("s"),
+            )
         });
         assert!(matches!(decided, Ok(Ok(_))), "{decided:?}");
     }

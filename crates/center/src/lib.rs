@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use desk::{Desk, Edit, OpenError, Plan, Refusal};
+use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
 use store::{Retention, SqliteStore, Store, StoreError};
 use token::{RandomError, Role};
 
@@ -230,7 +230,7 @@ impl Center {
         let minted = token::mint("kgt")?;
         let row = api::tokens::row(&minted, role, service.to_owned(), note.to_owned());
         let plan: desk::Planner =
-            Box::new(move |_, _| Ok(Plan { tokens: vec![row], ..Plan::default() }));
+            Box::new(move |_, _| Ok(EditPlan { tokens: vec![row], ..EditPlan::default() }));
         let actor = "center".to_owned();
         self.app.desk.edit(Edit { actor, action: "token.create", dry_run: false, plan }).await?;
         Ok(minted.text)
@@ -311,7 +311,7 @@ async fn first_token(desk: &Desk, dir: &Path) -> Result<Option<PathBuf>, StartEr
     let note = "the first admin token".to_owned();
     let row = api::tokens::row(&minted, Role::Admin, String::new(), note);
     let plan: desk::Planner =
-        Box::new(move |_, _| Ok(Plan { tokens: vec![row], ..Plan::default() }));
+        Box::new(move |_, _| Ok(EditPlan { tokens: vec![row], ..EditPlan::default() }));
     let actor = "center".to_owned();
     desk.edit(Edit { actor, action: "token.create", dry_run: false, plan })
         .await

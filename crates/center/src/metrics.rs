@@ -185,7 +185,7 @@ impl Metrics {
             ),
             (
                 "unauthenticated_total",
-                "requests without a good token where one is needed",
+                "requests without a valid token that need one",
                 self.unauthenticated.value(),
             ),
         ] {

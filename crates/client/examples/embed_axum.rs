@@ -1,14 +1,14 @@
 //! A service that decides for itself: axum with a replica inside.
 //!
 //! ```text
-//! KEEPGATE_CENTER=http://127.0.0.1:7480 KEEPGATE_TOKEN=kgt_.. KEEPGATE_SERVICE=orders \
-//!     cargo run -p keepgate-client --example embed_axum
+//! keepgate apply examples/orders
+//! export KEEPGATE_TOKEN=$(keepgate token create --role gate --service orders)
+//! cargo run -p keepgate-client --example embed_axum
 //! curl -i -H 'X-User: alice' http://127.0.0.1:8090/orders/7
 //! ```
 //!
 //! 403 means denied and nothing else; without a decision the answer is 503.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Router;
@@ -17,18 +17,18 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use keepgate_client::replica::{FollowConfig, NoDecision, Replica};
-use keepgate_policy::{Query, Uid};
+use keepgate_client::{Query, Uid};
 
 /// Orders may be read on permissions of the last minute, not on older ones.
 const MAX_AGE: Duration = Duration::from_secs(60);
+/// How long the start waits for the first permissions.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a request needs to be decided.
 #[derive(Clone, Debug)]
 pub struct Orders {
-    /// The permissions.
+    /// The permissions of the one service that this program is.
     pub replica: Replica,
-    /// The service that this program is.
-    pub service: String,
 }
 
 /// The service's routes.
@@ -45,17 +45,10 @@ async fn order(
     let Some(user) = headers.get("x-user").and_then(|user| user.to_str().ok()) else {
         return StatusCode::UNAUTHORIZED.into_response();
     };
-    let none = BTreeMap::new();
-    let query = Query {
-        service: &orders.service,
-        principal: &Uid::new("user", user),
-        action: &Uid::new("Action", "read"),
-        resource: &Uid::new("order", &*id),
-        context: &none,
-        principal_properties: &none,
-        action_properties: &none,
-        resource_properties: &none,
-    };
+    // What the gate would ask: `examples/orders` grants the method on the route.
+    let (user, get) = (Uid::new("user", user), Uid::action("GET"));
+    let route = Uid::new("route", "/orders/{id}");
+    let query = Query::new(&user, &get, &route);
     match orders.replica.decide(&query, MAX_AGE) {
         Ok(answer) if answer.decision.is_allowed() => format!("order {id}\n").into_response(),
         Ok(_) => StatusCode::FORBIDDEN.into_response(),
@@ -75,13 +68,17 @@ async fn order(
 #[allow(dead_code, reason = "a test includes this file as a module and has its own main")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
-    let service = variable("KEEPGATE_SERVICE")?;
     let center = variable("KEEPGATE_CENTER").unwrap_or("http://127.0.0.1:7480".to_owned());
-    let mut config = FollowConfig::new(center, variable("KEEPGATE_TOKEN")?);
-    config.services = vec![service.clone()];
-    let replica = Replica::follow(config)?;
+    // The token is bound to one service, so that one is followed.
+    let replica = Replica::follow(FollowConfig::new(center, variable("KEEPGATE_TOKEN")?))?;
+    if tokio::time::timeout(PATIENCE, replica.wait_ready(MAX_AGE)).await.is_err()
+        && let Some(error) = replica.last_error()
+    {
+        eprintln!("no permissions yet, every answer is 503: {error}");
+    }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8090").await?;
     println!("listening on http://{}", listener.local_addr()?);
-    axum::serve(listener, app(Orders { replica, service })).await?;
+    axum::serve(listener, app(Orders { replica: replica.clone() })).await?;
+    replica.close().await;
     Ok(())
 }

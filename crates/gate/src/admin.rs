@@ -15,7 +15,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use keepgate_limit::top::{MOST_TOLD, TopAnswer};
+use keepgate_limit::top::{MAX_TOLD, TopAnswer};
 use keepgate_observe::{Page, Sort};
 use keepgate_serve::{Place, Places, PlacesConfig};
 use tokio::net::{TcpListener, TcpStream};
@@ -186,7 +186,7 @@ impl View {
     fn top(&self) -> Response<Full<Bytes>> {
         let limiting = &self.common.limiting;
         let (now, last) = (limiting.now(), limiting.last());
-        let mut report = limiting.top.report(now, MOST_TOLD, last.as_ref().map(|l| &*l.limits));
+        let mut report = limiting.top.report(now, MAX_TOLD, last.as_ref().map(|l| &*l.limits));
         report.unheard = self.common.dropped.peers();
         let body = TopAnswer {
             service: self.common.settings.service.clone(),
@@ -222,10 +222,10 @@ impl View {
         let open = self.common.ongoing.iter().map(|list| list.len()).sum::<usize>();
         let gauge = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         for (name, sort, help, value) in [
-            ("connections_limit", Sort::Gauge, "Connections of callers that there may be.", {
+            ("connections_limit", Sort::Gauge, "Connections that callers may have.", {
                 gauge(places.bound())
             }),
-            ("connections_limit_per_address", Sort::Gauge, "Of these, one address's.", {
+            ("connections_limit_per_address", Sort::Gauge, "Of these, for one address.", {
                 gauge(places.per_peer())
             }),
             (
@@ -237,7 +237,7 @@ impl View {
             (
                 "connections_refused_address_total",
                 Sort::Counter,
-                "Connections closed at once because their address holds as many as it may.",
+                "Connections closed at once because their address has too many.",
                 counts.refused_peer,
             ),
             ("revision_waiters", Sort::Gauge, "Requests that wait for a revision.", {
@@ -282,7 +282,7 @@ impl View {
             (
                 "ports_exhausted_total",
                 Sort::Counter,
-                "Of these, for want of a local port or descriptor.",
+                "Of these, because no local port or descriptor was free.",
                 stats.ports_exhausted,
             ),
             ("requests_total", Sort::Counter, "Requests put on a connection.", stats.requests),
@@ -297,7 +297,7 @@ impl View {
             (
                 "queue_timeouts_total",
                 Sort::Counter,
-                "Requests that waited for a connection in vain.",
+                "Requests that waited for a connection and got none in time.",
                 stats.queue_timeouts,
             ),
             (
@@ -307,7 +307,7 @@ impl View {
                 gauge(stats.open),
             ),
             ("connections_idle", Sort::Gauge, "Connections that are idle.", gauge(stats.idle)),
-            ("connections_limit", Sort::Gauge, "Sockets that there may be.", gauge(stats.limit)),
+            ("connections_limit", Sort::Gauge, "Sockets that are allowed.", gauge(stats.limit)),
             ("queue_waiting", Sort::Gauge, "Requests that wait for a connection.", {
                 gauge(stats.waiting)
             }),

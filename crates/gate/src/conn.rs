@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::body::{GateBody, OpenExchange};
 use crate::cut::Cut;
-use crate::listen::Place;
+use crate::listen::CallerPlace;
 use crate::phase::{Exchange, live};
 use crate::wire::guard::{Deadlines, Guard, Shared};
 use crate::wire::head::{HeadBounds, MAX_HEADER_COUNT};
@@ -59,7 +59,7 @@ pub(crate) async fn serve(
     worker: Arc<Worker>,
     socket: Socket,
     remote: Option<SocketAddr>,
-    place: Place,
+    place: CallerPlace,
 ) {
     let seat = Arc::clone(place.seat());
     let opened = tokio::select! {
@@ -91,7 +91,7 @@ async fn open(
     worker: &Worker,
     mut socket: Socket,
     remote: Option<SocketAddr>,
-    place: Place,
+    place: CallerPlace,
 ) -> Result<Opened, Early> {
     let settings = &worker.settings;
     let bounds = &settings.bounds;

@@ -112,8 +112,8 @@ impl Gate {
         if config.insecure_center {
             tracing::warn!(
                 center = config.center,
-                "--insecure-center: a center may be followed over plain HTTP, so whoever is on the \
-                 way reads the token and chooses the permissions"
+                "--insecure-center: a center may be followed over plain HTTP: anyone on the network \
+                 path can read the token and change the permissions"
             );
         }
         Gate::with_source(config, Arc::new(replica)).await
@@ -301,7 +301,7 @@ fn check(config: &GateConfig) -> Result<(), StartError> {
         [("trusted_proxies", &config.trusted_proxies), ("proxy_senders", &config.proxy_senders)]
     {
         if !config.trust_everybody && is_everybody(&peers.ranges) {
-            let reason = "covers every address, so anybody could claim any address; name the \
+            let reason = "covers every address, so any caller could claim any address; name the \
                           proxies in front, or pass --trust-everybody if nobody else can connect";
             return bad(setting, reason);
         }

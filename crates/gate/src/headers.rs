@@ -39,7 +39,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     UPGRADE,
 ];
 
-/// Headers that `Connection` may not declare to be between neighbours.
+/// Headers that `Connection` may not declare to be between neighbors.
 const NEVER_HOP_BY_HOP: [HeaderName; 8] = [
     HOST,
     AUTHORIZATION,

@@ -13,14 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use keepgate_limit::rules::{Defaults, Dialect, Plan, RouteCost, RoutePattern, Rule};
+use keepgate_limit::rules::RouteCost;
 use keepgate_limit::top::{ENTRIES, Top};
 use keepgate_limit::{Limiter, Limits, Nanos, RuleError, Seed, ServiceFacts};
 use keepgate_observe::chain;
 use keepgate_policy::route::Route;
-use keepgate_policy::service::{LimitHeaders, ServiceSettings, Switch};
 use keepgate_policy::world::ServiceView;
-use serde_json::Value;
 
 /// Heavy hitters are those of the current window and the one before.
 const TOP_WINDOW: Duration = Duration::from_secs(60);
@@ -54,30 +52,15 @@ pub(crate) struct InForce {
 /// All that limits are made of.
 #[derive(Clone, PartialEq)]
 struct Asked {
-    headers: LimitHeaders,
-    default: Switch,
-    help: Option<String>,
+    limits: Arc<Limits>,
+    /// What the service's routes cost.
     costs: Vec<RouteCost>,
-    rules: Arc<[Value]>,
-    plans: Arc<[Value]>,
 }
 
 /// Why limits are not in force.
 #[derive(Debug, thiserror::Error)]
-enum BrokenLimits {
-    #[error("a rule cannot be read")]
-    Rule(#[source] serde_json::Error),
-    #[error("the plan `{name}` cannot be read")]
-    Plan {
-        name: String,
-        #[source]
-        source: serde_json::Error,
-    },
-    #[error("a plan has no name")]
-    Nameless,
-    #[error("the limits do not hold together")]
-    Refused(#[source] RuleError),
-}
+#[error("the limits contradict each other")]
+struct BrokenLimits(#[source] RuleError);
 
 impl Limiting {
     /// For so many workers. The seed of its hashes is random.
@@ -114,7 +97,7 @@ impl Limiting {
 
     /// The limits of a service as this view has it; none only if not even the defaults compile.
     pub(crate) fn of(&self, view: &ServiceView<'_>) -> Option<Arc<InForce>> {
-        let asked = Asked::of(view.settings(), view.routes(), view.limits(), view.plans());
+        let asked = Asked::of(view);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.in_use.retain(|used| used.strong_count() > 0);
         // Workers may look at different revisions for a moment, and must not take turns in
@@ -142,15 +125,12 @@ impl Limiting {
         let previous = before.map(|before| &*before.limiter);
         let facts = ServiceFacts { costs: &asked.costs, ..ServiceFacts::default() };
         let compile = |limits: &Limits| Limiter::compile(limits, &facts, self.seed, previous);
-        let compiled = asked.limits().and_then(|limits| {
-            let limiter = compile(&limits).map_err(BrokenLimits::Refused)?;
-            Ok((Arc::new(limits), Arc::new(limiter)))
-        });
-        let error = match compiled {
-            Ok((limits, limiter)) => {
+        let error = match compile(&asked.limits) {
+            Ok(limiter) => {
+                let (limits, limiter) = (Arc::clone(&asked.limits), Arc::new(limiter));
                 return Some(InForce { asked, limits, limiter, broken: false });
             }
-            Err(error) => chain(&error),
+            Err(error) => chain(&BrokenLimits(error)),
         };
         if let Some(before) = before {
             tracing::error!(error, "the limits cannot be used; those before them stay in force");
@@ -174,58 +154,10 @@ impl Limiting {
 }
 
 impl Asked {
-    fn of(
-        settings: &ServiceSettings,
-        routes: &[Route],
-        rules: &Arc<[Value]>,
-        plans: &Arc<[Value]>,
-    ) -> Asked {
-        let cost = |route: &Route| {
-            Some(RouteCost {
-                route: RoutePattern::Exact(route.path.clone()),
-                methods: if route.method == "*" { Vec::new() } else { vec![route.method.clone()] },
-                cost: route.cost?,
-            })
-        };
-        let mut costs: Vec<RouteCost> = routes.iter().filter_map(cost).collect();
+    fn of(view: &ServiceView<'_>) -> Asked {
+        let mut costs: Vec<RouteCost> = view.routes().iter().filter_map(Route::cost).collect();
         // The first that matches counts: those for one method before those for all.
         costs.sort_by_key(|cost| cost.methods.is_empty());
-        Asked {
-            headers: settings.limits.headers,
-            default: settings.limits.default,
-            help: settings.help.clone(),
-            costs,
-            rules: Arc::clone(rules),
-            plans: Arc::clone(plans),
-        }
-    }
-
-    fn limits(&self) -> Result<Limits, BrokenLimits> {
-        let mut limits = Limits {
-            headers: match self.headers {
-                LimitHeaders::Draft11 => Dialect::Draft11,
-                LimitHeaders::XRateLimit => Dialect::XRateLimit,
-                LimitHeaders::Off => Dialect::Off,
-            },
-            help: self.help.clone(),
-            defaults: match self.default {
-                Switch::On => Defaults::On,
-                Switch::Off => Defaults::Off,
-            },
-            ..Limits::default()
-        };
-        for body in &*self.rules {
-            let rule = serde_json::from_value::<Rule>(body.clone());
-            limits.rules.push(rule.map_err(BrokenLimits::Rule)?);
-        }
-        for body in &*self.plans {
-            let mut body = body.clone();
-            let name = body.as_object_mut().and_then(|fields| fields.remove("name"));
-            let Some(Value::String(name)) = name else { return Err(BrokenLimits::Nameless) };
-            let plan = serde_json::from_value::<Plan>(body);
-            let plan = plan.map_err(|source| BrokenLimits::Plan { name: name.clone(), source })?;
-            limits.plans.insert(name, plan);
-        }
-        Ok(limits)
+        Asked { limits: Arc::new(view.limits()), costs }
     }
 }

@@ -102,7 +102,7 @@ fn bind_unix(path: &Path, workers: usize) -> io::Result<Listeners> {
         Ok(_) => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
-                "something that is no socket is there",
+                "expected a socket or nothing at this path, got another kind of file",
             ));
         }
         Err(_) => {}
@@ -137,18 +137,18 @@ impl Accepting {
 }
 
 /// A place among the connections, held until the connection has ended, also as a tunnel.
-pub(crate) struct Place {
+pub(crate) struct CallerPlace {
     place: keepgate_serve::Place,
     worker: Arc<Worker>,
 }
 
-impl Place {
+impl CallerPlace {
     /// None: the connection is closed.
-    fn take(worker: &Arc<Worker>, remote: Option<SocketAddr>) -> Option<Place> {
+    fn take(worker: &Arc<Worker>, remote: Option<SocketAddr>) -> Option<CallerPlace> {
         let common = &worker.common;
         let place = common.places.take(remote.map(|addr| addr.ip()), common.now_ms()).ok()?;
         worker.metrics.open.rise();
-        Some(Place { place, worker: Arc::clone(worker) })
+        Some(CallerPlace { place, worker: Arc::clone(worker) })
     }
 
     pub(crate) fn seat(&self) -> &Arc<Seat> {
@@ -156,7 +156,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for CallerPlace {
     fn drop(&mut self) {
         if self.seat().is_told() {
             self.worker.cut(Cut::Places, &HeaderValue::from_static("none"));
@@ -182,7 +182,7 @@ pub(crate) async fn accept(worker: &Arc<Worker>, listener: Listener) -> io::Resu
             Ok((socket, remote)) => {
                 failing = false;
                 worker.metrics.accepted.add(1);
-                match Place::take(worker, remote) {
+                match CallerPlace::take(worker, remote) {
                     None => worker.metrics.over_bound.add(1),
                     Some(place) => {
                         tokio::spawn(conn::serve(Arc::clone(worker), socket, remote, place));

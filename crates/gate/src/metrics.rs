@@ -91,7 +91,7 @@ impl WorkerMetrics {
     }
 
     /// What the limits said in one of their phases.
-    pub(crate) fn limited(&self, phase: Phase, said: &keepgate_limit::Verdict) {
+    pub(crate) fn limited(&self, phase: Phase, said: &keepgate_limit::LimitVerdict) {
         let shadow = said.shadow_refusals().next().is_some();
         for (counter, (of, is_shadow)) in self.limited.iter().zip(LIMITED) {
             if of == phase && (if is_shadow { shadow } else { !said.is_admitted() }) {
@@ -160,7 +160,7 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
         (
             Sort::Counter,
             "forwarding_dropped_total",
-            "Requests whose X-Forwarded-For and the like were dropped: the peer is no trusted proxy.",
+            "Requests whose forwarding headers were dropped: the peer is not a trusted proxy.",
             |w| w.forwarding_dropped.value(),
         ),
         (

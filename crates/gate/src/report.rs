@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepgate_limit::top::{MOST_TOLD, Top, Unheard};
+use keepgate_limit::top::{MAX_TOLD, Top, Unheard};
 use keepgate_limit::{Limits, Nanos};
 use tokio::time::MissedTickBehavior;
 
@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(5);
 /// and that nothing happens is worth knowing, too.
 const QUIET: u32 = 4;
 /// The largest report, in bytes.
-const MOST_BYTES: usize = 64 << 10;
+const MAX_BYTES: usize = 64 << 10;
 
 /// Runs until it is dropped.
 pub(crate) async fn run(common: Arc<Common>) {
@@ -51,11 +51,11 @@ fn fitting(
     limits: Option<&Limits>,
     unheard: &[Unheard],
 ) -> Option<(Vec<u8>, u64)> {
-    for most in [MOST_TOLD, MOST_TOLD / 2, MOST_TOLD / 4, 1, 0] {
+    for most in [MAX_TOLD, MAX_TOLD / 2, MAX_TOLD / 4, 1, 0] {
         let mut report = top.report(now, most, limits);
         report.unheard = unheard.to_vec();
         let json = serde_json::to_vec(&report).ok()?;
-        if json.len() <= MOST_BYTES {
+        if json.len() <= MAX_BYTES {
             return Some((json, report.requests));
         }
     }
@@ -64,7 +64,7 @@ fn fitting(
 
 #[cfg(test)]
 mod tests {
-    use keepgate_limit::top::{Observation, Report};
+    use keepgate_limit::top::{Observation, TopReport};
     use keepgate_limit::{AddressKey, Seed};
 
     use super::*;
@@ -90,11 +90,11 @@ mod tests {
                 },
             );
         }
-        let whole = serde_json::to_vec(&top.report(Nanos::new(0), MOST_TOLD, None)).unwrap();
-        assert!(whole.len() > MOST_BYTES, "{}", whole.len());
+        let whole = serde_json::to_vec(&top.report(Nanos::new(0), MAX_TOLD, None)).unwrap();
+        assert!(whole.len() > MAX_BYTES, "{}", whole.len());
         let (json, requests) = fitting(&top, Nanos::new(0), None, &[]).unwrap();
-        assert!(json.len() <= MOST_BYTES && requests == 1_000, "{}", json.len());
-        let report: Report = serde_json::from_slice(&json).unwrap();
+        assert!(json.len() <= MAX_BYTES && requests == 1_000, "{}", json.len());
+        let report: TopReport = serde_json::from_slice(&json).unwrap();
         report.check().unwrap();
         assert!(!report.principals.is_empty());
     }

@@ -158,17 +158,11 @@ fn decide(world: &World, service: &str, inputs: &Inputs) -> Option<Ending> {
             return Some(Ending::Denied);
         }
     }
-    let none = std::collections::BTreeMap::new();
-    let decision = world.decide(&Query {
-        service,
-        principal: &inputs.principal,
-        action: &inputs.action,
-        resource: &inputs.resource,
-        context: &inputs.context,
-        principal_properties: &none,
-        action_properties: &none,
-        resource_properties: &none,
-    });
+    let decision = world.decide(
+        &Query::new(&inputs.principal, &inputs.action, &inputs.resource)
+            .service(service)
+            .context(&inputs.context),
+    );
     match decision {
         Ok(decision) => (!decision.is_allowed()).then_some(Ending::Denied),
         // A question that cannot be put any more has no answer, and so no denial.

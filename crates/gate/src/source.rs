@@ -154,7 +154,8 @@ impl DecisionSource for Replica {
     }
 
     fn close(&self) {
-        Replica::close(self);
+        // The process ends next, or waits for the replica itself.
+        drop(Replica::close(self));
     }
 }
 
@@ -205,7 +206,7 @@ fn replica_metrics(replica: &ReplicaMetrics, page: &mut Page) {
     ];
     let gauges = [
         ("connected", "Whether the connection to the center is up.", u64::from(replica.connected)),
-        ("head_revision", "The newest revision the center has told of.", replica.head.0),
+        ("head_revision", "The newest revision that the center announced.", replica.head.0),
         ("foreign", "Whether the last center that answered is not followed.", {
             u64::from(replica.foreign)
         }),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use keepgate_limit::rules::{NamedPlan, Rule};
 use keepgate_policy::host::HostPattern;
 use keepgate_policy::identify::{AddressRange, JwtIssuer, is_everybody};
 use keepgate_policy::route::Route;
@@ -17,7 +18,6 @@ use keepgate_policy::world::ServiceView;
 use keepgate_policy::{Uid, World};
 
 use http::header::AUTHORIZATION;
-use serde_json::Value;
 
 use crate::headers::Regard;
 use crate::identify::issuers::IssuerKeys;
@@ -69,8 +69,9 @@ pub(crate) struct Service {
     pub(crate) router: Router,
     pub(crate) ways: Arc<Ways>,
     pub(crate) limits: Arc<InForce>,
-    /// The lists that `limits` is of.
-    lists: [Arc<[Value]>; 2],
+    /// What `limits` is of.
+    rules: Arc<[Rule]>,
+    plans: Arc<[NamedPlan]>,
     /// The hosts that it answers for; empty: any.
     pub(crate) hosts: Vec<HostPattern>,
     pub(crate) methods: Methods,
@@ -91,16 +92,16 @@ impl Table {
     pub(crate) fn compile(dated: Dated, previous: Option<&Table>, common: &Common) -> Table {
         let Dated { world, version, currency } = dated;
         let service = world.service(&common.settings.service).and_then(|view| {
-            let lists = [view.limits(), view.plans()].map(Arc::clone);
             let before = previous.and_then(|table| table.service.as_ref());
             if let Some(before) = before
                 && Arc::ptr_eq(&before.routes, view.routes())
                 && before.settings == *view.settings()
-                && before.lists.iter().zip(&lists).all(|(a, b)| Arc::ptr_eq(a, b))
+                && Arc::ptr_eq(&before.rules, view.rules())
+                && Arc::ptr_eq(&before.plans, view.plans())
             {
                 return Some(Arc::clone(before));
             }
-            Service::compile(&view, lists, before, common).map(Arc::new)
+            Service::compile(&view, before, common).map(Arc::new)
         });
         Table { world, version, currency, service }
     }
@@ -114,7 +115,6 @@ impl Table {
 impl Service {
     fn compile(
         view: &ServiceView<'_>,
-        lists: [Arc<[Value]>; 2],
         before: Option<&Arc<Service>>,
         common: &Common,
     ) -> Option<Service> {
@@ -150,7 +150,8 @@ impl Service {
             routes: Arc::clone(routes),
             router,
             limits: common.limiting.of(view)?,
-            lists,
+            rules: Arc::clone(view.rules()),
+            plans: Arc::clone(view.plans()),
             hosts: settings.hosts.clone(),
             methods: Methods::of(routes),
             paths: PathRules::of(settings),
@@ -191,8 +192,8 @@ fn is_refused(settings: &ServiceSettings, common: &Common) -> bool {
     if is_refused && !common.said_everybody.swap(true, Ordering::Relaxed) {
         tracing::warn!(
             service = settings.name,
-            "the `peers` of the trusted header are everybody, so anybody could be anybody: it is \
-             not believed, and requests with it get 503; name the proxies in front, or start the \
+            "the `peers` of the trusted header include every address, so any caller could claim \
+             any identity: requests with it get 503; name the proxies in front, or start the \
              gate with --trust-everybody if nobody else can connect"
         );
     }

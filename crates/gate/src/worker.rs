@@ -21,7 +21,7 @@ use crate::dropped::Dropped;
 use crate::identify::cache::{Known, TokenCache};
 use crate::identify::issuers::Issuers;
 use crate::limits::Limiting;
-use crate::listen::Place;
+use crate::listen::CallerPlace;
 use crate::metrics::WorkerMetrics;
 use crate::ongoing::List;
 use crate::phase::decide::Context;
@@ -47,7 +47,7 @@ pub(crate) struct Peer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) seat: Arc<Seat>,
     #[expect(dead_code, reason = "held for its Drop, also by what outlives the connection")]
-    pub(crate) place: Place,
+    pub(crate) place: CallerPlace,
 }
 
 /// What all workers share.

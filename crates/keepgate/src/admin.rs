@@ -7,7 +7,8 @@ use anyhow::{Context as _, anyhow, bail};
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use hyper::{Method, StatusCode};
 use keepgate_api::{
-    Changed, ItemList, Key, Keys, Landed, Listed, Located, Member, Members, Problem, Services,
+    Applied, Changed, ItemList, Key, Keys, Landed, Line, Listed, Located, Member, Members, Problem,
+    Progress, Services,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,9 +27,9 @@ pub(crate) const ADMIN_TOKEN_FILE: &str = "admin.token";
 /// Elements asked for at a time, where a list comes in pages.
 const PAGE_LIMIT: usize = 500;
 /// Pages of one list at most.
-const PAGES_MAX: usize = 10_000;
+const MAX_PAGES: usize = 10_000;
 /// Largest token file, in bytes.
-const TOKEN_BYTES_MAX: u64 = 4096;
+const MAX_TOKEN_BYTES: u64 = 4096;
 
 /// Which center a command talks to, and as whom.
 #[derive(Debug, clap::Args)]
@@ -127,7 +128,7 @@ impl CenterArgs {
 /// [`secret::read`] for who may be able to read or write the file.
 pub(crate) fn read_token(path: &Path) -> anyhow::Result<String> {
     let name = || format!("reading the token file `{}`", path.display());
-    let text = secret::read(path, TOKEN_BYTES_MAX).with_context(name)?;
+    let text = secret::read(path, MAX_TOKEN_BYTES).with_context(name)?;
     let token = text.trim();
     if token.is_empty() || token.contains(char::is_whitespace) {
         return Err(anyhow!("the file must hold one token and nothing else").context(name()));
@@ -217,7 +218,7 @@ impl Admin {
     pub(crate) async fn load_all<P: Pages>(&mut self, path: &str) -> anyhow::Result<Vec<P::One>> {
         let mut all = Vec::new();
         let mut after = String::new();
-        for _ in 0..PAGES_MAX {
+        for _ in 0..MAX_PAGES {
             let path = format!("{path}?limit={PAGE_LIMIT}&after={}", segment(&after));
             let (mut page, next) = self.load::<P>(&path).await?.split();
             all.append(&mut page);
@@ -226,7 +227,7 @@ impl Admin {
                 Some(next) => after = next,
             }
         }
-        Err(anyhow!("`{path}` has more than {PAGES_MAX} pages"))
+        Err(anyhow!("`{path}` has more than {MAX_PAGES} pages"))
     }
 
     /// POST of a JSON body; the answer.
@@ -252,9 +253,14 @@ impl Admin {
         self.ask(Method::DELETE, path, None::<&()>).await
     }
 
-    /// POST of JSON lines; the answer's JSON.
-    pub(crate) async fn post_lines(&mut self, path: &str, lines: Vec<u8>) -> anyhow::Result<Value> {
-        self.send(Method::POST, path, Some(("application/x-ndjson", lines))).await
+    /// POST of JSON lines; the answer.
+    pub(crate) async fn post_lines<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        lines: Vec<u8>,
+    ) -> anyhow::Result<T> {
+        let answer = self.send(Method::POST, path, Some(("application/x-ndjson", lines))).await?;
+        self.read(&format!("POST {path}"), answer)
     }
 
     /// POST of a JSON body to an endpoint that tells how far it is, in JSON lines; the result.
@@ -263,8 +269,8 @@ impl Admin {
         &mut self,
         path: &str,
         body: Vec<u8>,
-        mut told: impl FnMut(&Value),
-    ) -> anyhow::Result<Value> {
+        mut told: impl FnMut(&Progress),
+    ) -> anyhow::Result<Applied> {
         let accept = HeaderValue::from_static("application/x-ndjson, application/json");
         let headers = [(AUTHORIZATION, self.authorization.clone()), (ACCEPT, accept)];
         let asked = format!("POST {path}");
@@ -279,20 +285,20 @@ impl Admin {
                 body.extend(line);
                 body.push(b'\n');
             }
-            return self.judged(&asked, answer.head.status, &body);
+            let answer = self.judged(&asked, answer.head.status, &body)?;
+            return self.read(&asked, answer);
         }
         while let Some(line) = answer.line().await? {
-            let mut line: Value = serde_json::from_slice(&line)
+            let line: Line = serde_json::from_slice(&line)
                 .with_context(|| format!("`{}` answered `{asked}` with other lines", self.url))?;
-            if let Some(progress) = line.get("progress") {
-                told(progress);
-            } else if let Some(result) = line.get_mut("result") {
-                return Ok(result.take());
-            } else if let Some(problem) = line.get("problem") {
-                let status = problem.get("status").and_then(Value::as_u64).unwrap_or(500);
-                let status = u16::try_from(status).ok().and_then(|s| StatusCode::from_u16(s).ok());
-                let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                return self.judged(&asked, status, problem.to_string().as_bytes());
+            match line {
+                Line::Progress(progress) => told(&progress),
+                Line::Result(applied) => return Ok(applied),
+                Line::Problem(problem) => {
+                    let status = StatusCode::from_u16(problem.status).ok();
+                    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                    return Err(refusal(&asked, status, problem).into());
+                }
             }
         }
         bail!("the center `{}` ended its answer to `{asked}` without a result", self.url)
@@ -308,6 +314,10 @@ impl Admin {
         let body = body.map(serde_json::to_vec).transpose().context("writing the request")?;
         let body = body.map(|body| ("application/json", body));
         let answer = self.send(method, path, body).await?;
+        self.read(&asked, answer)
+    }
+
+    fn read<T: DeserializeOwned>(&self, asked: &str, answer: Value) -> anyhow::Result<T> {
         serde_json::from_value(answer).with_context(|| {
             format!(
                 "`{}` did not answer `{asked}` as this release expects; is it another release?",
@@ -342,22 +352,25 @@ impl Admin {
                 format!("`{}` did not answer `{asked}` with JSON; is it a center?", self.url)
             });
         }
-        let reason = status.canonical_reason();
-        let status = status.as_u16();
-        let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
-        let words = match (problem.title.as_str(), problem.detail.as_str()) {
-            ("", "") => reason.unwrap_or("no reason given").to_owned(),
-            ("", text) | (text, "") => text.to_owned(),
-            (title, detail) => format!("{title}: {detail}"),
-        };
-        let hint = match status {
-            401 => "; the token is unknown here, revoked, or of another center",
-            403 => "; the token's role may not do that",
-            _ => "",
-        };
-        let text = format!("the center refused `{asked}`: {status} {words}{hint}");
-        Err(Refusal { status, text, problems: problem.problems }.into())
+        Err(refusal(asked, status, serde_json::from_slice(body).unwrap_or_default()).into())
     }
+}
+
+fn refusal(asked: &str, status: StatusCode, problem: Problem) -> Refusal {
+    let reason = status.canonical_reason();
+    let status = status.as_u16();
+    let words = match (problem.title.as_str(), problem.detail.as_str()) {
+        ("", "") => reason.unwrap_or("no reason given").to_owned(),
+        ("", text) | (text, "") => text.to_owned(),
+        (title, detail) => format!("{title}: {detail}"),
+    };
+    let hint = match status {
+        401 => "; the token is unknown here, revoked, or of another center",
+        403 => "; the token's role may not do that",
+        _ => "",
+    };
+    let text = format!("the center refused `{asked}`: {status} {words}{hint}");
+    Refusal { status, text, problems: problem.problems }
 }
 
 /// A path segment: everything but unreserved characters percent-encoded (RFC 3986, section 2.3).
@@ -371,16 +384,6 @@ pub(crate) fn segment(text: &str) -> String {
         }
     }
     out
-}
-
-/// A text member of an answer; empty where it is missing.
-pub(crate) fn text<'a>(value: &'a Value, member: &str) -> &'a str {
-    value.get(member).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// The list in an answer: the answer itself, or its member `name`.
-pub(crate) fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    value.as_array().or_else(|| value.get(name)?.as_array()).map_or(&[], Vec::as_slice)
 }
 
 /// A value as a person reads it: a uid as Cedar text, nothing as nothing.

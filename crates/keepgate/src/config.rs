@@ -17,9 +17,9 @@ use crate::cmd::Cli;
 use crate::exit::{self, Exit};
 
 /// Largest configuration file, in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Deepest command path, `keepgate` itself included; bounds the recursion.
-const DEPTH_MAX: usize = 5;
+const MAX_DEPTH: usize = 5;
 
 /// Why parsing ended without a command to run.
 pub(crate) enum Stop {
@@ -53,7 +53,7 @@ impl Stop {
 pub(crate) fn command_line() -> Command {
     fn hide(command: Command, depth: usize) -> Command {
         let command = command.mut_args(|arg| arg.hide_env_values(true));
-        if depth == DEPTH_MAX {
+        if depth == MAX_DEPTH {
             command
         } else {
             command.mut_subcommands(|sub| hide(sub, depth + 1))
@@ -100,9 +100,9 @@ fn read(path: &Path, culprit: &str) -> Result<toml::Table, String> {
     let length = std::fs::metadata(path)
         .map_err(|e| format!("cannot read the configuration file `{shown}` ({culprit}): {e}"))?
         .len();
-    if length > FILE_BYTES_MAX {
+    if length > MAX_FILE_BYTES {
         return Err(format!(
-            "the configuration file `{shown}` ({culprit}) has {length} bytes; {FILE_BYTES_MAX} are allowed"
+            "the configuration file `{shown}` ({culprit}) has {length} bytes; {MAX_FILE_BYTES} are allowed"
         ));
     }
     let text = std::fs::read_to_string(path)
@@ -145,7 +145,7 @@ fn with_file(
 
 fn flags_below(command: &Command, known: &mut BTreeSet<String>, depth: usize) {
     known.extend(command.get_arguments().filter_map(Arg::get_long).map(str::to_owned));
-    if depth < DEPTH_MAX {
+    if depth < MAX_DEPTH {
         command.get_subcommands().for_each(|sub| flags_below(sub, known, depth + 1));
     }
 }
@@ -187,7 +187,7 @@ fn fill(
             continue;
         }
         let values = texts(value).ok_or_else(|| {
-            format!("{file}: `{key}` wants a text, a number, true or false, or a list of those")
+            format!("{file}: expected a string, number, true, false or a list of those for `{key}`")
         })?;
         let place = format!("{file}, key `{key}`");
         for value in &values {
@@ -195,7 +195,7 @@ fn fill(
         }
         command = command.mut_arg(id, |arg| arg.required(false).default_values(values));
     }
-    if depth == DEPTH_MAX {
+    if depth == MAX_DEPTH {
         return Ok(command);
     }
     for name in subcommands {
@@ -203,7 +203,7 @@ fn fill(
         let below = match here.get(&name) {
             None => &empty,
             Some(toml::Value::Table(below)) => below,
-            Some(_) => return Err(format!("{file}: `{name}` is a command and wants a table")),
+            Some(_) => return Err(format!("{file}: expected a table for the command `{name}`")),
         };
         let path = if path.is_empty() { name.clone() } else { format!("{path} {name}") };
         let mut failed = None;
@@ -275,7 +275,7 @@ fn culprit(
 fn variables_of(command: &Command, flag: &str, found: &mut BTreeSet<String>, depth: usize) {
     let arguments = command.get_arguments().filter(|arg| arg.get_long() == Some(flag));
     found.extend(arguments.filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned())));
-    if depth < DEPTH_MAX {
+    if depth < MAX_DEPTH {
         command.get_subcommands().for_each(|sub| variables_of(sub, flag, found, depth + 1));
     }
 }

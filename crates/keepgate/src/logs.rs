@@ -21,13 +21,13 @@ pub(crate) enum LogFormat {
 /// Starts logging for this process.
 pub(crate) fn start(global: &Global) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(&global.log).map_err(|e| {
-        usage(format!("`{}` is no log filter (KEEPGATE_LOG, --log): {e}", global.log))
+        usage(format!("expected a log filter (KEEPGATE_LOG, --log), got `{}`: {e}", global.log))
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match global.log_format {
         LogFormat::Text => {
-            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            builder.with_ansi(colour).init();
+            let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            builder.with_ansi(color).init();
         }
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }

@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 client for one origin, over [`keepgate_client::dial`]. It keeps its one
 //! connection for the next request, follows no redirect and retries nothing.
 //!
-//! Bounds: [`TIMEOUT`] for a whole exchange, [`BODY_BYTES_MAX`] for an answer's body.
+//! Bounds: [`TIMEOUT`] for a whole exchange, [`MAX_BODY_BYTES`] for an answer's body.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The longest until such an answer begins: what is sent may be large, and others may be before it.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// The largest answer, in bytes.
-const BODY_BYTES_MAX: usize = 256 << 20;
+const MAX_BODY_BYTES: usize = 256 << 20;
 
 /// One origin and the connection to it.
 pub(crate) struct Origin {
@@ -133,7 +133,7 @@ impl Origin {
         };
         let response = sender.send_request(request).await?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, BODY_BYTES_MAX)
+        let body = Limited::new(body, MAX_BODY_BYTES)
             .collect()
             .await
             .map_err(|e| anyhow::anyhow!("reading the answer: {e}"))?
@@ -204,8 +204,8 @@ impl Following {
                 line.pop();
                 return Ok(Some(line));
             }
-            if self.held.len() > BODY_BYTES_MAX {
-                bail!("a line of `{}` has more than {BODY_BYTES_MAX} bytes", self.shown);
+            if self.held.len() > MAX_BODY_BYTES {
+                bail!("a line of `{}` has more than {MAX_BODY_BYTES} bytes", self.shown);
             }
             let frame = tokio::time::timeout(SILENCE, self.body.frame()).await;
             match frame {

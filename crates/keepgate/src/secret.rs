@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 /// Temporary directories tried before giving up.
-const TRIES_MAX: u32 = 100;
+const MAX_TRIES: u32 = 100;
 
 /// File systems in memory (`statfs(2)`): what container runtimes mount secrets on.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -34,8 +34,8 @@ pub(crate) fn read(path: &Path, most: u64) -> anyhow::Result<String> {
     let (mode, shown) = (about.mode() & 0o7777, path.display());
     if mode & 0o022 != 0 {
         bail!(
-            "its mode is {mode:04o}: others than its owner can write it, so anybody may have put a \
-             token there; run `chmod 600 {shown}`"
+            "its mode is {mode:04o}: users other than its owner can write it and may have replaced \
+             the token; run `chmod 600 {shown}`"
         );
     }
     if mode & 0o004 != 0 {
@@ -77,8 +77,10 @@ fn is_mounted_secret(file: &File) -> bool {
 /// Writes a file with mode 0600, replacing an old one.
 pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let shown = path.display();
-    let mut name =
-        path.file_name().with_context(|| format!("`{shown}` is no file name"))?.to_owned();
+    let mut name = path
+        .file_name()
+        .with_context(|| format!("expected a file name, got `{shown}`"))?
+        .to_owned();
     name.push(".new");
     let fresh = path.with_file_name(name);
     match std::fs::remove_file(&fresh) {
@@ -115,7 +117,7 @@ impl TemporaryDirectory {
         let below = std::env::temp_dir();
         let mut builder = std::fs::DirBuilder::new();
         builder.mode(0o700);
-        for number in 0..TRIES_MAX {
+        for number in 0..MAX_TRIES {
             let path = below.join(format!("{prefix}-{}-{number}", std::process::id()));
             // Not recursive: one that is there already, whoever made it, is never taken over.
             match builder.create(&path) {

@@ -1,9 +1,9 @@
-//! What output looks like: colours on a terminal only (and none when `NO_COLOR` is set), plain
+//! What output looks like: colors on a terminal only (and none when `NO_COLOR` is set), plain
 //! columns, no borders. Programs read `--json` instead.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-/// Colours for one stream, or none.
+/// Colors for one stream, or none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Paint {
     on: bool,
@@ -20,13 +20,13 @@ impl Paint {
         Paint { on: io::stderr().is_terminal() && wanted() }
     }
 
-    /// No colours.
+    /// No colors.
     #[cfg(test)]
     pub(crate) fn plain() -> Paint {
         Paint { on: false }
     }
 
-    /// Whether there are colours at all.
+    /// Whether there are colors at all.
     pub(crate) fn is_on(self) -> bool {
         self.on
     }
@@ -62,7 +62,7 @@ impl Paint {
 }
 
 fn wanted() -> bool {
-    // https://no-color.org: set and not empty means no colours.
+    // https://no-color.org: set and not empty means no colors.
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 

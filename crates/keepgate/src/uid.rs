@@ -14,7 +14,7 @@ pub(crate) fn parse(text: &str) -> Result<Uid, String> {
     });
     match bare {
         Some((kind, id)) => Ok(Uid::new(kind, id)),
-        None => Err(format!("`{text}` is no entity; write it as kind::id or 'kind::\"id\"'")),
+        None => Err(format!("expected kind::id or 'kind::\"id\"', got `{text}`")),
     }
 }
 
@@ -58,7 +58,7 @@ mod tests {
         for text in ["", "alice", "client::", "::x", "client::\"x", "a b::c", "client::x\"y"] {
             let said = parse(text).err().unwrap_or_default();
             assert!(
-                said.contains(&format!("`{text}` is no entity; write it as kind::id")),
+                said.contains(&format!("expected kind::id or 'kind::\"id\"', got `{text}`")),
                 "{said}"
             );
         }

@@ -67,7 +67,7 @@ impl std::str::FromStr for Arm {
     fn from_str(text: &str) -> Result<Arm, String> {
         Arm::ALL.into_iter().find(|arm| arm.name() == text).ok_or_else(|| {
             let names: Vec<&str> = Arm::ALL.iter().map(|arm| arm.name()).collect();
-            format!("no arm `{text}`; there are {}", names.join(", "))
+            format!("unknown arm `{text}`; the arms are {}", names.join(", "))
         })
     }
 }

@@ -8,7 +8,7 @@
 //! Metrics are the fields of [`crate::report::Summary`]; a metric that an arm does not have
 //! (it never ran out of ports, say) fails the line, it does not pass it.
 
-use crate::{Arm, Report};
+use crate::{Arm, LabReport};
 
 /// One line of a file of thresholds.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,29 +115,35 @@ pub fn parse(text: &str) -> Result<Vec<Threshold>, LineError> {
             [] => continue,
             [name, operator, bound] => (*name, *operator, *bound),
             _ => {
-                return Err(line_error(format!("`{}` is not METRIC OPERATOR NUMBER", line.trim())));
+                return Err(line_error(format!(
+                    "expected METRIC OPERATOR NUMBER, got `{}`",
+                    line.trim()
+                )));
             }
         };
         let (arm, metric) = name.split_once('.').unwrap_or(("keepgate", name));
         if !known.iter().any(|known| known == metric) {
             return Err(line_error(format!(
-                "no metric `{metric}`; there are {}",
+                "unknown metric `{metric}`; the metrics are {}",
                 known.join(", ")
             )));
         }
         thresholds.push(Threshold {
             arm: arm.parse().map_err(line_error)?,
             metric: metric.to_owned(),
-            operator: Operator::parse(operator)
-                .ok_or_else(|| line_error(format!("`{operator}` is none of = <= >= < >")))?,
-            bound: bound.parse().map_err(|_| line_error(format!("`{bound}` is no number")))?,
+            operator: Operator::parse(operator).ok_or_else(|| {
+                line_error(format!("expected one of = <= >= < >, got `{operator}`"))
+            })?,
+            bound: bound
+                .parse()
+                .map_err(|_| line_error(format!("expected a number, got `{bound}`")))?,
         });
     }
     Ok(thresholds)
 }
 
 /// Holds the thresholds against a report.
-pub fn check(thresholds: &[Threshold], report: &Report) -> Vec<Outcome> {
+pub fn check(thresholds: &[Threshold], report: &LabReport) -> Vec<Outcome> {
     thresholds
         .iter()
         .map(|threshold| {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::run::{Plan, Progress, play_with};
-use crate::{Arm, Report};
+use crate::run::{LabPlan, Progress, play_with};
+use crate::{Arm, LabReport};
 
 /// When the center is killed.
 pub const CENTER_DIES_S: u64 = 4;
@@ -21,16 +21,16 @@ pub enum Demo {
 
 impl Demo {
     /// The numbers of the scene.
-    pub fn plan(self) -> Plan {
+    pub fn plan(self) -> LabPlan {
         match self {
-            Demo::CenterOutage => Plan {
+            Demo::CenterOutage => LabPlan {
                 duration_s: 22.0,
                 crawler_from_s: 22.0,
                 users_per_s: 100.0,
                 max_age_s: 6,
-                ..Plan::fast()
+                ..LabPlan::fast()
             },
-            Demo::PortSqueeze => Plan {
+            Demo::PortSqueeze => LabPlan {
                 duration_s: 10.0,
                 crawler_from_s: 10.0,
                 users_per_s: 900.0,
@@ -38,7 +38,7 @@ impl Demo {
                 range: (50_000, 50_049),
                 work_ms: 20,
                 application_away: true,
-                ..Plan::fast()
+                ..LabPlan::fast()
             },
         }
     }
@@ -63,9 +63,9 @@ pub fn play(
     keepgate: &Path,
     folder: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<LabReport> {
     let plan = demo.plan();
-    let mut report = Report::new(plan.clone());
+    let mut report = LabReport::new(plan.clone());
     progress(Progress::Begins(Arm::Keepgate));
     let played = play_with(keepgate, folder, &plan, Arm::Keepgate, progress, &mut |t, stage| {
         match (demo, t) {

@@ -24,5 +24,5 @@ pub mod run;
 pub mod stage;
 
 pub use arm::Arm;
-pub use report::Report;
-pub use run::{Plan, Progress, run};
+pub use report::LabReport;
+pub use run::{LabPlan, Progress, run};

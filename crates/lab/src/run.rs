@@ -12,7 +12,7 @@ use crate::Arm;
 use crate::actor::Epoch;
 use crate::actor::load::LoadSpec;
 use crate::actor::second::Second;
-use crate::report::{ArmReport, Moment, Report};
+use crate::report::{ArmReport, LabReport, Moment};
 use crate::stage::{self, Look, Stage};
 
 /// From the start of the programs to second 0. A busy machine may need longer than the first of
@@ -22,7 +22,7 @@ const STARTS: [Duration; 3] =
 
 /// The numbers of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct LabPlan {
     /// How long each arm lasts, in seconds.
     pub duration_s: f64,
     /// When the crawler joins.
@@ -51,10 +51,10 @@ pub struct Plan {
     pub seed: u64,
 }
 
-impl Plan {
-    /// The article's numbers: range 50000 to 65000, crawler from the tenth second.
-    pub fn full() -> Plan {
-        Plan {
+impl LabPlan {
+    /// The incident's numbers (see the README): range 50000 to 65000, crawler from the tenth second.
+    pub fn full() -> LabPlan {
+        LabPlan {
             duration_s: 75.0,
             crawler_from_s: 10.0,
             forecast_at_s: 15,
@@ -72,15 +72,15 @@ impl Plan {
     }
 
     /// The same picture with a tenth of the ports, in about a minute for all arms.
-    pub fn fast() -> Plan {
-        Plan {
+    pub fn fast() -> LabPlan {
+        LabPlan {
             duration_s: 10.0,
             crawler_from_s: 2.0,
             forecast_at_s: 3,
             crawler_per_s: 400.0,
             range: (50_000, 51_199),
             wider_range: (50_000, 52_399),
-            ..Plan::full()
+            ..LabPlan::full()
         }
     }
 }
@@ -105,11 +105,11 @@ pub enum Progress<'a> {
 pub fn run(
     keepgate: &Path,
     folder: &Path,
-    plan: &Plan,
+    plan: &LabPlan,
     arms: &[Arm],
     progress: &mut dyn FnMut(Progress<'_>),
-) -> anyhow::Result<Report> {
-    let mut report = Report::new(plan.clone());
+) -> anyhow::Result<LabReport> {
+    let mut report = LabReport::new(plan.clone());
     for &arm in arms {
         progress(Progress::Begins(arm));
         let folder: PathBuf = folder.join(arm.name());
@@ -124,7 +124,7 @@ pub fn run(
 fn play(
     keepgate: &Path,
     folder: &Path,
-    plan: &Plan,
+    plan: &LabPlan,
     arm: Arm,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> anyhow::Result<ArmReport> {
@@ -138,7 +138,7 @@ fn play(
 pub fn play_with(
     keepgate: &Path,
     folder: &Path,
-    plan: &Plan,
+    plan: &LabPlan,
     arm: Arm,
     progress: &mut dyn FnMut(Progress<'_>),
     event: &mut dyn FnMut(u64, &mut Stage) -> anyhow::Result<()>,
@@ -165,7 +165,7 @@ struct Began {
     lines: mpsc::Receiver<String>,
 }
 
-fn begin(keepgate: &Path, folder: &Path, plan: &Plan, arm: Arm) -> anyhow::Result<Began> {
+fn begin(keepgate: &Path, folder: &Path, plan: &LabPlan, arm: Arm) -> anyhow::Result<Began> {
     for start in STARTS {
         let mut stage = Stage::build(keepgate, folder, plan, arm)?;
         let (sender, lines) = mpsc::channel();
@@ -186,7 +186,7 @@ fn begin(keepgate: &Path, folder: &Path, plan: &Plan, arm: Arm) -> anyhow::Resul
 }
 
 /// Users from the start, the crawler later.
-pub fn loads(plan: &Plan, epoch: Epoch) -> [LoadSpec; 2] {
+pub fn loads(plan: &LabPlan, epoch: Epoch) -> [LoadSpec; 2] {
     let users = LoadSpec {
         who: "users".to_owned(),
         target: stage::front(false),

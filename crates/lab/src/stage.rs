@@ -21,7 +21,7 @@ use crate::actor::subsystem::{CenterAccess, SubsystemSpec};
 use crate::actor::{Actor, Epoch};
 use crate::child::Running;
 use crate::net::{End, Namespace, join};
-use crate::run::Plan;
+use crate::run::LabPlan;
 
 /// Where the center listens.
 pub const CENTER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 3, 2)), 7480);
@@ -79,7 +79,12 @@ impl Stage {
     ///
     /// # Errors
     /// Whatever cannot be made, with the last words of the program that failed.
-    pub fn build(keepgate: &Path, folder: &Path, plan: &Plan, arm: Arm) -> anyhow::Result<Stage> {
+    pub fn build(
+        keepgate: &Path,
+        folder: &Path,
+        plan: &LabPlan,
+        arm: Arm,
+    ) -> anyhow::Result<Stage> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("creating {}", folder.display()))?;
         let mut stage = Stage {
@@ -117,7 +122,7 @@ impl Stage {
         Ok(())
     }
 
-    fn start_center(&mut self, plan: &Plan) -> anyhow::Result<()> {
+    fn start_center(&mut self, plan: &LabPlan) -> anyhow::Result<()> {
         let issued = rcgen::generate_simple_self_signed(vec![CENTER.ip().to_string()])
             .context("making a certificate for the center")?;
         self.certificate = issued.cert.der().to_vec();
@@ -200,7 +205,7 @@ impl Stage {
     pub fn start_front(
         &mut self,
         arm: Arm,
-        plan: &Plan,
+        plan: &LabPlan,
         epoch: Epoch,
         lines: &std::sync::mpsc::Sender<String>,
     ) -> anyhow::Result<()> {
@@ -415,7 +420,7 @@ pub fn http_status(address: SocketAddr, path: &str) -> anyhow::Result<u16> {
 }
 
 /// The orders service as the lab's center knows it.
-fn write_service(folder: &Path, plan: &Plan) -> anyhow::Result<()> {
+fn write_service(folder: &Path, plan: &LabPlan) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)?;
     let members: Vec<String> = (0..plan.users).map(|user| format!("'user::\"u{user}\"'")).collect();
     let files = [

@@ -10,7 +10,7 @@
 //!
 //! Units. Callers speak nanoseconds ([`Nanos`]). States are in *parts* of a nanosecond, as
 //! many as make one token a whole number of them: 1 for most rates (100 a minute, 50 a second), 3
-//! for 3 a second, at most [`MOST_PARTS`]. A rate that would need more (1009 a second) is
+//! for 3 a second, at most [`MAX_PARTS`]. A rate that would need more (1009 a second) is
 //! rounded down, by less than a 32nd of a nanosecond a token. A state means nothing under
 //! a quota of another rate.
 //!
@@ -33,7 +33,7 @@ const LAST_MOMENT: u64 = 1 << 58;
 
 /// The most parts a nanosecond is divided into. With it, no sum below overflows: a moment is
 /// below 2^63 parts, and the longest refill below 2^61.
-pub const MOST_PARTS: u64 = 32;
+pub const MAX_PARTS: u64 = 32;
 
 impl Nanos {
     /// The origin.
@@ -66,7 +66,7 @@ impl Nanos {
 pub const FULL: u64 = 0;
 
 /// No quota may take longer than this to refill a whole burst.
-pub const LONGEST_REFILL: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+pub const MAX_REFILL: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// Why a rate and a burst are no quota.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +88,7 @@ pub enum QuotaError {
     /// A burst of 0 admits nothing ever.
     #[error("a burst of 0 admits nothing; give at least 1")]
     ZeroBurst,
-    /// The bucket would take longer than [`LONGEST_REFILL`] to fill.
+    /// The bucket would take longer than [`MAX_REFILL`] to fill.
     #[error("a burst of {burst} at this rate takes more than 400 days to refill; lower the burst")]
     TooSlow {
         /// The burst asked for.
@@ -130,7 +130,7 @@ pub enum Answer {
 impl Quota {
     /// `count` tokens each `period`, and a bucket of `burst` tokens.
     pub fn new(count: u64, period: Duration, burst: u32) -> Result<Quota, QuotaError> {
-        let longest = u64::try_from(LONGEST_REFILL.as_nanos()).unwrap_or(u64::MAX);
+        let longest = u64::try_from(MAX_REFILL.as_nanos()).unwrap_or(u64::MAX);
         let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
         if count == 0 {
             return Err(QuotaError::ZeroRate);
@@ -147,14 +147,14 @@ impl Quota {
         if period_ns > longest {
             return Err(QuotaError::TooSlow { burst });
         }
-        let parts = (count / common_divisor(count, period_ns)).min(MOST_PARTS);
+        let parts = (count / common_divisor(count, period_ns)).min(MAX_PARTS);
         // Rounded up: a token never takes less time than it should.
         let token = (u128::from(period_ns) * u128::from(parts)).div_ceil(u128::from(count));
         let horizon = token * u128::from(burst);
         if horizon > u128::from(longest) * u128::from(parts) {
             return Err(QuotaError::TooSlow { burst });
         }
-        // Both are at most `longest * MOST_PARTS`, below 2^61.
+        // Both are at most `longest * MAX_PARTS`, below 2^61.
         Ok(Quota { count, period_ns, burst, parts, token: token as u64, horizon: horizon as u64 })
     }
 

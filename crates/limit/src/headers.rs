@@ -15,14 +15,14 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::limiter::{Limiter, Outcome, Policy, Report, Unit, Verdict};
+use crate::limiter::{LimitVerdict, Limiter, Outcome, Policy, PolicyReport, Unit};
 use crate::rules::Dialect;
 
 /// The problem type of an exceeded quota.
 pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 /// The largest integer of RFC 9651.
-const LARGEST_INTEGER: u64 = 999_999_999_999_999;
+const MAX_INTEGER: u64 = 999_999_999_999_999;
 
 /// One field: its name in lower case, and its value.
 pub type Field = (&'static str, String);
@@ -31,7 +31,7 @@ pub type Field = (&'static str, String);
 ///
 /// Pass the verdicts of all phases the request went through, made by `limiter`. If one of
 /// them refuses, `retry-after` and the `link` to the help are among the fields.
-pub fn fields(limiter: &Limiter, verdicts: &[&Verdict]) -> Vec<Field> {
+pub fn fields(limiter: &Limiter, verdicts: &[&LimitVerdict]) -> Vec<Field> {
     let told = told(limiter, verdicts);
     let mut fields = Vec::with_capacity(4);
     match limiter.headers() {
@@ -63,7 +63,7 @@ pub fn fields(limiter: &Limiter, verdicts: &[&Verdict]) -> Vec<Field> {
 /// Seconds after which a refused request may pass; `None` if no verdict refuses.
 ///
 /// When a place among the requests under way becomes free is not known: 1.
-pub fn retry_after_s(verdicts: &[&Verdict]) -> Option<u64> {
+pub fn retry_after_s(verdicts: &[&LimitVerdict]) -> Option<u64> {
     let refusals = verdicts.iter().flat_map(|verdict| verdict.refusals());
     refusals.map(|report| seconds(report.retry_after_ns).max(1)).max()
 }
@@ -92,7 +92,11 @@ impl QuotaExceeded {
     /// About a request that one of `verdicts` refuses; `None` if none does.
     ///
     /// `has_key`: the caller used an API key, and needs no word on how to get one.
-    pub fn new(limiter: &Limiter, verdicts: &[&Verdict], has_key: bool) -> Option<QuotaExceeded> {
+    pub fn new(
+        limiter: &Limiter,
+        verdicts: &[&LimitVerdict],
+        has_key: bool,
+    ) -> Option<QuotaExceeded> {
         let seconds = retry_after_s(verdicts)?;
         let refusing = told(limiter, verdicts).into_iter().filter(|(_, r)| refuses(r));
         let mut detail = String::new();
@@ -145,10 +149,10 @@ pub fn sf_string(text: &str) -> String {
     out
 }
 
-type Told<'a> = (&'a Policy, &'a Report);
+type Told<'a> = (&'a Policy, &'a PolicyReport);
 
 /// What callers are told of: everything but shadows.
-fn told<'a>(limiter: &'a Limiter, verdicts: &'a [&Verdict]) -> Vec<Told<'a>> {
+fn told<'a>(limiter: &'a Limiter, verdicts: &'a [&LimitVerdict]) -> Vec<Told<'a>> {
     let reports = verdicts.iter().flat_map(|v| v.reports().iter().map(move |r| (*v, r)));
     reports
         .filter(|(_, report)| !report.shadow)
@@ -156,7 +160,7 @@ fn told<'a>(limiter: &'a Limiter, verdicts: &'a [&Verdict]) -> Vec<Told<'a>> {
         .collect()
 }
 
-fn refuses(report: &Report) -> bool {
+fn refuses(report: &PolicyReport) -> bool {
     report.outcome == Outcome::Refused
 }
 
@@ -207,7 +211,7 @@ fn window_s(policy: &Policy) -> u64 {
     })
 }
 
-fn effective_window_s(report: &Report) -> u64 {
+fn effective_window_s(report: &PolicyReport) -> u64 {
     let nanos = match report.retry_after_ns {
         0 => report.reset_ns,
         nanos => nanos,
@@ -220,5 +224,5 @@ fn seconds(nanos: u64) -> u64 {
 }
 
 fn integer(value: u64) -> u64 {
-    value.min(LARGEST_INTEGER)
+    value.min(MAX_INTEGER)
 }

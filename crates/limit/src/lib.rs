@@ -24,5 +24,5 @@ pub mod top;
 pub use concurrency::Permit;
 pub use gcra::{Nanos, Quota};
 pub use hash::Seed;
-pub use limiter::{AddressKey, Caller, Limiter, Verdict};
+pub use limiter::{AddressKey, Caller, LimitVerdict, Limiter};
 pub use rules::{Limits, RuleError, ServiceFacts};

@@ -61,8 +61,8 @@ const WAYS: usize = 7;
 /// How many sets one becomes, and how many share a segment of memory.
 const FANOUT: usize = 16;
 /// The first level has at most so many sets (64 KiB), and the fewest levels that this allows.
-const MOST_ROOTS: usize = 512;
-const MOST_LEVELS: u32 = 3;
+const MAX_ROOTS: usize = 512;
+const MAX_LEVELS: u32 = 3;
 /// A full bucket that nobody drew from for so long makes room for a new key.
 const IDLE: Duration = Duration::from_secs(60);
 const EMPTY: u64 = 0;
@@ -145,13 +145,13 @@ impl Store {
     /// An empty store that never takes more than `bytes` (at least [`SMALLEST_STORE_BYTES`]).
     pub fn new(bytes: usize) -> Store {
         // What the words of bits may be longer than their bits.
-        let bytes = bytes.saturating_sub(MOST_LEVELS as usize * size_of::<u64>());
+        let bytes = bytes.saturating_sub(MAX_LEVELS as usize * size_of::<u64>());
         let tree = |levels: u32| (0..levels).map(|level| FANOUT.pow(level)).sum::<usize>();
         let roots = |levels: u32| {
             bytes / (tree(levels) * BYTES_PER_SEGMENT + tree(levels - 1) * FANOUT / 8)
         };
-        let small = |levels: &u32| roots(*levels) <= MOST_ROOTS / FANOUT;
-        let levels = (1..MOST_LEVELS).find(small).unwrap_or(MOST_LEVELS);
+        let small = |levels: &u32| roots(*levels) <= MAX_ROOTS / FANOUT;
+        let levels = (1..MAX_LEVELS).find(small).unwrap_or(MAX_LEVELS);
         Store::shaped(roots(levels), levels)
     }
 
@@ -207,7 +207,7 @@ impl Store {
     pub fn state(&self, key: Fingerprint) -> u64 {
         let mut spins = 0;
         loop {
-            let Some(Place { set, .. }) = self.place(key) else {
+            let Some(Found { set, .. }) = self.place(key) else {
                 return FULL;
             };
             let Some(slot) = set.find(key) else {
@@ -253,14 +253,14 @@ impl Store {
 
     /// The set a key belongs to now. It may split at any moment.
     #[inline]
-    fn place(&self, key: Fingerprint) -> Option<Place<'_>> {
+    fn place(&self, key: Fingerprint) -> Option<Found<'_>> {
         let mut levels = self.levels.iter();
         let mut level = levels.next()?;
         loop {
             let index = level.index(key);
             if !level.has_split(index) {
                 let set = level.set(index)?;
-                return Some(Place { level, next: levels.as_slice().first(), index, set });
+                return Some(Found { level, next: levels.as_slice().first(), index, set });
             }
             level = levels.next()?;
         }
@@ -314,14 +314,14 @@ fn unreachable_set() -> Charge {
 }
 
 /// A set, and where it is.
-struct Place<'a> {
+struct Found<'a> {
     level: &'a Level,
     next: Option<&'a Level>,
     index: usize,
     set: &'a Set,
 }
 
-impl Place<'_> {
+impl Found<'_> {
     /// Gives `key` a slot and charges it, or refuses it; `None` if it has a slot already, or its set
     /// has split.
     #[cold]
@@ -493,7 +493,7 @@ mod tests {
         let quota = Quota::new(1, Duration::from_secs(60), 100).unwrap();
         let now = Nanos::new(1);
         let (set, level) = (&Set::default(), &Level::new(1, true));
-        let place = Place { level, next: None, index: 0, set };
+        let place = Found { level, next: None, index: 0, set };
         assert!(place.insert(key(0), &quota, 1, now).is_some());
         let found = set.find(key(0)).unwrap();
         for number in 1..=WAYS as u128 {

@@ -11,7 +11,7 @@
     reason = "a benchmark may fail by panicking"
 )]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -88,19 +88,8 @@ struct Question {
     resource: Uid,
 }
 
-static NONE: BTreeMap<String, serde_json::Value> = BTreeMap::new();
-
 fn query(question: &Question) -> Query<'_> {
-    Query {
-        service: SERVICE,
-        principal: &question.principal,
-        action: &question.action,
-        resource: &question.resource,
-        context: &NONE,
-        principal_properties: &NONE,
-        action_properties: &NONE,
-        resource_properties: &NONE,
-    }
+    Query::new(&question.principal, &question.action, &question.resource).service(SERVICE)
 }
 
 /// The floor: one shape of grants, in hash maps.

@@ -33,7 +33,7 @@ impl AddressRange {
     }
 }
 
-/// A text that is no address range.
+/// A text that is not an address range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not an address range: {reason}; write it as `10.0.0.0/8` or `::1`")]
 pub struct AddressRangeError {

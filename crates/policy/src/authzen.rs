@@ -3,7 +3,7 @@
 //! Bodies are read by hand from strict JSON (RFC 7493: no member twice), so that an error names
 //! the member. Unknown members are ignored; one that is known and has another type than the
 //! specification says is refused, null included. Each item of a batch is an [`Evaluation`] of its own
-//! and shares nothing with its neighbours but the defaults, whole entities at a time (section
+//! and shares nothing with its neighbors but the defaults, whole entities at a time (section
 //! 7.1.1: no merging of members). An item that is no valid evaluation is a denial with an error in its
 //! context; only what is wrong with the body as a whole is a [`BadRequest`].
 //!
@@ -58,8 +58,8 @@ pub enum BadRequest {
     },
     /// `options.evaluations_semantic` has a value that is not specified.
     #[error(
-        "`options.evaluations_semantic` is `{0}`; it is `execute_all`, `deny_on_first_deny` or \
-         `permit_on_first_permit`"
+        "expected `execute_all`, `deny_on_first_deny` or `permit_on_first_permit` in \
+         `options.evaluations_semantic`, got `{0}`"
     )]
     Semantic(String),
     /// More than [`MAX_EVALUATIONS`].
@@ -149,16 +149,12 @@ impl Evaluation {
 
     /// The question to a world.
     pub fn query<'a>(&'a self, service: &'a str) -> Query<'a> {
-        Query {
-            service,
-            principal: &self.principal,
-            action: &self.action,
-            resource: &self.resource,
-            context: &self.context,
-            principal_properties: &self.principal_properties,
-            action_properties: &self.action_properties,
-            resource_properties: &self.resource_properties,
-        }
+        Query::new(&self.principal, &self.action, &self.resource)
+            .service(service)
+            .context(&self.context)
+            .principal_properties(&self.principal_properties)
+            .action_properties(&self.action_properties)
+            .resource_properties(&self.resource_properties)
     }
 }
 

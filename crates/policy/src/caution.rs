@@ -17,7 +17,7 @@ pub struct Warning {
 }
 
 /// Warnings about a service's items: whom it believes, then spellings ([`spelling`]), at most
-/// [`spelling::MOST`] and one.
+/// [`spelling::MAX_FOUND`] and one.
 pub fn warnings(items: &[Item]) -> Vec<Warning> {
     let settings = items.iter().find_map(|item| match &item.body {
         ItemBody::Service(settings) => Some((&item.key, settings.as_ref())),
@@ -35,9 +35,9 @@ fn believes_everybody(key: &ItemKey, settings: &ServiceSettings) -> Option<Warni
     is_everybody(&trusted.peers).then(|| Warning {
         key: key.clone(),
         message: format!(
-            "the `peers` of the trusted header `{}` are everybody, so anybody could be anybody: \
-             gates do not believe it, and answer 503, unless they are started with \
-             --trust-everybody; name the proxies in front",
+            "the `peers` of the trusted header `{}` include every address, so any caller could \
+             claim any identity: gates answer 503 to requests with it unless they are started \
+             with --trust-everybody; name the proxies in front",
             trusted.header
         ),
     })

@@ -10,9 +10,23 @@ use crate::model::{Revision, Uid};
 /// The JSON values come from untrusted requests: Cedar's `__entity` and `__extn` escapes in them
 /// are refused (as an [`EvaluationError`]-free [`QueryError`]), null is absent, a float is a
 /// Cedar decimal or refused by name.
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use keepgate_policy::{Query, Uid};
+///
+/// let alice = Uid::new("user", "alice");
+/// let read = Uid::action("read");
+/// let order = Uid::new("order", "7");
+/// let context = BTreeMap::from([("hour".to_owned(), 9.into())]);
+/// let query = Query::new(&alice, &read, &order).context(&context);
+/// assert_eq!(query.service, "");
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Query<'a> {
-    /// The service whose policies decide.
+    /// The service whose policies decide; empty: the only one that there is.
     pub service: &'a str,
     /// Who.
     pub principal: &'a Uid,
@@ -31,12 +45,72 @@ pub struct Query<'a> {
     pub resource_properties: &'a BTreeMap<String, serde_json::Value>,
 }
 
+/// What is left out of a question.
+static NOTHING: BTreeMap<String, serde_json::Value> = BTreeMap::new();
+
+impl<'a> Query<'a> {
+    /// Whether this principal may do this to that resource: by the only service that there is, with
+    /// an empty context and the attributes as they are stored.
+    pub fn new(principal: &'a Uid, action: &'a Uid, resource: &'a Uid) -> Query<'a> {
+        Query {
+            service: "",
+            principal,
+            action,
+            resource,
+            context: &NOTHING,
+            principal_properties: &NOTHING,
+            action_properties: &NOTHING,
+            resource_properties: &NOTHING,
+        }
+    }
+
+    /// The policies of this service decide.
+    #[must_use]
+    pub fn service(self, service: &'a str) -> Query<'a> {
+        Query { service, ..self }
+    }
+
+    /// The request's context: a JSON value a member.
+    #[must_use]
+    pub fn context(self, context: &'a BTreeMap<String, serde_json::Value>) -> Query<'a> {
+        Query { context, ..self }
+    }
+
+    /// Properties that overlay the principal's stored attributes.
+    #[must_use]
+    pub fn principal_properties(
+        self,
+        principal_properties: &'a BTreeMap<String, serde_json::Value>,
+    ) -> Query<'a> {
+        Query { principal_properties, ..self }
+    }
+
+    /// Properties of the action.
+    #[must_use]
+    pub fn action_properties(
+        self,
+        action_properties: &'a BTreeMap<String, serde_json::Value>,
+    ) -> Query<'a> {
+        Query { action_properties, ..self }
+    }
+
+    /// Properties that overlay the resource's stored attributes.
+    #[must_use]
+    pub fn resource_properties(
+        self,
+        resource_properties: &'a BTreeMap<String, serde_json::Value>,
+    ) -> Query<'a> {
+        Query { resource_properties, ..self }
+    }
+}
+
 /// There is no decision, and that is never a denial. The question cannot be put to the engine, a
 /// caller's 400; or a policy cannot be evaluated ([`QueryError::Undecided`]), a 503.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum QueryError {
-    /// No such service in this world.
-    #[error("unknown service `{0}`")]
+    /// No such service in this world; empty: none was named, and there is not just one.
+    #[error("{}", unknown_service(.0))]
     UnknownService(String),
     /// A type that is no Cedar name, where one is needed.
     #[error("`{0}` is not an entity type")]
@@ -101,6 +175,13 @@ pub struct Decision {
     pub errors: Vec<EvaluationError>,
     /// The revision that was asked.
     pub revision: Revision,
+}
+
+fn unknown_service(name: &str) -> String {
+    match name {
+        "" => "expected the name of a service: there is not just one".to_owned(),
+        name => format!("unknown service `{name}`"),
+    }
 }
 
 impl QueryError {

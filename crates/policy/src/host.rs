@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// The longest name of a host, in bytes (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 255;
 
-/// A text that is no `host[:port]` (RFC 9110 section 7.2, RFC 3986 section 3.2.2).
+/// A text that is not a `host[:port]` (RFC 9110 section 7.2, RFC 3986 section 3.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a host name or address, with or without a port")]
 pub struct HostError;
@@ -68,7 +68,7 @@ pub struct HostPattern {
     is_wildcard: bool,
 }
 
-/// A text that is no host pattern.
+/// A text that is not a host pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a host: expected a name such as `shop.example`, `*.shop.example` for all below \

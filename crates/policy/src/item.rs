@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::bundle::file_of;
 use crate::model::{Item, ItemBody, ItemKey, Kind, Uid};
@@ -83,9 +82,8 @@ impl ItemBody {
             ItemBody::Member(body) => Some(format!("{} in {}", body.member, body.role)),
             ItemBody::Route(body) => Some(format!("{} {}", body.method, body.path)),
             ItemBody::Key(body) => Some(body.prefix.clone()),
-            ItemBody::Limit(body) | ItemBody::Plan(body) => {
-                Some(body.get("name").and_then(Value::as_str).unwrap_or_default().to_owned())
-            }
+            ItemBody::Limit(rule) => Some(rule.name.clone()),
+            ItemBody::Plan(plan) => Some(plan.name.clone()),
             ItemBody::Policy(_)
             | ItemBody::Template(_)
             | ItemBody::Link(_)
@@ -108,9 +106,8 @@ impl Item {
         Item { key: ItemKey::new(service, body.kind(), id), body }.canonical()
     }
 
-    /// The item with the lists that are sets sorted and without repetition, the texts of policies
-    /// without white space around them and without the file that follows from the id, and rules
-    /// and plans without nulls.
+    /// The item with the lists that are sets sorted and without repetition, and the texts of policies
+    /// without white space around them and without the file that follows from the id.
     #[must_use]
     pub fn canonical(mut self) -> Item {
         match &mut self.body {
@@ -129,10 +126,6 @@ impl Item {
                 if !body.file.is_empty() && body.file == file_of(&self.key.id) {
                     body.file.clear();
                 }
-            }
-            ItemBody::Limit(value) | ItemBody::Plan(value) => {
-                plain_json(value);
-                value.sort_all_objects();
             }
             _ => {}
         }
@@ -176,11 +169,8 @@ impl Item {
             ItemBody::Grant(body) => canonical_json(body),
             ItemBody::Route(body) => canonical_json(body),
             ItemBody::Key(body) => canonical_json(body),
-            ItemBody::Limit(body) | ItemBody::Plan(body) => {
-                let mut body = body.clone();
-                plain_json(&mut body);
-                canonical_json(&body)
-            }
+            ItemBody::Limit(rule) => rule.as_json().to_string().into_bytes(),
+            ItemBody::Plan(plan) => plan.as_json().to_string().into_bytes(),
         }
     }
 
@@ -198,8 +188,8 @@ impl Item {
             Kind::Grant => json(body).map(ItemBody::Grant),
             Kind::Route => json(body).map(ItemBody::Route),
             Kind::Key => json(body).map(ItemBody::Key),
-            Kind::Limit => json(body).map(ItemBody::Limit),
-            Kind::Plan => json(body).map(ItemBody::Plan),
+            Kind::Limit => json(body).map(|rule| ItemBody::Limit(Box::new(rule))),
+            Kind::Plan => json(body).map(|plan| ItemBody::Plan(Box::new(plan))),
         };
         let body = match read {
             Ok(body) => body,
@@ -244,27 +234,6 @@ pub(crate) fn canonical_json<T: Serialize>(value: &T) -> Vec<u8> {
     let mut value = serde_json::to_value(value).expect("the model is JSON");
     value.sort_all_objects();
     value.to_string().into_bytes()
-}
-
-/// Rules and plans are written in TOML too: absent and null are the same, and a number has 64 bits
-/// with a sign or is a float.
-pub(crate) fn plain_json(value: &mut Value) {
-    match value {
-        Value::Number(number) if number.as_i64().is_none() => {
-            if let Some(float) = number.as_f64() {
-                *value = float.into();
-            }
-        }
-        Value::Array(list) => {
-            list.retain(|value| !value.is_null());
-            list.iter_mut().for_each(plain_json);
-        }
-        Value::Object(map) => {
-            map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(plain_json);
-        }
-        _ => {}
-    }
 }
 
 /// The same for a type whose members are declared in order.

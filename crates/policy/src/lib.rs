@@ -1,4 +1,4 @@
-//! The decision engine: what a center stores, what a replica holds, and how both decide.
+#![doc = include_str!("../README.md")]
 //!
 //! This is the only crate that names `cedar_policy`. It is pure: it knows no clock, socket,
 //! file or environment; time, where it matters, is an argument. Three parts:
@@ -22,6 +22,7 @@ pub mod host;
 pub mod identify;
 pub mod item;
 pub mod json;
+pub mod limits;
 pub mod mark;
 pub mod model;
 pub mod openapi;
@@ -40,7 +41,7 @@ pub mod world;
 pub use cedar_text::{
     MAX_DEPTH, MAX_ENVIRONMENTS, MAX_HIERARCHY, MAX_MEMBERS, MAX_TERMS, MAX_TOKENS, MAX_TYPES,
 };
-pub use decision::{Decision, DenyReason, Effect, EvaluationError, PolicyName, Query};
+pub use decision::{Decision, DenyReason, Effect, EvaluationError, PolicyName, Query, QueryError};
 pub use digest::Digest;
 pub use encoded::{Encoded, source_of};
 pub use mark::{HistoryId, Mark};

@@ -12,10 +12,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use keepgate_limit::rules::{NamedPlan, Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::limits::Written;
 use crate::route::Route;
 use crate::service::ServiceSettings;
 pub use crate::uid::{Uid, UidError};
@@ -247,9 +249,9 @@ pub enum ItemBody {
     /// See [`Kind::Key`].
     Key(KeyBody),
     /// See [`Kind::Limit`].
-    Limit(serde_json::Value),
+    Limit(Box<Written<Rule>>),
     /// See [`Kind::Plan`].
-    Plan(serde_json::Value),
+    Plan(Box<Written<NamedPlan>>),
 }
 
 /// A service's Cedar schema.
@@ -291,7 +293,7 @@ impl JsonSchema for CedarValue {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "description": "A Cedar value: a boolean, a whole number, a text, a set or a record.",
+            "description": "A Cedar value: a boolean, a whole number, a string, a set or a record.",
             "anyOf": [
                 { "type": "boolean" },
                 { "type": "integer" },
@@ -307,7 +309,7 @@ impl JsonSchema for CedarValue {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Role")]
 pub struct RoleBody {
-    /// The role's entity, by habit `role::"name"`.
+    /// The role's entity, usually `role::"name"`.
     pub uid: Uid,
     /// One line for people; may be empty.
     #[serde(default)]

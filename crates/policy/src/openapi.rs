@@ -49,11 +49,13 @@ pub enum OpenApiError {
         /// Why it is of no use and what to do.
         reason: &'static str,
     },
-    /// `x-keepgate-base-path` is no path.
-    #[error("`x-keepgate-base-path` is `{0}`; write it as `/api`, without a slash at the end")]
+    /// `x-keepgate-base-path` is not a path.
+    #[error(
+        "expected `x-keepgate-base-path` such as `/api`, without a slash at the end, got `{0}`"
+    )]
     BasePath(String),
     /// A route that cannot be used.
-    #[error("an operation is no route")]
+    #[error("an operation cannot be a route")]
     Route(#[from] RouteError),
 }
 
@@ -165,11 +167,11 @@ impl Document {
                 };
                 refs += 1;
                 if refs > MAX_REFS {
-                    return Err(error("it leads in a circle, or through too many others"));
+                    return Err(error("it forms a cycle, or a chain of too many references"));
                 }
                 let Some(local) = reference.strip_prefix("#/") else {
                     return Err(error(
-                        "it leads out of the document; bundle the document into one file first",
+                        "it points outside of the document; bundle the document into one file first",
                     ));
                 };
                 let found = if let Some(name) = local.strip_prefix("components/pathItems/") {

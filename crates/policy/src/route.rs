@@ -31,7 +31,7 @@ pub struct Route {
     /// The Cedar action, a name or a whole identifier; none: `Action::"METHOD"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
-    /// The Cedar resource; none: `route::"TEMPLATE"`, of which `{/*rest}` is no part.
+    /// The Cedar resource; none: `route::"TEMPLATE"`, without `{/*rest}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<ResourceRule>,
     /// Callers without credentials are let through to the decision as `anonymous`.
@@ -98,7 +98,7 @@ pub enum RouteError {
         /// What is wrong and what would be right.
         reason: String,
     },
-    /// A resource type that is no Cedar name.
+    /// A resource type that is not a Cedar name.
     #[error("`{route}`: `{kind}` is not an entity type")]
     ResourceType {
         /// The route, as `METHOD template`.
@@ -388,7 +388,7 @@ fn literal(text: &str) -> Result<(), String> {
             b'}' => return Err("a `}` is not opened".to_owned()),
             _ if is_unreserved(byte) || b"!$&'()*+,;=:@".contains(&byte) => {}
             b'?' | b'#' => {
-                return Err("a query or fragment is no part of a path; leave it out".to_owned());
+                return Err("a path has no query or fragment; remove it".to_owned());
             }
             _ if byte.is_ascii() => {
                 return Err(format!(

@@ -4,6 +4,7 @@
 //! (`5s`, see [`crate::duration`]), and what has its default is not written. Files and URLs are
 //! only named here; the gate reads them.
 
+use keepgate_limit::rules::{Defaults, Dialect};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -234,36 +235,10 @@ pub enum PathsFold {
 pub struct LimitSettings {
     /// Which headers tell a caller what is left.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub headers: LimitHeaders,
+    pub headers: Dialect,
     /// Whether the built-in limits for every method apply.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub default: Switch,
-}
-
-/// Header dialects of rate limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum LimitHeaders {
-    /// `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11.
-    #[default]
-    #[serde(rename = "draft-11")]
-    Draft11,
-    /// `X-RateLimit-Limit`, `-Remaining`, `-Reset`.
-    #[serde(rename = "x-ratelimit")]
-    XRateLimit,
-    /// None but `Retry-After`.
-    #[serde(rename = "off")]
-    Off,
-}
-
-/// On or off, in words.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Switch {
-    /// On.
-    #[default]
-    On,
-    /// Off.
-    Off,
+    pub default: Defaults,
 }
 
 /// Whether a text can name a service: letters, digits, `-`, `_`, `.`, 1 to 64 bytes, the first

@@ -4,7 +4,7 @@
 //! a catch-all route (or `unmatched = "forward"`) takes `/Admin`, a ban on `/admin` does not hold for
 //! it. [`warnings`] finds such places; nothing is refused for them, for not every upstream folds.
 //!
-//! Pure, and bounded: see [`MOST`] and [`MOST_PAIRS`].
+//! Pure, and bounded: see [`MAX_FOUND`] and [`MAX_PAIRS`].
 
 use cedar_policy_core::ast::{
     Effect, EntityReference, EntityUID, PrincipalOrResourceConstraint, Template as Policy,
@@ -18,9 +18,9 @@ use crate::router::{Matched, Router};
 use crate::service::{ServiceSettings, Unmatched};
 
 /// Warnings that are given at most.
-pub const MOST: usize = 50;
+pub const MAX_FOUND: usize = 50;
 /// Pairs of a route and a policy that are looked at; beyond, nothing is said.
-const MOST_PAIRS: usize = 4_000_000;
+const MAX_PAIRS: usize = 4_000_000;
 
 /// In what a framework takes paths for the same.
 struct Fold {
@@ -96,7 +96,7 @@ pub fn warnings(settings: &ServiceSettings, items: &[Item]) -> Vec<Warning> {
         look.read(item);
     }
     look.all();
-    look.found.truncate(MOST);
+    look.found.truncate(MAX_FOUND);
     look.found
 }
 
@@ -168,11 +168,11 @@ impl<'a> Look<'a> {
         let Ok(router) = Router::folding(self.routes.clone(), self.settings.paths_fold) else {
             return;
         };
-        if self.routes.len().saturating_mul(self.said.len()) > MOST_PAIRS {
+        if self.routes.len().saturating_mul(self.said.len()) > MAX_PAIRS {
             return;
         }
         for route in &self.routes {
-            if self.found.len() >= MOST {
+            if self.found.len() >= MAX_FOUND {
                 return;
             }
             let Ok(template) = route.path.parse::<Template>() else { continue };
@@ -398,6 +398,6 @@ mod tests {
         let routes: Vec<String> = (0..200).map(|n| format!("* /admin/r{n}")).collect();
         let mut routes: Vec<&str> = routes.iter().map(String::as_str).collect();
         routes.push("* /{*rest}");
-        assert_eq!(found("", &routes, &[ALL, BAN]).len(), MOST);
+        assert_eq!(found("", &routes, &[ALL, BAN]).len(), MAX_FOUND);
     }
 }

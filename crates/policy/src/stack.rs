@@ -53,7 +53,7 @@ pub(crate) fn run<T: Send>(need: Need, work: impl FnOnce() -> T + Send) -> Resul
     if here {
         return Ok(work());
     }
-    let _place = Place::take();
+    let _place = Deep::take();
     on(LARGE_STACK, work)
 }
 
@@ -61,21 +61,21 @@ static FREE: Mutex<usize> = Mutex::new(PLACES);
 static FREED: Condvar = Condvar::new();
 
 /// One of the [`PLACES`], given back by its drop.
-struct Place;
+struct Deep;
 
-impl Place {
-    fn take() -> Place {
+impl Deep {
+    fn take() -> Deep {
         // Nothing panics while it holds the lock, so there is nothing to find broken.
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
             free = FREED.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
         *free -= 1;
-        Place
+        Deep
     }
 }
 
-impl Drop for Place {
+impl Drop for Deep {
     fn drop(&mut self) {
         *FREE.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         FREED.notify_one();

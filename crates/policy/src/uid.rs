@@ -86,7 +86,7 @@ impl fmt::Display for Uid {
     }
 }
 
-/// A text that is no Cedar entity identifier.
+/// A text that is not a Cedar entity identifier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a Cedar identifier; write it as `kind::\"id\"`")]
 pub struct UidError(pub String);

@@ -1,7 +1,7 @@
 //! Checks that stand between an edit and a revision: parse, schema, references.
 //!
 //! What [`world`] accepts, a [`crate::World`] can be built from, and Cedar's own validator has no
-//! objection in strict mode. Limits and plans are checked by the `limit` crate, not here. All
+//! objection in strict mode. Whether limits hold together is said by the `limit` crate. All
 //! problems are reported, not only the first.
 
 mod effort;
@@ -17,7 +17,7 @@ use cedar_policy_core::ast::Template;
 use cedar_policy_core::validator::ValidatorSchema;
 
 use self::effort::Effort;
-use crate::bundle::Place;
+use crate::bundle::FileLine;
 use crate::cedar_text::{self, PolicyError, Sort};
 use crate::identify::Identify;
 use crate::model::{Item, ItemBody, ItemKey, Kind, Uid};
@@ -30,7 +30,7 @@ pub const MAX_ID_BYTES: usize = 1024;
 
 /// Why a state cannot become a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ItemProblem {
     /// The item at fault.
     pub key: ItemKey,
     /// The line within the item's text (policies, schemas), counted from 1, where it is known.
@@ -39,16 +39,16 @@ pub struct Problem {
     pub message: String,
 }
 
-impl Problem {
+impl ItemProblem {
     /// The file and line, where the item came from a bundle.
-    pub fn place(&self, places: &BTreeMap<ItemKey, Place>) -> Option<Place> {
+    pub fn place(&self, places: &BTreeMap<ItemKey, FileLine>) -> Option<FileLine> {
         let place = places.get(&self.key)?;
         let line = place.line + self.line.map_or(0, |line| line.saturating_sub(1));
-        Some(Place { file: place.file.clone(), line })
+        Some(FileLine { file: place.file.clone(), line })
     }
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for ItemProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.key.fmt(f)?;
         if let Some(line) = self.line {
@@ -63,14 +63,14 @@ impl std::fmt::Display for Problem {
 pub const MIN_MAX_AGE_MS: u64 = 3_000;
 
 /// Checks an item that is put, and not those that are there: what an earlier release accepted stays.
-pub fn put(item: &Item) -> Option<Problem> {
+pub fn put(item: &Item) -> Option<ItemProblem> {
     let max_age_ms = match &item.body {
         ItemBody::Service(settings) => Some(settings.max_age_ms),
         ItemBody::Route(route) => route.max_age_ms,
         _ => None,
     };
     let max_age_ms = max_age_ms.filter(|ms| *ms < MIN_MAX_AGE_MS)?;
-    Some(Problem {
+    Some(ItemProblem {
         key: item.key.clone(),
         line: None,
         message: format!(
@@ -82,23 +82,23 @@ pub fn put(item: &Item) -> Option<Problem> {
 
 /// Checks a whole state, or a part of it that holds everything its parts refer to: the directory
 /// and the services that changed.
-pub fn world(items: &[Item]) -> Vec<Problem> {
+pub fn world(items: &[Item]) -> Vec<ItemProblem> {
     checked(items, &mut Known::default(), true)
 }
 
 /// The same, of one portion of a change after the other. Circles of membership may span portions:
 /// they are not looked for here, see [`crate::World::circles`].
-pub fn portion(items: &[Item], known: &mut Known) -> Vec<Problem> {
+pub fn portion(items: &[Item], known: &mut Known) -> Vec<ItemProblem> {
     checked(items, known, false)
 }
 
-fn checked(items: &[Item], known: &mut Known, with_circles: bool) -> Vec<Problem> {
+fn checked(items: &[Item], known: &mut Known, with_circles: bool) -> Vec<ItemProblem> {
     let mut check = Check { known: std::mem::take(known), ..Check::default() };
     let mut seen = BTreeSet::new();
     let mut services: BTreeMap<&str, Vec<&Item>> = BTreeMap::new();
     for item in items {
         if !seen.insert(&item.key) {
-            check.problem(&item.key, "it is there twice");
+            check.problem(&item.key, "it occurs twice");
             continue;
         }
         check.alone(item);
@@ -170,7 +170,7 @@ impl Types {
 
 #[derive(Default)]
 struct Check {
-    problems: Vec<Problem>,
+    problems: Vec<ItemProblem>,
     directory_has_circles: bool,
     known: Known,
 }
@@ -181,7 +181,7 @@ impl Check {
     }
 
     fn at(&mut self, key: &ItemKey, line: Option<usize>, message: impl Into<String>) {
-        self.problems.push(Problem { key: key.clone(), line, message: message.into() });
+        self.problems.push(ItemProblem { key: key.clone(), line, message: message.into() });
     }
 
     /// What can be said of an item without looking at others.
@@ -258,7 +258,7 @@ impl Check {
                         let from = path.iter().position(|(uid, _)| uid == parent).unwrap_or(0);
                         let steps = path.iter().skip(from).map(|(uid, _)| *uid);
                         let message = format!(
-                            "membership leads in a circle: {}; remove one step of it",
+                            "membership forms a cycle: {}; remove one step of it",
                             circle(steps, path.len() - from, parent)
                         );
                         self.problem(key, message);
@@ -417,8 +417,8 @@ fn values(body: &ItemBody) -> Vec<(&str, &serde_json::Value)> {
             .chain(&body.tags)
             .map(|(name, value)| (name.as_str(), value))
             .collect(),
-        ItemBody::Limit(value) => vec![("rule", value)],
-        ItemBody::Plan(value) => vec![("plan", value)],
+        ItemBody::Limit(rule) => vec![("rule", rule.as_json())],
+        ItemBody::Plan(plan) => vec![("plan", plan.as_json())],
         _ => Vec::new(),
     }
 }

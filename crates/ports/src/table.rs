@@ -76,8 +76,9 @@ impl Serialize for Entry {
 impl<'de> Deserialize<'de> for Entry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (port, state, expires_ms) = <(u16, u8, u32)>::deserialize(deserializer)?;
-        let state = TcpState::from_number(state)
-            .ok_or_else(|| serde::de::Error::custom(format!("`{state}` is no TCP state")))?;
+        let state = TcpState::from_number(state).ok_or_else(|| {
+            serde::de::Error::custom(format!("expected a TCP state, got `{state}`"))
+        })?;
         Ok(Self { port, state, expires_ms })
     }
 }

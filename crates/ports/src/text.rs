@@ -1,7 +1,7 @@
 //! A [`Report`] for a tired person: the verdict first, then the worst bucket with who, why, what
 //! now and what then, then the rest, then what could not be seen.
 //!
-//! Pure: a report in, text out. Colour is only decoration: everything is said in words as well.
+//! Pure: a report in, text out. Color is only decoration: everything is said in words as well.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use crate::snapshot::{Confidence, Unknown};
 /// How to write.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
-    /// Whether to use ANSI colours.
+    /// Whether to use ANSI colors.
     pub color: bool,
     /// Columns to wrap at.
     pub width: usize,
@@ -85,8 +85,8 @@ fn verdict_tone(verdict: Verdict) -> Tone {
 pub fn why(cause: Cause) -> &'static str {
     match cause {
         Cause::TimeWaitChurn => {
-            "Connections are opened and closed too fast: whoever closes first keeps the port in \
-             TIME_WAIT for 60 s, and no setting shortens that."
+            "Connections are opened and closed too fast: the first side to close keeps the port \
+             in TIME_WAIT for 60 s, and no setting shortens that."
         }
         Cause::EstablishedLeak => "Connections are opened and kept open.",
         Cause::CloseWaitLeak => {
@@ -104,7 +104,7 @@ pub fn why(cause: Cause) -> &'static str {
             "Services listen on ports of the range; each costs every destination one port."
         }
         Cause::ExplicitBind => {
-            "A program binds a port before it connects (or listens no more, while its connections \
+            "A program binds a port before it connects (or no longer listens, while its connections \
              live on); such a port is lost to every destination."
         }
         Cause::NonlocalBind => "The program binds to an address that this host does not have.",

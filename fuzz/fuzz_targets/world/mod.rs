@@ -1,7 +1,5 @@
 //! One service with the items that a target makes, checked, built and asked.
 
-use std::collections::BTreeMap;
-
 use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::{Digest, Item, ItemBody, Query, Revision, Snapshot, Uid, World, validate};
 
@@ -17,17 +15,7 @@ pub(crate) fn holds(bodies: Vec<ItemBody>, principal: &Uid, action: &str, resour
     let world = World::from_snapshot(&Snapshot { revision: Revision(1), digest, items });
     assert!(!is_good || world.is_ok(), "{world:?}");
     let Ok(world) = world else { return is_good };
-    let none = BTreeMap::new();
-    let decided = world.decide(&Query {
-        service: "s",
-        principal,
-        action: &Uid::action(action),
-        resource,
-        context: &none,
-        principal_properties: &none,
-        action_properties: &none,
-        resource_properties: &none,
-    });
+    let decided = world.decide(&Query::new(principal, &Uid::action(action), resource).service("s"));
     assert!(!is_good || decided.is_ok(), "{decided:?}");
     is_good
 }

@@ -1,10 +1,12 @@
 //! What a reviewer would otherwise have to look for: directions between crates, licenses and
-//! versions, folder names, module docs, links and named tests in the documents.
+//! versions, folder names, module docs, links and named tests in the documents, plain words.
 //!
 //! Each check returns sentences that name the culprit; none changes anything.
 
 mod documents;
+mod literals;
 mod packages;
+mod prose;
 mod sources;
 
 use std::path::Path;
@@ -24,9 +26,11 @@ pub fn run(root: &Path) -> anyhow::Result<Vec<String>> {
     let files = sources::tracked_files(root)?;
     let mut problems = packages::directions(&metadata);
     problems.extend(packages::one_cedar(&metadata));
+    problems.extend(packages::connections_alone(root, &metadata)?);
     problems.extend(packages::lints(&metadata)?);
     problems.extend(packages::deny(root, &metadata)?);
     problems.extend(sources::check(root, &files)?);
     problems.extend(documents::check(root, &files)?);
+    problems.extend(prose::check(root, &files)?);
     Ok(problems)
 }

@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, Metadata, Package};
 /// Which crates each may name, by layer. A new crate belongs here first.
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keepgate-ports", &[]),
-    ("keepgate-policy", &[]),
+    ("keepgate-policy", &["keepgate-limit"]),
     ("keepgate-limit", &[]),
     ("keepgate-api", &[]),
     ("keepgate-observe", &[]),
@@ -78,6 +78,35 @@ pub(super) fn one_cedar(metadata: &Metadata) -> Vec<String> {
         .filter(|(_, dependency)| dependency.starts_with("cedar-policy"))
         .map(|(package, dependency)| format!("crate `{package}` names `{dependency}`"))
         .collect()
+}
+
+/// A program that wants only the client's connections builds neither Cedar nor gRPC.
+pub(super) fn connections_alone(root: &Path, metadata: &Metadata) -> anyhow::Result<Vec<String>> {
+    const CLIENT: &str = "keepgate-client";
+    if members(metadata).all(|package| package.name.as_str() != CLIENT) {
+        return Ok(Vec::new());
+    }
+    let text = tree(root, &["-p", CLIENT, "--no-default-features", "--edges", "normal"])?;
+    let heavy = |name: &str| name.starts_with("cedar-policy") || name == "tonic";
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| heavy(name))
+        .map(|name| format!("crate `{CLIENT}` needs `{name}` without its default features"))
+        .collect())
+}
+
+/// `cargo tree`: a package and its version a line.
+fn tree(root: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(env!("CARGO"))
+        .arg("tree")
+        .args(arguments)
+        .args(["--prefix", "none", "--locked", "--format", "{p}"])
+        .current_dir(root)
+        .output()
+        .context("starting cargo tree")?;
+    anyhow::ensure!(output.status.success(), "cargo tree failed: {}", output.status);
+    String::from_utf8(output.stdout).context("cargo tree printed text that is not UTF-8")
 }
 
 /// Every package takes the workspace's lints.
@@ -168,22 +197,7 @@ pub(super) fn deny(root: &Path, metadata: &Metadata) -> anyhow::Result<Vec<Strin
 /// Packages that a build for this machine really uses, tests included. `cargo tree` says, since
 /// `cargo metadata` lists optional dependencies that weak features merely mention.
 fn built<'m>(root: &Path, metadata: &'m Metadata) -> anyhow::Result<Vec<&'m Package>> {
-    let output = Command::new(env!("CARGO"))
-        .args([
-            "tree",
-            "--workspace",
-            "--edges",
-            "normal,build,dev",
-            "--prefix",
-            "none",
-            "--locked",
-        ])
-        .args(["--format", "{p}"])
-        .current_dir(root)
-        .output()
-        .context("starting cargo tree")?;
-    anyhow::ensure!(output.status.success(), "cargo tree failed: {}", output.status);
-    let text = String::from_utf8(output.stdout).context("cargo tree printed no UTF-8")?;
+    let text = tree(root, &["--workspace", "--edges", "normal,build,dev"])?;
     let names: BTreeSet<(&str, &str)> = text
         .lines()
         .filter_map(|line| {

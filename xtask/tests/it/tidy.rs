@@ -155,6 +155,19 @@ fn bans() {
 }
 
 #[test]
+fn connections_without_permissions() {
+    let workspace = Workspace::new();
+    let tonic = outside(&workspace, "tonic", "1.0.0");
+    let line = |optional: &str| tonic.replace(" }", optional);
+    let optional = line(", optional = true }");
+    let features = "[features]\ndefault = [\"replica\"]\nreplica = [\"dep:tonic\"]";
+    workspace.package("client", &format!("{features}\n[dependencies]\ntonic = {optional}"));
+    assert_eq!(workspace.problems(), Vec::<String>::new(), "behind the feature");
+    workspace.package("client", &format!("[dependencies]\ntonic = {tonic}"));
+    workspace.must_say("`keepgate-client` needs `tonic` without its default features");
+}
+
+#[test]
 fn duplicates() {
     let workspace = Workspace::new();
     let one = outside(&workspace, "twice", "1.0.0");
@@ -244,4 +257,53 @@ fn promises() {
     std::fs::remove_file(workspace.0.join("SPECIFICATION.md")).expect("removed");
     let problems = workspace.problems();
     assert!(problems.contains(&"SPECIFICATION.md is missing".to_owned()), "{problems:#?}");
+}
+
+#[test]
+fn words_of_documents() {
+    for (text, expected) in [
+        ("\nSo\nmany words.\n", "docs/x.md:2: `so many`: use plainer words"),
+        ("```\nx\n```\nWhoever.\n", "docs/x.md:4: `whoever`: use plainer words"),
+        ("Its colours.\n", "docs/x.md:1: `colours`: use the American spelling"),
+    ] {
+        let workspace = Workspace::new();
+        workspace.write("docs/x.md", text);
+        workspace.must_say(expected);
+    }
+    let workspace = Workspace::new();
+    workspace.write("docs/cli.md", "```text\nNormalise.\n```\n");
+    workspace.must_say("docs/cli.md:2: `normalise`");
+    let workspace = Workspace::new();
+    workspace.write("docs/x.md", "Colors, so not many: `x` is no y.\n```\nwhoever\n```\n");
+    workspace.write("CHANGELOG.md", "Whoever.\n");
+    assert_eq!(workspace.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn words_of_messages() {
+    for (source, expected) in [
+        (r##"const A: &str = "x\\";{n}const B: &str = "told by";"##, "lib.rs:4: `told by`"),
+        (r##"const A: &str = r#"a "b{n}whatever"#;"##, "lib.rs:4: `whatever`"),
+        (r##"const A: (char, &str) = ('"', "grey");"##, "lib.rs:3: `grey`"),
+        (r##"const A: &str = "`{x}` is no \{n}    port";"##, "lib.rs:3: `is no`"),
+    ] {
+        let workspace = Workspace::new();
+        let source = source.replace("{n}", "\n");
+        workspace.write("crates/ports/src/lib.rs", &format!("//! A crate.\n\n{source}\n"));
+        workspace.must_say(expected);
+    }
+    let workspace = Workspace::new();
+    let source = r##"//! Told by "whoever".
+
+/// 'whatever "colour'
+const A: &str = "`x` is no longer so; there is no \"y\"";
+
+#[cfg(test)]
+mod tests {
+    const B: &str = "whoever";
+}
+"##;
+    workspace.write("crates/ports/src/lib.rs", source);
+    workspace.write("crates/ports/tests/it/main.rs", "//! Tests.\n\nconst A: &str = \"grey\";\n");
+    assert_eq!(workspace.problems(), Vec::<String>::new());
 }

@@ -1,6 +1,5 @@
 //! `/v1/check`: one question, answered with the reasons.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -105,22 +104,13 @@ fn explained(
         parts => uid(parts, "action")?,
     };
     let resource = uid(question.resource, "resource")?;
-    let none = BTreeMap::new();
     let mut answers: Vec<(&str, Explanation)> = Vec::new();
     for service in services {
         if work.is_given_up() {
             return Err(Refusal::Gone.into());
         }
-        let query = Query {
-            service,
-            principal: &principal,
-            action: &action,
-            resource: &resource,
-            context: &question.context,
-            principal_properties: &none,
-            action_properties: &none,
-            resource_properties: &none,
-        };
+        let query =
+            Query::new(&principal, &action, &resource).service(service).context(&question.context);
         let answer = head.world.explain(&query).map_err(|e| Problem::of_query(&e))?;
         answers.push((service, answer));
     }

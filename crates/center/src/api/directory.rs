@@ -12,7 +12,7 @@ use super::input::{Args, Json, PAGE, path_uid, told, uid};
 use super::items;
 use super::{Answer, App};
 use crate::access::Caller;
-use crate::desk::{Plan, Refusal};
+use crate::desk::{EditPlan, Refusal};
 
 pub(crate) async fn assign(
     State(app): State<App>,
@@ -30,7 +30,7 @@ pub(crate) async fn assign(
                 vec![Change::Put(Item { key, body })]
             }
         };
-        Ok(Plan { changes, ..Plan::default() })
+        Ok(EditPlan { changes, ..EditPlan::default() })
     })
     .await?;
     Ok(Out(items::changed(&outcome)))
@@ -47,7 +47,7 @@ pub(crate) async fn revoke(
         if store.item(&key)?.is_none() {
             return Err(Refusal::missing(&key));
         }
-        Ok(Plan { changes: vec![Change::Delete(key)], ..Plan::default() })
+        Ok(EditPlan { changes: vec![Change::Delete(key)], ..EditPlan::default() })
     })
     .await?;
     Ok(Out(items::changed(&outcome)))

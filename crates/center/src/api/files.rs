@@ -17,13 +17,13 @@ use super::fair::{Crowded, Fair, Seat};
 use super::problem::Problem;
 use super::{Answer, App, input};
 use crate::access::Caller;
-use crate::desk::{Problem as Located, Stage, Work};
+use crate::desk::{EditProblem as Located, Stage, Work};
 
 /// Pieces of a body on their way to its reader.
 const PIECES: usize = 8;
 
 /// Files in one body.
-const MOST_FILES: usize = 10_000;
+const MAX_FILES: usize = 10_000;
 
 /// Bytes of a file's name.
 const NAME_BYTES: usize = 1_024;
@@ -40,20 +40,20 @@ const WAITING: usize = 64;
 /// Who may bring what takes a while to check, at the same time: one large body, and a few small ones,
 /// half of them of one token. Where several tokens wait, they take turns.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct FileSeats {
     large: Arc<Fair>,
     small: Arc<Fair>,
     reading: Arc<Fair>,
 }
 
-impl Default for Places {
-    fn default() -> Places {
+impl Default for FileSeats {
+    fn default() -> FileSeats {
         let of = |places, of_one| Arc::new(Fair::of(places, of_one, WAITING));
-        Places { large: of(1, 1), small: of(4, 2), reading: of(2, 1) }
+        FileSeats { large: of(1, 1), small: of(4, 2), reading: of(2, 1) }
     }
 }
 
-impl Places {
+impl FileSeats {
     /// Waits for a place.
     pub(crate) async fn enter(&self, caller: &Caller, is_small: bool) -> Answer<Seat> {
         let places = if is_small { &self.small } else { &self.large };
@@ -213,8 +213,8 @@ fn read(
             return Err(wrong("duplicate field `files`"));
         }
         json.object(|json, name| {
-            if names.len() == MOST_FILES {
-                return Err(wrong(format!("more than {MOST_FILES} files")));
+            if names.len() == MAX_FILES {
+                return Err(wrong(format!("more than {MAX_FILES} files")));
             }
             let mut text = json.text()?;
             if name == ENTITIES_FILE {
@@ -237,7 +237,7 @@ fn read(
         })
     })?;
     if json.next_byte()?.is_some() {
-        return Err(wrong("nothing may follow the object"));
+        return Err(wrong("expected nothing after the object"));
     }
     if !has_files {
         return Err(wrong("missing field `files`"));
@@ -335,7 +335,7 @@ impl<R: BufRead> Read for Text<'_, R> {
             }
             let held = self.from.fill_buf()?;
             let Some(first) = held.first().copied() else {
-                return Err(wrong("it ended within a text"));
+                return Err(wrong("it ended within a string"));
             };
             let is_special = |byte: &u8| matches!(*byte, b'"' | b'\\' | 0..0x20);
             let most = held.len().min(into.len());
@@ -351,7 +351,7 @@ impl<R: BufRead> Read for Text<'_, R> {
             match first {
                 b'"' => self.ended = true,
                 b'\\' => self.escape()?,
-                _ => return Err(wrong("a control character within a text")),
+                _ => return Err(wrong("a control character within a string")),
             }
         }
     }
@@ -361,7 +361,7 @@ impl<R: BufRead> Text<'_, R> {
     fn byte(&mut self) -> io::Result<u8> {
         let byte = self.from.fill_buf()?.first().copied();
         self.from.consume(1);
-        byte.ok_or_else(|| wrong("it ended within a text"))
+        byte.ok_or_else(|| wrong("it ended within a string"))
     }
 
     fn escape(&mut self) -> io::Result<()> {
@@ -385,7 +385,7 @@ impl<R: BufRead> Text<'_, R> {
 
     /// What follows `\u`: one code unit of UTF-16, or two of them.
     fn unicode(&mut self) -> io::Result<char> {
-        let lone = || wrong("a lone surrogate within a text");
+        let lone = || wrong("a lone surrogate within a string");
         let first = self.unit()?;
         if let Some(plain) = char::from_u32(first) {
             return Ok(plain);
@@ -475,7 +475,7 @@ mod tests {
             ("{\"files\":{},\"files\":{}}", "duplicate field `files`"),
             ("{\"files\":{\"a\":1}}", "expected `\"`, found `1`"),
             ("{\"files\":{\"a\":\"\",\"a\":\"\"}}", "the file `a` occurs twice"),
-            ("{\"files\":{}} x", "nothing may follow the object"),
+            ("{\"files\":{}} x", "expected nothing after the object"),
             ("{\"files\":{", "expected `\"`, found the end"),
         ] {
             assert_eq!(body(json), Err(message.to_owned()), "{json}");

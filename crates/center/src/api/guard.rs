@@ -128,15 +128,17 @@ fn caller(app: &App, headers: &HeaderMap) -> Result<Caller, Problem> {
 
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
-        let detail = "send `Authorization: Bearer TOKEN`; `keepgate token create` makes one";
+        let detail =
+            "expected `Authorization: Bearer TOKEN`; `keepgate token create` makes a token";
         return Err(Problem::unauthenticated(detail));
     };
     let (scheme, text) =
         value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(|| {
-            Problem::unauthenticated("the Authorization header is no Bearer token")
+            Problem::unauthenticated("expected `Authorization: Bearer TOKEN`, got another form")
         })?;
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Problem::unauthenticated("the Authorization header is no Bearer token"));
+        let detail = "expected `Authorization: Bearer TOKEN`, got another scheme";
+        return Err(Problem::unauthenticated(detail));
     }
     Ok(text.trim())
 }

@@ -21,10 +21,10 @@ use super::items::Way;
 use super::problem::Problem;
 use super::{Answer, App, items};
 use crate::access::Caller;
-use crate::desk::{Counts, Problem as Located, Refusal, Step, Work};
+use crate::desk::{Counts, EditProblem as Located, Refusal, Step, Work};
 
 /// Lines of one portion.
-pub(crate) const MOST_LINES: usize = 5_000;
+pub(crate) const MAX_LINES: usize = 5_000;
 
 /// Bytes of one portion.
 const BODY: usize = 16 << 20;
@@ -181,9 +181,8 @@ fn portion(service: &str, kind: Kind, body: &[u8]) -> Answer<Portion> {
         if text.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        if line > MOST_LINES {
-            let detail =
-                format!("a portion has at most {MOST_LINES} lines; send the rest after it");
+        if line > MAX_LINES {
+            let detail = format!("a portion has at most {MAX_LINES} lines; send the rest after it");
             return Err(Problem::bad_request(detail));
         }
         match item(service, kind, text) {

@@ -139,10 +139,9 @@ impl FromRequestParts<App> for Condition {
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
         let text = |name| match parts.headers.get(&name) {
             None => Ok(None),
-            Some(value) => value
-                .to_str()
-                .map(|text| Some(text.trim().to_owned()))
-                .map_err(|_| Problem::bad_request(format!("`{name}` is no text"))),
+            Some(value) => value.to_str().map(|text| Some(text.trim().to_owned())).map_err(|_| {
+                Problem::bad_request(format!("expected ASCII text in the header `{name}`"))
+            }),
         };
         let absent = match text(header::IF_NONE_MATCH)?.as_deref() {
             None => false,

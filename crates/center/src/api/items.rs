@@ -18,8 +18,8 @@ use super::problem::Problem;
 use super::{Answer, App};
 use crate::access::Caller;
 use crate::desk::{
-    Bulk, BulkPlanner, Counts, Edit, Outcome, Plan, Problem as Located, Refusal, Step, Work,
-    shown_id,
+    Bulk, BulkPlanner, Counts, Edit, EditPlan, EditProblem as Located, Outcome, Refusal, Step,
+    Work, shown_id,
 };
 use crate::store::Row;
 
@@ -141,7 +141,7 @@ pub(crate) async fn put(
         if !key.service.is_empty() && key.kind != Kind::Service {
             service_must_be(store, &key.service)?;
         }
-        Ok(Plan { changes: vec![Change::Put(item)], ..Plan::default() })
+        Ok(EditPlan { changes: vec![Change::Put(item)], ..EditPlan::default() })
     })
     .await?;
     Ok(Out(changed(&outcome)))
@@ -161,7 +161,7 @@ pub(crate) async fn delete(
         if store.item(&key)?.is_none() {
             return Err(Refusal::missing(&key));
         }
-        Ok(Plan { changes: vec![Change::Delete(key)], ..Plan::default() })
+        Ok(EditPlan { changes: vec![Change::Delete(key)], ..EditPlan::default() })
     })
     .await?;
     Ok(Out(changed(&outcome)))
@@ -208,7 +208,7 @@ pub(crate) async fn edit<F>(
     plan: F,
 ) -> Answer<Outcome>
 where
-    F: FnOnce(&dyn crate::store::Reading, &crate::desk::Head) -> Result<Plan, Refusal>
+    F: FnOnce(&dyn crate::store::Reading, &crate::desk::Head) -> Result<EditPlan, Refusal>
         + Send
         + 'static,
 {
@@ -224,7 +224,7 @@ pub(crate) async fn try_land<F>(
     plan: F,
 ) -> Result<Outcome, Refusal>
 where
-    F: FnOnce(&dyn crate::store::Reading, &crate::desk::Head) -> Result<Plan, Refusal>
+    F: FnOnce(&dyn crate::store::Reading, &crate::desk::Head) -> Result<EditPlan, Refusal>
         + Send
         + 'static,
 {

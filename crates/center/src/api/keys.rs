@@ -13,7 +13,7 @@ use super::input::{Args, Condition, Json, Page, Params, told, uid};
 use super::problem::Problem;
 use super::{Answer, App, items};
 use crate::access::Caller;
-use crate::desk::{Plan, Refusal};
+use crate::desk::{EditPlan, Refusal};
 use crate::store::StoreError;
 use crate::token;
 
@@ -37,7 +37,7 @@ pub(crate) async fn create(
     };
     let outcome = items::edit(&app, &caller, "key.create", move |store, _| {
         items::service_must_be(store, &service)?;
-        Ok(Plan { changes: vec![Change::Put(item)], ..Plan::default() })
+        Ok(EditPlan { changes: vec![Change::Put(item)], ..EditPlan::default() })
     })
     .await?;
     Ok(made(minted, outcome.revision))
@@ -117,7 +117,7 @@ pub(crate) async fn rotate(
             Change::Put(Item { key, body: ItemBody::Key(old) }),
             Change::Put(Item { key: new_key, body: ItemBody::Key(new) }),
         ];
-        Ok(Plan { changes, ..Plan::default() })
+        Ok(EditPlan { changes, ..EditPlan::default() })
     })
     .await?;
     Ok(made(minted, outcome.revision))

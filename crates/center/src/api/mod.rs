@@ -53,7 +53,7 @@ pub(crate) struct App {
     /// Whether the last single decision took long.
     pub(crate) slow: Arc<AtomicBool>,
     /// Who may bring many items at the same time.
-    pub(crate) bulk: Arc<files::Places>,
+    pub(crate) bulk: Arc<files::FileSeats>,
     /// Whether callers reach this center by `https`.
     pub(crate) secure: bool,
     /// The URL callers reach it by, where it was configured.

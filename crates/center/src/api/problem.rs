@@ -18,7 +18,7 @@ pub(crate) struct Problem {
     kind: &'static str,
     title: &'static str,
     detail: String,
-    problems: Vec<desk::Problem>,
+    problems: Vec<desk::EditProblem>,
 }
 
 impl Problem {
@@ -69,7 +69,7 @@ impl Problem {
         Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", title, "send it again, faster")
     }
 
-    pub(crate) fn invalid(problems: Vec<desk::Problem>) -> Problem {
+    pub(crate) fn invalid(problems: Vec<desk::EditProblem>) -> Problem {
         let detail = match problems.first() {
             Some(first) => first.to_string(),
             None => "the change is not valid".to_owned(),
@@ -149,7 +149,7 @@ impl Problem {
             status: self.status.as_u16(),
             detail: self.detail.clone(),
             request_id: request_id.map(str::to_owned),
-            problems: self.problems.iter().map(desk::Problem::told).collect(),
+            problems: self.problems.iter().map(desk::EditProblem::told).collect(),
         }
     }
 }

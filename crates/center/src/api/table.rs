@@ -196,11 +196,11 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
 
 fn open(t: &mut Table) {
     use Permission::Open;
-    t.add(("GET", "/"), Open, ("front", "what there is"), || get(status::front)).answers_html();
-    t.add(("GET", "/healthz"), Open, ("healthz", "whether the process lives"), || {
+    t.add(("GET", "/"), Open, ("front", "the front page"), || get(status::front)).answers_html();
+    t.add(("GET", "/healthz"), Open, ("healthz", "liveness: the process runs"), || {
         get(status::healthz)
     });
-    t.add(("GET", "/readyz"), Open, ("readyz", "whether it takes requests"), || {
+    t.add(("GET", "/readyz"), Open, ("readyz", "readiness: the center serves"), || {
         get(status::readyz)
     });
     t.add(("GET", "/metrics"), Open, ("metrics", "metrics in Prometheus' text format"), || {
@@ -229,12 +229,12 @@ fn of_services(t: &mut Table) {
     .conditional()
     .takes_item(Kind::Service)
     .answers::<api::Changed>();
-    t.add(("DELETE", one), Write, ("deleteService", "delete a service and all it has"), || {
+    t.add(("DELETE", one), Write, ("deleteService", "delete a service and all its items"), || {
         delete(services::delete)
     })
     .answers::<api::Changed>();
     let apply = "/v1/services/{service}/apply";
-    t.add(("POST", apply), Write, ("apply", "make the service what these files say"), || {
+    t.add(("POST", apply), Write, ("apply", "make the service match these files"), || {
         post(services::apply)
     })
     .query(&[("dry_run", "boolean")])
@@ -242,21 +242,21 @@ fn of_services(t: &mut Table) {
     .answers::<api::Applied>()
     .tells::<api::Line>();
     let export = "/v1/services/{service}/export";
-    t.add(("GET", export), Read, ("export", "the files that apply to the same state"), || {
+    t.add(("GET", export), Read, ("export", "the files of the service's present state"), || {
         get(services::export)
     })
     .answers::<api::Export>();
     let extras = "/v1/services/{service}/extras";
-    t.add(("GET", extras), Read, ("extras", "what its files do not hold"), || get(extras::fetch))
+    t.add(("GET", extras), Read, ("extras", "what the export leaves out"), || get(extras::fetch))
         .answers::<api::Extras<EntityBody>>();
     let entities = "/v1/services/{service}/import/entities";
-    t.add(("POST", entities), Write, ("importEntities", "put many entities, a line each"), || {
+    t.add(("POST", entities), Write, ("importEntities", "put many entities, one per line"), || {
         post(import::entities)
     })
     .takes_lines::<import::Entity>()
     .answers::<api::Imported>();
     let grants = "/v1/services/{service}/import/grants";
-    t.add(("POST", grants), Write, ("importGrants", "put many grants, a line each"), || {
+    t.add(("POST", grants), Write, ("importGrants", "put many grants, one per line"), || {
         post(import::grants)
     })
     .takes_lines::<import::Grant>()
@@ -381,7 +381,7 @@ fn of_keys(t: &mut Table) {
         .conditional()
         .answers::<api::Changed>();
     let rotate = "/v1/services/{service}/keys/{prefix}/rotate";
-    t.add(("POST", rotate), Write, ("rotateKey", "make a new key, let the old one end"), || {
+    t.add(("POST", rotate), Write, ("rotateKey", "make a new key and expire the old one"), || {
         post(keys::rotate)
     })
     .created()
@@ -458,11 +458,11 @@ fn of_directory(t: &mut Table) {
         .answers::<api::Changed>();
     }
     let entities = "/v1/import/entities";
-    let what = ("importDirectoryEntities", "put many entities into the directory, a line each");
+    let what = ("importDirectoryEntities", "put many entities into the directory, one per line");
     t.add(("POST", entities), Write, what, || post(import::directory_entities))
         .takes_lines::<import::Entity>()
         .answers::<api::Imported>();
-    let what = ("importMembers", "put many members into roles, a line each");
+    let what = ("importMembers", "put many members into roles, one per line");
     t.add(("POST", "/v1/import/members"), Write, what, || post(import::members))
         .takes_lines::<api::Membership>()
         .answers::<api::Imported>();
@@ -476,9 +476,12 @@ fn of_directory(t: &mut Table) {
     })
     .takes::<api::Membership>()
     .answers::<api::Changed>();
-    t.add(("POST", "/v1/roles/revoke"), Write, ("revokeRole", "take it out again"), || {
-        post(directory::revoke)
-    })
+    t.add(
+        ("POST", "/v1/roles/revoke"),
+        Write,
+        ("revokeRole", "take a member out of a role"),
+        || post(directory::revoke),
+    )
     .takes::<api::Membership>()
     .answers::<api::Changed>();
 }

@@ -11,7 +11,7 @@ use super::input::{Json, Params};
 use super::problem::Problem;
 use super::{Answer, App, items};
 use crate::access::Caller;
-use crate::desk::{self, Plan, Refusal};
+use crate::desk::{self, EditPlan, Refusal};
 use crate::store::TokenRow;
 use crate::token::{self, Minted, Role};
 
@@ -28,7 +28,8 @@ pub(crate) async fn create(
 ) -> Answer<(StatusCode, Out<MadeToken>)> {
     let role = Role::from_name(&asked.role).ok_or_else(|| {
         let known: Vec<&str> = Role::ALL.iter().map(|role| role.name()).collect();
-        Problem::bad_request(format!("`role`: `{}` is none of {}", asked.role, known.join(", ")))
+        let known = known.join(", ");
+        Problem::bad_request(format!("`role`: expected one of {known}, got `{}`", asked.role))
     })?;
     if let Some(wrong) = wrong_service(role, &asked.service) {
         return Err(Problem::bad_request(wrong));
@@ -45,7 +46,7 @@ pub(crate) async fn create(
     })?;
     let row = row(&minted, role, asked.service, asked.note);
     let outcome = items::edit(&app, &caller, "token.create", move |_, _| {
-        Ok(Plan { tokens: vec![row], ..Plan::default() })
+        Ok(EditPlan { tokens: vec![row], ..EditPlan::default() })
     })
     .await?;
     let (id, token) = (minted.id, minted.text);
@@ -72,7 +73,9 @@ pub(crate) fn wrong_service(role: Role, service: &str) -> Option<String> {
         (Role::Gate, "") => Some("`service`: a gate token is for one service; name it".to_owned()),
         (_, "") => None,
         (Role::Gate | Role::Pep, name) if is_service_name(name) => None,
-        (Role::Gate | Role::Pep, name) => Some(format!("`service`: `{name}` names no service")),
+        (Role::Gate | Role::Pep, name) => {
+            Some(format!("`service`: expected the name of a service, got `{name}`"))
+        }
         (role, _) => Some(format!(
             "`service`: a token of role `{}` is for all services; leave it out",
             role.name()
@@ -105,13 +108,13 @@ pub(crate) async fn revoke(
             return Err(Refusal::Missing { kind: "token", id, place: String::new() });
         };
         if row.revoked_unix_s.is_some() {
-            return Ok(Plan::default());
+            return Ok(EditPlan::default());
         }
         if row.role == Role::Admin && !desk::an_admin_remains(head, &id) {
             return Err(Refusal::LastAdmin(id));
         }
         let revoked = TokenRow { revoked_unix_s: Some(keepgate_observe::unix_s()), ..row.clone() };
-        Ok(Plan { tokens: vec![revoked], ..Plan::default() })
+        Ok(EditPlan { tokens: vec![revoked], ..EditPlan::default() })
     })
     .await?;
     Ok(Out(Landed { revision: outcome.revision.0 }))

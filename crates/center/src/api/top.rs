@@ -4,10 +4,8 @@
 
 use axum::Json as Out;
 use axum::extract::State;
-use keepgate_limit::rules::{Limits, Plan};
-use keepgate_limit::top::{GatesHeard, MOST_TOLD, TopAnswer, merge};
+use keepgate_limit::top::{GatesHeard, MAX_TOLD, TopAnswer, merge};
 use keepgate_policy::service::is_service_name;
-use serde_json::Value;
 
 use super::input::Params;
 use super::problem::Problem;
@@ -34,23 +32,9 @@ fn answer(app: &App, service: &str) -> TopAnswer {
         oldest_ms: heard.iter().map(|one| one.age_ms).max(),
         following: app.followers.of(service) as u64,
     };
-    let report = (!heard.is_empty()).then(|| merge(&heard, MOST_TOLD, Some(&plans(app, service))));
+    let head = app.desk.head();
+    let limits = head.world.service(service).map(|view| view.limits()).unwrap_or_default();
+    let report = (!heard.is_empty()).then(|| merge(&heard, MAX_TOLD, Some(&limits)));
     let (service, now_unix_ms) = (service.to_owned(), keepgate_observe::unix_ms());
     TopAnswer { service, now_unix_ms, gates: Some(gates), report }.dated()
-}
-
-/// The service's plans; nothing else of its limits matters here.
-fn plans(app: &App, service: &str) -> Limits {
-    let head = app.desk.head();
-    let mut limits = Limits::default();
-    let Some(view) = head.world.service(service) else { return limits };
-    for body in view.plans().iter() {
-        let mut body = body.clone();
-        let name = body.as_object_mut().and_then(|fields| fields.remove("name"));
-        if let (Some(Value::String(name)), Ok(plan)) = (name, serde_json::from_value::<Plan>(body))
-        {
-            limits.plans.insert(name, plan);
-        }
-    }
-    limits
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use keepgate_policy::{Change, Digest, Item, ItemKey, Kind, Revision, World};
 
-use super::check::{self, Problem};
+use super::check::{self, EditProblem};
 use super::land::{self, Next, Stamp};
 use super::step::{Step, find};
 use super::work::{Stage, Work};
@@ -39,7 +39,7 @@ const SMALL: usize = 100;
 pub(super) const ATTEMPTS: usize = 4;
 
 /// Items of an edit that the writer works out itself: others wait for it.
-pub(super) const MOST_ON_WRITER: usize = 5_000;
+pub(super) const MAX_ON_WRITER: usize = 5_000;
 
 /// How often the state is read until it is the published one: a commit may be on its way.
 const READS: usize = 2_000;
@@ -168,7 +168,7 @@ fn checked(
     steps: &[Step],
     work: &Work,
 ) -> Result<World, Refusal> {
-    let refused = |problems: Vec<Problem>| match problems.is_empty() {
+    let refused = |problems: Vec<EditProblem>| match problems.is_empty() {
         true => Ok(()),
         false => Err(Refusal::Invalid(problems)),
     };
@@ -316,7 +316,8 @@ impl Prepared {
             });
         }
         self.steps.retain(|step| !since.contains(&step.key));
-        let problems: Vec<Problem> = check::check(store, &self.steps, Some(&since), &self.work)?;
+        let problems: Vec<EditProblem> =
+            check::check(store, &self.steps, Some(&since), &self.work)?;
         if !problems.is_empty() {
             return Ok(false);
         }

@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use keepgate_api::Located;
-use keepgate_policy::bundle::{BundleError, Place};
+use keepgate_policy::bundle::{BundleError, FileLine};
 use keepgate_policy::{Item, ItemBody, ItemKey, Kind, Uid, World, validate};
 
 use super::Refusal;
@@ -37,20 +37,20 @@ pub(super) const TOLD: usize = 1_000;
 const CIRCLES: usize = 100;
 
 /// Rules and plans of one service.
-const MOST_LIMITS: usize = 4_096;
+const MAX_LIMITS: usize = 4_096;
 
 /// Memberships of one member: what a decision about it walks through.
-pub(super) const MOST_MEMBERSHIPS: usize = 10_000;
+pub(super) const MAX_MEMBERSHIPS: usize = 10_000;
 
 /// Actions of one grant: a decision holds each of them against the request's.
-const MOST_ACTIONS: usize = 1_000;
+const MAX_ACTIONS: usize = 1_000;
 
 /// Routes of one service, one more than there may be: enough to say so.
 const ROUTES_READ: usize = keepgate_policy::route::MAX_ROUTES + 1;
 
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct EditProblem {
     /// The item at fault, where it is known.
     pub key: Option<ItemKey>,
     /// The file of an `apply`, where it came with one.
@@ -61,20 +61,20 @@ pub struct Problem {
     pub message: String,
 }
 
-impl Problem {
+impl EditProblem {
     /// Of an item.
-    pub fn of(key: &ItemKey, message: impl Into<String>) -> Problem {
-        Problem { key: Some(key.clone()), file: None, line: None, message: message.into() }
+    pub fn of(key: &ItemKey, message: impl Into<String>) -> EditProblem {
+        EditProblem { key: Some(key.clone()), file: None, line: None, message: message.into() }
     }
 
     /// Of a file.
-    pub fn in_file(file: impl Into<String>, message: impl Into<String>) -> Problem {
-        Problem { key: None, file: Some(file.into()), line: None, message: message.into() }
+    pub fn in_file(file: impl Into<String>, message: impl Into<String>) -> EditProblem {
+        EditProblem { key: None, file: Some(file.into()), line: None, message: message.into() }
     }
 
     /// The same, in the words of the files that the items came from.
     #[must_use]
-    pub fn placed(mut self, place_of: impl Fn(&ItemKey) -> Option<Place>) -> Problem {
+    pub fn placed(mut self, place_of: impl Fn(&ItemKey) -> Option<FileLine>) -> EditProblem {
         if let Some(place) = self.key.as_ref().and_then(place_of) {
             let within = self.line.map_or(0, |line| line.saturating_sub(1));
             self.file = Some(place.file);
@@ -100,7 +100,7 @@ pub(crate) fn shown_id(key: &ItemKey) -> &str {
     if key.id.is_empty() { &key.service } else { &key.id }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for EditProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.file, self.line, &self.key) {
             (Some(file), Some(line), _) => write!(f, "{file}:{line}: ")?,
@@ -115,15 +115,20 @@ impl fmt::Display for Problem {
     }
 }
 
-impl From<BundleError> for Problem {
-    fn from(e: BundleError) -> Problem {
-        Problem { key: None, file: Some(e.file), line: e.line, message: e.message }
+impl From<BundleError> for EditProblem {
+    fn from(e: BundleError) -> EditProblem {
+        EditProblem { key: None, file: Some(e.file), line: e.line, message: e.message }
     }
 }
 
-impl From<validate::Problem> for Problem {
-    fn from(problem: validate::Problem) -> Problem {
-        Problem { key: Some(problem.key), file: None, line: problem.line, message: problem.message }
+impl From<validate::ItemProblem> for EditProblem {
+    fn from(problem: validate::ItemProblem) -> EditProblem {
+        EditProblem {
+            key: Some(problem.key),
+            file: None,
+            line: problem.line,
+            message: problem.message,
+        }
     }
 }
 
@@ -140,7 +145,7 @@ pub(super) fn check(
     steps: &[Step],
     of: Option<&BTreeSet<ItemKey>>,
     work: &Work,
-) -> Result<Vec<Problem>, Refusal> {
+) -> Result<Vec<EditProblem>, Refusal> {
     let mut problems = Vec::new();
     let mut scopes: BTreeSet<&str> = BTreeSet::new();
     match of {
@@ -165,7 +170,7 @@ pub(super) fn check(
 pub(super) fn circles<'k>(
     world: &World,
     keys: impl Iterator<Item = &'k ItemKey> + Clone,
-) -> Vec<Problem> {
+) -> Vec<EditProblem> {
     let mut problems = Vec::new();
     let scopes: BTreeSet<&str> = keys.clone().map(|key| key.service.as_str()).collect();
     for service in scopes {
@@ -173,12 +178,12 @@ pub(super) fn circles<'k>(
         let below: Vec<Uid> = own.filter_map(below).collect();
         problems.extend(world.circles(service, &below, CIRCLES).into_iter().map(|circle| {
             let message =
-                format!("membership leads in a circle: {}; remove one step of it", circle.text);
-            Problem::of(&circle.key, message)
+                format!("membership forms a cycle: {}; remove one step of it", circle.text);
+            EditProblem::of(&circle.key, message)
         }));
         if service.is_empty() {
-            let many = below.iter().filter(|uid| world.memberships(uid) > MOST_MEMBERSHIPS);
-            let of_many = |uid| Problem::of(&ItemKey::entity("", uid), too_many_memberships());
+            let many = below.iter().filter(|uid| world.memberships(uid) > MAX_MEMBERSHIPS);
+            let of_many = |uid| EditProblem::of(&ItemKey::entity("", uid), too_many_memberships());
             problems.extend(many.take(CIRCLES).map(of_many));
         }
     }
@@ -187,7 +192,7 @@ pub(super) fn circles<'k>(
 }
 
 fn too_many_memberships() -> String {
-    format!("it is in more than {MOST_MEMBERSHIPS} roles; put roles into roles")
+    format!("it is in more than {MAX_MEMBERSHIPS} roles; put roles into roles")
 }
 
 /// The entity whose parents an item says.
@@ -211,7 +216,7 @@ struct Scope<'a> {
     of: Option<&'a BTreeSet<ItemKey>>,
     service: &'a str,
     work: &'a Work,
-    problems: Vec<Problem>,
+    problems: Vec<EditProblem>,
     /// Of the service's schema, from one portion to the next.
     known: validate::Known,
 }
@@ -339,13 +344,13 @@ impl<'a> Scope<'a> {
         self.work.checked(portion.len())?;
         for item in &portion {
             if let ItemBody::Grant(grant) = &item.body
-                && grant.actions.len() > MOST_ACTIONS
+                && grant.actions.len() > MAX_ACTIONS
             {
                 let message = format!(
-                    "it has {} actions, at most {MOST_ACTIONS}; group actions, or grant \"any\"",
+                    "it has {} actions, at most {MAX_ACTIONS}; group actions, or grant \"any\"",
                     grant.actions.len()
                 );
-                self.problems.push(Problem::of(&item.key, message));
+                self.problems.push(EditProblem::of(&item.key, message));
             }
             if let ItemBody::Link(link) = &item.body
                 && !self.known.has_template(&link.template)
@@ -357,7 +362,7 @@ impl<'a> Scope<'a> {
         }
         portion.extend_from_slice(frame);
         let found = validate::portion(&portion, &mut self.known);
-        self.problems.extend(found.into_iter().map(Problem::from));
+        self.problems.extend(found.into_iter().map(EditProblem::from));
         Ok(())
     }
 
@@ -368,8 +373,8 @@ impl<'a> Scope<'a> {
             let (most, what) = match kind {
                 Kind::Route if !with_routes => continue,
                 Kind::Route => (ROUTES_READ, "routes"),
-                Kind::Limit => (MOST_LIMITS, "rules"),
-                _ => (MOST_LIMITS, "plans"),
+                Kind::Limit => (MAX_LIMITS, "rules"),
+                _ => (MAX_LIMITS, "plans"),
             };
             let mut count = 0;
             for row in self.store.list(self.service, kind, "", most)? {
@@ -389,13 +394,13 @@ impl<'a> Scope<'a> {
             }
             if count > most {
                 let message = format!("the service has more than {most} {what}; merge some");
-                self.problems.push(Problem::of(&ItemKey::service(self.service), message));
+                self.problems.push(EditProblem::of(&ItemKey::service(self.service), message));
                 return Ok(());
             }
         }
         self.work.checked(0)?;
         let found = validate::portion(&items, &mut self.known);
-        self.problems.extend(found.into_iter().map(Problem::from));
+        self.problems.extend(found.into_iter().map(EditProblem::from));
         let plans: BTreeSet<String> = items
             .iter()
             .filter(|item| item.key.kind == Kind::Plan)
@@ -455,7 +460,7 @@ impl<'a> Scope<'a> {
         let own = self.own_steps().filter(bounded).filter_map(|step| step.after.as_ref());
         for after in own {
             let item = decoded(after.decode())?;
-            self.problems.extend(validate::put(&item).map(Problem::from));
+            self.problems.extend(validate::put(&item).map(EditProblem::from));
         }
         Ok(())
     }
@@ -483,7 +488,7 @@ impl<'a> Scope<'a> {
                     let (first, second) =
                         if *key < other { (key.clone(), other) } else { (other, key.clone()) };
                     let message = format!("there is a {} of this id already", first.kind);
-                    self.problems.push(Problem::of(&second, message));
+                    self.problems.push(EditProblem::of(&second, message));
                 }
             }
         }
@@ -499,8 +504,8 @@ impl<'a> Scope<'a> {
             if let Some(member) = below(&step.key) {
                 let count = counts.entry(member).or_default();
                 *count += 1;
-                if *count == MOST_MEMBERSHIPS + 1 {
-                    self.problems.push(Problem::of(&step.key, too_many_memberships()));
+                if *count == MAX_MEMBERSHIPS + 1 {
+                    self.problems.push(EditProblem::of(&step.key, too_many_memberships()));
                 }
             }
         }

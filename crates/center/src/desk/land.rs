@@ -10,9 +10,9 @@ use super::history::{self, By, Moved};
 use super::recent::Landed;
 use super::step::{self, Counts, Step};
 use super::work::Work;
-use super::{Edit, Head, Newer, Outcome, Plan, Refusal, Shared, bulk, check};
+use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
-    AuditRow, ChangeRow, Reading, Row, ScopeRow, StoreError, TokenRow, Verdict, Writing,
+    AuditRow, ChangeRow, EditVerdict, Reading, Row, ScopeRow, StoreError, TokenRow, Writing,
 };
 use crate::token::Role;
 
@@ -46,13 +46,13 @@ pub(super) fn in_transaction<T>(
     let mut attempt = Some(attempt);
     let mut done = Err(Refusal::Closed);
     shared.store.write(&mut |tx| {
-        let Some(attempt) = attempt.take() else { return Ok(Verdict::Rollback) };
+        let Some(attempt) = attempt.take() else { return Ok(EditVerdict::Rollback) };
         match attempt(tx) {
             Err(Refusal::Store(e)) => Err(e),
             landed => {
                 let makes_a_state = matches!(landed, Ok((_, Some(_))));
                 done = landed;
-                Ok(if makes_a_state { Verdict::Commit } else { Verdict::Rollback })
+                Ok(if makes_a_state { EditVerdict::Commit } else { EditVerdict::Rollback })
             }
         }
     })?;
@@ -101,7 +101,7 @@ fn attempt(
     shared: &Shared,
 ) -> Result<(Outcome, Option<Next>), Refusal> {
     same_head(shared, &*tx, before)?;
-    let Plan { changes, tokens } = plan(&*tx, before)?;
+    let EditPlan { changes, tokens } = plan(&*tx, before)?;
     let revision = Revision(before.revision.0 + 1);
     let steps = step::steps(&*tx, changes)?;
     if steps.is_empty() && tokens.is_empty() {

@@ -3,15 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keepgate_limit::rules::{
-    CostError, Defaults, Limits, Plan, RouteCost, RoutePattern, Rule, ServiceFacts,
-};
+use keepgate_limit::rules::{CostError, Limits, NamedPlan, Rule, ServiceFacts};
+use keepgate_policy::limits::limits_of;
 use keepgate_policy::model::KeyBody;
 use keepgate_policy::route::Route;
-use keepgate_policy::service::{ServiceSettings, Switch, Unmatched};
+use keepgate_policy::service::{ServiceSettings, Unmatched};
 use keepgate_policy::{Item, ItemBody, ItemKey, Kind};
 
-use super::check::Problem;
+use super::check::EditProblem;
 
 /// Keys and plans that a message names.
 const NAMED: usize = 10;
@@ -22,9 +21,8 @@ const ROUTES_BY_RULES: usize = 4_000_000;
 /// What is wrong with them in the state that is about to land; `items` has all rules and plans of
 /// the service, and its routes and keys where the change may concern them; `removed` are the plans
 /// that go.
-pub(super) fn check(service: &str, items: &[Item], removed: &BTreeSet<&str>) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut limits = Limits::default();
+pub(super) fn check(service: &str, items: &[Item], removed: &BTreeSet<&str>) -> Vec<EditProblem> {
+    let (mut rules, mut plans): (Vec<&Rule>, Vec<&NamedPlan>) = Default::default();
     let mut named: BTreeMap<String, ItemKey> = BTreeMap::new();
     let mut settings: Option<&ServiceSettings> = None;
     let mut routes: Vec<(&ItemKey, &Route)> = Vec::new();
@@ -34,52 +32,32 @@ pub(super) fn check(service: &str, items: &[Item], removed: &BTreeSet<&str>) -> 
             ItemBody::Service(found) => settings = Some(found),
             ItemBody::Route(route) => routes.push((&item.key, route)),
             ItemBody::Key(key) if !key.plan.is_empty() => keys.push((&item.key, key)),
-            ItemBody::Limit(body) => match serde_json::from_value::<Rule>(body.clone()) {
-                Ok(rule) => {
-                    named.insert(rule.name.clone(), item.key.clone());
-                    limits.rules.push(rule);
-                }
-                Err(e) => problems.push(Problem::of(&item.key, e.to_string())),
-            },
-            ItemBody::Plan(body) => {
-                let mut body = body.clone();
-                if let Some(fields) = body.as_object_mut() {
-                    fields.remove("name");
-                }
-                match serde_json::from_value::<Plan>(body) {
-                    Ok(plan) => {
-                        named.insert(item.key.id.clone(), item.key.clone());
-                        let rules = plan.rules.iter().map(|rule| rule.name.clone());
-                        named.extend(rules.map(|name| (name, item.key.clone())));
-                        limits.plans.insert(item.key.id.clone(), plan);
-                    }
-                    Err(e) => problems.push(Problem::of(&item.key, e.to_string())),
-                }
+            ItemBody::Limit(rule) => {
+                named.insert(rule.name.clone(), item.key.clone());
+                rules.push(rule);
+            }
+            ItemBody::Plan(plan) => {
+                named.insert(plan.name.clone(), item.key.clone());
+                let rules = plan.rules.iter().map(|rule| rule.name.clone());
+                named.extend(rules.map(|name| (name, item.key.clone())));
+                plans.push(plan);
             }
             _ => {}
         }
     }
+    let limits = limits_of(settings, rules, plans);
+    let mut problems = keys_without_plan(service, &keys, &limits, removed);
     if !problems.is_empty() {
         return problems;
-    }
-    problems.extend(keys_without_plan(service, &keys, &limits, removed));
-    if !problems.is_empty() {
-        return problems;
-    }
-    if let Some(settings) = settings {
-        limits.defaults = match settings.limits.default {
-            Switch::On => Defaults::On,
-            Switch::Off => Defaults::Off,
-        };
     }
     if let Some(problem) = too_many_pairs(service, &limits, &routes) {
         return vec![problem];
     }
     if let Err(e) = limits.validate(&facts(settings, &routes, &mut Vec::new(), &mut Vec::new())) {
         let key = named.get(&e.rule).cloned().unwrap_or_else(|| ItemKey::service(service));
-        problems.push(Problem::of(&key, keepgate_observe::chain(&e)));
+        problems.push(EditProblem::of(&key, keepgate_observe::chain(&e)));
     } else if let Err((key, e)) = costs(&limits, &routes) {
-        problems.push(Problem::of(key, e.to_string()));
+        problems.push(EditProblem::of(key, e.to_string()));
     }
     problems
 }
@@ -89,16 +67,16 @@ fn too_many_pairs(
     service: &str,
     limits: &Limits,
     routes: &[(&ItemKey, &Route)],
-) -> Option<Problem> {
+) -> Option<EditProblem> {
     let in_plans = limits.plans.values().flat_map(|plan| &plan.rules);
     let said: usize = limits.rules.iter().chain(in_plans).map(|rule| 1 + rule.costs.len()).sum();
     (said.saturating_mul(routes.len()) > ROUTES_BY_RULES).then(|| {
         let message = format!(
             "{} routes times {said} rules and costs are more than {ROUTES_BY_RULES}; merge rules, \
-             or say costs in the routes",
+             or set costs in the routes",
             routes.len()
         );
-        Problem::of(&ItemKey::service(service), message)
+        EditProblem::of(&ItemKey::service(service), message)
     })
 }
 
@@ -108,14 +86,14 @@ fn keys_without_plan(
     keys: &[(&ItemKey, &KeyBody)],
     limits: &Limits,
     removed: &BTreeSet<&str>,
-) -> Vec<Problem> {
+) -> Vec<EditProblem> {
     let mut problems = Vec::new();
     let mut held: BTreeMap<&str, Vec<&KeyBody>> = BTreeMap::new();
     for (at, key) in keys.iter().filter(|(_, key)| !limits.plans.contains_key(&key.plan)) {
         if removed.contains(key.plan.as_str()) {
             held.entry(&key.plan).or_default().push(key);
         } else {
-            problems.push(Problem::of(at, no_plan(service, &key.plan, limits)));
+            problems.push(EditProblem::of(at, no_plan(service, &key.plan, limits)));
         }
     }
     for (plan, keys) in held {
@@ -131,7 +109,7 @@ fn keys_without_plan(
             "it is the plan of keys: {}; revoke them or make them anew in another plan, or keep it",
             named.join(", ")
         );
-        problems.push(Problem::of(&ItemKey::new(service, Kind::Plan, plan), message));
+        problems.push(EditProblem::of(&ItemKey::new(service, Kind::Plan, plan), message));
     }
     problems
 }
@@ -183,9 +161,7 @@ fn costs<'a>(
     routes: &[(&'a ItemKey, &'a Route)],
 ) -> Result<(), (&'a ItemKey, CostError)> {
     for (key, route) in routes {
-        let Some(cost) = route.cost else { continue };
-        let methods = if route.method == "*" { Vec::new() } else { vec![route.method.clone()] };
-        let cost = RouteCost { route: RoutePattern::Exact(route.path.clone()), methods, cost };
+        let Some(cost) = route.cost() else { continue };
         limits.check_costs(&[cost]).map_err(|e| (*key, e))?;
     }
     Ok(())

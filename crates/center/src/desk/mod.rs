@@ -36,7 +36,7 @@ use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Mark, Revision, W
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use bulk::{Bulk, BulkPlanner};
-pub use check::Problem;
+pub use check::EditProblem;
 pub(crate) use check::shown_id;
 pub(crate) use history::Witness;
 pub use history::{Condition, Sums};
@@ -50,7 +50,8 @@ pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 
 use crate::store::{
-    Fork, Meta, Reading, Retention, ScopeRow, Standing, Store, StoreError, Sum, TokenRow, Verdict,
+    EditVerdict, Fork, Meta, Reading, Retention, ScopeRow, Standing, Store, StoreError, Sum,
+    TokenRow,
 };
 use history::Line;
 
@@ -94,15 +95,15 @@ fn digest_of(scopes: &BTreeMap<String, ScopeRow>, scope: &Scope) -> Digest {
 
 /// What an edit wants to do; a later change of the same key wins.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct EditPlan {
     /// Items put and deleted.
     pub changes: Vec<Change>,
     /// Tokens created or changed.
     pub tokens: Vec<TokenRow>,
 }
 
-/// Works out a [`Plan`] inside the write transaction.
-pub type Planner = Box<dyn FnOnce(&dyn Reading, &Head) -> Result<Plan, Refusal> + Send>;
+/// Works out a [`EditPlan`] inside the write transaction.
+pub type Planner = Box<dyn FnOnce(&dyn Reading, &Head) -> Result<EditPlan, Refusal> + Send>;
 
 /// A wish to change the world.
 pub struct Edit {
@@ -404,7 +405,7 @@ impl Desk {
             }
         }
         // Others change what it rests on again and again: the writer works it out, they wait.
-        if items > bulk::MOST_ON_WRITER {
+        if items > bulk::MAX_ON_WRITER {
             return Err(Refusal::Overtaken(items));
         }
         let Bulk { actor, action, dry_run, mut plan, work, place, .. } = bulk;
@@ -419,7 +420,7 @@ impl Desk {
             let changes = changes
                 .collect::<Result<_, _>>()
                 .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
-            Ok(Plan { changes, ..Plan::default() })
+            Ok(EditPlan { changes, ..EditPlan::default() })
         });
         self.edit(Edit { actor, action, dry_run, plan }).await
     }
@@ -529,7 +530,7 @@ fn small(shared: &Shared, job: Job) {
             }
             let noted = shared.store.write(&mut |tx| {
                 tx.touch(&used)?;
-                Ok(Verdict::Commit)
+                Ok(EditVerdict::Commit)
             });
             if let Err(e) = noted {
                 shared.note_failure(&e);
@@ -658,7 +659,7 @@ impl Shared {
             let tried = self.store.write(&mut |tx| {
                 let sum = tx.sum(Sum::Tokens)?;
                 tx.set_sum(Sum::Tokens, sum)?;
-                Ok(Verdict::Commit)
+                Ok(EditVerdict::Commit)
             });
             tried.map_err(Refusal::Store)
         });
@@ -726,13 +727,13 @@ impl Shared {
             let mut meta = tx.meta()?;
             let highest = match meta.standing {
                 Standing::Lost { witnessed, .. } if witnessed >= loss.witnessed => {
-                    return Ok(Verdict::Rollback);
+                    return Ok(EditVerdict::Rollback);
                 }
                 _ => loss.witnessed,
             };
             meta.standing = Standing::Lost { why: loss.why.to_string(), witnessed: highest };
             tx.set_meta(&meta)?;
-            Ok(Verdict::Commit)
+            Ok(EditVerdict::Commit)
         })
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keepgate_policy::{ItemKey, Kind, Revision};
 
-use super::{Problem, shown_id};
+use super::{EditProblem, shown_id};
 use crate::store::StoreError;
 
 /// An edit that did not land; nothing changed.
@@ -12,7 +12,7 @@ use crate::store::StoreError;
 pub enum Refusal {
     /// The state it would leave is not valid.
     #[error("the change is not valid")]
-    Invalid(Vec<Problem>),
+    Invalid(Vec<EditProblem>),
     /// It names something that is not there.
     #[error("there is no {kind} `{id}`{place}")]
     Missing {

@@ -7,7 +7,7 @@ use keepgate_api::Op;
 use keepgate_policy::{Change, Digest, Encoded, ItemKey};
 
 use super::Refusal;
-use super::check::Problem;
+use super::check::EditProblem;
 use crate::store::{Reading, Row};
 
 /// See the module. Where many of them are at hand they are in key order.
@@ -113,7 +113,7 @@ pub(super) fn steps(store: &dyn Reading, changes: Vec<Change>) -> Result<Vec<Ste
         match change {
             Change::Put(item) => {
                 if let Err(e) = item.check_key() {
-                    problems.push(Problem::of(&item.key, keepgate_observe::chain(&e)));
+                    problems.push(EditProblem::of(&item.key, keepgate_observe::chain(&e)));
                     continue;
                 }
                 wanted.insert(item.key.clone(), Some(Arc::new(Encoded::of(&item))));

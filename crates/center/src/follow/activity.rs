@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use keepgate_limit::top::{Heard, Malformed, Report};
+use keepgate_limit::top::{Heard, Malformed, TopReport};
 
 /// A report older than this says nothing about now.
 pub(crate) const FORGOTTEN: Duration = Duration::from_secs(30);
@@ -25,15 +25,15 @@ const ALL_BYTES: usize = 64 << 20;
 /// Why a report is dropped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Dropped {
-    #[error("{0} bytes are more than a report has")]
+    #[error("expected at most {REPORT_BYTES} bytes, got {0}")]
     Size(usize),
-    #[error("it is of a service that is not followed")]
+    #[error("the report is about a service that this connection does not follow")]
     Service,
-    #[error("it is no report")]
+    #[error("the report does not decode")]
     Json(#[from] serde_json::Error),
-    #[error("it is a report that no gate makes")]
+    #[error("the report is malformed")]
     Malformed(#[from] Malformed),
-    #[error("there is no room")]
+    #[error("too many reports are kept already")]
     Full,
 }
 
@@ -68,11 +68,11 @@ impl Kept {
 }
 
 /// Reads a report.
-pub(crate) fn read(bytes: &[u8]) -> Result<Report, Dropped> {
+pub(crate) fn read(bytes: &[u8]) -> Result<TopReport, Dropped> {
     if bytes.len() > REPORT_BYTES {
         return Err(Dropped::Size(bytes.len()));
     }
-    let report: Report = serde_json::from_slice(bytes)?;
+    let report: TopReport = serde_json::from_slice(bytes)?;
     report.check()?;
     Ok(report)
 }

@@ -252,7 +252,11 @@ impl Sync for SyncService {
         while name.len() > NAME_BYTES {
             name.pop();
         }
-        let scope = Scope::of(services);
+        let scope = match caller.service() {
+            // All that the token may see.
+            Some(own) if services.is_empty() => Scope::of(vec![own.to_owned()]),
+            _ => Scope::of(services),
+        };
         admit(&caller, &scope)?;
         let format = format.max(1);
         while release.len() > RELEASE_BYTES {
@@ -351,7 +355,7 @@ struct Feed {
     format: u32,
     /// The newest pulse that came.
     pulse: watch::Sender<u64>,
-    /// When the last heartbeat was sent.
+    /// When the last heartbeat that answers a pulse was sent.
     beaten: Option<Instant>,
 }
 
@@ -700,7 +704,11 @@ impl Feed {
         if self.too_old() {
             return Ok(());
         }
-        self.beaten = Some(Instant::now());
+        // One that answers no pulse may not put off the first that does: until then a follower does
+        // not know how old what it has is, and its gate is not ready.
+        if echo > 0 {
+            self.beaten = Some(Instant::now());
+        }
         self.send(frame::heartbeat(&head.mark, keepgate_observe::unix_ms(), echo)).await
     }
 

@@ -235,7 +235,7 @@ pub trait Writing: Reading {
 
 /// What becomes of a write transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum EditVerdict {
     /// Durable when [`Store::write`] returns.
     Commit,
     /// As if nothing had been.
@@ -249,7 +249,7 @@ pub trait Store: Send + Sync + 'static {
     /// Runs `work` in a write transaction, alone; an error rolls back.
     fn write(
         &self,
-        work: &mut dyn FnMut(&mut dyn Writing) -> Result<Verdict, StoreError>,
+        work: &mut dyn FnMut(&mut dyn Writing) -> Result<EditVerdict, StoreError>,
     ) -> Result<(), StoreError>;
     /// Whether what is committed can still be found where it was: `Err` where the store was
     /// deleted or replaced beneath the center. Cheap; called at least once a second.

@@ -54,7 +54,7 @@ pub(super) fn items<'a>(
                 // A policy may permit or forbid: only its text tells, and both may do either.
                 let forbids = row.key.kind == Kind::Policy && says(row, "forbid");
                 let effect = if forbids { Effect::Alters } else { Effect::PermitsAgain };
-                found.push(Difference { effect, text: format!("comes back: {}", named(&row.key)) });
+                found.push(Difference { effect, text: format!("restores: {}", named(&row.key)) });
             }
             Some(before) if before.body != row.body => {
                 let text = format!("changes: {}", named(&row.key));
@@ -66,7 +66,7 @@ pub(super) fn items<'a>(
     for (key, row) in left {
         let lifts = key.kind == Kind::Limit || (key.kind == Kind::Policy && says(row, "forbid"));
         let effect = if lifts { Effect::PermitsAgain } else { Effect::TakesAway };
-        found.push(Difference { effect, text: format!("goes: {}", named(key)) });
+        found.push(Difference { effect, text: format!("removes: {}", named(key)) });
     }
     found.sort_by(|a, b| (a.effect, &a.text).cmp(&(b.effect, &b.text)));
     found
@@ -82,14 +82,14 @@ pub(super) fn tokens(now: &BTreeMap<String, TokenRow>, then: &[TokenRow]) -> Vec
                 "" => String::new(),
                 service => format!(" of service `{service}`"),
             };
-            let text = format!("good again: {} token `{}`{place}", token.role.name(), token.id);
+            let text = format!("valid again: {} token `{}`{place}", token.role.name(), token.id);
             found.push(Difference { effect: Effect::PermitsAgain, text });
         }
     }
     for token in now.values().filter(|token| token.revoked_unix_s.is_none()) {
         let good = then.iter().any(|row| row.id == token.id && row.revoked_unix_s.is_none());
         if !good {
-            let text = format!("goes: {} token `{}`", token.role.name(), token.id);
+            let text = format!("removes: {} token `{}`", token.role.name(), token.id);
             found.push(Difference { effect: Effect::TakesAway, text });
         }
     }

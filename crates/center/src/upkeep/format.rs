@@ -373,7 +373,7 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                 let (body, revision) = (body.into_bytes(), Revision(revision));
                 let digest = Digest::of_encoded(&key, &body);
                 if seen.insert(key.clone(), ()).is_some() {
-                    return Err(BackupError::Damaged(format!("{key} is there twice")));
+                    return Err(BackupError::Damaged(format!("{key} occurs twice")));
                 }
                 items = items.plus(digest);
                 backup.items.push(Row { key, body, revision, digest, source, needs });

@@ -19,7 +19,8 @@ use keepgate_policy::{HistoryId, Mark, Revision};
 
 use crate::desk::verify;
 use crate::store::{
-    Fault, Fork, Meta, Retention, RevisionRow, SqliteStore, Standing, Store, StoreError, Verdict,
+    EditVerdict, Fault, Fork, Meta, Retention, RevisionRow, SqliteStore, Standing, Store,
+    StoreError,
 };
 
 pub use diff::{Difference, Effect};
@@ -179,7 +180,7 @@ pub fn retire(dir: &Path, to: &str) -> Result<(), UpkeepError> {
         let meta = tx.meta()?;
         let standing = Standing::Retired { to: to.to_owned() };
         tx.set_meta(&Meta { standing, ..meta })?;
-        Ok(Verdict::Commit)
+        Ok(EditVerdict::Commit)
     });
     retired.and_then(|()| store.settle()).map_err(of_store(dir))
 }
@@ -245,7 +246,7 @@ fn succeed(dir: &Path, store: &SqliteStore, unix_ms: u64) -> Result<Succeeded, U
                 Ok(revision) => revision,
                 Err(e) => {
                     unfit = Some(e);
-                    return Ok(Verdict::Rollback);
+                    return Ok(EditVerdict::Rollback);
                 }
             };
             let lines = std::iter::once(old)
@@ -267,7 +268,7 @@ fn succeed(dir: &Path, store: &SqliteStore, unix_ms: u64) -> Result<Succeeded, U
             tx.fork(Fork { at: head, resumed: revision })?;
             tx.set_meta(&meta)?;
             done = Some(Succeeded { before: Some((old, head)), history: meta.history, revision });
-            Ok(Verdict::Commit)
+            Ok(EditVerdict::Commit)
         })
         .and_then(|()| store.settle())
         .map_err(of_store(dir))?;

@@ -14,8 +14,8 @@ use super::format::{self, Backup};
 use super::{Succeeded, UpkeepError, ancestors, highest, of_store, successor};
 use crate::desk::verify;
 use crate::store::{
-    AuditRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, SqliteStore, StoreError, Sum,
-    SumRow, TokenRow, Tombstone, Verdict,
+    AuditRow, EditVerdict, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, SqliteStore,
+    StoreError, Sum, SumRow, TokenRow, Tombstone,
 };
 use crate::token::{self, Role};
 
@@ -318,7 +318,7 @@ impl Prepared {
         store
             .write(&mut |tx| {
                 history = Some(fill(tx, &self.next, &self.lines, self.first_revision, unix_ms)?);
-                Ok(Verdict::Commit)
+                Ok(EditVerdict::Commit)
             })
             .and_then(|()| store.settle())
             .map_err(&failed)?;

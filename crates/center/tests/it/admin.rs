@@ -310,7 +310,7 @@ async fn refusals_name_the_culprit() {
         "POST",
         "/v1/tokens",
         Some(json!({ "role": "boss" })),
-        expect!["400 `role`: `boss` is none of admin, editor, viewer, gate, pep"],
+        expect!["400 `role`: expected one of admin, editor, viewer, gate, pep, got `boss`"],
     )
     .await;
     check(

@@ -284,7 +284,7 @@ async fn membership_never_leads_in_a_circle() {
     assign("a", "b").await.good();
     assign("b", "c").await.good();
     let detail = assign("c", "a").await.problem(422);
-    assert!(detail.contains("circle"), "{detail}");
+    assert!(detail.contains("cycle"), "{detail}");
     assign("a", "a").await.problem(422);
     assign("a", "c").await.good();
     // Through parents of entities, too.

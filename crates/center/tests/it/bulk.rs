@@ -247,7 +247,7 @@ async fn what_is_told_is_bounded() {
         "entities.json": Value::Array(chain).to_string() } });
     let answer = center.ask("POST", "/v1/services/s/apply", Some(body)).await;
     assert!(answer.body.len() < 100_000, "{} bytes", answer.body.len());
-    assert!(answer.problem(422).contains("membership leads in a circle"));
+    assert!(answer.problem(422).contains("membership forms a cycle"));
     center.stop().await;
 }
 

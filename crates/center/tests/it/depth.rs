@@ -151,7 +151,6 @@ async fn a_store_of_release_01_may_hold_what_is_beyond_a_bound() {
             json!({ "uid": user, "attrs": { "a": value }, "parents": [], "tags": {} }),
             true,
         ),
-        (key(Kind::Limit, "r"), json!({ "name": "r", "x": value }), true),
     ];
     let question = || {
         json!({ "subject": { "type": "user", "id": "alice" }, "action": { "name": "read" },

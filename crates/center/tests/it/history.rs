@@ -607,6 +607,25 @@ async fn heartbeats_echo_pulses_and_carry_the_confirmed_head() {
     // It cannot come to rest either; its owner only drops it.
 }
 
+/// A follower knows its age, and its gate is ready, at once and not a heartbeat later: the first
+/// pulse is answered also right after a heartbeat that answers none.
+#[tokio::test]
+async fn the_first_pulse_is_not_put_off_by_a_heartbeat_before_it() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let mut shortest = u64::MAX;
+    // By the center's own times; the shortest of some, as the host may be busy.
+    for _ in 0..5 {
+        let mut follower = Raw::follow(&center, &center.admin, None).await;
+        let before = follower.echo(0).await;
+        follower.pulse(1).await;
+        let after = follower.echo(1).await;
+        shortest = shortest.min(after.unix_ms - before.unix_ms);
+    }
+    assert!(shortest < 900, "{shortest} ms");
+    center.stop().await;
+}
+
 /// An older database written over the open one keeps its inode: the next edit shows it.
 #[tokio::test]
 async fn a_database_rolled_back_under_a_running_center_acknowledges_nothing() {

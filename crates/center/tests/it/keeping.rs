@@ -44,8 +44,8 @@ async fn a_backup_of_a_running_center_is_restored_as_a_successor() {
         .filter(|difference| difference.effect == Effect::PermitsAgain)
         .map(|difference| difference.text.clone())
         .collect();
-    let bob = "comes back: member user::\"bob\" in role::\"staff\" in the directory".to_owned();
-    let token = format!("good again: viewer token `{}`", viewer["id"].as_str().unwrap());
+    let bob = "restores: member user::\"bob\" in role::\"staff\" in the directory".to_owned();
+    let token = format!("valid again: viewer token `{}`", viewer["id"].as_str().unwrap());
     assert_eq!(again, [bob, token]);
     assert!(prepared.differences.iter().any(|d| d.text.contains("carol")));
     let restored = prepared.commit(6).unwrap();
@@ -229,7 +229,7 @@ async fn what_a_gate_holds_is_recovered() {
     let prepared = upkeep::recover(dir.path(), kept.clone()).unwrap();
     assert!(prepared.said.as_ref().unwrap().contains("acknowledged state is lost"));
     let texts: Vec<String> = prepared.differences.iter().map(ToString::to_string).collect();
-    assert_eq!(texts, ["- goes: member user::\"bob\" in role::\"staff\" in the directory"]);
+    assert_eq!(texts, ["- removes: member user::\"bob\" in role::\"staff\" in the directory"]);
     let recovered = prepared.commit(3).unwrap();
     assert_eq!(recovered.revision.0, held.revision + 1_000_000_000);
     let center = Running::start(&dir).await;

@@ -2,8 +2,8 @@
 //! test at the end that makes it.
 
 use keepgate_center::store::{
-    AuditRow, ChangeRow, Changes, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, SqliteStore,
-    Standing, Store, StoreError, Sum, SumRow, TokenRow, Tombstone, Verdict, Writing,
+    AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, Retention, RevisionRow, Row, ScopeRow,
+    SqliteStore, Standing, Store, StoreError, Sum, SumRow, TokenRow, Tombstone, Writing,
 };
 use keepgate_center::token::Role;
 use keepgate_policy::{Digest, ItemKey, Kind, Revision};
@@ -43,7 +43,7 @@ fn write(
     store: &dyn Store,
     mut work: impl FnMut(&mut dyn Writing) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    store.write(&mut |tx| work(tx).map(|()| Verdict::Commit))
+    store.write(&mut |tx| work(tx).map(|()| EditVerdict::Commit))
 }
 
 fn put(tx: &mut dyn Writing, row: &Row) -> Result<(), StoreError> {
@@ -105,7 +105,7 @@ fn is_atomic(store: &dyn Store) {
         put(tx, &one)?;
         tx.advance(&revision_row(99), KEEP)
     };
-    store.write(&mut |tx| work(tx).map(|()| Verdict::Rollback)).unwrap();
+    store.write(&mut |tx| work(tx).map(|()| EditVerdict::Rollback)).unwrap();
     let failed = store.write(&mut |tx| {
         work(tx)?;
         Err(StoreError::Corrupt { what: "on purpose".to_owned() })

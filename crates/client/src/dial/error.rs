@@ -1,10 +1,9 @@
 //! Why a dial failed, named at the system call.
 //!
-//! The kernel says `EADDRNOTAVAIL` for five different things (FACTS on ephemeral ports, "other
-//! causes of the same words"). They are told apart by the call that failed, by whether the
-//! namespace has IPv6 at all, and by a UDP `connect()` to the same destination: that one looks up
-//! route and source address just the same, sends nothing and takes no TCP port. When it succeeds,
-//! only the ports are missing.
+//! The kernel says `EADDRNOTAVAIL` for several reasons, see [`DialError`]. They are distinguished by
+//! the call that failed, by whether the namespace has IPv6 at all, and by a UDP `connect()` to the
+//! same destination. That call looks up route and source address in the same way, sends nothing and
+//! takes no TCP port. If it succeeds, only the ports are missing.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -34,7 +34,7 @@ use tokio::time::Instant;
 pub use counters::{DialCounters, DialOutcome};
 pub use error::{DialError, Peer};
 pub use stream::Stream;
-pub use target::{Place, Target, TargetError};
+pub use target::{Endpoint, Target, TargetError};
 pub use tls::{Identity, Roots, TlsError, TlsSettings};
 
 /// Addresses of one name that are tried at most.
@@ -146,8 +146,8 @@ impl Dialer {
 
     async fn open(&self, target: &Target, avoid: &[SocketAddr]) -> Result<Dialed, DialError> {
         let (stream, local, remote) = match &target.place {
-            Place::Unix(path) => (Stream::Unix(socket::connect_unix(path).await?), None, None),
-            Place::Tcp { host, port } => {
+            Endpoint::Unix(path) => (Stream::Unix(socket::connect_unix(path).await?), None, None),
+            Endpoint::Tcp { host, port } => {
                 let addresses = without(self.resolve(host, *port).await?, avoid);
                 let tcp = self.first_of(&addresses, &target.sources).await?;
                 let (local, remote) = (tcp.local_addr().ok(), tcp.peer_addr().ok());

@@ -8,7 +8,7 @@ use super::tls::{TlsError, TlsSettings};
 
 /// The other end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum Endpoint {
     /// A host (a name, or an address without brackets) and a port.
     Tcp {
         /// The name or address.
@@ -24,7 +24,7 @@ pub enum Place {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The other end.
-    pub place: Place,
+    pub place: Endpoint,
     /// TLS, and everything that decides whom it trusts and as whom it speaks; none: plain.
     pub tls: Option<Arc<TlsSettings>>,
     /// The name asked for and verified in TLS; none: the place's host.
@@ -69,7 +69,7 @@ impl Target {
     /// Plain TCP.
     pub fn tcp(host: impl Into<String>, port: u16) -> Target {
         Target {
-            place: Place::Tcp { host: host.into(), port },
+            place: Endpoint::Tcp { host: host.into(), port },
             tls: None,
             server_name: None,
             sources: Vec::new(),
@@ -79,7 +79,7 @@ impl Target {
     /// A Unix socket.
     pub fn unix(path: impl Into<PathBuf>) -> Target {
         Target {
-            place: Place::Unix(path.into()),
+            place: Endpoint::Unix(path.into()),
             tls: None,
             server_name: None,
             sources: Vec::new(),
@@ -144,8 +144,8 @@ impl Target {
     pub fn is_private(&self) -> bool {
         self.tls.is_some()
             || match &self.place {
-                Place::Unix(_) => true,
-                Place::Tcp { host, .. } => {
+                Endpoint::Unix(_) => true,
+                Endpoint::Tcp { host, .. } => {
                     host.eq_ignore_ascii_case("localhost")
                         || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
                 }
@@ -156,8 +156,8 @@ impl Target {
     pub fn server_name(&self) -> &str {
         match (&self.server_name, &self.place) {
             (Some(name), _) => name,
-            (None, Place::Tcp { host, .. }) => host,
-            (None, Place::Unix(_)) => "localhost",
+            (None, Endpoint::Tcp { host, .. }) => host,
+            (None, Endpoint::Unix(_)) => "localhost",
         }
     }
 
@@ -165,8 +165,8 @@ impl Target {
     pub fn authority(&self) -> String {
         let default = if self.tls.is_some() { 443 } else { 80 };
         match &self.place {
-            Place::Unix(_) => self.server_name().to_owned(),
-            Place::Tcp { host, port } => {
+            Endpoint::Unix(_) => self.server_name().to_owned(),
+            Endpoint::Tcp { host, port } => {
                 let v6 = host.contains(':');
                 let (open, close) = if v6 { ("[", "]") } else { ("", "") };
                 if *port == default {
@@ -183,8 +183,8 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         match &self.place {
-            Place::Unix(path) => write!(f, "unix:{}", path.display()),
-            Place::Tcp { .. } => write!(f, "{scheme}://{}", self.authority()),
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+            Endpoint::Tcp { .. } => write!(f, "{scheme}://{}", self.authority()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::dial::{Place, Target};
+use crate::dial::{Endpoint, Target};
 
 use super::MAX_CONNECTIONS;
 
@@ -15,7 +15,7 @@ pub type Budget = Arc<dyn Fn(&Target) -> usize + Send + Sync>;
 /// Half, because other programs connect to the same destination, closed connections hold their
 /// port for a minute, and above half `connect()` is slow on older kernels.
 pub fn half_of_the_usable_ports(target: &Target) -> usize {
-    if matches!(target.place, Place::Unix(_)) {
+    if matches!(target.place, Endpoint::Unix(_)) {
         return MAX_CONNECTIONS;
     }
     let usable = usable_ports().unwrap_or(2 * MAX_CONNECTIONS);

@@ -77,11 +77,12 @@ pub(super) fn for_http2<B>(
         (None, Some(authority)) => Ok(authority),
         (None, None) => Authority::try_from(default_host.as_bytes()),
     };
-    parts.authority = Some(authority.map_err(|_| PoolError::Unsendable("`Host` is no authority"))?);
+    parts.authority =
+        Some(authority.map_err(|_| PoolError::Unsendable("expected HOST or HOST:PORT in `Host`"))?);
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-    *request.uri_mut() =
-        Uri::from_parts(parts).map_err(|_| PoolError::Unsendable("the target is no path"))?;
+    *request.uri_mut() = Uri::from_parts(parts)
+        .map_err(|_| PoolError::Unsendable("expected a path as the target"))?;
     Ok(())
 }
 

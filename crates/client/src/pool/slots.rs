@@ -31,7 +31,7 @@ const MAX_DIALING: usize = 32;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a failure for want of ports: how long nothing is opened, doubling between these.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// One upstream's connections.
 pub(super) struct Slots<B: RequestBody> {
@@ -386,7 +386,7 @@ impl<B: RequestBody> Slots<B> {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         state.paused = true;
         state.dialing_max = 1;
-        state.pause = (state.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        state.pause = (state.pause * 2).clamp(PAUSE_MIN, MAX_PAUSE);
         let pause = Pause { home: self.clone(), lasts: state.pause };
         drop(state);
         runtime.spawn(async move {

@@ -23,6 +23,7 @@ use super::age::{Moment, Pending, Ring};
 use super::backoff::Backoff;
 use super::center::{Center, ConnectError, Connection};
 use super::disk::Disk;
+use super::error::FollowError;
 use super::received::Unusable;
 use super::say::{Applied, requests};
 use super::standing::{Foreign, Lineage, Standing};
@@ -84,7 +85,7 @@ pub(super) enum Resync {
         "the center went back within a stream: expected revision {held} or later, found {head}"
     )]
     Regression { head: Revision, held: Revision },
-    #[error("a message came out of its place: {0}")]
+    #[error("a message came out of order: {0}")]
     Order(&'static str),
     #[error("the data directory needs a snapshot")]
     Disk,
@@ -132,6 +133,7 @@ impl Follower {
                     self.shared.counters.refusals.add(1);
                     pause = pause.max(REFUSED_PAUSE);
                 }
+                self.shared.error.store(Some(Arc::new(lost.told())));
                 if let Lost::Unfollowed(standing) = lost {
                     self.unfollowed(standing);
                     well = false;
@@ -167,9 +169,9 @@ impl Follower {
     fn without_center(&self) -> &'static str {
         let was_heard = self.shared.counters.streams.value() > 0;
         match (was_heard, self.shared.published.load().received) {
-            (true, true) => "lost the center; deciding goes on",
+            (true, true) => "lost the center; decisions continue",
             (true, false) => "lost the center before it sent any state; nothing is decided yet",
-            (false, true) => "the center is not reached; deciding goes on with the state on disk",
+            (false, true) => "the center is not reached; decisions continue with the state on disk",
             (false, false) => "the center is not reached; nothing is decided yet",
         }
     }
@@ -246,6 +248,7 @@ impl Follower {
             Some(Told::Welcome(welcome)) => self.welcome(&welcome, connection)?,
             _ => return Err(Lost::Unfollowed(Standing::OldCenter)),
         };
+        self.shared.error.store(None);
         if !self.shared.counters.connected() {
             self.shared.counters.set_connected(true);
             tracing::info!(center = %self.center.target(), "following the center");
@@ -445,6 +448,7 @@ impl Follower {
     fn confirm(&mut self, at: Moment) {
         let published = self.shared.published.load_full();
         published.currency.confirm(at);
+        self.shared.current.notify_waiters();
         if let (Some(disk), Some(mark)) = (&mut self.disk, published.mark)
             && published.held_back.is_empty()
             && let Some(at) = published.currency.at()
@@ -492,6 +496,21 @@ impl Follower {
 }
 
 impl Lost {
+    /// What an embedder hears of it.
+    fn told(&self) -> FollowError {
+        match self {
+            _ if self.is_refusal() => FollowError::TokenRefused(chain(self)),
+            Lost::Connect(error) => FollowError::Unreachable(chain(error)),
+            Lost::Unfollowed(standing) => FollowError::NotFollowed(standing.clone()),
+            Lost::Ended | Lost::Silent(_) => FollowError::Unreachable(chain(self)),
+            // A status that is not the center's, but of a connection that broke.
+            Lost::Status(status) if std::error::Error::source(&**status).is_some() => {
+                FollowError::Unreachable(chain(self))
+            }
+            Lost::Status(_) => FollowError::Center(chain(self)),
+        }
+    }
+
     fn is_refusal(&self) -> bool {
         use tonic::Code;
         let refused = |code| matches!(code, Code::Unauthenticated | Code::PermissionDenied);

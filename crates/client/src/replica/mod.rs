@@ -23,6 +23,8 @@ mod age;
 mod backoff;
 mod center;
 mod disk;
+mod error;
+mod fixed;
 mod follow;
 mod metrics;
 mod received;
@@ -38,16 +40,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::FutureExt as _;
 use keepgate_policy::decision::QueryError;
 use keepgate_policy::{Decision, HistoryId, Mark, Query, Revision, World};
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
 
-use crate::dial::{DialConfig, Dialer, Identity, Roots, Target, TargetError, TlsSettings};
+use crate::dial::{DialConfig, Dialer, Identity, Roots, Target, TlsSettings};
 pub use age::RestartAge;
 use age::{Clock, Currency};
 use center::Center;
 pub use disk::{KeptError, KeptState, read_kept};
+pub use error::{FollowError, NoDecision, StartError};
 use metrics::Counters;
 pub use metrics::ReplicaMetrics;
 use received::Received;
@@ -70,8 +75,9 @@ struct Activity {
     report: Vec<u8>,
 }
 
-/// What to follow, and how.
+/// What to follow, and how. Made by [`FollowConfig::new`]; more settings may come.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct FollowConfig {
     /// The center: `http://host:port`, `https://host:port` or `unix:/path`.
     pub center_url: String,
@@ -144,107 +150,9 @@ impl std::fmt::Debug for FollowConfig {
     }
 }
 
-/// A replica that cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The center's URL.
-    #[error("the center's URL cannot be used")]
-    Center(#[source] TargetError),
-    /// Plain HTTP to another host.
-    #[error(
-        "the center `{url}` is neither https nor on this host: the token and the permissions would \
-         travel in the clear"
-    )]
-    Plain {
-        /// The center's URL.
-        url: String,
-    },
-    /// The token cannot be sent in a header.
-    #[error("the token holds characters that no token has")]
-    Token,
-    /// More than 256 services.
-    #[error("{0} services, at most {MAX_SERVICES} are possible")]
-    Services(usize),
-    /// Outside of a tokio runtime.
-    #[error("a replica starts inside a tokio runtime")]
-    NoRuntime,
-    /// The data directory.
-    #[error("the data directory `{}` cannot be used", path.display())]
-    DataDir {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Another replica uses the data directory.
-    #[error("the data directory `{}` is in use by another replica", path.display())]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-    },
-}
-
-/// Why there is no decision. None of these is a denial.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoDecision {
-    /// Nothing was received yet, and nothing was kept from before.
-    #[error("no snapshot from the center yet")]
-    NoReplica,
-    /// It is not known when this state was last current (kept from before a restart, and the
-    /// wall clock went backwards since, or nothing was noted).
-    #[error("the age of the replica is unknown")]
-    AgeUnknown,
-    /// The replica has not been current for longer than the question allows.
-    #[error("the replica is {age:?} old, at most {max_age:?} is allowed here")]
-    Stale {
-        /// The replica's age.
-        age: Duration,
-        /// The question's bound.
-        max_age: Duration,
-    },
-    /// The question asks for a later revision.
-    #[error("the replica is at revision {held}, {wanted} is wanted")]
-    TooOld {
-        /// The replica's revision.
-        held: Revision,
-        /// The revision asked for.
-        wanted: Revision,
-    },
-    /// The replica does not have this service.
-    #[error("the service `{0}` is unknown")]
-    UnknownService(String),
-    /// A policy that might forbid was not evaluated to its end: it is beyond a bound, or the
-    /// calling thread has too little stack left.
-    #[error("policy `{policy}` cannot be evaluated: {reason}")]
-    Undecided {
-        /// The policy's id.
-        policy: keepgate_policy::PolicyName,
-        /// The bound that was met, and what to do.
-        reason: String,
-    },
-    /// The question is at fault, not the replica.
-    #[error("the question cannot be decided")]
-    Question(#[source] QueryError),
-}
-
-impl NoDecision {
-    /// The value of the metric's label `reason`.
-    pub fn label(&self) -> &'static str {
-        match self {
-            NoDecision::NoReplica => "no_replica",
-            NoDecision::AgeUnknown => "age_unknown",
-            NoDecision::Stale { .. } => "stale",
-            NoDecision::TooOld { .. } => "too_old",
-            NoDecision::UnknownService(_) => "unknown_service",
-            NoDecision::Undecided { .. } => "undecided",
-            NoDecision::Question(_) => "question",
-        }
-    }
-}
-
 /// A decision, and how old the state was that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Answer {
     /// The decision.
     pub decision: Decision,
@@ -267,9 +175,14 @@ struct Published {
 }
 
 impl Published {
-    /// The state that decides for a service: this one, but for a service that is held back.
+    /// The state that decides for a service: this one, but for a service that is held back. The
+    /// empty name is that of the only one.
     fn of(&self, service: &str) -> &Published {
-        self.held_back.get(service).map_or(self, |older| older)
+        let older = match service {
+            "" if self.state.world.services().next().is_none() => self.held_back.values().next(),
+            name => self.held_back.get(name),
+        };
+        older.map_or(self, |older| older)
     }
 }
 
@@ -283,6 +196,14 @@ struct Shared {
     dialer: Dialer,
     standing: ArcSwap<Standing>,
     lineage: ArcSwap<Lineage>,
+    /// Why the center is not followed; none: it is, or nothing was tried yet.
+    error: ArcSwapOption<FollowError>,
+    /// Told of every new world and of every confirmation of its age.
+    current: Notify,
+    /// The services asked for.
+    services: Vec<String>,
+    /// Where timers run; none: nothing ever changes.
+    runtime: Option<Handle>,
 }
 
 /// A handle to a replica. A clone is the same replica; with the last one it stops following.
@@ -290,6 +211,8 @@ struct Shared {
 pub struct Replica {
     shared: Arc<Shared>,
     alive: Arc<watch::Sender<()>>,
+    /// Its sender is gone once the follower and the writer of the data directory have ended.
+    ended: watch::Receiver<()>,
 }
 
 /// A published world with its own age, to be kept over awaits.
@@ -341,7 +264,7 @@ impl Replica {
     /// Loads what the data directory has, starts following on the current tokio runtime, and
     /// returns at once; [`Replica::wait_for`] waits for a state.
     pub fn follow(config: FollowConfig) -> Result<Replica, StartError> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let runtime = Handle::try_current().map_err(|_| StartError::NoRuntime)?;
         if config.services.len() > MAX_SERVICES {
             return Err(StartError::Services(config.services.len()));
         }
@@ -366,7 +289,13 @@ impl Replica {
             dialer: config.dialer.clone(),
             standing: ArcSwap::default(),
             lineage: ArcSwap::default(),
+            error: ArcSwapOption::empty(),
+            current: Notify::new(),
+            services: config.services.clone(),
+            runtime: Some(runtime.clone()),
         });
+        let (ending, ended) = watch::channel(());
+        let ending = Arc::new(ending);
         let mut unconfirmed = None;
         let mut name = config.name.clone();
         name.truncate(name.floor_char_boundary(MAX_NAME));
@@ -374,7 +303,7 @@ impl Replica {
             None => None,
             Some(path) => {
                 let owner = disk::owner(&config.center_url, &config.services);
-                let (disk, kept) = disk::open(path, owner, &shared, config.restart_age)?;
+                let (disk, kept) = disk::open(path, owner, &shared, config.restart_age, &ending)?;
                 if let Some(kept) = kept {
                     let same_center = kept.same_center;
                     let published = Published {
@@ -407,8 +336,11 @@ impl Replica {
             backoff: config.backoff,
             pulse: config.pulse,
         };
-        runtime.spawn(follower.run(gone));
-        Ok(Replica { shared, alive: Arc::new(alive) })
+        runtime.spawn(async move {
+            follower.run(gone).await;
+            drop(ending);
+        });
+        Ok(Replica { shared, alive: Arc::new(alive), ended })
     }
 
     /// The published world; before the first snapshot an empty one at revision 0.
@@ -483,18 +415,52 @@ impl Replica {
         }
     }
 
-    /// Waits until the published revision is at least `wanted`, and returns it.
+    /// Waits until the published revision is at least `wanted`, and returns it. That revision may
+    /// be too old to decide: see [`Replica::wait_ready`].
     pub async fn wait_for(
         &self,
         wanted: Revision,
         timeout: Duration,
     ) -> Result<Revision, NoDecision> {
         let mut revisions = self.shared.revision.subscribe();
-        let reached = revisions.wait_for(|held| *held >= wanted);
-        match tokio::time::timeout(timeout, reached).await {
-            Ok(Ok(held)) => Ok(*held),
-            Ok(Err(_)) | Err(_) => Err(NoDecision::TooOld { held: self.revision(), wanted }),
+        let reached = async { revisions.wait_for(|held| *held >= wanted).await.map(|held| *held) };
+        match self.shared.within(timeout, reached).await {
+            Some(Ok(held)) => Ok(held),
+            Some(Err(_)) | None => Err(NoDecision::TooOld { held: self.revision(), wanted }),
         }
+    }
+
+    /// Waits until a question with this bound can be decided, and returns the age. Without an end of
+    /// its own: bound it with a timeout, and ask [`Replica::last_error`] what is in the way.
+    ///
+    /// After [`Replica::close`], and for a [`Replica::fixed`] one, it returns at once.
+    pub async fn wait_ready(&self, max_age: Duration) -> Result<Duration, NoDecision> {
+        let mut ended = self.ended.clone();
+        loop {
+            let mut changed = std::pin::pin!(self.shared.current.notified());
+            // Before the look, so that what comes in between is not missed.
+            changed.as_mut().enable();
+            let looked = usable(&self.shared.published.load(), &self.shared.clock, max_age);
+            let Err(reason) = looked else { return looked };
+            tokio::select! {
+                () = changed => {}
+                // Nothing comes any more.
+                _ = ended.changed() => return Err(reason),
+            }
+        }
+    }
+
+    /// Why the center is not followed, as far as is known; none: it is followed, or the first
+    /// attempt is still under way. Deciding may go on meanwhile, on what is held.
+    pub fn last_error(&self) -> Option<Arc<FollowError>> {
+        if let Some(error) = self.shared.error.load_full() {
+            return Some(error);
+        }
+        let published = self.shared.published.load();
+        let services = published.received.then_some(&self.shared.services)?;
+        let world = |name: &str| published.of(name).state.world.service(name).is_some();
+        let missing = services.iter().find(|name| !world(name))?;
+        Some(Arc::new(FollowError::UnknownService(missing.clone())))
     }
 
     /// Tells the center about one of the services followed, when the connection is next free: in
@@ -510,8 +476,13 @@ impl Replica {
 
     /// Ends following, for all handles: the connection closes, the world stays as it is and
     /// grows old. For an orderly stop, where a center that goes away first is no surprise.
-    pub fn close(&self) {
+    ///
+    /// It is told at once; the future ends when the connection is closed and all that was to be
+    /// written into the data directory is, which another replica may use then.
+    pub fn close(&self) -> impl Future<Output = ()> + Send + use<> {
         self.alive.send_replace(());
+        let mut ended = self.ended.clone();
+        async move { while ended.changed().await.is_ok() {} }
     }
 
     /// Hears of each published revision (the latest counts).
@@ -606,6 +577,21 @@ impl Shared {
         let revision = published.state.world.revision();
         let before = self.published.swap(Arc::new(published));
         self.revision.send_replace(revision);
+        self.current.notify_waiters();
         before
+    }
+
+    /// Bounds a wait. On the follower's runtime, so that whoever waits may be on any executor.
+    async fn within<T>(&self, timeout: Duration, work: impl Future<Output = T>) -> Option<T> {
+        // Where nothing changes there is nothing to wait for.
+        let Some(runtime) = &self.runtime else { return work.now_or_never() };
+        let timer = {
+            let _entered = runtime.enter();
+            tokio::time::sleep(timeout)
+        };
+        tokio::select! {
+            done = work => Some(done),
+            () = timer => None,
+        }
     }
 }

@@ -42,6 +42,11 @@ pub(super) enum Unusable {
 }
 
 impl Received {
+    /// A world that came as it is.
+    pub(super) fn of(world: World) -> Received {
+        Received { digest: world.digest(), world, odd: Arc::default() }
+    }
+
     /// A snapshot that was decoded from these zstd frames. Services in `beyond` are left out.
     pub(super) fn from_snapshot(
         mut snapshot: Snapshot,

@@ -69,7 +69,7 @@ impl fmt::Display for Standing {
                 write!(
                     f,
                     "{what} has settings of format {needs}, this release understands {}: upgrade \
-                     this gate; until then the last state that it understood grows old",
+                     this gate; until then it uses the last state that it understood, up to `max_age`",
                     keepgate_policy::mark::FORMAT
                 )
             }
@@ -98,7 +98,7 @@ impl fmt::Display for Foreign {
         f.write_str(
             "Nothing is taken from it. If this is the right center and edits are lost, run \
              `keepgate center accept-loss` or `keepgate center recover` there; if the gate is \
-             meant to begin with nothing, stop it and delete ",
+             meant to start without state, stop it and delete ",
         )?;
         match directory {
             Some(directory) => write!(f, "`{directory}`"),

@@ -61,8 +61,9 @@ impl TimeSource for Moved {
     }
 }
 
-pub fn with(time: &Arc<Moved>, config: FollowConfig) -> FollowConfig {
-    FollowConfig { time: Arc::clone(time) as Arc<dyn TimeSource>, ..config }
+pub fn with(time: &Arc<Moved>, mut config: FollowConfig) -> FollowConfig {
+    config.time = Arc::clone(time) as Arc<dyn TimeSource>;
+    config
 }
 
 /// What was sent before the freeze and read after it does not make the replica young.
@@ -156,7 +157,8 @@ fn the_age_counts_over_a_restart() {
         let uptime = u64::try_from(time.boottime_ns() / SECOND).unwrap();
         let after_reboot = age(&config).await.unwrap();
         assert!(after_reboot >= 1200.max(uptime), "{after_reboot} {uptime}");
-        let unknown = FollowConfig { restart_age: RestartAge::Unknown, ..config.clone() };
+        let mut unknown = config.clone();
+        unknown.restart_age = RestartAge::Unknown;
         assert_eq!(age(&unknown).await, None);
         // A note from the future, after a reboot.
         time.set_wall(-86_400);

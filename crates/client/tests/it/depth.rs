@@ -1,7 +1,6 @@
 //! Deep policies on a worker of tokio's, with its default stack of 2 MiB: where a program that
 //! embeds the replica decides.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keepgate_client::replica::{FollowConfig, NoDecision, Replica};
@@ -29,17 +28,9 @@ async fn on_a_worker(replica: &Replica, at_least: Revision) -> Result<bool, NoDe
         while replica.age().is_none() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        let none = BTreeMap::new();
-        let query = Query {
-            service: "orders",
-            principal: &Uid::new("user", "alice"),
-            action: &Uid::new("Action", "read"),
-            resource: &Uid::new("record", "r1"),
-            context: &none,
-            principal_properties: &none,
-            action_properties: &none,
-            resource_properties: &none,
-        };
+        let (alice, read) = (Uid::new("user", "alice"), Uid::action("read"));
+        let record = Uid::new("record", "r1");
+        let query = Query::new(&alice, &read, &record).service("orders");
         replica.decide(&query, LONG).map(|answer| answer.decision.is_allowed())
     });
     tokio::time::timeout(LONG, decided).await.unwrap().unwrap()

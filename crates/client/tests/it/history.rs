@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keepgate_client::replica::{FollowConfig, NoDecision, Replica, Standing};
+use keepgate_client::replica::{NoDecision, Replica, Standing};
 use keepgate_policy::{Change, HistoryId, Item, ItemKey, Revision};
 
 use crate::center::{FakeCenter, entity, service};
@@ -154,10 +154,8 @@ fn state_kept_from_another_url_waits_for_a_welcome() {
         let replica = following(&center, config.clone()).await;
         drop(replica);
         center.set_down(true);
-        let other = FollowConfig {
-            center_url: format!("http://localhost:{}", center.addr.port()),
-            ..config.clone()
-        };
+        let mut other = config.clone();
+        other.center_url = format!("http://localhost:{}", center.addr.port());
         let replica = reopened(&other).await;
         assert!(!replica.is_ready(), "before a Welcome it may be anybody's");
         assert_eq!(decide(&replica, "orders", "alice", HOUR), Err(NoDecision::NoReplica));
@@ -223,8 +221,8 @@ fn the_only_service_of_a_newer_format_stops_the_replica() {
     let scratch = Scratch::new("needs");
     let center = FakeCenter::with_orders();
     run(async {
-        let config =
-            FollowConfig { services: vec!["orders".to_owned()], ..on_disk(&center, &scratch) };
+        let mut config = on_disk(&center, &scratch);
+        config.services = vec!["orders".to_owned()];
         let replica = following(&center, config.clone()).await;
         let held = replica.revision();
         center.set_needs("orders", 3);
@@ -311,7 +309,8 @@ fn the_recorded_stream_of_release_0_1_is_not_taken() {
         let kept = scratch.0.join("replica.snapshot");
         until("kept", || kept.exists()).await;
         drop(replica);
-        let downgraded = FollowConfig { center_url: format!("http://{old}"), ..config.clone() };
+        let mut downgraded = config.clone();
+        downgraded.center_url = format!("http://{old}");
         let replica = reopened(&downgraded).await;
         until("noticed", || *replica.standing() == Standing::OldCenter).await;
         assert!(!replica.is_ready(), "of another URL, and no Welcome accepts it");
@@ -334,11 +333,9 @@ fn the_recorded_replica_of_release_0_1_is_used() {
         std::fs::copy(file.path(), scratch.0.join(file.file_name())).unwrap();
     }
     run(async {
-        let old = FollowConfig {
-            services: vec!["orders".to_owned()],
-            data_dir: Some(scratch.0.clone()),
-            ..config_of("http://127.0.0.1:18391")
-        };
+        let mut old = config_of("http://127.0.0.1:18391");
+        old.services = vec!["orders".to_owned()];
+        old.data_dir = Some(scratch.0.clone());
         let old = crate::age::with(&crate::age::Moved::in_2033(), old);
         // Nobody listens there: it was the recording's relay.
         let replica = reopened(&old).await;

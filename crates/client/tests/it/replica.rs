@@ -1,6 +1,5 @@
 //! The replica against a center that drops, gaps, corrupts and stalls.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,17 +55,9 @@ pub fn decide(
     principal: &str,
     max_age: Duration,
 ) -> Result<bool, NoDecision> {
-    let none = BTreeMap::new();
-    let query = Query {
-        service,
-        principal: &Uid::new("user", principal),
-        action: &Uid::new("Action", "read"),
-        resource: &Uid::new("record", "r1"),
-        context: &none,
-        principal_properties: &none,
-        action_properties: &none,
-        resource_properties: &none,
-    };
+    let (principal, read) = (Uid::new("user", principal), Uid::action("read"));
+    let record = Uid::new("record", "r1");
+    let query = Query::new(&principal, &read, &record).service(service);
     replica.decide(&query, max_age).map(|answer| answer.decision.is_allowed())
 }
 
@@ -386,7 +377,9 @@ pub async fn reopened(config: &FollowConfig) -> Replica {
 }
 
 pub fn on_disk(center: &FakeCenter, scratch: &Scratch) -> FollowConfig {
-    FollowConfig { data_dir: Some(scratch.0.clone()), ..config(center) }
+    let mut config = config(center);
+    config.data_dir = Some(scratch.0.clone());
+    config
 }
 
 #[test]
@@ -574,10 +567,8 @@ proptest! {
         let scratch = Scratch::new("any");
         let center = Arc::new(FakeCenter::start());
         run(async {
-            let config = FollowConfig {
-                silence: Duration::from_millis(150),
-                ..on_disk(&center, &scratch)
-            };
+            let mut config = on_disk(&center, &scratch);
+            config.silence = Duration::from_millis(150);
             let mut replica = Replica::follow(config.clone()).unwrap();
             let mut witness = Witness::of(&replica, &center);
             for step in &steps {

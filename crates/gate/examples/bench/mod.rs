@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keepgate_gate::{FixedSource, Gate, GateConfig, Listen};
+use keepgate_policy::limits::Written;
 use keepgate_policy::model::GrantBody;
 use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::{Digest, Item, ItemBody, Revision, Snapshot, Uid, World};
@@ -51,7 +52,7 @@ fn world(limits: &[(&str, &str)]) -> Result<World, Fault> {
     let mut items = vec![Item::new("orders", "", ItemBody::Service(Box::new(settings)))];
     for (key, rate) in limits {
         let rule = serde_json::json!({"name": format!("default-{key}"), "key": key, "rate": rate});
-        items.push(Item::new("orders", "", ItemBody::Limit(rule)));
+        items.push(Item::new("orders", "", ItemBody::Limit(Box::new(Written::read(rule)?))));
     }
     for method in ["GET", "POST"] {
         let route =

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use keepgate_client::dial::{
-    DialError, Dialed, Dialer, Place, Roots, Target, TargetError, TlsSettings,
+    DialError, Dialed, Dialer, Endpoint, Roots, Target, TargetError, TlsSettings,
 };
 use keepgate_observe::chain;
 use keepgate_policy::identify::KeySource;
@@ -283,7 +283,7 @@ async fn dial_first(
     let mut last = ReadError::Timeout;
     for address in addresses {
         let there = Target {
-            place: Place::Tcp { host: address.ip().to_string(), port: address.port() },
+            place: Endpoint::Tcp { host: address.ip().to_string(), port: address.port() },
             server_name: Some(target.server_name().to_owned()),
             ..target.clone()
         };

@@ -9,15 +9,15 @@ use std::net::IpAddr;
 use http::{Method, Version};
 
 use super::revision::Wanted;
-use super::{Exchange, Verdict};
+use super::{Exchange, PhaseVerdict};
 use crate::forwarding;
 use crate::headers;
 use crate::problem::{Kind, Problem};
 use crate::wire::h2::FRAGMENT;
 
-pub(crate) fn run(x: &mut Exchange) -> Verdict {
+pub(crate) fn run(x: &mut Exchange) -> PhaseVerdict {
     match judge(x) {
-        Ok(()) => Verdict::Continue,
+        Ok(()) => PhaseVerdict::Continue,
         Err(problem) => problem.into(),
     }
 }

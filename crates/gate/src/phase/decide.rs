@@ -9,11 +9,11 @@ use keepgate_policy::decision::{DenyReason, Effect, QueryError};
 use keepgate_policy::{Decision, Query};
 use serde_json::Value;
 
-use super::{Exchange, Verdict};
+use super::{Exchange, PhaseVerdict};
 use crate::problem::{Kind, Problem};
 use std::collections::BTreeMap;
 
-pub(crate) fn run(x: &mut Exchange) -> Verdict {
+pub(crate) fn run(x: &mut Exchange) -> PhaseVerdict {
     let (Some(routed), Some(table), Some(principal)) = (&x.routed, &x.table, &x.principal) else {
         return no_decision("no_replica", "the request was not prepared for a decision").into();
     };
@@ -23,16 +23,11 @@ pub(crate) fn run(x: &mut Exchange) -> Verdict {
     let started = Instant::now();
     let (decision, context) = x.worker.with_context(|context| {
         context.fill(x);
-        let decision = table.world.decide(&Query {
-            service: &x.worker.settings.service,
-            principal,
-            action: &routed.action,
-            resource: &routed.resource,
-            context: &context.map,
-            principal_properties: &context.none,
-            action_properties: &context.none,
-            resource_properties: &context.none,
-        });
+        let decision = table.world.decide(
+            &Query::new(principal, &routed.action, &routed.resource)
+                .service(&x.worker.settings.service)
+                .context(&context.map),
+        );
         (decision, context.map.clone())
     });
     x.worker.metrics.decided(started.elapsed());
@@ -75,7 +70,7 @@ pub(crate) fn fresh(x: &Exchange) -> Result<(), Problem> {
     }
 }
 
-fn judge(x: &Exchange, decision: &Decision) -> Verdict {
+fn judge(x: &Exchange, decision: &Decision) -> PhaseVerdict {
     if !decision.errors.is_empty() {
         x.worker.metrics.policy_errors.add(decision.errors.len() as u64);
         tracing::debug!(
@@ -86,7 +81,7 @@ fn judge(x: &Exchange, decision: &Decision) -> Verdict {
         );
     }
     let (reason, detail) = match decision.effect {
-        Effect::Allow => return Verdict::Continue,
+        Effect::Allow => return PhaseVerdict::Continue,
         Effect::Deny(DenyReason::Forbid) => ("forbid", "a policy forbids it"),
         Effect::Deny(DenyReason::NoPermit) => ("no_permit", "no policy permits it"),
     };
@@ -107,7 +102,6 @@ pub(crate) fn no_decision(reason: &'static str, detail: &'static str) -> Problem
 #[derive(Debug, Default)]
 pub(crate) struct Context {
     map: BTreeMap<String, Value>,
-    none: BTreeMap<String, Value>,
 }
 
 impl Context {

@@ -126,7 +126,7 @@ async fn caller_body(
             let share = connections / BODY_SHARE;
             let Some(slot) = uploads.enter(address, share, within).await else {
                 worker.cut(Cut::BodyShare, &x.request_id);
-                let detail = "the address has as many request bodies in progress as it may";
+                let detail = "the address has too many request bodies in progress";
                 let problem = Problem::new(Kind::NoConnection, detail);
                 return Err(Box::new(problem.reason(Cut::BodyShare.name()).close()));
             };

@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use keepgate_observe::unix_s;
 use keepgate_policy::Uid;
 
-use super::{Exchange, Verdict};
+use super::{Exchange, PhaseVerdict};
 use crate::identify::cache::{self, Known};
 use crate::identify::jwt::{JwtError, Unverified, Verified};
 use crate::identify::key;
@@ -17,12 +17,12 @@ use crate::table::{Issuer, Ways};
 /// The longest id that a trusted header may carry.
 const MAX_ID: usize = 256;
 
-pub(crate) async fn run(x: &mut Exchange) -> Verdict {
+pub(crate) async fn run(x: &mut Exchange) -> PhaseVerdict {
     let Some(ways) = x.routed.as_ref().map(|routed| Arc::clone(&routed.service.ways)) else {
         return Problem::new(Kind::NoIdentity, "").into();
     };
     match identify(x, &ways).await {
-        Ok(()) => Verdict::Continue,
+        Ok(()) => PhaseVerdict::Continue,
         Err(problem) => problem.into(),
     }
 }
@@ -79,7 +79,7 @@ async fn by_any_way(x: &mut Exchange, ways: &Ways, belief: Belief) -> Result<(),
     }
     if belief == Belief::Refused {
         // Nobody is told that a name does not hold because of how the gate was started.
-        let detail = "the gate does not believe the identity header from everybody";
+        let detail = "the gate does not accept the identity header from every address";
         return Err(Problem::new(Kind::NoIdentity, detail));
     }
     if by_trusted_header(x, ways)? {

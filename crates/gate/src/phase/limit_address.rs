@@ -4,22 +4,22 @@
 
 use http::{HeaderName, HeaderValue};
 use keepgate_limit::headers::{self, QuotaExceeded};
-use keepgate_limit::{AddressKey, Verdict as Said};
+use keepgate_limit::{AddressKey, LimitVerdict};
 
-use super::{Exchange, Routed, Verdict};
+use super::{Exchange, PhaseVerdict, Routed};
 use crate::problem::{Kind, Problem};
 use crate::table::Service;
 
 /// What the limits said to a request.
 #[derive(Default)]
 pub(crate) struct Limited {
-    pub(crate) by_address: Option<Said>,
-    pub(crate) by_principal: Option<Said>,
+    pub(crate) by_address: Option<LimitVerdict>,
+    pub(crate) by_principal: Option<LimitVerdict>,
 }
 
 impl Limited {
     /// What was said, in the order of the phases.
-    fn said(&self) -> Vec<&Said> {
+    fn said(&self) -> Vec<&LimitVerdict> {
         self.by_address.iter().chain(&self.by_principal).collect()
     }
 
@@ -34,8 +34,8 @@ impl Limited {
 }
 
 /// What it reads: `x.client`, the method, and the matched route, if any.
-pub(crate) fn run(x: &mut Exchange) -> Verdict {
-    let Some(service) = &x.service else { return Verdict::Continue };
+pub(crate) fn run(x: &mut Exchange) -> PhaseVerdict {
+    let Some(service) = &x.service else { return PhaseVerdict::Continue };
     let address = address(x);
     let route = x.routed.as_ref().and_then(Routed::template);
     let now = x.worker.common.limiting.now();
@@ -45,7 +45,7 @@ pub(crate) fn run(x: &mut Exchange) -> Verdict {
     let admitted = said.is_admitted();
     x.limited.by_address = Some(said);
     // Nobody is known yet: whoever is refused may lack a key.
-    if admitted { Verdict::Continue } else { refusal(x, false).into() }
+    if admitted { PhaseVerdict::Continue } else { refusal(x, false).into() }
 }
 
 /// The caller's address, as limits and heavy hitters count it.

@@ -6,11 +6,11 @@ use http::HeaderValue;
 use keepgate_limit::Caller;
 
 use super::limit_address::{address, refusal};
-use super::{Exchange, Routed, Verdict};
+use super::{Exchange, PhaseVerdict, Routed};
 
 /// What it reads: `x.principal`, `x.api_key`, `x.plan`, headers, the method and the route.
-pub(crate) fn run(x: &mut Exchange) -> Verdict {
-    let Some(service) = &x.service else { return Verdict::Continue };
+pub(crate) fn run(x: &mut Exchange) -> PhaseVerdict {
+    let Some(service) = &x.service else { return PhaseVerdict::Continue };
     let fields = &x.parts.headers;
     let caller = Caller {
         address: address(x),
@@ -30,5 +30,5 @@ pub(crate) fn run(x: &mut Exchange) -> Verdict {
         drop(by_address.take_permits());
     }
     x.limited.by_principal = Some(said);
-    if admitted { Verdict::Continue } else { refusal(x, x.api_key.is_some()).into() }
+    if admitted { PhaseVerdict::Continue } else { refusal(x, x.api_key.is_some()).into() }
 }

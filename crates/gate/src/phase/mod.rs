@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use keepgate_limit::{Permit, Verdict as Said};
+use keepgate_limit::{LimitVerdict, Permit};
 use keepgate_policy::Uid;
 use serde_json::Value;
 
@@ -76,16 +76,16 @@ impl Phase {
 }
 
 /// How a phase ends.
-pub(crate) enum Verdict {
+pub(crate) enum PhaseVerdict {
     /// The next phase.
     Continue,
     /// The gate's own answer; the request goes no further. Boxed: it is the rare case.
     Answer(Box<Problem>),
 }
 
-impl From<Problem> for Verdict {
-    fn from(problem: Problem) -> Verdict {
-        Verdict::Answer(Box::new(problem))
+impl From<Problem> for PhaseVerdict {
+    fn from(problem: Problem) -> PhaseVerdict {
+        PhaseVerdict::Answer(Box::new(problem))
     }
 }
 
@@ -226,8 +226,8 @@ impl Exchange {
     /// Takes the caller's places among the requests under way; dropping them gives them back.
     pub(crate) fn take_permits(&mut self) -> Vec<Permit> {
         let Limited { by_address, by_principal } = &mut self.limited;
-        let mut permits = by_address.as_mut().map(Said::take_permits).unwrap_or_default();
-        permits.extend(by_principal.as_mut().map(Said::take_permits).unwrap_or_default());
+        let mut permits = by_address.as_mut().map(LimitVerdict::take_permits).unwrap_or_default();
+        permits.extend(by_principal.as_mut().map(LimitVerdict::take_permits).unwrap_or_default());
         permits
     }
 }
@@ -236,7 +236,7 @@ impl Exchange {
 macro_rules! phase {
     ($exchange:ident, $phase:ident, $run:expr) => {
         $exchange.phase = Phase::$phase;
-        if let Verdict::Answer(problem) = $run {
+        if let PhaseVerdict::Answer(problem) = $run {
             return Err(problem);
         }
     };
@@ -253,9 +253,9 @@ async fn phases(x: &mut Exchange) -> Result<Response<GateBody>, Box<Problem>> {
     let mut charged = None;
     if let Some(behind) = behind {
         // Whoever waits is limited first, by whatever is known of it before the wait.
-        if matches!(routed, Verdict::Continue) {
+        if matches!(routed, PhaseVerdict::Continue) {
             x.phase = Phase::Identify;
-            if let Verdict::Continue = identify::run(x).await {
+            if let PhaseVerdict::Continue = identify::run(x).await {
                 phase!(x, LimitPrincipal, limit_principal::run(x));
                 charged = revision::Charged::of(x);
             }

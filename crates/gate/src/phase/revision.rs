@@ -11,7 +11,7 @@ use http::{HeaderMap, Uri};
 use keepgate_policy::{HistoryId, Revision, Uid};
 
 use super::decide::no_decision;
-use super::{Exchange, Verdict};
+use super::{Exchange, PhaseVerdict};
 use crate::problem::Problem;
 use crate::worker::Worker;
 
@@ -67,13 +67,13 @@ impl Behind {
     }
 
     /// Waits; then the request is as it came, but for what the limits said.
-    pub(super) async fn wait(self, x: &mut Exchange) -> Verdict {
+    pub(super) async fn wait(self, x: &mut Exchange) -> PhaseVerdict {
         match self.reached(&x.worker).await {
             Ok(()) => {
                 x.parts.uri = self.uri;
                 x.parts.headers = self.headers;
                 x.forget();
-                Verdict::Continue
+                PhaseVerdict::Continue
             }
             Err(problem) => problem.into(),
         }
@@ -86,13 +86,14 @@ impl Behind {
         if wanted.is_of(worker.source.history())
             && wanted.revision.0 > worker.source.head().0.saturating_add(AHEAD)
         {
-            let detail = "the revision asked for is far beyond any that the center has told of";
+            let detail =
+                "the requested revision is far above the newest one that the center announced";
             return Err(no_decision("ahead", detail));
         }
         let bounds = &worker.settings.bounds;
         let waiters = &worker.common.revision_waiters;
         let Some(_waiter) = Waiter::enter(waiters, bounds.revision_waiters) else {
-            let detail = "as many requests as may wait for a revision already do";
+            let detail = "too many requests wait for a revision already";
             return Err(no_decision("waiters", detail));
         };
         if worker.source.wait_for(wanted.revision, bounds.revision_wait).await
@@ -101,7 +102,7 @@ impl Behind {
             return Ok(());
         }
         is_lost(worker, wanted)?;
-        Err(no_decision("behind", "the gate has not reached the revision asked for"))
+        Err(no_decision("behind", "the gate has not reached the requested revision"))
     }
 }
 
@@ -116,8 +117,8 @@ fn has(worker: &Worker, wanted: &Wanted) -> bool {
 fn is_lost(worker: &Worker, wanted: &Wanted) -> Result<(), Problem> {
     let digits = wanted.history.as_deref();
     if digits.is_some_and(|digits| worker.source.is_lost_history(digits)) {
-        let detail = "the history of the revision asked for was lost; write again, and ask for the \
-                      revision of that";
+        let detail = "the history of the requested revision was lost; write again, and ask for the \
+                      revision of that write";
         return Err(no_decision("history-lost", detail));
     }
     Ok(())

@@ -11,14 +11,14 @@ use http::uri::PathAndQuery;
 use keepgate_policy::Uid;
 use keepgate_policy::router::Matched;
 
-use super::{Exchange, Routed, Verdict};
+use super::{Exchange, PhaseVerdict, Routed};
 use crate::path::{self, Mode};
 use crate::phase::decide::no_decision;
 use crate::problem::{Kind, Problem};
 
-pub(crate) fn run(x: &mut Exchange) -> Verdict {
+pub(crate) fn run(x: &mut Exchange) -> PhaseVerdict {
     match route(x) {
-        Ok(()) => Verdict::Continue,
+        Ok(()) => PhaseVerdict::Continue,
         Err(problem) => problem.into(),
     }
 }

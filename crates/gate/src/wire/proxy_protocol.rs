@@ -6,9 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The longest version 1 header, CR LF included.
-const V1_MAX: usize = 107;
+const MAX_V1: usize = 107;
 /// The most bytes after a version 2 header that are taken: addresses and a few TLVs.
-const V2_MAX: usize = 4096;
+const MAX_V2: usize = 4096;
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What the bytes at the beginning of a connection are.
@@ -56,9 +56,9 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, ProxyProtocolError> {
 }
 
 fn parse_v1(bytes: &[u8]) -> Result<Parsed, ProxyProtocolError> {
-    let window = bytes.get(..bytes.len().min(V1_MAX)).unwrap_or_default();
+    let window = bytes.get(..bytes.len().min(MAX_V1)).unwrap_or_default();
     let Some(lf) = memchr::memchr(b'\n', window) else {
-        return if bytes.len() >= V1_MAX {
+        return if bytes.len() >= MAX_V1 {
             Err(ProxyProtocolError::TooLong)
         } else {
             Ok(Parsed::Partial)
@@ -105,7 +105,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, ProxyProtocolError> {
         return Err(ProxyProtocolError::Binary);
     }
     let body_len = usize::from(u16::from_be_bytes([*high, *low]));
-    if body_len > V2_MAX {
+    if body_len > MAX_V2 {
         return Err(ProxyProtocolError::TooLong);
     }
     let Some(body) = body.get(..body_len) else { return Ok(Parsed::Partial) };

@@ -14,8 +14,8 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use keepgate_limit::rules::{Defaults, Dialect};
 use keepgate_policy::model::KeyBody;
-use keepgate_policy::service::{LimitHeaders, Switch};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc};
@@ -38,7 +38,7 @@ pub(crate) fn limited(rules: Value) -> Draft {
 
 fn by_default() -> Draft {
     let mut draft = limited(json!([]));
-    draft.settings.limits.default = Switch::On;
+    draft.settings.limits.default = Defaults::On;
     draft
 }
 
@@ -253,7 +253,7 @@ async fn callers_are_told_in_fields() {
     let each = &told.iter().find(|(name, _)| name == "each").unwrap().1;
     assert_eq!(each.as_slice(), [("r".to_owned(), 0), ("t".to_owned(), wait)]);
 
-    for (revision, headers) in [(2, LimitHeaders::XRateLimit), (3, LimitHeaders::Off)] {
+    for (revision, headers) in [(2, Dialect::XRateLimit), (3, Dialect::Off)] {
         draft.settings.limits.headers = headers;
         draft.revision = revision;
         gate.source.replace(draft.world());
@@ -261,7 +261,7 @@ async fn callers_are_told_in_fields() {
         refused.is_problem(429, "quota-exceeded");
         assert!(!refused.headers.contains_key("ratelimit"), "{refused:?}");
         let old = refused.headers.get("x-ratelimit-remaining").map(String::as_str);
-        assert_eq!(old, (headers == LimitHeaders::XRateLimit).then_some("0"), "{refused:?}");
+        assert_eq!(old, (headers == Dialect::XRateLimit).then_some("0"), "{refused:?}");
     }
 }
 
@@ -395,7 +395,8 @@ async fn broken_limits_leave_those_before_them_in_force() {
     get(gate.addr, "/orders", &[ALICE]).await.is_problem(429, "quota-exceeded");
     assert_eq!(gate.metric("keepgate_gate_limits_broken").await, 0.0);
 
-    for (revision, rule) in [(3, broken), (4, json!({"name": 7}))] {
+    let of_no_plan = json!({"name": "p", "key": "api_key", "plan": "missing", "rate": "1/h"});
+    for (revision, rule) in [(3, broken), (4, of_no_plan)] {
         draft.limits = vec![rule];
         draft.revision = revision;
         gate.source.replace(draft.world());

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use keepgate_gate::identify::access::KeyAccess;
 use keepgate_gate::{FixedSource, Gate, GateConfig, Listen};
+use keepgate_policy::limits::Written;
 use keepgate_policy::model::{GrantBody, KeyBody, MemberBody, PolicyBody};
 use keepgate_policy::route::Route;
 use keepgate_policy::service::ServiceSettings;
@@ -107,10 +108,12 @@ impl Draft {
             items.push(Item::new(SERVICE, &key.prefix, ItemBody::Key(key.clone())));
         }
         for limit in &self.limits {
-            items.push(Item::new(SERVICE, "", ItemBody::Limit(limit.clone())));
+            let rule = Written::read(limit.clone()).unwrap();
+            items.push(Item::new(SERVICE, "", ItemBody::Limit(Box::new(rule))));
         }
         for plan in &self.plans {
-            items.push(Item::new(SERVICE, "", ItemBody::Plan(plan.clone())));
+            let plan = Written::read(plan.clone()).unwrap();
+            items.push(Item::new(SERVICE, "", ItemBody::Plan(Box::new(plan))));
         }
         for (id, grant) in &self.grants {
             items.push(Item::new(SERVICE, id, ItemBody::Grant(grant.clone())));

@@ -232,7 +232,7 @@ async fn a_trusted_header_of_everybody_is_not_believed() {
         let gate = TestGate::start(&draft, &echo.url).await;
         let alice = get(gate.addr, "/orders", &[("x-user", "alice")]).await;
         let json = alice.is_problem(503, "no-identity");
-        assert!(json["detail"].as_str().unwrap().contains("everybody"), "{json}");
+        assert!(json["detail"].as_str().unwrap().contains("every address"), "{json}");
         // Not even where it is not needed does the upstream hear of it.
         let public = get(gate.addr, "/public", &[("x-user", "alice")]).await;
         public.is_problem(503, "no-identity");

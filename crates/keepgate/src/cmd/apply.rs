@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use serde_json::Value;
+use keepgate_api as api;
 
-use crate::admin::{Admin, CenterArgs, Refusal, list, segment, text};
+use crate::admin::{Admin, CenterArgs, Refusal, segment};
 use crate::exit::{Exit, usage};
 use crate::progress::Progress;
 use crate::style::{self, Paint};
 
 /// Largest file, in bytes: above what a center takes unless it is told otherwise (`--apply-bytes`).
-const FILE_BYTES_MAX: u64 = 1 << 30;
+const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Most files.
-const FILES_MAX: usize = 1_000;
+const MAX_FILES: usize = 1_000;
 /// The files with a fixed name; every `*.cedar` file counts too.
 const FIXED_NAMES: [&str; 10] = [
     "service.toml",
@@ -31,10 +31,10 @@ const FIXED_NAMES: [&str; 10] = [
 
 /// Push a directory of policies to a center, as one revision
 ///
-/// The directory holds service.toml (at least a name) and, as needed, schema.cedarschema,
-/// any *.cedar, entities.json, roles.toml, routes.toml or openapi.{json,yaml}, limits.toml.
-/// What is not there is left empty. Nothing lands unless all of it is valid; what is wrong is
-/// shown as FILE:LINE: message.
+/// The directory holds service.toml (at least a name) and, as needed, schema.cedarschema, any
+/// *.cedar, entities.json, roles.toml, routes.toml or openapi.{json,yaml}, limits.toml. A missing
+/// file means none: deleting a policy file deletes the policy. Nothing changes unless everything is
+/// valid; errors are shown as FILE:LINE: message.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -75,15 +75,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Shows what is allowed and perhaps not meant.
-fn show_warnings(dir: &Path, answer: &Value) {
+fn show_warnings(dir: &Path, answer: &api::Applied) {
     let paint = Paint::stderr();
-    for warning in list(answer, "warnings") {
-        let place = match (text(warning, "file"), warning.get("line").and_then(Value::as_u64)) {
-            ("", _) => dir.display().to_string(),
-            (file, Some(line)) => format!("{}:{line}", dir.join(file).display()),
-            (file, None) => dir.join(file).display().to_string(),
+    for warning in &answer.warnings {
+        let place = match (&warning.file, warning.line) {
+            (None, _) => dir.display().to_string(),
+            (Some(file), Some(line)) => format!("{}:{line}", dir.join(file).display()),
+            (Some(file), None) => dir.join(file).display().to_string(),
         };
-        let (id, message) = (text(warning, "id"), text(warning, "message"));
+        let api::Warning { id, message, .. } = warning;
         eprintln!("{} {place}: `{id}`: {message}", paint.warn("warning:"));
     }
 }
@@ -136,13 +136,13 @@ impl Bundle {
                     path.display()
                 )));
             }
-            if files.len() == FILES_MAX {
-                bail!("`{shown}` has more than {FILES_MAX} files");
+            if files.len() == MAX_FILES {
+                bail!("`{shown}` has more than {MAX_FILES} files");
             }
             let reading = || format!("reading `{}`", path.display());
             let length = std::fs::metadata(&path).with_context(reading)?.len();
-            if length > FILE_BYTES_MAX {
-                bail!("`{}` has {length} bytes; {FILE_BYTES_MAX} are allowed", path.display());
+            if length > MAX_FILE_BYTES {
+                bail!("`{}` has {length} bytes; {MAX_FILE_BYTES} are allowed", path.display());
             }
             files.insert(name.to_owned(), std::fs::read_to_string(&path).with_context(reading)?);
         }
@@ -169,7 +169,12 @@ impl Bundle {
     }
 
     /// Sends it; the center's answer.
-    pub(crate) async fn apply(&self, admin: &mut Admin, dry_run: bool) -> anyhow::Result<Value> {
+    pub(crate) async fn apply(
+        &self,
+        admin: &mut Admin,
+        dry_run: bool,
+    ) -> anyhow::Result<api::Applied> {
+        // As `api::Apply`, without a copy of the files.
         #[derive(serde::Serialize)]
         struct Body<'a> {
             files: &'a BTreeMap<String, String>,
@@ -177,10 +182,9 @@ impl Bundle {
         let path = format!("/v1/services/{}/apply?dry_run={dry_run}", segment(&self.service));
         let body = serde_json::to_vec(&Body { files: &self.files }).context("writing the files")?;
         let mut progress = Progress::new();
-        let told = |told: &Value| {
-            let number = |name: &str| told.get(name).and_then(Value::as_u64).unwrap_or_default();
-            let total = Some(number("total")).filter(|total| *total > 0);
-            progress.bar(number("done"), total, text(told, "stage"));
+        let told = |told: &api::Progress| {
+            let total = Some(told.total).filter(|total| *total > 0);
+            progress.bar(told.done, total, &told.stage);
         };
         admin.post_and_follow(&path, body, told).await
     }
@@ -202,58 +206,54 @@ pub(crate) fn is_bundle_file(name: &str) -> bool {
 }
 
 /// One line a change, then how many.
-fn changes(service: &str, answer: &Value, paint: Paint) -> String {
-    let changes = list(answer, "changes");
-    let dry_run = answer.get("dry_run").and_then(Value::as_bool).unwrap_or(false);
-    let revision = answer.get("revision").and_then(Value::as_u64).unwrap_or(0);
-    if changes.is_empty() && list(answer, "kept").is_empty() {
+fn changes(service: &str, answer: &api::Applied, paint: Paint) -> String {
+    let api::Applied { changed, dry_run, .. } = answer;
+    let revision = changed.revision;
+    if changed.changes.is_empty() && changed.kept.is_empty() {
         return format!("{service}: nothing to change, revision {revision}\n");
     }
     let mut out = String::new();
     let (mut created, mut updated, mut deleted) = (0_u64, 0_u64, 0_u64);
-    for change in changes {
-        let kind = text(change, "kind");
-        let mark = match text(change, "op") {
-            "create" => {
+    for change in &changed.changes {
+        let mark = match change.op {
+            api::Op::Create => {
                 created += 1;
                 paint.good("+")
             }
-            "delete" => {
+            api::Op::Delete => {
                 deleted += 1;
                 paint.bad("-")
             }
-            _ => {
+            api::Op::Update => {
                 updated += 1;
                 paint.warn("~")
             }
         };
-        let line = format!("{mark} {kind:<9} {}", text(change, "id"));
+        let line = format!("{mark} {:<9} {}", change.item.kind, change.item.id);
         out.push_str(line.trim_end());
         out.push('\n');
     }
     // Of many changes the first are listed; the counts are of all.
-    let of_all =
-        |name: &str, listed: u64| answer.get(name).and_then(Value::as_u64).unwrap_or(listed);
     let listed = created + updated + deleted;
-    created = of_all("created", created);
-    updated = of_all("updated", updated);
-    deleted = of_all("deleted", deleted);
+    created = changed.created.unwrap_or(created);
+    updated = changed.updated.unwrap_or(updated);
+    deleted = changed.deleted.unwrap_or(deleted);
     let all = created + updated + deleted;
     if all > listed {
         out.push_str(&format!(".. and {} more\n", all - listed));
     }
-    for kept in list(answer, "kept") {
+    for kept in &changed.kept {
         let line = format!(
             "{} {:<9} {} was changed by another meanwhile and stays as it is; apply again to replace it",
             paint.warn("!"),
-            text(kept, "kind"),
-            text(kept, "id")
+            kept.kind,
+            kept.id
         );
         out.push_str(line.trim_end());
         out.push('\n');
     }
     let count = format!("{created} to create, {updated} to update, {deleted} to delete");
-    out.push_str(&if dry_run {
+    out.push_str(&if *dry_run {
         format!("{service}: {count}; a dry run, nothing was changed\n")
     } else {
         let count = count.replace(" to create", " created").replace(" to update", " updated");

@@ -60,9 +60,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         None => BTreeMap::new(),
         Some(context) => {
             let context: Value = serde_json::from_str(context)
-                .map_err(|e| usage(format!("--context: `{context}` is no JSON: {e}")))?;
+                .map_err(|e| usage(format!("--context: expected JSON, got `{context}`: {e}")))?;
             serde_json::from_value(context)
-                .map_err(|_| usage("--context: a JSON object is wanted"))?
+                .map_err(|_| usage("--context: expected a JSON object, got another JSON value"))?
         }
     };
     let question = Question {

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::admin::read_token;
-use crate::conformance::{Level, Outcome, Report, Target};
+use crate::conformance::{CaseReport, Level, Outcome, Target};
 use crate::exit::{Exit, usage};
 use crate::origin::Origin;
 use crate::style::{self, Paint};
@@ -92,7 +92,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Levels that were tested, with how many cases passed, failed and were skipped.
-fn levels(reports: &[Report]) -> Vec<(Level, [usize; 3])> {
+fn levels(reports: &[CaseReport]) -> Vec<(Level, [usize; 3])> {
     let count = |level: Level| {
         let mut counts = [0; 3];
         let [passed, failed, skipped] = &mut counts;
@@ -112,7 +112,7 @@ fn levels(reports: &[Report]) -> Vec<(Level, [usize; 3])> {
         .collect()
 }
 
-fn as_text(url: &str, reports: &[Report], paint: Paint) -> String {
+fn as_text(url: &str, reports: &[CaseReport], paint: Paint) -> String {
     let mut out = format!("{} at {url}\n", paint.strong("AuthZEN Authorization API 1.0"));
     // Writing to a String cannot fail.
     for (level, [passed, failed, skipped]) in levels(reports) {
@@ -139,7 +139,7 @@ fn as_text(url: &str, reports: &[Report], paint: Paint) -> String {
     out
 }
 
-fn as_json(url: &str, reports: &[Report]) -> serde_json::Value {
+fn as_json(url: &str, reports: &[CaseReport]) -> serde_json::Value {
     let levels: Vec<_> = levels(reports)
         .into_iter()
         .map(|(level, [passed, failed, skipped])| {

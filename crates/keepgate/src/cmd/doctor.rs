@@ -1,5 +1,5 @@
 //! `keepgate doctor`: hands its words to `ports::doctor`, which the small `keepgate-doctor` runs
-//! too, so that help and behaviour are the same.
+//! too, so that help and behavior are the same.
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -8,7 +8,7 @@ use keepgate_ports::doctor::{self, Program};
 
 use crate::exit::Exit;
 
-/// Is this host running out of ports for outgoing connections; toward where, who, why, what now
+/// Report whether this host runs out of ports for outgoing connections, and why
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true, after_help = doctor::args::help("keepgate doctor"))]
 pub(crate) struct Args {

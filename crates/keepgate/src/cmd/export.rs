@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use serde_json::Value;
+use keepgate_api::Export;
+use keepgate_policy::model::EntityBody;
+use serde::Serialize;
 
-use crate::admin::{CenterArgs, list, only_service, segment, text};
+use crate::admin::{CenterArgs, only_service, segment};
 use crate::cmd::apply::is_bundle_file;
 use crate::exit::Exit;
 use crate::style;
@@ -21,7 +23,7 @@ Examples:
   keepgate export ./policy --service orders
   keepgate export ./policy --force && git diff ./policy")]
 pub(crate) struct Args {
-    /// The directory; made if it is not there
+    /// The directory; created if missing
     dir: PathBuf,
     /// The service; needed only if the center has several
     #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
@@ -43,23 +45,19 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut admin = args.center.connect()?;
-    let (mut answer, extras) = super::runtime()?.block_on(async {
+    let (answer, extras) = super::runtime()?.block_on(async {
         let service = only_service(&mut admin, args.service.as_deref()).await?;
         let path = format!("/v1/services/{}", segment(&service));
-        let files: Value = admin.load(&format!("{path}/export")).await?;
-        anyhow::Ok((files, admin.load::<Value>(&format!("{path}/extras")).await?))
+        let files: Export = admin.load(&format!("{path}/export")).await?;
+        anyhow::Ok((files, admin.load::<Extras>(&format!("{path}/extras")).await?))
     })?;
     if args.json {
-        if args.all
-            && let Some(fields) = answer.as_object_mut()
-        {
-            fields.insert("extras".to_owned(), extras);
-        }
-        style::print_json(&answer)?;
+        let extras = args.all.then_some(&extras);
+        style::print_json(&Whole { export: &answer, extras })?;
         return Ok(Exit::Ok);
     }
     let count = write(&args.dir, &answer, args.force)?;
-    let service = text(&answer, "service");
+    let service = &answer.service;
     style::print(&format!("{service}: {count} files in {}\n", args.dir.display()))?;
     let beside = counted(&extras);
     if args.all {
@@ -75,25 +73,31 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 /// What the files of a service do not hold; the dot hides it from `apply`.
 const EXTRAS: &str = ".extras.json";
 
-/// How much of each sort there is; empty: nothing.
-fn counted(extras: &Value) -> String {
-    let sorts = [
-        ("members", "memberships made by command or by other services"),
-        ("roles", "roles made by command or by other services"),
-        ("entities", "entities of the directory"),
-        ("keys", "API keys"),
-        ("tombstones", "tombstones"),
-    ];
-    let count = |name| list(extras, name).len();
-    let parts: Vec<String> = sorts
-        .into_iter()
-        .filter(|(name, _)| count(name) > 0)
-        .map(|(name, words)| format!("{} {words}", count(name)))
-        .collect();
-    parts.join(", ")
+type Extras = keepgate_api::Extras<EntityBody>;
+
+/// All of it as one JSON object.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    export: &'a Export,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extras: Option<&'a Extras>,
 }
 
-fn write_extras(path: &Path, extras: &Value) -> anyhow::Result<()> {
+/// How much of each sort there is; empty: nothing.
+fn counted(extras: &Extras) -> String {
+    let sorts = [
+        (extras.members.len(), "memberships made by command or by other services"),
+        (extras.roles.len(), "roles made by command or by other services"),
+        (extras.entities.len(), "entities of the directory"),
+        (extras.keys.len(), "API keys"),
+        (extras.tombstones.len(), "tombstones"),
+    ];
+    let some = sorts.into_iter().filter(|(count, _)| *count > 0);
+    some.map(|(count, words)| format!("{count} {words}")).collect::<Vec<_>>().join(", ")
+}
+
+fn write_extras(path: &Path, extras: &Extras) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let writing = || format!("writing `{}`", path.display());
@@ -111,9 +115,8 @@ fn write_extras(path: &Path, extras: &Value) -> anyhow::Result<()> {
     std::fs::rename(&draft, path).with_context(writing)
 }
 
-fn write(dir: &Path, answer: &Value, force: bool) -> anyhow::Result<usize> {
-    let files =
-        answer.get("files").and_then(Value::as_object).context("the answer has no files")?;
+fn write(dir: &Path, answer: &Export, force: bool) -> anyhow::Result<usize> {
+    let files = &answer.files;
     // A center is trusted with policies, not with where files go on this host.
     if let Some(name) =
         files.keys().find(|name| !is_bundle_file(name) || name.contains(['/', '\\']))
@@ -140,7 +143,6 @@ fn write(dir: &Path, answer: &Value, force: bool) -> anyhow::Result<usize> {
         }
     }
     for (name, content) in files {
-        let content = content.as_str().with_context(|| format!("the file `{name}` is no text"))?;
         let path = dir.join(name);
         std::fs::write(&path, content).with_context(|| format!("writing `{}`", path.display()))?;
     }

@@ -18,7 +18,7 @@ use crate::exit::{Exit, usage};
 use crate::signals::Stop;
 use crate::style::{self, Paint};
 
-/// Run a gate before a service
+/// Run a gate in front of a service
 ///
 /// It follows the center over one connection, decides in process, and forwards what is allowed.
 /// 403 means denied and nothing else; where it cannot decide it answers 503.
@@ -39,16 +39,16 @@ pub(crate) struct Args {
     /// PEM file with the certificates to trust for the center in place of this host's store
     #[arg(long, env = "KEEPGATE_CA_FILE", value_name = "F")]
     ca_file: Option<PathBuf>,
-    /// Follow a center over plain HTTP although it is not on this host: whoever is on the way reads
-    /// the token and chooses the permissions. For tests
+    /// Follow a center on another host over plain HTTP, for tests: anyone on the network path can
+    /// read the token and change the permissions
     #[arg(long, env = "KEEPGATE_INSECURE_CENTER")]
     insecure_center: bool,
-    /// The service whose gate this is
+    /// The service that this gate protects
     #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
     service: String,
     #[command(flatten)]
     pub(crate) traffic: Traffic,
-    /// Where the last good replica is kept, so that a restart needs no center
+    /// Directory for the last good replica, so that a restart needs no center
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// What the age of a kept replica counts from after a reboot of the host
@@ -88,13 +88,13 @@ pub(crate) struct Traffic {
         default_value = "127.0.0.1:8081"
     )]
     pub(crate) admin_listen: SocketAddr,
-    /// A name by which the metrics are asked for, besides IP addresses and localhost; may be repeated
+    /// A host name for requests to the metrics, besides IP addresses and localhost; may be repeated
     #[arg(long, env = "KEEPGATE_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
     pub(crate) admin_host: Vec<String>,
-    /// Connections of callers at most; at the bound an idle one makes room for the next
+    /// Connections that callers may have; at the limit, an idle one is closed for the next
     #[arg(long, env = "KEEPGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000)]
     pub(crate) max_connections: usize,
-    /// Of these, one address's at most; default: a quarter
+    /// Connections that one address may have; default: a quarter of --max-connections
     #[arg(long, env = "KEEPGATE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
     pub(crate) max_connections_per_address: Option<usize>,
     /// How to speak to the upstream
@@ -128,14 +128,14 @@ pub(crate) struct Traffic {
     /// repeated
     #[arg(long, env = "KEEPGATE_PROXY_PROTOCOL", value_name = "RANGE", value_delimiter = ',')]
     pub(crate) proxy_protocol: Vec<Peer>,
-    /// Take ranges that are everybody: as proxies, and as the `peers` of a trusted header
+    /// Accept ranges that cover every address, as proxies and as the `peers` of a trusted header
     #[arg(long, env = "KEEPGATE_TRUST_EVERYBODY")]
     pub(crate) trust_everybody: bool,
-    /// The directory below which services' key and secret files are; without it none is read
+    /// Directory with the key and secret files of services; without it, no such file is read
     #[arg(long, env = "KEEPGATE_SECRETS", value_name = "DIR")]
     pub(crate) secrets: Option<PathBuf>,
-    /// The only origins (https://host[:port]) that key sets are fetched from; plain HTTP and this
-    /// host only where named. Default: any by HTTPS elsewhere, and in `up` all. May be repeated
+    /// Origins (https://host[:port]) from which key sets may be fetched; may be repeated. Plain
+    /// HTTP and this host must be named. Default: HTTPS from any other host; in `up`, any origin
     #[arg(long, env = "KEEPGATE_JWKS_ALLOW", value_name = "ORIGIN", value_delimiter = ',')]
     pub(crate) jwks_allow: Vec<Origin>,
     /// Worker threads; 0: one a core

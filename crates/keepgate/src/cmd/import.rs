@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use serde_json::{Value, json};
+use keepgate_api::Imported;
+use serde_json::json;
 
 use crate::admin::{Admin, CenterArgs, Refusal, only_service, segment};
 use crate::exit::{Exit, usage};
@@ -20,7 +21,7 @@ use crate::signals::Stop;
 use crate::style::{self, Paint};
 
 /// Lines of one portion at most; the center takes no more.
-const PORTION_MOST: u64 = 5_000;
+const MAX_PORTION: u64 = 5_000;
 
 /// Bytes of one portion: a full line more and it is sent.
 const PORTION_BYTES: usize = 8 << 20;
@@ -32,20 +33,20 @@ const LINE_BYTES: u64 = 4 << 20;
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Import many entities, memberships or grants, a line each
+/// Import many entities, memberships or grants, one per line
 ///
-/// FILE has one JSON object a line (NDJSON); `-` reads standard input. What a line names is created
-/// or replaced; what no line names stays. The lines land in portions, each one revision, while other
-/// writes go on. After an error, or Ctrl-C, it says which lines have landed and how to go on;
-/// importing a line again changes nothing.
+/// FILE has one JSON object per line (NDJSON); `-` reads standard input. Each line creates or
+/// replaces what it names; everything else stays. The lines are applied in portions, each one
+/// revision, while other writes continue. After an error, or Ctrl-C, the command prints which lines
+/// were applied and how to continue; importing a line again changes nothing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Lines:
   entities  {\"uid\": \"user::\\\"alice\\\"\", \"attrs\": {\"team\": \"blue\"}, \"parents\": [\"role::\\\"reader\\\"\"]}
   members   {\"member\": \"user::\\\"alice\\\"\", \"role\": \"role::\\\"reader\\\"\"}
   grants    {\"principal\": \"role::\\\"reader\\\"\", \"actions\": [\"GET\"], \"resource\": \"route::\\\"/orders\\\"\"}
-An entity may also be written as {\"type\": \"user\", \"id\": \"alice\"}. In a grant \"any\" stands for
-all actions, or all resources.
+An entity may also be written as {\"type\": \"user\", \"id\": \"alice\"}. In a grant, \"any\" means
+all actions or all resources.
 
 Examples:
   keepgate import entities users.ndjson --service orders
@@ -92,7 +93,7 @@ struct Source {
     #[arg(long, value_name = "LINE", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     resume_from: u64,
     /// Lines of one portion, which is one revision
-    #[arg(long, value_name = "LINES", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=PORTION_MOST))]
+    #[arg(long, value_name = "LINES", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=MAX_PORTION))]
     portion: u64,
     /// Print the outcome as one JSON object
     #[arg(long)]
@@ -155,19 +156,17 @@ async fn import(
             return Ok(());
         }
         let mut tries = 0;
-        let answer = loop {
+        let answer: Imported = loop {
             match admin.post_lines(path, portion.bytes.clone()).await {
                 Err(error) if tries < TRIES && is_busy(&error) => tries += 1,
                 answer => break answer?,
             }
             tokio::time::sleep(PAUSE).await;
         };
-        let count = |name: &str| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
-        done.created += count("created");
-        done.updated += count("updated");
-        done.kept +=
-            answer.get("kept").and_then(Value::as_array).map_or(0, |kept| kept.len() as u64);
-        done.revision = count("revision");
+        done.created += answer.created;
+        done.updated += answer.updated;
+        done.kept += answer.kept.len() as u64;
+        done.revision = answer.revision;
         done.lines += portion.items;
         done.next += portion.lines;
         progress.bar(lines.read, lines.size, &format!("{} lines", done.lines));

@@ -37,7 +37,7 @@ enum Action {
         /// The plan whose limits apply; `keepgate plan list` lists them
         #[arg(long, value_name = "NAME")]
         plan: Option<String>,
-        /// How long it is good for, such as 90d; without it, until it is revoked
+        /// How long the key is valid, such as 90d; default: until it is revoked
         #[arg(
             long,
             visible_alias = "expires-in",
@@ -73,7 +73,7 @@ enum Action {
     Rotate {
         /// The old key's prefix
         prefix: String,
-        /// How long the old key is still good, such as 1h
+        /// How long the old key stays valid, such as 1h
         #[arg(long, value_name = "DURATION", value_parser = duration::parse_ms, default_value = "1h")]
         overlap: u64,
         /// Print prefix and key as JSON

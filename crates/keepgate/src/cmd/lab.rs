@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use keepgate_lab::demo::{self, Demo};
 use keepgate_lab::report::{html, table};
-use keepgate_lab::{Arm, Plan, Progress, Report, assertion};
+use keepgate_lab::{Arm, LabPlan, LabReport, Progress, assertion};
 
 use crate::exit::Exit;
 use crate::style::{Paint, print, say};
@@ -21,7 +21,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum LabCommand {
-    /// Play the arms: the naive subsystem, each remedy alone, and the gate
+    /// Run the arms: the naive subsystem, each remedy alone, and the gate
     #[command(after_help = "\
 Example:
   keepgate lab run --fast --report lab-report
@@ -39,9 +39,9 @@ Everything happens in namespaces that vanish with this command.")]
         #[command(flatten)]
         output: Output,
     },
-    /// Hold thresholds against a report; exit code 1 if one does not hold
+    /// Check a report against thresholds; exit code 1 if one fails
     #[command(after_help = "\
-A line of FILE is [ARM.]METRIC OPERATOR NUMBER, the arm being keepgate when none is named:
+A line of FILE is [ARM.]METRIC OPERATOR NUMBER; the default arm is keepgate:
   wrong_403 = 0
   reuse_ratio >= 0.999
   users_ok >= 0.999
@@ -49,7 +49,7 @@ A line of FILE is [ARM.]METRIC OPERATOR NUMBER, the arm being keepgate when none
     Assert {
         /// The thresholds
         file: PathBuf,
-        /// The report to hold them against; without it the fast run is played now
+        /// The report to check; without it, the fast run starts now
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
     },
@@ -86,7 +86,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             Ok(Exit::Ok)
         }
         LabCommand::Run { fast, arms, output } => {
-            let plan = if fast { Plan::fast() } else { Plan::full() };
+            let plan = if fast { LabPlan::fast() } else { LabPlan::full() };
             let arms = if arms.is_empty() { Arm::ALL.to_vec() } else { arms };
             with_stage(&output, |program, folder, progress| {
                 keepgate_lab::run(program, folder, &plan, &arms, progress)
@@ -109,7 +109,7 @@ fn play_demo(demo: Demo, output: &Output) -> anyhow::Result<Exit> {
 /// asked for.
 fn with_stage(
     output: &Output,
-    play: impl FnOnce(&Path, &Path, Played<'_>) -> anyhow::Result<Report>,
+    play: impl FnOnce(&Path, &Path, Played<'_>) -> anyhow::Result<LabReport>,
 ) -> anyhow::Result<Exit> {
     let report = played(output.report.as_deref(), play)?;
     if let Some(folder) = &output.report {
@@ -130,8 +130,8 @@ fn with_stage(
 
 fn played(
     folder: Option<&Path>,
-    play: impl FnOnce(&Path, &Path, Played<'_>) -> anyhow::Result<Report>,
-) -> anyhow::Result<Report> {
+    play: impl FnOnce(&Path, &Path, Played<'_>) -> anyhow::Result<LabReport>,
+) -> anyhow::Result<LabReport> {
     keepgate_lab::net::gain_privilege()?;
     let program = std::env::current_exe().context("finding this program")?;
     let scratch = Scratch::new(folder)?;
@@ -149,7 +149,7 @@ fn hold(file: &Path, report: Option<&Path>) -> anyhow::Result<Exit> {
             return Ok(Exit::Usage);
         }
     };
-    let report: Report = match report {
+    let report: LabReport = match report {
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("reading {}", path.display()))?;
@@ -159,7 +159,7 @@ fn hold(file: &Path, report: Option<&Path>) -> anyhow::Result<Exit> {
             let mut arms: Vec<Arm> = Arm::ALL.to_vec();
             arms.retain(|arm| thresholds.iter().any(|threshold| threshold.arm == *arm));
             played(None, |program, folder, progress| {
-                keepgate_lab::run(program, folder, &Plan::fast(), &arms, progress)
+                keepgate_lab::run(program, folder, &LabPlan::fast(), &arms, progress)
             })?
         }
     };

@@ -66,10 +66,10 @@ pub(crate) struct Cli {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// TOML file with values for flags; a flag and the environment win over it
+    /// TOML file with values for flags; flags and environment variables override it
     #[arg(long, global = true, env = "KEEPGATE_CONFIG", value_name = "F", display_order = 900)]
     config: Option<PathBuf>,
-    /// How log lines on stderr look
+    /// Format of log lines on stderr
     #[arg(
         long,
         global = true,

@@ -25,8 +25,8 @@ Examples:
   keepgate key create --principal client::crawler --plan bulk --expires 90d
   keepgate plan show bulk
 
-The next `keepgate apply` of files makes the plans what limits.toml says; it is refused while keys
-are in a plan that would go.")]
+The next `keepgate apply` replaces the plans with those in limits.toml. It is refused if it would
+remove a plan that keys use.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -59,7 +59,7 @@ enum Action {
         name: String,
         #[command(flatten)]
         limits: Limits,
-        /// For people: whom it is for
+        /// A description for people
         #[arg(long, value_name = "TEXT")]
         description: Option<String>,
         /// Print the center's answer as JSON
@@ -92,7 +92,7 @@ struct Limits {
     /// Whose requests are counted together: api_key, principal, address or header:NAME
     #[arg(long, value_name = "KEY", default_value = "api_key")]
     key: Key,
-    /// A TOML file with what stands below [plan.NAME] in limits.toml, for more than one rule
+    /// A TOML file with the content of [plan.NAME] in limits.toml, for more than one rule
     #[arg(long, value_name = "F", conflicts_with_all = ["rate", "burst", "concurrency", "key"])]
     file: Option<PathBuf>,
 }
@@ -139,8 +139,8 @@ async fn act(action: Action) -> anyhow::Result<()> {
             }
             let mut table = Table::new(&["plan", "keys", "limits", "description"]);
             for plan in &plans {
-                let limits: Vec<String> = plan.body.plan.rules.iter().map(sentence).collect();
-                let (name, description) = (plan.id.clone(), plan.body.plan.description.clone());
+                let limits: Vec<String> = plan.body.rules.iter().map(sentence).collect();
+                let (name, description) = (plan.id.clone(), plan.body.description.clone());
                 table.row([name, of(&plan.id).to_string(), limits.join("; "), description]);
             }
             style::print(&table.render(Paint::stdout()))
@@ -153,8 +153,8 @@ async fn act(action: Action) -> anyhow::Result<()> {
                 return style::print_json(&PlanLine { keys, plan: named });
             }
             let paint = Paint::stdout();
-            let mut screen = format!("{}  {}\n", paint.strong(&name), named.plan.description);
-            for rule in &named.plan.rules {
+            let mut screen = format!("{}  {}\n", paint.strong(&name), named.description);
+            for rule in &named.rules {
                 screen += &format!("  {:<16} {}\n", rule.name, sentence(rule));
             }
             if keys.is_empty() {

@@ -30,7 +30,7 @@ Examples:
   keepgate role grants
   keepgate role ungrant 'orders-admin: any on any'
 
-A gate enforces a change as soon as it has followed the center's revision, by habit within
+A gate enforces a change as soon as it has followed the center's revision, usually within
 milliseconds.")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -59,7 +59,7 @@ enum Action {
     },
     /// Allow a role actions on a resource of a service and all below it
     Grant {
-        /// The role: its name, or a Cedar uid; a principal may stand here, too
+        /// The role: its name, or a Cedar uid; a principal is allowed, too
         role: Role,
         /// The actions: names such as GET, or Cedar uids; `any` for all
         #[arg(long, value_name = "ACTION", value_delimiter = ',', required = true)]
@@ -205,7 +205,9 @@ fn grant(role: Role, actions: &[String], resource: &str) -> anyhow::Result<Grant
     granted.dedup();
     let resource = match resource {
         ANY => None,
-        text => Some(uid::parse(text).map_err(|e| usage(format!("--resource: {e}, or `any`")))?),
+        text => {
+            Some(uid::parse(text).map_err(|e| usage(format!("--resource: {e}; or pass `any`")))?)
+        }
     };
     Ok(GrantBody { principal: role.0, actions: granted, resource })
 }

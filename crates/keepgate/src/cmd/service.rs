@@ -31,7 +31,7 @@ enum Action {
         #[command(flatten)]
         center: CenterArgs,
     },
-    /// Show one service: settings and how much it has of what
+    /// Show one service: its settings and how many items it has
     Show {
         /// The service
         name: String,
@@ -45,7 +45,7 @@ enum Action {
     Delete {
         /// The service
         name: String,
-        /// Yes, all of it
+        /// Confirm the deletion
         #[arg(long)]
         yes: bool,
         #[command(flatten)]

@@ -56,7 +56,7 @@ enum Action {
         #[command(flatten)]
         center: CenterArgs,
     },
-    /// Revoke a token; what uses it is cut off at once
+    /// Revoke a token and close the connections that use it
     Revoke {
         /// The token's id, the part between the underscores
         id: String,

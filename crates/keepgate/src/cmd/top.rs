@@ -8,13 +8,13 @@ use clap::Subcommand;
 
 use crate::exit::Exit;
 
-/// Destinations against their supply of ports, live; `top clients`: who makes the requests
+/// Show used and free ports of each destination, live; `top clients`: who makes the requests
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-Keys: up/down choose, s sort, / filter, n namespace, enter what the doctor says, q quit.
-NO_COLOR switches colours off; nothing is said by colour alone."
+Keys: up/down choose, s sort, / filter, n namespace, enter the doctor's report, q quit.
+Set NO_COLOR to turn colors off; no information is in color alone."
 )]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -15,7 +15,7 @@ use keepgate_ports::tune::{self, Ask, Level, Source, TunePlan, formats};
 use crate::exit::{Exit, usage};
 use crate::style::{Paint, print, print_json, say};
 use crate::tune::apply::{self, Applied, Manner};
-use crate::tune::journal::{Desk, STATE_FOLDER};
+use crate::tune::journal::{STATE_FOLDER, TuneState};
 use crate::tune::watch;
 
 /// Plan, apply and undo port settings of this host, and judge existing ones
@@ -35,7 +35,7 @@ Examples:
   keepgate tune plan --format kubernetes           a snippet for a pod")]
     Plan {
         #[command(flatten)]
-        at: Place,
+        at: At,
         #[command(flatten)]
         want: Want,
         /// The form of the plan
@@ -56,7 +56,7 @@ Examples:
   keepgate tune apply --yes             apply and keep, for automation")]
     Apply {
         #[command(flatten)]
-        at: Place,
+        at: At,
         #[command(flatten)]
         want: Want,
         /// Keep what was applied by an earlier `tune apply`
@@ -77,7 +77,7 @@ Examples:
     /// Take back what was applied, values and file, byte for byte
     Undo {
         #[command(flatten)]
-        at: Place,
+        at: At,
         #[command(flatten)]
         keep: Keep,
     },
@@ -85,7 +85,7 @@ Examples:
     #[command(after_help = "\
 Example:
   keepgate tune lint /etc/sysctl.conf /etc/sysctl.d
-A folder stands for its *.conf files in the order in which they are applied.")]
+For a folder, its *.conf files are read in the order in which they are applied.")]
     Lint {
         /// Files and folders, in the order of application
         #[arg(required = true)]
@@ -104,7 +104,7 @@ A folder stands for its *.conf files in the order in which they are applied.")]
     #[command(hide = true)]
     Watch {
         #[command(flatten)]
-        at: Place,
+        at: At,
         #[command(flatten)]
         keep: Keep,
     },
@@ -112,11 +112,11 @@ A folder stands for its *.conf files in the order in which they are applied.")]
 
 /// Which network namespace.
 #[derive(Debug, clap::Args)]
-struct Place {
+struct At {
     /// A namespace made by `ip netns add`
     #[arg(long, value_name = "NAME", conflicts_with = "pid")]
     netns: Option<String>,
-    /// The namespace this process lives in
+    /// The namespace of this process
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
 }
@@ -165,11 +165,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             show(&plan, if json { Format::Json } else { format })
         }
         TuneCommand::Apply { at, confirm: true, keep, .. } => {
-            let desk = Desk::new(&keep.state_dir, at.namespace());
+            let desk = TuneState::new(&keep.state_dir, at.namespace());
             confirm(&desk)
         }
         TuneCommand::Apply { at, want, yes, timeout, file, keep, confirm: false } => {
-            let desk = Desk::new(&keep.state_dir, at.namespace());
+            let desk = TuneState::new(&keep.state_dir, at.namespace());
             let manner = Manner {
                 yes,
                 patience: timeout,
@@ -178,10 +178,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             };
             change(&desk, &want, file.as_deref(), &manner)
         }
-        TuneCommand::Undo { at, keep } => undo(&Desk::new(&keep.state_dir, at.namespace())),
+        TuneCommand::Undo { at, keep } => undo(&TuneState::new(&keep.state_dir, at.namespace())),
         TuneCommand::Lint { files, fix, strict, json } => lint(&files, fix, strict, json),
         TuneCommand::Watch { at, keep } => {
-            let desk = Desk::new(&keep.state_dir, at.namespace());
+            let desk = TuneState::new(&keep.state_dir, at.namespace());
             watch::run(desk)?;
             Ok(Exit::Ok)
         }
@@ -204,7 +204,7 @@ fn lasting_folder(namespace: &Namespace, folder: Option<PathBuf>) -> Option<Path
     })
 }
 
-impl Place {
+impl At {
     fn namespace(&self) -> Namespace {
         match (&self.netns, self.pid) {
             (Some(name), _) => Namespace::Named(name.clone()),
@@ -219,7 +219,7 @@ fn look(namespace: &Namespace, want: &Want) -> anyhow::Result<HostSnapshot> {
     if let Some(text) = &want.to {
         let addresses: Vec<SocketAddr> = text
             .to_socket_addrs()
-            .map_err(|error| usage(format!("`{text}` is no HOST:PORT: {error}")))?
+            .map_err(|error| usage(format!("expected HOST:PORT, got `{text}`: {error}")))?
             .collect();
         to.extend(addresses.into_iter().map(|address| (text.clone(), address)));
     }
@@ -238,7 +238,12 @@ fn look(namespace: &Namespace, want: &Want) -> anyhow::Result<HostSnapshot> {
 fn recorded(path: &Path) -> anyhow::Result<HostSnapshot> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is no snapshot", path.display()))
+    serde_json::from_str(&text).with_context(|| {
+        format!(
+            "expected a snapshot written by `keepgate doctor --record`, got `{}`",
+            path.display()
+        )
+    })
 }
 
 fn ask(want: &Want) -> Ask {
@@ -276,7 +281,12 @@ fn show(plan: &TunePlan, format: Format) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn change(desk: &Desk, want: &Want, file: Option<&Path>, manner: &Manner) -> anyhow::Result<Exit> {
+fn change(
+    desk: &TuneState,
+    want: &Want,
+    file: Option<&Path>,
+    manner: &Manner,
+) -> anyhow::Result<Exit> {
     let paint = Paint::stderr();
     let _turn = desk.turn()?;
     for line in apply::repair(desk)? {
@@ -322,7 +332,7 @@ fn change(desk: &Desk, want: &Want, file: Option<&Path>, manner: &Manner) -> any
             }
             for gain in &plan.gains {
                 print(&format!(
-                    "{} -> {}: {} ports (had {}), {:.0} connections a second for ever (had {:.0})\n",
+                    "{} -> {}: {} ports (had {}), {:.0} connections a second sustained (had {:.0})\n",
                     gain.src,
                     SocketAddr::new(gain.dst, gain.dport),
                     gain.usable.1,
@@ -362,7 +372,7 @@ fn change(desk: &Desk, want: &Want, file: Option<&Path>, manner: &Manner) -> any
 }
 
 /// What the confirming command must repeat.
-fn hint(desk: &Desk, manner: &Manner) -> String {
+fn hint(desk: &TuneState, manner: &Manner) -> String {
     let mut words = match &desk.namespace {
         Namespace::Current => String::new(),
         Namespace::Named(name) => format!(" --netns {name}"),
@@ -374,7 +384,7 @@ fn hint(desk: &Desk, manner: &Manner) -> String {
     words
 }
 
-fn confirm(desk: &Desk) -> anyhow::Result<Exit> {
+fn confirm(desk: &TuneState) -> anyhow::Result<Exit> {
     let _turn = desk.turn()?;
     let said = apply::repair(desk)?;
     for line in &said {
@@ -388,7 +398,7 @@ fn confirm(desk: &Desk) -> anyhow::Result<Exit> {
     Ok(Exit::Failure)
 }
 
-fn undo(desk: &Desk) -> anyhow::Result<Exit> {
+fn undo(desk: &TuneState) -> anyhow::Result<Exit> {
     let _turn = desk.turn()?;
     if let Some(word) = desk.take_word()? {
         say(&Paint::stderr().warn(word.trim_end()));

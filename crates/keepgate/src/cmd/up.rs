@@ -53,8 +53,8 @@ pub(crate) struct Args {
     /// Where the center listens
     #[arg(long, env = "KEEPGATE_UP_CENTER", value_name = "ADDR", default_value = "127.0.0.1:7480")]
     center: SocketAddr,
-    /// Where everything is kept; made if it is not there. With --demo the default is a temporary
-    /// directory that is removed at the end
+    /// Directory for all data; created if missing. With --demo the default is a temporary directory
+    /// that is removed at the end
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// Directory to apply at the start, as `keepgate apply` does
@@ -433,7 +433,7 @@ impl Screen {
             "bob may only read: 403, and why",
             format!("curl -i {orders} -H 'X-Api-Key: {}' -d '{{\"item\":\"sugar\"}}'", keys.bob),
         );
-        step("nobody may do nothing: 401", format!("curl -i {orders}"));
+        step("a request without a key: 401", format!("curl -i {orders}"));
         step(
             "the crawler is a program that reads",
             format!("curl -i {orders}/1 -H 'X-Api-Key: {}'", keys.crawler),

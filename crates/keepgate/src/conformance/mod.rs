@@ -33,9 +33,9 @@ pub(crate) enum Level {
     BatchProperties,
     /// Several decisions, cut short at the first deny or permit (specification, not certified)
     BatchSemantics,
-    /// Who, what and on what, identifiers only
+    /// Searches for subjects, actions and resources, identifiers only
     SearchCore,
-    /// Who, what and on what, with properties
+    /// Searches for subjects, actions and resources, with properties
     SearchProperties,
     /// The metadata document
     Discovery,
@@ -81,7 +81,7 @@ pub(crate) enum Outcome {
 }
 
 /// One case and how it went.
-pub(crate) struct Report {
+pub(crate) struct CaseReport {
     pub(crate) id: &'static str,
     pub(crate) level: Level,
     pub(crate) title: &'static str,
@@ -152,11 +152,11 @@ impl Target {
     }
 
     /// Runs the cases of these levels.
-    pub(crate) async fn run(&mut self, levels: &[Level]) -> anyhow::Result<Vec<Report>> {
+    pub(crate) async fn run(&mut self, levels: &[Level]) -> anyhow::Result<Vec<CaseReport>> {
         let mut reports = Vec::new();
         for case in CASES.iter().filter(|case| levels.contains(&case.level)) {
             let outcome = self.run_case(case).await?;
-            reports.push(Report { id: case.id, level: case.level, title: case.title, outcome });
+            reports.push(CaseReport { id: case.id, level: case.level, title: case.title, outcome });
         }
         if levels.contains(&Level::Discovery) {
             reports.extend(self.discovery());
@@ -230,19 +230,22 @@ impl Target {
         let default = Path { text: endpoint.default_path().to_owned(), at_root: false };
         let Metadata::Document(document) = &self.metadata else { return Ok(default) };
         let Some(url) = document.get(endpoint.parameter()) else { return Ok(default) };
-        let url = url.as_str().ok_or_else(|| format!("`{}` is no text", endpoint.parameter()))?;
+        let url = url
+            .as_str()
+            .ok_or_else(|| format!("expected `{}` to be a string", endpoint.parameter()))?;
         let (origin, path) = crate::origin::split(url);
         if origin != crate::origin::split(&self.url).0 {
             return Err(format!(
-                "the metadata sends `{}` to another origin, `{origin}`; run against that one",
+                "the metadata sends `{}` to another origin, `{origin}`; run the test with that URL",
                 endpoint.parameter()
             ));
         }
         Ok(Path { text: path.to_owned(), at_root: true })
     }
 
-    fn discovery(&self) -> Vec<Report> {
-        let report = |id, title, outcome| Report { id, level: Level::Discovery, title, outcome };
+    fn discovery(&self) -> Vec<CaseReport> {
+        let report =
+            |id, title, outcome| CaseReport { id, level: Level::Discovery, title, outcome };
         let document = match &self.metadata {
             Metadata::Document(document) => document,
             Metadata::Missing => {

@@ -79,7 +79,9 @@ pub(super) fn judge(case: &Case, answer: &Answer) -> Result<(), String> {
                 None => Ok(()),
                 Some(Value::Object(page)) => match page.get("next_token") {
                     Some(Value::String(_)) => Ok(()),
-                    other => Err(format!("expected `page.next_token` to be a text, got {other:?}")),
+                    other => {
+                        Err(format!("expected `page.next_token` to be a string, got {other:?}"))
+                    }
                 },
                 Some(other) => Err(format!("expected `page` to be an object, got {other}")),
             }
@@ -98,7 +100,7 @@ pub(super) fn later_page(answer: &Answer) -> Result<(), String> {
     array(&json(answer)?, "results")?;
     match next_token(answer) {
         Some(_) => Ok(()),
-        None => Err("expected `page.next_token` to be a text".into()),
+        None => Err("expected `page.next_token` to be a string".into()),
     }
 }
 
@@ -134,7 +136,7 @@ pub(super) fn metadata(document: &Value, url: &str) -> Vec<(&'static str, &'stat
     let capabilities = match document.get("capabilities") {
         None => Outcome::Skip("not in the document".into()),
         Some(Value::Array(names)) if names.iter().all(Value::is_string) => Outcome::Pass,
-        Some(_) => Outcome::Fail("expected an array of texts".into()),
+        Some(_) => Outcome::Fail("expected an array of strings".into()),
     };
     judged.push(("6.4e", "capabilities", capabilities));
     let signed = match document.get("signed_metadata") {
@@ -186,7 +188,7 @@ fn array<'a>(body: &'a Value, name: &str) -> Result<&'a [Value], String> {
 
 fn member<'a>(result: &'a Value, name: &str) -> Result<&'a str, String> {
     let text = result.get(name).and_then(Value::as_str);
-    text.ok_or_else(|| format!("expected each result to have a text `{name}`, got {result}"))
+    text.ok_or_else(|| format!("expected each result to have a string `{name}`, got {result}"))
 }
 
 fn includes(results: &[Value], name: &str, wanted: &[&str]) -> Result<(), String> {

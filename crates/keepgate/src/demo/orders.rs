@@ -21,11 +21,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// Connections at a time; the gate opens at most this many by default.
-const CONNECTIONS_MAX: usize = 1_024;
+const MAX_CONNECTIONS: usize = 1_024;
 /// Orders kept; more are refused.
-const ORDERS_MAX: usize = 1_000;
+const MAX_ORDERS: usize = 1_000;
 /// Bytes of a request body.
-const BODY_BYTES_MAX: usize = 16 << 10;
+const MAX_BODY_BYTES: usize = 16 << 10;
 /// A new connection, or one between requests, must send a header within this time. Longer than
 /// the gate keeps idle connections.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
@@ -60,7 +60,7 @@ impl Drop for Orders {
 }
 
 async fn serve(listener: TcpListener, store: Arc<Mutex<Store>>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match listener.accept().await {
@@ -101,7 +101,7 @@ async fn respond(request: Request<Incoming>, store: &Mutex<Store>) -> Response<F
     match (&head.method, path, id) {
         (&Method::GET, "/orders", _) => answer(StatusCode::OK, &locked().all()),
         (&Method::POST, "/orders", _) => {
-            let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
+            let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else {
                 return answer(StatusCode::PAYLOAD_TOO_LARGE, &json!({ "error": "too large" }));
             };
             let Ok(body) = serde_json::from_slice::<Value>(&body.to_bytes()) else {
@@ -162,7 +162,7 @@ impl Store {
     }
 
     fn add(&mut self, item: &str, by: &str) -> Option<(u64, Value)> {
-        if self.orders.len() >= ORDERS_MAX {
+        if self.orders.len() >= MAX_ORDERS {
             return None;
         }
         let id = self.next;

@@ -9,7 +9,7 @@ use keepgate_ports::snapshot::HostSnapshot;
 use keepgate_ports::tune::values::same;
 use keepgate_ports::tune::{Refusal, Step, TunePlan, formats, refusals};
 
-use super::journal::{Changed, ChangedFile, Desk, Journal, State, boot};
+use super::journal::{Changed, ChangedFile, Journal, State, TuneState, boot};
 use super::lasting::{self, Winner};
 use super::settings;
 use super::watch;
@@ -48,7 +48,7 @@ pub(crate) enum Applied {
 }
 
 /// Repairs what an earlier run left in the middle; says what it did.
-pub(crate) fn repair(desk: &Desk) -> anyhow::Result<Vec<String>> {
+pub(crate) fn repair(desk: &TuneState) -> anyhow::Result<Vec<String>> {
     let mut said: Vec<String> = desk.take_word()?.into_iter().collect();
     if let Some(journal) = desk.load()?
         && journal.is_abandoned()
@@ -61,7 +61,7 @@ pub(crate) fn repair(desk: &Desk) -> anyhow::Result<Vec<String>> {
 
 /// Applies the plan's steps. The caller has its turn at the desk.
 pub(crate) fn apply(
-    desk: &Desk,
+    desk: &TuneState,
     snapshot: &HostSnapshot,
     plan: &TunePlan,
     manner: &Manner,
@@ -144,7 +144,7 @@ fn deadline(patience: Duration) -> u64 {
 
 /// Steps without those whose key somebody else has changed since we set it.
 fn step_aside(
-    desk: &Desk,
+    desk: &TuneState,
     earlier: Option<&Journal>,
     steps: &[Step],
 ) -> anyhow::Result<(Vec<String>, Vec<Step>)> {
@@ -154,7 +154,7 @@ fn step_aside(
         let now = settings::read(&desk.namespace, &owned.key)?;
         if !same(&owned.key, &now, &owned.after) && now != owned.before {
             aside.push(format!(
-                "somebody else has set {} to `{}` since; it is left alone",
+                "another program has set {} to `{}` since; it is left unchanged",
                 owned.key,
                 now.trim()
             ));
@@ -166,7 +166,7 @@ fn step_aside(
 
 /// The journal of this application; the one that was confirmed before goes on inside it.
 fn begin(
-    desk: &Desk,
+    desk: &TuneState,
     earlier: Option<Journal>,
     steps: &[Step],
     file: Option<&Path>,
@@ -213,7 +213,7 @@ fn begin(
     })
 }
 
-fn set_all(desk: &Desk, steps: &[Step]) -> anyhow::Result<()> {
+fn set_all(desk: &TuneState, steps: &[Step]) -> anyhow::Result<()> {
     for step in steps {
         settings::write(&desk.namespace, &step.key, &step.to)?;
         let now = settings::read(&desk.namespace, &step.key)?;
@@ -230,7 +230,7 @@ fn set_all(desk: &Desk, steps: &[Step]) -> anyhow::Result<()> {
 
 /// The live host, read again, gives each bucket the ports that the plan promised. Ports bound
 /// since then are allowed for: they are nobody's promise.
-fn verify(desk: &Desk, plan: &TunePlan) -> anyhow::Result<()> {
+fn verify(desk: &TuneState, plan: &TunePlan) -> anyhow::Result<()> {
     let options = keepgate_ports::read::ReadOptions {
         namespace: desk.namespace.clone(),
         interval: None,
@@ -261,12 +261,12 @@ fn verify(desk: &Desk, plan: &TunePlan) -> anyhow::Result<()> {
 }
 
 /// Whether a change waits for its confirmation.
-pub(crate) fn is_pending(desk: &Desk) -> anyhow::Result<bool> {
+pub(crate) fn is_pending(desk: &TuneState) -> anyhow::Result<bool> {
     Ok(desk.load()?.is_some_and(|journal| journal.state == State::Armed))
 }
 
 /// Confirms what is armed.
-pub(crate) fn confirm(desk: &Desk) -> anyhow::Result<bool> {
+pub(crate) fn confirm(desk: &TuneState) -> anyhow::Result<bool> {
     let Some(journal) = desk.load()? else { return Ok(false) };
     if journal.state != State::Armed {
         return Ok(false);
@@ -276,7 +276,7 @@ pub(crate) fn confirm(desk: &Desk) -> anyhow::Result<bool> {
 }
 
 /// Takes back what was applied: none when nothing was, else what was left alone.
-pub(crate) fn undo(desk: &Desk) -> anyhow::Result<Option<Vec<String>>> {
+pub(crate) fn undo(desk: &TuneState) -> anyhow::Result<Option<Vec<String>>> {
     let mut aside = None;
     // One that waits for its confirmation first, then what was confirmed before it.
     while let Some(journal) = desk.load()? {
@@ -286,7 +286,7 @@ pub(crate) fn undo(desk: &Desk) -> anyhow::Result<Option<Vec<String>>> {
 }
 
 /// Steps from a sysctl file instead of a plan, in its order.
-pub(crate) fn steps_of_file(desk: &Desk, path: &Path) -> anyhow::Result<Vec<Step>> {
+pub(crate) fn steps_of_file(desk: &TuneState, path: &Path) -> anyhow::Result<Vec<Step>> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let mut steps: Vec<Step> = Vec::new();

@@ -78,7 +78,7 @@ const LOCK_FOLDER: &str = "/run/keepgate-tune";
 
 /// Where journals are, for one namespace.
 #[derive(Clone, Debug)]
-pub(crate) struct Desk {
+pub(crate) struct TuneState {
     folder: PathBuf,
     label: String,
     pub(crate) namespace: Namespace,
@@ -89,18 +89,18 @@ pub(crate) struct Turn {
     _lock: File,
 }
 
-impl Desk {
-    pub(crate) fn new(folder: &Path, namespace: Namespace) -> Desk {
+impl TuneState {
+    pub(crate) fn new(folder: &Path, namespace: Namespace) -> TuneState {
         let label = match &namespace {
             Namespace::Current => "host".to_owned(),
             Namespace::Named(name) => format!("netns-{name}"),
             Namespace::Pid(pid) => format!("pid-{pid}"),
         };
-        Desk { folder: folder.to_owned(), label, namespace }
+        TuneState { folder: folder.to_owned(), label, namespace }
     }
 
     /// The same desk for somebody who is in the namespace already.
-    pub(crate) fn seen_from_inside(mut self) -> Desk {
+    pub(crate) fn seen_from_inside(mut self) -> TuneState {
         self.namespace = Namespace::Current;
         self
     }
@@ -193,7 +193,7 @@ impl Desk {
             Ok(now) => now,
             Err(error) if settings::is_gone(&error) => {
                 let key = &changed.key;
-                return Ok(Some(format!("{key} does not exist any more; nothing to take back")));
+                return Ok(Some(format!("{key} no longer exists; nothing to take back")));
             }
             Err(error) => return Err(error),
         };
@@ -202,7 +202,7 @@ impl Desk {
         }
         if !values::same(&changed.key, &now, &changed.after) {
             return Ok(Some(format!(
-                "somebody else has set {} to `{}` since; it stays so (it was `{}`)",
+                "another program has set {} to `{}` since; it is left unchanged (it was `{}`)",
                 changed.key,
                 now.trim(),
                 changed.before.trim()
@@ -302,7 +302,7 @@ fn restore_file(file: &ChangedFile) -> anyhow::Result<Option<String>> {
         }
     } else if now != file.before {
         return Ok(Some(format!(
-            "somebody else has changed {} since; it stays so",
+            "another program has changed {} since; it is left unchanged",
             file.path.display()
         )));
     }

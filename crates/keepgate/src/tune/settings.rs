@@ -13,7 +13,7 @@ pub(crate) fn path_of(key: &str) -> anyhow::Result<PathBuf> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
     anyhow::ensure!(
         key.starts_with("net.") && key.chars().all(plain) && !key.contains(".."),
-        "`{key}` is no setting of a network namespace"
+        "expected a setting of a network namespace, such as `net.ipv4.tcp_tw_reuse`, got `{key}`"
     );
     Ok(Path::new("/proc/sys").join(path_of_key(key)))
 }

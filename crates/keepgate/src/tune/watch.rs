@@ -10,13 +10,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use keepgate_ports::netns::{self, Namespace};
 
-use super::journal::{Desk, State};
+use super::journal::{State, TuneState};
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Starts the watcher of a desk; its process id.
-pub(crate) fn start(desk: &Desk, folder: &std::path::Path) -> anyhow::Result<u32> {
+pub(crate) fn start(desk: &TuneState, folder: &std::path::Path) -> anyhow::Result<u32> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
     command.args(["tune", "watch", "--state-dir"]).arg(folder);
@@ -42,14 +42,14 @@ pub(crate) fn start(desk: &Desk, folder: &std::path::Path) -> anyhow::Result<u32
 }
 
 /// Watches until the journal is confirmed, closed or taken back.
-pub(crate) fn run(desk: Desk) -> anyhow::Result<()> {
+pub(crate) fn run(desk: TuneState) -> anyhow::Result<()> {
     let namespace = desk.namespace.clone();
     // Inside for good: the namespace stays as long as the watch, whoever leaves it.
     let here = desk.seen_from_inside();
     netns::enter(&namespace, || watch(&here))?
 }
 
-fn watch(desk: &Desk) -> anyhow::Result<()> {
+fn watch(desk: &TuneState) -> anyhow::Result<()> {
     loop {
         {
             let _turn = desk.turn()?;

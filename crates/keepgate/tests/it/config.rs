@@ -209,7 +209,7 @@ fn a_bad_value_is_reported_with_its_culprit() {
         &with(&[("KEEPGATE_LOG", "loud=!")], &["center"]),
         64,
         expect![[r#"
-            error: `loud=!` is no log filter (KEEPGATE_LOG, --log): error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
+            error: expected a log filter (KEEPGATE_LOG, --log), got `loud=!`: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
         "#]],
     );
 }

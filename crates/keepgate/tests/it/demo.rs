@@ -61,7 +61,7 @@ fn the_printed_lines_work() {
     assert_eq!(status, 403, "{answer}");
     assert!(answer.contains("application/problem+json"), "{answer}");
     assert!(answer.to_lowercase().contains("no policy permits"), "a reason: {answer}");
-    let (status, answer) = paste(&step("nobody"));
+    let (status, answer) = paste(&step("a request without a key"));
     assert_eq!(status, 401, "{answer}");
     let (status, answer) = paste(&step("the crawler"));
     assert_eq!(status, 200, "{answer}");

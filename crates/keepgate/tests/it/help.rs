@@ -46,7 +46,7 @@ fn completions_name_every_command() {
 }
 
 #[test]
-fn no_colours_in_a_pipe() {
+fn no_colors_in_a_pipe() {
     for args in [&["--help"][..], &["-h"], &["nonsense"]] {
         let said = keepgate_run(args);
         assert!(

@@ -34,7 +34,7 @@ fn an_operator_backs_up_and_restores() {
     center.ok(&["role", "revoke", "user::\"dave\"", "role::\"orders-reader\""]);
     center.process.stop();
     let said = keepgate_run(&["center", "restore", file, "--data", data]);
-    assert!(said.stdout.contains("comes back: member user::\"dave\""), "{}", said.stdout);
+    assert!(said.stdout.contains("restores: member user::\"dave\""), "{}", said.stdout);
     assert!(said.stderr.contains("--accept-older"), "{}", said.stderr);
     let said = keepgate_ok(&["center", "restore", file, "--data", data, "--accept-older"]);
     assert!(said.contains("restored: history "), "{said}");

@@ -38,7 +38,7 @@ fn the_incident_and_the_gate() {
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{error}");
-    assert!(!error.contains('\x1b'), "colours or cursor movements in a pipe");
+    assert!(!error.contains('\x1b'), "colors or cursor movements in a pipe");
 
     let thresholds = folder.join("thresholds");
     std::fs::write(

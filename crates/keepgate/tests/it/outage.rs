@@ -117,6 +117,6 @@ fn decisions_outlive_the_center() {
     assert!(lasted >= MAX_AGE - HEARTBEAT - Duration::from_millis(500), "{lasted:?}");
     assert!(first < restarted);
     assert!(well < Duration::from_secs(2), "{well:?}");
-    gate.stop_but(&["lost the center; deciding goes on"]);
+    gate.stop_but(&["lost the center; decisions continue"]);
     center.process.stop();
 }

@@ -54,7 +54,10 @@ fn a_heavy_user_is_put_into_a_plan() {
     );
     let wrong = said(&center, &["key", "create", "--principal", "crawler"]);
     assert_eq!(wrong.code, 64, "{wrong:?}");
-    assert!(wrong.stderr.contains("`crawler` is no entity; write it as kind::id"), "{wrong:?}");
+    assert!(
+        wrong.stderr.contains("expected kind::id or 'kind::\"id\"', got `crawler`"),
+        "{wrong:?}"
+    );
 
     let listed = center.ok(&["plan", "list"]);
     let lines: Vec<&str> = listed.lines().map(str::trim_end).collect();

@@ -48,8 +48,8 @@ fn token_files() {
         (0o600, None),
         (0o440, None),
         (0o644, Some("every user can read it")),
-        (0o660, Some("others than its owner can write it")),
-        (0o602, Some("others than its owner can write it")),
+        (0o660, Some("users other than its owner can write it")),
+        (0o602, Some("users other than its owner can write it")),
     ] {
         set_mode(&file, mode);
         for path in [&file, &link] {
@@ -160,7 +160,7 @@ fn whom_a_gate_does_not_believe_is_said_once_with_the_flag() {
     let said = keepgate_run(&args.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(said.code, 0, "{said:?}");
     let warned = said.stderr;
-    assert!(warned.contains("`x-user` are everybody"), "{warned}");
+    assert!(warned.contains("`x-user` include every address"), "{warned}");
     assert!(warned.contains("service.toml"), "{warned}");
     center.ok(&["apply", &policy]);
     let token = center.ok(&["token", "create", "--role", "gate", "--service", "orders"]);

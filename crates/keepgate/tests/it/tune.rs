@@ -366,7 +366,7 @@ fn steps_aside_for_somebody_else() {
     host.client.sysctl("net.ipv4.ip_local_port_range", "20000 30001").unwrap();
     let again = host.tune(&["apply", "--yes", "--widen"]);
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(said.contains("somebody else has set net.ipv4.ip_local_port_range"), "{said}");
+    assert!(said.contains("another program has set net.ipv4.ip_local_port_range"), "{said}");
     let undone = host.tune(&["undo"]);
     assert_eq!(undone.status.code(), Some(1), "not everything could go back");
     let mut expected = before;

@@ -179,7 +179,7 @@ fn one_setting_that_cannot_go_back_keeps_no_other_from_it() {
     ok(&host.tune(&["apply", "--yes", "--file", &file(&host, text)]));
     link(&["link", "del", "kgv"]);
     let output = host.tune(&["undo"]);
-    assert!(said(&output).contains("does not exist any more"), "{}", said(&output));
+    assert!(said(&output).contains("no longer exists"), "{}", said(&output));
     assert_eq!((host.state(), host.journal()), (before.clone(), None));
     // A setting that nobody can write, behind one that was written already.
     let only = "net.ipv4.tcp_tw_reuse = 1\nnet.ipv4.tcp_available_congestion_control = x\n";

@@ -86,7 +86,7 @@ impl Recorder {
             let second = self.second(t, self.take(t));
             match serde_json::to_string(&second) {
                 Ok(line) => println!("{line}"),
-                Err(error) => eprintln!("a second that is no JSON: {error}"),
+                Err(error) => eprintln!("cannot write a second as JSON: {error}"),
             }
             t += 1;
         }

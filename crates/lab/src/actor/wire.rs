@@ -88,7 +88,7 @@ fn head_of(bytes: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
     let bad = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = bytes.get(..end).unwrap_or_default();
-    let head = std::str::from_utf8(head).map_err(|_| bad("a head that is no text"))?;
+    let head = std::str::from_utf8(head).map_err(|_| bad("expected a head in UTF-8"))?;
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|s| s.parse().ok());
     let length = lines

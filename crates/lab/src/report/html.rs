@@ -7,12 +7,12 @@
 use std::fmt::Write as _;
 
 use super::table::{COLUMNS, milliseconds, percent};
-use super::{ArmReport, Moment, Report, Served, Summary};
+use super::{ArmReport, LabReport, Moment, Served, Summary};
 
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 96.0;
 
-/// A layer of a stacked chart: its class (colour) and its value.
+/// A layer of a stacked chart: its class (color) and its value.
 type Layer = (&'static str, fn(&Served) -> u64);
 
 const LAYERS: &[Layer] = &[
@@ -66,7 +66,7 @@ path.ports { fill-opacity: .25; stroke: var(--ports); stroke-width: 1.5; }
 "#;
 
 /// Renders the page.
-pub fn render(report: &Report) -> String {
+pub fn render(report: &LabReport) -> String {
     let users_top = top(report, |m| &m.users);
     let crawler_top = top(report, |m| &m.crawler);
     let plan = &report.plan;
@@ -107,7 +107,7 @@ pub fn render(report: &Report) -> String {
 }
 
 /// All arms in one table, as on the terminal.
-fn overview(page: &mut String, report: &Report) {
+fn overview(page: &mut String, report: &LabReport) {
     page.push_str("<div class=\"overview\"><table><thead><tr><th>arm</th>");
     for (heading, _) in COLUMNS {
         let _ = write!(page, "<th>{heading}</th>");
@@ -130,7 +130,7 @@ fn overview(page: &mut String, report: &Report) {
 }
 
 /// What doctor said would happen, beside what happened.
-fn forecast(summary: &Summary, plan: &crate::Plan) -> (&'static str, String, String) {
+fn forecast(summary: &Summary, plan: &crate::LabPlan) -> (&'static str, String, String) {
     let asked = plan.forecast_at_s;
     let (said, happened) = (summary.forecast_exhausted_at_s, summary.exhausted_at_s);
     let out = |t: Option<u64>| t.map_or("never".to_owned(), |t| format!("{t} s"));
@@ -145,7 +145,13 @@ fn forecast(summary: &Summary, plan: &crate::Plan) -> (&'static str, String, Str
     (if near { "good" } else { "bad" }, value, what)
 }
 
-fn section(page: &mut String, report: &Report, arm: &ArmReport, users_top: u64, crawler_top: u64) {
+fn section(
+    page: &mut String,
+    report: &LabReport,
+    arm: &ArmReport,
+    users_top: u64,
+    crawler_top: u64,
+) {
     let summary = &arm.summary;
     let good = |yes: bool| if yes { "good" } else { "bad" };
     let facts = [
@@ -288,7 +294,7 @@ fn position(at: usize, count: usize) -> f64 {
     at as f64 / count.max(1) as f64 * WIDTH
 }
 
-fn top(report: &Report, of: fn(&Moment) -> &Served) -> u64 {
+fn top(report: &LabReport, of: fn(&Moment) -> &Served) -> u64 {
     let totals = report
         .arms
         .iter()

@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::Arm;
 use crate::actor::second::Second;
-use crate::run::Plan;
+use crate::run::LabPlan;
 
 /// A whole run, as in `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct LabReport {
     /// Version of this shape.
     pub version: u32,
     /// The kernel it ran on, as `uname -r` says.
     pub kernel: String,
     /// The numbers of the run.
-    pub plan: Plan,
+    pub plan: LabPlan,
     /// The arms, in the order played.
     pub arms: Vec<ArmReport>,
 }
@@ -116,15 +116,15 @@ pub struct Summary {
     pub crawler_ok: f64,
     /// First second with no port left, or with an EADDRNOTAVAIL.
     pub exhausted_at_s: Option<u64>,
-    /// What doctor said at second [`Plan::forecast_at_s`]: the second of exhaustion.
+    /// What doctor said at second [`LabPlan::forecast_at_s`]: the second of exhaustion.
     pub forecast_exhausted_at_s: Option<f64>,
 }
 
-impl Report {
+impl LabReport {
     /// An empty report of this plan, on this machine.
-    pub fn new(plan: Plan) -> Report {
+    pub fn new(plan: LabPlan) -> LabReport {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Report { version: 1, kernel: kernel.trim().to_owned(), plan, arms: Vec::new() }
+        LabReport { version: 1, kernel: kernel.trim().to_owned(), plan, arms: Vec::new() }
     }
 
     /// The arm's part, if it was played.
@@ -191,7 +191,7 @@ impl ArmReport {
     }
 
     /// Sums up the seconds.
-    pub fn conclude(&mut self, plan: &Plan) {
+    pub fn conclude(&mut self, plan: &LabPlan) {
         let sum = |of: &dyn Fn(&Moment) -> u64| self.seconds.iter().map(of).sum::<u64>();
         let ratio =
             |part: u64, whole: u64| if whole == 0 { 1.0 } else { part as f64 / whole as f64 };

@@ -1,6 +1,6 @@
 //! The report as a table for a terminal or a document.
 
-use super::Report;
+use super::LabReport;
 
 /// Columns: heading and the cell of an arm.
 pub(super) type Column = (&'static str, fn(&super::Summary) -> String);
@@ -18,7 +18,7 @@ pub(super) const COLUMNS: &[Column] = &[
 ];
 
 /// Renders it, aligned; `users ok` counts from the crawler's arrival.
-pub fn render(report: &Report) -> String {
+pub fn render(report: &LabReport) -> String {
     let mut rows = vec![
         std::iter::once("arm")
             .chain(COLUMNS.iter().map(|(heading, _)| *heading))

@@ -3,12 +3,13 @@
 use expect_test::expect;
 use keepgate_lab::actor::second::Second;
 use keepgate_lab::report::{ArmReport, Moment, html, table};
-use keepgate_lab::{Arm, Plan, Report, assertion};
+use keepgate_lab::{Arm, LabPlan, LabReport, assertion};
 
 /// Two arms of four seconds, the crawler from the second second on.
-fn report() -> Report {
-    let plan = Plan { duration_s: 4.0, crawler_from_s: 2.0, forecast_at_s: 2, ..Plan::fast() };
-    let mut report = Report::new(plan.clone());
+fn report() -> LabReport {
+    let plan =
+        LabPlan { duration_s: 4.0, crawler_from_s: 2.0, forecast_at_s: 2, ..LabPlan::fast() };
+    let mut report = LabReport::new(plan.clone());
     report.kernel = "6.18".to_owned();
     for (arm, wrong) in [(Arm::Naive, 30), (Arm::Keepgate, 0)] {
         let mut played = ArmReport::new(arm);
@@ -121,5 +122,5 @@ fn page_stands_alone() {
 fn report_reads_back() {
     let report = report();
     let text = serde_json::to_string(&report).unwrap();
-    assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    assert_eq!(serde_json::from_str::<LabReport>(&text).unwrap(), report);
 }

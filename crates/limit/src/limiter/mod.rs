@@ -30,7 +30,7 @@ use crate::rules::{
 use crate::store::{Census, Charge, Store};
 
 pub use caller::{AddressKey, Caller};
-pub use verdict::{MOST_REPORTS, Outcome, Report, Unit, Verdict};
+pub use verdict::{LimitVerdict, MAX_REPORTS, Outcome, PolicyReport, Unit};
 
 /// Rules compiled, with their stores.
 #[derive(Debug)]
@@ -182,7 +182,7 @@ impl Limiter {
         method: &str,
         route: Option<&str>,
         now: Nanos,
-    ) -> Verdict {
+    ) -> LimitVerdict {
         let caller = Caller::anonymous(*address);
         self.check(&self.address, &Call { caller: &caller, method, route, now })
     }
@@ -194,13 +194,13 @@ impl Limiter {
         method: &str,
         route: Option<&str>,
         now: Nanos,
-    ) -> Verdict {
+    ) -> LimitVerdict {
         let plan = caller.plan.and_then(|plan| self.plans.get(plan));
         self.check(plan.unwrap_or(&self.principal), &Call { caller, method, route, now })
     }
 
     /// The policy a report is about; `None` if another limiter made the report.
-    pub fn policy(&self, verdict: &Verdict, report: &Report) -> Option<&Policy> {
+    pub fn policy(&self, verdict: &LimitVerdict, report: &PolicyReport) -> Option<&Policy> {
         (verdict.limiter == self.id).then(|| self.policies.get(usize::from(report.policy)))?
     }
 
@@ -225,9 +225,9 @@ impl Limiter {
         metered.map(|metered| metered.store.byte_bound()).sum()
     }
 
-    fn check(&self, list: &List, call: &Call<'_, '_>) -> Verdict {
+    fn check(&self, list: &List, call: &Call<'_, '_>) -> LimitVerdict {
         let chosen = self.choose(&list.candidates, call);
-        let mut verdict = Verdict::new(self.id);
+        let mut verdict = LimitVerdict::new(self.id);
         for (index, policy) in self.each(list, chosen & list.concurrent) {
             let Some((limit, table)) = &policy.concurrency else { continue };
             let acquired = table.acquire(policy.key(&self.seed, call), *limit);

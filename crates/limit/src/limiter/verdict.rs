@@ -6,25 +6,25 @@ use crate::gcra::{Answer, Nanos, Quota};
 use crate::store::Charge;
 
 /// The most policies a verdict reports on; it is decided by all of them.
-pub const MOST_REPORTS: usize = 4;
+pub const MAX_REPORTS: usize = 4;
 
 /// What the limits say to one request in one phase.
 ///
-/// It owns the request's concurrency permits: keep it, or what [`Verdict::take_permits`]
+/// It owns the request's concurrency permits: keep it, or what [`LimitVerdict::take_permits`]
 /// returns, until the answer's body has ended.
 #[derive(Debug)]
 #[must_use = "dropping a verdict gives its concurrency permits back"]
-pub struct Verdict {
+pub struct LimitVerdict {
     pub(crate) limiter: u64,
     admitted: bool,
     len: u8,
-    reports: [Report; MOST_REPORTS],
+    reports: [PolicyReport; MAX_REPORTS],
     permits: Vec<Permit>,
 }
 
 /// What one policy says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Report {
+pub struct PolicyReport {
     pub(crate) policy: u16,
     /// What is counted.
     pub unit: Unit,
@@ -59,7 +59,7 @@ pub enum Outcome {
     Refused,
 }
 
-const NOTHING: Report = Report {
+const NOTHING: PolicyReport = PolicyReport {
     policy: 0,
     unit: Unit::Rate,
     outcome: Outcome::Admitted,
@@ -69,13 +69,13 @@ const NOTHING: Report = Report {
     retry_after_ns: 0,
 };
 
-impl Verdict {
-    pub(super) fn new(limiter: u64) -> Verdict {
-        Verdict {
+impl LimitVerdict {
+    pub(super) fn new(limiter: u64) -> LimitVerdict {
+        LimitVerdict {
             limiter,
             admitted: true,
             len: 0,
-            reports: [NOTHING; MOST_REPORTS],
+            reports: [NOTHING; MAX_REPORTS],
             permits: Vec::new(),
         }
     }
@@ -85,18 +85,18 @@ impl Verdict {
         self.admitted
     }
 
-    /// What the policies said; if more than [`MOST_REPORTS`] applied, refusals first.
-    pub fn reports(&self) -> &[Report] {
+    /// What the policies said; if more than [`MAX_REPORTS`] applied, refusals first.
+    pub fn reports(&self) -> &[PolicyReport] {
         self.reports.get(..usize::from(self.len)).unwrap_or(&[])
     }
 
     /// The reports that refuse the request (not those in shadow mode).
-    pub fn refusals(&self) -> impl Iterator<Item = &Report> {
+    pub fn refusals(&self) -> impl Iterator<Item = &PolicyReport> {
         self.reports().iter().filter(|r| r.outcome == Outcome::Refused && !r.shadow)
     }
 
     /// The reports that would have refused it, were they not in shadow mode.
-    pub fn shadow_refusals(&self) -> impl Iterator<Item = &Report> {
+    pub fn shadow_refusals(&self) -> impl Iterator<Item = &PolicyReport> {
         self.reports().iter().filter(|r| r.outcome == Outcome::Refused && r.shadow)
     }
 
@@ -125,7 +125,7 @@ impl Verdict {
         };
         let remaining = limit.saturating_sub(under_way);
         let unit = Unit::Concurrency;
-        self.push(Report { policy, unit, outcome, shadow, remaining, ..NOTHING });
+        self.push(PolicyReport { policy, unit, outcome, shadow, remaining, ..NOTHING });
     }
 
     #[inline]
@@ -150,11 +150,19 @@ impl Verdict {
         };
         let reset_ns = quota.reset_ns(charge.state, now);
         let unit = Unit::Rate;
-        self.push(Report { policy, unit, outcome, shadow, remaining, reset_ns, retry_after_ns });
+        self.push(PolicyReport {
+            policy,
+            unit,
+            outcome,
+            shadow,
+            remaining,
+            reset_ns,
+            retry_after_ns,
+        });
     }
 
     #[inline]
-    fn push(&mut self, report: Report) {
+    fn push(&mut self, report: PolicyReport) {
         let refuses = report.outcome == Outcome::Refused && !report.shadow;
         self.admitted &= !refuses;
         if let Some(free) = self.reports.get_mut(usize::from(self.len)) {

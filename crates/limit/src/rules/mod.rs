@@ -50,7 +50,7 @@ use serde::{Deserialize, Serialize};
 pub use costs::CostError;
 pub use rate::{Rate, RateError};
 pub use validate::{
-    MOST_MEMORY_MIB, MOST_PLANS, MOST_RULES_A_CALLER, RuleError, RuleFault, ServiceFacts,
+    MAX_MEMORY_MIB, MAX_PLANS, MAX_RULES_A_CALLER, RuleError, RuleFault, ServiceFacts,
 };
 
 /// Everything an operator says about the limits of one service.
@@ -73,7 +73,8 @@ pub struct Limits {
 }
 
 /// The fields in which limits are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "LimitHeaders")]
 pub enum Dialect {
     /// `RateLimit` and `RateLimit-Policy`, draft-ietf-httpapi-ratelimit-headers-11.
     #[default]
@@ -88,8 +89,9 @@ pub enum Dialect {
 }
 
 /// Whether the default rules are in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "DefaultLimits")]
 pub enum Defaults {
     /// They are.
     #[default]
@@ -113,13 +115,25 @@ pub struct Plan {
 
 /// A plan as it is stored, with its name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 #[schemars(rename = "Plan")]
 pub struct NamedPlan {
     /// Its name.
     pub name: String,
-    /// What it says.
-    #[serde(flatten)]
-    pub plan: Plan,
+    /// For people: whom it is for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Its rules. Their `plan` is this one and is not written.
+    #[serde(default, rename = "rule")]
+    pub rules: Vec<Rule>,
+}
+
+impl NamedPlan {
+    /// The plan and its name apart.
+    pub fn split(self) -> (String, Plan) {
+        let NamedPlan { name, description, rules } = self;
+        (name, Plan { description, rules })
+    }
 }
 
 /// One limit: on whom, on what, how much.
@@ -341,10 +355,10 @@ impl fmt::Display for RoutePattern {
     }
 }
 
-/// A text is no route pattern.
+/// A text is not a route pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{text}` is no route: it starts with `/`, and `*` stands only at the end, as in `/orders/*`"
+    "expected a route that starts with `/`, with `*` only at the end as in `/orders/*`, got `{text}`"
 )]
 pub struct RoutePatternError {
     text: String,
@@ -378,9 +392,9 @@ impl fmt::Display for Key {
     }
 }
 
-/// A text is no key.
+/// A text is not a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no key: one of `address`, `principal`, `api_key`, `header:NAME`")]
+#[error("expected one of `address`, `principal`, `api_key`, `header:NAME`, got `{text}`")]
 pub struct KeyError {
     text: String,
 }

@@ -15,13 +15,15 @@ pub struct Rate {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RateError {
     /// It has another form.
-    #[error("`{text}` is no rate: write it as `100/min`, `50/s`, `1000/h`, `5000/day` or `20/10s`")]
+    #[error(
+        "expected a rate such as `100/min`, `50/s`, `1000/h`, `5000/day` or `20/10s`, got `{text}`"
+    )]
     Form {
         /// The text.
         text: String,
     },
     /// It admits nothing, or its period is 0.
-    #[error("`{text}` is a rate of nothing; give at least 1, or refuse the route in a policy")]
+    #[error("expected a rate of at least 1, got `{text}`; to refuse a route, use a policy")]
     Zero {
         /// The text.
         text: String,

@@ -9,11 +9,11 @@ use super::{Key, Limits, Phase, RouteCost, RoutePattern, Rule};
 use crate::gcra::{Quota, QuotaError};
 
 /// The most rules that one caller may have to be matched against in one phase.
-pub const MOST_RULES_A_CALLER: usize = 64;
+pub const MAX_RULES_A_CALLER: usize = 64;
 /// The most plans of a service.
-pub const MOST_PLANS: usize = 256;
+pub const MAX_PLANS: usize = 256;
 /// The most memory one rule may ask for its keys.
-pub const MOST_MEMORY_MIB: u32 = 4096;
+pub const MAX_MEMORY_MIB: u32 = 4096;
 
 /// What the service offers for a rule to refer to. What is not known is not checked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +50,7 @@ pub struct RuleError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleFault {
     /// The name cannot be told in a header.
-    #[error("a name is 1 to 64 letters, digits, `-`, `_` or `.`; rename it")]
+    #[error("expected a name of 1 to 64 letters, digits, `-`, `_` or `.`; rename it")]
     Name,
     /// Two rules have this name.
     #[error("another rule has this name, and callers tell limits apart by name; rename one")]
@@ -68,7 +68,7 @@ pub enum RuleFault {
     #[error("its rate and burst do not fit together")]
     Quota(#[source] QuotaError),
     /// A cost of 0 would lift the limit.
-    #[error("a cost of 0 on `{on}` would lift the limit without saying so; give at least 1")]
+    #[error("a cost of 0 on `{on}` would disable the limit; give at least 1")]
     ZeroCost {
         /// The route, or `every route`.
         on: String,
@@ -86,19 +86,19 @@ pub enum RuleFault {
         burst: u32,
     },
     /// No method.
-    #[error("`{method}` is no method: methods are upper-case words such as `GET`")]
+    #[error("expected a method in upper case such as `GET`, got `{method}`")]
     Method {
         /// The text.
         method: String,
     },
     /// No prefix length.
-    #[error("an `ipv6_prefix` is 1 to 128, not {prefix}; 64 is one household or site")]
+    #[error("expected an `ipv6_prefix` from 1 to 128, got {prefix}; 64 is one household or site")]
     Prefix {
         /// The prefix asked for.
         prefix: u8,
     },
     /// Memory out of bounds.
-    #[error("`memory_mib` is 1 to 4096, not {mib}")]
+    #[error("expected a `memory_mib` from 1 to 4096, got {mib}")]
     Memory {
         /// The memory asked for.
         mib: u32,
@@ -156,7 +156,7 @@ pub enum RuleFault {
         plan: String,
     },
     /// A rule in a plan names another plan.
-    #[error("it stands in the plan `{plan}` and names the plan `{named}`; remove `plan`")]
+    #[error("it is in the plan `{plan}` and names the plan `{named}`; remove `plan`")]
     PlanInPlan {
         /// Where it stands.
         plan: String,
@@ -173,7 +173,7 @@ pub enum RuleFault {
     #[error("there are more than 256 plans; merge some")]
     TooManyPlans,
     /// The help link is no URL of the web.
-    #[error("`{help}` is no link: `help` is an absolute http or https URL without spaces")]
+    #[error("expected an absolute http or https URL without spaces in `help`, got `{help}`")]
     Help {
         /// The text.
         help: String,
@@ -188,7 +188,7 @@ impl Limits {
         {
             return Err(refused("help", RuleFault::Help { help: help.clone() }));
         }
-        if self.plans.len() > MOST_PLANS {
+        if self.plans.len() > MAX_PLANS {
             return Err(refused("plan", RuleFault::TooManyPlans));
         }
         let mut names = BTreeSet::new();
@@ -213,7 +213,7 @@ impl Limits {
             // Two default rules and the largest plan on top of the shared rules.
             let largest = self.plans.values().map(|plan| plan.rules.len()).max().unwrap_or(0);
             let count = self.rules.iter().filter(shared).count() + largest + 2;
-            if count > MOST_RULES_A_CALLER
+            if count > MAX_RULES_A_CALLER
                 && let Some(rule) = self
                     .rules
                     .last()
@@ -276,7 +276,7 @@ fn check_rule(rule: &Rule, facts: &ServiceFacts<'_>) -> Result<(), RuleFault> {
         return Err(RuleFault::Prefix { prefix: rule.ipv6_prefix });
     }
     if let Some(mib) = rule.memory_mib
-        && !(1..=MOST_MEMORY_MIB).contains(&mib)
+        && !(1..=MAX_MEMORY_MIB).contains(&mib)
     {
         return Err(RuleFault::Memory { mib });
     }

@@ -8,30 +8,30 @@
 //! How many different parameters a crawl asked for cannot be merged, since each gate hashes with a
 //! seed of its own: both bounds are told.
 //!
-//! A report comes from elsewhere. [`Report::check`] refuses one that no gate would make; merging
+//! A report comes from elsewhere. [`TopReport::check`] refuses one that no gate would make; merging
 //! does not trust it further: sums saturate.
 
 use std::collections::BTreeMap;
 
 use super::activity::{METHODS, OTHER, ROUTES};
-use super::report::{Crawl, Hitter, Report, Unheard, Unlisted};
+use super::report::{Crawl, Hitter, TopReport, Unheard, Unlisted};
 use super::{Dimension, NAME_BYTES};
 use crate::rules::Limits;
 
 /// The most of a kind in a report that is told on.
-pub const MOST_TOLD: usize = 20;
+pub const MAX_TOLD: usize = 20;
 /// The longest route in a report that is told on, in bytes.
 const ROUTE_BYTES: usize = 4096;
 /// Longer than any window.
-const MOST_SECONDS: f64 = 86_400.0;
+const MAX_SECONDS: f64 = 86_400.0;
 /// More requests than a gate can count in a window; sums of many stay far below 2^64.
-const MOST_REQUESTS: u64 = 1 << 44;
+const MAX_REQUESTS: u64 = 1 << 44;
 
 /// One gate's report, and how long ago it was made.
 #[derive(Debug, Clone)]
 pub struct Heard {
     /// What it said.
-    pub report: Report,
+    pub report: TopReport,
     /// Milliseconds since.
     pub age_ms: u64,
 }
@@ -39,8 +39,8 @@ pub struct Heard {
 /// No gate makes such a report.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// More than [`MOST_TOLD`] of a kind.
-    #[error("{count} {kind} are more than a report has")]
+    /// More than [`MAX_TOLD`] of a kind.
+    #[error("expected at most {MAX_TOLD} {kind}, got {count}")]
     TooMany {
         /// Of what.
         kind: &'static str,
@@ -48,26 +48,26 @@ pub enum Malformed {
         count: usize,
     },
     /// A name or route that is too long or not for a terminal.
-    #[error("a name or route is too long or has control characters")]
+    #[error("a name or route in it is too long or has control characters")]
     Name,
     /// Numbers that contradict each other, or are out of all bounds.
-    #[error("its numbers do not hold together")]
+    #[error("its numbers contradict each other")]
     Numbers,
     /// A method that gates do not tell.
-    #[error("a method that gates do not tell")]
+    #[error("it has a method that gates do not report")]
     Method,
 }
 
-impl Report {
+impl TopReport {
     /// Whether a gate may have made this.
     pub fn check(&self) -> Result<(), Malformed> {
-        let told = (0.0..=MOST_SECONDS).contains(&self.seconds)
-            && self.requests <= MOST_REQUESTS
+        let told = (0.0..=MAX_SECONDS).contains(&self.seconds)
+            && self.requests <= MAX_REQUESTS
             && self.refused <= self.requests
             && self.anonymous <= self.requests;
         let Unlisted { addresses, principals, user_agents, routes } = self.unlisted;
         let bounded =
-            [addresses, principals, user_agents, routes].iter().all(|n| *n <= MOST_REQUESTS);
+            [addresses, principals, user_agents, routes].iter().all(|n| *n <= MAX_REQUESTS);
         if !told || !bounded {
             return Err(Malformed::Numbers);
         }
@@ -77,16 +77,16 @@ impl Report {
             ("user agents", &self.user_agents),
             ("routes", &self.routes),
         ] {
-            if list.len() > MOST_TOLD {
+            if list.len() > MAX_TOLD {
                 return Err(Malformed::TooMany { kind, count: list.len() });
             }
             list.iter().try_for_each(check_hitter)?;
         }
-        if self.crawls.len() > MOST_TOLD {
+        if self.crawls.len() > MAX_TOLD {
             return Err(Malformed::TooMany { kind: "crawls", count: self.crawls.len() });
         }
         self.crawls.iter().try_for_each(check_crawl)?;
-        if self.unheard.len() > MOST_TOLD {
+        if self.unheard.len() > MAX_TOLD {
             return Err(Malformed::TooMany { kind: "peers", count: self.unheard.len() });
         }
         self.unheard.iter().try_for_each(|one| text(&one.peer, NAME_BYTES))
@@ -95,7 +95,7 @@ impl Report {
 
 fn check_hitter(one: &Hitter) -> Result<(), Malformed> {
     let counts = one.at_least <= one.requests
-        && one.requests <= MOST_REQUESTS
+        && one.requests <= MAX_REQUESTS
         && one.refused <= one.requests
         && rate(one.per_second)
         && one.routes.iter().all(|(_, count)| *count <= one.requests);
@@ -111,10 +111,10 @@ fn check_hitter(one: &Hitter) -> Result<(), Malformed> {
 }
 
 fn check_crawl(one: &Crawl) -> Result<(), Malformed> {
-    let counts = one.requests <= MOST_REQUESTS
-        && one.distinct <= MOST_REQUESTS
+    let counts = one.requests <= MAX_REQUESTS
+        && one.distinct <= MAX_REQUESTS
         && one.distinct_at_least <= one.distinct
-        && one.refused <= MOST_REQUESTS
+        && one.refused <= MAX_REQUESTS
         && rate(one.per_second);
     if !counts {
         return Err(Malformed::Numbers);
@@ -125,7 +125,7 @@ fn check_crawl(one: &Crawl) -> Result<(), Malformed> {
 }
 
 fn rate(per_second: f64) -> bool {
-    (0.0..=MOST_REQUESTS as f64).contains(&per_second)
+    (0.0..=MAX_REQUESTS as f64).contains(&per_second)
 }
 
 fn text(text: &str, most: usize) -> Result<(), Malformed> {
@@ -134,19 +134,19 @@ fn text(text: &str, most: usize) -> Result<(), Malformed> {
 }
 
 /// All gates' reports as one; `most` of a kind. `limits` are those whose plans are offered.
-pub fn merge(heard: &[Heard], most: usize, limits: Option<&Limits>) -> Report {
-    let sum = |part: fn(&Report) -> u64| {
+pub fn merge(heard: &[Heard], most: usize, limits: Option<&Limits>) -> TopReport {
+    let sum = |part: fn(&TopReport) -> u64| {
         heard.iter().fold(0_u64, |sum, one| sum.saturating_add(part(&one.report)))
     };
     let requests = sum(|report| report.requests);
-    let list = |hitters: fn(&Report) -> &[Hitter], unlisted: fn(&Unlisted) -> u64| {
+    let list = |hitters: fn(&TopReport) -> &[Hitter], unlisted: fn(&Unlisted) -> u64| {
         merge_lists(heard, hitters, unlisted, requests, most)
     };
     let (addresses, no_address) = list(|r| &r.addresses, |u| u.addresses);
     let (principals, no_principal) = list(|r| &r.principals, |u| u.principals);
     let (user_agents, no_agent) = list(|r| &r.user_agents, |u| u.user_agents);
     let (routes, no_route) = list(|r| &r.routes, |u| u.routes);
-    Report {
+    TopReport {
         seconds: heard.iter().map(|one| one.report.seconds).fold(0.0, f64::max),
         requests,
         refused: sum(|report| report.refused),
@@ -181,7 +181,7 @@ fn merge_unheard(heard: &[Heard], most: usize) -> Vec<Unheard> {
 
 fn merge_lists(
     heard: &[Heard],
-    hitters: fn(&Report) -> &[Hitter],
+    hitters: fn(&TopReport) -> &[Hitter],
     unlisted: fn(&Unlisted) -> u64,
     requests: u64,
     most: usize,

@@ -34,8 +34,8 @@ use crate::hash::{Fingerprint, Seed, Sort};
 use crate::limiter::AddressKey;
 
 pub use activity::{METHODS, OTHER, ROUTES};
-pub use merge::{Heard, MOST_TOLD, Malformed, merge};
-pub use report::{Crawl, GatesHeard, Hitter, LEAST_WALK, Report, TopAnswer, Unheard, Unlisted};
+pub use merge::{Heard, MAX_TOLD, Malformed, merge};
+pub use report::{Crawl, GatesHeard, Hitter, LEAST_WALK, TopAnswer, TopReport, Unheard, Unlisted};
 
 /// The entries of a summary unless told otherwise.
 pub const ENTRIES: usize = 256;

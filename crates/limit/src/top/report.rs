@@ -17,7 +17,7 @@ pub const LEAST_WALK: u64 = 100;
 
 /// Who made the requests of the last one to two windows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Report {
+pub struct TopReport {
     /// Seconds covered.
     pub seconds: f64,
     /// All requests.
@@ -56,7 +56,7 @@ pub struct TopAnswer {
     pub gates: Option<GatesHeard>,
     /// Who makes the requests; none: no gate was heard, which is not the same as no requests.
     #[serde(flatten)]
-    pub report: Option<Report>,
+    pub report: Option<TopReport>,
 }
 
 /// Gates whose reports an answer is made of.
@@ -90,7 +90,7 @@ impl TopAnswer {
     }
 }
 
-/// A peer whose forwarding headers are dropped because it is no trusted proxy.
+/// A peer whose forwarding headers are dropped because it is not a trusted proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Unheard {
     /// Its address, or `unix`.
@@ -99,7 +99,7 @@ pub struct Unheard {
     pub requests: u64,
 }
 
-/// At most so many requests were made by any one that is not in a list.
+/// The most requests that any one that is not listed may have made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Unlisted {
     /// Of the addresses.
@@ -117,9 +117,9 @@ pub struct Unlisted {
 pub struct Hitter {
     /// Its name, without control characters.
     pub name: String,
-    /// At most so many requests.
+    /// Requests, at most.
     pub requests: u64,
-    /// At least so many.
+    /// Requests, at least.
     pub at_least: u64,
     /// `requests` of all requests, 0 to 1.
     pub share: f64,
@@ -134,7 +134,8 @@ pub struct Hitter {
     /// How long ago it was first seen in the windows kept, in milliseconds: an age is the same on
     /// every clock.
     pub first_seen_age_ms: u64,
-    /// The same as Unix milliseconds, by the clock of whoever answers; none: only the age is told.
+    /// The same as Unix milliseconds, by the clock of the server that answers; none: only the age is
+    /// known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_seen_unix_ms: Option<u64>,
 }
@@ -156,7 +157,7 @@ pub struct Crawl {
     pub requests: u64,
     /// Different parameters, about. Of several gates: if none saw what another saw.
     pub distinct: u64,
-    /// At least so many, about: what one gate saw.
+    /// Different parameters, about and at least: what one gate saw.
     pub distinct_at_least: u64,
     /// Requests a second since it was first seen.
     pub per_second: f64,
@@ -186,7 +187,7 @@ impl Top {
     /// The `most` heaviest by each dimension, and at most as many crawls among the callers kept.
     ///
     /// `limits` are those whose plans are offered to a crawl.
-    pub fn report(&self, now: Nanos, most: usize, limits: Option<&Limits>) -> Report {
+    pub fn report(&self, now: Nanos, most: usize, limits: Option<&Limits>) -> TopReport {
         let windows = self.windows(now);
         let start = windows.iter().map(|window| window.start).min().unwrap_or(now);
         let elapsed = now.as_u64().saturating_sub(start.as_u64()) as f64 / 1e9;
@@ -209,7 +210,7 @@ impl Top {
         // than the summaries say.
         let left_out =
             |merged: &[Merged], unseen: u64| merged.get(most).map_or(unseen, |m| m.count);
-        Report {
+        TopReport {
             seconds,
             requests,
             refused: windows.iter().map(|window| window.refused).sum(),

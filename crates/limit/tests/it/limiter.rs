@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use keepgate_limit::{AddressKey, Caller, Limiter, Limits, Nanos, ServiceFacts, Verdict};
+use keepgate_limit::{AddressKey, Caller, LimitVerdict, Limiter, Limits, Nanos, ServiceFacts};
 
 fn limits(text: &str) -> Limits {
     toml::from_str(text).expect("limits.toml reads")
@@ -29,7 +29,7 @@ fn user(id: &str) -> Caller<'_> {
 const NOW: Nanos = Nanos::new(1_000_000_000);
 
 /// How many of `times` requests pass, dropping their permits at once.
-fn passed(times: usize, ask: impl Fn() -> Verdict) -> usize {
+fn passed(times: usize, ask: impl Fn() -> LimitVerdict) -> usize {
     (0..times).filter(|_| ask().is_admitted()).count()
 }
 

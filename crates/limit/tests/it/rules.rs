@@ -143,13 +143,13 @@ fn a_key_that_cannot_resolve_is_refused() {
     check(
         &rule("header:"),
         &expect![
-            "not read: `header:` is no key: one of `address`, `principal`, `api_key`, `header:NAME`"
+            "not read: expected one of `address`, `principal`, `api_key`, `header:NAME`, got `header:`"
         ],
     );
     check(
         &rule("cookie"),
         &expect![
-            "not read: `cookie` is no key: one of `address`, `principal`, `api_key`, `header:NAME`"
+            "not read: expected one of `address`, `principal`, `api_key`, `header:NAME`, got `cookie`"
         ],
     );
     check(&rule("header:x-tenant"), &expect!["accepted"]);
@@ -179,13 +179,13 @@ fn a_rule_without_effect_is_refused() {
     check(
         &rule("rate = \"0/s\""),
         &expect![
-            "not read: `0/s` is a rate of nothing; give at least 1, or refuse the route in a policy"
+            "not read: expected a rate of at least 1, got `0/s`; to refuse a route, use a policy"
         ],
     );
     check(
         &rule("rate = \"10 per second\""),
         &expect![
-            "not read: `10 per second` is no rate: write it as `100/min`, `50/s`, `1000/h`, `5000/day` or `20/10s`"
+            "not read: expected a rate such as `100/min`, `50/s`, `1000/h`, `5000/day` or `20/10s`, got `10 per second`"
         ],
     );
     check(
@@ -197,7 +197,7 @@ fn a_rule_without_effect_is_refused() {
     check(
         &rule("rate = \"1/s\"\ncost = 0"),
         &expect![
-            "rule `r` is refused: a cost of 0 on `every route` would lift the limit without saying so; give at least 1"
+            "rule `r` is refused: a cost of 0 on `every route` would disable the limit; give at least 1"
         ],
     );
     check(
@@ -208,9 +208,7 @@ fn a_rule_without_effect_is_refused() {
     );
     check(
         &rule("rate = \"1/s\"\nmethods = [\"get\"]"),
-        &expect![
-            "rule `r` is refused: `get` is no method: methods are upper-case words such as `GET`"
-        ],
+        &expect!["rule `r` is refused: expected a method in upper case such as `GET`, got `get`"],
     );
     check(
         &rule("rate = \"1/s\"\nroute = \"/order\""),
@@ -221,7 +219,7 @@ fn a_rule_without_effect_is_refused() {
     check(
         &rule("rate = \"1/s\"\nroute = \"/*/x\""),
         &expect![
-            "not read: `/*/x` is no route: it starts with `/`, and `*` stands only at the end, as in `/orders/*`"
+            "not read: expected a route that starts with `/`, with `*` only at the end as in `/orders/*`, got `/*/x`"
         ],
     );
     check(
@@ -239,12 +237,12 @@ fn a_rule_without_effect_is_refused() {
     check(
         &rule("rate = \"1/s\"\nipv6_prefix = 0"),
         &expect![
-            "rule `r` is refused: an `ipv6_prefix` is 1 to 128, not 0; 64 is one household or site"
+            "rule `r` is refused: expected an `ipv6_prefix` from 1 to 128, got 0; 64 is one household or site"
         ],
     );
     check(
         &rule("rate = \"1/s\"\nmemory_mib = 0"),
-        &expect!["rule `r` is refused: `memory_mib` is 1 to 4096, not 0"],
+        &expect!["rule `r` is refused: expected a `memory_mib` from 1 to 4096, got 0"],
     );
     check(
         &rule("rate = \"1/s\"\nshadw = true"),
@@ -255,7 +253,7 @@ fn a_rule_without_effect_is_refused() {
     check(
         "[[rule]]\nname = \"a b\"\nkey = \"address\"\nrate = \"1/s\"",
         &expect![
-            "rule `a b` is refused: a name is 1 to 64 letters, digits, `-`, `_` or `.`; rename it"
+            "rule `a b` is refused: expected a name of 1 to 64 letters, digits, `-`, `_` or `.`; rename it"
         ],
     );
     check(
@@ -267,7 +265,7 @@ fn a_rule_without_effect_is_refused() {
     check(
         "help = \"ask me\"",
         &expect![
-            "rule `help` is refused: `ask me` is no link: `help` is an absolute http or https URL without spaces"
+            "rule `help` is refused: expected an absolute http or https URL without spaces in `help`, got `ask me`"
         ],
     );
     check(
@@ -281,7 +279,7 @@ fn a_rule_without_effect_is_refused() {
     check(
         other,
         &expect![
-            "rule `r` is refused: it stands in the plan `a` and names the plan `b`; remove `plan`"
+            "rule `r` is refused: it is in the plan `a` and names the plan `b`; remove `plan`"
         ],
     );
     let many: String = (0..63)

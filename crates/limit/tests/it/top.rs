@@ -8,7 +8,7 @@ use keepgate_limit::hash::{Fingerprint, Sort};
 use keepgate_limit::top::distinct::Distinct;
 use keepgate_limit::top::space_saving::SpaceSaving;
 use keepgate_limit::top::{
-    Dimension, Heard, MOST_TOLD, Malformed, Observation, Report, Top, merge,
+    Dimension, Heard, MAX_TOLD, Malformed, Observation, Top, TopReport, merge,
 };
 use keepgate_limit::{AddressKey, Limits, Nanos};
 use proptest::prelude::*;
@@ -275,9 +275,9 @@ fn long_names_are_cut_and_counted_whole() {
 }
 
 /// What a gate would send, read back.
-fn sent(report: &Report) -> Heard {
+fn sent(report: &TopReport) -> Heard {
     let text = serde_json::to_string(report).expect("writes");
-    let read: Report = serde_json::from_str(&text).expect("reads back");
+    let read: TopReport = serde_json::from_str(&text).expect("reads back");
     assert_eq!(&read, report);
     read.check().expect("a gate's own report is good");
     Heard { report: read, age_ms: 0 }
@@ -293,7 +293,7 @@ proptest! {
         gates in 1..5_usize,
         workers in 1..3_usize,
         entries in 1..40_usize,
-        told in 1..MOST_TOLD,
+        told in 1..MAX_TOLD,
         length in 1..4_000_usize,
     ) {
         let tops: Vec<Top> = (0..gates).map(|_| top(workers, entries)).collect();
@@ -366,9 +366,9 @@ fn reports_that_no_gate_makes_are_refused() {
         let asked = Observation { principal: Some(("user", "a")), route, ..request(address) };
         top.record(0, &asked);
     }
-    let good = top.report(at(30), MOST_TOLD, None);
+    let good = top.report(at(30), MAX_TOLD, None);
     good.check().expect("good");
-    type Spoil = fn(&mut Report);
+    type Spoil = fn(&mut TopReport);
     let cases: [(Spoil, Malformed); 8] = [
         (
             |r| r.addresses.push(r.addresses[0].clone()),

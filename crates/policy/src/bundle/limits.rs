@@ -1,5 +1,4 @@
-//! `limits.toml`: rules and plans. What is in them is for the `limit` crate; here they are
-//! tables with a name, and their bodies are the tables as JSON.
+//! `limits.toml`: rules and plans. Each table is read as what it is, and kept as it was written.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +8,7 @@ use toml::Spanned;
 
 use super::line::Lines;
 use super::{LIMITS, Reader, toml_text};
-use crate::item::plain_json;
+use crate::limits::Written;
 use crate::model::{Item, ItemBody};
 
 #[derive(Deserialize)]
@@ -37,29 +36,35 @@ pub(super) fn parse(reader: &mut Reader, text: &str) {
     let lines = Lines::of(text);
     for table in file.rule {
         let line = lines.at(table.span().start);
-        match object(table.into_inner()) {
-            Ok(body) if body.get("name").is_some_and(|name| name.is_string() && name != "") => {
-                let body = ItemBody::Limit(Value::Object(body));
+        let rule = object(table.into_inner()).and_then(|body| {
+            if !body.get("name").is_some_and(|name| name.is_string() && name != "") {
+                return Err("expected a `name` (a string) in the rule".to_owned());
+            }
+            Written::read(Value::Object(body)).map_err(|e| e.to_string())
+        });
+        match rule {
+            Ok(rule) => {
+                let body = ItemBody::Limit(Box::new(rule));
                 reader.put(LIMITS, line, Item::new(&reader.service, "", body));
             }
-            Ok(_) => reader.error(LIMITS, Some(line), "a rule needs a `name`, a text"),
             Err(message) => reader.error(LIMITS, Some(line), message),
         }
     }
     for (name, table) in file.plan {
         let line = lines.at(table.span().start);
-        match object(table.into_inner()) {
-            Ok(mut body) if !body.contains_key("name") && !name.is_empty() => {
-                body.insert("name".to_owned(), name.into());
-                let body = ItemBody::Plan(Value::Object(body));
-                reader.put(LIMITS, line, Item::new(&reader.service, "", body));
-            }
-            Ok(_) => {
-                reader.error(
-                    LIMITS,
-                    Some(line),
-                    "a plan's name is that of its table, `[plan.NAME]`",
+        let plan = object(table.into_inner()).and_then(|mut body| {
+            if body.contains_key("name") || name.is_empty() {
+                return Err(
+                    "a plan takes its name from its table, `[plan.NAME]`; remove `name`".to_owned()
                 );
+            }
+            body.insert("name".to_owned(), name.into());
+            Written::read(Value::Object(body)).map_err(|e| e.to_string())
+        });
+        match plan {
+            Ok(plan) => {
+                let body = ItemBody::Plan(Box::new(plan));
+                reader.put(LIMITS, line, Item::new(&reader.service, "", body));
             }
             Err(message) => reader.error(LIMITS, Some(line), message),
         }
@@ -79,7 +84,7 @@ fn json(value: toml::Value) -> Result<Value, String> {
         }
         toml::Value::Boolean(truth) => Value::Bool(truth),
         toml::Value::Datetime(when) => {
-            return Err(format!("`{when}` is no text; put it in quotes"));
+            return Err(format!("expected a string, got `{when}`; put it in quotes"));
         }
         toml::Value::Array(list) => list.into_iter().map(json).collect::<Result<_, _>>()?,
         toml::Value::Table(table) => Value::Object(object(table)?),
@@ -90,14 +95,9 @@ pub(super) fn render(items: &[&Item]) -> Option<String> {
     let mut out = LimitsOut { rule: Vec::new(), plan: BTreeMap::new() };
     for item in items {
         match &item.body {
-            ItemBody::Limit(body) => {
-                let mut body = body.clone();
-                plain_json(&mut body);
-                out.rule.push(body);
-            }
-            ItemBody::Plan(body) => {
-                let mut body = body.clone();
-                plain_json(&mut body);
+            ItemBody::Limit(rule) => out.rule.push(rule.as_json().clone()),
+            ItemBody::Plan(plan) => {
+                let mut body = plan.as_json().clone();
                 if let Value::Object(map) = &mut body {
                     map.remove("name");
                 }

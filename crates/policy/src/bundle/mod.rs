@@ -22,8 +22,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use self::line::Lines;
+use crate::digest::Digest;
 use crate::encoded::Encoded;
-use crate::model::{Item, ItemBody, ItemKey, Kind};
+use crate::model::{Item, ItemBody, ItemKey, Kind, Revision};
 pub(crate) use cedar_files::{MARKER, file_of};
 pub use pack::{Packed, Packer};
 
@@ -31,6 +32,7 @@ use crate::openapi;
 use crate::route::Route;
 use crate::router::Router;
 use crate::service::ServiceSettings;
+use crate::world::{World, WorldError};
 
 /// What the files of a directory say.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,12 +42,12 @@ pub struct Bundle {
     /// Its items, and the roles and memberships it brings to the directory; in key order.
     pub items: Vec<Item>,
     /// Where each item stands.
-    pub places: BTreeMap<ItemKey, Place>,
+    pub places: BTreeMap<ItemKey, FileLine>,
 }
 
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct FileLine {
     /// The file's name.
     pub file: String,
     /// The line, counted from 1.
@@ -113,6 +115,13 @@ pub fn parse(files: &BTreeMap<String, String>) -> Result<Bundle, Vec<BundleError
         }
     }
     Ok(bundle)
+}
+
+impl Bundle {
+    /// The world that has these items and no others, at revision 1: for trying policies out.
+    pub fn world(&self) -> Result<World, WorldError> {
+        World::from_items(Revision(1), Digest::of_all(&self.items), &self.items)
+    }
 }
 
 impl Reader {
@@ -226,8 +235,8 @@ struct Found {
 }
 
 impl Found {
-    fn place(&self) -> Place {
-        Place { file: self.file.to_string(), line: self.line as usize }
+    fn place(&self) -> FileLine {
+        FileLine { file: self.file.to_string(), line: self.line as usize }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use super::{BundleError, ENTITIES, Found, Place, Reader, SERVICE, entities};
+use super::{BundleError, ENTITIES, FileLine, Found, Reader, SERVICE, entities};
 use crate::encoded::Encoded;
 use crate::model::ItemKey;
 
@@ -80,7 +80,7 @@ impl Packed {
     }
 
     /// Where the item of this key stands.
-    pub fn place(&self, key: &ItemKey) -> Option<Place> {
+    pub fn place(&self, key: &ItemKey) -> Option<FileLine> {
         self.at(key).map(Found::place)
     }
 

@@ -88,7 +88,7 @@ pub struct Activity {
     /// One of the services that are followed.
     #[prost(string, tag = "1")]
     pub service: ::prost::alloc::string::String,
-    /// JSON (see keepgate_limit::top::Report), at most 64 KiB. Anything else is dropped.
+    /// JSON (see keepgate_limit::top::TopReport), at most 64 KiB. Anything else is dropped.
     #[prost(bytes = "vec", tag = "2")]
     pub report: ::prost::alloc::vec::Vec<u8>,
 }

@@ -24,11 +24,19 @@ use crate::uid::is_type_name;
 type Json = BTreeMap<String, serde_json::Value>;
 
 impl World {
+    /// The service of this name; of the empty one, the only service that there is.
+    pub(super) fn part_of(&self, service: &str) -> Result<&Part, QueryError> {
+        let services = &self.inner.services;
+        let found = match services.get(service) {
+            None if service.is_empty() && services.len() == 1 => services.values().next(),
+            found => found,
+        };
+        found.map(|part| &**part).ok_or_else(|| QueryError::UnknownService(service.to_owned()))
+    }
+
     /// Decides, exactly as Cedar's authorizer would on the same policies and entities.
     pub fn decide(&self, query: &Query<'_>) -> Result<Decision, QueryError> {
-        let Some(part) = self.inner.services.get(query.service) else {
-            return Err(QueryError::UnknownService(query.service.to_owned()));
-        };
+        let part = self.part_of(query.service)?;
         with_scratch(|scratch| Case::new(&self.inner, part, query, scratch)?.decide())
     }
 
@@ -141,7 +149,7 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn decide(mut self) -> Result<Decision, QueryError> {
-        let mut verdict = Verdict::default();
+        let mut verdict = Tally::default();
         let mut conditional: Vec<&Policy> = Vec::new();
         let question = match &self.part.schema {
             None => None,
@@ -257,13 +265,13 @@ fn side<'a>(graph: Graph<'_>, uid: &Uid, set: &'a mut IdSet) -> Result<Side<'a>,
 
 /// What matched so far.
 #[derive(Default)]
-struct Verdict {
+struct Tally {
     forbids: Vec<PolicyName>,
     permits: Vec<PolicyName>,
     errors: Vec<EvaluationError>,
 }
 
-impl Verdict {
+impl Tally {
     fn matched(&mut self, policy: &Policy) {
         let matched = if policy.forbid { &mut self.forbids } else { &mut self.permits };
         matched.push(policy.name.clone());

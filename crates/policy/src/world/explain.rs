@@ -15,16 +15,16 @@ use crate::decision::{Decision, PolicyName, Query, QueryError};
 use crate::model::Kind;
 
 /// At most this many near misses are given, the nearest first.
-const NEAR_MAX: usize = 10;
+const MAX_NEAR: usize = 10;
 
 /// At most this many of the policies that determined it are given with their texts.
-const DETERMINING_MAX: usize = 100;
+const MAX_DETERMINING: usize = 100;
 
 /// Conditions that are evaluated in search of near misses.
-const CONDITIONS_MAX: usize = 1_000;
+const MAX_CONDITIONS: usize = 1_000;
 
 /// A policy's text is cut off here, in bytes.
-const TEXT_MAX: usize = 16 << 10;
+const MAX_TEXT: usize = 16 << 10;
 
 /// A decision and what led to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,9 +59,7 @@ impl World {
     /// Decides and says why.
     pub fn explain(&self, query: &Query<'_>) -> Result<Explanation, QueryError> {
         let decision = self.decide(query)?;
-        let Some(part) = self.inner.services.get(query.service) else {
-            return Err(QueryError::UnknownService(query.service.to_owned()));
-        };
+        let part = self.part_of(query.service)?;
         let names = &self.inner.names;
         let mut held = Vec::new();
         part.policies.for_each(&mut |stored: &Stored| {
@@ -70,7 +68,7 @@ impl World {
             }
         });
         held.sort_by(|a, b| a.1.name.cmp(&b.1.name));
-        let told = decision.determining.iter().take(DETERMINING_MAX);
+        let told = decision.determining.iter().take(MAX_DETERMINING);
         let determining = told.filter_map(|name| {
             let at = held.binary_search_by(|(_, policy)| policy.name.cmp(name)).ok()?;
             let (stored, policy) = held.get(at)?;
@@ -111,7 +109,7 @@ fn near_misses(
         if policy.forbid {
             continue;
         }
-        if by_condition.len() >= NEAR_MAX {
+        if by_condition.len() >= MAX_NEAR {
             break;
         }
         let misses = [
@@ -121,7 +119,7 @@ fn near_misses(
         ];
         let near = |why| NearMiss { policy: policy_text(names, case.part, stored, policy), why };
         let why = match misses {
-            [false, false, false] if conditions < CONDITIONS_MAX => {
+            [false, false, false] if conditions < MAX_CONDITIONS => {
                 conditions += 1;
                 match case.evaluate(&question, &[policy]).pop() {
                     Some(Ok(false)) => by_condition.push(near("its condition is false".to_owned())),
@@ -133,7 +131,7 @@ fn near_misses(
                 continue;
             }
             // Who asks is the usual reason: a role that is not held.
-            _ if by_scope.len() >= NEAR_MAX => continue,
+            _ if by_scope.len() >= MAX_NEAR => continue,
             [true, false, false] => {
                 let scope = scope_text(names, "principal", policy.principal);
                 format!("`{}` does not match `{scope}`", query.principal)
@@ -150,13 +148,13 @@ fn near_misses(
         };
         by_scope.push(near(cut(why)));
     }
-    Ok(by_condition.into_iter().chain(by_scope).take(NEAR_MAX).collect())
+    Ok(by_condition.into_iter().chain(by_scope).take(MAX_NEAR).collect())
 }
 
 /// A text that is not too long to be read.
 fn cut(mut text: String) -> String {
-    if text.len() > TEXT_MAX {
-        let end = (0..=TEXT_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         text.truncate(end);
         text.push_str(" ..");
     }

@@ -25,9 +25,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use keepgate_limit::rules::{Limits, NamedPlan, Rule};
+
 use self::names::Names;
 use self::part::{Body, Moved, Part};
 use crate::digest::Digest;
+use crate::limits::limits_of;
 use crate::model::{Change, Delta, Item, ItemKey, KeyBody, Kind, Revision, Snapshot};
 use crate::route::Route;
 use crate::service::ServiceSettings;
@@ -299,14 +302,19 @@ impl<'a> ServiceView<'a> {
         }
     }
 
-    /// The bodies of the rate-limit rules in key order; the same pointer as long as none changes.
-    pub fn limits(&self) -> &'a Arc<[serde_json::Value]> {
-        &self.part.limits
+    /// The rate-limit rules in key order; the same pointer as long as none changes.
+    pub fn rules(&self) -> &'a Arc<[Rule]> {
+        &self.part.rules
     }
 
-    /// The bodies of the plans in key order; the same pointer as long as none changes.
-    pub fn plans(&self) -> &'a Arc<[serde_json::Value]> {
+    /// The plans in key order; the same pointer as long as none changes.
+    pub fn plans(&self) -> &'a Arc<[NamedPlan]> {
         &self.part.plans
+    }
+
+    /// The service's limits as a whole.
+    pub fn limits(&self) -> Limits {
+        limits_of(Some(self.settings()), self.rules().iter(), self.plans().iter())
     }
 
     /// How many policies, links and grants decide.

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+use keepgate_limit::rules::{NamedPlan, Rule};
+
 use super::conditions::{
     ActionText, Attributes, Parsed, Ref, Schema, ScopeText, Unreadable, parse,
 };
@@ -51,8 +53,8 @@ pub(super) enum Body {
     Grant(Arc<Policy>),
     Route(Arc<Route>),
     Key(Arc<KeyBody>),
-    Limit(Arc<serde_json::Value>),
-    Plan(Arc<serde_json::Value>),
+    Rule(Arc<Rule>),
+    Plan(Arc<NamedPlan>),
 }
 
 impl Body {
@@ -86,8 +88,8 @@ pub(super) struct Part {
     /// The action groups that the schema brought.
     schema_edges: Arc<[(Id, Id)]>,
     pub(super) routes: Arc<[Route]>,
-    pub(super) limits: Arc<[serde_json::Value]>,
-    pub(super) plans: Arc<[serde_json::Value]>,
+    pub(super) rules: Arc<[Rule]>,
+    pub(super) plans: Arc<[NamedPlan]>,
     /// Which of the three lists above have to be made anew.
     stale: [bool; 3],
 }
@@ -115,7 +117,7 @@ impl Part {
             schema: None,
             schema_edges: Arc::default(),
             routes: Arc::default(),
-            limits: Arc::default(),
+            rules: Arc::default(),
             plans: Arc::default(),
             stale: [false; 3],
         }
@@ -165,8 +167,8 @@ impl Part {
             ItemBody::Grant(grant) => Body::Grant(Arc::new(granted_policy(names, &id, grant)?)),
             ItemBody::Route(route) => Body::Route(Arc::new(Route::clone(route))),
             ItemBody::Key(key) => Body::Key(Arc::new(key.clone())),
-            ItemBody::Limit(value) => Body::Limit(Arc::new(value.clone())),
-            ItemBody::Plan(value) => Body::Plan(Arc::new(value.clone())),
+            ItemBody::Limit(rule) => Body::Rule(Arc::new(Rule::clone(rule))),
+            ItemBody::Plan(plan) => Body::Plan(Arc::new(NamedPlan::clone(plan))),
         };
         let moved = Moved { plus: digest, minus: self.take_stored(names, kind, &id) };
         self.len += usize::from(moved.minus.is_none());
@@ -224,22 +226,26 @@ impl Part {
 
     /// Makes the lists anew whose items changed.
     pub(super) fn refresh(&mut self) {
-        let [routes, limits, plans] = std::mem::take(&mut self.stale);
-        if !(routes || limits || plans) {
+        let [routes, rules, plans] = std::mem::take(&mut self.stale);
+        if !(routes || rules || plans) {
             return;
         }
         let mut held: Vec<&Stored> = Vec::new();
         self.others.for_each(&mut |stored| held.push(stored));
         held.sort_by(|a, b| a.id.cmp(&b.id));
-        let pick = |of: fn(&Body) -> Option<&serde_json::Value>| {
-            held.iter().filter_map(|stored| of(&stored.body)).cloned().collect::<Arc<[_]>>()
-        };
-        if limits {
-            self.limits =
-                pick(|body| if let Body::Limit(limit) = body { Some(limit) } else { None });
+        if rules {
+            let of = |stored: &&Stored| match &stored.body {
+                Body::Rule(rule) => Some(Rule::clone(rule)),
+                _ => None,
+            };
+            self.rules = held.iter().filter_map(of).collect();
         }
         if plans {
-            self.plans = pick(|body| if let Body::Plan(plan) = body { Some(plan) } else { None });
+            let of = |stored: &&Stored| match &stored.body {
+                Body::Plan(plan) => Some(NamedPlan::clone(plan)),
+                _ => None,
+            };
+            self.plans = held.iter().filter_map(of).collect();
         }
         if routes {
             let of = |stored: &&Stored| match &stored.body {
@@ -255,10 +261,10 @@ impl Part {
     }
 
     fn mark_stale(&mut self, kind: Kind) {
-        let [routes, limits, plans] = &mut self.stale;
+        let [routes, rules, plans] = &mut self.stale;
         match kind {
             Kind::Route => *routes = true,
-            Kind::Limit => *limits = true,
+            Kind::Limit => *rules = true,
             Kind::Plan => *plans = true,
             _ => {}
         }

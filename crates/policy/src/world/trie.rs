@@ -2,7 +2,7 @@
 //!
 //! Entries carry their hash; the caller brings hash and equality, so the table can hold ids
 //! whose text lives elsewhere. Inner nodes branch 64 ways on bits below hashbrown's tag bits,
-//! leaves are flat tables of at most [`LEAF_MAX`] entries (more only where hashes are equal).
+//! leaves are flat tables of at most [`MAX_LEAF`] entries (more only where hashes are equal).
 //! It knows nothing of what it holds.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 /// Entries of a leaf before it splits.
-const LEAF_MAX: usize = 512;
+const MAX_LEAF: usize = 512;
 const BITS: u32 = 6;
 const FAN_OUT: usize = 1 << BITS;
 /// The first level's shift: hashbrown tags entries with the top 7 bits and places them by the
@@ -95,7 +95,7 @@ impl<V: Clone> Trie<V> {
         let mut shift = FIRST_SHIFT;
         loop {
             if let Node::Leaf(table) = node
-                && table.len() >= LEAF_MAX
+                && table.len() >= MAX_LEAF
                 && shift >= BITS
             {
                 *node = split(table, shift);

@@ -90,7 +90,7 @@ fn bad_bodies_are_refused_by_name() {
     expect!["`evaluations` is not an array"].assert_eq(&batch(&many(r#""evaluations":null"#)));
     expect!["`options` is not an object"]
         .assert_eq(&batch(&many(r#""evaluations":[{}],"options":7"#)));
-    expect!["`options.evaluations_semantic` is `all`; it is `execute_all`, `deny_on_first_deny` or `permit_on_first_permit`"]
+    expect!["expected `execute_all`, `deny_on_first_deny` or `permit_on_first_permit` in `options.evaluations_semantic`, got `all`"]
         .assert_eq(&batch(&many(r#""evaluations":[{}],"options":{"evaluations_semantic":"all"}"#)));
     expect!["`subject` is not an object"].assert_eq(&batch(r#"{"subject":7,"evaluations":[{}]}"#));
     let items = vec!["{}"; MAX_EVALUATIONS + 1].join(",");
@@ -294,7 +294,7 @@ fn the_certification_fixture_decides_as_it_must() {
 #[test]
 fn items_share_nothing_but_the_defaults() {
     let world = fixture(true);
-    // The same record with other properties, there and back: no item sees its neighbour's.
+    // The same record with other properties, there and back: no item sees its neighbor's.
     let at =
         |status: &str| json!({"resource": with(record("record-1"), json!({"status": status}))});
     let plain = json!({"resource": record("record-1")});

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use expect_test::{Expect, expect};
 use keepgate_policy::bundle::{self, Bundle, is_in_files};
+use keepgate_policy::limits::Written;
 use keepgate_policy::model::{
     EntityBody, GrantBody, LinkBody, MemberBody, PolicyBody, RoleBody, SchemaBody,
 };
@@ -165,9 +166,9 @@ fn errors_name_file_and_line() {
     expect!["service.toml: the file is missing; it needs at least `name = \"..\"`"]
         .assert_eq(&bundle::parse(&Files::new()).unwrap_err()[0].to_string());
     refused(
-        &[("service.toml", "name = \"s\"\n\ncolour = 1")],
+        &[("service.toml", "name = \"s\"\n\ncolor = 1")],
         expect![
-            "service.toml:3: unknown field `colour`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`"
+            "service.toml:3: unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`"
         ],
     );
     refused(
@@ -280,8 +281,8 @@ fn errors_name_file_and_line() {
             "[[rule]]\nkey = \"address\"\n\n[[rule]]\nname = \"a\"\nsince = 2020-01-01\n",
         )],
         expect![[r#"
-            limits.toml:1: a rule needs a `name`, a text
-            limits.toml:4: `2020-01-01` is no text; put it in quotes"#]],
+            limits.toml:1: expected a `name` (a string) in the rule
+            limits.toml:4: expected a string, got `2020-01-01`; put it in quotes"#]],
     );
     refused(
         &[("limits.toml", "headers = \"off\"\n")],
@@ -345,6 +346,23 @@ fn policies_keep_their_comments_and_ids() {
     "#]]
     .assert_eq(&rendered["p q.cedar"]);
     assert_eq!(parsed(&rendered).items, fewer);
+}
+
+/// A rate-limit rule as people write one: defaults spelled out, nulls, any case.
+fn rule() -> impl Strategy<Value = serde_json::Value> {
+    let key = prop::sample::select(&["address", "principal", "api_key", "header:X-Who"][..]);
+    let rate = prop::option::of(prop::sample::select(&["5/min", "1000/s", "1/h"][..]));
+    (word(), key, rate, prop::option::of(any::<u32>()), any::<bool>()).prop_map(
+        |(name, key, rate, burst, shadow)| {
+            let mut rule = json!({"name": name, "key": key, "rate": rate, "burst": burst});
+            if shadow {
+                rule["shadow"] = json!(true);
+                rule["cost"] = json!(1);
+                rule["costs"] = json!([{"route": "/a/*", "methods": ["GET"], "cost": 2}]);
+            }
+            rule
+        },
+    )
 }
 
 fn word() -> impl Strategy<Value = String> {
@@ -431,14 +449,11 @@ fn body() -> impl Strategy<Value = (String, ItemBody)> {
                 }))
             }
         ),
-        (word(), attrs).prop_map(|(name, attrs)| {
-            let mut value = json!(attrs);
-            value["name"] = json!(name);
-            ItemBody::Limit(value)
+        rule().prop_map(|rule| ItemBody::Limit(Box::new(Written::read(rule).unwrap()))),
+        (word(), word(), prop::collection::vec(rule(), 0..3)).prop_map(|(name, about, rules)| {
+            let plan = json!({"name": name, "description": about, "rule": rules});
+            ItemBody::Plan(Box::new(Written::read(plan).unwrap()))
         }),
-        (word(), word()).prop_map(|(name, text)| ItemBody::Plan(
-            json!({"name": name, "rule": [{"a": text}], "gone": null})
-        )),
         word().prop_map(|text| ItemBody::Schema(SchemaBody { text })),
     ];
     (id, body)

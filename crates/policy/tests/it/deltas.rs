@@ -1,5 +1,6 @@
 //! A snapshot and deltas give the world of a fresh snapshot; a delta that fails changes nothing.
 
+use keepgate_policy::limits::Written;
 use keepgate_policy::model::{GrantBody, LinkBody, MemberBody, PolicyBody};
 use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::world::WorldError;
@@ -186,18 +187,23 @@ fn lists_keep_their_pointer_while_nothing_in_them_changes() {
         let route = serde_json::from_value(json!({"method": "GET", "path": path})).unwrap();
         Item::new(SERVICE, "", ItemBody::Route(Box::new(route)))
     };
-    let plan = |n: u32| Item::new(SERVICE, "", ItemBody::Plan(json!({"name": "gold", "n": n})));
-    let world = snapshot(1, vec![service("x"), route("/b"), route("/a"), plan(1)]);
+    let plan = |about: &str| {
+        let plan = Written::read(json!({"name": "gold", "description": about})).unwrap();
+        Item::new(SERVICE, "", ItemBody::Plan(Box::new(plan)))
+    };
+    let world = snapshot(1, vec![service("x"), route("/b"), route("/a"), plan("one")]);
     let view = world.service(SERVICE).unwrap();
     let paths: Vec<_> = view.routes().iter().map(|route| route.path.as_str()).collect();
     assert_eq!(paths, ["/a", "/b"]);
-    let changes = vec![Change::Put(service("y")), Change::Put(plan(2)), Change::Put(route("/a"))];
+    let changes =
+        vec![Change::Put(service("y")), Change::Put(plan("two")), Change::Put(route("/a"))];
     let next = world.apply(&delta(&world, changes, None)).unwrap();
     let after = next.service(SERVICE).unwrap();
     assert_eq!(after.settings().help.as_deref(), Some("y"));
     assert!(std::sync::Arc::ptr_eq(view.routes(), after.routes()));
-    assert_eq!(after.plans()[0]["n"], 2);
-    assert_eq!(view.plans()[0]["n"], 1);
+    assert_eq!(after.plans()[0].description, "two");
+    assert_eq!(view.plans()[0].description, "one");
+    assert_eq!(after.limits().plans["gold"].description, "two");
     let gone = delta(&next, vec![Change::Delete(ItemKey::route(SERVICE, "GET", "/a"))], None);
     let last = next.apply(&gone).unwrap();
     assert_eq!(last.service(SERVICE).unwrap().routes().len(), 1);

@@ -87,7 +87,7 @@ fn a_body_under_anothers_name_is_refused() {
     );
     refused(
         ItemKey::limit("s", "a"),
-        r#"{"name":"b"}"#,
+        r#"{"name":"b","key":"address"}"#,
         expect!["limit `a` of service `s`: the body is that of `b`"],
     );
 }

@@ -110,7 +110,7 @@ fn documents_that_are_not_understood_are_refused() {
     refused(
         "openapi: 3.0.0\npaths: {a: {get: {}}}",
         expect![
-            "an operation is no route | `a` is not a path template: it must start with `/` | line None"
+            "an operation cannot be a route | `a` is not a path template: it must start with `/` | line None"
         ],
     );
     refused(
@@ -140,25 +140,25 @@ fn documents_that_are_not_understood_are_refused() {
     refused(
         "openapi: 3.0.0\npaths:\n  /a:\n    get: {x-keepgate-resource: {type: a, param: b}}",
         expect![
-            "an operation is no route | `GET /a`: the resource's id is the parameter `b`, which the path does not have | line None"
+            "an operation cannot be a route | `GET /a`: the resource's id is the parameter `b`, which the path does not have | line None"
         ],
     );
     refused(
         "openapi: 3.0.0\npaths:\n  /{a}: {get: {}}\n  /{b}: {get: {}}",
         expect![
-            "an operation is no route | `GET /{a}` and `GET /{b}` match the same requests; remove one of them | line None"
+            "an operation cannot be a route | `GET /{a}` and `GET /{b}` match the same requests; remove one of them | line None"
         ],
     );
     refused(
         "openapi: 3.0.0\npaths:\n  /a: {$ref: '#/paths/~1b'}\n  /b: {$ref: '#/paths/~1a'}",
         expect![
-            "`/a` has the reference `#/paths/~1b`: it leads in a circle, or through too many others | - | line None"
+            "`/a` has the reference `#/paths/~1b`: it forms a cycle, or a chain of too many references | - | line None"
         ],
     );
     refused(
         "openapi: 3.0.0\npaths:\n  /a: {$ref: 'other.yaml#/a'}",
         expect![
-            "`/a` has the reference `other.yaml#/a`: it leads out of the document; bundle the document into one file first | - | line None"
+            "`/a` has the reference `other.yaml#/a`: it points outside of the document; bundle the document into one file first | - | line None"
         ],
     );
     refused(
@@ -168,7 +168,7 @@ fn documents_that_are_not_understood_are_refused() {
     refused(
         "openapi: 3.0.0\nx-keepgate-base-path: /api/\npaths: {}",
         expect![
-            "`x-keepgate-base-path` is `/api/`; write it as `/api`, without a slash at the end | - | line None"
+            "expected `x-keepgate-base-path` such as `/api`, without a slash at the end, got `/api/` | - | line None"
         ],
     );
     refused(

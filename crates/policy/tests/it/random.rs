@@ -483,15 +483,11 @@ impl Question {
     }
 
     pub(crate) fn query(&self) -> keepgate_policy::Query<'_> {
-        keepgate_policy::Query {
-            service: SERVICE,
-            principal: &self.principal,
-            action: &self.action,
-            resource: &self.resource,
-            context: &self.context,
-            principal_properties: &self.principal_properties,
-            action_properties: &self.action_properties,
-            resource_properties: &self.resource_properties,
-        }
+        keepgate_policy::Query::new(&self.principal, &self.action, &self.resource)
+            .service(SERVICE)
+            .context(&self.context)
+            .principal_properties(&self.principal_properties)
+            .action_properties(&self.action_properties)
+            .resource_properties(&self.resource_properties)
     }
 }

@@ -289,17 +289,12 @@ fn check(context: Value, resource_properties: Value, expected: Expect) {
     let world = world(items);
     let json = |value: Value| -> Json { serde_json::from_value(value).unwrap() };
     let (context, resource_properties) = (json(context), json(resource_properties));
-    let none = Json::new();
-    let result = world.decide(&Query {
-        service: SERVICE,
-        principal: &user(1),
-        action: &Uid::action("read"),
-        resource: &Uid::new("doc", "d1"),
-        context: &context,
-        principal_properties: &none,
-        action_properties: &none,
-        resource_properties: &resource_properties,
-    });
+    let result = world.decide(
+        &Query::new(&user(1), &Uid::action("read"), &Uid::new("doc", "d1"))
+            .service(SERVICE)
+            .context(&context)
+            .resource_properties(&resource_properties),
+    );
     expected.assert_eq(&match result {
         Ok(decision) => format!("{:?} {:?}", decision.effect, decision.errors),
         Err(error) => error.to_string(),
@@ -347,19 +342,13 @@ fn values_that_do_not_fit_the_schema_are_refused_by_name() {
 #[test]
 fn questions_that_cannot_be_put() {
     let world = world(vec![policy(0)]);
-    let none = Json::new();
     let ask = |service: &str, kind: &str, context: Value| {
         let context: Json = serde_json::from_value(context).unwrap();
-        world.decide(&Query {
-            service,
-            principal: &Uid::new(kind, "u"),
-            action: &Uid::action("read"),
-            resource: &Uid::new("doc", "d"),
-            context: &context,
-            principal_properties: &none,
-            action_properties: &none,
-            resource_properties: &none,
-        })
+        world.decide(
+            &Query::new(&Uid::new(kind, "u"), &Uid::action("read"), &Uid::new("doc", "d"))
+                .service(service)
+                .context(&context),
+        )
     };
     assert_eq!(ask("x", "user", json!({})), Err(QueryError::UnknownService("x".to_owned())));
     for kind in ["", "a b", "if", "user::", "9", "__cedar::x"] {
@@ -380,18 +369,12 @@ fn an_explanation_names_what_decided_and_what_came_near() {
     let world = world(items);
     let explain = |action: &str, principal: Uid, hour: u32| {
         let context = Json::from([("hour".to_owned(), json!(hour))]);
-        let none = Json::new();
         let explanation = world
-            .explain(&Query {
-                service: SERVICE,
-                principal: &principal,
-                action: &Uid::action(action),
-                resource: &Uid::new("doc", "d1"),
-                context: &context,
-                principal_properties: &none,
-                action_properties: &none,
-                resource_properties: &none,
-            })
+            .explain(
+                &Query::new(&principal, &Uid::action(action), &Uid::new("doc", "d1"))
+                    .service(SERVICE)
+                    .context(&context),
+            )
             .unwrap();
         let mut lines = vec![format!("{:?}", explanation.decision.effect)];
         lines.extend(

@@ -101,9 +101,9 @@ fn refused(text: &str, expected: Expect) {
 fn settings_that_cannot_be_meant_are_refused() {
     let jwt = |rest: &str| format!("[[identify.jwt]]\nissuer = \"i\"\naudience = \"a\"\n{rest}");
     refused(
-        "colour = 1",
+        "color = 1",
         expect![
-            "unknown field `colour`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`"
+            "unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`"
         ],
     );
     refused(

@@ -197,7 +197,7 @@ fn membership_leads_in_no_circle() {
             member("role::\"d\"", "role::\"a\""),
         ],
         expect![[r#"
-            member `role::"c" in role::"a"`: membership leads in a circle: role::"a" in role::"b" in role::"c" in role::"a"; remove one step of it
+            member `role::"c" in role::"a"`: membership forms a cycle: role::"a" in role::"b" in role::"c" in role::"a"; remove one step of it
         "#]],
     );
     check(
@@ -206,13 +206,13 @@ fn membership_leads_in_no_circle() {
             entity("s", "role::\"b\"", json!({}), &["role::\"a\""]),
         ],
         expect![[r#"
-            entity `role::"b"` of service `s`: membership leads in a circle: role::"a" in role::"b" in role::"a"; remove one step of it
+            entity `role::"b"` of service `s`: membership forms a cycle: role::"a" in role::"b" in role::"a"; remove one step of it
         "#]],
     );
     check(
         &[member("role::\"a\"", "role::\"a\"")],
         expect![[r#"
-        member `role::"a" in role::"a"`: membership leads in a circle: role::"a" in role::"a"; remove one step of it
+        member `role::"a" in role::"a"`: membership forms a cycle: role::"a" in role::"a"; remove one step of it
     "#]],
     );
     // A diamond is no circle, and a chain as long as this is no reason to overflow.
@@ -244,7 +244,7 @@ fn what_has_no_name_or_no_service_is_refused() {
     );
     let bad = SchemaBody { text: "entity user;\nentity user;".to_owned() };
     expect![[r#"
-        service of service `s`: it is there twice
+        service of service `s`: it occurs twice
         key `abc` of service `s`: `api client` is not an entity type
         key `abc` of service `s`: `sha256` has 64 hexadecimal digits in lower case
         policy `big` of service `s`: it has 1048714 bytes, at most 1048576; divide it

@@ -12,7 +12,7 @@ use crate::netns::Namespace;
 /// Longest interval.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// When to use colour.
+/// When to use color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Color {
     /// On a terminal, unless `NO_COLOR` is set.
@@ -99,7 +99,7 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     /// No such option.
-    #[error("`{option}` is no option of this command (see --help)")]
+    #[error("unknown option `{option}` (see --help)")]
     Unknown {
         /// As written.
         option: String,
@@ -113,7 +113,7 @@ pub enum UsageError {
         shape: &'static str,
     },
     /// A value that does not fit.
-    #[error("`{value}` does not fit {option}: {shape}")]
+    #[error("{option}: expected {shape}, got `{value}`")]
     Value {
         /// The option.
         option: &'static str,
@@ -140,12 +140,12 @@ const VALUES: [(&str, &str); 15] = [
     ("--pid", "a process number"),
     ("--explain", "the text of an error message, or `-`: standard input"),
     ("--rounds", "a number of looks, 1 or more"),
-    ("--interval", "the time between the two looks, such as 2s or 500ms: 0.1s to 1h"),
+    ("--interval", "a time between the two looks from 0.1s to 1h, such as 2s or 500ms"),
     ("--record", "a file to write"),
     ("--from-snapshot", "a file written by --record, or `-`"),
     ("--probe", "a number of ports, 0 to 65536"),
     ("--serve", "ADDR:PORT to listen on"),
-    ("--every", "the time between looks, such as 10s or 1m: 1s to 1h"),
+    ("--every", "a time between looks from 1s to 1h, such as 10s or 1m"),
     ("--root", "a directory with a recorded /proc"),
     ("--color", "auto, always or never"),
     ("--colour", "auto, always or never"),
@@ -267,9 +267,9 @@ pub fn duration(text: &str) -> Option<Duration> {
 pub fn help(program: &str) -> String {
     format!(
         "\
-Says whether this host runs out of ports for outgoing connections, toward where, who does it,
-and what to do. Opens no connection, changes nothing, needs no root (and says what it could not
-see).
+Reports whether this host runs out of ports for outgoing connections: toward which destination,
+through which program, and what to do. It opens no connection, changes nothing and needs no root
+(it reports what it could not see).
 
 usage: {program} [options]
 

@@ -28,14 +28,14 @@ type BucketMetric = (&'static str, &'static str, fn(&BucketReport) -> Option<f64
 const BUCKETS: [BucketMetric; 7] = [
     ("ports_usable", "Ports that exist toward a destination.", |b| Some(f64::from(b.usable))),
     ("ports_used", "Ports taken toward a destination.", |b| Some(f64::from(b.used))),
-    ("ports_remaining_min", "At least so many connections can still be opened.", |b| {
+    ("ports_remaining_min", "Connections that can still be opened, at least.", |b| {
         Some(f64::from(b.remaining.min))
     }),
-    ("ports_remaining_max", "At most so many connections can still be opened.", |b| {
+    ("ports_remaining_max", "Connections that can still be opened, at most.", |b| {
         Some(f64::from(b.remaining.max))
     }),
     ("opens_per_second", "Connections opened per second.", |b| b.opens_per_s),
-    ("sustainable_opens_per_second", "Opens per second that can go on for ever.", |b| {
+    ("sustainable_opens_per_second", "Opens per second that can be sustained.", |b| {
         b.sustainable_per_s
     }),
     (
@@ -66,7 +66,12 @@ pub fn render(reports: &[Report], looks: Looks) -> String {
     let _ = writeln!(out, "keepgate_doctor_looks_total {}", looks.taken);
     head(&mut out, "looks_failed_total", "counter", "Looks that failed.");
     let _ = writeln!(out, "keepgate_doctor_looks_failed_total {}", looks.failed);
-    head(&mut out, "last_look_timestamp_seconds", "gauge", "When the last good look was taken.");
+    head(
+        &mut out,
+        "last_look_timestamp_seconds",
+        "gauge",
+        "When the last successful look was taken.",
+    );
     let _ = writeln!(out, "keepgate_doctor_last_look_timestamp_seconds {}", looks.last_unix_s);
     if reports.is_empty() {
         return out;

@@ -1,7 +1,7 @@
 //! `doctor`: arguments in, a report on standard output and an exit code out.
 //!
 //! `keepgate doctor` and the small static `keepgate-doctor` both call [`run`], so help and
-//! behaviour are the same. The one difference: the small binary resolves no names but those in
+//! behavior are the same. The one difference: the small binary resolves no names but those in
 //! `/etc/hosts`, because a static binary cannot load the system's resolver.
 
 pub mod args;

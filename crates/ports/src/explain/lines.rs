@@ -108,14 +108,14 @@ fn is_errno(bytes: &[u8]) -> bool {
     bytes.eq_ignore_ascii_case(b"[errno ")
 }
 
-/// A line without colours, escapes, a container's log format and JSON around it.
+/// A line without colors, escapes, a container's log format and JSON around it.
 fn plain(line: &str) -> String {
     let mut bounded: String = line.chars().take(MAX_WINDOW).collect();
     if let Some(logged) = of_container(&bounded) {
         bounded = logged;
     }
     if bounded.contains('\u{1b}') {
-        bounded = without_colours(&bounded);
+        bounded = without_colors(&bounded);
     }
     if let Some(message) = json(&bounded) {
         bounded = message;
@@ -148,7 +148,7 @@ fn of_container(line: &str) -> Option<String> {
     cri.then(|| words.next().map(str::to_owned)).flatten()
 }
 
-fn without_colours(text: &str) -> String {
+fn without_colors(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {

@@ -48,7 +48,7 @@ impl Found {
 /// The pieces of a pattern.
 enum Piece<'p> {
     Literal(&'p str),
-    Place(&'p str),
+    Hole(&'p str),
 }
 
 fn pieces(pattern: &str) -> Vec<Piece<'_>> {
@@ -68,7 +68,7 @@ fn pieces(pattern: &str) -> Vec<Piece<'_>> {
                 rest = tail;
             }
             Some((place, tail)) => {
-                pieces.push(Piece::Place(place));
+                pieces.push(Piece::Hole(place));
                 rest = tail;
             }
             None => rest = "",
@@ -140,8 +140,8 @@ impl Search<'_> {
             Piece::Literal(literal) => {
                 after_literal(here, literal).is_some_and(|end| self.matches(rest, at + end, found))
             }
-            Piece::Place(".." | "...") => {
-                let lines = matches!(piece, Piece::Place("..."));
+            Piece::Hole(".." | "...") => {
+                let lines = matches!(piece, Piece::Hole("..."));
                 let ends = here.char_indices().map(|(end, c)| (end, Some(c)));
                 for (end, c) in ends.chain([(here.len(), None)]).take_while(|(e, _)| *e <= MAX_SKIP)
                 {
@@ -154,7 +154,7 @@ impl Search<'_> {
                 }
                 false
             }
-            Piece::Place(place) => {
+            Piece::Hole(place) => {
                 // The longest run first, then shorter ones, as the rest of the pattern needs it.
                 for end in ends(place, here) {
                     self.steps += 1;

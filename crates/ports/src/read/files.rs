@@ -114,7 +114,7 @@ impl Files {
             snapshot.unknown.push(Unknown {
                 what: "the settings of that namespace".to_owned(),
                 why: "they are visible only from inside, which needs CAP_SYS_ADMIN (run as root); \
-                      the kernel's defaults stand in, and decide nothing"
+                      the kernel's defaults are used instead, and nothing is concluded from them"
                     .to_owned(),
             });
         }
@@ -133,8 +133,8 @@ impl Files {
             unknown.push(Unknown {
                 what: format!("the setting {key}"),
                 why: format!(
-                    "/proc/sys/net/ipv4 cannot be read; the kernel's default ({default}) stands in, \
-                     and decides nothing"
+                    "/proc/sys/net/ipv4 cannot be read; the kernel's default ({default}) is used \
+                     instead, and nothing is concluded from it"
                 ),
             });
         };

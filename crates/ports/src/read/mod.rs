@@ -179,8 +179,8 @@ struct Live {
 struct Look {
     table: SocketTable,
     live: Vec<Live>,
-    /// TIME_WAITs recognised by their cookie: bucket -> process -> how many.
-    recognised: HashMap<usize, BTreeMap<u32, u32>>,
+    /// TIME_WAITs recognized by their cookie: bucket -> process -> how many.
+    recognized: HashMap<usize, BTreeMap<u32, u32>>,
     /// Whether idle bound sockets were asked for as well.
     with_bound: bool,
 }
@@ -193,7 +193,7 @@ impl Look {
         with_bound: bool,
     ) -> io::Result<Self> {
         let mut look = Self { with_bound: with_bound && netlink.is_some(), ..Self::default() };
-        let recognise = owners.knows_cookies();
+        let recognize = owners.knows_cookies();
         // They come before connected sockets, which would then only be counted.
         let mut idle: Vec<Socket> = Vec::new();
         let mut each = |socket: &Socket| {
@@ -211,8 +211,8 @@ impl Look {
                     let (port, inode, cookie) = (socket.local.port(), socket.inode, socket.cookie);
                     look.live.push(Live { bucket, port, inode, cookie });
                 }
-            } else if recognise && let Some(pid) = owners.of_cookie(socket.cookie) {
-                *look.recognised.entry(bucket).or_default().entry(pid).or_insert(0) += 1;
+            } else if recognize && let Some(pid) = owners.of_cookie(socket.cookie) {
+                *look.recognized.entry(bucket).or_default().entry(pid).or_insert(0) += 1;
             }
         };
         match netlink {
@@ -508,7 +508,7 @@ fn attribute(
     let holding = holding(snapshot, look);
     wanted.extend(holding.iter().map(|(_, inode)| *inode).filter(|inode| *inode != 0));
     owners.find(&wanted);
-    let mut by_bucket: HashMap<usize, BTreeMap<u32, u32>> = look.recognised.clone();
+    let mut by_bucket: HashMap<usize, BTreeMap<u32, u32>> = look.recognized.clone();
     for live in look.live_of(&snapshot.sockets, &shown) {
         if let Some(pid) = owners.of_inode(live.inode) {
             *by_bucket.entry(live.bucket).or_default().entry(pid).or_insert(0) += 1;

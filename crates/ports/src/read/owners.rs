@@ -3,7 +3,7 @@
 //! Only sockets that are asked for are looked up, and the processes of the namespace in question
 //! come first: a host may have tens of thousands of open files elsewhere. A TIME_WAIT has no owner
 //! any more, but keeps the *cookie* of the socket it was. So the cookies of live sockets are
-//! remembered together with their process, and recognised later.
+//! remembered together with their process, and recognized later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
@@ -229,7 +229,7 @@ impl Owners {
         }
     }
 
-    /// True when there is anything to recognise.
+    /// True when there is anything to recognize.
     pub(crate) fn knows_cookies(&self) -> bool {
         !self.by_cookie.is_empty()
     }

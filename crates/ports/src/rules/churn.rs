@@ -23,7 +23,7 @@ pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
         let mut remedies = more_ports(facts, bucket.key);
         remedies.push(Remedy::then(format!(
             "let {program} reuse its connections to {}; at most {sustainable:.0} new ones a second \
-             can go on for ever",
+             can be sustained",
             bucket.key.destination()
         )));
         out.push(Finding {

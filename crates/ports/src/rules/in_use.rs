@@ -20,7 +20,9 @@ pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
     let mut reserved = snapshot.settings.reserved.clone();
     reserved.insert(port);
     let reserve = Remedy::now(
-        format!("no connection gets port {port} any more; those that have it keep it until closed"),
+        format!(
+            "new connections no longer get port {port}; those that have it keep it until closed"
+        ),
         facts.command(&format!("sysctl -w net.ipv4.ip_local_reserved_ports={reserved}")),
     );
     let listener = snapshot.sockets.bound.iter().find(|bound| bound.local.port() == port);

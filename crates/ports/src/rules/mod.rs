@@ -391,7 +391,7 @@ fn doubts(facts: &Facts<'_>, unknown: &mut Vec<Unknown>) {
                 },
                 Doubt::Idle(n) => Unknown {
                     what: format!("whether up to {n} ports are closed to {name}"),
-                    why: "so many sockets may be bound to a port and idle".to_owned(),
+                    why: "up to that many idle sockets may be bound to a port".to_owned(),
                 },
                 Doubt::OddRange => continue,
             });

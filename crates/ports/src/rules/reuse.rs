@@ -36,7 +36,7 @@ pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
                     )]
                 } else {
                     vec![Remedy::then(format!(
-                        "switch tcp_timestamps on at {}, or at whatever middlebox strips them",
+                        "switch tcp_timestamps on at {}, or at the middlebox that strips them",
                         bucket.key.dst
                     ))]
                 },

@@ -27,7 +27,7 @@ pub(super) fn judge(facts: &Facts<'_>, out: &mut Vec<Finding>) {
         add(
             Severity::Info,
             Cause::TimeWaitChurn,
-            "tcp_timestamps is 0: TIME_WAITs cannot be reused, whatever tcp_tw_reuse says"
+            "tcp_timestamps is 0: TIME_WAITs cannot be reused, with any value of tcp_tw_reuse"
                 .to_owned(),
             vec![Remedy::now(
                 "new connections will have timestamps again",

@@ -27,7 +27,7 @@ pub fn text(plan: &TunePlan) -> String {
         for gain in &plan.gains {
             let _ = writeln!(
                 text,
-                "  {} -> {}: {} to {} ports, {} to {} more connections now, {:.0} to {:.0} a second for ever",
+                "  {} -> {}: {} to {} ports, {} to {} more connections now, {:.0} to {:.0} a second sustained",
                 gain.src,
                 std::net::SocketAddr::new(gain.dst, gain.dport),
                 gain.usable.0,

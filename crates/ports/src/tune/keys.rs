@@ -83,7 +83,7 @@ pub(super) const KEYS: &[Key] = &[
         SECONDS,
         "60",
         Some(
-            "it does not shorten TIME_WAIT, which lasts 60 s whatever it says; it bounds \
+            "it does not shorten TIME_WAIT, which always lasts 60 s; it bounds \
              FIN_WAIT2 of sockets that the program has closed",
         ),
     ),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::keys::{self, Shape};
-use super::outcome::{Exists, Place, is_missing, outcome, parse, places, sets};
+use super::outcome::{Exists, SourceLine, is_missing, outcome, parse, places, sets};
 use super::parse::{Line, Setting, Span, is_blank, visible, words};
 use super::plan::RESERVED_KEY as RESERVED;
 use super::values::{self, Reading, octal, parse_range, reading};
@@ -155,10 +155,10 @@ pub fn lint(sources: &[Source<'_>], exists: Exists<'_>) -> Vec<LintFinding> {
     }
     let places = places(&lines);
     let refused = outcome(&texts, exists).refused;
-    let is_refused = |place: &Place<'_>| refused.contains(&(place.source, place.line));
+    let is_refused = |place: &SourceLine<'_>| refused.contains(&(place.source, place.line));
     // The last line that the kernel takes has the last word on a key.
-    let mut last: BTreeMap<&str, &Place<'_>> = BTreeMap::new();
-    let mut list: Option<&Place<'_>> = None;
+    let mut last: BTreeMap<&str, &SourceLine<'_>> = BTreeMap::new();
+    let mut list: Option<&SourceLine<'_>> = None;
     for place in places.iter().filter(|place| !is_refused(place)) {
         for key in sets(place, &places, &lines) {
             last.insert(key, place);
@@ -178,7 +178,7 @@ pub fn lint(sources: &[Source<'_>], exists: Exists<'_>) -> Vec<LintFinding> {
 }
 
 struct Reporter<'r, 's> {
-    place: &'r Place<'s>,
+    place: &'r SourceLine<'s>,
     findings: &'r mut Vec<LintFinding>,
 }
 
@@ -204,13 +204,14 @@ impl Reporter<'_, '_> {
     }
 
     fn push(&mut self, span: Span, level: Level, code: Code, message: String, help: String) {
-        let Place { source, line, .. } = *self.place;
+        let SourceLine { source, line, .. } = *self.place;
         self.findings.push(LintFinding { source, line, span, level, code, message, help });
     }
 }
 
-const NOT_BLANK: &str = "this line has a byte order mark, or a space that is none (a no-break space, as \
-                         in text copied from a web page): `sysctl -p` takes it for a part of the key";
+const NOT_BLANK: &str = "this line has a byte order mark, or a space that `sysctl` does not know (a \
+                         no-break space, as in text from the web): `sysctl -p` takes it for a part \
+                         of the key";
 const NOT_BLANK_HELP: &str = "type it anew; `--fix` does";
 
 fn garbage(source: usize, line: usize, slashes: bool, span: Span, text: &str) -> LintFinding {
@@ -249,7 +250,7 @@ fn one(report: &mut Reporter<'_, '_>, exists: Exists<'_>, refused: bool) {
         report.key(
             Level::Error,
             Code::AppliedComment,
-            format!("this is no comment: `{key} = {value}` is applied"),
+            format!("this is not a comment: `{key} = {value}` is applied"),
             "begin the line with `#` if it is meant as a comment",
         );
     }
@@ -369,7 +370,7 @@ fn number(report: &mut Reporter<'_, '_>, bad: Level, value: &str, low: i64, high
         let what = if is_number {
             format!("the kernel refuses {value}")
         } else if visible(value) != *value {
-            "the value has a space that is none (a no-break space, as in text copied from a web page)"
+            "the value has a space that `sysctl` does not know (a no-break space, as in web pages)"
                 .to_owned()
         } else {
             format!("`{value}` is not a number")
@@ -391,7 +392,7 @@ fn number(report: &mut Reporter<'_, '_>, bad: Level, value: &str, low: i64, high
         report.value(
             Level::Warning,
             Code::ReadsOtherwise,
-            format!("the kernel takes {read}, which has no meaning of its own"),
+            format!("the kernel accepts {read}, but gives it no meaning"),
             format!("a number from {low} to {high}"),
         );
     }
@@ -483,8 +484,8 @@ fn ports(report: &mut Reporter<'_, '_>, bad: Level, value: &str) {
 fn replaced<'p>(
     report: &mut Reporter<'_, '_>,
     sources: &[Source<'_>],
-    place: &'p Place<'p>,
-    earlier: &mut Option<&'p Place<'p>>,
+    place: &'p SourceLine<'p>,
+    earlier: &mut Option<&'p SourceLine<'p>>,
 ) {
     let Some(list) = (place.setting.key == RESERVED)
         .then_some(())
@@ -503,7 +504,10 @@ fn replaced<'p>(
             report.value(
                 Level::Error,
                 Code::ListReplaced,
-                format!("this replaces the list at {file}:{} and gives {shown} away", before.line),
+                format!(
+                    "this replaces the list at {file}:{} and no longer reserves {shown}",
+                    before.line
+                ),
                 "one list with the ports of both (`--fix` merges them)",
             );
         }
@@ -513,7 +517,7 @@ fn replaced<'p>(
 fn overridden(
     report: &mut Reporter<'_, '_>,
     sources: &[Source<'_>],
-    last: &BTreeMap<&str, &Place<'_>>,
+    last: &BTreeMap<&str, &SourceLine<'_>>,
 ) {
     let place = *report.place;
     // A pattern and a key named in full do not override each other: the name wins by design.
@@ -524,7 +528,7 @@ fn overridden(
     let file = sources.get(winner.source).map_or("", |source| source.name);
     let same = values::same(&place.setting.key, &winner.setting.value, &place.setting.value);
     let (level, what) =
-        if same { (Level::Note, "is said again") } else { (Level::Warning, "has the last word") };
+        if same { (Level::Note, "repeats it") } else { (Level::Warning, "overrides it") };
     report.key(
         level,
         Code::Overridden,
@@ -534,7 +538,7 @@ fn overridden(
 }
 
 /// What only several lines show: the ones that have the last word.
-fn together(last: &BTreeMap<&str, &Place<'_>>, findings: &mut Vec<LintFinding>) {
+fn together(last: &BTreeMap<&str, &SourceLine<'_>>, findings: &mut Vec<LintFinding>) {
     let value = |key: &str| {
         let place = last.get(key)?;
         match reading(key, &place.setting.value) {

@@ -9,7 +9,7 @@ use super::values::{Reading, first_piece, reading};
 
 /// A setting of a file, and where it stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'s> {
+pub(super) struct SourceLine<'s> {
     pub(super) source: usize,
     pub(super) line: usize,
     pub(super) setting: &'s Setting,
@@ -34,12 +34,12 @@ pub(super) fn parse(texts: &[&str]) -> Vec<Vec<Line>> {
     texts.iter().map(|text| text.lines().map(Line::parse).collect()).collect()
 }
 
-pub(super) fn places(lines: &[Vec<Line>]) -> Vec<Place<'_>> {
+pub(super) fn places(lines: &[Vec<Line>]) -> Vec<SourceLine<'_>> {
     let mut places = Vec::new();
     for (source, lines) in lines.iter().enumerate() {
         for (index, line) in lines.iter().enumerate() {
             if let Line::Setting(setting) = line {
-                places.push(Place { source, line: index + 1, setting });
+                places.push(SourceLine { source, line: index + 1, setting });
             }
         }
     }
@@ -48,8 +48,8 @@ pub(super) fn places(lines: &[Vec<Line>]) -> Vec<Place<'_>> {
 
 /// The known keys that a place sets. A pattern leaves alone what another line names in full.
 pub(super) fn sets<'p>(
-    place: &'p Place<'_>,
-    places: &[Place<'_>],
+    place: &'p SourceLine<'_>,
+    places: &[SourceLine<'_>],
     lines: &[Vec<Line>],
 ) -> Vec<&'p str> {
     if !place.setting.is_pattern() {
@@ -153,7 +153,7 @@ pub fn settings_of(text: &str) -> Vec<(usize, Result<KeyValue, String>)> {
             Line::Nothing | Line::Exclusion(_) => continue,
             Line::Garbage { .. } => Err("neither a comment nor `key = value`".to_owned()),
             Line::Setting(setting) if setting.is_pattern() => {
-                Err(format!("`{}` stands for many keys; name them", setting.key))
+                Err(format!("expected one key, got the pattern `{}`; name its keys", setting.key))
             }
             Line::Setting(setting) => Ok((setting.key, setting.value)),
         };

@@ -138,8 +138,8 @@ pub fn path_of_key(key: &str) -> String {
 /// Whether a key fits a pattern of `glob(7)`; a `*` does not go beyond a part's end.
 pub fn fits(pattern: &str, key: &str) -> bool {
     // Bounded: a pattern of many stars would take forever on a long key.
-    const MOST_STARS: usize = 8;
-    if pattern.matches('*').count() > MOST_STARS {
+    const MAX_STARS: usize = 8;
+    if pattern.matches('*').count() > MAX_STARS {
         return false;
     }
     fits_bytes(pattern.as_bytes(), key.as_bytes())

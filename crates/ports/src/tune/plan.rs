@@ -360,7 +360,7 @@ pub fn refusals(snapshot: &HostSnapshot, changes: &[(String, String)]) -> Vec<Re
     }
     if snapshot.sockets.unlisted > 0 {
         let n = snapshot.sockets.unlisted;
-        refuse("", format!("{n} sockets found no room in the picture of this namespace"));
+        refuse("", format!("{n} sockets did not fit into the snapshot of this namespace"));
     }
     let value = |wanted: &str| {
         changes.iter().rev().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str())

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use super::lint::{Level, LintFinding, Source};
 
-/// Renders all findings and a closing line; `colour` for a terminal.
-pub fn render(sources: &[Source<'_>], findings: &[LintFinding], colour: bool) -> String {
+/// Renders all findings and a closing line; `color` for a terminal.
+pub fn render(sources: &[Source<'_>], findings: &[LintFinding], color: bool) -> String {
     let mut text = String::new();
     for finding in findings {
-        one(&mut text, sources, finding, colour);
+        one(&mut text, sources, finding, color);
     }
     let count = |level: Level| findings.iter().filter(|f| f.level == level).count();
     let _ = writeln!(
@@ -21,13 +21,13 @@ pub fn render(sources: &[Source<'_>], findings: &[LintFinding], colour: bool) ->
     text
 }
 
-fn one(text: &mut String, sources: &[Source<'_>], finding: &LintFinding, colour: bool) {
+fn one(text: &mut String, sources: &[Source<'_>], finding: &LintFinding, color: bool) {
     let Some(source) = sources.get(finding.source) else { return };
     let line = source.text.lines().nth(finding.line - 1).unwrap_or("");
     let number = finding.line.to_string();
     let gutter = " ".repeat(number.len());
     let paint = |code: &str, what: &str| {
-        if colour { format!("\x1b[{code}m{what}\x1b[0m") } else { what.to_owned() }
+        if color { format!("\x1b[{code}m{what}\x1b[0m") } else { what.to_owned() }
     };
     let tone = match finding.level {
         Level::Error => "1;31",

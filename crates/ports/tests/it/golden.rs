@@ -1,4 +1,4 @@
-//! Recorded hosts, judged and printed: the text, plain and in colour, held by files.
+//! Recorded hosts, judged and printed: the text, plain and in color, held by files.
 //!
 //! `UPDATE_EXPECT=1 cargo test -p keepgate-ports golden` rewrites them; read what changed.
 
@@ -39,7 +39,7 @@ fn check(name: &str, verdict: Verdict, more: &[&str], plain: ExpectFile, color: 
     }
     let (_, painted, _) = run(&["--color", "always"]);
     color.assert_eq(&painted);
-    assert_eq!(strip(&painted), text, "colour is decoration");
+    assert_eq!(strip(&painted), text, "color is decoration");
 }
 
 fn strip(text: &str) -> String {
@@ -53,13 +53,13 @@ fn strip(text: &str) -> String {
 }
 
 #[test]
-fn the_article() {
+fn the_incident() {
     check(
-        "article",
+        "incident",
         Verdict::Exhausted,
         &[],
-        expect_file!["golden/article.txt"],
-        expect_file!["golden/article.ansi"],
+        expect_file!["golden/incident.txt"],
+        expect_file!["golden/incident.ansi"],
     );
 }
 
@@ -100,7 +100,7 @@ fn a_recorded_host_asked_for_another_destination() {
 #[test]
 fn every_width_is_kept() {
     use keepgate_ports::text::{Style, render};
-    for file in ["article", "close-wait", "localhost"] {
+    for file in ["incident", "close-wait", "localhost"] {
         let path = format!("{}/tests/it/golden/{file}.json", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();
         let snapshot: keepgate_ports::snapshot::HostSnapshot = serde_json::from_str(&text).unwrap();

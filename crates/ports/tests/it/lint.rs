@@ -52,7 +52,7 @@ fn values() {
          vm.swappiness = 1\n",
         &expect![[r#"
             1 error out-of-range: the kernel refuses `1024-65535`
-            2 warning overridden: sysctl.conf:4 has the last word: `50000 65000`
+            2 warning overridden: sysctl.conf:4 overrides it: `50000 65000`
             2 warning no-effect: one number alone sets at most the first port, 40000; the last one stays
             3 error out-of-range: the kernel refuses a reversed range
             4 note no-effect: of an odd number of ports (15001) one is used only by chance

@@ -8,7 +8,7 @@ use keepgate_policy::model::{EntityBody, GrantBody, LinkBody, MemberBody, Policy
 use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::{Encoded, ItemBody, Uid};
 
-use super::super::{Desk, Edit, Plan};
+use super::super::{Desk, Edit, EditPlan};
 use super::*;
 use crate::store::{Retention, SqliteStore};
 
@@ -93,7 +93,8 @@ fn open(dir: &Path) -> Desk {
 }
 
 async fn land(desk: &Desk, changes: Vec<Change>) -> Result<Outcome, Refusal> {
-    let plan: super::super::Planner = Box::new(move |_, _| Ok(Plan { changes, ..Plan::default() }));
+    let plan: super::super::Planner =
+        Box::new(move |_, _| Ok(EditPlan { changes, ..EditPlan::default() }));
     desk.edit(Edit { actor: "t".to_owned(), action: "put", dry_run: false, plan }).await
 }
 
@@ -185,7 +186,7 @@ async fn two_edits_that_do_not_go_together() {
             Change::Put(grant("same")),
             "there is a policy of this id already",
         ),
-        (vec![], member("a", "b"), Change::Put(member("b", "a")), "membership leads in a circle"),
+        (vec![], member("a", "b"), Change::Put(member("b", "a")), "membership forms a cycle"),
         (
             vec![template.clone()],
             Item::new("s", "l", ItemBody::Link(link)),

@@ -25,7 +25,7 @@ use keepgate_policy::Mark;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::Fault;
-use super::{Reading, Store, StoreError, Verdict, Writing};
+use super::{EditVerdict, Reading, Store, StoreError, Writing};
 use high::High;
 use rows::{Plain, Reader, Writer};
 use start::{Inventory, inode};
@@ -363,7 +363,7 @@ impl Store for SqliteStore {
 
     fn write(
         &self,
-        work: &mut dyn FnMut(&mut dyn Writing) -> Result<Verdict, StoreError>,
+        work: &mut dyn FnMut(&mut dyn Writing) -> Result<EditVerdict, StoreError>,
     ) -> Result<(), StoreError> {
         let connection = lock_of(&self.writer);
         connection.execute_batch("BEGIN IMMEDIATE").map_err(failed("beginning to write"))?;
@@ -371,7 +371,7 @@ impl Store for SqliteStore {
         let done = self.there().and_then(|()| work(&mut writer));
         let advanced = writer.advanced;
         match done {
-            Ok(Verdict::Commit) => match connection.execute_batch("COMMIT") {
+            Ok(EditVerdict::Commit) => match connection.execute_batch("COMMIT") {
                 Ok(()) => {
                     // Deleted or replaced meanwhile: then nobody may hear that it is kept.
                     self.there()?;
@@ -389,7 +389,7 @@ impl Store for SqliteStore {
                     }
                 }
             },
-            Ok(Verdict::Rollback) => {
+            Ok(EditVerdict::Rollback) => {
                 roll_back(&connection);
                 Ok(())
             }

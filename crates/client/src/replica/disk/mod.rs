@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use keepgate_observe::chain;
 use keepgate_policy::{Digest, Mark, Snapshot, proto};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 
 use super::age::{Moment, Note, RestartAge};
 use super::received::Received;
@@ -127,6 +128,7 @@ pub(super) fn open(
     owner: Owner,
     shared: &Arc<Shared>,
     restart: RestartAge,
+    ending: &Arc<watch::Sender<()>>,
 ) -> Result<(Option<Disk>, Option<Kept>), StartError> {
     let failed = |source| StartError::DataDir { path: path.to_owned(), source };
     let directory = match files::directory(path) {
@@ -166,6 +168,7 @@ pub(super) fn open(
         shared: shared.clone(),
         failing: false,
         _locks: locks,
+        _ending: Arc::clone(ending),
     };
     std::thread::Builder::new()
         .name("replica-disk".to_owned())
@@ -360,6 +363,8 @@ struct Writer {
     /// The last write failed, and that was said.
     failing: bool,
     _locks: Vec<File>,
+    /// After the locks: see [`super::Replica::close`].
+    _ending: Arc<watch::Sender<()>>,
 }
 
 impl Writer {
@@ -389,7 +394,7 @@ impl Writer {
                         tracing::debug!(%directory, %error, what, "the replica's state still cannot be kept");
                     } else {
                         self.failing = true;
-                        tracing::warn!(%directory, %error, what, "the replica's state cannot be kept; deciding goes on");
+                        tracing::warn!(%directory, %error, what, "the replica's state cannot be kept; decisions continue");
                     }
                 }
             }

@@ -33,7 +33,7 @@ Examples:
 pub(crate) struct Args {
     #[command(subcommand)]
     upkeep: Option<upkeep::Upkeep>,
-    /// Where the store is; made if it is not there
+    /// Directory of the store; created if missing
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
     data: PathBuf,
     /// Where to listen; anything but loopback needs a certificate
@@ -48,8 +48,8 @@ pub(crate) struct Args {
     /// The URL that callers reach it by, for the AuthZEN metadata
     #[arg(long, env = "KEEPGATE_PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
-    /// How long a center that has run before hears gates out before it serves: one that holds a
-    /// newer state shows that the store is an old one
+    /// How long a center that has run before waits for gates before it serves; a gate with a newer
+    /// state shows that the store is outdated
     #[arg(
         long,
         env = "KEEPGATE_WITNESS_WAIT",
@@ -58,7 +58,7 @@ pub(crate) struct Args {
         default_value = "3s"
     )]
     witness_wait: u64,
-    /// Bytes of the largest `apply` that it takes; a million entities have about 170 million
+    /// Largest `apply` in bytes; a million entities take about 170 million
     #[arg(long, env = "KEEPGATE_APPLY_BYTES", value_name = "BYTES", default_value_t = keepgate_center::APPLY_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
     apply_bytes: u64,
     /// Connections that one address may hold at the same time; a quarter of all unless given

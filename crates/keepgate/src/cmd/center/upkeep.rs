@@ -16,7 +16,7 @@ const SHOWN: usize = 50;
 
 /// Where the store is.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Place {
+pub(crate) struct DataArgs {
     /// Where the store is
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
     data: PathBuf,
@@ -28,7 +28,7 @@ pub(crate) struct Place {
 /// What can be done to a store.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Upkeep {
-    /// Write all of a store to one new file, while a center serves it or not
+    /// Write the whole store to one new file; the center may be running
     ///
     /// The file has a checksum and a format of its own: any later release, and any engine, can
     /// restore it. It holds hashes of tokens and keys, and is made with mode 0600.
@@ -36,30 +36,30 @@ pub(crate) enum Upkeep {
         /// The file; it must not exist
         file: PathBuf,
         #[command(flatten)]
-        place: Place,
+        place: DataArgs,
     },
-    /// Put a backup in the place of the store
+    /// Replace the store with a backup
     ///
     /// What becomes permitted again is listed first. The restored store is a new history that
     /// continues above every revision ever told, so gates follow it. The center must be stopped.
     Restore {
         /// The backup
         file: PathBuf,
-        /// Restore although the store that is there can be read and differs
+        /// Restore even if the present store is readable and differs
         #[arg(long)]
         accept_older: bool,
         /// List every difference
         #[arg(long)]
         all: bool,
         #[command(flatten)]
-        place: Place,
+        place: DataArgs,
     },
     /// Make a copied data directory a center of its own
     ///
     /// The copy gets a new history, with the one it was copied from as its ancestor.
     Adopt {
         #[command(flatten)]
-        place: Place,
+        place: DataArgs,
     },
     /// Bring back what a gate's replica still holds
     ///
@@ -69,31 +69,31 @@ pub(crate) enum Upkeep {
         /// The replica's file, taken from the gate's data directory
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
-        /// Do it
+        /// Make the change
         #[arg(long)]
         yes: bool,
         /// List every difference
         #[arg(long)]
         all: bool,
         #[command(flatten)]
-        place: Place,
+        place: DataArgs,
     },
-    /// Go on without what was acknowledged and is lost
+    /// Continue without acknowledged state that is lost
     ///
     /// The store gets a new history, with the old one as its ancestor. What was lost stays lost:
     /// what was revoked in it is permitted again. Where the database itself is gone, the store is empty
     /// and permits nothing, and `admin.token` is new.
     AcceptLoss {
         #[command(flatten)]
-        place: Place,
+        place: DataArgs,
     },
-    /// Move the store to another directory; the old one serves nobody any more
+    /// Move the store to another directory; the old one can no longer be served
     Move {
         /// The new data directory
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
         #[command(flatten)]
-        place: Place,
+        place: DataArgs,
     },
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn run(upkeep: Upkeep) -> anyhow::Result<Exit> {
         }
         Upkeep::Move { to, place } => {
             let moved = upkeep::move_to(&place.data, &to, now)?;
-            done(&moved, "moved", &Place { data: to, json: place.json })
+            done(&moved, "moved", &DataArgs { data: to, json: place.json })
         }
     }
 }
@@ -151,7 +151,7 @@ fn unix_ms() -> anyhow::Result<u64> {
     Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn backup(file: &Path, place: &Place, now: u64) -> anyhow::Result<Exit> {
+fn backup(file: &Path, place: &DataArgs, now: u64) -> anyhow::Result<Exit> {
     let made = upkeep::backup(&place.data, file, now)?;
     let (contents, history) = (made.contents, made.history);
     if place.json {
@@ -206,7 +206,7 @@ fn told(prepared: &Prepared, from: &str, all: bool, paint: Paint) -> String {
     let again: Vec<&Difference> = of(prepared, |effect| effect == Effect::PermitsAgain);
     let rest: Vec<&Difference> = of(prepared, |effect| effect != Effect::PermitsAgain);
     if prepared.before.is_some() {
-        out += &format!("{} things are permitted again or limited no more:\n", again.len());
+        out += &format!("{} items are permitted again or no longer limited:\n", again.len());
         out += &lines(&again, all, |line| paint.bad(line));
         out += &format!("{} other differences:\n", rest.len());
         out += &lines(&rest, all, |line| paint.warn(line));
@@ -230,7 +230,7 @@ fn lines(differences: &[&Difference], all: bool, paint: impl Fn(&str) -> String)
     out
 }
 
-fn done(made: &Succeeded, what: &str, place: &Place) -> anyhow::Result<Exit> {
+fn done(made: &Succeeded, what: &str, place: &DataArgs) -> anyhow::Result<Exit> {
     if place.json {
         style::print_json(&json!({
             "done": what,

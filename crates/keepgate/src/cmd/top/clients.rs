@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Exit> {
     } else if let (true, Some(gates)) = (nobody, gates) {
         style::print(&draw::unheard(&answer.service, gates))?;
     } else {
-        let report = answer.report.as_ref().context("the answer is no report")?;
+        let report = answer.report.as_ref().context("expected a report in the answer")?;
         // Names come from callers, and from gates that a center merely believes.
         report.check().context("the report cannot be shown")?;
         let most = usize::from(args.most);

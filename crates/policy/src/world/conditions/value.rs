@@ -131,10 +131,10 @@ fn escaped(members: &serde_json::Map<String, Json>, escape: &str) -> Result<Valu
     match escape {
         "__entity" => match (text("type"), text("id")) {
             (Some(kind), Some(id)) => entity(kind, id),
-            _ => Err(shape("an object with texts `type` and `id`")),
+            _ => Err(shape("an object with strings `type` and `id`")),
         },
         "__extn" => {
-            let function = text("fn").ok_or_else(|| shape("a text `fn`"))?;
+            let function = text("fn").ok_or_else(|| shape("a string `fn`"))?;
             let arguments = match (inner.get("arg"), inner.get("args")) {
                 (Some(one), None) => vec![one],
                 (None, Some(Json::Array(many))) => many.iter().collect(),
@@ -146,7 +146,7 @@ fn escaped(members: &serde_json::Map<String, Json>, escape: &str) -> Result<Valu
             }
             call(function, &values)
         }
-        _ => Err(ValueProblem::new(format!("`{escape}` is not supported by Cedar any more"))),
+        _ => Err(ValueProblem::new(format!("Cedar no longer supports `{escape}`"))),
     }
 }
 
@@ -183,7 +183,7 @@ mod tests {
             ("18446744073709551615", Request, ": `18446744073709551615` is neither"),
             ("[{\"a\":{\"__entity\":{}}}]", Request, "[0].a: `__entity` is not allowed"),
             ("{\"__extn\":{\"fn\":\"ip\",\"arg\":\"1\"}}", Request, ": `__extn` is not allowed"),
-            ("{\"__expr\":\"1\"}", Operator, ": `__expr` is not supported"),
+            ("{\"__expr\":\"1\"}", Operator, ": Cedar no longer supports"),
             ("{\"__entity\":{\"type\":\"a b\",\"id\":\"\"}}", Operator, ": `a b` is not an entity"),
             ("{\"__entity\":{},\"x\":1}", Operator, ": `__entity` needs to be the only"),
             ("null", Operator, ": null is not"),

@@ -1,7 +1,7 @@
 //! The screen of `keepgate top clients`, for somebody who was just woken up: the verdict, crawls
 //! with the next command, then the heaviest callers.
 
-use keepgate_limit::top::{Crawl, Dimension, GatesHeard, Hitter, Report, Unheard};
+use keepgate_limit::top::{Crawl, Dimension, GatesHeard, Hitter, TopReport, Unheard};
 
 use crate::style::{Paint, Table, count, span};
 use crate::uid::shell_word;
@@ -13,7 +13,7 @@ const NAME: usize = 44;
 pub(super) struct View<'a> {
     pub(super) service: &'a str,
     pub(super) gates: Option<GatesHeard>,
-    pub(super) report: &'a Report,
+    pub(super) report: &'a TopReport,
     pub(super) most: usize,
 }
 
@@ -117,8 +117,8 @@ fn crawl_lines(view: &View<'_>, crawl: &Crawl, paint: Paint) -> String {
     remarks.extend(caller.map(|one| format!("first seen {} ago", span(one.first_seen_age_ms))));
     if crawl.by != Dimension::Principal {
         remarks.push(match principal {
-            Some(name) => format!("it is {name}, wherever it was let in far enough to tell"),
-            None => "it shows no key: find out who it is".to_owned(),
+            Some(name) => format!("its accepted requests came from {name}"),
+            None => "it sends no key: find out who it is".to_owned(),
         });
     }
     if !remarks.is_empty() {
@@ -135,8 +135,10 @@ fn crawl_lines(view: &View<'_>, crawl: &Crawl, paint: Paint) -> String {
         None => {
             let most = roomy(crawl.per_second);
             let plan = format!("up-to-{most}");
-            text +=
-                &format!("       no plan fits {}; if you can bear it:\n", rate(crawl.per_second));
+            text += &format!(
+                "       no plan fits {}; if the service can take it:\n",
+                rate(crawl.per_second)
+            );
             text += &format!(
                 "       keepgate plan set {plan} --service {service} --rate {most}/s\n\
                  \x20      keepgate key create --service {service} --principal {who} --plan {plan}\n"
@@ -190,7 +192,7 @@ fn table(view: &View<'_>) -> Table {
     table
 }
 
-fn row(report: &Report, one: &Hitter) -> Vec<String> {
+fn row(report: &TopReport, one: &Hitter) -> Vec<String> {
     let (least, most) =
         (percent(one.at_least, report.requests), percent(one.requests, report.requests));
     let share =
@@ -280,7 +282,7 @@ mod tests {
     }
 
     fn check(report: Value, gates: Option<GatesHeard>, expected: Expect) {
-        let report: Report = serde_json::from_value(report).unwrap();
+        let report: TopReport = serde_json::from_value(report).unwrap();
         let view = View { service: "orders", gates, report: &report, most: 5 };
         expected.assert_eq(&screen(&view, Paint::plain()));
     }
@@ -329,8 +331,8 @@ mod tests {
             orders  44,100 requests in 74 s, 12 % refused, 1 % not identified
 
             CRAWL  192.0.2.7 walks /orders/{id}: about 20,000 to 41,000 different ids, 93 % of requests (554/s), refused 12 %
-                   first seen 3 min ago; it shows no key: find out who it is
-                   no plan fits 554/s; if you can bear it:
+                   first seen 3 min ago; it sends no key: find out who it is
+                   no plan fits 554/s; if the service can take it:
                    keepgate plan set up-to-670 --service orders --rate 670/s
                    keepgate key create --service orders --principal client::NAME --plan up-to-670
 
@@ -348,8 +350,8 @@ mod tests {
             orders  44,100 requests in 74 s, 12 % refused, 1 % not identified
 
             CRAWL  192.0.2.7 walks /orders/{id}: about 20,000 to 41,000 different ids, 93 % of requests (554/s), refused 12 %
-                   it is client::"it's", wherever it was let in far enough to tell
-                   no plan fits 554/s; if you can bear it:
+                   its accepted requests came from client::"it's"
+                   no plan fits 554/s; if the service can take it:
                    keepgate plan set up-to-670 --service orders --rate 670/s
                    keepgate key create --service orders --principal 'client::"it'\''s"' --plan up-to-670
 

@@ -1,4 +1,4 @@
-//! Draws an [`App`] at 80x24 and above. Colour is decoration: the verdict is a word, the chosen
+//! Draws an [`App`] at 80x24 and above. Color is decoration: the verdict is a word, the chosen
 //! line has a mark, a bar is made of characters.
 
 use keepgate_ports::report::{BucketReport, Cause, Report, Verdict};
@@ -553,13 +553,13 @@ mod tests {
     }
 
     #[test]
-    fn without_colour_there_is_none() {
+    fn without_color_there_is_none() {
         let plain = screen(&recorded(false), 80, 24);
-        let colours = |terminal: &Terminal<TestBackend>| {
+        let colors = |terminal: &Terminal<TestBackend>| {
             terminal.backend().buffer().content.iter().filter(|c| c.fg != Color::Reset).count()
         };
-        assert_eq!(colours(&plain), 0);
-        assert!(colours(&screen(&recorded(true), 80, 24)) > 0);
+        assert_eq!(colors(&plain), 0);
+        assert!(colors(&screen(&recorded(true), 80, 24)) > 0);
     }
 
     #[test]
