@@ -43,12 +43,12 @@
 //!
 //! A known key is charged by one compare-and-swap of its state. A new key takes its set's
 //! insertion lock (one of hundreds of thousands), so that no key can get two slots.
-//! A state of [`BUSY`] marks a slot whose key is being exchanged. Since a slot's state
+//! A state of `BUSY` marks a slot whose key is being exchanged. Since a slot's state
 //! grows strictly with each change, also when its key changes, a swap that succeeds
 //! proves that the slot still belonged to the key: there is no ABA.
-//! A set splits under its lock: each state is taken out by one swap that leaves [`MOVED`] for good,
+//! A set splits under its lock: each state is taken out by one swap that leaves `MOVED` for good,
 //! and only when the next level holds them all does the level say that the set has split.
-//! Whoever meets [`MOVED`] looks the key's set up again.
+//! Whoever meets `MOVED` looks the key's set up again.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -4,7 +4,7 @@
 //! a catch-all route (or `unmatched = "forward"`) takes `/Admin`, a ban on `/admin` does not hold for
 //! it. [`warnings`] finds such places; nothing is refused for them, for not every upstream folds.
 //!
-//! Pure, and bounded: see [`MAX_FOUND`] and [`MAX_PAIRS`].
+//! Pure, and bounded: see `MAX_FOUND` and `MAX_PAIRS`.
 
 use cedar_policy_core::ast::{
     Effect, EntityReference, EntityUID, PrincipalOrResourceConstraint, Template as Policy,

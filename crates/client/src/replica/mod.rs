@@ -8,7 +8,7 @@
 //! digest; whatever does not decode, does not follow or does not add up changes nothing.
 //!
 //! INVARIANT: the *age* never flatters. It counts from when a pulse was queued whose echo came with
-//! a head that the world holds: every edit acknowledged before then is in it ([`age`]). Each world
+//! a head that the world holds: every edit acknowledged before then is in it (`age`). Each world
 //! has its own: that of a world that was replaced stands still, so a request that still holds it
 //! asks [`Pinned::age`] and not [`Replica::age`].
 //!

@@ -1,7 +1,7 @@
 //! Who a caller is, from what it shows.
 //!
 //! [`jwt`] verifies tokens (pure: the time is an argument), [`jwks`] reads key sets (pure),
-//! [`issuers`] keeps them fresh, [`cache`] remembers tokens that were verified, [`key`] checks
+//! `issuers` keeps them fresh, `cache` remembers tokens that were verified, `key` checks
 //! API keys. Which ways a service takes is in its settings (`policy::identify`).
 //!
 //! INVARIANT: a credential that is shown and does not hold is a refusal; it never falls through

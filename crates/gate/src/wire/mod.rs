@@ -1,8 +1,8 @@
 //! What happens to bytes before they are a request: deadlines, framing, the client's address.
 //!
-//! [`head`] and [`chunk`] are pure and read HTTP/1 framing; [`guard`] puts them, and every
+//! `head` and `chunk` are pure and read HTTP/1 framing; `guard` puts them, and every
 //! deadline, between a socket and hyper; [`h2`] sees what hyper hides; [`proxy_protocol`] reads the header a load balancer
-//! sends; [`stream`] is the socket itself, plain or TLS.
+//! sends; `stream` is the socket itself, plain or TLS.
 
 pub(crate) mod chunk;
 pub(crate) mod guard;

@@ -134,7 +134,7 @@ pub(crate) struct Traffic {
     /// Directory with the key and secret files of services; without it, no such file is read
     #[arg(long, env = "KEEPGATE_SECRETS", value_name = "DIR")]
     pub(crate) secrets: Option<PathBuf>,
-    /// Origins (https://host[:port]) from which key sets may be fetched; may be repeated. Plain
+    /// Origins (https://host:port) from which key sets may be fetched; may be repeated. Plain
     /// HTTP and this host must be named. Default: HTTPS from any other host; in `up`, any origin
     #[arg(long, env = "KEEPGATE_JWKS_ALLOW", value_name = "ORIGIN", value_delimiter = ',')]
     pub(crate) jwks_allow: Vec<Origin>,

@@ -1,8 +1,8 @@
 //! What an error message means: which call, which errno, which destination, and which check
 //! decides what it really was.
 //!
-//! Pure text matching: a table of shapes ([`shapes`]), one or more for each program, and for what
-//! none of them fits a careful look at the failing line ([`scan`]). It never fails; what it does
+//! Pure text matching: a table of shapes (`shapes`), one or more for each program, and for what
+//! none of them fits a careful look at the failing line (`scan`). It never fails; what it does
 //! not know it says.
 //!
 //! INVARIANT: a destination is that of the failing call, or none. A wrong one would be asked about

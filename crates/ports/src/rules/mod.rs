@@ -1,6 +1,6 @@
 //! The judgement: a [`HostSnapshot`] in, a [`Report`] out. One file per finding, all pure.
 //!
-//! Each rule looks at the [`Facts`] (the snapshot, and the budgets the model computed from it)
+//! Each rule looks at the `Facts` (the snapshot, and the budgets the model computed from it)
 //! and says nothing, or one or more findings. Rules do not see each other; the order of the list
 //! does not matter, because findings are sorted by severity. No rule knows a clock, a file or a
 //! terminal.
