@@ -28,8 +28,9 @@ const FEW_IDLE: u32 = 100;
 const PROBE_UNUSED: u32 = 2048;
 /// Up to so many ports in doubt are all probed (about 4 to 7 us each).
 const PROBE_ALL: u32 = 4096;
-/// Of more, so many are probed first, chosen at random.
-const SAMPLE: usize = 1024;
+/// Of more, so many are probed first, chosen at random; the larger sample only where some answer
+/// still depends on how many of the others are bound.
+const SAMPLES: [u32; 2] = [256, 1024];
 /// Where none of n sampled ports is bound, at most this divided by n of all are: -ln(0.001), for a
 /// certainty of 99.9 %.
 const CERTAINTY: f64 = 6.908;
@@ -221,44 +222,56 @@ impl Prober {
         if doubtful.len() <= PROBE_ALL {
             left += self.probe(snapshot, doubtful)?;
         } else {
-            let sample = self.sample(doubtful);
-            let mut rest = doubtful.clone();
-            rest.subtract(&sample);
-            let unseen = self.probe(snapshot, &sample)?;
-            let mut found = snapshot.evidence.bound.clone();
-            found.intersect_with(&sample);
-            if unseen > 0 || !found.is_empty() {
-                left += unseen + self.probe(snapshot, &rest)?;
-            } else {
-                let most = f64::from(rest.len()) * CERTAINTY / f64::from(sample.len().max(1));
-                snapshot.evidence.bound_at_most = Some(most.ceil() as u32);
-                let mut needed = PortSet::new();
-                let model = Model::new(snapshot);
-                for key in buckets_in_question(snapshot, &model) {
-                    needed.union_with(&model.doubtful_ports(key));
-                }
-                needed.intersect_with(&rest);
-                left += self.probe(snapshot, &needed)?;
-                needed.intersect_with(&snapshot.evidence.bound);
-                if !needed.is_empty() {
-                    // The sample missed them: it does not speak for the others.
-                    snapshot.evidence.bound_at_most = None;
-                    rest.subtract(&snapshot.evidence.bound);
-                    rest.subtract(&snapshot.evidence.free);
-                    left += self.probe(snapshot, &rest)?;
-                }
-            }
+            left += self.by_sample(snapshot, doubtful)?;
         }
         snapshot.evidence.probe_us +=
             u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(left)
     }
 
-    /// [`SAMPLE`] ports of a set, chosen at random.
-    fn sample(&mut self, set: &PortSet) -> PortSet {
+    /// Probes a sample of these ports, and the others as far as an answer depends on them. Returns
+    /// how many were left out because a bound was reached.
+    fn by_sample(&mut self, snapshot: &mut HostSnapshot, doubtful: &PortSet) -> io::Result<u32> {
+        let (mut sampled, mut rest) = (PortSet::new(), doubtful.clone());
+        for size in SAMPLES {
+            let more = self.sample(&rest, size.saturating_sub(sampled.len()));
+            rest.subtract(&more);
+            sampled.union_with(&more);
+            let unseen = self.probe(snapshot, &more)?;
+            let mut found = snapshot.evidence.bound.clone();
+            found.intersect_with(&sampled);
+            if unseen > 0 || !found.is_empty() {
+                return Ok(unseen + self.probe(snapshot, &rest)?);
+            }
+            let most = f64::from(rest.len()) * CERTAINTY / f64::from(sampled.len().max(1));
+            snapshot.evidence.bound_at_most = Some(most.ceil() as u32);
+            if buckets_in_question(snapshot, &Model::new(snapshot)).is_empty() {
+                return Ok(0);
+            }
+        }
+        let mut needed = PortSet::new();
+        let model = Model::new(snapshot);
+        for key in buckets_in_question(snapshot, &model) {
+            needed.union_with(&model.doubtful_ports(key));
+        }
+        needed.intersect_with(&rest);
+        let mut left = self.probe(snapshot, &needed)?;
+        needed.intersect_with(&snapshot.evidence.bound);
+        if !needed.is_empty() {
+            // The sample missed them: it does not speak for the others.
+            snapshot.evidence.bound_at_most = None;
+            rest.subtract(&snapshot.evidence.bound);
+            rest.subtract(&snapshot.evidence.free);
+            left += self.probe(snapshot, &rest)?;
+        }
+        Ok(left)
+    }
+
+    /// About so many ports of a set, chosen at random.
+    fn sample(&mut self, set: &PortSet, size: u32) -> PortSet {
         let ports: Vec<u16> = set.iter().collect();
         let mut sample = PortSet::new();
-        for _ in 0..SAMPLE {
+        for _ in 0..size {
             // SplitMix64: what matters is that nobody arranges their ports by it.
             self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut word = self.random;

@@ -276,25 +276,21 @@ pub(crate) fn churn(world: &World, listener: &TcpListener, most: usize) {
         clients
     });
     for client in clients {
-        drop(client);
-        let (mut server, _) = listener.accept().unwrap();
-        let mut byte = [0u8; 1];
-        assert_eq!(std::io::Read::read(&mut server, &mut byte).unwrap(), 0);
+        let (server, _) = listener.accept().unwrap();
+        close_client_first(Pair { client, server });
     }
 }
 
-/// Closes connections so that the client is left with a TIME_WAIT each, and does not wait for it.
-pub(crate) fn close_client_first(pairs: Vec<Pair>) {
-    let mut servers = Vec::new();
-    for pair in pairs {
-        drop(pair.client);
-        servers.push(pair.server);
-    }
+/// Closes a connection so that the client is left with a TIME_WAIT.
+fn close_client_first(pair: Pair) {
+    let Pair { mut client, mut server } = pair;
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut byte = [0u8; 1];
     // The client's FIN must arrive first, or both sides close at once.
-    for mut server in servers {
-        let mut byte = [0u8; 1];
-        assert_eq!(std::io::Read::read(&mut server, &mut byte).unwrap(), 0);
-    }
+    assert_eq!(std::io::Read::read(&mut server, &mut byte).unwrap(), 0);
+    drop(server);
+    // And its socket must see the other's: a busy host may drop one that nobody owns any more.
+    assert_eq!(std::io::Read::read(&mut client, &mut byte).unwrap(), 0);
 }
 
 /// Closes connections so that the client is left with a TIME_WAIT each.
@@ -304,6 +300,6 @@ pub(crate) fn close_into_time_wait(world: &World, pairs: Vec<Pair>) {
         .look_with(ReadOptions { interval: None, owners: false, ..ReadOptions::default() })
         .sockets
         .in_state(TcpState::TimeWait);
-    close_client_first(pairs);
+    pairs.into_iter().for_each(close_client_first);
     world.wait_for(TcpState::TimeWait, now + wanted);
 }
