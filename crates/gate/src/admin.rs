@@ -174,7 +174,7 @@ impl View {
             }
             // As after the first snapshot, or a reboot without a center: every answer is 503.
             Peek::New(dated) if dated.currency.age().is_none() => {
-                "how old the replica is is not known until the center is heard\n"
+                "it is not known how old the replica is; the center was not heard yet\n"
             }
             Peek::New(_) => return text(StatusCode::OK, "ready\n".to_owned()),
             _ => "there is no replica yet\n",

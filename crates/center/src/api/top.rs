@@ -32,9 +32,11 @@ fn answer(app: &App, service: &str) -> TopAnswer {
         oldest_ms: heard.iter().map(|one| one.age_ms).max(),
         following: app.followers.of(service) as u64,
     };
-    let head = app.desk.head();
-    let limits = head.world.service(service).map(|view| view.limits()).unwrap_or_default();
-    let report = (!heard.is_empty()).then(|| merge(&heard, MAX_TOLD, Some(&limits)));
+    let report = (!heard.is_empty()).then(|| {
+        let head = app.desk.head();
+        let limits = head.world.service(service).map(|view| view.limits()).unwrap_or_default();
+        merge(&heard, MAX_TOLD, Some(&limits))
+    });
     let (service, now_unix_ms) = (service.to_owned(), keepgate_observe::unix_ms());
     TopAnswer { service, now_unix_ms, gates: Some(gates), report }.dated()
 }

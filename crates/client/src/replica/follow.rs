@@ -40,7 +40,6 @@ const MAX_ANCESTORS: usize = 1024;
 pub(super) struct Follower {
     pub(super) shared: Arc<Shared>,
     pub(super) center: Center,
-    pub(super) services: Vec<String>,
     pub(super) name: String,
     pub(super) disk: Option<Disk>,
     pub(super) data_dir: Option<PathBuf>,
@@ -330,7 +329,7 @@ impl Follower {
             None => &**published,
         };
         let mut hello = proto::Hello {
-            services: self.services.clone(),
+            services: self.shared.services.clone(),
             follower: self.name.clone(),
             // Also where a snapshot is asked for: a follower is a witness of what it was told.
             mark: held.mark.map(|mark| mark.to_proto()),

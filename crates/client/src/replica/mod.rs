@@ -327,7 +327,6 @@ impl Replica {
         let follower = follow::Follower {
             shared: shared.clone(),
             center,
-            services: config.services,
             name,
             disk,
             data_dir: config.data_dir,

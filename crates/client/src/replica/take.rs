@@ -253,7 +253,7 @@ impl Follower {
             self.shared.standing.store(Arc::new(standing));
         }
         // The directory is part of every decision.
-        let all = taking.beyond.contains_key("") || self.services.len() == 1;
+        let all = taking.beyond.contains_key("") || self.shared.services.len() == 1;
         if all {
             self.note_held_back(taking.beyond.len());
         }
