@@ -137,10 +137,16 @@ impl Accepting {
 }
 
 /// A place among the connections, held until the connection has ended, also as a tunnel.
+///
+/// INVARIANT: the place is free before the metrics count one connection less (fields are dropped
+/// in their order), so that whoever saw the number fall finds a place.
 pub(crate) struct CallerPlace {
     place: keepgate_serve::Place,
-    worker: Arc<Worker>,
+    counted: Counted,
 }
+
+/// A connection in the metrics of its worker.
+struct Counted(Arc<Worker>);
 
 impl CallerPlace {
     /// None: the connection is closed.
@@ -148,7 +154,7 @@ impl CallerPlace {
         let common = &worker.common;
         let place = common.places.take(remote.map(|addr| addr.ip()), common.now_ms()).ok()?;
         worker.metrics.open.rise();
-        Some(CallerPlace { place, worker: Arc::clone(worker) })
+        Some(CallerPlace { place, counted: Counted(Arc::clone(worker)) })
     }
 
     pub(crate) fn seat(&self) -> &Arc<Seat> {
@@ -159,9 +165,14 @@ impl CallerPlace {
 impl Drop for CallerPlace {
     fn drop(&mut self) {
         if self.seat().is_told() {
-            self.worker.cut(Cut::Places, &HeaderValue::from_static("none"));
+            self.counted.0.cut(Cut::Places, &HeaderValue::from_static("none"));
         }
-        self.worker.metrics.open.fall();
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.open.fall();
     }
 }
 

@@ -81,8 +81,13 @@ async fn an_address_has_a_quarter_of_all_places() {
     })
     .await;
     let mut all = Vec::new();
-    for _ in 0..12 {
+    for n in 1..=12 {
         all.push(connect_from("127.0.0.2", gate.addr).await);
+        // Two workers accept: only one that was seen by one of them is older than the next.
+        eventually("it is accepted", async || {
+            gate.metric("keepgate_gate_connections_accepted_total").await == f64::from(n)
+        })
+        .await;
         if all.len() > 4 {
             // The oldest made room. Its place is free when its end has been counted.
             is_closed(all.remove(0)).await;
