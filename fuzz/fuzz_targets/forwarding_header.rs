@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use keepgate_gate::forwarding::{Syntax, caller};
+use keepgate_gate::message::forwarding::{Syntax, caller};
 use libfuzzer_sys::fuzz_target;
 
 /// 10.0.0.0/8.

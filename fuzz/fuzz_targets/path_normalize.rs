@@ -1,7 +1,7 @@
 //! Paths: one form, found once, that means what the path meant.
 #![no_main]
 
-use keepgate_gate::path::{Mode, PathRules, normal};
+use keepgate_gate::message::path::{Mode, PathRules, normal};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|path: &str| {

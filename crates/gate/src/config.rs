@@ -227,7 +227,7 @@ impl Default for GateConfig {
             restart_age: RestartAge::default(),
             workers: 0,
             trusted_proxies: Peers::default(),
-            forwarding_header: crate::headers::X_FORWARDED_FOR,
+            forwarding_header: crate::message::headers::X_FORWARDED_FOR,
             proxy_senders: Peers::default(),
             trust_everybody: false,
             keep_encoded_slash: false,

@@ -2,7 +2,21 @@
 //!
 //! A [`Gate`] stands before one upstream and lets a request through when the policies of its
 //! service permit it. The life of a request is the list in `phase`. Permissions come from a
-//! [`DecisionSource`], by habit the replica of a center; decisions are made in process.
+//! [`DecisionSource`], by default the replica of a center; decisions are made in process.
+//!
+//! Each wing sees only those above it in this list:
+//!
+//! ```text
+//! identify  who a caller is, from what it shows
+//! exchange  what a connection and its exchanges tell each other; what is cut short
+//! message   headers, paths, bodies, and the gate's own answers
+//! config    what a gate is told when it starts
+//! service   one version of the service, compiled: routes, limits, ways to identify
+//! observe   what operators see
+//! wire      bytes before they are a request
+//! phase     the life of a request
+//! serve     the gate: listeners, connections, workers, background tasks
+//! ```
 //!
 //! It deliberately does not know: how permissions get here (`keepgate_client`), what they mean
 //! (`keepgate_policy`), how connections are opened and kept (`keepgate_client::{dial, pool}`),
@@ -18,37 +32,20 @@
 //!   permissions change.
 //! - No lock or counter on a request's way is contended between workers, but for the upstream
 //!   pool's, a shard of the limits' stores and, of a request with a body, the list of uploads.
+//! - No module reaches another in a circle (`cargo xtask tidy`).
 
-mod admin;
-mod body;
 pub mod config;
-mod conn;
-mod cut;
-mod dropped;
-pub mod forwarding;
-mod gate;
-mod headers;
+mod exchange;
 pub mod identify;
-mod limits;
-mod listen;
-mod methods;
-mod metrics;
-mod ongoing;
-pub mod path;
+pub mod message;
+mod observe;
 mod phase;
-pub mod problem;
-mod report;
-mod request_id;
-mod revoke;
-pub mod source;
-mod table;
-mod tunnel;
-mod uploads;
+mod serve;
+pub mod service;
 pub mod wire;
-mod worker;
 
 pub use config::{Bounds, GateConfig, Listen, Peers, UpstreamHost};
-pub use gate::{Gate, RunError, StartError};
 pub use keepgate_serve::TlsFiles;
-pub use listen::ListenError;
-pub use source::{DecisionSource, FixedSource};
+pub use serve::gate::{Gate, RunError, StartError};
+pub use serve::listen::ListenError;
+pub use service::source::{DecisionSource, FixedSource};

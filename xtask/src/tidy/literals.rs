@@ -17,6 +17,21 @@ pub(super) fn literals(source: &str) -> Vec<(usize, &str)> {
     found
 }
 
+/// The words and marks of a source's code, with `::` as one; without comments, literals and unit tests.
+pub(super) fn tokens(source: &str) -> Vec<&str> {
+    let mut rest = source.split("\n#[cfg(test)]\nmod ").next().unwrap_or(source);
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let (length, literal) = token(rest);
+        let length = if rest.starts_with("::") { 2 } else { length };
+        let (token, after) = rest.split_at_checked(length).unwrap_or((rest, ""));
+        let is_code = literal.is_none() && !token.starts_with("//");
+        found.extend((is_code && !token.trim().is_empty()).then_some(token));
+        rest = after;
+    }
+    found
+}
+
 /// The length of a source's first token, and what is in it if it is a string literal.
 fn token(source: &str) -> (usize, Option<&str>) {
     let word = source.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(source.len());

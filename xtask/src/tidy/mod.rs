@@ -1,10 +1,11 @@
 //! What a reviewer would otherwise have to look for: directions between crates, licenses and
-//! versions, folder names, module docs, links and named tests in the documents, plain words.
+//! versions, folder names, module docs, circles of modules, links and named tests in the documents, plain words.
 //!
 //! Each check returns sentences that name the culprit; none changes anything.
 
 mod documents;
 mod literals;
+mod modules;
 mod packages;
 mod prose;
 mod sources;
@@ -30,6 +31,7 @@ pub fn run(root: &Path) -> anyhow::Result<Vec<String>> {
     problems.extend(packages::lints(&metadata)?);
     problems.extend(packages::deny(root, &metadata)?);
     problems.extend(sources::check(root, &files)?);
+    problems.extend(modules::check(root, &files)?);
     problems.extend(documents::check(root, &files)?);
     problems.extend(prose::check(root, &files)?);
     Ok(problems)

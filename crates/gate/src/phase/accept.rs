@@ -7,27 +7,49 @@
 use std::net::IpAddr;
 
 use http::{Method, Version};
+use hyper::body::{Body as _, Incoming};
 
-use super::revision::Wanted;
-use super::{Exchange, PhaseVerdict};
-use crate::forwarding;
-use crate::headers;
-use crate::problem::{Kind, Problem};
+use super::stage::{Accepted, Arrived, Ended, Refused};
+use super::wanted::Wanted;
+use crate::message::forwarding;
+use crate::message::headers::{self, Asked};
+use crate::message::problem::{Kind, Problem};
+use crate::observe::phase::Phase;
 use crate::wire::h2::FRAGMENT;
 
-pub(crate) fn run(x: &mut Exchange) -> PhaseVerdict {
-    match judge(x) {
-        Ok(()) => PhaseVerdict::Continue,
-        Err(problem) => problem.into(),
+pub(crate) fn run(arrived: Arrived, body: &Incoming) -> Result<Accepted, Box<Refused>> {
+    let Judged { host, asked, websocket, min_revision } = match judge(&arrived, body) {
+        Ok(judged) => judged,
+        Err(problem) => return Err(refused(problem, arrived, None)),
+    };
+    match find_caller(&arrived) {
+        Ok(Caller { client, trusted }) => {
+            let paid = None;
+            Ok(Accepted { arrived, host, client, trusted, asked, websocket, min_revision, paid })
+        }
+        Err(problem) => {
+            let client = arrived.peer.address();
+            Err(refused(problem, arrived, client))
+        }
     }
 }
 
-fn judge(x: &mut Exchange) -> Result<(), Problem> {
-    let bounds = &x.worker.settings.bounds;
-    let parts = &x.parts;
+fn refused(problem: Problem, arrived: Arrived, client: Option<IpAddr>) -> Box<Refused> {
+    Refused::new(Phase::Accept, problem, Ended::Arrived(arrived, client))
+}
+
+/// What the head says.
+struct Judged {
+    host: Box<str>,
+    asked: Asked,
+    websocket: bool,
+    min_revision: Option<Wanted>,
+}
+
+fn judge(arrived: &Arrived, body: &Incoming) -> Result<Judged, Problem> {
+    let bounds = &arrived.worker.common.settings.bounds;
+    let parts = &arrived.parts;
     let is_h2 = parts.version == Version::HTTP_2;
-    // First: also what is refused here is refused in the caller's words.
-    x.grpc = is_h2 && headers::is_grpc(&parts.headers);
     // What follows a CONNECT need not be HTTP.
     if parts.method == Method::CONNECT {
         return Err(not_implemented("CONNECT is not served here").close());
@@ -47,19 +69,17 @@ fn judge(x: &mut Exchange) -> Result<(), Problem> {
         return Err(Problem::new(Kind::BadRequest, "the target's scheme is not http or https"));
     }
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    x.host = headers::check_host(&parts.headers, authority, is_h2)?;
-    x.asked = headers::check_connection(&parts.headers)?;
-    x.websocket = !is_h2
+    let host = headers::check_host(&parts.headers, authority, is_h2)?;
+    let asked = headers::check_connection(&parts.headers)?;
+    let websocket = !is_h2
         && parts.method == Method::GET
         && parts.version == Version::HTTP_11
-        && headers::is_websocket(&parts.headers, x.asked);
-    let declared = x.body.as_ref().and_then(|body| hyper::body::Body::size_hint(body).exact());
-    if declared.is_some_and(|bytes| bytes > bounds.body_bytes) {
+        && headers::is_websocket(&parts.headers, asked);
+    if body.size_hint().exact().is_some_and(|bytes| bytes > bounds.body_bytes) {
         let detail = "the request body is over the gate's bound";
         return Err(Problem::new(Kind::BodyTooLarge, detail).close());
     }
-    x.min_revision = min_revision(x)?;
-    find_caller(x)
+    Ok(Judged { host, asked, websocket, min_revision: min_revision(arrived)? })
 }
 
 /// TRACE never, and nothing that an upstream might read as another method: some take `delete` for
@@ -79,30 +99,35 @@ fn not_implemented(detail: &'static str) -> Problem {
     Problem::new(Kind::NotImplemented, detail)
 }
 
-/// The caller's address: the peer's, or what a trusted proxy says.
-fn find_caller(x: &mut Exchange) -> Result<(), Problem> {
-    let settings = &x.worker.settings;
-    let proxies = &settings.trusted_proxies;
-    let peer: Option<IpAddr> = x.peer.client.map(|addr| addr.ip().to_canonical());
-    x.trusted = !x.peer.is_unnamed && proxies.contains(peer);
-    x.client = peer;
-    if x.trusted {
-        let lines = x.parts.headers.get_all(&settings.forwarding_header);
-        let lines = lines.iter().map(http::HeaderValue::as_bytes);
-        let syntax = forwarding::Syntax::of(&settings.forwarding_header);
-        let named = forwarding::caller(lines, syntax, |ip| proxies.contains(Some(ip)));
-        match named {
-            Ok(named) => x.client = named.or(peer),
-            Err(error) => return Err(Problem::new(Kind::BadRequest, error.to_string())),
-        }
-    } else if headers::names_a_caller(&x.parts.headers, &settings.forwarding_header) {
-        x.worker.forwarding_was_dropped(peer);
-    }
-    Ok(())
+/// From whom the request comes.
+struct Caller {
+    client: Option<IpAddr>,
+    trusted: bool,
 }
 
-fn min_revision(x: &Exchange) -> Result<Option<Wanted>, Problem> {
-    let Some(value) = x.parts.headers.get(headers::KEEPGATE_MIN_REVISION) else {
+/// The caller's address: the peer's, or what a trusted proxy says.
+fn find_caller(arrived: &Arrived) -> Result<Caller, Problem> {
+    let settings = &arrived.worker.common.settings;
+    let proxies = &settings.trusted_proxies;
+    let peer = arrived.peer.address();
+    let trusted = !arrived.peer.is_unnamed && proxies.contains(peer);
+    if trusted {
+        let lines = arrived.parts.headers.get_all(&settings.forwarding_header);
+        let lines = lines.iter().map(http::HeaderValue::as_bytes);
+        let syntax = forwarding::Syntax::of(&settings.forwarding_header);
+        return match forwarding::caller(lines, syntax, |ip| proxies.contains(Some(ip))) {
+            Ok(named) => Ok(Caller { client: named.or(peer), trusted }),
+            Err(error) => Err(Problem::new(Kind::BadRequest, error.to_string())),
+        };
+    }
+    if headers::names_a_caller(&arrived.parts.headers, &settings.forwarding_header) {
+        arrived.worker.forwarding_was_dropped(peer);
+    }
+    Ok(Caller { client: peer, trusted })
+}
+
+fn min_revision(arrived: &Arrived) -> Result<Option<Wanted>, Problem> {
+    let Some(value) = arrived.parts.headers.get(headers::KEEPGATE_MIN_REVISION) else {
         return Ok(None);
     };
     match value.to_str().ok().and_then(Wanted::parse) {

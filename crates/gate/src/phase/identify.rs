@@ -3,38 +3,48 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use keepgate_observe::unix_s;
 use keepgate_policy::Uid;
 
-use super::{Exchange, PhaseVerdict};
+use super::stage::{Ended, Found, Identified, Identity, Refused, Routed, ShownKey};
+use super::worker::Worker;
 use crate::identify::cache::{self, Known};
 use crate::identify::jwt::{JwtError, Unverified, Verified};
 use crate::identify::key;
-use crate::problem::{Kind, Problem};
-use crate::table::{Issuer, Ways};
+use crate::message::problem::{Kind, Problem};
+use crate::observe::phase::Phase;
+use crate::service::table::{Issuer, Ways};
 
 /// The longest id that a trusted header may carry.
 const MAX_ID: usize = 256;
 
-pub(crate) async fn run(x: &mut Exchange) -> PhaseVerdict {
-    let Some(ways) = x.routed.as_ref().map(|routed| Arc::clone(&routed.service.ways)) else {
-        return Problem::new(Kind::NoIdentity, "").into();
-    };
-    match identify(x, &ways).await {
-        Ok(()) => PhaseVerdict::Continue,
-        Err(problem) => problem.into(),
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold its argument twice")]
+pub(crate) fn run(
+    mut routed: Routed,
+) -> impl Future<Output = Result<Identified, Box<Refused>>> + Send {
+    async move {
+        match identity(&mut routed).await {
+            Ok(identity) => Ok(routed.identified(identity)),
+            Err(problem) => Err(Refused::new(Phase::Identify, problem, Ended::Routed(routed))),
+        }
     }
 }
 
-async fn identify(x: &mut Exchange, ways: &Ways) -> Result<(), Problem> {
-    let belief = disbelieve(x, ways);
-    by_any_way(x, ways, belief).await?;
+/// Who it is. Credentials that are between the caller and the gate are taken out of its headers.
+pub(super) async fn identity(routed: &mut Routed) -> Result<Identity, Problem> {
+    let ways = Arc::clone(&routed.found.service.ways);
+    let belief = disbelieve(routed, &ways);
+    let identity = by_any_way(routed, &ways, belief).await?;
     // The key is between the caller and the gate, also where something else identified it.
     if let Some(header) = ways.api_key.as_ref().filter(|header| **header != AUTHORIZATION) {
-        x.parts.headers.remove(header);
+        fields(routed).remove(header);
     }
-    Ok(())
+    Ok(identity)
+}
+
+fn fields(routed: &mut Routed) -> &mut HeaderMap {
+    &mut routed.accepted.arrived.parts.headers
 }
 
 /// Whether the trusted header can be read.
@@ -48,53 +58,55 @@ enum Belief {
 
 /// Takes the trusted header away from whoever is not trusted with it, whatever else is shown:
 /// the upstream may believe it too.
-fn disbelieve(x: &mut Exchange, ways: &Ways) -> Belief {
+fn disbelieve(routed: &mut Routed, ways: &Ways) -> Belief {
     let Some(way) = &ways.trusted else { return Belief::Readable };
     if way.is_refused {
-        let was_there = x.parts.headers.remove(&way.header).is_some();
+        let was_there = fields(routed).remove(&way.header).is_some();
         return if was_there { Belief::Refused } else { Belief::Readable };
     }
     // Behind a sender of PROXY protocol headers this is the source that it named.
-    let peer = x.peer.client.filter(|_| !x.peer.is_unnamed);
+    let peer = &routed.accepted.arrived.peer;
+    let peer = peer.address().filter(|_| !peer.is_unnamed);
     let believes = |ip| way.peers.iter().any(|range| range.contains(ip));
-    if !peer.is_some_and(|addr| believes(addr.ip().to_canonical())) {
-        x.parts.headers.remove(&way.header);
+    if !peer.is_some_and(believes) {
+        fields(routed).remove(&way.header);
     }
     Belief::Readable
 }
 
-async fn by_any_way(x: &mut Exchange, ways: &Ways, belief: Belief) -> Result<(), Problem> {
+async fn by_any_way(routed: &mut Routed, ways: &Ways, belief: Belief) -> Result<Identity, Problem> {
     let mut is_other = false;
-    match bearer(x, ways)? {
-        Shown::Token(token) => return by_token(x, ways, &token).await,
-        Shown::Key(key) => return by_key(x, ways, AUTHORIZATION, &key),
+    match bearer(fields(routed), ways)? {
+        Shown::Token(token) => {
+            return by_token(&routed.accepted.arrived.worker, ways, &token).await;
+        }
+        Shown::Key(key) => return by_key(routed, ways, AUTHORIZATION, &key),
         Shown::Other => is_other = true,
         Shown::Nothing => {}
     }
     if let Some(header) = &ways.api_key
-        && let Some(value) = only(x, header, ways)?
+        && let Some(value) = only(fields(routed), header, ways)?
     {
         let key = value.to_owned();
-        return by_key(x, ways, header.clone(), &key);
+        return by_key(routed, ways, header.clone(), &key);
     }
     if belief == Belief::Refused {
         // Nobody is told that a name does not hold because of how the gate was started.
         let detail = "the gate does not accept the identity header from every address";
         return Err(Problem::new(Kind::NoIdentity, detail));
     }
-    if by_trusted_header(x, ways)? {
-        return Ok(());
+    if let Some(identity) = by_trusted_header(fields(routed), ways)? {
+        return Ok(identity);
     }
     // It hid nothing, and alone it is no way to be nobody.
     if is_other {
         return Err(refused(ways, "the service takes no credential of this kind"));
     }
-    if x.routed.as_ref().is_some_and(|routed| routed.anonymous) {
+    if routed.found.anonymous {
         let principal = Arc::clone(&ways.anonymous);
-        x.principal_header = header_of(&principal);
-        x.principal = Some(principal);
-        x.is_anonymous = true;
-        return Ok(());
+        let header = header_of(&principal);
+        let (key, until_unix_s) = (None, None);
+        return Ok(Identity { principal, header, is_anonymous: true, key, until_unix_s });
     }
     Err(Problem::new(Kind::Unauthenticated, "no credentials were shown")
         .header(WWW_AUTHENTICATE, ways.challenge.clone()))
@@ -112,9 +124,9 @@ enum Shown {
 
 /// Where the service takes no tokens, what is shown is the upstream's business. Nothing that the
 /// service does not take hides what it does.
-fn bearer(x: &Exchange, ways: &Ways) -> Result<Shown, Problem> {
+fn bearer(fields: &HeaderMap, ways: &Ways) -> Result<Shown, Problem> {
     let mut found = Shown::Nothing;
-    for value in x.parts.headers.get_all(AUTHORIZATION) {
+    for value in fields.get_all(AUTHORIZATION) {
         let shown = match value.to_str() {
             Ok(text) => credential(text, ways),
             Err(_) if is_bearer(value.as_bytes()) && !ways.issuers.is_empty() => {
@@ -153,8 +165,12 @@ fn credential(value: &str, ways: &Ways) -> Shown {
 }
 
 /// The one value of a header that a credential is in.
-fn only<'x>(x: &'x Exchange, header: &HeaderName, ways: &Ways) -> Result<Option<&'x str>, Problem> {
-    let mut values = x.parts.headers.get_all(header).iter();
+fn only<'f>(
+    fields: &'f HeaderMap,
+    header: &HeaderName,
+    ways: &Ways,
+) -> Result<Option<&'f str>, Problem> {
+    let mut values = fields.get_all(header).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(refused(ways, "more than one credential was shown"));
@@ -165,19 +181,18 @@ fn only<'x>(x: &'x Exchange, header: &HeaderName, ways: &Ways) -> Result<Option<
     }
 }
 
-async fn by_token(x: &mut Exchange, ways: &Ways, token: &str) -> Result<(), Problem> {
+async fn by_token(worker: &Worker, ways: &Ways, token: &str) -> Result<Identity, Problem> {
     let name = cache::name(token);
-    let mut state = x.worker.issuers.state();
+    let mut state = worker.common.tables.issuers.state();
     let now = unix_s();
-    if let Some(known) = x.worker.known_token(state, &name, now) {
-        x.worker.metrics.token_cached.add(1);
-        x.until_unix_s = Some(known.until_unix_s);
-        return set(x, ways, known.principal, Some(known.header));
+    if let Some(known) = worker.known_token(state, &name, now) {
+        worker.metrics.token_cached.add(1);
+        let until = Some(known.until_unix_s);
+        return somebody(ways, known.principal, Some(known.header), None, until);
     }
     let unverified = Unverified::parse(token).map_err(|e| jwt_refused(ways, e))?;
-    let (issuer, verified) = verify(x, ways, &unverified, now, &mut state).await?;
-    x.worker.metrics.token_verified.add(1);
-    x.until_unix_s = Some(verified.until_unix_s);
+    let (issuer, verified) = verify(worker, ways, &unverified, now, &mut state).await?;
+    worker.metrics.token_verified.add(1);
     let principal = Arc::new(Uid::new(&issuer.settings.principal_type, verified.id));
     let header = header_of(&principal);
     if let Some(header) = &header {
@@ -187,15 +202,15 @@ async fn by_token(x: &mut Exchange, ways: &Ways, token: &str) -> Result<(), Prob
             from_unix_s: verified.from_unix_s,
             until_unix_s: verified.until_unix_s,
         };
-        x.worker.keep_token(state, name, known);
+        worker.keep_token(state, name, known);
     }
-    set(x, ways, principal, header)
+    somebody(ways, principal, header, None, Some(verified.until_unix_s))
 }
 
 /// Verifies with each issuer of that name; waits for keys where they are missing. `state` is
 /// then the one of the keys that were used.
 async fn verify<'w>(
-    x: &Exchange,
+    worker: &Worker,
     ways: &'w Ways,
     token: &Unverified<'_>,
     now: u64,
@@ -206,9 +221,9 @@ async fn verify<'w>(
         let mut verdict =
             issuer.keys.current().map(|keys| token.verify(&issuer.settings, &keys, now));
         if matches!(verdict, None | Some(Err(JwtError::UnknownKey))) {
-            let refresh = x.worker.issuers.refresh();
+            let refresh = worker.common.tables.issuers.refresh();
             if issuer.keys.renewed(refresh).await || verdict.is_none() {
-                *state = x.worker.issuers.state();
+                *state = worker.common.tables.issuers.state();
                 let keys = issuer.keys.current();
                 verdict = keys.map(|keys| token.verify(&issuer.settings, &keys, now));
             }
@@ -225,55 +240,53 @@ async fn verify<'w>(
     Err(jwt_refused(ways, last))
 }
 
-fn by_key(x: &mut Exchange, ways: &Ways, header: HeaderName, shown: &str) -> Result<(), Problem> {
-    let unknown = || refused(ways, "the API key is not known");
+fn by_key(
+    routed: &mut Routed,
+    ways: &Ways,
+    header: HeaderName,
+    shown: &str,
+) -> Result<Identity, Problem> {
+    let Routed { accepted, found: Found { table, .. }, .. } = routed;
     let prefix = key::prefix(shown).map_err(|e| refused(ways, e.to_string()))?;
-    let table = x.table.as_ref().ok_or_else(unknown)?;
-    let view = table.world.service(&x.worker.settings.service).ok_or_else(unknown)?;
-    let body = view.key(prefix).ok_or_else(unknown)?;
+    let body = table
+        .key(&accepted.arrived.worker.common.tables.service, prefix)
+        .ok_or_else(|| refused(ways, "the API key is not known"))?;
     key::check(shown, body, unix_s()).map_err(|e| refused(ways, e.to_string()))?;
     let principal = Arc::new(body.principal.clone());
-    let plan = body.plan.clone();
-    let until = body.expires_unix_s;
-    let prefix = prefix.to_owned();
     let value = header_of(&principal);
-    x.plan = plan;
-    x.until_unix_s = until;
-    x.api_key = Some(prefix);
     // The key is between the caller and the gate.
-    x.parts.headers.remove(header);
-    set(x, ways, principal, value)
+    accepted.arrived.parts.headers.remove(header);
+    let key = ShownKey { prefix: prefix.to_owned(), plan: body.plan.clone() };
+    somebody(ways, principal, value, Some(key), body.expires_unix_s)
 }
 
-/// Whether a trusted header says who it is; it is there only if its sender is believed.
-fn by_trusted_header(x: &mut Exchange, ways: &Ways) -> Result<bool, Problem> {
-    let Some(way) = &ways.trusted else { return Ok(false) };
-    let mut values = x.parts.headers.get_all(&way.header).iter();
-    let Some(value) = values.next() else { return Ok(false) };
+/// Whom a trusted header says it is, if it is there: it is only if its sender is believed.
+fn by_trusted_header(fields: &HeaderMap, ways: &Ways) -> Result<Option<Identity>, Problem> {
+    let Some(way) = &ways.trusted else { return Ok(None) };
+    let mut values = fields.get_all(&way.header).iter();
+    let Some(value) = values.next() else { return Ok(None) };
     let id = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
     if values.next().is_some() || id.is_empty() || id.len() > MAX_ID {
         return Err(refused(ways, "the identity header is malformed"));
     }
     let principal = Arc::new(Uid::new(&way.principal_type, id));
     let value = header_of(&principal);
-    set(x, ways, principal, value)?;
-    Ok(true)
+    somebody(ways, principal, value, None, None).map(Some)
 }
 
 /// Whoever shows a credential is somebody: nobody's name is not taken from one, else `sub:
 /// "anonymous"` would be what the policies say of callers without any.
-fn set(
-    x: &mut Exchange,
+fn somebody(
     ways: &Ways,
     principal: Arc<Uid>,
     header: Option<HeaderValue>,
-) -> Result<(), Problem> {
+    key: Option<ShownKey>,
+    until_unix_s: Option<u64>,
+) -> Result<Identity, Problem> {
     if principal == ways.anonymous {
         return Err(refused(ways, "the credential names the principal of anonymous callers"));
     }
-    x.principal = Some(principal);
-    x.principal_header = header;
-    Ok(())
+    Ok(Identity { principal, header, is_anonymous: false, key, until_unix_s })
 }
 
 /// A principal in Cedar syntax, as a header's value; its escapes leave no control character.

@@ -1,52 +1,69 @@
 //! What happened, for those who were not there: metrics, heavy hitters and the decision log; and
 //! for the caller, what is left of its limits.
 
-use http::header::USER_AGENT;
 use http::{HeaderMap, Response};
 use keepgate_limit::rules::Dialect;
 use keepgate_limit::top::Observation;
 
-use super::{Exchange, Routed, limit_address};
-use crate::body::GateBody;
-use crate::problem::Problem;
+use super::forward::{Forwarded, Upgrade};
+use super::refusal;
+use super::stage::{Arrived, Facts, Found, Refused};
+use crate::message::answer;
+use crate::message::body::GateBody;
+use crate::observe::phase::Phase;
+
+/// The answer to a caller, and what is to be carried after it where both sides switch protocols.
+pub(crate) type Answered = (Response<GateBody>, Option<Box<Upgrade>>);
 
 /// Counts the outcome, logs it at debug, and makes the answer.
-pub(crate) fn run(
-    x: &mut Exchange,
-    outcome: Result<Response<GateBody>, Box<Problem>>,
-) -> Response<GateBody> {
-    let (mut response, kind, refused) = match outcome {
-        Ok(response) => {
-            x.worker.metrics.forwarded(response.status());
-            (response, "forwarded", false)
+pub(crate) fn run(outcome: Result<Forwarded, Box<Refused>>) -> Answered {
+    match outcome {
+        Ok(Forwarded { mut sent, mut response, upgrade }) => {
+            let facts = sent.facts();
+            facts.arrived.worker.metrics.forwarded(response.status());
+            tell(&facts, &mut response, Phase::Forward, "forwarded", false);
+            let permits = sent.take_permits();
+            (response.map(|body| body.keeping(permits)), upgrade)
         }
-        Err(problem) => {
+        Err(refused) => {
+            let Refused { phase, problem, mut ended } = *refused;
+            let facts = ended.facts();
+            let Arrived { worker, request_id, grpc, .. } = facts.arrived;
             let kind = problem.kind;
-            x.worker.metrics.answered(x.phase, kind);
-            let refused = kind.status().is_client_error();
-            let response = if x.grpc {
-                problem.into_grpc(&x.request_id)
+            worker.metrics.answered(phase, kind);
+            let mut response = if *grpc {
+                answer::grpc(problem, request_id)
             } else {
-                problem.into_response(&x.request_id)
+                answer::response(problem, request_id)
             };
-            (response, kind.suffix(), refused)
+            let is_refusal = kind.status().is_client_error();
+            tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+            let permits = ended.take_permits();
+            (response.map(|body| body.keeping(permits)), None)
         }
-    };
-    tell_limits(x, response.headers_mut());
-    observe(x, refused);
-    if tracing::enabled!(target: "keepgate::decision", tracing::Level::DEBUG) {
-        log(x, &response, kind);
     }
-    let permits = x.take_permits();
-    response.map(|body| body.keeping(permits))
+}
+
+fn tell(
+    facts: &Facts<'_>,
+    response: &mut Response<GateBody>,
+    phase: Phase,
+    outcome: &str,
+    refused: bool,
+) {
+    tell_limits(facts, response.headers_mut());
+    observe(facts, refused);
+    if tracing::enabled!(target: "keepgate::decision", tracing::Level::DEBUG) {
+        log(facts, response, phase, outcome);
+    }
 }
 
 /// What is left of its limits. The upstream may have limits of its own: the fields of draft 11 are
 /// lists, to which the gate's are added; where both speak `x-ratelimit`, the upstream's stay.
-fn tell_limits(x: &Exchange, headers: &mut HeaderMap) {
-    let Some(service) = &x.service else { return };
+fn tell_limits(facts: &Facts<'_>, headers: &mut HeaderMap) {
+    let Some(service) = facts.service else { return };
     let is_list = service.limits.limiter.headers() == Dialect::Draft11;
-    for (name, value) in x.limited.fields(service) {
+    for (name, value) in refusal::fields(service, &facts.said()) {
         if is_list || !headers.contains_key(&name) {
             headers.append(name, value);
         }
@@ -54,38 +71,39 @@ fn tell_limits(x: &Exchange, headers: &mut HeaderMap) {
 }
 
 /// Heavy hitters. A walk through a route shows in its paths, where it has parameters.
-fn observe(x: &Exchange, refused: bool) {
-    let route = x.routed.as_ref().and_then(Routed::template);
-    let limiting = &x.worker.common.limiting;
-    let user_agent = x.user_agent.as_ref().or_else(|| x.parts.headers.get(USER_AGENT));
+fn observe(facts: &Facts<'_>, refused: bool) {
+    let Arrived { worker, parts, .. } = facts.arrived;
+    let route = facts.found.and_then(Found::template);
+    let limiting = &worker.common.tables.limiting;
     let observation = Observation {
-        address: limit_address::address(x),
-        principal: x.known_principal(),
-        user_agent: user_agent.and_then(|value| value.to_str().ok()),
-        method: x.parts.method.as_str(),
+        address: facts.address(),
+        principal: facts.identity.and_then(|identity| identity.known()),
+        user_agent: facts.user_agent.and_then(|value| value.to_str().ok()),
+        method: parts.method.as_str(),
         route,
-        path: route.filter(|route| route.contains('{')).map(|_| x.parts.uri.path()),
+        path: route.filter(|route| route.contains('{')).map(|_| parts.uri.path()),
         refused,
         now: limiting.now(),
     };
-    limiting.top.record(x.worker.number, &observation);
+    limiting.top.record(worker.number, &observation);
 }
 
 /// One line a request: who, what, how it ended. No header, query or body.
-fn log(x: &Exchange, response: &Response<GateBody>, outcome: &str) {
+fn log(facts: &Facts<'_>, response: &Response<GateBody>, phase: Phase, outcome: &str) {
     let text = |value: Option<String>| value.unwrap_or_default();
+    let found = facts.found;
     tracing::debug!(
         target: "keepgate::decision",
-        request_id = x.request_id.to_str().unwrap_or_default(),
+        request_id = facts.arrived.request_id.to_str().unwrap_or_default(),
         outcome,
-        phase = x.phase.name(),
+        phase = phase.name(),
         status = response.status().as_u16(),
-        client = text(x.client.map(|ip| ip.to_string())),
-        principal = text(x.principal.as_ref().map(|p| p.to_string())),
-        route = x.routed.as_ref().and_then(Routed::template).unwrap_or_default(),
-        action = text(x.routed.as_ref().map(|r| r.action.to_string())),
-        resource = text(x.routed.as_ref().map(|r| r.resource.to_string())),
-        revision = x.table.as_ref().map_or(0, |table| table.version.0.0),
-        took_us = u64::try_from(x.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        client = text(facts.client.map(|ip| ip.to_string())),
+        principal = text(facts.identity.map(|identity| identity.principal.to_string())),
+        route = found.and_then(Found::template).unwrap_or_default(),
+        action = text(found.map(|found| found.action.to_string())),
+        resource = text(found.map(|found| found.resource.to_string())),
+        revision = found.map_or(0, |found| found.table.version.0.0),
+        took_us = u64::try_from(facts.arrived.started.elapsed().as_micros()).unwrap_or(u64::MAX),
     );
 }

@@ -1,108 +1,136 @@
 //! Read your writes: a request that asks for a revision (`Keepgate-Min-Revision`) waits for it.
 //!
 //! The wait comes after the limits, and not everybody may wait: so many at once, and for a revision
-//! that the center may come to soon. After it the request begins anew with the state that has come:
-//! a route, a key or a member may be part of what it waited for. It is not charged twice.
+//! that the center may come to soon. After it the request begins anew, as it was accepted, with the
+//! state that has come: a route, a key or a member may be part of what it waited for. It is not
+//! charged twice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{HeaderMap, Uri};
-use keepgate_policy::{HistoryId, Revision, Uid};
 
-use super::decide::no_decision;
-use super::{Exchange, PhaseVerdict};
-use crate::problem::Problem;
-use crate::worker::Worker;
+use super::stage::{Accepted, Admitted, Ended, Paid, Refused, Routed, Unrouted};
+use super::undecided::no_decision;
+use super::wanted::Wanted;
+use super::worker::Worker;
+use super::{identify, limit_address, limit_principal, route};
+use crate::message::problem::Problem;
+use crate::observe::phase::Phase;
 
 /// How far beyond the newest revision that the center has told of one may ask. More is no revision
 /// that this request's own change can have made.
 const AHEAD: u64 = 1_000;
 
-/// A revision that is asked for, perhaps of a history that is named by its first digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    revision: Revision,
-    /// 8 to 32 hexadecimal digits, in lower case.
-    history: Option<String>,
-}
-
-impl Wanted {
-    /// `REVISION` or `REVISION@HISTORY`.
-    pub(super) fn parse(text: &str) -> Option<Wanted> {
-        let (revision, history) = match text.split_once('@') {
-            Some((revision, history)) => (revision, Some(history)),
-            None => (text, None),
-        };
-        let fits = |digits: &str| {
-            (8..=32).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit())
-        };
-        if !history.is_none_or(fits) || !revision.bytes().all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        let revision = Revision(revision.parse().ok()?);
-        Some(Wanted { revision, history: history.map(str::to_ascii_lowercase) })
-    }
-
-    /// Whether this history is meant. Without a name any is.
-    fn is_of(&self, history: Option<HistoryId>) -> bool {
-        self.history.as_ref().is_none_or(|digits| {
-            history.is_some_and(|history| history.to_string().starts_with(digits))
-        })
-    }
-}
-
-/// A request that came before its revision, as it came.
+/// A request that came before its revision, and its head as it came.
 pub(super) struct Behind {
+    accepted: Accepted,
+    came: Came,
+}
+
+struct Came {
     wanted: Wanted,
     uri: Uri,
     headers: HeaderMap,
 }
 
 impl Behind {
-    /// None: there is nothing to wait for.
-    pub(super) fn of(x: &Exchange) -> Option<Behind> {
-        let wanted = x.min_revision.clone().filter(|wanted| !has(&x.worker, wanted))?;
-        Some(Behind { wanted, uri: x.parts.uri.clone(), headers: x.parts.headers.clone() })
-    }
-
-    /// Waits; then the request is as it came, but for what the limits said.
-    pub(super) async fn wait(self, x: &mut Exchange) -> PhaseVerdict {
-        match self.reached(&x.worker).await {
-            Ok(()) => {
-                x.parts.uri = self.uri;
-                x.parts.headers = self.headers;
-                x.forget();
-                PhaseVerdict::Continue
-            }
-            Err(problem) => problem.into(),
-        }
-    }
-
-    async fn reached(&self, worker: &Worker) -> Result<(), Problem> {
-        let wanted = &self.wanted;
-        is_lost(worker, wanted)?;
-        // Of another history nothing is known yet; it may be declared a successor any moment.
-        if wanted.is_of(worker.source.history())
-            && wanted.revision.0 > worker.source.head().0.saturating_add(AHEAD)
-        {
-            let detail =
-                "the requested revision is far above the newest one that the center announced";
-            return Err(no_decision("ahead", detail));
-        }
-        let bounds = &worker.settings.bounds;
-        let waiters = &worker.common.revision_waiters;
-        let Some(_waiter) = Waiter::enter(waiters, bounds.revision_waiters) else {
-            let detail = "too many requests wait for a revision already";
-            return Err(no_decision("waiters", detail));
+    /// The request itself where there is nothing to wait for.
+    pub(super) fn of(accepted: Accepted) -> Result<Accepted, Box<Behind>> {
+        let wanted = match &accepted.min_revision {
+            Some(wanted) if !has(&accepted.arrived.worker, wanted) => wanted.clone(),
+            _ => return Ok(accepted),
         };
-        if worker.source.wait_for(wanted.revision, bounds.revision_wait).await
-            && has(worker, wanted)
-        {
-            return Ok(());
+        let parts = &accepted.arrived.parts;
+        let came = Came { wanted, uri: parts.uri.clone(), headers: parts.headers.clone() };
+        Err(Box::new(Behind { accepted, came }))
+    }
+
+    /// Waits; then the request is as it was accepted, but for what the limits said.
+    pub(super) async fn wait(self: Box<Self>) -> Result<Accepted, Box<Refused>> {
+        let Behind { accepted, came: Came { wanted, uri, headers } } = *self;
+        let worker = Arc::clone(&accepted.arrived.worker);
+        let reached = Reached::by(accepted).await?;
+        match wait_for(&wanted, &worker).await {
+            Ok(()) => {
+                let mut accepted = reached.rewound();
+                accepted.arrived.parts.uri = uri;
+                accepted.arrived.parts.headers = headers;
+                Ok(accepted)
+            }
+            Err(problem) => Err(Refused::new(Phase::Route, problem, reached.ended())),
         }
-        is_lost(worker, wanted)?;
-        Err(no_decision("behind", "the gate has not reached the requested revision"))
+    }
+}
+
+async fn wait_for(wanted: &Wanted, worker: &Worker) -> Result<(), Problem> {
+    is_lost(worker, wanted)?;
+    // Of another history nothing is known yet; it may be declared a successor any moment.
+    if wanted.is_of(worker.common.tables.source.history())
+        && wanted.revision.0 > worker.common.tables.source.head().0.saturating_add(AHEAD)
+    {
+        let detail = "the requested revision is far above the newest one that the center announced";
+        return Err(no_decision("ahead", detail));
+    }
+    let bounds = &worker.common.settings.bounds;
+    let waiters = &worker.common.revision_waiters;
+    let Some(_waiter) = Waiter::enter(waiters, bounds.revision_waiters) else {
+        let detail = "too many requests wait for a revision already";
+        return Err(no_decision("waiters", detail));
+    };
+    if worker.common.tables.source.wait_for(wanted.revision, bounds.revision_wait).await
+        && has(worker, wanted)
+    {
+        return Ok(());
+    }
+    is_lost(worker, wanted)?;
+    Err(no_decision("behind", "the gate has not reached the requested revision"))
+}
+
+/// How far a request comes before it waits: whoever waits is limited first, by whatever is known of
+/// it by then.
+#[expect(clippy::large_enum_variant, reason = "it lives in the box of a request that waits")]
+enum Reached {
+    Unrouted(Unrouted),
+    /// Nobody is identified yet.
+    Routed(Routed),
+    Admitted(Admitted),
+}
+
+impl Reached {
+    async fn by(accepted: Accepted) -> Result<Reached, Box<Refused>> {
+        let mut routed = match limit_address::counted(route::run(accepted))? {
+            Ok(routed) => routed,
+            Err((unrouted, _)) => return Ok(Reached::Unrouted(unrouted)),
+        };
+        match identify::identity(&mut routed).await {
+            Ok(identity) => {
+                limit_principal::run(routed.identified(identity)).map(Reached::Admitted)
+            }
+            Err(_) => Ok(Reached::Routed(routed)),
+        }
+    }
+
+    /// As it was accepted, and paid for.
+    fn rewound(self) -> Accepted {
+        let (accepted, by_address, by_principal) = match self {
+            Reached::Unrouted(Unrouted { accepted, by_address, .. })
+            | Reached::Routed(Routed { accepted, by_address, .. }) => (accepted, by_address, None),
+            Reached::Admitted(Admitted { identified, by_principal }) => {
+                let charged = identified.identity.charged();
+                let Routed { accepted, by_address, .. } = identified.routed;
+                (accepted, by_address, Some((charged, by_principal)))
+            }
+        };
+        Accepted { paid: Some(Box::new(Paid { by_address, by_principal })), ..accepted }
+    }
+
+    fn ended(self) -> Ended {
+        match self {
+            Reached::Unrouted(unrouted) => Ended::Unrouted(unrouted),
+            Reached::Routed(routed) => Ended::Routed(routed),
+            Reached::Admitted(admitted) => Ended::Admitted(admitted),
+        }
     }
 }
 
@@ -116,27 +144,12 @@ fn has(worker: &Worker, wanted: &Wanted) -> bool {
 /// A revision of a history that was lost never comes: what was written in it is gone.
 fn is_lost(worker: &Worker, wanted: &Wanted) -> Result<(), Problem> {
     let digits = wanted.history.as_deref();
-    if digits.is_some_and(|digits| worker.source.is_lost_history(digits)) {
+    if digits.is_some_and(|digits| worker.common.tables.source.is_lost_history(digits)) {
         let detail = "the history of the requested revision was lost; write again, and ask for the \
                       revision of that write";
         return Err(no_decision("history-lost", detail));
     }
     Ok(())
-}
-
-/// Whom the limits by principal have counted.
-#[derive(PartialEq, Eq)]
-pub(super) struct Charged {
-    principal: Option<Arc<Uid>>,
-    api_key: Option<String>,
-    plan: String,
-}
-
-impl Charged {
-    pub(super) fn of(x: &Exchange) -> Option<Charged> {
-        let (principal, api_key) = (x.principal.clone(), x.api_key.clone());
-        Some(Charged { principal, api_key, plan: x.plan.clone() })
-    }
 }
 
 /// One of those who wait; leaves by `Drop`.
@@ -152,38 +165,5 @@ impl Waiter<'_> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wanted_revisions() {
-        let wanted = |text: &str| Wanted::parse(text);
-        assert_eq!(wanted("5"), Some(Wanted { revision: Revision(5), history: None }));
-        let named = wanted("5@ABCDef01").unwrap();
-        assert_eq!(named.history.as_deref(), Some("abcdef01"));
-        let id = |hex: &str| HistoryId::from_hex(hex);
-        assert!(named.is_of(id("abcdef01000000000000000000000000")));
-        assert!(!named.is_of(id("abcdef02000000000000000000000000")));
-        assert!(!named.is_of(None), "a source without histories has not this one");
-        assert!(wanted("5").unwrap().is_of(None));
-        for bad in [
-            "",
-            "@abcdef01",
-            "5@",
-            "5@abc",
-            "5@abcdefgh",
-            "+5",
-            "-5",
-            "5@abcdef01@",
-            "x",
-            "5@abcdef0100000000000000000000000011",
-            "18446744073709551616",
-        ] {
-            assert_eq!(wanted(bad), None, "{bad:?}");
-        }
     }
 }

@@ -11,39 +11,49 @@ use http::uri::PathAndQuery;
 use keepgate_policy::Uid;
 use keepgate_policy::router::Matched;
 
-use super::{Exchange, PhaseVerdict, Routed};
-use crate::path::{self, Mode};
-use crate::phase::decide::no_decision;
-use crate::problem::{Kind, Problem};
+use super::stage::{Accepted, Found, Missed, Way};
+use super::undecided::no_decision;
+use crate::message::path::{self, Mode};
+use crate::message::problem::{Kind, Problem};
+use crate::service::table::{Service, Table};
 
-pub(crate) fn run(x: &mut Exchange) -> PhaseVerdict {
-    match route(x) {
-        Ok(()) => PhaseVerdict::Continue,
-        Err(problem) => problem.into(),
-    }
+/// The route; the path is from now on the one that is decided on, and where it may be forwarded, the
+/// one that is forwarded.
+pub(crate) fn run(mut accepted: Accepted) -> Way {
+    let found = find(&mut accepted);
+    Way { accepted, found }
 }
 
-fn route(x: &mut Exchange) -> Result<(), Problem> {
-    let Some(table) = x.worker.table() else {
-        return Err(no_decision("no_replica", "the gate has no permissions yet"));
+fn find(accepted: &mut Accepted) -> Result<Found, Missed> {
+    let missed = |service, problem| Err(Missed { service, problem });
+    let Some(table) = accepted.arrived.worker.table() else {
+        return missed(None, no_decision("no_replica", "the gate has no permissions yet"));
     };
     let Some(service) = table.service.clone() else {
-        return Err(no_decision("no_service", "the gate does not know its service yet"));
+        return missed(None, no_decision("no_service", "the gate does not know its service yet"));
     };
-    x.service = Some(Arc::clone(&service));
-    if !service.hosts.is_empty() && !service.hosts.iter().any(|host| host.matches(&x.host)) {
+    route(accepted, table, &service).or_else(|problem| missed(Some(service), problem))
+}
+
+fn route(
+    accepted: &mut Accepted,
+    table: Arc<Table>,
+    service: &Arc<Service>,
+) -> Result<Found, Problem> {
+    let Accepted { arrived, host, .. } = accepted;
+    if !service.hosts.is_empty() && !service.hosts.iter().any(|own| own.matches(host)) {
         return Err(Problem::new(Kind::Misdirected, "the host is not one of the service's"));
     }
-    let method = x.parts.method.as_str();
+    let method = arrived.parts.method.as_str();
     if !service.methods.contains(method) {
         return Err(Problem::new(Kind::NotImplemented, "the method is not one of the service's"));
     }
     let mut rules = service.paths;
-    rules.keep_encoded_slash |= x.worker.settings.keep_encoded_slash;
-    let form = path::normal(x.parts.uri.path(), rules)
+    rules.keep_encoded_slash |= arrived.worker.common.settings.keep_encoded_slash;
+    let form = path::normal(arrived.parts.uri.path(), rules)
         .map_err(|e| Problem::new(Kind::BadPath, e.to_string()))?;
     let mut decided = None;
-    let mut routed = match service.router.matched(method, &form) {
+    let mut found = match service.router.matched(method, &form) {
         Matched::Found(found) => {
             let route = found.route();
             let resource = found
@@ -53,7 +63,7 @@ fn route(x: &mut Exchange) -> Result<(), Problem> {
             if let Cow::Owned(spelled) = found.spelled(&form) {
                 decided = Some(spelled);
             }
-            Routed {
+            Found {
                 index: Some(found.index),
                 path: None,
                 action: found.action().into_owned(),
@@ -63,10 +73,11 @@ fn route(x: &mut Exchange) -> Result<(), Problem> {
                 answer_timeout: wait(route.and_then(|r| r.answer_timeout_ms))
                     .or(service.answer_timeout),
                 answer_idle: wait(route.and_then(|r| r.answer_idle_ms)).or(service.answer_idle),
-                service: Arc::clone(&service),
+                service: Arc::clone(service),
+                table,
             }
         }
-        _ if service.forward_unmatched => Routed {
+        _ if service.forward_unmatched => Found {
             index: None,
             path: None,
             action: Uid::new("Action", method),
@@ -75,7 +86,8 @@ fn route(x: &mut Exchange) -> Result<(), Problem> {
             max_age_ms: service.max_age_ms,
             answer_timeout: service.answer_timeout,
             answer_idle: service.answer_idle,
-            service: Arc::clone(&service),
+            service: Arc::clone(service),
+            table,
         },
         Matched::MethodNotAllowed(methods) => return Err(not_allowed(&methods)),
         Matched::NotFound => return Err(Problem::new(Kind::NoRoute, "")),
@@ -87,16 +99,14 @@ fn route(x: &mut Exchange) -> Result<(), Problem> {
     };
     if let Some(decided) = decided {
         if rules.mode == Mode::Exact {
-            routed.path = Some(decided.into());
+            found.path = Some(decided.into());
         } else {
-            let uri = with_path(&x.parts.uri, &decided);
-            x.parts.uri =
+            let uri = with_path(&arrived.parts.uri, &decided);
+            arrived.parts.uri =
                 uri.ok_or_else(|| Problem::new(Kind::BadPath, "the path is malformed"))?;
         }
     }
-    x.table = Some(table);
-    x.routed = Some(routed);
-    Ok(())
+    Ok(found)
 }
 
 fn wait(ms: Option<u64>) -> Option<Duration> {

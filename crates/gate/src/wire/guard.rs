@@ -11,13 +11,11 @@
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use keepgate_serve::Seat;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
@@ -25,8 +23,11 @@ use super::chunk::{ChunkTracker, Step};
 use super::h2::Watch;
 use super::head::{Framing, HeadBounds, Scan, scan};
 use super::stream::Stream;
-use crate::cut::Cut;
-use crate::problem::{Kind, Problem};
+use crate::exchange::cut::Cut;
+use crate::exchange::shared::Shared;
+use crate::message::answer;
+use crate::message::problem::{Kind, Problem};
+use crate::message::request_id::RequestIds;
 
 /// The deadlines a guard keeps.
 #[derive(Clone, Copy, Debug)]
@@ -37,163 +38,6 @@ pub(crate) struct Deadlines {
     pub(crate) idle: Duration,
     /// Without a byte taken by the caller that the gate wants to send.
     pub(crate) write_stall: Duration,
-}
-
-/// What a guard and the exchanges on its connection tell each other.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    /// Where milliseconds count from: the clock of all places.
-    began: Instant,
-    seat: Arc<Seat>,
-    /// The connection is to end at once, with what it carries.
-    killed: AtomicBool,
-    /// Its socket is to be reset, not closed.
-    resets: AtomicBool,
-    /// The bound that ended it, if the guard did: one more than its place among all.
-    cut: AtomicU8,
-    /// The connection's task, for [`Shared::kill`].
-    connection: Mutex<Option<Waker>>,
-    /// When the last exchange ended, in milliseconds after `began`.
-    ended_ms: AtomicU64,
-    /// Exchanges whose answer is not over.
-    open: AtomicUsize,
-    /// Answers of which a part was given out and no more was asked for yet.
-    owed: AtomicUsize,
-    /// When such a part was last given or the next one asked for, in milliseconds after `began`.
-    progress_ms: AtomicU64,
-    /// Bytes pass as they are from now on.
-    tunnel: AtomicBool,
-    /// The guard holds bytes for the next exchange and wants to be woken.
-    parked: AtomicBool,
-    waker: Mutex<Option<Waker>>,
-}
-
-impl Shared {
-    /// For a new connection with its place, on the clock of all places.
-    pub(crate) fn new(seat: Arc<Seat>, began: std::time::Instant) -> Shared {
-        let now_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Shared {
-            began: began.into(),
-            seat,
-            killed: AtomicBool::new(false),
-            resets: AtomicBool::new(false),
-            cut: AtomicU8::new(0),
-            connection: Mutex::new(None),
-            ended_ms: AtomicU64::new(now_ms),
-            open: AtomicUsize::new(0),
-            owed: AtomicUsize::new(0),
-            progress_ms: AtomicU64::new(0),
-            tunnel: AtomicBool::new(false),
-            parked: AtomicBool::new(false),
-            waker: Mutex::new(None),
-        }
-    }
-
-    /// Since when no exchange is open, if none is.
-    fn idle_since(&self) -> Instant {
-        self.began + Duration::from_millis(self.ended_ms.load(Ordering::Relaxed))
-    }
-
-    /// From now on the connection is a tunnel.
-    pub(crate) fn become_tunnel(&self) {
-        self.tunnel.store(true, Ordering::Release);
-    }
-
-    /// The connection's task asks: is it to end? With its exchanges (`Ready(true)`), or after them.
-    pub(crate) fn poll_told(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        if !self.killed.load(Ordering::Acquire) {
-            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(cx.waker().clone());
-        }
-        if self.killed.load(Ordering::Acquire) {
-            return Poll::Ready(true);
-        }
-        self.seat.poll_told(cx).map(|()| false)
-    }
-
-    /// As [`Shared::poll_told`], once the task is known.
-    pub(crate) fn told(&self) -> Option<bool> {
-        match (self.killed.load(Ordering::Acquire), self.seat.is_told()) {
-            (true, _) => Some(true),
-            (false, told) => told.then_some(false),
-        }
-    }
-
-    /// Ends the connection with what it carries.
-    pub(crate) fn kill(&self) {
-        self.killed.store(true, Ordering::Release);
-        let waker = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// When the connection closes, the caller is to see a reset: what it got is not all.
-    pub(crate) fn reset(&self) {
-        self.resets.store(true, Ordering::Release);
-    }
-
-    /// The bound that ended the connection, if the guard did; the first one counts.
-    pub(crate) fn was_cut(&self) -> Option<Cut> {
-        let place = self.cut.load(Ordering::Acquire).checked_sub(1)?;
-        Cut::ALL.get(usize::from(place)).copied()
-    }
-
-    fn cut_by(&self, cut: Cut) {
-        let code = cut as u8 + 1;
-        let _ = self.cut.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// An exchange begins.
-    pub(crate) fn begin(&self) {
-        self.seat.begin();
-        self.open.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// An exchange is over.
-    pub(crate) fn end(&self) {
-        let now_ms = self.now_ms();
-        self.ended_ms.store(now_ms, Ordering::Relaxed);
-        self.open.fetch_sub(1, Ordering::AcqRel);
-        self.seat.end(now_ms);
-        if self.parked.swap(false, Ordering::AcqRel) {
-            let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
-    }
-
-    /// A part of an answer was given out.
-    pub(crate) fn gave(&self) {
-        self.owed.fetch_add(1, Ordering::AcqRel);
-        self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
-    }
-
-    /// More of that answer is asked for, or it is over.
-    pub(crate) fn taken(&self) {
-        self.owed.fetch_sub(1, Ordering::AcqRel);
-        self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
-    }
-
-    /// Whether parts of answers wait for the caller and none has moved for so long.
-    pub(crate) fn has_stalled(&self, stall: Duration) -> bool {
-        let quiet = self.now_ms().saturating_sub(self.progress_ms.load(Ordering::Relaxed));
-        self.owed.load(Ordering::Acquire) > 0 && u128::from(quiet) >= stall.as_millis()
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire) > 0
-    }
-
-    fn park(&self, cx: &Context<'_>) {
-        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
-        self.parked.store(true, Ordering::Release);
-    }
 }
 
 /// What the next bytes from the caller are.
@@ -247,7 +91,7 @@ pub(crate) struct Guard {
     /// The last bytes to send before closing.
     farewell: Bytes,
     closing: Closing,
-    request_ids: Arc<crate::request_id::RequestIds>,
+    request_ids: Arc<RequestIds>,
 }
 
 /// Room that is made before a read, and the least there must be.
@@ -266,7 +110,7 @@ impl Guard {
         shared: Arc<Shared>,
         bounds: HeadBounds,
         deadlines: Deadlines,
-        request_ids: Arc<crate::request_id::RequestIds>,
+        request_ids: Arc<RequestIds>,
     ) -> Guard {
         Guard {
             stream,
@@ -328,7 +172,7 @@ impl Guard {
     fn stop(&mut self, problem: Option<Problem>) {
         if let Some(problem) = problem {
             let id = self.request_ids.next();
-            self.farewell = problem.into_raw(&id);
+            self.farewell = answer::raw(&problem, &id);
         }
         self.inbound = Inbound::Stopped;
     }
@@ -336,14 +180,14 @@ impl Guard {
     /// Takes the next head out of `buf`, or waits for it. `Ready(false)`: there is none.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
-            if self.shared.tunnel.load(Ordering::Acquire) {
+            if self.shared.is_tunnel() {
                 self.inbound = Inbound::Through;
                 return Poll::Ready(Ok(true));
             }
             if self.shared.is_open() {
                 return self.poll_end_while_open(cx);
             }
-            if self.shared.seat.is_told() {
+            if self.shared.needs_to_go() {
                 // Another connection gets its place.
                 self.stop(None);
                 return Poll::Ready(Ok(false));
@@ -434,11 +278,11 @@ impl Guard {
                 Poll::Ready(Ok(_)) => self.read_by = None,
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                 Poll::Pending => {
-                    if self.shared.is_open() || self.shared.tunnel.load(Ordering::Acquire) {
+                    if self.shared.is_open() || self.shared.is_tunnel() {
                         self.tick(cx);
                         return Poll::Pending;
                     }
-                    if !self.shared.seat.is_told() {
+                    if !self.shared.needs_to_go() {
                         ready!(self.poll_idle_deadline(cx));
                     }
                     self.inbound = Inbound::Stopped;
@@ -467,7 +311,7 @@ impl Guard {
 
     fn poll_body_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if self.buf.is_empty() {
-            // How slowly a body may come is judged where it is read, in `crate::body`.
+            // How slowly a body may come is judged where it is read, in `crate::message::body`.
             return Poll::Ready(Ok(ready!(self.fill(cx))? > 0));
         }
         Poll::Ready(Ok(true))
@@ -501,7 +345,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.shared.resets.load(Ordering::Acquire) {
+        if self.shared.resets() {
             self.stream.reset_on_close();
         }
     }

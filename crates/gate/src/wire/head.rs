@@ -8,7 +8,7 @@
 
 use std::mem::MaybeUninit;
 
-use crate::problem::{Kind, Problem};
+use crate::message::problem::{Kind, Problem};
 
 /// Bounds of one head.
 #[derive(Clone, Copy, Debug)]

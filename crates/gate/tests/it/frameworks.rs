@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use keepgate_gate::path::{Mode, PathRules, normal};
+use keepgate_gate::message::path::{Mode, PathRules, normal};
 use keepgate_policy::service::{Paths, PathsFold};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;

@@ -20,10 +20,11 @@ use keepgate_observe::{Page, Sort};
 use keepgate_serve::{Place, Places, PlacesConfig};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::listen::ListenError;
-use crate::metrics::{self, WorkerMetrics};
-use crate::source::Peek;
-use crate::worker::Common;
+use super::front::Front;
+use super::listen::ListenError;
+use crate::observe::metrics::{self, WorkerMetrics};
+use crate::service::source::Peek;
+use crate::service::table::Tables;
 
 /// Connections at once. An idle one makes room for the next, so that whoever keeps some open does
 /// not lock the others out.
@@ -44,14 +45,14 @@ pub(crate) struct Admin {
 }
 
 struct View {
-    common: Arc<Common>,
+    front: Arc<Front>,
     workers: Arc<[Arc<WorkerMetrics>]>,
 }
 
 impl Admin {
     pub(crate) fn bind(
         addr: SocketAddr,
-        common: Arc<Common>,
+        front: Arc<Front>,
         workers: Arc<[Arc<WorkerMetrics>]>,
     ) -> Result<Admin, ListenError> {
         let bind = || -> io::Result<(TcpListener, SocketAddr)> {
@@ -61,7 +62,7 @@ impl Admin {
             Ok((TcpListener::from_std(listener)?, addr))
         };
         let (listener, addr) = bind().map_err(|source| ListenError::Tcp { addr, source })?;
-        Ok(Admin { listener, addr, view: Arc::new(View { common, workers }) })
+        Ok(Admin { listener, addr, view: Arc::new(View { front, workers }) })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -76,7 +77,7 @@ impl Admin {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let now_ms = self.view.common.now_ms();
+            let now_ms = self.view.front.now_ms();
             // Where all are in use it is closed; who asks for metrics asks again.
             let Ok(place) = places.take(Some(peer.ip()), now_ms) else { continue };
             tokio::spawn(serve(Arc::clone(&self.view), stream, place));
@@ -93,7 +94,7 @@ async fn serve(view: Arc<View>, stream: TcpStream, place: Place) {
             asked.store(true, Ordering::Relaxed);
             seat.begin();
             let answer = view.answer(&request);
-            seat.end(view.common.now_ms());
+            seat.end(view.front.now_ms());
             async move { Ok::<_, Infallible>(answer) }
         })
     };
@@ -115,6 +116,10 @@ async fn serve(view: Arc<View>, stream: TcpStream, place: Place) {
 }
 
 impl View {
+    fn tables(&self) -> &Tables {
+        &self.front.common.tables
+    }
+
     /// Whether the request was meant for this listener. A browser that was led here by a name of
     /// somebody else's (DNS rebinding) sends that name.
     fn is_own_host(&self, request: &Request<Incoming>) -> bool {
@@ -131,7 +136,13 @@ impl View {
         let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
         bare.parse::<IpAddr>().is_ok()
             || name.eq_ignore_ascii_case("localhost")
-            || self.common.settings.admin_hosts.iter().any(|own| own.eq_ignore_ascii_case(name))
+            || self
+                .front
+                .common
+                .settings
+                .admin_hosts
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(name))
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -165,11 +176,11 @@ impl View {
     /// Ready once there is a replica that has the service and whose age is known, and as long as the
     /// center is one that it can follow. A center that is away is no reason: deciding goes on.
     fn ready(&self) -> Response<Full<Bytes>> {
-        if let Some(trouble) = self.common.source.trouble() {
+        if let Some(trouble) = self.tables().source.trouble() {
             return text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n"));
         }
-        let missing = match self.common.source.peek(None) {
-            Peek::New(dated) if dated.world.service(&self.common.settings.service).is_none() => {
+        let missing = match self.tables().source.peek(None) {
+            Peek::New(dated) if dated.world.service(&self.tables().service).is_none() => {
                 "the replica does not know the service\n"
             }
             // As after the first snapshot, or a reboot without a center: every answer is 503.
@@ -184,12 +195,12 @@ impl View {
 
     /// Who is making the requests, as JSON.
     fn top(&self) -> Response<Full<Bytes>> {
-        let limiting = &self.common.limiting;
+        let limiting = &self.tables().limiting;
         let (now, last) = (limiting.now(), limiting.last());
         let mut report = limiting.top.report(now, MAX_TOLD, last.as_ref().map(|l| &*l.limits));
-        report.unheard = self.common.dropped.peers();
+        report.unheard = self.front.common.dropped.peers();
         let body = TopAnswer {
-            service: self.common.settings.service.clone(),
+            service: self.tables().service.clone(),
             now_unix_ms: keepgate_observe::unix_ms(),
             gates: None,
             report: Some(report),
@@ -207,19 +218,19 @@ impl View {
         let mut page = Page::new("keepgate_gate_");
         metrics::render(&self.workers, &mut page);
         let help = "Whether limits are in force that are not the service's.";
-        let broken = u8::from(self.common.limiting.is_broken());
+        let broken = u8::from(self.tables().limiting.is_broken());
         page.value(Sort::Gauge, "limits_broken", help, broken);
         self.places(&mut page);
         self.replica(&mut page);
         self.upstream(&mut page);
-        self.common.source.metrics(&mut page);
+        self.tables().source.metrics(&mut page);
         page.finish()
     }
 
     fn places(&self, page: &mut Page) {
-        let places = &self.common.places;
+        let places = &self.front.places;
         let counts = places.counts();
-        let open = self.common.ongoing.iter().map(|list| list.len()).sum::<usize>();
+        let open = self.front.ongoing.iter().map(|list| list.len()).sum::<usize>();
         let gauge = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         for (name, sort, help, value) in [
             ("connections_limit", Sort::Gauge, "Connections that callers may have.", {
@@ -241,7 +252,7 @@ impl View {
                 counts.refused_peer,
             ),
             ("revision_waiters", Sort::Gauge, "Requests that wait for a revision.", {
-                gauge(self.common.revision_waiters.load(Ordering::Relaxed))
+                gauge(self.front.common.revision_waiters.load(Ordering::Relaxed))
             }),
             ("exchanges_open", Sort::Gauge, "Exchanges under way that may be decided again.", {
                 gauge(open)
@@ -250,7 +261,7 @@ impl View {
                 "exchanges_redecided_total",
                 Sort::Counter,
                 "Times an open exchange was decided again.",
-                { self.common.redecided.value() },
+                { self.front.redecided.value() },
             ),
         ] {
             page.value(sort, name, help, value);
@@ -258,13 +269,13 @@ impl View {
     }
 
     fn replica(&self, page: &mut Page) {
-        let revision = match self.common.source.peek(None) {
+        let revision = match self.tables().source.peek(None) {
             Peek::New(dated) => dated.version.0.0,
             _ => 0,
         };
         let help = "Revision of the permissions in force; 0: none yet.";
         page.value(Sort::Gauge, "replica_revision", help, revision);
-        if let Some(age) = self.common.source.age() {
+        if let Some(age) = self.tables().source.age() {
             let help = "Time since the permissions were known to be current.";
             let age = format_args!("{:.3}", age.as_secs_f64());
             page.value(Sort::Gauge, "replica_age_seconds", help, age);
@@ -272,7 +283,7 @@ impl View {
     }
 
     fn upstream(&self, page: &mut Page) {
-        let stats = self.common.upstream.stats();
+        let stats = self.front.common.upstream.stats();
         let gauge = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         for (name, sort, help, value) in [
             ("opened_total", Sort::Counter, "Connections that were opened.", stats.opened),

@@ -4,12 +4,13 @@
 //! request takes its table once and keeps it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keepgate_limit::rules::{NamedPlan, Rule};
 use keepgate_policy::host::HostPattern;
 use keepgate_policy::identify::{AddressRange, JwtIssuer, is_everybody};
+use keepgate_policy::model::KeyBody;
 use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
 use keepgate_policy::service::{OnTokenExpiry, ServiceSettings, Unmatched};
@@ -19,13 +20,41 @@ use keepgate_policy::{Uid, World};
 
 use http::header::AUTHORIZATION;
 
-use crate::headers::Regard;
-use crate::identify::issuers::IssuerKeys;
-use crate::limits::InForce;
-use crate::methods::Methods;
-use crate::path::PathRules;
-use crate::source::{Currency, Dated, Version};
-use crate::worker::Common;
+use super::limits::{InForce, Limiting};
+use super::methods::Methods;
+use super::source::{Currency, Dated, DecisionSource, Peek, Version};
+use crate::identify::issuers::{IssuerKeys, Issuers};
+use crate::message::headers::Regard;
+use crate::message::path::PathRules;
+
+/// Where tables come from; shared by all workers.
+pub(crate) struct Tables {
+    /// The service's name.
+    pub(crate) service: String,
+    pub(crate) source: Arc<dyn DecisionSource>,
+    pub(crate) issuers: Issuers,
+    pub(crate) limiting: Limiting,
+    /// The operator's word that a trusted header's peers may be everybody.
+    pub(crate) trust_everybody: bool,
+    /// It was said that a trusted header's peers are everybody.
+    pub(crate) said_everybody: AtomicBool,
+}
+
+impl Tables {
+    /// The table of the world as it is now; compiled anew where the world is another than that of
+    /// `held`, which is replaced by it.
+    pub(crate) fn renew(&self, held: &mut Option<Arc<Table>>) -> Option<Arc<Table>> {
+        match self.source.peek(held.as_ref().map(|table| table.version)) {
+            Peek::Same => {}
+            Peek::Nothing => *held = None,
+            Peek::New(dated) => {
+                let table = Table::compile(dated, held.as_deref(), self);
+                *held = Some(Arc::new(table));
+            }
+        }
+        held.clone()
+    }
+}
 
 /// A JWT issuer and its keys.
 pub(crate) struct Issuer {
@@ -89,9 +118,9 @@ pub(crate) struct Service {
 
 impl Table {
     /// Compiles a world. `previous` lends what did not change.
-    pub(crate) fn compile(dated: Dated, previous: Option<&Table>, common: &Common) -> Table {
+    fn compile(dated: Dated, previous: Option<&Table>, tables: &Tables) -> Table {
         let Dated { world, version, currency } = dated;
-        let service = world.service(&common.settings.service).and_then(|view| {
+        let service = world.service(&tables.service).and_then(|view| {
             let before = previous.and_then(|table| table.service.as_ref());
             if let Some(before) = before
                 && Arc::ptr_eq(&before.routes, view.routes())
@@ -101,7 +130,7 @@ impl Table {
             {
                 return Some(Arc::clone(before));
             }
-            Service::compile(&view, before, common).map(Arc::new)
+            Service::compile(&view, before, tables).map(Arc::new)
         });
         Table { world, version, currency, service }
     }
@@ -110,13 +139,18 @@ impl Table {
     pub(crate) fn age(&self) -> Option<Duration> {
         self.currency.age()
     }
+
+    /// The API key with this prefix in a service of this world.
+    pub(crate) fn key(&self, service: &str, prefix: &str) -> Option<&KeyBody> {
+        self.world.service(service)?.key(prefix)
+    }
 }
 
 impl Service {
     fn compile(
         view: &ServiceView<'_>,
         before: Option<&Arc<Service>>,
-        common: &Common,
+        tables: &Tables,
     ) -> Option<Service> {
         let (settings, routes) = (view.settings(), view.routes());
         let router = match before {
@@ -140,8 +174,8 @@ impl Service {
                 Arc::clone(&before.ways)
             }
             _ => {
-                common.issuers.touch();
-                Arc::new(Ways::new(settings, common))
+                tables.issuers.touch();
+                Arc::new(Ways::new(settings, tables))
             }
         };
         warn_of_strict_age(settings, routes, before);
@@ -149,7 +183,7 @@ impl Service {
             settings: Arc::clone(settings),
             routes: Arc::clone(routes),
             router,
-            limits: common.limiting.of(view)?,
+            limits: tables.limiting.of(view)?,
             rules: Arc::clone(view.rules()),
             plans: Arc::clone(view.plans()),
             hosts: settings.hosts.clone(),
@@ -185,11 +219,10 @@ fn warn_of_strict_age(settings: &ServiceSettings, routes: &[Route], before: Opti
 
 /// Whether the trusted header's peers are everybody without the operator's word for it; warns of
 /// that once.
-fn is_refused(settings: &ServiceSettings, common: &Common) -> bool {
+fn is_refused(settings: &ServiceSettings, tables: &Tables) -> bool {
     let trusted = settings.identify.trusted_header.as_ref();
-    let is_refused =
-        !common.settings.trust_everybody && trusted.is_some_and(|way| is_everybody(&way.peers));
-    if is_refused && !common.said_everybody.swap(true, Ordering::Relaxed) {
+    let is_refused = !tables.trust_everybody && trusted.is_some_and(|way| is_everybody(&way.peers));
+    if is_refused && !tables.said_everybody.swap(true, Ordering::Relaxed) {
         tracing::warn!(
             service = settings.name,
             "the `peers` of the trusted header include every address, so any caller could claim \
@@ -209,7 +242,7 @@ impl Ways {
         authorization.into_iter().chain(self.api_key.clone()).chain(trusted).collect()
     }
 
-    fn new(settings: &ServiceSettings, common: &Common) -> Ways {
+    fn new(settings: &ServiceSettings, tables: &Tables) -> Ways {
         let identify = &settings.identify;
         if identify.client_certificate.is_some() {
             tracing::warn!(
@@ -225,7 +258,7 @@ impl Ways {
                 .iter()
                 .map(|settings| Issuer {
                     settings: settings.clone(),
-                    keys: common.issuers.keys(&settings.keys),
+                    keys: tables.issuers.keys(&settings.keys),
                 })
                 .collect(),
             api_key: identify.api_key.as_ref().and_then(|way| header(&way.header)),
@@ -234,7 +267,7 @@ impl Ways {
                     header: header(&way.header)?,
                     peers: way.peers.clone(),
                     principal_type: way.principal_type.clone(),
-                    is_refused: is_refused(settings, common),
+                    is_refused: is_refused(settings, tables),
                 })
             }),
             anonymous: Arc::new(identify.anonymous.principal.clone()),

@@ -16,11 +16,11 @@ use keepgate_client::pool::{BodyError, PooledBody};
 use keepgate_limit::Permit;
 use tokio::time::{Instant, Sleep};
 
-use crate::cut::Cut;
-use crate::ongoing::{Ending, Listed};
-use crate::problem;
-use crate::uploads::{InProgress, Slot, Upload};
-use crate::wire::guard::Shared;
+use super::headers::{self, GRPC_MESSAGE, GRPC_STATUS};
+use super::uploads::{InProgress, Slot, Upload};
+use crate::exchange::cut::Cut;
+use crate::exchange::ongoing::{Ending, Listed};
+use crate::exchange::shared::OpenExchange;
 
 /// What became of a caller's body; tells the caller's faults from the upstream's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -250,7 +250,7 @@ impl Body for CallerBody {
                     BodyFault::TooLarge
                 } else {
                     if let Some(trailers) = frame.trailers_mut() {
-                        crate::headers::clean_trailers(trailers);
+                        headers::clean_trailers(trailers);
                     }
                     if body.incoming.is_end_stream() {
                         // Over: its address may have another one.
@@ -313,50 +313,6 @@ enum Answer {
     Over,
 }
 
-/// While it lives, its connection has an exchange.
-///
-/// On HTTP/2 a caller can stop taking an answer without the socket showing it; there it also
-/// watches that what was given out is taken.
-pub(crate) struct OpenExchange {
-    shared: Arc<Shared>,
-    watch: bool,
-    owed: bool,
-}
-
-impl OpenExchange {
-    /// For an exchange that the guard began (HTTP/1).
-    pub(crate) fn begun(shared: Arc<Shared>) -> OpenExchange {
-        OpenExchange { shared, watch: false, owed: false }
-    }
-
-    /// Begins one (HTTP/2).
-    pub(crate) fn begin(shared: Arc<Shared>) -> OpenExchange {
-        shared.begin();
-        OpenExchange { shared, watch: true, owed: false }
-    }
-
-    fn gave(&mut self) {
-        if self.watch && !self.owed {
-            self.owed = true;
-            self.shared.gave();
-        }
-    }
-
-    fn taken(&mut self) {
-        if self.owed {
-            self.owed = false;
-            self.shared.taken();
-        }
-    }
-}
-
-impl Drop for OpenExchange {
-    fn drop(&mut self) {
-        self.taken();
-        self.shared.end();
-    }
-}
-
 impl GateBody {
     /// A body that is here.
     pub(crate) fn full(bytes: Bytes) -> GateBody {
@@ -403,8 +359,8 @@ impl GateBody {
         }
         let (status, message) = ending.grpc();
         let mut trailers = HeaderMap::new();
-        trailers.insert(problem::GRPC_STATUS, HeaderValue::from(u16::from(status)));
-        trailers.insert(problem::GRPC_MESSAGE, HeaderValue::from_static(message));
+        trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(status)));
+        trailers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
         Some(Ok(Frame::trailers(trailers)))
     }
 

@@ -11,22 +11,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::{Instant, timeout_at};
 
-use crate::body::{GateBody, OpenExchange};
-use crate::cut::Cut;
-use crate::listen::CallerPlace;
-use crate::phase::{Exchange, live};
-use crate::wire::guard::{Deadlines, Guard, Shared};
+use super::front::Front;
+use super::tunnel;
+use crate::config::Bounds;
+use crate::exchange::cut::{Cut, Cuts};
+use crate::exchange::shared::{OpenExchange, Shared};
+use crate::phase::live;
+use crate::phase::stage::Arrived;
+use crate::phase::worker::Worker;
+use crate::wire::guard::{Deadlines, Guard};
 use crate::wire::head::{HeadBounds, MAX_HEADER_COUNT};
+use crate::wire::peer::{CallerPlace, NO_REQUEST, Peer};
 use crate::wire::proxy_protocol;
 use crate::wire::stream::{Rewound, Socket, Stream};
-use crate::worker::{Peer, Worker, stopped};
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Flow-control windows toward callers: what one of them can make the gate hold.
@@ -34,9 +38,6 @@ const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 const H2_SEND_BUFFER: usize = 256 * 1024;
 const H2_PING: Duration = Duration::from_secs(20);
-
-/// The request of a cut that is a whole connection's.
-const NO_REQUEST: HeaderValue = HeaderValue::from_static("none");
 
 /// Why a connection ended before its first request.
 enum Early {
@@ -56,6 +57,7 @@ impl From<io::Error> for Early {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(
+    front: Arc<Front>,
     worker: Arc<Worker>,
     socket: Socket,
     remote: Option<SocketAddr>,
@@ -63,13 +65,13 @@ pub(crate) async fn serve(
 ) {
     let seat = Arc::clone(place.seat());
     let opened = tokio::select! {
-        opened = open(&worker, socket, remote, place) => opened,
-        () = stopped(worker.common.stop.subscribe()) => Err(Early::Gone),
+        opened = open(&front, socket, remote, place) => opened,
+        () = front.stopped() => Err(Early::Gone),
         // Nothing was asked yet, and another connection needs the place.
         () = seat.told() => Err(Early::Gone),
     };
     match opened {
-        Ok(opened) => opened.serve(worker).await,
+        Ok(opened) => opened.serve(front, worker).await,
         Err(Early::Gone) => {}
         Err(Early::FirstByte) => worker.metrics.first_byte_late.add(1),
         Err(Early::Handshake(error)) => {
@@ -88,12 +90,12 @@ struct Opened {
 }
 
 async fn open(
-    worker: &Worker,
+    front: &Front,
     mut socket: Socket,
     remote: Option<SocketAddr>,
     place: CallerPlace,
 ) -> Result<Opened, Early> {
-    let settings = &worker.settings;
+    let settings = &front.common.settings;
     let bounds = &settings.bounds;
     let mut prefix = BytesMut::new();
     let mut client = remote;
@@ -104,7 +106,7 @@ async fn open(
         client = source.or(client);
     }
     let mut is_h2 = false;
-    let mut stream = match &worker.common.tls {
+    let mut stream = match &front.tls {
         None => Stream::Plain(socket),
         Some(acceptor) => {
             let socket = Rewound { prefix: prefix.split().to_vec(), socket };
@@ -119,13 +121,13 @@ async fn open(
         }
     };
     if !is_h2 {
-        is_h2 = begins_with_preface(&mut stream, &mut prefix, worker).await?;
+        is_h2 = begins_with_preface(&mut stream, &mut prefix, bounds).await?;
     }
     let forwarded_for =
         client.and_then(|addr| HeaderValue::try_from(addr.ip().to_canonical().to_string()).ok());
     let is_tls = matches!(stream, Stream::Tls(_));
     let seat = Arc::clone(place.seat());
-    let shared = Arc::new(Shared::new(Arc::clone(&seat), worker.common.began));
+    let shared = Arc::new(Shared::new(Arc::clone(&seat), front.began));
     let peer =
         Arc::new(Peer { client, is_unnamed, forwarded_for, is_tls, is_h2, shared, seat, place });
     Ok(Opened { stream, prefix, is_h2, peer })
@@ -154,9 +156,8 @@ async fn read_proxy_header(
 async fn begins_with_preface(
     stream: &mut Stream,
     prefix: &mut BytesMut,
-    worker: &Worker,
+    bounds: &Bounds,
 ) -> Result<bool, Early> {
-    let bounds = &worker.settings.bounds;
     let mut deadline = Instant::now() + bounds.first_byte;
     loop {
         let n = prefix.len().min(H2_PREFACE.len());
@@ -187,8 +188,8 @@ async fn read_more(
 }
 
 impl Opened {
-    async fn serve(self, worker: Arc<Worker>) {
-        let bounds = &worker.settings.bounds;
+    async fn serve(self, front: Arc<Front>, worker: Arc<Worker>) {
+        let bounds = &front.common.settings.bounds;
         let head = HeadBounds {
             count: bounds.header_count.min(MAX_HEADER_COUNT),
             bytes: bounds.header_bytes,
@@ -208,51 +209,55 @@ impl Opened {
             ids,
         );
         if self.is_h2 {
-            serve_h2(worker, guard, self.peer).await;
+            serve_h2(&front, worker, guard, self.peer).await;
         } else {
-            serve_h1(worker, guard, self.peer).await;
+            serve_h1(&front, worker, guard, self.peer).await;
         }
     }
 }
 
-async fn exchange(
-    worker: Arc<Worker>,
-    peer: Arc<Peer>,
-    open: OpenExchange,
-    request: Request<Incoming>,
-) -> Result<Response<GateBody>, Infallible> {
-    let response = live(Exchange::new(request, worker, peer)).await;
-    Ok(response.map(|body| body.holding(open)))
-}
-
-async fn serve_h1(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
-    let common = Arc::clone(&worker.common);
+async fn serve_h1(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     let shared = Arc::clone(&peer.shared);
-    let at_end = Arc::clone(&worker);
-    let service = service_fn(move |request| {
+    let metrics = Arc::clone(&worker.metrics);
+    let at_upgrade = Arc::clone(front);
+    let service = service_fn(move |request: Request<Incoming>| {
         let open = OpenExchange::begun(Arc::clone(&peer.shared));
-        exchange(Arc::clone(&worker), Arc::clone(&peer), open, request)
+        let (front, peer) = (Arc::clone(&at_upgrade), Arc::clone(&peer));
+        let (parts, body) = request.into_parts();
+        let arrived = Arrived::new(parts, Arc::clone(&worker), Arc::clone(&peer));
+        async move {
+            let (response, upgrade) = live(arrived, body).await;
+            if let Some(upgrade) = upgrade {
+                tunnel::spawn(&front, peer, *upgrade);
+            }
+            Ok::<_, Infallible>(response.map(|body| body.holding(open)))
+        }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     // The guard keeps all deadlines.
     builder.header_read_timeout(None);
     let connection = pin!(builder.serve_connection(guard, service).with_upgrades());
-    let stop = pin!(stopped(common.stop.subscribe()));
+    let stop = pin!(front.stopped());
     let graceful =
-        Graceful::new(connection, stop, &common.stopping, &shared, |c| c.graceful_shutdown());
+        Graceful::new(connection, stop, &front.stopping, &shared, |c| c.graceful_shutdown());
     // How a caller's connection ends is the caller's business; requests are recorded.
     let _ = graceful.await;
-    tell_cut(&at_end, &shared);
+    tell_cut(&metrics.cuts, &shared);
 }
 
-async fn serve_h2(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
-    let common = Arc::clone(&worker.common);
+async fn serve_h2(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     let shared = Arc::clone(&peer.shared);
-    let bounds = worker.settings.bounds.clone();
-    let at_end = Arc::clone(&worker);
-    let service = service_fn(move |request| {
+    let metrics = Arc::clone(&worker.metrics);
+    let bounds = &front.common.settings.bounds;
+    let service = service_fn(move |request: Request<Incoming>| {
         let open = OpenExchange::begin(Arc::clone(&peer.shared));
-        exchange(Arc::clone(&worker), Arc::clone(&peer), open, request)
+        let (parts, body) = request.into_parts();
+        let arrived = Arrived::new(parts, Arc::clone(&worker), Arc::clone(&peer));
+        async move {
+            // Nothing switches protocols on HTTP/2.
+            let (response, _) = live(arrived, body).await;
+            Ok::<_, Infallible>(response.map(|body| body.holding(open)))
+        }
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -265,20 +270,20 @@ async fn serve_h2(worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
         .keep_alive_timeout(bounds.write_stall)
         .serve_connection(guard, service);
     let connection = pin!(connection);
-    let stop = pin!(stopped(common.stop.subscribe()));
+    let stop = pin!(front.stopped());
     let graceful =
-        Graceful::new(connection, stop, &common.stopping, &shared, |c| c.graceful_shutdown());
+        Graceful::new(connection, stop, &front.stopping, &shared, |c| c.graceful_shutdown());
     tokio::select! {
-        _ = graceful => tell_cut(&at_end, &shared),
+        _ = graceful => tell_cut(&metrics.cuts, &shared),
         // Ends the connection: a caller that takes nothing holds an upstream connection.
-        () = stall(&shared, bounds.write_stall) => at_end.cut(Cut::WriteStall, &NO_REQUEST),
+        () = stall(&shared, bounds.write_stall) => metrics.cuts.note(Cut::WriteStall, &NO_REQUEST),
     }
 }
 
 /// Counts and logs what the guard has cut short.
-fn tell_cut(worker: &Worker, shared: &Shared) {
+fn tell_cut(cuts: &Cuts, shared: &Shared) {
     if let Some(cut) = shared.was_cut() {
-        worker.cut(cut, &NO_REQUEST);
+        cuts.note(cut, &NO_REQUEST);
     }
 }
 

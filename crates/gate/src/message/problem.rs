@@ -1,4 +1,7 @@
-//! The answers the gate gives itself: `application/problem+json` (RFC 9457).
+//! What the gate answers itself, as a value: a problem as RFC 9457 has it.
+//!
+//! It knows no response: `answer` writes one down. What a caller may read is in typed members, and
+//! escaped where the document is written.
 //!
 //! Each kind has one status and one stable `type` (`urn:keepgate:problem:..`), listed in
 //! `docs/problems.md`. What a caller may know is in the answer; what an operator must know is in
@@ -8,14 +11,8 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-
-use crate::body::GateBody;
-
-pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::Value;
 
 /// Declares the kinds once: variant, status, type suffix, title.
 macro_rules! kinds {
@@ -134,8 +131,8 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// A word from a fixed list that a program can act upon, such as `forbid` or `stale`.
     pub reason: Option<&'static str>,
-    /// Further members of the JSON object, already encoded as `,"name":value`.
-    pub members: Cow<'static, str>,
+    /// Further members of the JSON object, in this order.
+    pub members: Vec<(&'static str, Value)>,
     /// Seconds for `Retry-After`.
     pub retry_after_s: Option<u32>,
     /// Further response headers.
@@ -152,7 +149,7 @@ impl Problem {
             kind,
             detail: detail.into(),
             reason: None,
-            members: Cow::Borrowed(""),
+            members: Vec::new(),
             retry_after_s: retry,
             headers: Vec::new(),
             close: false,
@@ -163,6 +160,13 @@ impl Problem {
     #[must_use]
     pub fn reason(mut self, reason: &'static str) -> Problem {
         self.reason = Some(reason);
+        self
+    }
+
+    /// With one more member of the JSON object.
+    #[must_use]
+    pub fn member(mut self, name: &'static str, value: impl Into<Value>) -> Problem {
+        self.members.push((name, value.into()));
         self
     }
 
@@ -194,114 +198,27 @@ impl Problem {
             push_json_string(&mut out, &self.detail);
         }
         if let Some(reason) = self.reason {
-            out.push_str(",\"reason\":\"");
-            out.push_str(reason);
-            out.push('"');
+            out.push_str(",\"reason\":");
+            push_json_string(&mut out, reason);
         }
-        out.push_str(&self.members);
+        for (name, value) in &self.members {
+            out.push(',');
+            push_json_string(&mut out, name);
+            out.push(':');
+            match value {
+                Value::String(text) => push_json_string(&mut out, text),
+                value => out.push_str(&value.to_string()),
+            }
+        }
         out.push_str(",\"request_id\":");
         push_json_string(&mut out, request_id);
         out.push_str("}\n");
         out
     }
-
-    /// The answer as a response.
-    pub(crate) fn into_response(self, request_id: &HeaderValue) -> Response<GateBody> {
-        let json = self.json(request_id.to_str().unwrap_or_default());
-        let mut response = Response::new(GateBody::full(Bytes::from(json)));
-        *response.status_mut() = self.kind.status();
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(crate::headers::X_REQUEST_ID, request_id.clone());
-        if let Some(s) = self.retry_after_s {
-            headers.insert(RETRY_AFTER, HeaderValue::from(s));
-        }
-        if self.close {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        extend(headers, self.headers);
-        response
-    }
-
-    /// The answer to a gRPC caller: a response of headers alone (grpc/doc/PROTOCOL-HTTP2.md), whose
-    /// status and message every gRPC library shows.
-    pub(crate) fn into_grpc(self, request_id: &HeaderValue) -> Response<GateBody> {
-        let mut message = self.kind.title().to_owned();
-        for part in [Some(&*self.detail), self.reason].into_iter().flatten() {
-            if !part.is_empty() {
-                message.push_str(": ");
-                message.push_str(part);
-            }
-        }
-        let message = HeaderValue::try_from(percent_encoded(&message))
-            .unwrap_or_else(|_| HeaderValue::from_static("refused by the gateway"));
-        let mut response = Response::new(GateBody::full(Bytes::new()));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(self.kind.grpc())));
-        headers.insert(GRPC_MESSAGE, message);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(crate::headers::X_REQUEST_ID, request_id.clone());
-        if let Some(s) = self.retry_after_s {
-            headers.insert(RETRY_AFTER, HeaderValue::from(s));
-        }
-        extend(headers, self.headers);
-        response
-    }
-
-    /// The answer as HTTP/1.1 bytes, for requests that never become one: it ends the connection.
-    pub(crate) fn into_raw(self, request_id: &str) -> Bytes {
-        let json = self.json(request_id);
-        let status = self.kind.status();
-        let mut out = String::with_capacity(json.len() + 256);
-        out.push_str("HTTP/1.1 ");
-        out.push_str(status.as_str());
-        out.push(' ');
-        out.push_str(status.canonical_reason().unwrap_or("Error"));
-        out.push_str("\r\n");
-        for (name, value) in [
-            (CONTENT_TYPE.as_str(), "application/problem+json"),
-            (CACHE_CONTROL.as_str(), "no-store"),
-            (CONNECTION.as_str(), "close"),
-            (CONTENT_LENGTH.as_str(), json.len().to_string().as_str()),
-            (crate::headers::X_REQUEST_ID.as_str(), request_id),
-            ("date", &httpdate::fmt_http_date(std::time::SystemTime::now())),
-        ] {
-            out.push_str(name);
-            out.push_str(": ");
-            out.push_str(value);
-            out.push_str("\r\n");
-        }
-        out.push_str("\r\n");
-        out.push_str(&json);
-        Bytes::from(out)
-    }
-}
-
-/// As a `grpc-message` is written: printable ASCII but `%` as it is, all other bytes escaped.
-fn percent_encoded(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if matches!(byte, 0x20..=0x7e) && byte != b'%' {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
-}
-
-fn extend(headers: &mut HeaderMap, more: Vec<(HeaderName, HeaderValue)>) {
-    for (name, value) in more {
-        headers.append(name, value);
-    }
 }
 
 /// Appends a JSON string literal.
-pub(crate) fn push_json_string(out: &mut String, text: &str) {
+fn push_json_string(out: &mut String, text: &str) {
     use std::fmt::Write as _;
     out.push('"');
     for c in text.chars() {
@@ -331,7 +248,7 @@ mod tests {
 
     #[test]
     fn suffixes_are_unique_and_documented() {
-        let docs = include_str!("../../../docs/problems.md");
+        let docs = include_str!("../../../../docs/problems.md");
         let mut seen = std::collections::BTreeSet::new();
         for kind in Kind::ALL {
             assert!(seen.insert(kind.suffix()), "{kind:?} shares its type");
@@ -352,7 +269,7 @@ mod tests {
             (14, "UNAVAILABLE"),
             (16, "UNAUTHENTICATED"),
         ];
-        let docs = include_str!("../../../docs/problems.md");
+        let docs = include_str!("../../../../docs/problems.md");
         for kind in Kind::ALL {
             let (status, code) = (kind.status().as_u16(), kind.grpc());
             let name = names.iter().find(|(known, _)| *known == code).map(|(_, name)| *name);
@@ -366,21 +283,32 @@ mod tests {
     }
 
     #[test]
-    fn grpc_messages_are_escaped() {
-        assert_eq!(percent_encoded("50 % of \u{e9}\n"), "50 %25 of %C3%A9%0A");
-        let problem = Problem::new(Kind::Denied, "a policy forbids it").reason("forbid");
-        let response = problem.into_grpc(&HeaderValue::from_static("id"));
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()[GRPC_STATUS], "7");
-        let message = "The service's policies deny this request: a policy forbids it: forbid";
-        assert_eq!(response.headers()[GRPC_MESSAGE], message);
-    }
-
-    #[test]
     fn text_is_escaped() {
         let json = Problem::new(Kind::BadPath, "a \"b\" \\ \u{1}").json("id\"1");
-        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let value: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["detail"], "a \"b\" \\ \u{1}");
         assert_eq!(value["request_id"], "id\"1");
+    }
+
+    /// Whatever a member's text is, it stays in its string, and members keep their order.
+    #[test]
+    fn members_are_values() {
+        let text = "\"],\"status\":200,\"x\":[\"\u{1}\n\\";
+        let value = serde_json::json!({"a": [1, null, true], "b": {text: text}});
+        let problem = Problem::new(Kind::LimitReached, "")
+            .member("violated-policies", vec![text, "second"])
+            .member("help", text)
+            .member("deep", value.clone());
+        let json = problem.json("id");
+        let read: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["violated-policies"], serde_json::json!([text, "second"]));
+        assert_eq!(read["help"], text);
+        assert_eq!(read["deep"], value);
+        assert_eq!(read["status"], 429);
+        let plain = Problem::new(Kind::LimitReached, "d").member("p", vec!["a"]).member("b", "c");
+        let expected = "{\"type\":\"urn:keepgate:problem:quota-exceeded\",\"title\":\"Too many \
+                        requests\",\"status\":429,\"detail\":\"d\",\"p\":[\"a\"],\"b\":\"c\",\
+                        \"request_id\":\"id\"}\n";
+        assert_eq!(plain.json("id"), expected);
     }
 }

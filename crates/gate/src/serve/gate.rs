@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use keepgate_client::dial::{Dialer, Roots, Target, TargetError, TlsSettings};
@@ -14,16 +14,21 @@ use keepgate_serve::descriptors::TooFew;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
 use tokio::sync::{oneshot, watch};
 
-use crate::admin::Admin;
+use super::admin::{self, Admin};
+use super::front::Front;
+use super::listen::{self, ListenError, Listener};
+use super::{revoke, thread};
 use crate::config::GateConfig;
-use crate::dropped::Dropped;
+use crate::exchange::ongoing::List;
 use crate::identify::issuers::Issuers;
-use crate::limits::Limiting;
-use crate::listen::{self, ListenError, Listener};
-use crate::metrics::WorkerMetrics;
-use crate::source::DecisionSource;
+use crate::observe::dropped::Dropped;
+use crate::observe::metrics::WorkerMetrics;
+use crate::observe::report;
+use crate::phase::worker::{Common, Worker};
+use crate::service::limits::Limiting;
+use crate::service::source::DecisionSource;
+use crate::service::table::Tables;
 use crate::wire::head::MAX_HEADER_COUNT;
-use crate::worker::{Common, Worker};
 
 /// Descriptors kept back for the connection to the center, and the one that replaces it.
 const CENTER: usize = 4;
@@ -79,7 +84,7 @@ pub enum RunError {
 
 /// See the module.
 pub struct Gate {
-    common: Arc<Common>,
+    front: Arc<Front>,
     listeners: Vec<Listener>,
     addr: Option<SocketAddr>,
     admin: Option<Admin>,
@@ -145,36 +150,45 @@ impl Gate {
         };
         let listeners = listen::bind(&config.listen, workers).map_err(StartError::Listen)?;
         let control = tokio::runtime::Handle::current();
-        let issuers =
-            Arc::new(Issuers::new(control, dialer, config.keys.clone(), config.key_access.clone()));
-        let metrics: Arc<[Arc<WorkerMetrics>]> =
-            (0..listeners.each.len()).map(|_| Arc::default()).collect();
-        let common = Arc::new(Common {
+        let workers = listeners.each.len();
+        let tables = Arc::new(Tables {
+            service: config.service.clone(),
             source,
-            issuers,
-            upstream,
-            limiting: Limiting::new(listeners.each.len()),
-            dropped: Dropped::new(listeners.each.len()),
+            issuers: Issuers::new(control, dialer, config.keys.clone(), config.key_access.clone()),
+            limiting: Limiting::new(workers),
+            trust_everybody: config.trust_everybody,
             said_everybody: AtomicBool::new(false),
-            tls,
-            began: Instant::now(),
-            places: places(&config),
-            ongoing: (0..listeners.each.len()).map(|_| Arc::default()).collect(),
-            redecided: Counter::default(),
+        });
+        let metrics: Arc<[Arc<WorkerMetrics>]> = (0..workers).map(|_| Arc::default()).collect();
+        let places = places(&config);
+        let common = Arc::new(Common {
+            settings: GateConfig { token: String::new(), ..config },
+            tables,
+            upstream,
+            dropped: Arc::new(Dropped::new(workers)),
             uploads: Arc::default(),
             revision_waiters: AtomicUsize::new(0),
+        });
+        let admin_listen = common.settings.admin_listen;
+        let list = |metrics: &Arc<WorkerMetrics>| Arc::new(List::new(Arc::clone(&metrics.cuts)));
+        let front = Arc::new(Front {
+            common,
+            tls,
+            began: Instant::now(),
+            places,
+            ongoing: metrics.iter().map(list).collect(),
+            redecided: Counter::default(),
             stopping: AtomicBool::new(false),
             stop: watch::Sender::new(false),
-            settings: Arc::new(GateConfig { token: String::new(), ..config }),
         });
-        let admin = match common.settings.admin_listen {
+        let admin = match admin_listen {
             None => None,
             Some(addr) => Some(
-                Admin::bind(addr, Arc::clone(&common), Arc::clone(&metrics))
+                Admin::bind(addr, Arc::clone(&front), Arc::clone(&metrics))
                     .map_err(StartError::Listen)?,
             ),
         };
-        Ok(Gate { common, listeners: listeners.each, addr: listeners.addr, admin, metrics })
+        Ok(Gate { front, listeners: listeners.each, addr: listeners.addr, admin, metrics })
     }
 
     /// Where callers connect; none for a Unix socket.
@@ -190,20 +204,24 @@ impl Gate {
     /// Serves until `shutdown` is ready, then lets open exchanges end within their bound.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         let admin = self.admin.map(|admin| tokio::spawn(admin.run()));
-        let reports = tokio::spawn(crate::report::run(Arc::clone(&self.common)));
-        let rounds = tokio::spawn(crate::revoke::run(Arc::clone(&self.common)));
+        let Common { tables, dropped, .. } = &*self.front.common;
+        let reports = tokio::spawn(report::run(Arc::clone(tables), Arc::clone(dropped)));
+        let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
         let mut ends = Vec::new();
-        for (number, (listener, metrics)) in
-            self.listeners.into_iter().zip(self.metrics.iter()).enumerate()
+        let workers = self.metrics.iter().zip(&self.front.ongoing);
+        for (number, (listener, (metrics, ongoing))) in
+            self.listeners.into_iter().zip(workers).enumerate()
         {
             let (ended, end) = oneshot::channel();
-            let (common, metrics) = (Arc::clone(&self.common), Arc::clone(metrics));
+            let common = Arc::clone(&self.front.common);
+            let worker = Worker::new(common, number, Arc::clone(metrics), Arc::clone(ongoing));
+            let (front, worker) = (Arc::clone(&self.front), Arc::new(worker));
             let started = std::thread::Builder::new()
                 .name(format!("gate-{number}"))
                 .stack_size(keepgate_policy::DECISION_STACK)
-                .spawn(move || drop(ended.send(run_worker(common, number, metrics, listener))));
+                .spawn(move || drop(ended.send(thread::run(&front, &worker, listener))));
             if let Err(source) = started {
-                self.common.stop();
+                self.front.stop();
                 return Err(RunError::Worker { worker: number, source });
             }
             ends.push(async move {
@@ -219,58 +237,18 @@ impl Gate {
         let result = tokio::select! {
             result = &mut all => result,
             () = shutdown => {
-                self.common.stop();
+                self.front.stop();
                 all.await
             }
         };
-        self.common.stop();
+        self.front.stop();
         if let Some(admin) = admin {
             admin.abort();
         }
         reports.abort();
         rounds.abort();
-        self.common.source.close();
+        self.front.common.tables.source.close();
         result.map(|_| ())
-    }
-}
-
-impl Common {
-    fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.stop.send_replace(true);
-    }
-}
-
-/// A worker's thread, from its runtime to its end.
-fn run_worker(
-    common: Arc<Common>,
-    number: usize,
-    metrics: Arc<WorkerMetrics>,
-    listener: Listener,
-) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let drain = common.settings.bounds.drain;
-    let worker = Arc::new(Worker::new(common, number, metrics));
-    let result = runtime.block_on(async {
-        listen::accept(&worker, listener).await?;
-        drained(&worker, drain).await;
-        Ok(())
-    });
-    // Whatever is still open had its time.
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    result
-}
-
-/// Ends when this worker's connections have, or when their time is over.
-async fn drained(worker: &Worker, within: Duration) {
-    let open = async {
-        while worker.metrics.open.value() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    if tokio::time::timeout(within, open).await.is_err() {
-        let left = worker.metrics.open.value();
-        tracing::info!(left, "connections were cut off at the end");
     }
 }
 
@@ -316,7 +294,7 @@ fn descriptors(config: &GateConfig, workers: usize) -> Result<Shares, StartError
         connections: config.bounds.max_connections,
         upstream: config.pool.max_connections.unwrap_or(MAX_CONNECTIONS).min(MAX_CONNECTIONS),
         center: CENTER,
-        admin: if config.admin_listen.is_some() { crate::admin::PLACES } else { 0 },
+        admin: if config.admin_listen.is_some() { admin::PLACES } else { 0 },
         files: FILES,
         health_checks: KEY_FETCHES,
         // A listener, an epoll instance, its timer and its waker; and the control runtime's.

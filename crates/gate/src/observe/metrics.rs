@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::StatusCode;
 use keepgate_observe::{Counter, Gauge, Histogram, Page, Sort};
 
-use crate::cut::Cut;
-use crate::phase::Phase;
-use crate::problem::Kind;
+use super::phase::Phase;
+use crate::exchange::cut::{Cut, Cuts};
+use crate::message::problem::Kind;
 
 /// Upper bounds of the decision histogram's buckets, in nanoseconds, and as labels in seconds.
 const DECISION_NS: [u64; 10] =
@@ -37,7 +37,6 @@ const LIMITED: [(Phase, bool); 4] = [
 
 const KINDS: usize = Kind::ALL.len();
 const PHASES: usize = Phase::ALL.len();
-const CUTS: usize = Cut::ALL.len();
 
 /// One worker's counters.
 #[derive(Debug, Default)]
@@ -60,7 +59,7 @@ pub(crate) struct WorkerMetrics {
     pub(crate) token_verified: Counter,
     pub(crate) tunnels: Gauge,
     /// What was cut short, by bound.
-    cut: [Counter; CUTS],
+    pub(crate) cuts: Arc<Cuts>,
     /// Requests whose forwarding headers were dropped.
     pub(crate) forwarding_dropped: Counter,
     /// Policies that failed to evaluate.
@@ -72,13 +71,6 @@ impl WorkerMetrics {
     pub(crate) fn answered(&self, phase: Phase, kind: Kind) {
         let row = self.answered.get(phase as usize);
         if let Some(counter) = row.and_then(|row| row.get(kind as usize)) {
-            counter.add(1);
-        }
-    }
-
-    /// An exchange or a connection was cut short.
-    pub(crate) fn cut(&self, cut: Cut) {
-        if let Some(counter) = self.cut.get(cut as usize) {
             counter.add(1);
         }
     }
@@ -216,7 +208,7 @@ fn cuts(workers: &Workers, page: &mut Page) {
     let help = "Exchanges and connections cut short, by the bound that did it.";
     let mut series = page.metric(Sort::Counter, "cut_total", help);
     for cut in Cut::ALL {
-        let n = total(workers, |w| w.cut.get(*cut as usize).map_or(0, Counter::value));
+        let n = total(workers, |w| w.cuts.count(*cut));
         series.line(&[("bound", cut.name())], n);
     }
 }

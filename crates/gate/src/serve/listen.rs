@@ -7,16 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
-use keepgate_serve::Seat;
 use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::connection;
+use super::front::Front;
 use crate::config::Listen;
-use crate::conn;
-use crate::cut::Cut;
+use crate::phase::worker::Worker;
+use crate::wire::peer::CallerPlace;
 use crate::wire::stream::Socket;
-use crate::worker::Worker;
 
 /// Connections the kernel may hold that were not accepted yet.
 const BACKLOG: i32 = 1024;
@@ -136,53 +135,17 @@ impl Accepting {
     }
 }
 
-/// A place among the connections, held until the connection has ended, also as a tunnel.
-///
-/// INVARIANT: the place is free before the metrics count one connection less (fields are dropped
-/// in their order), so that whoever saw the number fall finds a place.
-pub(crate) struct CallerPlace {
-    place: keepgate_serve::Place,
-    counted: Counted,
-}
-
-/// A connection in the metrics of its worker.
-struct Counted(Arc<Worker>);
-
-impl CallerPlace {
-    /// None: the connection is closed.
-    fn take(worker: &Arc<Worker>, remote: Option<SocketAddr>) -> Option<CallerPlace> {
-        let common = &worker.common;
-        let place = common.places.take(remote.map(|addr| addr.ip()), common.now_ms()).ok()?;
-        worker.metrics.open.rise();
-        Some(CallerPlace { place, counted: Counted(Arc::clone(worker)) })
-    }
-
-    pub(crate) fn seat(&self) -> &Arc<Seat> {
-        self.place.seat()
-    }
-}
-
-impl Drop for CallerPlace {
-    fn drop(&mut self) {
-        if self.seat().is_told() {
-            self.counted.0.cut(Cut::Places, &HeaderValue::from_static("none"));
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.metrics.open.fall();
-    }
-}
-
 /// Accepts until the gate stops. Runs on the worker's runtime.
-pub(crate) async fn accept(worker: &Arc<Worker>, listener: Listener) -> io::Result<()> {
+pub(crate) async fn accept(
+    front: &Arc<Front>,
+    worker: &Arc<Worker>,
+    listener: Listener,
+) -> io::Result<()> {
     let listener = match listener {
         Listener::Tcp(listener) => Accepting::Tcp(TcpListener::from_std(listener)?),
         Listener::Unix(listener) => Accepting::Unix(UnixListener::from_std(listener)?),
     };
-    let mut stop = worker.common.stop.subscribe();
+    let mut stop = front.stop.subscribe();
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -193,10 +156,13 @@ pub(crate) async fn accept(worker: &Arc<Worker>, listener: Listener) -> io::Resu
             Ok((socket, remote)) => {
                 failing = false;
                 worker.metrics.accepted.add(1);
-                match CallerPlace::take(worker, remote) {
-                    None => worker.metrics.over_bound.add(1),
-                    Some(place) => {
-                        tokio::spawn(conn::serve(Arc::clone(worker), socket, remote, place));
+                match front.places.take(remote.map(|addr| addr.ip()), front.now_ms()) {
+                    // The connection is closed.
+                    Err(_) => worker.metrics.over_bound.add(1),
+                    Ok(place) => {
+                        let place = CallerPlace::new(place, &worker.metrics);
+                        let (front, worker) = (Arc::clone(front), Arc::clone(worker));
+                        tokio::spawn(connection::serve(front, worker, socket, remote, place));
                     }
                 }
             }

@@ -149,7 +149,7 @@ impl DecisionSource for Replica {
     }
 
     fn report(&self, service: &str, report: Vec<u8>) {
-        // INVARIANT: a gate's reports are within the bound; see `crate::report`.
+        // INVARIANT: a gate's reports are within the bound; see `crate::observe::report`.
         let _ = Replica::report(self, service, report);
     }
 

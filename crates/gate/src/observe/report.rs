@@ -10,7 +10,8 @@ use keepgate_limit::top::{MAX_TOLD, Top, Unheard};
 use keepgate_limit::{Limits, Nanos};
 use tokio::time::MissedTickBehavior;
 
-use crate::worker::Common;
+use super::dropped::Dropped;
+use crate::service::table::Tables;
 
 /// How often there is a report while there is traffic.
 const EVERY: Duration = Duration::from_secs(5);
@@ -21,27 +22,27 @@ const QUIET: u32 = 4;
 const MAX_BYTES: usize = 64 << 10;
 
 /// Runs until it is dropped.
-pub(crate) async fn run(common: Arc<Common>) {
+pub(crate) async fn run(tables: Arc<Tables>, dropped: Arc<Dropped>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut requests, mut quiet) = (None, 0);
     loop {
         every.tick().await;
-        let Some((report, seen)) = report(&common) else { continue };
+        let Some((report, seen)) = report(&tables, &dropped) else { continue };
         if requests == Some(seen) && quiet + 1 < QUIET {
             quiet += 1;
             continue;
         }
         (requests, quiet) = (Some(seen), 0);
-        common.source.report(&common.settings.service, report);
+        tables.source.report(&tables.service, report);
     }
 }
 
-fn report(common: &Common) -> Option<(Vec<u8>, u64)> {
-    let limiting = &common.limiting;
+fn report(tables: &Tables, dropped: &Dropped) -> Option<(Vec<u8>, u64)> {
+    let limiting = &tables.limiting;
     let last = limiting.last();
     let limits = last.as_ref().map(|last| &*last.limits);
-    fitting(&limiting.top, limiting.now(), limits, &common.dropped.peers())
+    fitting(&limiting.top, limiting.now(), limits, &dropped.peers())
 }
 
 /// As much of a report as fits, and how many requests it is about.

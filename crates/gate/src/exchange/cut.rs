@@ -4,7 +4,10 @@
 //! worker: a flood of slow callers must not become a flood of lines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+use keepgate_observe::Counter;
 
 /// Lines a second.
 const LINES: u64 = 20;
@@ -58,9 +61,48 @@ cuts! {
     Stopping, "stopping";
 }
 
+/// What one worker has cut short.
+#[derive(Debug)]
+pub(crate) struct Cuts {
+    counts: [Counter; Cut::ALL.len()],
+    lines: Lines,
+    /// Where the seconds of `lines` count from.
+    began: Instant,
+}
+
+impl Default for Cuts {
+    fn default() -> Cuts {
+        Cuts { counts: Default::default(), lines: Lines::default(), began: Instant::now() }
+    }
+}
+
+impl Cuts {
+    /// Counts what was cut short, and logs it.
+    pub(crate) fn note(&self, cut: Cut, request_id: &HeaderValue) {
+        if let Some(counter) = self.counts.get(cut as usize) {
+            counter.add(1);
+        }
+        if let Some(left_out) = self.lines.take(self.began.elapsed()) {
+            let request_id = request_id.to_str().unwrap_or_default();
+            tracing::info!(
+                target: "keepgate::cut",
+                bound = cut.name(),
+                request_id,
+                left_out,
+                "cut short"
+            );
+        }
+    }
+
+    /// How often this bound has cut something short.
+    pub(crate) fn count(&self, cut: Cut) -> u64 {
+        self.counts.get(cut as usize).map_or(0, Counter::value)
+    }
+}
+
 /// Which lines are due. The others are counted, and told with the next.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+struct Lines {
     /// The second, and how many lines it had, in the lower half.
     second: AtomicU64,
     left_out: AtomicU64,
@@ -68,7 +110,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Whether a line may be written `since_start`; how many were not before it.
-    pub(crate) fn take(&self, since_start: Duration) -> Option<u64> {
+    fn take(&self, since_start: Duration) -> Option<u64> {
         let second = since_start.as_secs() << 32;
         let next = |held: u64| {
             let count = if held & !0xffff_ffff == second { held & 0xffff_ffff } else { 0 };
@@ -90,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_bound_is_documented_once() {
-        let docs = include_str!("../../../docs/gate.md");
+        let docs = include_str!("../../../../docs/gate.md");
         let mut seen = std::collections::BTreeSet::new();
         for cut in Cut::ALL {
             assert!(seen.insert(cut.name()), "{cut:?} shares its name");

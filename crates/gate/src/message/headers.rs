@@ -13,7 +13,7 @@ use http::header::{
 
 use keepgate_policy::service::OVERRIDE_HEADERS;
 
-use crate::problem::{Kind, Problem};
+use super::problem::{Kind, Problem};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -24,6 +24,8 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) const KEEPGATE_PRINCIPAL: HeaderName = HeaderName::from_static("keepgate-principal");
 pub(crate) const KEEPGATE_MIN_REVISION: HeaderName =
     HeaderName::from_static("keepgate-min-revision");
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 

@@ -2,7 +2,7 @@
 //!
 //! A decision is made once, but what it allowed may go on for hours: a WebSocket, an event stream,
 //! a gRPC call, a large body. So each exchange leaves behind what it was decided on, and
-//! [`crate::revoke`] decides it again when permissions change. A worker keeps its own list, which
+//! `serve::revoke` decides it again when permissions change. A worker keeps its own list, which
 //! only it and those rounds touch.
 //!
 //! INVARIANT: an exchange leaves one entry, and takes it away by `Drop`. An entry holds identifiers
@@ -19,9 +19,8 @@ use http::HeaderValue;
 use keepgate_policy::{Revision, Uid};
 use serde_json::Value;
 
-use crate::cut::Cut;
-use crate::wire::guard::Shared;
-use crate::worker::Worker;
+use super::cut::{Cut, Cuts};
+use super::shared::Shared;
 
 /// Why an exchange that is under way is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,9 +156,10 @@ impl Ongoing {
 }
 
 /// The exchanges of one worker.
-#[derive(Default)]
 pub(crate) struct List {
     state: Mutex<State>,
+    /// Where it is noted that one of them was cut short.
+    cuts: Arc<Cuts>,
 }
 
 #[derive(Default)]
@@ -169,6 +169,11 @@ struct State {
 }
 
 impl List {
+    /// An empty one, of the worker with these cuts.
+    pub(crate) fn new(cuts: Arc<Cuts>) -> List {
+        List { state: Mutex::default(), cuts }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,7 +213,7 @@ impl List {
 
 /// An exchange on its worker's list, until this is dropped.
 pub(crate) struct Listed {
-    worker: Arc<Worker>,
+    list: Arc<List>,
     ongoing: Arc<Ongoing>,
     index: usize,
 }
@@ -216,7 +221,7 @@ pub(crate) struct Listed {
 impl Listed {
     /// Puts an exchange that was decided at `revision` on the list. `connection`: its own.
     pub(crate) fn new(
-        worker: &Arc<Worker>,
+        list: &Arc<List>,
         inputs: Inputs,
         revision: Revision,
         connection: Option<Arc<Shared>>,
@@ -229,8 +234,8 @@ impl Listed {
             waker: Mutex::new(None),
             connection,
         });
-        let index = worker.ongoing.put(&ongoing);
-        Listed { worker: Arc::clone(worker), ongoing, index }
+        let index = list.put(&ongoing);
+        Listed { list: Arc::clone(list), ongoing, index }
     }
 
     /// Why it is over, if it is.
@@ -250,12 +255,12 @@ impl Listed {
 
     /// Counts and logs that it was cut.
     pub(crate) fn cut(&self, cut: Cut) {
-        self.worker.cut(cut, &self.ongoing.inputs.request_id);
+        self.list.cuts.note(cut, &self.ongoing.inputs.request_id);
     }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        drop(self.worker.ongoing.take(self.index));
+        drop(self.list.take(self.index));
     }
 }

@@ -10,61 +10,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use keepgate_limit::Permit;
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
 };
 
-use crate::ongoing::{Ending, Listed};
+use super::front::Front;
+use crate::exchange::ongoing::{Ending, Listed};
+use crate::observe::metrics::WorkerMetrics;
+use crate::phase::forward::Upgrade;
+use crate::wire::peer::Peer;
 use crate::wire::websocket::{self, Frames};
-use crate::worker::{Peer, Worker, stopped};
 
 /// From the decision to end it to the close frame, and from there to the caller's own.
 const CLOSING: Duration = Duration::from_secs(1);
 /// What is read at once.
 const BUFFER: usize = 8 * 1024;
 
-/// What a tunnel holds until it ends.
-pub(crate) struct Held {
-    /// The caller's connection, with its place.
-    pub(crate) peer: Arc<Peer>,
-    pub(crate) listed: Option<Listed>,
-    /// The caller's places among the requests under way.
-    #[expect(dead_code, reason = "held for its Drop")]
-    pub(crate) permits: Vec<Permit>,
-}
-
-/// Carries bytes once both sides have upgraded. `idle`: how long nothing may move.
-pub(crate) fn spawn(
-    worker: &Arc<Worker>,
-    caller: OnUpgrade,
-    upstream: OnUpgrade,
-    idle: Duration,
-    held: Held,
-) {
-    let worker = Arc::clone(worker);
+/// Carries bytes once both sides have upgraded.
+pub(crate) fn spawn(front: &Arc<Front>, peer: Arc<Peer>, upgrade: Upgrade) {
+    let front = Arc::clone(front);
     tokio::spawn(async move {
-        let _busy = held.peer.seat.busy();
+        // Held until it ends: the connection's place, and the caller's places among the requests.
+        let Upgrade { caller, upstream, idle, listed, permits: _permits, metrics } = upgrade;
+        let _busy = peer.seat.busy();
         let Ok((caller, upstream)) = tokio::try_join!(caller, upstream) else { return };
-        worker.metrics.tunnels.rise();
-        let _open = OpenTunnel(&worker);
+        metrics.tunnels.rise();
+        let _open = OpenTunnel(&metrics);
         let mut tunnel = Tunnel::new(caller, upstream);
-        let ending = tunnel.carry(&worker, &held, idle).await;
+        let ending = tunnel.carry(&front, &listed, idle).await;
         let Some(ending) = ending else {
             // It ended by itself, unless the caller took nothing for too long.
-            if let (Some(listed), Some(cut)) = (&held.listed, held.peer.shared.was_cut()) {
+            if let Some(cut) = peer.shared.was_cut() {
                 listed.cut(cut);
             }
             return;
         };
-        if let Some(listed) = &held.listed {
-            listed.cut(ending.cut());
-        }
+        listed.cut(ending.cut());
         let closed = tokio::time::timeout(CLOSING, tunnel.close(ending)).await;
         if !matches!(closed, Ok(Ok(()))) {
-            held.peer.shared.reset();
+            peer.shared.reset();
             return;
         }
         // Else what the caller still sends would reset the connection, and lose the close frame.
@@ -73,11 +59,11 @@ pub(crate) fn spawn(
 }
 
 /// Returns its count by `Drop`.
-struct OpenTunnel<'w>(&'w Worker);
+struct OpenTunnel<'m>(&'m WorkerMetrics);
 
 impl Drop for OpenTunnel<'_> {
     fn drop(&mut self) {
-        self.0.metrics.tunnels.fall();
+        self.0.tunnels.fall();
     }
 }
 
@@ -102,20 +88,14 @@ impl Tunnel {
     }
 
     /// Until it ends, or is to be ended.
-    async fn carry(&mut self, worker: &Worker, held: &Held, idle: Duration) -> Option<Ending> {
+    async fn carry(&mut self, front: &Front, listed: &Listed, idle: Duration) -> Option<Ending> {
         let Tunnel { down, up, moved } = self;
-        let told = async {
-            match &held.listed {
-                Some(listed) => listed.ended().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             // Either end closing is how a tunnel ends; there is nobody left to tell.
             _ = async { tokio::try_join!(down.run(), up.run()) } => None,
-            ending = told => Some(ending),
+            ending = listed.ended() => Some(ending),
             () = still_for(idle, moved) => Some(Ending::Idle),
-            () = stopped(worker.common.stop.subscribe()) => Some(Ending::Stopping),
+            () = front.stopped() => Some(Ending::Stopping),
         }
     }
 

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use keepgate_policy::{Query, Revision, World};
 use tokio::time::MissedTickBehavior;
 
-use crate::ongoing::{Ending, Inputs, Ongoing};
-use crate::source::{Dated, Peek};
-use crate::worker::Common;
+use super::front::Front;
+use crate::exchange::ongoing::{Ending, Inputs, Ongoing};
+use crate::service::source::{Dated, Peek};
 
 /// The time between two rounds.
 const ROUND: Duration = Duration::from_millis(100);
@@ -26,23 +26,23 @@ const GRACE: Duration = Duration::from_secs(1);
 const CHUNK: usize = 128;
 
 /// Runs until it is dropped.
-pub(crate) async fn run(common: Arc<Common>) {
+pub(crate) async fn run(front: Arc<Front>) {
     let mut every = tokio::time::interval(ROUND);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rounds = Rounds::default();
     loop {
         every.tick().await;
-        rounds.look(&common);
-        if common.ongoing.iter().all(|list| list.len() == 0) {
+        rounds.look(&front);
+        if front.ongoing.iter().all(|list| list.len() == 0) {
             continue;
         }
         // Taken and not copied: who else holds an exchange is how it is seen to have ended.
         let told = std::mem::take(&mut rounds.told);
         let mut next = Rounds { told, ..rounds.clone() };
-        let common = Arc::clone(&common);
+        let front = Arc::clone(&front);
         // A round that did not come to its end changed nothing here: the next one does its work.
         if let Ok(told) = tokio::task::spawn_blocking(move || {
-            next.round(&common);
+            next.round(&front);
             next.told
         })
         .await
@@ -68,15 +68,15 @@ struct Rounds {
 
 impl Rounds {
     /// Sees whether something has changed.
-    fn look(&mut self, common: &Common) {
-        let Peek::New(dated) = common.source.peek(None) else { return };
+    fn look(&mut self, front: &Front) {
+        let Peek::New(dated) = front.common.tables.source.peek(None) else { return };
         let world = &dated.world;
         let Some(before) = &self.world else {
             self.since = world.revision();
             self.world = Some(dated);
             return;
         };
-        if !world.decides_as(&before.world, &common.settings.service) {
+        if !world.decides_as(&before.world, &front.common.tables.service) {
             // Where numbers do not ascend (another center's state) they tell nothing.
             self.all |= world.revision() <= before.world.revision();
             self.since = world.revision();
@@ -84,15 +84,15 @@ impl Rounds {
         self.world = Some(dated);
     }
 
-    fn round(&mut self, common: &Common) {
+    fn round(&mut self, front: &Front) {
         let now = Instant::now();
         let unix_s = keepgate_observe::unix_s();
-        for list in common.ongoing.iter() {
+        for list in front.ongoing.iter() {
             let mut from = Some(0);
             while let Some(place) = from {
                 let (some, next) = list.some(place, CHUNK);
                 for ongoing in some {
-                    self.judge(common, &ongoing, now, unix_s);
+                    self.judge(front, &ongoing, now, unix_s);
                 }
                 from = next;
                 std::thread::yield_now();
@@ -109,16 +109,16 @@ impl Rounds {
         });
     }
 
-    fn judge(&mut self, common: &Common, ongoing: &Arc<Ongoing>, now: Instant, unix_s: u64) {
+    fn judge(&mut self, front: &Front, ongoing: &Arc<Ongoing>, now: Instant, unix_s: u64) {
         if self.all {
             ongoing.set_decided(Revision(0));
         }
-        let young =
-            now.saturating_duration_since(ongoing.began) < common.settings.bounds.revoke_after;
+        let young = now.saturating_duration_since(ongoing.began)
+            < front.common.settings.bounds.revoke_after;
         if young || ongoing.ending().is_some() {
             return;
         }
-        if let Some(ending) = self.verdict(common, ongoing, unix_s)
+        if let Some(ending) = self.verdict(front, ongoing, unix_s)
             && ongoing.end(ending)
         {
             self.told.push((Arc::clone(ongoing), now));
@@ -126,7 +126,7 @@ impl Rounds {
     }
 
     /// Why it is over; none: it goes on.
-    fn verdict(&self, common: &Common, ongoing: &Ongoing, unix_s: u64) -> Option<Ending> {
+    fn verdict(&self, front: &Front, ongoing: &Ongoing, unix_s: u64) -> Option<Ending> {
         let inputs = &ongoing.inputs;
         if inputs.until_unix_s.is_some_and(|until| unix_s >= until) {
             return Some(Ending::Expired);
@@ -141,8 +141,8 @@ impl Rounds {
         if ongoing.decided() >= self.since {
             return None;
         }
-        common.redecided.add(1);
-        let ending = decide(world, &common.settings.service, inputs);
+        front.redecided.add(1);
+        let ending = decide(world, &front.common.tables.service, inputs);
         if ending.is_none() {
             ongoing.set_decided(world.revision());
         }

@@ -1,0 +1,9 @@
+//! What operators see of a gate: numbers, warnings, and who makes the requests.
+//!
+//! What is measured here has happened; nothing here decides about a request.
+
+pub(crate) mod dropped;
+pub(crate) mod metrics;
+pub(crate) mod phase;
+pub(crate) mod report;
+pub(crate) mod warnings;

@@ -1,0 +1,381 @@
+//! The stages of a request: what is known of it, by type.
+//!
+//! ```text
+//! Arrived > Accepted > Routed > Identified > Admitted > Allowed > Sent
+//! ```
+//!
+//! Each stage holds the one before it and what its phase found out, so that a phase has what it
+//! needs without asking whether it is there. An exchange that goes no further is [`Refused`], with
+//! the stage at which it ended.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::USER_AGENT;
+use http::request::Parts;
+use http::{HeaderValue, Version};
+use keepgate_limit::{AddressKey, LimitVerdict, Permit};
+use keepgate_policy::Uid;
+use serde_json::Value;
+
+use super::wanted::Wanted;
+use super::worker::Worker;
+use crate::message::headers::{self, Asked, X_REQUEST_ID};
+use crate::message::problem::Problem;
+use crate::observe::phase::Phase;
+use crate::service::table::{Service, Table};
+use crate::wire::peer::Peer;
+
+/// A request whose head is here; nothing is known of it yet.
+pub(crate) struct Arrived {
+    pub(crate) parts: Parts,
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) started: Instant,
+    pub(crate) request_id: HeaderValue,
+    /// The caller speaks gRPC, and is answered in it.
+    pub(crate) grpc: bool,
+}
+
+/// A request that is one, and from whom.
+pub(crate) struct Accepted {
+    pub(crate) arrived: Arrived,
+    /// The host asked for, as [`keepgate_policy::host`] writes it.
+    pub(crate) host: Box<str>,
+    /// The caller's address, behind trusted proxies; none over a Unix socket.
+    pub(crate) client: Option<IpAddr>,
+    /// The peer is a trusted proxy.
+    pub(crate) trusted: bool,
+    pub(crate) asked: Asked,
+    pub(crate) websocket: bool,
+    /// The revision that it asks for.
+    pub(crate) min_revision: Option<Wanted>,
+    /// What was charged before a wait for that revision; none: it did not wait.
+    pub(crate) paid: Option<Box<Paid>>,
+}
+
+/// What the limits said before a wait, which counts after it too.
+pub(crate) struct Paid {
+    /// None: there was no service yet whose limits could have been asked.
+    pub(crate) by_address: Option<LimitVerdict>,
+    /// Who was charged; none: nobody was identified.
+    pub(crate) by_principal: Option<(Charged, LimitVerdict)>,
+}
+
+/// Whom the limits by principal have counted.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Charged {
+    principal: Arc<Uid>,
+    key: Option<ShownKey>,
+}
+
+/// What routing has found.
+pub(crate) struct Found {
+    /// The version of the world that the request belongs to from here on.
+    pub(crate) table: Arc<Table>,
+    /// The table's service.
+    pub(crate) service: Arc<Service>,
+    /// Place of the route in the service's list; none: unmatched, and forwarded all the same.
+    pub(crate) index: Option<usize>,
+    /// The path that is decided on, where it is not the one that is forwarded.
+    pub(crate) path: Option<Box<str>>,
+    pub(crate) action: Uid,
+    pub(crate) resource: Uid,
+    pub(crate) anonymous: bool,
+    pub(crate) max_age_ms: u64,
+    /// None: the gate's.
+    pub(crate) answer_timeout: Option<Duration>,
+    /// None: the gate's.
+    pub(crate) answer_idle: Option<Duration>,
+}
+
+/// Where routing has led a request.
+pub(crate) struct Way {
+    pub(crate) accepted: Accepted,
+    pub(crate) found: Result<Found, Missed>,
+}
+
+/// Why routing has found nothing.
+pub(crate) struct Missed {
+    /// The service; none: there is none yet.
+    pub(crate) service: Option<Arc<Service>>,
+    pub(crate) problem: Problem,
+}
+
+/// A request without a route, counted by its address all the same.
+pub(crate) struct Unrouted {
+    pub(crate) accepted: Accepted,
+    /// None: there is none yet.
+    pub(crate) service: Option<Arc<Service>>,
+    /// None: there were no limits yet.
+    pub(crate) by_address: Option<LimitVerdict>,
+}
+
+/// A request with a route, counted by its address.
+pub(crate) struct Routed {
+    pub(crate) accepted: Accepted,
+    pub(crate) found: Found,
+    /// None: it waited for a revision, and there were no limits before that.
+    pub(crate) by_address: Option<LimitVerdict>,
+}
+
+/// Who a caller is.
+pub(crate) struct Identity {
+    pub(crate) principal: Arc<Uid>,
+    /// Its value for `Keepgate-Principal`.
+    pub(crate) header: Option<HeaderValue>,
+    /// Nobody in particular: the principal is the service's for anonymous callers.
+    pub(crate) is_anonymous: bool,
+    /// The API key that was shown.
+    pub(crate) key: Option<ShownKey>,
+    /// When the credential that was shown expires; none: never, or there is none.
+    pub(crate) until_unix_s: Option<u64>,
+}
+
+/// An API key that holds.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ShownKey {
+    pub(crate) prefix: String,
+    /// Empty: none.
+    pub(crate) plan: String,
+}
+
+/// A request whose caller is known.
+pub(crate) struct Identified {
+    pub(crate) routed: Routed,
+    pub(crate) identity: Identity,
+}
+
+/// A request that is within all its limits.
+pub(crate) struct Admitted {
+    pub(crate) identified: Identified,
+    pub(crate) by_principal: LimitVerdict,
+}
+
+/// A request that the policies permit.
+pub(crate) struct Allowed {
+    pub(crate) admitted: Admitted,
+    /// The context that was decided on.
+    pub(crate) context: BTreeMap<String, Value>,
+}
+
+/// A request that was given to the upstream, with its headers.
+pub(crate) struct Sent {
+    /// Its headers are the upstream's now.
+    pub(crate) admitted: Admitted,
+    pub(crate) user_agent: Option<HeaderValue>,
+}
+
+/// An exchange that the gate answers itself, and how far it came.
+pub(crate) struct Refused {
+    /// The phase that refused it.
+    pub(crate) phase: Phase,
+    pub(crate) problem: Problem,
+    pub(crate) ended: Ended,
+}
+
+/// The stage at which an exchange ended.
+pub(crate) enum Ended {
+    /// It was not accepted; the caller's address, as far as it was found out.
+    Arrived(Arrived, Option<IpAddr>),
+    Unrouted(Unrouted),
+    Routed(Routed),
+    /// It was over a limit by principal, which said this.
+    Limited(Identified, LimitVerdict),
+    Admitted(Admitted),
+    Sent(Sent),
+}
+
+/// What is known of an exchange wherever it ended, for those who report it.
+pub(crate) struct Facts<'e> {
+    pub(crate) arrived: &'e Arrived,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) service: Option<&'e Arc<Service>>,
+    pub(crate) found: Option<&'e Found>,
+    pub(crate) identity: Option<&'e Identity>,
+    pub(crate) user_agent: Option<&'e HeaderValue>,
+    by_address: Option<&'e LimitVerdict>,
+    by_principal: Option<&'e LimitVerdict>,
+}
+
+impl Arrived {
+    /// At its beginning.
+    pub(crate) fn new(parts: Parts, worker: Arc<Worker>, peer: Arc<Peer>) -> Arrived {
+        let request_id = worker.request_ids.of(parts.headers.get(X_REQUEST_ID));
+        let grpc = parts.version == Version::HTTP_2 && headers::is_grpc(&parts.headers);
+        Arrived { parts, worker, peer, started: Instant::now(), request_id, grpc }
+    }
+
+    fn facts(&self, client: Option<IpAddr>) -> Facts<'_> {
+        Facts {
+            arrived: self,
+            client,
+            service: None,
+            found: None,
+            identity: None,
+            user_agent: self.parts.headers.get(USER_AGENT),
+            by_address: None,
+            by_principal: None,
+        }
+    }
+}
+
+impl Accepted {
+    /// The caller's address, as limits and heavy hitters count it.
+    pub(crate) fn address(&self) -> AddressKey {
+        address(self.client)
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        let paid = self.paid.as_ref().and_then(|paid| paid.by_principal.as_ref());
+        Facts { by_principal: paid.map(|(_, said)| said), ..self.arrived.facts(self.client) }
+    }
+}
+
+impl Found {
+    /// The route's path template; none: unmatched.
+    pub(crate) fn template(&self) -> Option<&str> {
+        let route = self.service.router.routes().get(self.index?)?;
+        Some(&route.path)
+    }
+}
+
+impl Unrouted {
+    fn facts(&self) -> Facts<'_> {
+        let (service, by_address) = (self.service.as_ref(), self.by_address.as_ref());
+        Facts { service, by_address, ..self.accepted.facts() }
+    }
+}
+
+impl Routed {
+    pub(crate) fn identified(self, identity: Identity) -> Identified {
+        Identified { routed: self, identity }
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            service: Some(&self.found.service),
+            found: Some(&self.found),
+            by_address: self.by_address.as_ref(),
+            ..self.accepted.facts()
+        }
+    }
+}
+
+impl Identity {
+    /// Type and id of the principal; none for an anonymous caller.
+    pub(crate) fn known(&self) -> Option<(&str, &str)> {
+        (!self.is_anonymous).then_some((&self.principal.kind, &self.principal.id))
+    }
+
+    /// Whom limits by principal count.
+    pub(crate) fn charged(&self) -> Charged {
+        Charged { principal: Arc::clone(&self.principal), key: self.key.clone() }
+    }
+}
+
+impl Identified {
+    fn facts(&self) -> Facts<'_> {
+        Facts { identity: Some(&self.identity), ..self.routed.facts() }
+    }
+}
+
+impl Admitted {
+    pub(crate) fn arrived(&self) -> &Arrived {
+        &self.identified.routed.accepted.arrived
+    }
+
+    pub(crate) fn arrived_mut(&mut self) -> &mut Arrived {
+        &mut self.identified.routed.accepted.arrived
+    }
+
+    pub(crate) fn found(&self) -> &Found {
+        &self.identified.routed.found
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        Facts { by_principal: Some(&self.by_principal), ..self.identified.facts() }
+    }
+
+    fn take_permits(&mut self) -> Vec<Permit> {
+        permits(self.identified.routed.by_address.as_mut(), Some(&mut self.by_principal))
+    }
+}
+
+impl Sent {
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        Facts { user_agent: self.user_agent.as_ref(), ..self.admitted.facts() }
+    }
+
+    /// Takes the caller's places among the requests under way; dropping them gives them back.
+    pub(crate) fn take_permits(&mut self) -> Vec<Permit> {
+        self.admitted.take_permits()
+    }
+}
+
+impl Refused {
+    /// Boxed: it is the rare case.
+    #[cold]
+    pub(crate) fn new(phase: Phase, problem: Problem, ended: Ended) -> Box<Refused> {
+        Box::new(Refused { phase, problem, ended })
+    }
+}
+
+impl Ended {
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        match self {
+            Ended::Arrived(arrived, client) => arrived.facts(*client),
+            Ended::Unrouted(unrouted) => unrouted.facts(),
+            Ended::Routed(routed) => routed.facts(),
+            Ended::Limited(identified, said) => {
+                Facts { by_principal: Some(said), ..identified.facts() }
+            }
+            Ended::Admitted(admitted) => admitted.facts(),
+            Ended::Sent(sent) => sent.facts(),
+        }
+    }
+
+    /// As [`Sent::take_permits`].
+    pub(crate) fn take_permits(&mut self) -> Vec<Permit> {
+        match self {
+            Ended::Arrived(..) => Vec::new(),
+            Ended::Unrouted(Unrouted { accepted, by_address, .. })
+            | Ended::Routed(Routed { accepted, by_address, .. }) => {
+                let paid = accepted.paid.as_mut().and_then(|paid| paid.by_principal.as_mut());
+                permits(by_address.as_mut(), paid.map(|(_, said)| said))
+            }
+            Ended::Limited(identified, said) => {
+                permits(identified.routed.by_address.as_mut(), Some(said))
+            }
+            Ended::Admitted(admitted) => admitted.take_permits(),
+            Ended::Sent(sent) => sent.take_permits(),
+        }
+    }
+}
+
+impl Facts<'_> {
+    /// The caller's address, as limits and heavy hitters count it.
+    pub(crate) fn address(&self) -> AddressKey {
+        address(self.client)
+    }
+
+    /// What the limits said, in the order of their phases.
+    pub(crate) fn said(&self) -> Vec<&LimitVerdict> {
+        self.by_address.into_iter().chain(self.by_principal).collect()
+    }
+}
+
+fn address(client: Option<IpAddr>) -> AddressKey {
+    client.map_or(AddressKey::Local, AddressKey::from)
+}
+
+fn permits(
+    by_address: Option<&mut LimitVerdict>,
+    by_principal: Option<&mut LimitVerdict>,
+) -> Vec<Permit> {
+    let mut permits = by_address.map(LimitVerdict::take_permits).unwrap_or_default();
+    permits.extend(by_principal.map(LimitVerdict::take_permits).unwrap_or_default());
+    permits
+}
