@@ -59,6 +59,11 @@ const BENCHES: &[Bench] = &[
         ],
     },
     Bench {
+        name: "instructions",
+        about: "instructions of a decision, both limit phases, a proxied request, an evaluation",
+        command: &["scripts/bench-instructions"],
+    },
+    Bench {
         name: "gateway",
         about: "CPU a proxied request beside nginx, with and without auth_request",
         command: &["scripts/bench-gateway"],
