@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::dial::{Endpoint, Target};
 
-use super::MAX_CONNECTIONS;
+/// Sockets an upstream may have at most, whatever its budget.
+pub const MAX_CONNECTIONS: usize = 1024;
 
 /// Says how many sockets a target may have. Called off the request path, may block briefly.
 pub type Budget = Arc<dyn Fn(&Target) -> usize + Send + Sync>;

@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-use super::body::{Outgoing, PooledBody, Watch};
-use super::connect::{OpenError, open};
+use super::config::{PoolConfig, UpstreamId};
 use super::error::PoolError;
+use super::idle::{Timer, shard};
+use super::incoming::PooledBody;
+use super::opening::{OpenError, open};
+use super::outgoing::{Outgoing, RequestBody, Watch};
 use super::request::{copy_of_head, for_http1, for_http2, is_idempotent};
-use super::slots::{Found, Grant, Lease, Link, Slots, Timer, shard};
+use super::slots::{Found, Grant, Lease, Link, Slots};
 use super::stats::UpstreamStats;
-use super::{PoolConfig, UpstreamId};
 use crate::dial::Dialer;
 
 /// Times one request is put on a connection at most.
@@ -27,23 +28,6 @@ const MAX_ATTEMPTS: usize = 8;
 const PRESSURE_STEPS: u32 = 8;
 /// Subtracted from what an upstream grants by `Keep-Alive: timeout=`, for the way there.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
-
-/// What may be a request's body.
-pub trait RequestBody:
-    http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-    + Send
-    + Unpin
-    + 'static
-{
-}
-
-impl<B> RequestBody for B where
-    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Send
-        + Unpin
-        + 'static
-{
-}
 
 /// What holds for one request in particular.
 #[derive(Clone, Copy, Default)]

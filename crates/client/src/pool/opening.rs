@@ -2,8 +2,7 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,10 +10,13 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::config::Protocol;
+use super::idle::H1;
 use super::look::Look;
-use super::slots::{H1, H2, Lease, Opening, PeerMax, Permit, Slots, limit, shard};
-use super::upstream::RequestBody;
-use super::{Protocol, RESPONSE_FIELDS, RESPONSE_HEAD_BYTES};
+use super::outgoing::RequestBody;
+use super::slots::{Lease, Opening, Permit, Slots};
+use super::streams::{H2, PeerMax};
+use super::sweeper::start_sweeper;
 use crate::dial::{DialError, Stream};
 
 /// Flow-control windows toward us; the defaults (64 KiB) stall a gateway on any real distance.
@@ -26,8 +28,10 @@ const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 const GREETING: Duration = Duration::from_secs(1);
 /// When they are looked for first; then after twice as long, each time.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
-/// How often the budget is asked again.
-const BUDGET_INTERVAL: Duration = Duration::from_secs(10);
+/// The most fields of a response's head.
+const RESPONSE_FIELDS: usize = 2048;
+/// The most bytes of a response's head.
+const RESPONSE_HEAD_BYTES: usize = 128 * 1024;
 
 /// Why there is no connection.
 pub(super) enum OpenError {
@@ -89,17 +93,7 @@ async fn start_h1<B: RequestBody>(
         // What went wrong is told to the request that was under way; without one, nobody asks.
         let _ = connection.with_upgrades().await;
     });
-    slots.opened(false);
-    let conn = H1 {
-        sender,
-        look,
-        shard: shard(),
-        timer: None,
-        keep: slots.config.idle_timeout,
-        reused: false,
-        since: Instant::now(),
-    };
-    Ok(Lease::new_h1(slots, conn))
+    Ok(slots.opened_h1(H1::new(sender, look, slots.config.idle_timeout)))
 }
 
 async fn start_h2<B: RequestBody>(
@@ -118,8 +112,7 @@ async fn start_h2<B: RequestBody>(
         .handshake(io)
         .await
         .map_err(OpenError::Handshake)?;
-    let peer_max =
-        Arc::new(PeerMax { streams: AtomicUsize::new(1), greeting: AtomicBool::new(true) });
+    let peer_max = Arc::new(PeerMax::awaited());
     let (seen, weak) = (peer_max.clone(), Arc::downgrade(slots));
     tokio::spawn(async move {
         let mut connection = pin!(connection);
@@ -131,18 +124,15 @@ async fn start_h2<B: RequestBody>(
             let polled = connection.as_mut().poll(cx);
             if polled.is_pending() {
                 let max = connection.current_max_send_streams();
-                let news = seen.streams.swap(max, Ordering::Relaxed) != max;
+                let news = seen.learn(max);
                 let mut settled = news;
-                while seen.greeting.load(Ordering::Relaxed)
-                    && !settled
-                    && look.as_mut().poll(cx).is_ready()
-                {
+                while seen.is_awaited() && !settled && look.as_mut().poll(cx).is_ready() {
                     settled = Instant::now() >= greeted;
                     pause *= 2;
                     look.as_mut().reset(tokio::time::Instant::now() + pause);
                 }
                 if settled {
-                    seen.greeting.store(false, Ordering::Relaxed);
+                    seen.settle();
                     if let Some(slots) = weak.upgrade() {
                         slots.admit();
                     }
@@ -151,59 +141,9 @@ async fn start_h2<B: RequestBody>(
             polled
         })
         .await;
-        seen.greeting.store(false, Ordering::Relaxed);
+        seen.settle();
     });
-    slots.opened(true);
-    Ok(slots.opened_h2(Arc::new(H2 {
-        sender,
-        look,
-        streams: AtomicUsize::new(0),
-        peer_max,
-        since: Mutex::new(Instant::now()),
-    })))
-}
-
-/// One task an upstream closes what is idle for too long and asks the budget again. It ends when
-/// nothing is open, and starts again with the next connection.
-fn start_sweeper<B: RequestBody>(slots: &Arc<Slots<B>>) {
-    if slots.sweeping.swap(true, Ordering::AcqRel) {
-        return;
-    }
-    let sweeper = Sweeper { slots: Arc::downgrade(slots) };
-    let period =
-        (slots.config.idle_timeout / 4).clamp(Duration::from_millis(20), Duration::from_secs(5));
-    tokio::spawn(async move {
-        let mut asked = Instant::now();
-        loop {
-            tokio::time::sleep(period).await;
-            let Some(slots) = sweeper.slots.upgrade() else { return };
-            slots.sweep();
-            if slots.is_quiet() {
-                return;
-            }
-            if slots.config.max_connections.is_none() && asked.elapsed() >= BUDGET_INTERVAL {
-                asked = Instant::now();
-                let (config, id) = (slots.config.clone(), slots.id.clone());
-                let answer = tokio::task::spawn_blocking(move || limit(&config, &id)).await;
-                if let Ok(limit) = answer {
-                    slots.set_limit(limit);
-                }
-            }
-        }
-    });
-}
-
-/// Marks the sweeper as gone however it ends, also with its runtime.
-struct Sweeper<B: RequestBody> {
-    slots: Weak<Slots<B>>,
-}
-
-impl<B: RequestBody> Drop for Sweeper<B> {
-    fn drop(&mut self) {
-        if let Some(slots) = self.slots.upgrade() {
-            slots.sweeping.store(false, Ordering::Release);
-        }
-    }
+    Ok(slots.opened_h2(H2::new(sender, look, peer_max)))
 }
 
 /// A stream and the right to have it.

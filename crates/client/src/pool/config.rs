@@ -1,0 +1,98 @@
+//! What an upstream is, and the bounds and deadlines of its connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::budget::{Budget, MAX_CONNECTIONS, half_of_the_usable_ports};
+use crate::dial::Target;
+
+/// Bounds and deadlines; each upstream has them to itself.
+#[derive(Clone)]
+pub struct PoolConfig {
+    /// Sockets at most; none: what `budget` says.
+    pub max_connections: Option<usize>,
+    /// How many sockets an upstream may have, asked again every ten seconds; the result is
+    /// clamped to 1..=[`MAX_CONNECTIONS`].
+    pub budget: Budget,
+    /// Requests that may wait for a connection.
+    pub max_queue: usize,
+    /// How long a request may wait for a connection.
+    pub queue_timeout: Duration,
+    /// How long a connection may be idle; shorter than what upstreams grant by habit (nginx 75
+    /// s). A `Keep-Alive: timeout=` of the upstream shortens it further.
+    pub idle_timeout: Duration,
+    /// How long the upstream may take to begin its response, from the last byte of the request that
+    /// was forwarded.
+    pub response_timeout: Duration,
+    /// How long nothing may move within an exchange whose response has begun.
+    pub body_timeout: Duration,
+    /// HTTP/2 connections at most; another is opened only when all streams of all are in use.
+    pub h2_max_connections: usize,
+    /// Streams at most on one HTTP/2 connection; the upstream's own limit lowers it.
+    pub h2_max_streams: usize,
+    /// How often a busy HTTP/2 connection is asked whether it is alive.
+    pub h2_ping: Duration,
+}
+
+impl Default for PoolConfig {
+    fn default() -> PoolConfig {
+        PoolConfig {
+            max_connections: None,
+            budget: Arc::new(half_of_the_usable_ports),
+            max_queue: 1024,
+            queue_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30),
+            response_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(300),
+            h2_max_connections: 4,
+            h2_max_streams: 100,
+            h2_ping: Duration::from_secs(15),
+        }
+    }
+}
+
+impl PoolConfig {
+    /// How many connections this upstream may have: what is configured, else what the budget says.
+    pub(super) fn limit(&self, id: &UpstreamId) -> usize {
+        let asked = self.max_connections.unwrap_or_else(|| (self.budget)(&id.target));
+        asked.clamp(1, MAX_CONNECTIONS)
+    }
+}
+
+impl std::fmt::Debug for PoolConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PoolConfig")
+            .field("max_connections", &self.max_connections)
+            .field("max_queue", &self.max_queue)
+            .field("queue_timeout", &self.queue_timeout)
+            .field("idle_timeout", &self.idle_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How to speak to an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// What ALPN agrees on; HTTP/1.1 without TLS.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, over plain TCP by prior knowledge.
+    Http2,
+}
+
+/// The full identity of an upstream: only equal ones share connections.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamId {
+    /// Address, TLS settings and name, source addresses.
+    pub target: Target,
+    /// How to speak to it.
+    pub protocol: Protocol,
+}
+
+impl From<Target> for UpstreamId {
+    fn from(target: Target) -> UpstreamId {
+        UpstreamId { target, protocol: Protocol::Auto }
+    }
+}

@@ -1,0 +1,137 @@
+//! HTTP/1.1 connections between two requests: one list a thread, the newest first.
+//!
+//! It knows neither how many there may be nor who waits for one.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http1;
+use tokio::time::Sleep;
+
+use super::look::Look;
+use super::outgoing::{Outgoing, RequestBody};
+
+/// Threads that have an idle list of their own; beyond that they share.
+const MAX_SHARDS: usize = 64;
+
+/// The connections that nobody uses.
+pub(super) struct Idle<B> {
+    lists: Vec<Vec<H1<B>>>,
+}
+
+/// An HTTP/1.1 connection between two requests, or lent to one.
+pub(super) struct H1<B> {
+    pub(super) sender: http1::SendRequest<Outgoing<B>>,
+    look: Arc<Look>,
+    shard: usize,
+    pub(super) timer: Option<Timer>,
+    /// How long it may be idle.
+    pub(super) keep: Duration,
+    pub(super) reused: bool,
+    since: Instant,
+}
+
+/// A timer kept with its connection, so that a request registers none of its own. It belongs
+/// to the runtime of the thread that made it.
+pub(super) struct Timer {
+    pub(super) shard: usize,
+    pub(super) sleep: Pin<Box<Sleep>>,
+}
+
+/// This thread's idle list.
+pub(super) fn shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static SHARD: Cell<usize> = const { Cell::new(usize::MAX) });
+    SHARD.with(|shard| {
+        if shard.get() == usize::MAX {
+            shard.set(NEXT.fetch_add(1, Ordering::Relaxed) % MAX_SHARDS);
+        }
+        shard.get()
+    })
+}
+
+impl<B: RequestBody> Idle<B> {
+    pub(super) fn new() -> Idle<B> {
+        Idle { lists: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lists.iter().map(Vec::len).sum()
+    }
+
+    /// The connection's thread has it next.
+    pub(super) fn put(&mut self, conn: H1<B>) {
+        let shard = conn.shard;
+        if self.lists.len() <= shard {
+            self.lists.resize_with(shard + 1, Vec::new);
+        }
+        if let Some(list) = self.lists.get_mut(shard) {
+            list.push(conn);
+        }
+    }
+
+    /// The newest connection of this thread, then of the others. What turns out to be stale goes to
+    /// `dead`.
+    pub(super) fn take(&mut self, shard: usize, dead: &mut Vec<H1<B>>) -> Option<H1<B>> {
+        let count = self.lists.len();
+        let mut now = None;
+        for list in 0..count {
+            let list = (shard + list) % count.max(1);
+            let Some(list) = self.lists.get_mut(list) else { continue };
+            while let Some(conn) = list.pop() {
+                if conn.is_stale(*now.get_or_insert_with(Instant::now)) {
+                    dead.push(conn);
+                } else {
+                    return Some(conn);
+                }
+            }
+        }
+        None
+    }
+
+    /// Any connection, to close it.
+    pub(super) fn take_any(&mut self, shard: usize) -> Option<H1<B>> {
+        let count = self.lists.len();
+        (0..count).find_map(|list| self.lists.get_mut((shard + list) % count.max(1))?.pop())
+    }
+
+    /// Those that were idle for too long, or are closed.
+    pub(super) fn take_stale(&mut self, now: Instant) -> Vec<H1<B>> {
+        let mut stale = Vec::new();
+        for list in &mut self.lists {
+            stale.extend(list.extract_if(.., |conn| conn.is_stale(now)));
+        }
+        stale
+    }
+}
+
+impl<B: RequestBody> H1<B> {
+    /// A connection that was just made; nobody has used it.
+    pub(super) fn new(
+        sender: http1::SendRequest<Outgoing<B>>,
+        look: Arc<Look>,
+        keep: Duration,
+    ) -> H1<B> {
+        let (shard, since) = (shard(), Instant::now());
+        H1 { sender, look, shard, timer: None, keep, reused: false, since }
+    }
+
+    /// A request on it has ended.
+    pub(super) fn used(&mut self) {
+        self.reused = true;
+        self.since = Instant::now();
+    }
+
+    /// Whether the peer has closed it, as the kernel sees it now. Only of one that was used before; a
+    /// new one was open a moment ago.
+    pub(super) fn is_gone(&self) -> bool {
+        self.reused && self.look.is_closed()
+    }
+
+    fn is_stale(&self, now: Instant) -> bool {
+        !self.sender.is_ready() || now.saturating_duration_since(self.since) >= self.keep
+    }
+}

@@ -1,0 +1,131 @@
+//! A response's body, which brings its connection back.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::outgoing::{RequestBody, Watch};
+use super::slots::Lease;
+
+/// A response body that broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection ended, or what came is not HTTP.
+    #[error("the response broke off")]
+    Broken(#[source] hyper::Error),
+    /// Nothing moved for too long, in either direction.
+    #[error("the response paused for more than {0:?}")]
+    Stalled(Duration),
+}
+
+/// A response body. When it has ended the connection goes back to the pool; when it is dropped
+/// before, the connection (on HTTP/2: the stream) is closed.
+pub struct PooledBody<B: RequestBody> {
+    incoming: Incoming,
+    lease: Option<Lease<B>>,
+    /// The request's body, while it is under way beside this one.
+    request: Option<Arc<Watch>>,
+    pause: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    paused: bool,
+}
+
+impl<B: RequestBody> PooledBody<B> {
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Option<Lease<B>>,
+        request: Option<Arc<Watch>>,
+        timer: Option<Pin<Box<Sleep>>>,
+        pause: Duration,
+    ) -> PooledBody<B> {
+        let mut body = PooledBody { incoming, lease, request, pause, timer, paused: false };
+        if body.incoming.is_end_stream() {
+            body.give_back();
+        }
+        body
+    }
+
+    fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back(self.timer.take());
+        }
+    }
+
+    /// The stall deadline, run only while there is nothing to read. What the request's body
+    /// brings meanwhile moves it.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.lease.is_none() {
+            return Poll::Pending;
+        }
+        let pause = self.pause;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+        if !self.paused {
+            self.paused = true;
+            timer.as_mut().reset(Instant::now() + pause);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            let later = self.request.as_ref().map(|watch| watch.alive() + pause);
+            match later.filter(|later| *later > Instant::now()) {
+                Some(later) => timer.as_mut().reset(later),
+                None => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl<B: RequestBody> Body for PooledBody<B> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.paused = false;
+                if this.incoming.is_end_stream() {
+                    this.give_back();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                this.give_back();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.lease = None;
+                Poll::Ready(Some(Err(BodyError::Broken(error))))
+            }
+            Poll::Pending => match this.poll_stalled(cx) {
+                Poll::Ready(()) => {
+                    this.lease = None;
+                    Poll::Ready(Some(Err(BodyError::Stalled(this.pause))))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl<B: RequestBody> std::fmt::Debug for PooledBody<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PooledBody").field("incoming", &self.incoming).finish_non_exhaustive()
+    }
+}
