@@ -58,6 +58,10 @@ pub struct Changed {
     /// Items that were left alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<Kept>,
+    /// Of a deletion: policies and entities that still name what is gone. A policy that forbids, or
+    /// that also applies to others, is not taken away with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub still_named: Vec<ItemName>,
 }
 
 /// The answer to an apply.
@@ -71,6 +75,75 @@ pub struct Applied {
     /// What a dry run found that is allowed and likely not meant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
+    /// Items of which the files say something else than somebody has made of them since the last
+    /// apply. They are left as they are; `overwrite` makes them what the files say. Of many the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
+    /// How many conflicts there are; only where `conflicts` does not list all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicts_total: Option<u64>,
+    /// Items that the files do not have and that no apply of this service brought. They stay; `prune`
+    /// removes them. Of many the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stays: Vec<Stay>,
+    /// How many items stay; only where `stays` does not list all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stays_total: Option<u64>,
+}
+
+/// Who brought an item.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Brought {
+    /// An apply of files.
+    #[default]
+    Files,
+    /// A command: command line, API, console.
+    Command,
+    /// An import.
+    Import,
+}
+
+/// An item that somebody has changed since the last apply, and that the files have differently.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Conflict {
+    /// Which it is.
+    #[serde(flatten)]
+    pub item: ItemName,
+    /// What somebody did to it, and what the files say, in words.
+    pub message: String,
+    /// The revision that did it.
+    pub revision: u64,
+    /// The token that did it; absent where the audit log does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// By which action, such as `role.revoke`; absent where the audit log does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// When, in Unix milliseconds; absent where the audit log does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix_ms: Option<u64>,
+    /// The file that has it; absent: the files do not have it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The line in it, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+}
+
+/// An item that an apply leaves, because others brought it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Stay {
+    /// Which it is.
+    #[serde(flatten)]
+    pub item: ItemName,
+    /// Who brought it.
+    pub brought: Brought,
+    /// The service whose files brought it; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// When it was changed last.
+    pub revision: u64,
 }
 
 /// Something that is allowed and likely not meant.

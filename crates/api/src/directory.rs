@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Uid, UidInput};
+use crate::{Brought, Uid, UidInput};
 
 /// A membership to make or to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +38,9 @@ pub struct Member {
     /// The service whose files brought it; empty: a command did.
     #[serde(default)]
     pub source: String,
+    /// Who brought it.
+    #[serde(default)]
+    pub brought: Brought,
     /// When it was changed last.
     pub revision: u64,
 }

@@ -22,7 +22,8 @@ pub use access::{
     Key, Keys, MadeKey, MadeToken, NewKey, NewToken, RotateKey, Token, TokenRole, Tokens,
 };
 pub use changes::{
-    Applied, Change, Changed, Imported, ItemName, Kept, Line, Op, Progress, Warning,
+    Applied, Brought, Change, Changed, Conflict, Imported, ItemName, Kept, Line, Op, Progress,
+    Stay, Warning,
 };
 pub use check::{Answer, Determining, Effect, Miss, PolicyFailure, Question, Reason};
 pub use directory::{Member, Members, Membership};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Key;
+use crate::{Brought, Key};
 
 /// A page of items; `B` is the body of their kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +28,9 @@ pub struct Listed<B> {
     pub id: String,
     /// When it was changed last.
     pub revision: u64,
+    /// Who brought it.
+    #[serde(default)]
+    pub brought: Brought,
     /// What a GET of it answers, and a PUT takes.
     pub body: B,
 }
@@ -94,6 +97,9 @@ pub struct Apply {
 pub struct Export {
     /// Its name.
     pub service: String,
+    /// The newest revision, which the first line of `service.toml` names, too.
+    #[serde(default)]
+    pub revision: u64,
     /// Text by file name; applied, they change nothing.
     pub files: BTreeMap<String, String>,
 }

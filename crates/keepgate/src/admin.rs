@@ -253,6 +253,12 @@ impl Admin {
         self.ask(Method::DELETE, path, None::<&()>).await
     }
 
+    /// DELETE of an item, with all that hangs on it where `cascade` says so; what has changed.
+    pub(crate) async fn remove(&mut self, path: &str, cascade: bool) -> anyhow::Result<Changed> {
+        let path = if cascade { format!("{path}?cascade=true") } else { path.to_owned() };
+        self.ask(Method::DELETE, &path, None::<&()>).await
+    }
+
     /// POST of JSON lines; the answer.
     pub(crate) async fn post_lines<T: DeserializeOwned>(
         &mut self,

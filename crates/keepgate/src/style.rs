@@ -104,28 +104,15 @@ impl Table {
     }
 }
 
-/// A moment as people write it, in UTC: `2026-11-22 20:35 UTC`.
-pub(crate) fn date(unix_s: u64) -> String {
-    let (days, of_day) = (unix_s / 86_400, unix_s % 86_400);
-    // Whole years from 1970 on, then whole months.
-    let leap =
-        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
-    // 400 years have 146,097 days, so that no loop is long.
-    let (mut year, mut left) = (1970 + days / 146_097 * 400, days % 146_097);
-    while left >= 365 + u64::from(leap(year)) {
-        left -= 365 + u64::from(leap(year));
-        year += 1;
+pub(crate) use keepgate_observe::date;
+
+/// Who brought an item, as tables say it.
+pub(crate) fn brought(brought: keepgate_api::Brought) -> &'static str {
+    match brought {
+        keepgate_api::Brought::Files => "files",
+        keepgate_api::Brought::Command => "command",
+        keepgate_api::Brought::Import => "import",
     }
-    let mut month = 1;
-    for length in [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if left < length {
-            break;
-        }
-        left -= length;
-        month += 1;
-    }
-    let (hour, minute) = (of_day / 3_600, of_day / 60 % 60);
-    format!("{year:04}-{month:02}-{:02} {hour:02}:{minute:02} UTC", left + 1)
 }
 
 /// How long ago, in one unit: `4 s`, `3 min`, `2 h`, `5 d`.

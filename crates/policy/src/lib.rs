@@ -25,6 +25,7 @@ pub mod json;
 pub mod limits;
 pub mod mark;
 pub mod model;
+mod naming;
 pub mod openapi;
 #[doc(hidden)]
 pub mod proto;
@@ -46,5 +47,6 @@ pub use digest::Digest;
 pub use encoded::{Encoded, source_of};
 pub use mark::{HistoryId, Mark};
 pub use model::{Change, Delta, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, Uid};
+pub use naming::Naming;
 pub use stack::DECISION_STACK;
 pub use world::World;

@@ -116,6 +116,7 @@ pub(crate) async fn members(
                         member: told(body.member),
                         role: told(body.role),
                         source: body.source,
+                        brought: super::sources::told(row.origin.brought),
                         revision: row.revision.0,
                     });
                     if found.len() == limit {

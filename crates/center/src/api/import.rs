@@ -133,7 +133,7 @@ async fn import(
             if !service.is_empty() {
                 items::service_must_be(store, &service)?;
             }
-            let mut steps = Vec::new();
+            let mut steps: Vec<Step> = Vec::new();
             for (key, (item, _)) in lines.iter() {
                 let row = store.item(key)?;
                 // Whoever brought a membership first, it is there: nothing to do.
@@ -141,7 +141,7 @@ async fn import(
                     steps.extend(Step::new(key, row.as_ref(), Some(item)));
                 }
             }
-            Ok(steps)
+            Ok(steps.into())
         }
     };
     let action = match kind {

@@ -9,7 +9,7 @@ use axum::Json as Out;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, header};
 use keepgate_api::{self as api, Changed, ItemList, Listed};
-use keepgate_policy::{Change, Encoded, Item, ItemKey, Kind};
+use keepgate_policy::{Change, Encoded, Item, ItemBody, ItemKey, Kind, Uid};
 use serde_json::{Value, json};
 
 use super::fair::Seat;
@@ -18,8 +18,8 @@ use super::problem::Problem;
 use super::{Answer, App};
 use crate::access::Caller;
 use crate::desk::{
-    Bulk, BulkPlanner, Counts, Edit, EditPlan, EditProblem as Located, Outcome, Refusal, Step,
-    Work, shown_id,
+    Anew, Bulk, BulkPlanner, Counts, Edit, EditPlan, EditProblem as Located, Outcome, Planned,
+    Refusal, Step, Work, shown_id,
 };
 use crate::store::Row;
 
@@ -38,7 +38,9 @@ pub(crate) const OF_SERVICE: [(&str, Kind); 8] = [
 /// The key that a path names; entities are brought to their canonical text.
 pub(crate) fn key(service: &str, kind: Kind, id: &str) -> Answer<ItemKey> {
     let id = match kind {
-        Kind::Entity | Kind::Role => super::input::path_uid(id)?.to_string(),
+        Kind::Entity => super::input::path_uid(id)?.to_string(),
+        // As in `roles.toml`: a name will do.
+        Kind::Role => Uid::role(id).to_string(),
         _ => id.to_owned(),
     };
     Ok(ItemKey::new(service, kind, id))
@@ -131,7 +133,7 @@ pub(crate) async fn put(
     condition: Condition,
     body: Value,
 ) -> Answer<Out<Changed>> {
-    let item = decode(key.clone(), body)?;
+    let mut item = decode(key.clone(), body)?;
     if !matches!(key.kind, Kind::Entity | Kind::Grant | Kind::Role | Kind::Member | Kind::Key) {
         let after = Arc::new(Encoded::of(&item));
         return put_bulk(app, caller, key, condition, Some(after)).await;
@@ -140,6 +142,10 @@ pub(crate) async fn put(
         condition.check(store, &key)?;
         if !key.service.is_empty() && key.kind != Kind::Service {
             service_must_be(store, &key.service)?;
+        }
+        // Whose files brought it is not for a caller to say.
+        if let ItemBody::Role(role) = &mut item.body {
+            role.source = store.item(&key)?.map(|row| row.source).unwrap_or_default();
         }
         Ok(EditPlan { changes: vec![Change::Put(item)], ..EditPlan::default() })
     })
@@ -190,12 +196,13 @@ async fn put_bulk(
         if row.is_none() && after.is_none() {
             return Err(Refusal::missing(&key));
         }
-        Ok(Step::new(&key, row.as_ref(), after.as_ref()).into_iter().collect())
+        let steps: Vec<Step> = Step::new(&key, row.as_ref(), after.as_ref()).into_iter().collect();
+        Ok(steps.into())
     };
     let work = Arc::new(Work::default());
     let _watch = work.watch();
     let place = Some(app.bulk.enter(caller, true).await?);
-    let way = Way { exact: true, place, ..Way::default() };
+    let way = Way { anew: Anew::Own, place, ..Way::default() };
     let outcome = land_bulk(app, caller, action, way, work, plan).await?;
     Ok(Out(changed(&outcome)))
 }
@@ -247,8 +254,8 @@ where
 pub(crate) struct Way {
     /// Everything is checked and reported, nothing kept.
     pub(crate) dry_run: bool,
-    /// See [`Bulk::exact`].
-    pub(crate) exact: bool,
+    /// See [`Bulk::anew`].
+    pub(crate) anew: Anew,
     /// See [`Bulk::place`].
     pub(crate) place: Option<Seat>,
 }
@@ -258,18 +265,18 @@ pub(crate) async fn land_bulk<F>(
     app: &App,
     caller: &Caller,
     action: &'static str,
-    Way { dry_run, exact, place }: Way,
+    Way { dry_run, anew, place }: Way,
     work: Arc<Work>,
     mut plan: F,
 ) -> Result<Outcome, Refusal>
 where
-    F: FnMut(&dyn crate::store::Reading) -> Result<Vec<Step>, Refusal> + Send + 'static,
+    F: FnMut(&dyn crate::store::Reading) -> Result<Planned, Refusal> + Send + 'static,
 {
     let actor = caller.token_id().to_owned();
     let plan: BulkPlanner = Box::new(move |store, _| plan(store));
     let landed = app
         .desk
-        .edit_bulk(Bulk { actor, action, dry_run, plan, work, exact, place: Box::new(place) })
+        .edit_bulk(Bulk { actor, action, dry_run, plan, work, anew, place: Box::new(place) })
         .await;
     match &landed {
         Ok(_) => app.metrics.edits_landed.add(u64::from(!dry_run)),
@@ -291,6 +298,7 @@ pub(crate) fn changed(outcome: &Outcome) -> Changed {
         deleted: is_cut.then_some(deleted),
         changes: outcome.changes.iter().map(change).collect(),
         kept: kept(outcome),
+        still_named: Vec::new(),
     }
 }
 
@@ -299,7 +307,8 @@ pub(crate) fn kept(outcome: &Outcome) -> Vec<api::Kept> {
     outcome.kept.iter().map(named).collect()
 }
 
-fn named(key: &ItemKey) -> api::ItemName {
+/// An item as answers name it.
+pub(crate) fn named(key: &ItemKey) -> api::ItemName {
     api::ItemName { kind: key.kind.as_str().to_owned(), id: shown_id(key).to_owned() }
 }
 
@@ -313,7 +322,7 @@ pub(crate) fn decode(key: ItemKey, mut body: Value) -> Answer<Item> {
             Kind::Service => fill("name", json!(key.service)),
             Kind::Limit | Kind::Plan => fill("name", json!(key.id)),
             Kind::Entity | Kind::Role => {
-                if let Ok(uid) = key.id.parse::<keepgate_policy::Uid>() {
+                if let Ok(uid) = key.id.parse::<Uid>() {
                     fill("uid", json!(uid));
                 }
             }
@@ -347,7 +356,12 @@ pub(crate) fn body(row: &Row) -> Answer<Value> {
 }
 
 fn listed(row: &Row) -> Answer<Listed<Value>> {
-    Ok(Listed { id: row.key.id.clone(), revision: row.revision.0, body: body(row)? })
+    Ok(Listed {
+        id: row.key.id.clone(),
+        revision: row.revision.0,
+        brought: super::sources::told(row.origin.brought),
+        body: body(row)?,
+    })
 }
 
 /// Refuses with the service's name if there is none.
@@ -361,7 +375,7 @@ pub(crate) fn service_must_be(
     }
 }
 
-fn action(kind: Kind, verb: &'static str) -> &'static str {
+pub(crate) fn action(kind: Kind, verb: &'static str) -> &'static str {
     match (kind, verb) {
         (Kind::Service, "put") => "service.put",
         (Kind::Schema, "put") => "schema.put",

@@ -80,6 +80,12 @@ impl Problem {
         problem
     }
 
+    /// The same, with what is wrong item by item.
+    fn with(mut self, problems: Vec<desk::EditProblem>) -> Problem {
+        self.problems = problems;
+        self
+    }
+
     pub(crate) fn conflict(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::CONFLICT, "conflict", "the state does not allow it", detail)
     }
@@ -186,6 +192,16 @@ impl From<Refusal> for Problem {
                 Problem::new(StatusCode::PRECONDITION_FAILED, "stale", title, text)
             }
             Refusal::LastAdmin(_) => Problem::conflict(text),
+            Refusal::Hanging { first, .. } => Problem::conflict(text).with(first),
+            Refusal::Emptied(emptied) => {
+                let detail = emptied.first().map_or(text, ToString::to_string);
+                Problem::conflict(detail).with(emptied)
+            }
+            Refusal::Moved(since) => {
+                let title = "the state has changed";
+                let stale = Problem::new(StatusCode::PRECONDITION_FAILED, "stale", title, text);
+                stale.with(since.first)
+            }
             Refusal::Busy | Refusal::Overtaken(_) | Refusal::Closed | Refusal::Gone => {
                 Problem::unavailable(text)
             }

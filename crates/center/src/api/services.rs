@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
+use http::{HeaderValue, header};
 use keepgate_api::{self as api, Applied, Changed, ServiceSummary};
 use keepgate_policy::bundle::{self, Packed};
 use keepgate_policy::service::is_service_name;
@@ -15,13 +16,14 @@ use keepgate_policy::{Item, ItemKey, Kind, caution};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::input::{Args, Condition, Json, Params};
+use super::input::{Args, Condition, Json, Params, etag};
 use super::items::Way;
 use super::problem::Problem;
+use super::sources::{self, Leave, Report};
 use super::spool::Spool;
-use super::{Answer, App, files, items, progress};
+use super::{Answer, App, files, items, progress, since};
 use crate::access::Caller;
-use crate::desk::{self, Refusal, Stage, Step, Work};
+use crate::desk::{self, Anew, Refusal, Step, Work};
 use crate::follow::Follower;
 use crate::store::{Reading, Row, StoreError};
 
@@ -30,10 +32,19 @@ use crate::store::{Reading, Row, StoreError};
 pub(crate) struct ApplyArgs {
     #[serde(default)]
     dry_run: bool,
+    /// What others brought goes, too, and so may all that a missing file had.
+    #[serde(default)]
+    prune: bool,
+    /// What somebody changed since the last apply becomes what the files say.
+    #[serde(default)]
+    overwrite: bool,
+    /// It lands only over this revision.
+    #[serde(default)]
+    if_revision: Option<u64>,
 }
 
-/// Replaces everything that the service's files say, as one revision. Keys are not in files
-/// and stay; so do roles and memberships that someone else brought.
+/// Replaces what an apply of the service's files brought by what they say now, as one revision. What
+/// others brought stays, and so does what somebody changed since; both are in the answer.
 pub(crate) async fn apply(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -41,6 +52,7 @@ pub(crate) async fn apply(
     Args(args): Args<ApplyArgs>,
     request: Request,
 ) -> Answer<Response> {
+    let over = since::wanted(request.headers(), args.if_revision)?;
     let told = progress::is_asked_for(request.headers());
     let work = Arc::new(Work::default());
     let watch = work.watch();
@@ -49,11 +61,23 @@ pub(crate) async fn apply(
     let landing = {
         let work = Arc::clone(&work);
         async move {
+            let report = Arc::new(Mutex::new(Report::default()));
+            let ApplyArgs { dry_run, prune, overwrite, .. } = args;
+            let anew = over.map_or(Anew::Far, |_| Anew::Service(name.clone()));
             let plan = {
                 let (packed, work) = (Arc::clone(&packed), Arc::clone(&work));
-                move |store: &dyn Reading| replace(store, &name, &packed, &work)
+                let told = Arc::clone(&report);
+                move |store: &dyn Reading| {
+                    if let Some(over) = over {
+                        since::must_stand(store, &name, over)?;
+                    }
+                    let leave = Leave { prune, overwrite, dry_run };
+                    let (planned, found) = sources::replace(store, &name, &packed, leave, &work)?;
+                    *told.lock().unwrap_or_else(PoisonError::into_inner) = found;
+                    Ok(planned)
+                }
             };
-            let way = Way { dry_run: args.dry_run, place: Some(place), ..Way::default() };
+            let way = Way { dry_run, anew, place: Some(place) };
             let outcome = items::land_bulk(&app, &caller, "apply", way, work, plan).await.map_err(
                 |refusal| match refusal {
                     Refusal::Invalid(problems) => Problem::invalid(
@@ -69,14 +93,25 @@ pub(crate) async fn apply(
             // Large services take a while to look at: not on the runtime's threads.
             let look = tokio::task::spawn_blocking(move || {
                 let mut warned = too_old(&packed, &followers);
-                if args.dry_run {
+                if dry_run {
                     warned.extend(warnings(&packed));
                 }
                 warned
             });
-            let warned = look.await.map_err(|_| Problem::internal())?;
+            let mut warned = look.await.map_err(|_| Problem::internal())?;
             let changed = items::changed(&outcome);
-            Ok(Applied { changed, dry_run: args.dry_run, warnings: warned })
+            let report =
+                std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
+            warned.extend(report.emptied.into_iter().map(missing_file));
+            Ok(Applied {
+                changed,
+                dry_run,
+                warnings: warned,
+                conflicts_total: report.conflicts.total(),
+                conflicts: report.conflicts.first,
+                stays_total: report.stays.total(),
+                stays: report.stays.first,
+            })
         }
     };
     if told {
@@ -84,6 +119,12 @@ pub(crate) async fn apply(
     }
     let answer: Answer<Applied> = landing.await;
     Ok(Out(answer?).into_response())
+}
+
+/// What a dry run says of a missing file.
+fn missing_file(problem: desk::EditProblem) -> api::Warning {
+    let file = problem.file.unwrap_or_default();
+    api::Warning { id: file, message: problem.message, gate: None, file: None, line: None }
 }
 
 /// Gates that do not understand what the files say, by name. Each keeps the last state that it
@@ -142,66 +183,6 @@ fn warning(packed: &Packed, key: &ItemKey, message: String, gate: Option<String>
     }
 }
 
-/// From what is stored to what the files say.
-fn replace(
-    store: &dyn Reading,
-    name: &str,
-    packed: &Packed,
-    work: &Work,
-) -> Result<Vec<Step>, Refusal> {
-    work.begin(Stage::Compare, packed.len());
-    let mut steps = Vec::new();
-    for row in store.sourced(name)? {
-        if packed.find(&row.key).is_none() {
-            steps.extend(Step::new(&row.key, Some(&row), None));
-        }
-    }
-    let mut done = 0;
-    for item in packed.items().filter(|item| item.key.service.is_empty()) {
-        looked_at(work, &mut done)?;
-        let row = store.item(&item.key)?;
-        // What is in the directory by another hand stays as it is.
-        if row.as_ref().is_none_or(|row| row.source == name) {
-            steps.extend(Step::new(&item.key, row.as_ref(), Some(item)));
-        }
-    }
-    steps.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    // The service's own: both sides are in key order.
-    let mut wanted = packed.items().filter(|item| item.key.service == name).peekable();
-    let mut gone = None;
-    store.each(name, &mut |row| {
-        if gone.is_some() {
-            return Ok(());
-        }
-        while let Some(item) = wanted.next_if(|item| item.key < row.key) {
-            steps.extend(Step::new(&item.key, None, Some(item)));
-        }
-        let same = wanted.next_if(|item| item.key == row.key);
-        if same.is_some() || row.key.kind != Kind::Key {
-            steps.extend(Step::new(&row.key, Some(&row), same));
-        }
-        gone = looked_at(work, &mut done).err();
-        Ok(())
-    })?;
-    if let Some(gone) = gone {
-        return Err(gone);
-    }
-    steps.extend(wanted.filter_map(|item| Step::new(&item.key, None, Some(item))));
-    Ok(steps)
-}
-
-/// One more item is done; an error when nobody waits any more.
-fn looked_at(work: &Work, done: &mut usize) -> Result<(), Refusal> {
-    *done += 1;
-    if done.is_multiple_of(1_024) {
-        work.at(*done);
-        if work.is_given_up() {
-            return Err(Refusal::Gone);
-        }
-    }
-    Ok(())
-}
-
 /// The files that apply to the same state.
 pub(crate) async fn export(
     State(app): State<App>,
@@ -214,9 +195,14 @@ pub(crate) async fn export(
         items::service_must_be(store, &name)?;
         let mut spool = Spool::default();
         write_files(store, &name, &mut spool)?;
-        Ok(spool)
+        Ok((spool, store.head()?))
     });
-    Ok(read.await?.into_response())
+    let (spool, head) = read.await?;
+    let mut response = spool.into_response();
+    if let Ok(tag) = HeaderValue::from_str(&etag(head)) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(response)
 }
 
 /// Rows read at once; each may have a MiB.
@@ -234,12 +220,16 @@ fn write_files(store: &dyn Reading, name: &str, spool: &mut Spool) -> Result<(),
     for row in store.sourced(name)? {
         found.push(decoded(row)?);
     }
-    let files = bundle::render(name, &found);
+    let mut files = bundle::render(name, &found);
     drop(found);
+    let head = store.head()?;
+    if let Some(settings) = files.get_mut(bundle::SERVICE_FILE) {
+        settings.insert_str(0, &format!("# revision {head}\n"));
+    }
     spool.with(|out| {
         write!(out, "{{\"service\":")?;
         out.json(&name)?;
-        write!(out, ",\"files\":{{")?;
+        write!(out, ",\"revision\":{head},\"files\":{{")?;
         for (at, (file, text)) in files.iter().enumerate() {
             write!(out, "{}", if at > 0 { "," } else { "" })?;
             out.json(file)?;
@@ -371,7 +361,7 @@ pub(crate) async fn delete(
 ) -> Answer<Out<Changed>> {
     let plan = move |store: &dyn Reading| {
         items::service_must_be(store, &name)?;
-        let mut steps = Vec::new();
+        let mut steps: Vec<Step> = Vec::new();
         for row in store.sourced(&name)? {
             steps.extend(Step::new(&row.key, Some(&row), None));
         }
@@ -379,7 +369,7 @@ pub(crate) async fn delete(
             steps.extend(Step::new(&row.key, Some(&row), None));
             Ok(())
         })?;
-        Ok(steps)
+        Ok(steps.into())
     };
     let work = Arc::new(Work::default());
     let _watch = work.watch();

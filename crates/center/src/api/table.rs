@@ -19,9 +19,10 @@ use serde_json::Value;
 
 use super::input::{Args, Condition, Json, Page, Params};
 use super::openapi::Content;
+use super::removal::Cascade;
 use super::{
-    App, authzen, authzen_shapes, check, directory, extras, import, items, keys, openapi, services,
-    status, tokens, top,
+    App, authzen, authzen_shapes, check, directory, extras, import, items, keys, openapi, removal,
+    services, status, tokens, top,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -60,6 +61,8 @@ pub(crate) fn roles(needs: Permission) -> Vec<&'static str> {
 }
 
 const PAGE: &[(&str, &str)] = &[("after", "string"), ("limit", "integer")];
+
+const CASCADE: &[(&str, &str)] = &[("cascade", "boolean")];
 
 struct Table(Vec<Endpoint>);
 
@@ -237,7 +240,13 @@ fn of_services(t: &mut Table) {
     t.add(("POST", apply), Write, ("apply", "make the service match these files"), || {
         post(services::apply)
     })
-    .query(&[("dry_run", "boolean")])
+    .conditional()
+    .query(&[
+        ("dry_run", "boolean"),
+        ("prune", "boolean"),
+        ("overwrite", "boolean"),
+        ("if_revision", "integer"),
+    ])
     .takes::<api::Apply>()
     .answers::<api::Applied>()
     .tells::<api::Line>();
@@ -340,6 +349,29 @@ fn of_items(t: &mut Table, plural: &'static str, kind: Kind) {
     .conditional()
     .takes_item(kind)
     .answers::<api::Changed>();
+    if kind == Kind::Entity {
+        t.add(
+            ("DELETE", one),
+            Write,
+            (name("delete", noun), format!("delete one {noun}")),
+            move || {
+                delete(
+                    move |State(app): State<App>,
+                          Extension(caller): Extension<Caller>,
+                          Params((service, id)): Params<(String, String)>,
+                          Args(cascade): Args<Cascade>,
+                          condition: Condition| async move {
+                        let key = items::key(&service, kind, &id)?;
+                        removal::delete(&app, &caller, key, condition, cascade).await
+                    },
+                )
+            },
+        )
+        .conditional()
+        .query(CASCADE)
+        .answers::<api::Changed>();
+        return;
+    }
     t.add(
         ("DELETE", one),
         Write,
@@ -447,14 +479,16 @@ fn of_directory(t: &mut Table) {
                     move |State(app): State<App>,
                           Extension(caller): Extension<Caller>,
                           Params(uid): Params<String>,
+                          Args(cascade): Args<Cascade>,
                           condition: Condition| async move {
                         let key = items::key("", kind, &uid)?;
-                        items::delete(&app, &caller, key, condition).await
+                        removal::delete(&app, &caller, key, condition, cascade).await
                     },
                 )
             },
         )
         .conditional()
+        .query(CASCADE)
         .answers::<api::Changed>();
     }
     let entities = "/v1/import/entities";

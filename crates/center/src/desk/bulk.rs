@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use keepgate_policy::{Change, Digest, Item, ItemKey, Kind, Revision, World};
 
 use super::check::{self, EditProblem};
-use super::land::{self, Next, Stamp};
-use super::step::{Step, find};
+use super::land::{self, Fate, Stamp};
+use super::step::{Planned, Settled, Step, find};
 use super::work::{Stage, Work};
 use super::{Head, Outcome, Refusal, Shared};
 use crate::store::{Changes, Reading, StoreError, Writing};
@@ -46,7 +46,7 @@ const READS: usize = 2_000;
 
 /// Works out the steps of an edit, in key order; called again where the state has moved on too far.
 pub(crate) type BulkPlanner =
-    Box<dyn FnMut(&dyn Reading, &Head) -> Result<Vec<Step>, Refusal> + Send>;
+    Box<dyn FnMut(&dyn Reading, &Head) -> Result<Planned, Refusal> + Send>;
 
 /// A wish to change many items.
 pub(crate) struct Bulk {
@@ -60,11 +60,36 @@ pub(crate) struct Bulk {
     pub(crate) plan: BulkPlanner,
     /// How far it is, and whether anybody waits.
     pub(crate) work: Arc<Work>,
-    /// Where an item of it was changed meanwhile, it is planned anew in place of leaving that item
-    /// alone: for an edit that names what it expects to find.
-    pub(crate) exact: bool,
+    /// What makes it planned anew, where it was changed meanwhile.
+    pub(crate) anew: Anew,
     /// Held until the work has ended, also where nobody waits for it any more.
     pub(crate) place: Box<dyn Send>,
+}
+
+/// Which changes of others, while an edit is worked out, make it planned anew; its other items that
+/// they changed are left alone.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Anew {
+    /// Those alone that reach far: a schema, a template, settings.
+    #[default]
+    Far,
+    /// Its own items, too: for an edit that names what it expects to find.
+    Own,
+    /// Anything of this service or of the directory: for an edit that rests on all of it.
+    Service(String),
+    /// Anything at all, but for rules of limits: for an edit that looks for what names an item.
+    Any,
+}
+
+impl Anew {
+    fn covers(&self, steps: &[Step], key: &ItemKey) -> bool {
+        match self {
+            Anew::Far => false,
+            Anew::Own => find(steps, key).is_some(),
+            Anew::Service(name) => key.service.is_empty() || key.service == *name,
+            Anew::Any => !matches!(key.kind, Kind::Limit | Kind::Plan | Kind::Route),
+        }
+    }
 }
 
 /// An edit that only has to be written.
@@ -75,9 +100,10 @@ pub(super) struct Prepared {
     /// The revision that the world is made on.
     at: Revision,
     steps: Vec<Step>,
+    settled: Vec<Settled>,
     world: World,
-    /// See [`Bulk::exact`].
-    exact: bool,
+    /// See [`Bulk::anew`].
+    anew: Anew,
     /// Items of the edit that others changed meanwhile, which it leaves alone.
     kept: Vec<ItemKey>,
 }
@@ -125,9 +151,9 @@ pub(super) fn prepare(shared: &Shared, bulk: &mut Bulk) -> Result<Ready, Refusal
     let work = Arc::clone(&bulk.work);
     let (store, head) = at_the_head(shared)?;
     work.begin(Stage::Compare, 0);
-    let steps = (bulk.plan)(store.as_ref(), &head)?;
+    let Planned { steps, settled } = (bulk.plan)(store.as_ref(), &head)?;
     work.checked(0)?;
-    if steps.is_empty() {
+    if steps.is_empty() && (settled.is_empty() || bulk.dry_run) {
         return Ok(Ready::Done(Outcome::nothing(head.revision)));
     }
     work.begin(Stage::Check, steps.len());
@@ -143,9 +169,9 @@ pub(super) fn prepare(shared: &Shared, bulk: &mut Bulk) -> Result<Ready, Refusal
     if bulk.dry_run {
         return Ok(Ready::Done(Outcome::of(head.revision, &steps)));
     }
-    let (actor, action, exact) = (bulk.actor.clone(), bulk.action, bulk.exact);
+    let (actor, action, anew) = (bulk.actor.clone(), bulk.action, bulk.anew.clone());
     let (at, kept) = (head.revision, Vec::new());
-    let mut prepared = Prepared { actor, action, work, at, steps, world, exact, kept };
+    let mut prepared = Prepared { actor, action, work, at, steps, settled, world, anew, kept };
     // What has landed meanwhile is taken over here, so that little is left for the writer.
     for _ in 0..CATCH_UPS {
         let (store, head) = at_the_head(shared)?;
@@ -249,16 +275,18 @@ impl Prepared {
         tx: &mut dyn Writing,
         shared: &Shared,
         before: &Head,
-    ) -> Result<(Attempt, Option<Next>), Refusal> {
+    ) -> Result<(Attempt, Fate), Refusal> {
         self.work.checked(0)?;
         land::same_head(shared, &*tx, before)?;
         if !self.catch_up(&*tx, before, CHANGED_SINCE)? {
-            return Ok((Attempt::Again, None));
+            return Ok((Attempt::Again, Fate::Nothing));
         }
         let kept = std::mem::take(&mut self.kept);
+        let noted = land::settle(tx, &self.settled)?;
         if self.steps.is_empty() {
             let outcome = Outcome { kept, ..Outcome::nothing(before.revision) };
-            return Ok((Attempt::Done(outcome), None));
+            let fate = if noted { Fate::Noted } else { Fate::Nothing };
+            return Ok((Attempt::Done(outcome), fate));
         }
         let stamp = Stamp::now(&self.actor, self.action);
         let revision = Revision(before.revision.0 + 1);
@@ -266,7 +294,7 @@ impl Prepared {
         let world = self.world.clone();
         let next = land::next(tx, shared, before, &self.steps, Vec::new(), world, &stamp)?;
         let outcome = Outcome { kept, ..Outcome::of(revision, &self.steps) };
-        Ok((Attempt::Done(outcome), Some(next)))
+        Ok((Attempt::Done(outcome), Fate::State(Box::new(next))))
     }
 
     /// Takes over what has landed since the edit was planned, and notes the items of the edit that it
@@ -293,8 +321,7 @@ impl Prepared {
                         | Kind::Plan
                 )
         };
-        let is_own = |key: &ItemKey| self.exact && find(&self.steps, key).is_some();
-        if since.iter().any(|key| reaches_far(key) || is_own(key)) {
+        if since.iter().any(|key| reaches_far(key) || self.anew.covers(&self.steps, key)) {
             return Ok(false);
         }
         let mut changes = Vec::new();

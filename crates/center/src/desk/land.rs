@@ -8,11 +8,12 @@ use keepgate_policy::{Digest, Item, ItemBody, Kind, Revision, World};
 
 use super::history::{self, By, Moved};
 use super::recent::Landed;
-use super::step::{self, Counts, Step};
+use super::step::{self, Counts, Settled, Step};
 use super::work::Work;
 use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
-    AuditRow, ChangeRow, EditVerdict, Reading, Row, ScopeRow, StoreError, TokenRow, Writing,
+    AuditRow, Brought, ChangeRow, EditVerdict, Reading, Row, ScopeRow, StoreError, TokenRow,
+    Writing,
 };
 use crate::token::Role;
 
@@ -41,7 +42,7 @@ pub(super) fn land(shared: &Shared, edit: Edit) -> Result<Outcome, Refusal> {
 /// what came of the attempt, the state that was published before. Else nothing is written.
 pub(super) fn in_transaction<T>(
     shared: &Shared,
-    attempt: impl FnOnce(&mut dyn Writing) -> Result<(T, Option<Next>), Refusal>,
+    attempt: impl FnOnce(&mut dyn Writing) -> Result<(T, Fate), Refusal>,
 ) -> Result<(T, Option<Arc<Head>>), Refusal> {
     let mut attempt = Some(attempt);
     let mut done = Err(Refusal::Closed);
@@ -50,14 +51,26 @@ pub(super) fn in_transaction<T>(
         match attempt(tx) {
             Err(Refusal::Store(e)) => Err(e),
             landed => {
-                let makes_a_state = matches!(landed, Ok((_, Some(_))));
+                let is_kept = matches!(landed, Ok((_, Fate::Noted | Fate::State(_))));
                 done = landed;
-                Ok(if makes_a_state { EditVerdict::Commit } else { EditVerdict::Rollback })
+                Ok(if is_kept { EditVerdict::Commit } else { EditVerdict::Rollback })
             }
         }
     })?;
-    let (outcome, next) = done?;
-    Ok((outcome, next.map(|next| shared.publish(next)).transpose()?))
+    match done? {
+        (outcome, Fate::State(next)) => Ok((outcome, Some(shared.publish(*next)?))),
+        (outcome, _) => Ok((outcome, None)),
+    }
+}
+
+/// What becomes of an attempt.
+pub(super) enum Fate {
+    /// Nothing of it is kept.
+    Nothing,
+    /// What it wrote is kept, and makes no revision.
+    Noted,
+    /// The next state.
+    State(Box<Next>),
 }
 
 /// Who does what, and when.
@@ -99,13 +112,15 @@ fn attempt(
     stamp: &Stamp<'_>,
     dry_run: bool,
     shared: &Shared,
-) -> Result<(Outcome, Option<Next>), Refusal> {
+) -> Result<(Outcome, Fate), Refusal> {
     same_head(shared, &*tx, before)?;
-    let EditPlan { changes, tokens } = plan(&*tx, before)?;
+    let EditPlan { changes, tokens, settled } = plan(&*tx, before)?;
     let revision = Revision(before.revision.0 + 1);
     let steps = step::steps(&*tx, changes)?;
     if steps.is_empty() && tokens.is_empty() {
-        return Ok((Outcome::nothing(before.revision), None));
+        let noted = !dry_run && settle(tx, &settled)?;
+        let fate = if noted { Fate::Noted } else { Fate::Nothing };
+        return Ok((Outcome::nothing(before.revision), fate));
     }
     let work = Work::default();
     let problems = check::check(&*tx, &steps, None, &work)?;
@@ -118,12 +133,21 @@ fn attempt(
         return Err(Refusal::Invalid(problems));
     }
     if dry_run {
-        return Ok((Outcome::of(before.revision, &steps), None));
+        return Ok((Outcome::of(before.revision, &steps), Fate::Nothing));
     }
     write(tx, &steps, revision, stamp, None)?;
+    settle(tx, &settled)?;
     let outcome = Outcome::of(revision, &steps);
     let next = next(tx, shared, before, &steps, tokens, world, stamp)?;
-    Ok((outcome, Some(next)))
+    Ok((outcome, Fate::State(Box::new(next))))
+}
+
+/// Notes which items are as the files have them; false: there are none.
+pub(super) fn settle(tx: &mut dyn Writing, settled: &[Settled]) -> Result<bool, StoreError> {
+    for Settled { key, digest } in settled {
+        tx.settle_origin(key, *digest)?;
+    }
+    Ok(!settled.is_empty())
 }
 
 /// Writes the items of a revision, its change rows and its audit rows.
@@ -134,6 +158,7 @@ pub(super) fn write(
     stamp: &Stamp<'_>,
     work: Option<&Work>,
 ) -> Result<(), Refusal> {
+    let by = Brought::by(stamp.action);
     let with_changes = steps.len() <= CHANGE_ROWS;
     let mut sums: BTreeMap<(&str, Kind), Counts> = BTreeMap::new();
     for step in steps {
@@ -151,7 +176,7 @@ pub(super) fn write(
         if !summed {
             tx.audit(&audit_row(&*tx, step, revision, stamp)?)?;
         }
-        write_step(tx, step, revision, with_changes)?;
+        write_step(tx, step, revision, by, with_changes)?;
     }
     if !with_changes {
         tx.changes_left_out(revision, steps.len())?;
@@ -174,6 +199,7 @@ fn write_step(
     tx: &mut dyn Writing,
     step: &Step,
     revision: Revision,
+    by: Brought,
     with_changes: bool,
 ) -> Result<(), StoreError> {
     match &step.after {
@@ -184,6 +210,7 @@ fn write_step(
             digest: after.digest,
             source: after.source.to_string(),
             needs: after.needs,
+            origin: step.origin(by, after.digest),
         })?,
         None => {
             tx.delete(&step.key)?;

@@ -35,7 +35,7 @@ use keepgate_policy::world::Builder;
 use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Mark, Revision, World, proto};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use bulk::{Bulk, BulkPlanner};
+pub(crate) use bulk::{Anew, Bulk, BulkPlanner};
 pub use check::EditProblem;
 pub(crate) use check::shown_id;
 pub(crate) use history::Witness;
@@ -43,9 +43,9 @@ pub use history::{Condition, Sums};
 pub(crate) use land::an_admin_remains;
 pub(crate) use recent::DELTA_BYTES;
 pub use recent::{Landed, Recent, Scope, Since};
-pub use refusal::{OpenError, Refusal};
-pub(crate) use step::Step;
+pub use refusal::{OpenError, Refusal, Since as ChangedSince};
 pub use step::{Counts, Landing};
+pub(crate) use step::{Planned, Settled, Step};
 pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 
@@ -100,6 +100,8 @@ pub struct EditPlan {
     pub changes: Vec<Change>,
     /// Tokens created or changed.
     pub tokens: Vec<TokenRow>,
+    /// Items that are as the files have them.
+    pub(crate) settled: Vec<Settled>,
 }
 
 /// Works out a [`EditPlan`] inside the write transaction.
@@ -411,7 +413,7 @@ impl Desk {
         let Bulk { actor, action, dry_run, mut plan, work, place, .. } = bulk;
         let plan: Planner = Box::new(move |store, head| {
             let _held = place;
-            let steps = plan(store, head)?;
+            let Planned { steps, settled } = plan(store, head)?;
             work.checked(0)?;
             let changes = steps.into_iter().map(|step| match step.after {
                 Some(after) => after.decode().map(Change::Put),
@@ -420,7 +422,7 @@ impl Desk {
             let changes = changes
                 .collect::<Result<_, _>>()
                 .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
-            Ok(EditPlan { changes, ..EditPlan::default() })
+            Ok(EditPlan { changes, settled, ..EditPlan::default() })
         });
         self.edit(Edit { actor, action, dry_run, plan }).await
     }

@@ -1,5 +1,6 @@
 //! Why an edit did not land, or the desk did not open. What a caller sees of it is the API's matter.
 
+use std::fmt;
 use std::sync::Arc;
 
 use keepgate_policy::{ItemKey, Kind, Revision};
@@ -33,6 +34,25 @@ pub enum Refusal {
         /// What is there; 0: nothing.
         found: Revision,
     },
+    /// Other items name it, and the caller did not say that they may go.
+    #[error(
+        "{key}: {count} other items hang on it (memberships, grants and others that name it); delete \
+         all of them with it (`?cascade=true`, `--cascade`), or take them away first"
+    )]
+    Hanging {
+        /// The item that was to be deleted.
+        key: ItemKey,
+        /// How many others.
+        count: usize,
+        /// The first of them, and why.
+        first: Vec<EditProblem>,
+    },
+    /// Files are missing, and all that they brought would go.
+    #[error("files are missing, and all that they brought would go")]
+    Emptied(Vec<EditProblem>),
+    /// The state is not that of the revision that the caller saw.
+    #[error("{0}")]
+    Moved(Box<Since>),
     /// It would leave no way in.
     #[error(
         "`{0}` is the last admin token; create another one first (`keepgate token create --role \
@@ -66,6 +86,39 @@ pub enum Refusal {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
+}
+
+/// What has changed since the revision that a caller saw.
+#[derive(Clone, Debug)]
+pub struct Since {
+    /// The revision that the caller saw.
+    pub wanted: Revision,
+    /// The newest revision.
+    pub head: Revision,
+    /// Why it cannot be told what changed; none: it can.
+    pub untold: Option<&'static str>,
+    /// How many changes there are.
+    pub count: usize,
+    /// The newest of them: who, when and what.
+    pub first: Vec<EditProblem>,
+}
+
+impl fmt::Display for Since {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Since { wanted, head, untold, count, first } = self;
+        if let Some(untold) = untold {
+            return write!(f, "expected revision {wanted}, the center is at {head}: {untold}");
+        }
+        write!(
+            f,
+            "expected revision {wanted}, the center is at {head}: {count} changes of the service or \
+             the directory since"
+        )?;
+        for change in first.iter().take(3) {
+            write!(f, "; {change}")?;
+        }
+        write!(f, "; look at them (`keepgate audit`), export again, and apply over that")
+    }
 }
 
 impl Refusal {

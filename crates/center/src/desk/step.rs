@@ -8,7 +8,7 @@ use keepgate_policy::{Change, Digest, Encoded, ItemKey};
 
 use super::Refusal;
 use super::check::EditProblem;
-use crate::store::{Reading, Row};
+use crate::store::{Brought, Origin, Reading, Row};
 
 /// See the module. Where many of them are at hand they are in key order.
 #[derive(Clone, Debug)]
@@ -24,6 +24,29 @@ pub(crate) struct Step {
 pub(crate) struct Before {
     pub(crate) digest: Digest,
     pub(crate) needs: u32,
+    pub(crate) origin: Origin,
+}
+
+/// What a plan for many items comes to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Planned {
+    /// What changes, in key order.
+    pub(crate) steps: Vec<Step>,
+    /// Items that are as the files have them, which the store is to know: no revision is made for it.
+    pub(crate) settled: Vec<Settled>,
+}
+
+/// An item that is as the files have it.
+#[derive(Clone, Debug)]
+pub(crate) struct Settled {
+    pub(crate) key: ItemKey,
+    pub(crate) digest: Digest,
+}
+
+impl From<Vec<Step>> for Planned {
+    fn from(steps: Vec<Step>) -> Planned {
+        Planned { steps, settled: Vec::new() }
+    }
 }
 
 /// What an edit did to one item.
@@ -81,9 +104,18 @@ impl Step {
         };
         (!same).then(|| Step {
             key: key.clone(),
-            before: before.map(|row| Before { digest: row.digest, needs: row.needs }),
+            before: before.map(|row| Before {
+                digest: row.digest,
+                needs: row.needs,
+                origin: row.origin,
+            }),
             after: after.cloned(),
         })
+    }
+
+    /// Who brought the item after it, where this sort of edit makes it.
+    pub(super) fn origin(&self, by: Brought, digest: Digest) -> Origin {
+        Origin::after(self.before.map(|before| (before.digest, before.origin)), by, digest)
     }
 
     pub(crate) fn op(&self) -> Op {

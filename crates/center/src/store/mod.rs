@@ -11,12 +11,15 @@
 
 mod error;
 mod history;
+mod origin;
 mod sqlite;
 
 use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 
 pub use error::{Fault, StoreError};
 pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
+pub(crate) use origin::unsaid;
+pub use origin::{APPLY, Brought, Origin};
 pub use sqlite::SqliteStore;
 pub(crate) use sqlite::layout::{new_meta, random};
 
@@ -37,6 +40,8 @@ pub struct Row {
     pub source: String,
     /// The lowest format that understands the body (see [`keepgate_policy::mark::FORMAT`]).
     pub needs: u32,
+    /// Who brought it.
+    pub origin: Origin,
 }
 
 /// One step of a past revision; no body: the item was deleted.
@@ -185,6 +190,13 @@ pub trait Reading {
         service: &str,
         visit: &mut dyn FnMut(Row) -> Result<(), StoreError>,
     ) -> Result<(), StoreError>;
+    /// All items of one scope and kind, in id order.
+    fn each_of(
+        &self,
+        service: &str,
+        kind: Kind,
+        visit: &mut dyn FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
     /// Directory items that the apply of `source` brought, in kind order, then id order.
     fn sourced(&self, source: &str) -> Result<Vec<Row>, StoreError>;
     /// All scopes that have items, by name.
@@ -195,12 +207,19 @@ pub trait Reading {
     fn tokens(&self) -> Result<Vec<TokenRow>, StoreError>;
     /// Audit rows after `seq`, in order, at most `limit`.
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
+    /// Audit rows before `seq` (0: from the newest on), the newest first, at most `limit`.
+    fn audit_before(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
+    /// The audit row of an item in a revision; none: it is not kept, or summed up with others.
+    fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError>;
 }
 
 /// A write transaction: a [`Reading`] that sees its own writes.
 pub trait Writing: Reading {
     /// Creates or replaces an item; the row's revision is that of the transaction.
     fn put(&mut self, row: &Row) -> Result<(), StoreError>;
+    /// Notes that files brought an item, and that nobody has changed it since; nothing where it has
+    /// another digest.
+    fn settle_origin(&mut self, key: &ItemKey, digest: Digest) -> Result<(), StoreError>;
     /// Removes an item; false: it was not there.
     fn delete(&mut self, key: &ItemKey) -> Result<bool, StoreError>;
     /// Sets a scope's digest and number of items; removes it at zero.

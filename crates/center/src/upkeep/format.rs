@@ -13,12 +13,14 @@ use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use keepgate_policy::{Digest, HistoryId, ItemKey, Kind, Revision};
+use keepgate_policy::{Digest, HistoryId, Item, ItemKey, Kind, Revision};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::desk::verify::State;
-use crate::store::{AuditRow, Reading, Row, StoreError, SumRow, TokenRow, Tombstone};
+use crate::store::{
+    APPLY, AuditRow, Brought, Origin, Reading, Row, StoreError, SumRow, TokenRow, Tombstone, unsaid,
+};
 use crate::token::{Role, hex};
 
 /// What the first line says.
@@ -100,6 +102,9 @@ struct Head {
     ancestors: Vec<String>,
     revision: u64,
     chain: String,
+    /// Whether items say who brought them; those of earlier releases do not.
+    #[serde(default)]
+    origins: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,6 +120,10 @@ enum Line {
         source: String,
         #[serde(default = "one", skip_serializing_if = "is_one")]
         needs: u32,
+        #[serde(default = "files", skip_serializing_if = "is_files")]
+        brought: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<String>,
     },
     Token {
         id: String,
@@ -168,6 +177,14 @@ fn one() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_one(n: &u32) -> bool {
     *n == 1
+}
+
+fn files() -> String {
+    Brought::Files.name().to_owned()
+}
+
+fn is_files(name: &String) -> bool {
+    name == Brought::Files.name()
 }
 
 /// Writes with a running checksum.
@@ -234,6 +251,7 @@ fn write_draft(
         ancestors: state.meta.ancestors.iter().map(ToString::to_string).collect(),
         revision: state.head.revision.0,
         chain: hex(&state.head.chain),
+        origins: true,
     })?;
     let mut contents = Contents::default();
     let mut failed = None;
@@ -294,6 +312,8 @@ fn item_line(row: Row) -> Line {
         revision: row.revision.0,
         source: row.source,
         needs: row.needs,
+        brought: row.origin.brought.name().to_owned(),
+        base: row.origin.base.map(|base| base.to_string()),
     }
 }
 
@@ -368,7 +388,7 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
             ));
         };
         match from.parse::<Line>(&text, "a row of a Keepgate backup")? {
-            Line::Item { service, kind, id, body, revision, source, needs } => {
+            Line::Item { service, kind, id, body, revision, source, needs, brought, base } => {
                 let key = ItemKey { service, kind, id };
                 let (body, revision) = (body.into_bytes(), Revision(revision));
                 let digest = Digest::of_encoded(&key, &body);
@@ -376,7 +396,13 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                     return Err(BackupError::Damaged(format!("{key} occurs twice")));
                 }
                 items = items.plus(digest);
-                backup.items.push(Row { key, body, revision, digest, source, needs });
+                let Some(brought) = Brought::from_name(&brought) else {
+                    return Err(from.wrong("who brought an item", format!("`{brought}`")));
+                };
+                let base = base.map(|base| from.bytes32(&base)).transpose()?;
+                let base = base.and_then(|base| Digest::from_bytes(&base));
+                let origin = Origin { brought, base };
+                backup.items.push(Row { key, body, revision, digest, source, needs, origin });
             }
             Line::Token {
                 id,
@@ -450,8 +476,30 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                 if from.next()?.is_some() {
                     return damaged("something follows its last line");
                 }
+                if !head.origins {
+                    say_origins(&mut backup);
+                }
                 return Ok(backup);
             }
+        }
+    }
+}
+
+/// Who brought the items of a backup of an earlier release: as in the migration of a store.
+fn say_origins(backup: &mut Backup) {
+    let mut by_command: BTreeMap<(&str, &str, &str), bool> = BTreeMap::new();
+    for row in &backup.audit {
+        let key = (row.service.as_str(), row.kind.as_str(), row.id.as_str());
+        by_command.insert(key, row.action != APPLY);
+    }
+    for row in &mut backup.items {
+        let key = (row.key.service.as_str(), row.key.kind.as_str(), row.key.id.as_str());
+        let otherwise = match by_command.get(&key) {
+            Some(true) => Brought::Command,
+            _ => Brought::Files,
+        };
+        if let Ok(item) = Item::decode(row.key.clone(), &row.body) {
+            row.origin = unsaid(&item.body, otherwise);
         }
     }
 }

@@ -14,8 +14,8 @@ use super::format::{self, Backup};
 use super::{Succeeded, UpkeepError, ancestors, highest, of_store, successor};
 use crate::desk::verify;
 use crate::store::{
-    AuditRow, EditVerdict, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, SqliteStore,
-    StoreError, Sum, SumRow, TokenRow, Tombstone,
+    AuditRow, Brought, EditVerdict, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, SqliteStore,
+    StoreError, Sum, SumRow, TokenRow, Tombstone, unsaid,
 };
 use crate::token::{self, Role};
 
@@ -120,7 +120,12 @@ pub fn recover(dir: &Path, kept: Kept) -> Result<Prepared, UpkeepError> {
     let covers = |key: &ItemKey| {
         key.service.is_empty() || kept.services.is_empty() || kept.services.contains(&key.service)
     };
-    let rows: Vec<Row> = kept.items.iter().map(|item| row_of(item, kept.revision)).collect();
+    let mut rows: Vec<Row> = kept.items.iter().map(|item| row_of(item, kept.revision)).collect();
+    for row in &mut rows {
+        if let Some(known) = now.items.get(&row.key).filter(|known| known.digest == row.digest) {
+            row.origin = known.origin;
+        }
+    }
     let differences = diff::items(&now.items, rows.iter(), covers);
     let mut items: Vec<Row> = now.items.values().filter(|row| !covers(&row.key)).cloned().collect();
     items.extend(rows);
@@ -174,7 +179,9 @@ fn row_of(item: &Item, revision: Revision) -> Row {
     let body = item.encode();
     let digest = Digest::of_encoded(&item.key, &body);
     let source = verify::source_of(&item.body).to_owned();
-    Row { key: item.key.clone(), body, revision, digest, source, needs: item.needs() }
+    // A replica does not say who brought it. An apply that says otherwise names it.
+    let origin = unsaid(&item.body, Brought::Command);
+    Row { key: item.key.clone(), body, revision, digest, source, needs: item.needs(), origin }
 }
 
 fn look(dir: &Path) -> Result<Now, UpkeepError> {

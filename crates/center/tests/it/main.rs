@@ -21,6 +21,8 @@ mod matrix;
 mod openapi;
 mod places;
 mod products;
+mod removal;
+mod sources;
 mod start;
 mod store_conformance;
 mod top;

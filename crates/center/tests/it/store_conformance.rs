@@ -2,8 +2,9 @@
 //! test at the end that makes it.
 
 use keepgate_center::store::{
-    AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, Retention, RevisionRow, Row, ScopeRow,
-    SqliteStore, Standing, Store, StoreError, Sum, SumRow, TokenRow, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Changes, EditVerdict, Fork, Meta, Origin, Retention, RevisionRow,
+    Row, ScopeRow, SqliteStore, Standing, Store, StoreError, Sum, SumRow, TokenRow, Tombstone,
+    Writing,
 };
 use keepgate_center::token::Role;
 use keepgate_policy::{Digest, ItemKey, Kind, Revision};
@@ -22,6 +23,7 @@ fn row(service: &str, kind: Kind, id: &str, body: &str, revision: u64) -> Row {
         digest,
         source: String::new(),
         needs: 1,
+        origin: Origin::new(Brought::Files),
     }
 }
 
@@ -393,7 +395,7 @@ fn a_newer_layout_is_refused_by_number() {
     let error = SqliteStore::open(dir.path()).unwrap_err().to_string();
     assert_eq!(
         error,
-        "the store has layout 7, expected 2; a lower one is migrated by `keepgate center`, a higher one \
+        "the store has layout 7, expected 3; a lower one is migrated by `keepgate center`, a higher one \
          needs a newer release"
     );
 }

@@ -31,6 +31,11 @@ const FIXED_NAMES: [&str; 10] = [
 
 /// Push a directory of policies to a center, as one revision
 ///
+/// It replaces what an apply brought. What somebody changed or took away since by command is a
+/// conflict: it stays, it is named, and the exit code is 1; --overwrite makes it what the files say.
+/// What others brought stays and is listed; --prune removes it. Where the schema, all entities or all
+/// roles would go because a file is missing, --prune is wanted, too.
+///
 /// The directory holds service.toml (at least a name) and, as needed, schema.cedarschema, any
 /// *.cedar, entities.json, roles.toml, routes.toml or openapi.{json,yaml}, limits.toml. A missing
 /// file means none: deleting a policy file deletes the policy. Nothing changes unless everything is
@@ -39,6 +44,7 @@ const FIXED_NAMES: [&str; 10] = [
 #[command(after_help = "\
 Examples:
   keepgate apply ./policy --dry-run
+  keepgate apply ./policy --if-revision 12      only if nothing has changed since revision 12
   keepgate apply ./policy --center https://center.example.com:7480 --token-file editor.token")]
 pub(crate) struct Args {
     /// The directory
@@ -46,6 +52,16 @@ pub(crate) struct Args {
     /// Only say what would change
     #[arg(long)]
     dry_run: bool,
+    /// Land only over this revision (the first line of an exported service.toml has it): refused, with
+    /// who changed what, where something of the service or the directory has changed since
+    #[arg(long, value_name = "N")]
+    if_revision: Option<u64>,
+    /// Also remove what others brought and the files do not have, and what a missing file had
+    #[arg(long)]
+    prune: bool,
+    /// Make what somebody changed or took away since the last apply what the files say
+    #[arg(long)]
+    overwrite: bool,
     /// Print the center's answer as JSON
     #[arg(long)]
     json: bool,
@@ -56,7 +72,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let bundle = Bundle::read(&args.dir)?;
     let mut admin = args.center.connect()?;
-    let answer = super::runtime()?.block_on(bundle.apply(&mut admin, args.dry_run));
+    let how = How {
+        dry_run: args.dry_run,
+        if_revision: args.if_revision,
+        prune: args.prune,
+        overwrite: args.overwrite,
+    };
+    let answer = super::runtime()?.block_on(bundle.apply(&mut admin, how));
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
@@ -71,18 +93,82 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         style::print(&changes(&bundle.service, &answer, Paint::stdout()))?;
         show_warnings(&args.dir, &answer);
     }
-    Ok(Exit::Ok)
+    show_left(&args.dir, &answer);
+    // Not all that the files say is in force.
+    let is_partial = !answer.dry_run && !answer.conflicts.is_empty();
+    Ok(if is_partial { Exit::Failure } else { Exit::Ok })
+}
+
+/// How an apply goes about what others did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct How {
+    /// Nothing is changed.
+    pub(crate) dry_run: bool,
+    /// It lands only over this revision.
+    pub(crate) if_revision: Option<u64>,
+    /// What others brought goes.
+    pub(crate) prune: bool,
+    /// What others changed becomes what the files say.
+    pub(crate) overwrite: bool,
+}
+
+/// Items that are listed where others brought them.
+const STAYS_SHOWN: usize = 20;
+
+/// Shows what an apply has left alone, and what to do about it.
+pub(crate) fn show_left(dir: &Path, answer: &api::Applied) {
+    let paint = Paint::stderr();
+    for conflict in &answer.conflicts {
+        let api::Conflict { item, message, file, line, .. } = conflict;
+        let place = placed(dir, file.as_deref(), *line);
+        let mark = paint.bad("conflict:");
+        eprintln!("{mark} {place}: {} `{}`: {message}", item.kind, item.id);
+    }
+    let count = answer.conflicts_total.unwrap_or(answer.conflicts.len() as u64);
+    if count > 0 {
+        eprintln!(
+            "{} {count} of the files' items were left as somebody made them; put that into the files \
+             (`keepgate export`), or pass --overwrite to have what the files say",
+            paint.bad("conflict:")
+        );
+    }
+    for stay in answer.stays.iter().take(STAYS_SHOWN) {
+        let by = match (stay.brought, stay.source.as_str()) {
+            (api::Brought::Command, _) => "a command".to_owned(),
+            (api::Brought::Import, _) => "an import".to_owned(),
+            (api::Brought::Files, service) => format!("the files of service `{service}`"),
+        };
+        eprintln!(
+            "{} {} {} was brought by {by}",
+            paint.faint("stays:"),
+            stay.item.kind,
+            stay.item.id
+        );
+    }
+    let count = answer.stays_total.unwrap_or(answer.stays.len() as u64);
+    let more = count.saturating_sub(STAYS_SHOWN as u64);
+    if more > 0 {
+        eprintln!("{} {more} more", paint.faint("stays:"));
+    }
+    if answer.stays.iter().any(|stay| stay.brought != api::Brought::Files) {
+        eprintln!("{} --prune removes what no files brought", paint.faint("stays:"));
+    }
+}
+
+/// `DIR/FILE:LINE`, as far as it is known.
+fn placed(dir: &Path, file: Option<&str>, line: Option<u64>) -> String {
+    match (file, line) {
+        (None, _) => dir.display().to_string(),
+        (Some(file), Some(line)) => format!("{}:{line}", dir.join(file).display()),
+        (Some(file), None) => dir.join(file).display().to_string(),
+    }
 }
 
 /// Shows what is allowed and perhaps not meant.
 fn show_warnings(dir: &Path, answer: &api::Applied) {
     let paint = Paint::stderr();
     for warning in &answer.warnings {
-        let place = match (&warning.file, warning.line) {
-            (None, _) => dir.display().to_string(),
-            (Some(file), Some(line)) => format!("{}:{line}", dir.join(file).display()),
-            (Some(file), None) => dir.join(file).display().to_string(),
-        };
+        let place = placed(dir, warning.file.as_deref(), warning.line);
         let api::Warning { id, message, .. } = warning;
         eprintln!("{} {place}: `{id}`: {message}", paint.warn("warning:"));
     }
@@ -94,6 +180,19 @@ pub(crate) fn show_problems(dir: &Path, refusal: &Refusal) -> bool {
         return false;
     }
     let paint = Paint::stderr();
+    // What others did, or what would go: not of a line of the files.
+    if matches!(refusal.status, 409 | 412) {
+        eprintln!("{} {refusal}", paint.bad("error:"));
+        for problem in &refusal.problems {
+            let item = match (&problem.kind, &problem.id) {
+                (Some(kind), Some(id)) => format!("{kind} `{id}`: "),
+                _ => String::new(),
+            };
+            eprintln!("  {item}{}", problem.message);
+        }
+        eprintln!("{} nothing was changed", paint.bad("error:"));
+        return true;
+    }
     for problem in &refusal.problems {
         let place = problem.file.as_ref().map_or_else(|| dir.to_owned(), |file| dir.join(file));
         let place = match problem.line {
@@ -169,17 +268,21 @@ impl Bundle {
     }
 
     /// Sends it; the center's answer.
-    pub(crate) async fn apply(
-        &self,
-        admin: &mut Admin,
-        dry_run: bool,
-    ) -> anyhow::Result<api::Applied> {
+    pub(crate) async fn apply(&self, admin: &mut Admin, how: How) -> anyhow::Result<api::Applied> {
         // As `api::Apply`, without a copy of the files.
         #[derive(serde::Serialize)]
         struct Body<'a> {
             files: &'a BTreeMap<String, String>,
         }
-        let path = format!("/v1/services/{}/apply?dry_run={dry_run}", segment(&self.service));
+        let How { dry_run, if_revision, prune, overwrite } = how;
+        let mut path = format!("/v1/services/{}/apply?dry_run={dry_run}", segment(&self.service));
+        if let Some(revision) = if_revision {
+            path.push_str(&format!("&if_revision={revision}"));
+        }
+        // A center of an earlier release does not know them.
+        for (name, is_set) in [("prune", prune), ("overwrite", overwrite)] {
+            path.push_str(&if is_set { format!("&{name}=true") } else { String::new() });
+        }
         let body = serde_json::to_vec(&Body { files: &self.files }).context("writing the files")?;
         let mut progress = Progress::new();
         let told = |told: &api::Progress| {

@@ -11,6 +11,7 @@ mod check;
 mod completions;
 mod conformance;
 mod doctor;
+mod entity;
 mod export;
 mod gate;
 mod help_markdown;
@@ -25,6 +26,7 @@ mod token;
 mod top;
 mod tune;
 mod up;
+mod user;
 
 use std::path::PathBuf;
 
@@ -127,6 +129,8 @@ commands! {
     Key => key,
     Plan => plan,
     Role => role,
+    User => user,
+    Entity => entity,
     Service => service,
     Status => status,
     Doctor => doctor,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::admin::{Admin, CenterArgs, ServiceArgs, segment};
+use crate::cmd::entity::Removal;
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint, Table};
 use crate::uid;
@@ -29,6 +30,7 @@ Examples:
   keepgate role grant orders-admin --action any --resource any
   keepgate role grants
   keepgate role ungrant 'orders-admin: any on any'
+  keepgate role delete orders-temp --cascade
 
 A gate enforces a change as soon as it has followed the center's revision, usually within
 milliseconds.")]
@@ -56,6 +58,15 @@ enum Action {
     Revoke {
         #[command(flatten)]
         edge: Edge,
+    },
+    /// Delete a role: refused, and what hangs on it is listed, unless --cascade takes that away, too
+    Delete {
+        /// The role: its name, or a Cedar uid
+        role: Role,
+        #[command(flatten)]
+        removal: Removal,
+        #[command(flatten)]
+        center: CenterArgs,
     },
     /// Allow a role actions on a resource of a service and all below it
     Grant {
@@ -148,6 +159,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             let mut admin = edge.center.connect()?;
             let answer = runtime.block_on(change(&mut admin, "revoke", &edge))?;
             done(&edge, "is no longer in", &answer)?;
+        }
+        Action::Delete { role, removal, center } => {
+            let path = format!("/v1/roles/{}", segment(&role.0.to_string()));
+            return removal.run(center.connect()?, &path, &role.0.to_string());
         }
         Action::Grant { role, action, resource, service, json } => {
             let grant = grant(role, &action, &resource)?;

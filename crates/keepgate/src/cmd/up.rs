@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::admin::{ADMIN_TOKEN_FILE, Admin, DATA_DEFAULT, Refusal, read_token, segment};
-use crate::cmd::apply::{Bundle, show_problems};
+use crate::cmd::apply::{Bundle, How, show_left, show_problems};
 use crate::cmd::gate::Traffic;
 use crate::cmd::token::TokenRole;
 use crate::cmd::{center, gate, token};
@@ -57,7 +57,8 @@ pub(crate) struct Args {
     /// that is removed at the end
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Directory to apply at the start, as `keepgate apply` does
+    /// Directory to apply at the start, as `keepgate apply` does. What a command has changed or taken
+    /// away since stays so, and is named
     #[arg(long, env = "KEEPGATE_POLICY", value_name = "DIR", conflicts_with = "demo")]
     policy: Option<PathBuf>,
     /// The service to protect; default: the one in --policy, else the only one there is
@@ -244,7 +245,7 @@ async fn set_up(
 ) -> anyhow::Result<SetUp> {
     let service = match (bundle, &args.service) {
         (Some(bundle), _) => {
-            bundle.apply(admin, false).await?;
+            apply_at_start(admin, bundle, args.policy.as_deref()).await?;
             bundle.service.clone()
         }
         (None, Some(name)) => existing_or_new(admin, name).await?,
@@ -272,6 +273,36 @@ async fn set_up(
     Ok(SetUp { service, has_routes, gate_token, keys })
 }
 
+/// Applies the directory as far as nobody has changed what is stored since. What somebody took away or
+/// changed stays so over every restart, and is named; the start goes on with what is stored.
+async fn apply_at_start(
+    admin: &mut Admin,
+    bundle: &Bundle,
+    dir: Option<&Path>,
+) -> anyhow::Result<()> {
+    let dir = dir.unwrap_or(Path::new("demo"));
+    let starts = |why: &str| {
+        eprintln!("{} starting on what is stored: {why}", Paint::stderr().warn("warning:"));
+    };
+    match bundle.apply(admin, How::default()).await {
+        Ok(answer) => {
+            show_left(dir, &answer);
+            if !answer.conflicts.is_empty() {
+                starts("it differs from the files where a command has changed it");
+            }
+            Ok(())
+        }
+        // Only of a service that is stored: of another nothing can be emptied.
+        Err(error) => match error.downcast_ref::<Refusal>() {
+            Some(refusal) if refusal.status == 409 && show_problems(dir, refusal) => {
+                starts("nothing of the files was applied; `keepgate apply` takes --prune");
+                Ok(())
+            }
+            _ => Err(error),
+        },
+    }
+}
+
 /// The service; made, with nothing in it, if it is not there.
 async fn existing_or_new(admin: &mut Admin, name: &str) -> anyhow::Result<String> {
     match admin.load::<IgnoredAny>(&format!("/v1/services/{}", segment(name))).await {
@@ -279,7 +310,7 @@ async fn existing_or_new(admin: &mut Admin, name: &str) -> anyhow::Result<String
         Err(error) if error.downcast_ref::<Refusal>().is_some_and(|r| r.status == 404) => {
             let settings = format!("name = {}\n", toml::Value::from(name));
             let files = [("service.toml".to_owned(), settings)].into();
-            Bundle::from_files(files, "--service")?.apply(admin, false).await?;
+            Bundle::from_files(files, "--service")?.apply(admin, How::default()).await?;
         }
         Err(error) => return Err(error),
     }

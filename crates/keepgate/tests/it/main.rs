@@ -28,6 +28,7 @@ mod outage;
 mod plans;
 mod requests;
 mod separate;
+mod sources;
 mod trust;
 mod tune;
 mod tune_safety;

@@ -87,6 +87,9 @@ const OPENAPI: [&str; 3] = ["openapi.json", "openapi.yaml", "openapi.yml"];
 /// The file whose items come in millions; [`Packer::entities`] reads it as it comes.
 pub const ENTITIES_FILE: &str = ENTITIES;
 
+/// The file with a service's name and settings.
+pub const SERVICE_FILE: &str = SERVICE;
+
 /// What that file has before, between and behind the canonical JSON of its entities.
 pub const ENTITIES_LIST: [&str; 3] = ["[\n  ", ",\n  ", "\n]\n"];
 

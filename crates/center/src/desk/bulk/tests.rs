@@ -59,7 +59,7 @@ impl Place {
             if let Some(changes) = meanwhile.next() {
                 handle.block_on(land(&desk, changes)).unwrap();
             }
-            Ok(steps)
+            Ok(steps.into())
         });
         let work = Arc::new(Work::default());
         let bulk = Bulk {
@@ -68,7 +68,7 @@ impl Place {
             dry_run: false,
             plan,
             work,
-            exact: false,
+            anew: Anew::Far,
             place: Box::new(()),
         };
         (self.desk.edit_bulk(bulk).await, planned.load(Ordering::Relaxed))
@@ -244,7 +244,7 @@ async fn what_nobody_waits_for_does_not_land() {
     let item = Arc::new(Encoded::of(&entity("alice", &[])));
     let plan: BulkPlanner = Box::new(move |_, _| {
         given_up.give_up();
-        Ok(Step::new(&item.key, None, Some(&item)).into_iter().collect())
+        Ok(Step::new(&item.key, None, Some(&item)).into_iter().collect::<Vec<_>>().into())
     });
     let bulk = Bulk {
         actor: "t".to_owned(),
@@ -252,7 +252,7 @@ async fn what_nobody_waits_for_does_not_land() {
         dry_run: false,
         plan,
         work,
-        exact: false,
+        anew: Anew::Far,
         place: Box::new(()),
     };
     assert!(matches!(place.desk.edit_bulk(bulk).await, Err(Refusal::Gone)));

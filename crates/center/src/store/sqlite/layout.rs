@@ -1,16 +1,16 @@
-//! The tables, and how a store of release 0.1 becomes one of this release.
+//! The tables, and how a store of an earlier release becomes one of this release, layout by layout.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use keepgate_policy::mark::change_digest;
 use keepgate_policy::{Digest, HistoryId, ItemKey, Revision};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::{Connection, params};
 
-use super::super::{Meta, RevisionRow, Standing, StoreError, SumRow, TokenRow};
+use super::super::{APPLY, Meta, RevisionRow, Standing, StoreError, SumRow, TokenRow};
 use super::meta;
 use super::rows::{self, signed, stored_kind, unsigned};
-use super::{FIRST_LAYOUT, LAYOUT, failed};
+use super::{FIRST_LAYOUT, LAYOUT, SECOND_LAYOUT, failed};
 
 const TABLES: &str = "
 CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL,
@@ -50,28 +50,81 @@ CREATE TABLE tombstones (service TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT 
 CREATE INDEX tombstones_by_revision ON tombstones (revision);
 ";
 
+/// What layout 3 adds: who brought each item and what the last apply wrote; the log by revision.
+const ORIGINS: &str = "
+ALTER TABLE items ADD COLUMN brought TEXT NOT NULL DEFAULT 'files';
+ALTER TABLE items ADD COLUMN base BLOB;
+CREATE INDEX audit_by_revision ON audit (revision);
+";
+
 /// Lays out an empty database, with a history of its own.
 pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     let doing = "laying out the tables";
     let tx = connection.transaction().map_err(failed(doing))?;
     tx.execute_batch(TABLES).map_err(failed(doing))?;
     tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
+    tx.execute_batch(ORIGINS).map_err(failed(doing))?;
     begin_history(&tx, &new_meta(Vec::new())?, &RevisionRow::zero())?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
     tx.commit().map_err(failed(doing))
 }
 
-/// Makes a store of release 0.1 one of this release, in one transaction. Its head stays; the
-/// history begins with it.
+/// Makes a store of an earlier release one of this release, in one transaction.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    let doing = "migrating the store of release 0.1";
+    let doing = "migrating the store of an earlier release";
     let tx = connection.transaction().map_err(failed(doing))?;
     let found: i64 =
         tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed(doing))?;
-    if found != FIRST_LAYOUT {
-        return Err(StoreError::Layout { found, known: LAYOUT });
+    match found {
+        FIRST_LAYOUT => add_history(&tx)?,
+        SECOND_LAYOUT => {}
+        found => return Err(StoreError::Layout { found, known: LAYOUT }),
     }
-    as_it_says(&tx)?;
+    add_origins(&tx)?;
+    tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
+    tx.commit().map_err(failed(doing))
+}
+
+/// From layout 2 to 3. What the audit log last saw changed by something else than an apply counts as
+/// a command's: an apply that says otherwise names it.
+fn add_origins(tx: &Connection) -> Result<(), StoreError> {
+    let doing = "noting who brought each item";
+    tx.execute_batch(ORIGINS).map_err(failed(doing))?;
+    tx.execute(
+        "UPDATE items SET brought = 'command' WHERE kind IN ('role', 'member') AND source = ''",
+        [],
+    )
+    .map_err(failed(doing))?;
+    let mut by_command: HashSet<(String, String, String)> = HashSet::new();
+    let mut log = tx
+        .prepare("SELECT service, kind, id, action FROM audit WHERE kind <> 'token' ORDER BY seq")
+        .map_err(failed(doing))?;
+    let mut rows = log.query([]).map_err(failed(doing))?;
+    while let Some(row) = rows.next().map_err(failed(doing))? {
+        let read = || rusqlite::Result::Ok(((row.get(0)?, row.get(1)?, row.get(2)?), row.get(3)?));
+        let (key, action): (_, String) = read().map_err(failed(doing))?;
+        if action == APPLY {
+            by_command.remove(&key);
+        } else {
+            by_command.insert(key);
+        }
+    }
+    let mut note = tx
+        .prepare(
+            "UPDATE items SET brought = 'command' WHERE service = ?1 AND kind = ?2 AND id = ?3 \
+             AND source = ''",
+        )
+        .map_err(failed(doing))?;
+    for (service, kind, id) in by_command {
+        note.execute(params![service, kind, id]).map_err(failed(doing))?;
+    }
+    Ok(())
+}
+
+/// From layout 1 to 2. The head of the store stays; the history begins with it.
+fn add_history(tx: &Connection) -> Result<(), StoreError> {
+    let doing = "migrating the store of release 0.1";
+    as_it_says(tx)?;
     tx.execute_batch(
         "ALTER TABLE items ADD COLUMN needs INTEGER NOT NULL DEFAULT 1;
          ALTER TABLE changes ADD COLUMN needs INTEGER NOT NULL DEFAULT 1;",
@@ -79,7 +132,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     .map_err(failed(doing))?;
     tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
     let mut tokens = SumRow::default();
-    for token in stored_tokens(&tx)? {
+    for token in stored_tokens(tx)? {
         tokens.add(token.digest());
     }
     let head: u64 = tx
@@ -90,16 +143,14 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let others = tokens.digest;
     let mut row = RevisionRow {
         revision: Revision(head),
-        changed: changed_in(&tx, head)?,
+        changed: changed_in(tx, head)?,
         others,
         write_id: random()?,
         ..RevisionRow::zero()
     };
     row.chain = row.chained(&[0; 32], meta.history);
-    begin_history(&tx, &meta, &row)?;
-    rows::write_sum(&tx, super::super::Sum::Tokens, tokens)?;
-    tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
-    tx.commit().map_err(failed(doing))
+    begin_history(tx, &meta, &row)?;
+    rows::write_sum(tx, super::super::Sum::Tokens, tokens)
 }
 
 /// The items of a store of release 0.1 have the digests that it says: what is damaged stays as it

@@ -31,10 +31,13 @@ use rows::{Plain, Reader, Writer};
 use start::{Inventory, inode};
 
 /// The layout this release reads and writes.
-const LAYOUT: i64 = 2;
+const LAYOUT: i64 = 3;
 
 /// That of release 0.1, which is migrated.
 const FIRST_LAYOUT: i64 = 1;
+
+/// That of the first releases with a history, which is migrated.
+const SECOND_LAYOUT: i64 = 2;
 
 /// Read connections kept open for reuse; more may be open for a moment.
 const IDLE_READERS: usize = 4;
@@ -105,6 +108,11 @@ impl SqliteStore {
                 start::check(&connection, &inventory)?;
                 layout::migrate(&mut connection)?;
                 tracing::info!(%shown, "the store of release 0.1 was migrated");
+            }
+            SECOND_LAYOUT => {
+                start::check(&connection, &inventory)?;
+                layout::migrate(&mut connection)?;
+                tracing::info!(%shown, "the store of an earlier release was migrated");
             }
             _ => {}
         }
@@ -200,7 +208,7 @@ impl SqliteStore {
     fn readable(connection: &Connection, inventory: &Inventory) -> Result<(), StoreError> {
         match start::layout(connection, inventory)? {
             LAYOUT => start::check(connection, inventory),
-            FIRST_LAYOUT => Err(StoreError::Layout { found: FIRST_LAYOUT, known: LAYOUT }),
+            found @ FIRST_LAYOUT..LAYOUT => Err(StoreError::Layout { found, known: LAYOUT }),
             _ => Err(inventory.lost("center.db", "a database", "a database without tables")),
         }
     }

@@ -4,8 +4,8 @@ use keepgate_policy::{Digest, ItemKey, Kind, Revision};
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
 
 use super::super::{
-    AuditRow, ChangeRow, Changes, Fork, Meta, Reading, Retention, RevisionRow, Row, ScopeRow,
-    StoreError, Sum, SumRow, TokenRow, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Changes, Fork, Meta, Origin, Reading, Retention, RevisionRow,
+    Row, ScopeRow, StoreError, Sum, SumRow, TokenRow, Tombstone, Writing,
 };
 use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta};
 use crate::token::Role;
@@ -63,7 +63,8 @@ impl Connected for Writer<'_> {
     }
 }
 
-const ITEM: &str = "SELECT service, kind, id, body, revision, digest, source, needs FROM items";
+const ITEM: &str =
+    "SELECT service, kind, id, body, revision, digest, source, needs, brought, base FROM items";
 
 /// A page of items. Some ids are empty (a service, its schema): "after nothing" must include them. By
 /// the first condition on the id the index is entered; by the other alone all before the page is read.
@@ -265,6 +266,26 @@ impl<T: Connected> Reading for T {
         Ok(())
     }
 
+    fn each_of(
+        &self,
+        service: &str,
+        kind: Kind,
+        visit: &mut dyn FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let doing = "reading items of a kind";
+        let mut statement = self
+            .connection()?
+            .prepare_cached(&format!("{ITEM} WHERE service = ?1 AND kind = ?2 ORDER BY id"))
+            .map_err(failed(doing))?;
+        let rows = statement
+            .query_map(params![service, kind.as_str()], item_row)
+            .map_err(failed(doing))?;
+        for row in rows {
+            visit(row.map_err(failed(doing))??)?;
+        }
+        Ok(())
+    }
+
     fn sourced(&self, source: &str) -> Result<Vec<Row>, StoreError> {
         let doing = "reading the items of a source";
         if source.is_empty() {
@@ -341,32 +362,22 @@ impl<T: Connected> Reading for T {
     }
 
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
-        let doing = "reading the audit log";
-        let mut statement = self
-            .connection()?
-            .prepare_cached(
-                "SELECT seq, revision, unix_ms, actor, action, service, kind, id, before, after \
-                 FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-            )
-            .map_err(failed(doing))?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = statement
-            .query_map(params![signed(seq), limit], |row| {
-                Ok(AuditRow {
-                    seq: unsigned(row, 0)?,
-                    revision: Revision(unsigned(row, 1)?),
-                    unix_ms: unsigned(row, 2)?,
-                    actor: row.get(3)?,
-                    action: row.get(4)?,
-                    service: row.get(5)?,
-                    kind: row.get(6)?,
-                    id: row.get(7)?,
-                    before: row.get(8)?,
-                    after: row.get(9)?,
-                })
-            })
-            .map_err(failed(doing))?;
-        rows.map(|row| row.map_err(failed(doing))).collect()
+        let bound = params![signed(seq), limit];
+        audit_rows(self.connection()?, "WHERE seq > ?1 ORDER BY seq LIMIT ?2", bound)
+    }
+
+    fn audit_before(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let before = if seq == 0 { i64::MAX } else { signed(seq) };
+        let bound = params![before, limit];
+        audit_rows(self.connection()?, "WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2", bound)
+    }
+
+    fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError> {
+        let bound = params![signed(revision.0), key.service, key.kind.as_str(), key.id];
+        let which = "WHERE revision = ?1 AND service = ?2 AND kind = ?3 AND id = ?4 LIMIT 1";
+        Ok(audit_rows(self.connection()?, which, bound)?.pop())
     }
 }
 
@@ -374,9 +385,10 @@ impl Writing for Writer<'_> {
     fn put(&mut self, row: &Row) -> Result<(), StoreError> {
         self.run(
             "writing an item",
-            "INSERT INTO items (service, kind, id, body, revision, digest, source, needs) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (service, kind, id) DO UPDATE \
-             SET body = ?4, revision = ?5, digest = ?6, source = ?7, needs = ?8",
+            "INSERT INTO items (service, kind, id, body, revision, digest, source, needs, brought, \
+             base) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
+             ON CONFLICT (service, kind, id) DO UPDATE SET body = ?4, revision = ?5, digest = ?6, \
+             source = ?7, needs = ?8, brought = ?9, base = ?10",
             params![
                 row.key.service,
                 row.key.kind.as_str(),
@@ -385,7 +397,25 @@ impl Writing for Writer<'_> {
                 signed(row.revision.0),
                 row.digest.to_bytes(),
                 row.source,
-                row.needs
+                row.needs,
+                row.origin.brought.name(),
+                row.origin.base_bytes(&row.key)
+            ],
+        )
+        .map(|_| ())
+    }
+
+    fn settle_origin(&mut self, key: &ItemKey, digest: Digest) -> Result<(), StoreError> {
+        self.run(
+            "noting who brought an item",
+            "UPDATE items SET brought = ?5, base = NULL \
+             WHERE service = ?1 AND kind = ?2 AND id = ?3 AND digest = ?4",
+            params![
+                key.service,
+                key.kind.as_str(),
+                key.id,
+                digest.to_bytes(),
+                Brought::Files.name()
             ],
         )
         .map(|_| ())
@@ -595,6 +625,37 @@ impl Writer<'_> {
     }
 }
 
+fn audit_rows(
+    connection: &Connection,
+    which: &str,
+    bound: &[&dyn rusqlite::ToSql],
+) -> Result<Vec<AuditRow>, StoreError> {
+    let doing = "reading the audit log";
+    let mut statement = connection
+        .prepare_cached(&format!(
+            "SELECT seq, revision, unix_ms, actor, action, service, kind, id, before, after \
+             FROM audit {which}"
+        ))
+        .map_err(failed(doing))?;
+    let rows = statement
+        .query_map(bound, |row| {
+            Ok(AuditRow {
+                seq: unsigned(row, 0)?,
+                revision: Revision(unsigned(row, 1)?),
+                unix_ms: unsigned(row, 2)?,
+                actor: row.get(3)?,
+                action: row.get(4)?,
+                service: row.get(5)?,
+                kind: row.get(6)?,
+                id: row.get(7)?,
+                before: row.get(8)?,
+                after: row.get(9)?,
+            })
+        })
+        .map_err(failed(doing))?;
+    rows.map(|row| row.map_err(failed(doing))).collect()
+}
+
 /// Head and the oldest revision whose change rows are kept.
 pub(super) fn head(connection: &Connection) -> Result<(Revision, Revision), StoreError> {
     connection
@@ -614,11 +675,22 @@ fn item_row(row: &SqlRow<'_>) -> Sql<Result<Row, StoreError>> {
         (row.get(3)?, unsigned(row, 4)?, row.get(5)?);
     let source: String = row.get(6)?;
     let needs: u32 = row.get(7)?;
+    let (brought, base): (String, Option<Vec<u8>>) = (row.get(8)?, row.get(9)?);
     Ok(stored_kind(&kind).and_then(|kind| {
         let digest = digest_of(&digest)?;
         let key = ItemKey { service, kind, id };
-        Ok(Row { key, body, revision: Revision(revision), digest, source, needs })
+        let origin = origin_of(&key, &brought, base.as_deref())?;
+        Ok(Row { key, body, revision: Revision(revision), digest, source, needs, origin })
     }))
+}
+
+fn origin_of(key: &ItemKey, brought: &str, base: Option<&[u8]>) -> Result<Origin, StoreError> {
+    let corrupt = |what: &str| StoreError::Corrupt { what: format!("{key} has {what}") };
+    let brought = Brought::from_name(brought).ok_or_else(|| corrupt("an unknown source"))?;
+    let base = base
+        .map(|bytes| Origin::base_of(key, bytes).ok_or_else(|| corrupt("a base that is damaged")))
+        .transpose()?;
+    Ok(Origin { brought, base })
 }
 
 pub(super) fn token_row(row: &SqlRow<'_>) -> Sql<Result<TokenRow, StoreError>> {

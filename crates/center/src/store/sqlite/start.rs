@@ -163,7 +163,7 @@ pub(super) fn layout(connection: &Connection, inventory: &Inventory) -> Result<i
     };
     match (layout, tables) {
         (0, 0) => Ok(0),
-        (FIRST_LAYOUT | LAYOUT, 1..) => Ok(layout),
+        (FIRST_LAYOUT..=LAYOUT, 1..) => Ok(layout),
         (found, 1..) if found > LAYOUT && found < 1000 => {
             Err(StoreError::Layout { found, known: LAYOUT })
         }
