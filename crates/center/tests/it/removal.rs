@@ -35,9 +35,9 @@ async fn prepared(center: &Running) {
         ("links/eve", json!({ "template": "t", "principal": uid("user", "eve") })),
         ("links/temp", json!({ "template": "of-temp", "resource": uid("route", "/l") })),
         ("links/other", json!({ "template": "t", "principal": uid("user", "other") })),
-        ("grants/temp", json!({ "principal": uid("role", "temp"), "actions": [] })),
-        ("grants/eve", json!({ "principal": uid("user", "eve"), "actions": [] })),
-        ("grants/other", json!({ "principal": uid("user", "other"), "actions": [] })),
+        ("grants/g-temp", json!({ "principal": uid("role", "temp"), "actions": [] })),
+        ("grants/g-eve", json!({ "principal": uid("user", "eve"), "actions": [] })),
+        ("grants/g-other", json!({ "principal": uid("user", "other"), "actions": [] })),
         ("entities/user::%22eve%22", json!({ "parents": [uid("role", "temp")] })),
         (
             "entities/order::%221%22",
@@ -93,7 +93,7 @@ async fn a_role_goes_with_all_that_hangs_on_it_or_not_at_all() {
             "policy when-temp",
             "template of-temp",
             "link temp",
-            "grant temp",
+            "grant g-temp",
         ]
     );
     assert_eq!(center.revision().await, revision);
@@ -141,7 +141,7 @@ async fn a_user_goes_with_memberships_grants_keys_and_policies() {
             r"entity user::\eve\",
             "policy eves",
             "link eve",
-            "grant eve",
+            "grant g-eve",
             &key,
         ]
     );
