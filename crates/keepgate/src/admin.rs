@@ -8,7 +8,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use hyper::{Method, StatusCode};
 use keepgate_api::{
     Applied, Changed, ItemList, Key, Keys, Landed, Line, Listed, Located, Member, Members, Problem,
-    Progress, Services,
+    Progress, ServiceSummary, Services, Token, Tokens,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -77,8 +77,8 @@ pub(crate) async fn only_service(admin: &mut Admin, named: Option<&str>) -> anyh
     if let Some(name) = named {
         return Ok(name.to_owned());
     }
-    let answer: Services = admin.load("/v1/services").await?;
-    let names: Vec<&str> = answer.services.iter().map(|service| service.name.as_str()).collect();
+    let services = admin.load_all::<Services>("/v1/services").await?;
+    let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
     match names.as_slice() {
         [only] => Ok((*only).to_owned()),
         [] => bail!("the center has no service yet; `keepgate apply DIR` makes one"),
@@ -157,6 +157,22 @@ impl Pages for Keys {
 
     fn split(self) -> (Vec<Key>, Option<String>) {
         (self.keys, self.next)
+    }
+}
+
+impl Pages for Services {
+    type One = ServiceSummary;
+
+    fn split(self) -> (Vec<ServiceSummary>, Option<String>) {
+        (self.services, self.next)
+    }
+}
+
+impl Pages for Tokens {
+    type One = Token;
+
+    fn split(self) -> (Vec<Token>, Option<String>) {
+        (self.tokens, self.next)
     }
 }
 

@@ -15,6 +15,7 @@ mod origin;
 mod progress;
 mod secret;
 mod signals;
+mod started;
 mod style;
 mod tune;
 mod uid;

@@ -1,7 +1,7 @@
 //! `keepgate service`: the services of a center.
 
 use clap::Subcommand;
-use keepgate_api::{Service, Services};
+use keepgate_api::{Revision, Service, Services};
 use keepgate_policy::service::ServiceSettings;
 use serde_json::Value;
 
@@ -58,12 +58,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     match args.action {
         Action::List { json, center } => {
             let mut admin = center.connect()?;
-            let answer: Services = runtime.block_on(admin.load("/v1/services"))?;
+            let services = runtime.block_on(admin.load_all::<Services>("/v1/services"))?;
             if json {
-                style::print_json(&answer)?;
+                let newest: Revision = runtime.block_on(admin.load("/v1/revision"))?;
+                let revision = newest.revision;
+                style::print_json(&Services { revision, services, next: None })?;
             } else {
                 let mut table = Table::new(&["name", "policies", "grants", "routes"]);
-                for service in &answer.services {
+                for service in &services {
                     let counts = [service.policies, service.grants, service.routes];
                     let counts = counts.map(|count| count.to_string());
                     table.row([service.name.clone()].into_iter().chain(counts));

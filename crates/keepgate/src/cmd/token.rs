@@ -110,8 +110,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Action::List { all, json, center } => {
             let mut admin = center.connect()?;
-            let answer: Tokens = runtime.block_on(admin.load("/v1/tokens"))?;
-            let tokens = answer.tokens.iter().filter(|token| all || !is_revoked(token));
+            let tokens = runtime.block_on(admin.load_all::<Tokens>("/v1/tokens"))?;
+            let tokens = tokens.iter().filter(|token| all || !is_revoked(token));
             if json {
                 style::print_json(&json!({ "tokens": tokens.collect::<Vec<_>>() }))?;
             } else {

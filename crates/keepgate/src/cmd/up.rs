@@ -2,36 +2,36 @@
 //!
 //! One linear function: bind, set up what is missing (idempotent: a second start finds it), run
 //! until told to stop. The set-up talks to the center's admin API like anyone, with a token that
-//! lives in memory and is revoked before the gate starts.
+//! lives in memory and is revoked before the gate starts. [`started`] tears down what is up,
+//! however the function ends.
+
+mod screen;
+mod set_up;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use hyper::Method;
-use keepgate_api::{ItemList, Services, Token, Tokens};
+use keepgate_center::CenterConfig;
 use keepgate_center::token::Role;
-use keepgate_center::{Center, CenterConfig};
-use keepgate_gate::Gate;
-use serde::de::IgnoredAny;
-use serde_json::{Value, json};
-use tokio::sync::watch;
 
-use crate::admin::{ADMIN_TOKEN_FILE, Admin, DATA_DEFAULT, Refusal, read_token, segment};
-use crate::cmd::apply::{Bundle, How, show_left, show_problems};
+use crate::admin::{Admin, DATA_DEFAULT, Refusal};
+use crate::cmd::apply::{Bundle, show_problems};
 use crate::cmd::gate::Traffic;
-use crate::cmd::token::TokenRole;
-use crate::cmd::{center, gate, token};
+use crate::cmd::{center, gate};
 use crate::demo;
 use crate::exit::{Exit, usage};
 use crate::origin::Origin;
 use crate::secret::{self, TemporaryDirectory};
 use crate::signals::Stop;
+use crate::started::{self, Started};
 use crate::style::{self, Paint};
 
-/// The service of a center that has none yet and was given no policies.
-const SERVICE_DEFAULT: &str = "default";
+use screen::Screen;
+use set_up::{SetUp, Wanted};
+
 /// How long the start screen waits for the gate's first replica.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -75,129 +75,109 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
-    super::server_runtime()?.block_on(up(args))
+    started::run(super::server_runtime()?, async |started| {
+        let mut stop = Stop::register()?;
+        up(started, args, stop.wait_twice()).await
+    })
 }
 
-async fn up(args: Args) -> anyhow::Result<Exit> {
-    let mut stop = Stop::register()?;
+/// Starts one part after the other. What is started is torn down in reverse however this ends: the
+/// gate before the center, so that requests under way still find what they need.
+async fn up(
+    started: &mut Started,
+    args: Args,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<Exit> {
     let data = Data::new(&args)?;
+    let (dir, temporary) = (data.path().to_owned(), matches!(data, Data::Temporary(_)));
+    started.keep("the data directory", data);
     let bundle = match (&args.policy, args.demo) {
         (Some(dir), _) => Some(Bundle::read(dir)?),
         (None, true) => Some(demo::bundle()?),
         (None, false) => None,
     };
-    let orders = match (&args.upstream, args.demo) {
-        (None, true) => Some(demo::orders::Orders::start().await?),
-        _ => None,
-    };
-    let upstream = match (&args.upstream, &orders) {
+    let upstream = match (&args.upstream, args.demo) {
         (Some(url), _) => url.clone(),
-        (None, Some(orders)) => orders.url(),
-        (None, None) => return Err(usage("pass --upstream URL, or --demo")),
+        (None, true) => {
+            let orders = demo::orders::Orders::start().await?;
+            let url = orders.url();
+            started.keep("the orders service", orders);
+            url
+        }
+        (None, false) => return Err(usage("pass --upstream URL, or --demo")),
     };
 
     // Its only gate is in this process: nobody outside can hold more than the store.
-    let config = CenterConfig {
-        witness_wait: Duration::ZERO,
-        ..CenterConfig::new(data.path(), args.center)
-    };
+    let config =
+        CenterConfig { witness_wait: Duration::ZERO, ..CenterConfig::new(&dir, args.center) };
     let center = center::start(config, "--center").await?;
     let center_url = format!("http://{}", center.addr());
     let setup_token = center.create_token(Role::Admin, "", "keepgate up, while it starts").await?;
-    let (close, closing) = watch::channel(false);
-    let mut center_task = tokio::spawn(run_center(center, closing.clone()));
+    started.serve("the center", |closing| async move {
+        center.run(closing.wait()).await.context("running the center")
+    });
 
-    let mut admin = Admin::new(Origin::new(&center_url, None)?, center_url.clone(), &setup_token)?;
-    let set_up = set_up(&mut admin, &args, bundle.as_ref(), data.path()).await;
-    let revoked = revoke(&mut admin, &setup_token).await;
-    let (exit, set_up) = match set_up {
-        Ok(set_up) => (Exit::Ok, Some(set_up)),
+    let mut admin = connect(&center_url, &setup_token)?;
+    let mut revoking = connect(&center_url, &setup_token)?;
+    started.undo_later("the token of the start", async move {
+        set_up::revoke(&mut revoking, &setup_token).await
+    });
+    let set_up = match SetUp::ensure(&mut admin, &args.wanted(), bundle.as_ref(), &dir).await {
+        Ok(set_up) => set_up,
         Err(error) => match (error.downcast_ref::<Refusal>(), &args.policy) {
-            (Some(refusal), Some(dir)) if show_problems(dir, refusal) => (Exit::Failure, None),
-            _ => {
-                close.send_replace(true);
-                let _ = center_task.await;
-                return Err(error);
+            (Some(refusal), Some(files)) if show_problems(files, refusal) => {
+                return Ok(Exit::Failure);
             }
+            _ => return Err(error),
         },
     };
-    let Some(set_up) = set_up else {
-        close.send_replace(true);
-        let _ = center_task.await;
-        return Ok(exit);
-    };
-    revoked?;
+    started.end_last().await?;
 
     let mut config = keepgate_gate::GateConfig {
         center: center_url.clone(),
         token: set_up.gate_token.clone(),
         service: set_up.service.clone(),
         upstream: upstream.clone(),
-        data_dir: Some(data.path().join("replica")),
+        data_dir: Some(dir.join("replica")),
         ..args.traffic.config()
     };
     // Whoever runs both tries it out, or is the one who edits the service too.
     config.key_access.local = true;
     let listen = config.listen.clone();
-    let gate = match gate::start(config).await {
-        Ok(gate) => gate,
-        Err(error) => {
-            close.send_replace(true);
-            let _ = center_task.await;
-            return Err(error);
-        }
-    };
+    let gate = gate::start(config).await?;
     let screen = Screen {
         gate: gate::url("http", &gate, &listen),
         metrics: gate.admin_addr().map(|addr| format!("http://{addr}")),
         upstream,
         center: center_url,
-        data: data.path().to_owned(),
-        temporary: matches!(data, Data::Temporary(_)),
+        data: dir,
+        temporary,
         set_up,
     };
-    let (close_gate, closing_gate) = watch::channel(false);
-    let mut gate_task = tokio::spawn(run_gate(gate, closing_gate));
+    started.serve("the gate", |closing| async move {
+        gate.run(closing.wait()).await.context("running the gate")
+    });
     if let Some(metrics) = &screen.metrics {
         wait_until_ready(metrics).await;
     }
     let shown = if args.json { screen.json() } else { screen.text(Paint::stdout()) };
     style::print(&shown)?;
 
-    // One of the two ending by itself is an error; a signal ends both, the gate first, so that
-    // requests under way still find what they need.
-    let ended = tokio::select! {
-        () = stop.wait_twice() => None,
-        ended = &mut center_task => Some(("the center", ended)),
-        ended = &mut gate_task => Some(("the gate", ended)),
-    };
-    let failed = match ended {
-        None => None,
-        Some((what, Ok(Err(error)))) => Some(error.context(format!("{what} ended"))),
-        Some((what, Ok(Ok(())))) => Some(anyhow!("{what} ended by itself")),
-        Some((what, Err(error))) => Some(anyhow!("{what} ended: {error}")),
-    };
-    close_gate.send_replace(true);
-    let gate_end = if gate_task.is_finished() { Ok(()) } else { gate_task.await? };
-    close.send_replace(true);
-    let center_end = if center_task.is_finished() { Ok(()) } else { center_task.await? };
-    match failed {
-        Some(error) => Err(error),
-        None => gate_end.and(center_end).map(|()| Exit::Ok),
+    tokio::select! {
+        () = stop => Ok(Exit::Ok),
+        error = started.failure() => Err(error),
     }
 }
 
-async fn run_center(center: Center, closing: watch::Receiver<bool>) -> anyhow::Result<()> {
-    center.run(closed(closing)).await.context("running the center")
+fn connect(center: &str, token: &str) -> anyhow::Result<Admin> {
+    Admin::new(Origin::new(center, None)?, center.to_owned(), token)
 }
 
-async fn run_gate(gate: Gate, closing: watch::Receiver<bool>) -> anyhow::Result<()> {
-    gate.run(closed(closing)).await.context("running the gate")
-}
-
-async fn closed(mut closing: watch::Receiver<bool>) {
-    // A sender that is gone means the same.
-    let _ = closing.wait_for(|closing| *closing).await;
+impl Args {
+    fn wanted(&self) -> Wanted<'_> {
+        let (service, policy) = (self.service.as_deref(), self.policy.as_deref());
+        Wanted { service, policy, demo: self.demo }
+    }
 }
 
 /// The data directory, or one that goes away.
@@ -228,122 +208,6 @@ impl Data {
     }
 }
 
-/// What the first start makes and later starts find.
-struct SetUp {
-    service: String,
-    /// Whether the service has a route; without one the gate refuses everything.
-    has_routes: bool,
-    gate_token: String,
-    keys: Option<demo::Keys>,
-}
-
-async fn set_up(
-    admin: &mut Admin,
-    args: &Args,
-    bundle: Option<&Bundle>,
-    data: &Path,
-) -> anyhow::Result<SetUp> {
-    let service = match (bundle, &args.service) {
-        (Some(bundle), _) => {
-            apply_at_start(admin, bundle, args.policy.as_deref()).await?;
-            bundle.service.clone()
-        }
-        (None, Some(name)) => existing_or_new(admin, name).await?,
-        (None, None) => {
-            let answer: Services = admin.load("/v1/services").await?;
-            let names: Vec<&str> = answer.services.iter().map(|s| s.name.as_str()).collect();
-            match names.as_slice() {
-                [] => existing_or_new(admin, SERVICE_DEFAULT).await?,
-                [only] => (*only).to_owned(),
-                several => {
-                    return Err(usage(format!(
-                        "the center has several services; say which one to protect with --service: {}",
-                        several.join(", ")
-                    )));
-                }
-            }
-        }
-    };
-    let routes = format!("/v1/services/{}/routes", segment(&service));
-    let routes: ItemList<IgnoredAny> = admin.load(&routes).await?;
-    let has_routes = !routes.items.is_empty();
-    let gate_token = gate_token(admin, &service, data).await?;
-    let keys =
-        if args.demo { Some(demo::Keys::ensure(admin, &service, data).await?) } else { None };
-    Ok(SetUp { service, has_routes, gate_token, keys })
-}
-
-/// Applies the directory as far as nobody has changed what is stored since. What somebody took away or
-/// changed stays so over every restart, and is named; the start goes on with what is stored.
-async fn apply_at_start(
-    admin: &mut Admin,
-    bundle: &Bundle,
-    dir: Option<&Path>,
-) -> anyhow::Result<()> {
-    let dir = dir.unwrap_or(Path::new("demo"));
-    let starts = |why: &str| {
-        eprintln!("{} starting on what is stored: {why}", Paint::stderr().warn("warning:"));
-    };
-    match bundle.apply(admin, How::default()).await {
-        Ok(answer) => {
-            show_left(dir, &answer);
-            if !answer.conflicts.is_empty() {
-                starts("it differs from the files where a command has changed it");
-            }
-            Ok(())
-        }
-        // Only of a service that is stored: of another nothing can be emptied.
-        Err(error) => match error.downcast_ref::<Refusal>() {
-            Some(refusal) if refusal.status == 409 && show_problems(dir, refusal) => {
-                starts("nothing of the files was applied; `keepgate apply` takes --prune");
-                Ok(())
-            }
-            _ => Err(error),
-        },
-    }
-}
-
-/// The service; made, with nothing in it, if it is not there.
-async fn existing_or_new(admin: &mut Admin, name: &str) -> anyhow::Result<String> {
-    match admin.load::<IgnoredAny>(&format!("/v1/services/{}", segment(name))).await {
-        Ok(IgnoredAny) => {}
-        Err(error) if error.downcast_ref::<Refusal>().is_some_and(|r| r.status == 404) => {
-            let settings = format!("name = {}\n", toml::Value::from(name));
-            let files = [("service.toml".to_owned(), settings)].into();
-            Bundle::from_files(files, "--service")?.apply(admin, How::default()).await?;
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(name.to_owned())
-}
-
-/// The gate's token from the data directory while the center still knows it, else a new one.
-async fn gate_token(admin: &mut Admin, service: &str, data: &Path) -> anyhow::Result<String> {
-    let path = data.join(format!("gate-{service}.token"));
-    if let Ok(token) = read_token(&path) {
-        let id = token_id(&token);
-        let tokens: Tokens = admin.load("/v1/tokens").await?;
-        let is_good = |known: &Token| known.id == id && !token::is_revoked(known);
-        if tokens.tokens.iter().any(is_good) {
-            return Ok(token);
-        }
-    }
-    let made = token::create(admin, TokenRole::Gate, Some(service), "keepgate up").await?;
-    let token = made.token;
-    secret::write(&path, &format!("{token}\n"))?;
-    Ok(token)
-}
-
-async fn revoke(admin: &mut Admin, token: &str) -> anyhow::Result<()> {
-    admin.delete(&format!("/v1/tokens/{}", segment(token_id(token)))).await?;
-    Ok(())
-}
-
-/// The readable part of `kgt_<id>_<secret>`.
-fn token_id(token: &str) -> &str {
-    token.split('_').nth(1).unwrap_or_default()
-}
-
 /// Waits, within bounds, until the gate can decide, so that a pasted line works.
 async fn wait_until_ready(metrics: &str) {
     let ready = async {
@@ -361,132 +225,84 @@ async fn wait_until_ready(metrics: &str) {
     }
 }
 
-/// What a person sees when all is up.
-struct Screen {
-    gate: String,
-    metrics: Option<String>,
-    upstream: String,
-    center: String,
-    data: PathBuf,
-    temporary: bool,
-    set_up: SetUp,
-}
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
 
-impl Screen {
-    fn admin_token_file(&self) -> PathBuf {
-        self.data.join(ADMIN_TOKEN_FILE)
+    use clap::Parser as _;
+    use keepgate_api::Tokens;
+    use keepgate_center::Center;
+
+    use super::*;
+    use crate::cmd::token;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
     }
 
-    fn json(&self) -> String {
-        let demo = self.set_up.keys.as_ref().map_or(Value::Null, |keys| json!({ "keys": keys }));
-        let screen = json!({
-            "gate": self.gate,
-            "metrics": self.metrics,
-            "upstream": self.upstream,
-            "center": self.center,
-            "service": self.set_up.service,
-            "data": self.data,
-            "admin_token_file": self.admin_token_file(),
-            "demo": demo,
-        });
-        format!("{screen}\n")
+    fn args(line: &[&str]) -> Args {
+        Line::parse_from(["up"].iter().chain(line)).args
     }
 
-    fn text(&self, paint: Paint) -> String {
-        let service = &self.set_up.service;
-        let data = match self.temporary {
-            true => format!("{} (removed at the end)", self.data.display()),
-            false => self.data.display().to_string(),
+    fn free() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    /// The gate's port is taken: by then the data directory, the orders service, the center and the
+    /// token of the start are there.
+    #[test]
+    fn a_start_that_fails_in_the_middle_leaves_nothing_behind() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (center, listen) = (free().to_string(), taken.local_addr().unwrap().to_string());
+        let line = ["--demo", "--center", &center, "--listen", &listen];
+        let started = |line: &[&str]| {
+            let args = args(line);
+            started::run(crate::cmd::server_runtime().unwrap(), async |started| {
+                up(started, args, std::future::pending()).await
+            })
         };
-        let mut out = format!("\n  {} {}\n\n", paint.strong("keepgate"), env!("CARGO_PKG_VERSION"));
-        let mut line = |name: &str, value: &str, remark: &str| {
-            out += format!("  {name:<12} {value:<28} {}", paint.faint(remark)).trim_end();
-            out.push('\n');
-        };
-        line("gate", &self.gate, &format!("-> {} (service {service})", self.upstream));
-        line("center", &self.center, "admin API, AuthZEN, metrics");
-        if let Some(metrics) = &self.metrics {
-            line("metrics", &format!("{metrics}/metrics"), "of the gate");
-        }
-        line("data", &data, "");
-        line("admin token", &self.admin_token_file().display().to_string(), "");
-        out.push('\n');
-        match &self.set_up.keys {
-            Some(keys) => self.demo(keys, paint, &mut out),
-            None => self.next(paint, &mut out),
-        }
-        out += &format!("  {}\n\n", paint.faint("Ctrl-C ends it."));
-        out
+        let error = started(&line).unwrap_err().to_string();
+        assert!(error.contains(&listen) && error.contains("--listen"), "{error}");
+        TcpListener::bind(&center).expect("nothing listens as the center");
+        let prefix = format!("keepgate-demo-{}-", std::process::id());
+        let left: Vec<_> = std::fs::read_dir(std::env::temp_dir())
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+            .filter(|name| name.starts_with(&prefix))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+
+        // With a directory that stays: no token of the start is good any more.
+        let dir = TemporaryDirectory::new("keepgate-up-test").unwrap();
+        let data = dir.path().join("data");
+        let kept = [&line[..], &["--data", data.to_str().unwrap()]].concat();
+        started(&kept).unwrap_err();
+        let tokens = tokens(&data);
+        let made = |t: &&keepgate_api::Token| t.note == "keepgate up, while it starts";
+        let of_the_start: Vec<_> = tokens.iter().filter(made).collect();
+        assert_eq!(of_the_start.len(), 1, "{tokens:?}");
+        assert!(of_the_start.iter().all(|t| token::is_revoked(t)), "{of_the_start:?}");
+        assert!(tokens.iter().any(|t| !token::is_revoked(t)), "the admin's is");
     }
 
-    /// The command that talks to this center, as it can be pasted.
-    fn keepgate(&self, words: &str) -> String {
-        let mut command = format!("{} {words}", executable());
-        if self.center != crate::admin::CENTER_DEFAULT {
-            command += &format!(" --center {}", self.center);
-        }
-        if self.center != crate::admin::CENTER_DEFAULT || self.data != Path::new(DATA_DEFAULT) {
-            command += &format!(" --token-file {}", self.admin_token_file().display());
-        }
-        command
-    }
-
-    fn next(&self, paint: Paint, out: &mut String) {
-        let mut step = |remark: &str, command: String| {
-            *out += &format!("  {}\n  {command}\n\n", paint.faint(&format!("# {remark}")));
-        };
-        let service = &self.set_up.service;
-        if !self.set_up.has_routes {
-            step(
-                &format!(
-                    "`{service}` has no routes: every request is refused. Write policies (docs/files.md), with name = \"{service}\" in service.toml, then:"
-                ),
-                self.keepgate("apply ./policy"),
+    /// As a center on this directory lists them.
+    fn tokens(data: &Path) -> Vec<keepgate_api::Token> {
+        started::run(crate::cmd::server_runtime().unwrap(), async |started| {
+            let center = Center::start(CenterConfig {
+                witness_wait: Duration::ZERO,
+                ..CenterConfig::new(data, free())
+            })
+            .await?;
+            let url = format!("http://{}", center.addr());
+            started.serve(
+                "the center",
+                |closing| async move { Ok(center.run(closing.wait()).await?) },
             );
-        }
-        step(
-            "a key for a caller",
-            self.keepgate(&format!("key create --service {service} --principal 'user::\"me\"'")),
-        );
-        step("what a change would do, before it does", self.keepgate("apply ./policy --dry-run"));
+            let token = crate::admin::read_token(&data.join(crate::admin::ADMIN_TOKEN_FILE))?;
+            connect(&url, &token)?.load_all::<Tokens>("/v1/tokens").await
+        })
+        .unwrap()
     }
-
-    fn demo(&self, keys: &demo::Keys, paint: Paint, out: &mut String) {
-        let orders = format!("{}/orders", self.gate);
-        let mut step = |remark: &str, command: String| {
-            *out += &format!("  {}\n  {command}\n\n", paint.faint(&format!("# {remark}")));
-        };
-        step(
-            "alice may do everything on orders: 200",
-            format!("curl -i {orders} -H 'X-Api-Key: {}'", keys.alice),
-        );
-        step(
-            "bob may only read: 403, and why",
-            format!("curl -i {orders} -H 'X-Api-Key: {}' -d '{{\"item\":\"sugar\"}}'", keys.bob),
-        );
-        step("a request without a key: 401", format!("curl -i {orders}"));
-        step(
-            "the crawler is a program that reads",
-            format!("curl -i {orders}/1 -H 'X-Api-Key: {}'", keys.crawler),
-        );
-        step("take bob's role away ..", self.keepgate("role revoke 'user::\"bob\"' orders-reader"));
-        step(
-            ".. and the gate refuses him at once",
-            format!("curl -i {orders} -H 'X-Api-Key: {}'", keys.bob),
-        );
-    }
-}
-
-/// This executable as one types it: by name if the shell would find it, else by path.
-fn executable() -> String {
-    let Ok(path) = std::env::current_exe() else { return "keepgate".into() };
-    let on_path = std::env::var_os("PATH").is_some_and(|dirs| {
-        path.parent().is_some_and(|parent| std::env::split_paths(&dirs).any(|dir| dir == parent))
-    });
-    if on_path {
-        return "keepgate".into();
-    }
-    let below =
-        std::env::current_dir().ok().and_then(|dir| Some(path.strip_prefix(dir).ok()?.to_owned()));
-    below.map_or_else(|| path.display().to_string(), |below| format!("./{}", below.display()))
 }
