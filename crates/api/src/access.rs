@@ -47,14 +47,17 @@ pub struct MadeToken {
     pub revision: u64,
 }
 
-/// All tokens.
+/// A page of tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "TokenList")]
 pub struct Tokens {
     /// The newest revision.
     pub revision: u64,
-    /// Revoked ones included.
+    /// By id; revoked ones included.
     pub tokens: Vec<Token>,
+    /// Where the next page begins (`?after=`); absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// A token, without its secret.

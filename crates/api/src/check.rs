@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Json, UidInput};
+use crate::{Json, Uid, UidInput};
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,7 +17,8 @@ pub struct Question {
     pub service: Option<String>,
     /// Who.
     pub principal: UidInput,
-    /// Does what; text without `::` is short for `Action::"text"`.
+    /// Does what; text is short for `Action::"text"`.
+    #[schemars(with = "ActionInput")]
     pub action: UidInput,
     /// With what.
     pub resource: UidInput,
@@ -25,6 +26,17 @@ pub struct Question {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, Json>")]
     pub context: BTreeMap<String, Value>,
+}
+
+/// An action: its name, or its parts. Only its schema is used: the type is [`UidInput`].
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum ActionInput {
+    /// `read`.
+    Text(String),
+    /// `{"type":"Action","id":"read"}`.
+    Parts(Uid),
 }
 
 /// The decision.

@@ -34,7 +34,7 @@ pub use services::{
     Services, Tombstone,
 };
 pub use status::{
-    Audit, AuditEntry, CenterStatus, Follower, Followers, GateStatus, Landed, Revision, Scope,
-    Status,
+    Audit, AuditEntry, CenterStatus, Follower, Followers, GateStatus, Landed, Missing, Part,
+    Readiness, Revision, Scope, Status,
 };
-pub use uid::{Uid, UidInput};
+pub use uid::{TYPE, UID, Uid, UidInput};

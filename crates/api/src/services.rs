@@ -35,7 +35,7 @@ pub struct Listed<B> {
     pub body: B,
 }
 
-/// All services.
+/// A page of services.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "ServiceList")]
 pub struct Services {
@@ -43,6 +43,9 @@ pub struct Services {
     pub revision: u64,
     /// By name.
     pub services: Vec<ServiceSummary>,
+    /// Where the next page begins (`?after=`); absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// What a service has, in numbers.
@@ -87,6 +90,7 @@ pub struct Service<S> {
 
 /// Files to apply, or that were exported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Apply {
     /// Text by file name.
     pub files: BTreeMap<String, String>,

@@ -24,6 +24,41 @@ pub struct Revision {
     pub history: String,
 }
 
+/// Whether a center serves, and what is missing where it does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Readiness {
+    /// Whether nothing is missing.
+    pub ready: bool,
+    /// What is missing; empty: nothing is.
+    pub missing: Vec<Missing>,
+}
+
+/// What a center lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Missing {
+    /// Where to look.
+    pub part: Part,
+    /// What it is, a word that stays the same: `storage-full`, `stopped`, `history-lost`,
+    /// `noting-loss`, `waiting-for-witnesses`, `no-admin-token`, or `shutting-down`.
+    pub kind: String,
+    /// In words, with the way out.
+    pub why: String,
+}
+
+/// What a center needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Changes are stored, and noted outside of the store.
+    Disk,
+    /// What was acknowledged is there.
+    History,
+    /// Somebody can administer the center.
+    Keys,
+    /// The process goes on.
+    Process,
+}
+
 /// Center and gates, and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {

@@ -3,6 +3,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// A Cedar entity type, as a JSON Schema pattern. Reserved words, such as `in`, are refused besides.
+pub const TYPE: &str = r"^[A-Za-z_][A-Za-z0-9_]*(::[A-Za-z_][A-Za-z0-9_]*)*$";
+
+/// An entity as Cedar text, as a JSON Schema pattern.
+pub const UID: &str = concat!(
+    r"^[A-Za-z_][A-Za-z0-9_]*(::[A-Za-z_][A-Za-z0-9_]*)*::",
+    r#""([^"\\\x00-\x1f\x7f-\x9f]|\\(["'\\nrt0]|x[0-7][0-9A-Fa-f]|u\{[0-9A-Fa-f]{1,6}\}))*"$"#
+);
+
 /// An entity: a Cedar entity type and an id.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -11,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub struct Uid {
     /// The entity type, such as `user` or `acme::user`.
     #[serde(rename = "type")]
+    #[schemars(regex(pattern = TYPE))]
     pub kind: String,
     /// The id, any text.
     pub id: String,
@@ -21,7 +31,7 @@ pub struct Uid {
 #[serde(untagged, expecting = "an entity is `kind::\"id\"` or {\"type\": .., \"id\": ..}")]
 pub enum UidInput {
     /// `user::"alice"`.
-    Text(String),
+    Text(#[schemars(regex(pattern = UID))] String),
     /// `{"type":"user","id":"alice"}`.
     Parts(Uid),
 }

@@ -27,7 +27,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -201,6 +201,8 @@ impl Center {
             bounds: config.bounds,
             secure: tls.is_some(),
             public_url: config.public_url.map(|url| Arc::from(url.trim_end_matches('/'))),
+            outages: Arc::default(),
+            began: Instant::now(),
             ready: Arc::new(AtomicBool::new(true)),
         };
         let bounds = config.bounds;

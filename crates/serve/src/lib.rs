@@ -2,6 +2,7 @@
 //!
 //! - [`descriptors`]: raises the soft limit of open descriptors and divides what there is
 //!   between callers, the upstream, the center and the program's own needs.
+//! - [`retry`]: how long a caller waits after a refusal.
 //! - [`places`]: who may hold how many connections, and which one gives way to the next.
 //! - [`TlsFiles`]: the certificate and key of a listener; an error names the file at fault.
 //!
@@ -11,8 +12,10 @@
 
 pub mod descriptors;
 pub mod places;
+pub mod retry;
 mod tls;
 
 pub use descriptors::{DescriptorLimit, Needs, Shares, raise_limit};
 pub use places::{Busy, Network, Place, Places, PlacesConfig, Refused, Seat};
+pub use retry::Outages;
 pub use tls::{TlsError, TlsFiles};

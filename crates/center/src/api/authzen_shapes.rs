@@ -16,8 +16,10 @@ type Properties = BTreeMap<String, Json>;
 pub(crate) struct Entity {
     /// Its type.
     #[serde(rename = "type")]
+    #[schemars(length(min = 1))]
     kind: String,
     /// Its id.
+    #[schemars(length(min = 1))]
     id: String,
     /// What is known of it.
     #[serde(default)]
@@ -30,6 +32,7 @@ pub(crate) struct Entity {
 #[expect(dead_code, reason = "only its schema is used")]
 pub(crate) struct Action {
     /// Its name.
+    #[schemars(length(min = 1))]
     name: String,
     /// What is known of it.
     #[serde(default)]
@@ -54,18 +57,26 @@ pub(crate) struct Asked {
 #[expect(dead_code, reason = "only its schema is used")]
 pub(crate) struct AskedItem {
     #[serde(default)]
+    #[schemars(with = "Entity")]
     subject: Option<Entity>,
     #[serde(default)]
+    #[schemars(with = "Action")]
     action: Option<Action>,
     #[serde(default)]
+    #[schemars(with = "Entity")]
     resource: Option<Entity>,
     #[serde(default)]
+    #[schemars(with = "Properties")]
     context: Option<Properties>,
 }
 
 /// An Access Evaluations request (section 7.1).
 #[derive(JsonSchema)]
 #[schemars(rename = "EvaluationBatch")]
+#[schemars(extend("anyOf" = [
+    { "required": ["evaluations"], "properties": { "evaluations": { "minItems": 1 } } },
+    { "required": ["subject", "action", "resource"] },
+]))]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(crate) struct AskedMany {
     /// Of each item that has none.

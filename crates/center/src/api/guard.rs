@@ -19,6 +19,10 @@ use crate::token;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Marks a request that is refused because all connections are taken, but for a reserve.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowded;
+
 /// The outermost layer: request id in and out, metrics, errors in the log.
 pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Next) -> Response {
     let began = Instant::now();
@@ -29,17 +33,25 @@ pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Nex
     };
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let mut response = next.run(request).await;
+    let is_crowded = request.extensions().get::<Crowded>().is_some();
+    let mut response =
+        if is_crowded { Problem::crowded().into_response() } else { next.run(request).await };
     app.metrics.answered(api, response.status().as_u16());
     if matches!(api, Api::Admin | Api::Authzen) {
         app.metrics.took(began.elapsed());
     }
     let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
-    if response.status().is_server_error() {
+    if response.status().is_server_error() && !is_crowded {
         tracing::error!(%method, path, status = response.status().as_u16(), request_id = shown,
             "a request failed");
     }
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+    let problem = response.extensions_mut().remove::<Problem>();
+    if matches!(response.status().as_u16(), 429 | 503) {
+        let kind = problem.as_ref().map_or("not-ready", Problem::kind);
+        let wait = app.outages.refused(kind, app.now_ms(), random());
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
+    }
+    if let Some(problem) = problem {
         let body = problem.body(Some(shown).filter(|shown| !shown.is_empty()));
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(body);
@@ -48,6 +60,27 @@ pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Nex
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// A number that callers cannot foresee; where there is none, always the same.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0_u8; 8];
+    let _ = SystemRandom::new().fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+/// In front of endpoints that take no parameter: one that is sent has no effect, and whoever sent it
+/// expects one.
+pub(crate) async fn no_query(request: Request, next: Next) -> Response {
+    match request.uri().query().unwrap_or_default() {
+        "" => next.run(request).await,
+        query => {
+            let name = query.split(['=', '&']).next().unwrap_or_default();
+            let path = request.uri().path();
+            let detail = format!("the query: {name}: unknown field `{name}`; `{path}` takes none");
+            Problem::bad_request(detail).into_response()
+        }
+    }
 }
 
 fn new_id() -> Option<HeaderValue> {

@@ -9,6 +9,7 @@ use http_body_util::LengthLimitError;
 use keepgate_api::{self as api, UidInput};
 use keepgate_policy::{ItemKey, Revision, Uid};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::problem::Problem;
 use super::{Answer, App};
@@ -64,9 +65,39 @@ impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<App> for Json<T, LIMIT
             return Err(Problem::media_type("send it with `Content-Type: application/json`"));
         }
         let bytes = bytes(request, LIMIT, app).await?;
-        serde_json::from_slice(&bytes)
+        parse(&bytes)
             .map(Json)
             .map_err(|e| Problem::bad_request(format!("the body does not parse: {e}")))
+    }
+}
+
+/// A value from JSON. A number such as `3.0` is an integer, as JSON Schema has it, where an integer
+/// is expected.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(bytes).or_else(|error| {
+        let Ok(mut value) = serde_json::from_slice::<Value>(bytes) else { return Err(error) };
+        whole_numbers(&mut value);
+        serde_json::from_value(value).map_err(|_| error)
+    })
+}
+
+/// Up to this, every whole number is a floating point number of its own.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Writes whole numbers as integers.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let whole = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() <= EXACT);
+            if let Some(whole) = whole {
+                #[expect(clippy::cast_possible_truncation, reason = "whole, and small enough")]
+                let whole = whole as i64;
+                *value = Value::from(whole);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
     }
 }
 
@@ -124,13 +155,62 @@ impl Page {
     pub(crate) fn limit(&self) -> usize {
         self.limit.unwrap_or(PAGE).clamp(1, PAGE)
     }
+
+    /// The page of a whole list, which ascends by its ids, and where the next page begins.
+    pub(crate) fn cut<T>(
+        &self,
+        mut all: Vec<T>,
+        id: impl Fn(&T) -> &String,
+    ) -> (Vec<T>, Option<String>) {
+        all.drain(..all.partition_point(|one| *id(one) <= self.after && !self.after.is_empty()));
+        let more = all.len() > self.limit();
+        all.truncate(self.limit());
+        let next = more.then(|| all.last().map(|one| id(one).clone())).flatten();
+        (all, next)
+    }
 }
 
 /// What the caller believes about an item: `If-Match`, `If-None-Match: *`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Condition {
-    matches: Option<String>,
+    matches: Option<Match>,
     absent: bool,
+}
+
+/// `If-Match` (RFC 9110, section 13.1.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Match {
+    /// `*`: the item is there.
+    Any,
+    /// One of these entity tags, as they were sent.
+    Tags(Vec<String>),
+}
+
+/// Entity tags in one `If-Match` at most.
+const TAGS: usize = 16;
+
+/// What `If-Match` may be: see [`Match::read`].
+pub(crate) const IF_MATCH: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*"){0,15})$"#;
+
+impl Match {
+    fn read(text: &str) -> Answer<Match> {
+        if text == "*" {
+            return Ok(Match::Any);
+        }
+        let tags: Vec<String> = text.split(',').map(|tag| tag.trim().to_owned()).collect();
+        let is_tag = |tag: &String| {
+            let opaque = tag.strip_prefix("W/").unwrap_or(tag);
+            let opaque = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            opaque.is_some_and(|text| text.bytes().all(|b| b.is_ascii_graphic() && b != b'"'))
+        };
+        if tags.len() <= TAGS && tags.iter().all(is_tag) {
+            return Ok(Match::Tags(tags));
+        }
+        Err(Problem::bad_request(format!(
+            "`If-Match`: expected `*` or an entity tag such as `\"7\"` (an answer's `ETag`, the quotes \
+             included), got `{text}`"
+        )))
+    }
 }
 
 impl FromRequestParts<App> for Condition {
@@ -151,7 +231,8 @@ impl FromRequestParts<App> for Condition {
                 return Err(Problem::bad_request(detail));
             }
         };
-        Ok(Condition { matches: text(header::IF_MATCH)?, absent })
+        let matches = text(header::IF_MATCH)?.map(|text| Match::read(&text)).transpose()?;
+        Ok(Condition { matches, absent })
     }
 }
 
@@ -171,10 +252,14 @@ impl Condition {
         if self.absent && found.is_some() {
             return Err(stale("0"));
         }
-        match (self.matches.as_deref(), found) {
-            (None, _) | (Some("*"), Some(_)) => Ok(()),
-            (Some(wanted), Some(found)) if wanted == etag(found) => Ok(()),
-            (Some(wanted), _) => Err(stale(wanted.trim_matches('"'))),
+        match (&self.matches, found) {
+            (None, _) | (Some(Match::Any), Some(_)) => Ok(()),
+            (Some(Match::Any), None) => Err(stale("*")),
+            (Some(Match::Tags(tags)), Some(found)) if tags.contains(&etag(found)) => Ok(()),
+            (Some(Match::Tags(tags)), _) => {
+                let wanted: Vec<&str> = tags.iter().map(|tag| tag.trim_matches('"')).collect();
+                Err(stale(&wanted.join(", ")))
+            }
         }
     }
 }
@@ -193,12 +278,21 @@ pub(crate) fn uid(input: UidInput, field: &str) -> Answer<Uid> {
                 return Ok(uid);
             }
             let detail = format!("`{field}`: `{}` is not a Cedar entity type", uid.kind);
-            Err(Problem::bad_request(detail))
+            Err(Problem::unprocessable(detail))
         }
-        UidInput::Text(text) => {
-            text.parse().map_err(|e| Problem::bad_request(format!("`{field}`: {e}")))
-        }
+        UidInput::Text(text) => uid_of(&text, &format!("`{field}`")),
     }
+}
+
+/// An entity from Cedar text; what has the form of one and is none is named as such.
+fn uid_of(text: &str, place: &str) -> Answer<Uid> {
+    text.parse().map_err(|e| {
+        let detail = format!("{place}: {e}");
+        match text.contains("::\"") && text.ends_with('"') {
+            true => Problem::unprocessable(detail),
+            false => Problem::bad_request(detail),
+        }
+    })
 }
 
 /// An entity as answers show it.
@@ -208,5 +302,72 @@ pub(crate) fn told(uid: Uid) -> api::Uid {
 
 /// An entity in a path.
 pub(crate) fn path_uid(text: &str) -> Answer<Uid> {
-    text.parse().map_err(|e| Problem::bad_request(format!("in the path: {e}")))
+    uid_of(text, "in the path")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn if_match_is_a_star_or_entity_tags() {
+        let tags = |tags: &[&str]| Some(Match::Tags(tags.iter().map(|&t| t.to_owned()).collect()));
+        for (text, expected) in [
+            ("*", Some(Match::Any)),
+            ("\"7\"", tags(&["\"7\""])),
+            ("\"\"", tags(&["\"\""])),
+            ("\"7\", W/\"8\"", tags(&["\"7\"", "W/\"8\""])),
+            ("", None),
+            (" ", None),
+            ("7", None),
+            ("\"7", None),
+            ("\"", None),
+            ("\"7\",", None),
+            ("*, \"7\"", None),
+            ("\"a b\"", None),
+        ] {
+            assert_eq!(Match::read(text).ok(), expected, "{text:?}");
+        }
+        let many = |count| vec!["\"7\""; count].join(",");
+        assert!(Match::read(&many(TAGS)).is_ok());
+        assert!(Match::read(&many(TAGS + 1)).is_err());
+        let detail = Match::read("").unwrap_err().detail().to_owned();
+        assert!(detail.contains("expected `*` or an entity tag"), "{detail}");
+    }
+
+    #[test]
+    fn pages_of_a_list_are_the_list() {
+        let all: Vec<String> = (10..35).map(|n| n.to_string()).collect();
+        for limit in [1, 7, 24, 25, 26, 10_000] {
+            let (mut seen, mut after) = (Vec::new(), String::new());
+            loop {
+                let page = Page { after: after.clone(), limit: Some(limit) };
+                let (mut part, next) = page.cut(all.clone(), |id| id);
+                assert!(!part.is_empty() && part.len() <= limit);
+                seen.append(&mut part);
+                let Some(next) = next else { break };
+                after = next;
+            }
+            assert_eq!(seen, all, "{limit}");
+        }
+        let beyond = Page { after: "99".to_owned(), limit: None };
+        assert_eq!(beyond.cut(all, |id| id), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_whole_number_is_an_integer_whatever_its_form() {
+        for (text, expected) in [
+            ("[3]", Some(vec![3])),
+            ("[3.0, 4e2]", Some(vec![3, 400])),
+            ("[9007199254740992.0]", Some(vec![9_007_199_254_740_992])),
+            ("[18446744073709551615]", Some(vec![u64::MAX])),
+            ("[3.5]", None),
+            ("[-1.0]", None),
+            ("[1e300]", None),
+        ] {
+            assert_eq!(parse::<Vec<u64>>(text.as_bytes()).ok(), expected, "{text}");
+        }
+        let error = parse::<Vec<u64>>(b"[3.5]").unwrap_err().to_string();
+        assert!(error.contains("3.5") && error.contains("line 1"), "{error}");
+    }
 }

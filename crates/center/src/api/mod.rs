@@ -30,10 +30,12 @@ pub(crate) mod top;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
+use keepgate_serve::Outages;
 use tokio::sync::watch;
 
 use crate::desk::Desk;
@@ -61,8 +63,19 @@ pub(crate) struct App {
     pub(crate) secure: bool,
     /// The URL callers reach it by, where it was configured.
     pub(crate) public_url: Option<Arc<str>>,
+    /// How long callers are asked to wait.
+    pub(crate) outages: Arc<Outages>,
+    /// When the center began.
+    pub(crate) began: Instant,
     /// False once the center shuts down.
     pub(crate) ready: Arc<AtomicBool>,
+}
+
+impl App {
+    /// Milliseconds since the center began.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// The result of a handler.
@@ -81,7 +94,11 @@ pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
     for endpoint in table::endpoints() {
         let layer =
             middleware::from_fn_with_state((app.clone(), endpoint.needs), guard::permission);
-        let handler = (endpoint.handler)().route_layer(layer);
+        let mut handler = (endpoint.handler)();
+        if endpoint.query.is_empty() {
+            handler = handler.route_layer(middleware::from_fn(guard::no_query));
+        }
+        let handler = handler.route_layer(layer);
         router = router.route(&endpoint.path, handler);
     }
     let sync = SyncServer::new(SyncService::new(

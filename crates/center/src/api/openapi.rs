@@ -4,13 +4,17 @@
 use std::collections::BTreeMap;
 
 use axum::Json as Out;
-use keepgate_api::Json;
+use keepgate_api::{Json, UID};
 use schemars::generate::{Contract, SchemaSettings};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use super::input::IF_MATCH;
 use super::table::{self, Endpoint};
 use crate::access::Permission;
+
+/// The name of a service (`policy::service::is_service_name`).
+const SERVICE: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
 
 /// Where schemas are in the document.
 const SCHEMAS: &str = "/components/schemas";
@@ -158,17 +162,17 @@ fn operation(endpoint: &Endpoint, problem: &Schema, generators: &mut Generators)
     let mut parameters: Vec<Value> = path_parameters(&endpoint.path)
         .map(|name| {
             json!({ "name": name, "in": "path", "required": true,
-                "schema": { "type": "string" } })
+                "schema": parameter(path_kind(&endpoint.path, name), "string") })
         })
         .collect();
     for (name, kind) in endpoint.query {
-        parameters.push(json!({ "name": name, "in": "query", "schema": { "type": kind } }));
+        parameters.push(json!({ "name": name, "in": "query", "schema": parameter(name, kind) }));
     }
     if endpoint.conditional {
-        for name in ["If-Match", "If-None-Match"] {
-            parameters.push(json!({ "name": name, "in": "header",
-                "schema": { "type": "string" } }));
-        }
+        let of =
+            |name: &str, schema: Value| json!({ "name": name, "in": "header", "schema": schema });
+        parameters.push(of("If-Match", json!({ "type": "string", "pattern": IF_MATCH })));
+        parameters.push(of("If-None-Match", json!({ "type": "string", "enum": ["*"] })));
     }
     let mut content = endpoint.answer.render(&mut generators.answers);
     if let (Some(lines), Some(content)) = (endpoint.progress, content.as_object_mut())
@@ -179,11 +183,19 @@ fn operation(endpoint: &Endpoint, problem: &Schema, generators: &mut Generators)
     let mut responses = Map::new();
     let status = endpoint.status.to_string();
     responses.insert(status, json!({ "description": "done", "content": content }));
-    responses.insert(
-        "default".to_owned(),
-        json!({ "description": "a problem (RFC 9457)", "content": {
-            "application/problem+json": { "schema": problem } } }),
-    );
+    for (status, description) in problems(endpoint) {
+        responses.insert(
+            status.to_string(),
+            json!({ "description": description, "content": {
+                "application/problem+json": { "schema": problem } } }),
+        );
+    }
+    if let Some((status, content)) = endpoint.also {
+        let content = content.render(&mut generators.answers);
+        let description = "not now; the body says why";
+        let answer = json!({ "description": description, "content": content });
+        responses.insert(status.to_string(), answer);
+    }
     let mut operation = json!({
         "operationId": endpoint.id,
         "summary": endpoint.summary,
@@ -206,6 +218,56 @@ fn operation(endpoint: &Endpoint, problem: &Schema, generators: &mut Generators)
         fields.insert("x-keepgate-roles".to_owned(), json!(table::roles(endpoint.needs)));
     }
     operation
+}
+
+/// What a parameter of a path is: the ids of entities are Cedar text.
+fn path_kind<'p>(path: &str, name: &'p str) -> &'p str {
+    match (path.contains("/entities/{id}"), name) {
+        (true, "id") => "uid",
+        _ => name,
+    }
+}
+
+/// The schema of a parameter of the path or of the query.
+fn parameter(name: &str, kind: &str) -> Value {
+    match (name, kind) {
+        ("service", _) => json!({ "type": kind, "pattern": SERVICE }),
+        ("uid" | "member" | "role", _) => json!({ "type": kind, "pattern": UID }),
+        (_, "integer") => json!({ "type": kind, "format": "uint64", "minimum": 0,
+            "maximum": u64::MAX }),
+        _ => json!({ "type": kind }),
+    }
+}
+
+/// The refusals of an endpoint: each a problem.
+fn problems(endpoint: &Endpoint) -> Vec<(u16, &'static str)> {
+    let open = endpoint.needs == Permission::Open;
+    let named = endpoint.path.contains('{');
+    let writes = matches!(endpoint.needs, Permission::Write | Permission::Tokens)
+        && endpoint.method != "GET";
+    let body = endpoint.body.is_some();
+    let all = [
+        (400, true, "the request does not have the form that is described here"),
+        (401, !open, "no good token"),
+        (403, !open, "the token may not do this"),
+        (404, named || body, "there is no such thing"),
+        (408, body, "the body came too slowly"),
+        (409, writes, "the state does not allow it"),
+        (412, writes, "the state is another one than was expected"),
+        (413, body, "the body is too large"),
+        (415, body, "the body has another media type"),
+        (421, true, "this host is not served here"),
+        (
+            422,
+            named || body || !endpoint.query.is_empty(),
+            "what is described here cannot express what is wrong; the problem says it",
+        ),
+        (429, true, "too many requests at once; see `Retry-After`"),
+        (500, true, "the center failed"),
+        (503, true, "not now; see `Retry-After`"),
+        (507, writes, "no space is left"),
+    ];
+    all.into_iter().filter(|(_, may, _)| *may).map(|(status, _, why)| (status, why)).collect()
 }
 
 /// The names in braces.

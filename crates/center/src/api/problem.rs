@@ -35,6 +35,12 @@ impl Problem {
         Problem::new(StatusCode::BAD_REQUEST, "bad-request", "the request is malformed", detail)
     }
 
+    /// The request has the form of the OpenAPI document; what that cannot express is wrong.
+    pub(crate) fn unprocessable(detail: impl Into<String>) -> Problem {
+        let title = "the request is well-formed, but not valid";
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", title, detail)
+    }
+
     pub(crate) fn unauthenticated(detail: impl Into<String>) -> Problem {
         let title = "a good token is needed";
         Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", title, detail)
@@ -107,7 +113,7 @@ impl Problem {
                 error.to_string(),
             );
         }
-        Problem::bad_request(error.to_string())
+        Problem::unprocessable(error.to_string())
     }
 
     pub(crate) fn too_many(detail: impl Into<String>) -> Problem {
@@ -135,6 +141,11 @@ impl Problem {
     fn storage_full(detail: impl Into<String>) -> Problem {
         let title = "the center has no space left to store it";
         Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", title, detail)
+    }
+
+    /// What it is, as in its type.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kind
     }
 
     pub(crate) fn detail(&self) -> &str {
@@ -166,16 +177,10 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            _ => {}
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // The outermost layer writes the body again with the request id.
+        // The outermost layer writes the body again with the request id, and says when to try again.
         response.extensions_mut().insert(self);
         response
     }

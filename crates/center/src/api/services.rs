@@ -16,7 +16,7 @@ use keepgate_policy::{Item, ItemKey, Kind, caution};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::input::{Args, Condition, Json, Params, etag};
+use super::input::{Args, Condition, Json, Page, Params, etag};
 use super::items::Way;
 use super::problem::Problem;
 use super::sources::{self, Leave, Report};
@@ -306,8 +306,12 @@ fn summary(store: &dyn Reading, name: &str) -> Result<ServiceSummary, Refusal> {
     })
 }
 
-pub(crate) async fn list(State(app): State<App>) -> Answer<Out<api::Services>> {
+pub(crate) async fn list(
+    State(app): State<App>,
+    Args(page): Args<Page>,
+) -> Answer<Out<api::Services>> {
     let names: Vec<String> = app.desk.head().services.keys().cloned().collect();
+    let (names, next) = page.cut(names, |name| name);
     let (revision, services) = app
         .desk
         .read(move |store| {
@@ -318,7 +322,7 @@ pub(crate) async fn list(State(app): State<App>) -> Answer<Out<api::Services>> {
             Ok((store.head()?, services))
         })
         .await?;
-    Ok(Out(api::Services { revision: revision.0, services }))
+    Ok(Out(api::Services { revision: revision.0, services, next }))
 }
 
 pub(crate) async fn fetch(

@@ -23,16 +23,38 @@ pub(crate) async fn healthz() -> &'static str {
 }
 
 pub(crate) async fn readyz(State(app): State<App>) -> Response {
+    let missing = missing(&app);
+    let ready = missing.is_empty();
+    let body = Out(api::Readiness { ready, missing });
+    if ready {
+        return body.into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
+
+fn missing(app: &App) -> Vec<api::Missing> {
+    let mut missing = Vec::new();
+    let mut lacks = |part, kind: &str, why: &str| {
+        missing.push(api::Missing { part, kind: kind.to_owned(), why: why.to_owned() });
+    };
     if !app.ready.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
+        lacks(api::Part::Process, "shutting-down", "the center was told to stop");
     }
-    match app.desk.condition() {
-        Condition::Ready => "ok\n".into_response(),
-        not => {
-            let text = format!("{}: {}\n", not.name(), not.why());
-            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-        }
+    let condition = app.desk.condition();
+    let part = match &condition {
+        Condition::Ready => None,
+        Condition::Full(_) | Condition::Stopped(_) => Some(api::Part::Disk),
+        Condition::Waiting | Condition::Losing(_) | Condition::Lost(_) => Some(api::Part::History),
+    };
+    if let Some(part) = part {
+        lacks(part, condition.name(), condition.why());
     }
+    if !crate::desk::an_admin_remains(&app.desk.head(), "") {
+        let why =
+            "no admin token is good; `keepgate center token --data DIR` on this host makes one";
+        lacks(api::Part::Keys, "no-admin-token", why);
+    }
+    missing
 }
 
 pub(crate) async fn revision(State(app): State<App>) -> Out<api::Revision> {

@@ -47,6 +47,8 @@ pub(crate) struct Endpoint {
     pub(crate) answer: Content,
     /// The lines of an answer that tells how far it is, where it can.
     pub(crate) progress: Option<Content>,
+    /// Another answer that is no problem, by its status.
+    pub(crate) also: Option<(u16, Content)>,
     pub(crate) handler: Handler,
 }
 
@@ -86,6 +88,7 @@ impl Table {
             body: None,
             answer: Content::TEXT,
             progress: None,
+            also: None,
             handler: Box::new(handler),
         };
         self.0.push(endpoint);
@@ -147,6 +150,12 @@ impl Endpoint {
         self
     }
 
+    /// The answer with this status is JSON of this type, and no problem.
+    fn also<T: JsonSchema>(&mut self, status: u16) -> &mut Endpoint {
+        self.also = Some((status, Content::json::<T>()));
+        self
+    }
+
     /// The answer may come as lines that tell how far it is, each of this type.
     fn tells<T: JsonSchema>(&mut self) -> &mut Endpoint {
         self.progress = Some(Content::lines::<T>());
@@ -203,9 +212,11 @@ fn open(t: &mut Table) {
     t.add(("GET", "/healthz"), Open, ("healthz", "liveness: the process runs"), || {
         get(status::healthz)
     });
-    t.add(("GET", "/readyz"), Open, ("readyz", "readiness: the center serves"), || {
+    t.add(("GET", "/readyz"), Open, ("readyz", "readiness: whether all is there"), || {
         get(status::readyz)
-    });
+    })
+    .answers::<api::Readiness>()
+    .also::<api::Readiness>(503);
     t.add(("GET", "/metrics"), Open, ("metrics", "metrics in Prometheus' text format"), || {
         get(status::metrics)
     });
@@ -220,6 +231,7 @@ fn of_services(t: &mut Table) {
     t.add(("GET", "/v1/services"), Read, ("listServices", "all services, with counts"), || {
         get(services::list)
     })
+    .query(PAGE)
     .answers::<api::Services>();
     let one = "/v1/services/{service}";
     t.add(("GET", one), Read, ("getService", "one service, with counts and settings"), || {
@@ -525,6 +537,7 @@ fn of_tokens(t: &mut Table) {
     t.add(("GET", "/v1/tokens"), Tokens, ("listTokens", "all tokens, without hashes"), || {
         get(tokens::list)
     })
+    .query(PAGE)
     .answers::<api::Tokens>();
     t.add(("POST", "/v1/tokens"), Tokens, ("createToken", "make a token; shown once"), || {
         post(tokens::create)

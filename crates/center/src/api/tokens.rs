@@ -7,7 +7,7 @@ use http::StatusCode;
 use keepgate_api::{Landed, MadeToken, NewToken, Token, Tokens};
 use keepgate_policy::service::is_service_name;
 
-use super::input::{Json, Params};
+use super::input::{Args, Json, Page, Params};
 use super::problem::Problem;
 use super::{Answer, App, items};
 use crate::access::Caller;
@@ -32,10 +32,10 @@ pub(crate) async fn create(
         Problem::bad_request(format!("`role`: expected one of {known}, got `{}`", asked.role))
     })?;
     if let Some(wrong) = wrong_service(role, &asked.service) {
-        return Err(Problem::bad_request(wrong));
+        return Err(Problem::unprocessable(wrong));
     }
     if asked.note.len() > NOTE_BYTES {
-        return Err(Problem::bad_request(format!("`note`: at most {NOTE_BYTES} bytes")));
+        return Err(Problem::unprocessable(format!("`note`: at most {NOTE_BYTES} bytes")));
     }
     if app.desk.head().tokens.len() >= TOKENS {
         return Err(Problem::conflict(format!("there are {TOKENS} tokens already")));
@@ -83,8 +83,11 @@ pub(crate) fn wrong_service(role: Role, service: &str) -> Option<String> {
     }
 }
 
-pub(crate) async fn list(State(app): State<App>) -> Answer<Out<Tokens>> {
-    let (revision, rows) = app.desk.read(move |store| Ok((store.head()?, store.tokens()?))).await?;
+pub(crate) async fn list(State(app): State<App>, Args(page): Args<Page>) -> Answer<Out<Tokens>> {
+    let (revision, mut rows) =
+        app.desk.read(move |store| Ok((store.head()?, store.tokens()?))).await?;
+    rows.sort_by(|a, b| a.id.cmp(&b.id));
+    let (rows, next) = page.cut(rows, |row| &row.id);
     let shown = |row: TokenRow| Token {
         last_used_unix_s: app.usage.last(&row.id).or(row.last_used_unix_s),
         id: row.id,
@@ -95,7 +98,7 @@ pub(crate) async fn list(State(app): State<App>) -> Answer<Out<Tokens>> {
         revoked_unix_s: row.revoked_unix_s,
     };
     let tokens = rows.into_iter().map(shown).collect();
-    Ok(Out(Tokens { revision: revision.0, tokens }))
+    Ok(Out(Tokens { revision: revision.0, tokens, next }))
 }
 
 pub(crate) async fn revoke(

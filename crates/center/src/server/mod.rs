@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::IntoResponse as _;
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -380,15 +379,16 @@ impl Exchange {
             .is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let may_stay = !self.is_reserve || is_for_the_reserve(parts.uri.path());
         let (body, rest) = rest::track(body, waits);
-        let mut response = if may_stay {
-            parts.extensions.insert(Peer(self.peer));
-            let answer: Result<Response<Body>, Infallible> =
-                self.router.call(Request::from_parts(parts, Body::new(body))).await;
-            answer?
+        parts.extensions.insert(Peer(self.peer));
+        let body = if may_stay {
+            Body::new(body)
         } else {
-            drop(body);
-            crate::api::problem::Problem::crowded().into_response()
+            parts.extensions.insert(crate::api::guard::Crowded);
+            Body::empty()
         };
+        let answer: Result<Response<Body>, Infallible> =
+            self.router.call(Request::from_parts(parts, body)).await;
+        let mut response = answer?;
         // On HTTP/2 the rest has a stream of its own, and a follower's never ends.
         if is_http1 && (!rest.read().await || !may_stay) {
             self.unread.store(true, Ordering::Relaxed);

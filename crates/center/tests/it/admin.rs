@@ -101,6 +101,68 @@ async fn conditions_keep_two_editors_apart() {
     assert!(detail.contains("someone changed it meanwhile"), "{detail}");
     put("if-match", "*", ALLOW).await.good();
     put("if-none-match", "\"1\"", ALLOW).await.problem(400);
+    for none in ["", " ", "7", "\"7", "W/7", "*, \"7\""] {
+        let detail = put("if-match", none, forbid).await.problem(400);
+        assert!(detail.contains("expected `*` or an entity tag"), "{none:?}: {detail}");
+    }
+    put("if-match", "\"a\"", forbid).await.problem(412);
+    let tag = center.ask("GET", "/v1/services/orders/policies/all", None).await;
+    put("if-match", &format!("\"a\", {}", tag.header("etag")), forbid).await.good();
+    center.stop().await;
+}
+
+/// Also where a path takes no parameter at all: whoever sends one expects an effect.
+#[tokio::test]
+async fn unknown_parameters_are_refused_everywhere() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center.service("orders", &[("all", ALLOW)]).await;
+    let document = center.ask("GET", "/v1/openapi.json", None).await.good();
+    let mut asked = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let path = path
+            .replace("{service}", "orders")
+            .replace("{uid}", "user::%22x%22")
+            .replace(['{', '}'], "");
+        for (method, operation) in operations.as_object().unwrap() {
+            let body = operation.get("requestBody").map(|_| json!({}));
+            let query = format!("{path}?revision=2");
+            let refused = center.ask(&method.to_uppercase(), &query, body).await;
+            let detail = refused.problem(400);
+            assert!(detail.contains("unknown field `revision`"), "{method} {path}: {detail}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 75, "{asked}");
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn services_and_tokens_come_in_pages() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    for name in ["a", "b", "c", "d", "e"] {
+        center.service(name, &[]).await;
+        let token = json!({ "role": "pep", "service": name });
+        center.ask("POST", "/v1/tokens", Some(token)).await.good();
+    }
+    for (list, id) in [("services", "name"), ("tokens", "id")] {
+        let all = center.ask("GET", &format!("/v1/{list}"), None).await.good();
+        assert!(all.get("next").is_none(), "{all}");
+        let (mut seen, mut after) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/v1/{list}?limit=2&after={after}");
+            let page = center.ask("GET", &path, None).await.good();
+            let part = page[list].as_array().unwrap();
+            assert!(!part.is_empty() && part.len() <= 2, "{page}");
+            seen.extend(part.clone());
+            let Some(next) = page["next"].as_str() else { break };
+            after = next.to_owned();
+        }
+        assert_eq!(json!(seen), all[list]);
+        let ids: Vec<&str> = seen.iter().map(|one| one[id].as_str().unwrap()).collect();
+        assert!(ids.is_sorted() && ids.len() >= 5, "{ids:?}");
+    }
     center.stop().await;
 }
 
@@ -317,14 +379,14 @@ async fn refusals_name_the_culprit() {
         "POST",
         "/v1/tokens",
         Some(json!({ "role": "gate" })),
-        expect!["400 `service`: a gate token is for one service; name it"],
+        expect!["422 `service`: a gate token is for one service; name it"],
     )
     .await;
     check(
         "POST",
         "/v1/tokens",
         Some(json!({ "role": "admin", "service": "orders" })),
-        expect!["400 `service`: a token of role `admin` is for all services; leave it out"],
+        expect!["422 `service`: a token of role `admin` is for all services; leave it out"],
     )
     .await;
     check("DELETE", "/v1/tokens/none", None, expect!["404 there is no token `none`"]).await;

@@ -235,9 +235,19 @@ impl Running {
         self.ask("GET", "/v1/status", None).await.good()
     }
 
-    /// What `/readyz` says.
+    /// What `/readyz` says: `ok`, or what is missing as `PART: KIND: WHY`.
     pub(crate) async fn readiness(&self) -> String {
-        String::from_utf8_lossy(&self.ask("GET", "/readyz", None).await.body).into_owned()
+        let said = self.ask("GET", "/readyz", None).await;
+        let body: Value = serde_json::from_slice(&said.body).unwrap();
+        let missing = body["missing"].as_array().unwrap();
+        assert_eq!(body["ready"], missing.is_empty(), "{body}");
+        assert_eq!(said.status.as_u16(), if missing.is_empty() { 200 } else { 503 });
+        let text = |one: &Value, name: &str| one[name].as_str().unwrap().to_owned();
+        let all: Vec<String> = missing
+            .iter()
+            .map(|one| ["part", "kind", "why"].map(|name| text(one, name)).join(": "))
+            .collect();
+        if all.is_empty() { "ok".to_owned() } else { all.join("\n") }
     }
 
     /// Until that begins so.

@@ -518,7 +518,7 @@ async fn a_full_disk_is_named_and_space_brings_it_back() {
     assert_eq!(center.revision().await, before + n, "what was acknowledged, and no more");
     let ready = center.ask("GET", "/readyz", None).await;
     assert_eq!(ready.status.as_u16(), 503);
-    assert!(center.readiness().await.starts_with("storage-full"), "{ready:?}");
+    assert!(center.readiness().await.starts_with("disk: storage-full"), "{ready:?}");
     // Decisions go on.
     assert!(center.allowed("alice").await);
     assert!(!center.allowed(&format!("m{n}")).await);

@@ -1,5 +1,5 @@
-//! The OpenAPI document: its schemas say everything, real answers fit them, and a client that is
-//! generated from it is typed and works.
+//! The OpenAPI document: its schemas say everything, real answers fit them, a client that is
+//! generated from it is typed and works, and requests that are made from it are answered as it says.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -273,5 +273,42 @@ async fn a_generated_client_is_typed_and_works() {
             .unwrap()
     });
     assert_eq!(succeeded(ran.await.unwrap()).trim(), "ok");
+    center.stop().await;
+}
+
+/// Requests for each operation: each for itself, as the document allows and as it does not.
+const EXAMPLES: &str = "6";
+/// Within this many seconds, on a slow machine too.
+const BOUND_S: &str = "300";
+
+/// Schemathesis, with a fixed seed. No answer is a 5xx, each status and body is documented, what the
+/// document forbids is refused, and what it allows is refused only with 404, 409, 412 or 422.
+/// `scripts/long openapi` asks more.
+#[tokio::test]
+async fn requests_made_from_the_document_are_answered_as_it_says() {
+    let Some(programs) = programs() else { return };
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let applied = center.ask("POST", "/v1/services/orders/apply", Some(files())).await;
+    applied.good();
+    let examples = std::env::var("KEEPGATE_OPENAPI_EXAMPLES").unwrap_or(EXAMPLES.to_owned());
+    let bound = std::env::var("KEEPGATE_OPENAPI_BOUND_S").unwrap_or(BOUND_S.to_owned());
+    let mut asks = Command::new("timeout");
+    asks.args(["--kill-after", "5", &bound])
+        .arg(programs.join("schemathesis"))
+        .arg("--config-file")
+        .arg(script("fuzz.toml"))
+        .arg("run")
+        .arg(format!("http://{}/v1/openapi.json", center.addr))
+        .args(["--header", &format!("Authorization: Bearer {}", center.admin)])
+        .args(["--phases", "coverage,fuzzing", "--continue-on-failure", "--no-shrink"])
+        .args(["--max-examples", &examples])
+        .env("SCHEMATHESIS_HOOKS", script("fuzz.py"))
+        .env("KEEPGATE_OWN_TOKEN", center.admin.split('_').nth(1).unwrap())
+        .env("NO_COLOR", "1")
+        .current_dir(dir.path());
+    let output = tokio::task::spawn_blocking(move || asks.output()).await.unwrap();
+    let said = succeeded(output.unwrap());
+    assert!(said.contains("Tested: "), "{said}");
     center.stop().await;
 }
