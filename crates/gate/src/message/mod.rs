@@ -10,4 +10,5 @@ pub(crate) mod headers;
 pub mod path;
 pub mod problem;
 pub(crate) mod request_id;
+pub(crate) mod retry;
 pub(crate) mod uploads;

@@ -1,7 +1,7 @@
 //! What happened, for those who were not there: metrics, heavy hitters and the decision log; and
 //! for the caller, what is left of its limits.
 
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 use keepgate_limit::rules::Dialect;
 use keepgate_limit::top::Observation;
 
@@ -26,10 +26,13 @@ pub(crate) fn run(outcome: Result<Forwarded, Box<Refused>>) -> Answered {
             (response.map(|body| body.keeping(permits)), upgrade)
         }
         Err(refused) => {
-            let Refused { phase, problem, mut ended } = *refused;
+            let Refused { phase, mut problem, mut ended } = *refused;
             let facts = ended.facts();
             let Arrived { worker, request_id, grpc, .. } = facts.arrived;
             let kind = problem.kind;
+            if kind.status() == StatusCode::SERVICE_UNAVAILABLE {
+                problem.retry_after_s = Some(worker.waits.after(kind));
+            }
             worker.metrics.answered(phase, kind);
             let mut response = if *grpc {
                 answer::grpc(problem, request_id)

@@ -15,6 +15,7 @@ use crate::exchange::ongoing::List;
 use crate::identify::cache::{Known, TokenCache};
 use crate::message::body::CallerBody;
 use crate::message::request_id::RequestIds;
+use crate::message::retry::Waits;
 use crate::message::uploads::Uploads;
 use crate::observe::dropped::{Dropped, shown};
 use crate::observe::metrics::WorkerMetrics;
@@ -43,6 +44,8 @@ pub(crate) struct Worker {
     pub(crate) ongoing: Arc<List>,
     pub(crate) request_ids: Arc<RequestIds>,
     pub(crate) warnings: UpstreamWarnings,
+    /// How long callers are asked to wait.
+    pub(crate) waits: Waits,
     table: Mutex<Option<Arc<Table>>>,
     tokens: Mutex<TokenCache>,
     context: Mutex<Context>,
@@ -62,6 +65,7 @@ impl Worker {
             ongoing,
             request_ids: Arc::new(RequestIds::new()),
             warnings: UpstreamWarnings::default(),
+            waits: Waits::default(),
             table: Mutex::new(None),
             tokens: Mutex::default(),
             context: Mutex::default(),
