@@ -29,10 +29,9 @@ pub struct Question {
 }
 
 /// An action: its name, or its parts. Only its schema is used: the type is [`UidInput`].
-#[derive(JsonSchema)]
+#[derive(Debug, JsonSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum ActionInput {
+pub enum ActionInput {
     /// `read`.
     Text(String),
     /// `{"type":"Action","id":"read"}`.

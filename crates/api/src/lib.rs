@@ -25,7 +25,7 @@ pub use changes::{
     Applied, Brought, Change, Changed, Conflict, Imported, ItemName, Kept, Line, Op, Progress,
     Stay, Warning,
 };
-pub use check::{Answer, Determining, Effect, Miss, PolicyFailure, Question, Reason};
+pub use check::{ActionInput, Answer, Determining, Effect, Miss, PolicyFailure, Question, Reason};
 pub use directory::{Member, Members, Membership};
 pub use json::Json;
 pub use problem::{Located, Problem};

@@ -74,7 +74,7 @@ pub(crate) struct AskedItem {
 #[derive(JsonSchema)]
 #[schemars(rename = "EvaluationBatch")]
 #[schemars(extend("anyOf" = [
-    { "required": ["evaluations"], "properties": { "evaluations": { "minItems": 1 } } },
+    { "required": ["evaluations"], "properties": { "evaluations": { "type": "array", "minItems": 1 } } },
     { "required": ["subject", "action", "resource"] },
 ]))]
 #[expect(dead_code, reason = "only its schema is used")]

@@ -68,7 +68,7 @@ pub(crate) struct Grant {
 #[serde(untagged, expecting = "`actions` is a list of at least one, or \"any\"")]
 pub(crate) enum Actions {
     Any(String),
-    These(Vec<UidInput>),
+    These(#[schemars(with = "Vec<keepgate_api::ActionInput>")] Vec<UidInput>),
 }
 
 /// The entities of a service.

@@ -189,8 +189,8 @@ enum Match {
 /// Entity tags in one `If-Match` at most.
 const TAGS: usize = 16;
 
-/// What `If-Match` may be: see [`Match::read`].
-pub(crate) const IF_MATCH: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*"){0,15})$"#;
+/// What `If-Match` may be besides `*`: see [`Match::read`].
+pub(crate) const IF_MATCH_TAGS: &str = r#"^(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*"){0,15}$"#;
 
 impl Match {
     fn read(text: &str) -> Answer<Match> {

@@ -9,7 +9,7 @@ use schemars::generate::{Contract, SchemaSettings};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::input::IF_MATCH;
+use super::input::IF_MATCH_TAGS as TAGS;
 use super::table::{self, Endpoint};
 use crate::access::Permission;
 
@@ -171,7 +171,9 @@ fn operation(endpoint: &Endpoint, problem: &Schema, generators: &mut Generators)
     if endpoint.conditional {
         let of =
             |name: &str, schema: Value| json!({ "name": name, "in": "header", "schema": schema });
-        parameters.push(of("If-Match", json!({ "type": "string", "pattern": IF_MATCH })));
+        let of_tags =
+            json!({ "type": "string", "anyOf": [{ "enum": ["*"] }, { "pattern": TAGS }] });
+        parameters.push(of("If-Match", of_tags));
         parameters.push(of("If-None-Match", json!({ "type": "string", "enum": ["*"] })));
     }
     let mut content = endpoint.answer.render(&mut generators.answers);
@@ -220,10 +222,11 @@ fn operation(endpoint: &Endpoint, problem: &Schema, generators: &mut Generators)
     operation
 }
 
-/// What a parameter of a path is: the ids of entities are Cedar text.
+/// What a parameter of a path is: the ids of entities are Cedar text; a role is named so, or by its name.
 fn path_kind<'p>(path: &str, name: &'p str) -> &'p str {
-    match (path.contains("/entities/{id}"), name) {
-        (true, "id") => "uid",
+    match name {
+        "id" if path.contains("/entities/{id}") => "uid",
+        "uid" if path.starts_with("/v1/roles/") => "name",
         _ => name,
     }
 }
