@@ -197,19 +197,29 @@ impl Match {
         if text == "*" {
             return Ok(Match::Any);
         }
-        let tags: Vec<String> = text.split(',').map(|tag| tag.trim().to_owned()).collect();
-        let is_tag = |tag: &String| {
-            let opaque = tag.strip_prefix("W/").unwrap_or(tag);
-            let opaque = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-            opaque.is_some_and(|text| text.bytes().all(|b| b.is_ascii_graphic() && b != b'"'))
-        };
-        if tags.len() <= TAGS && tags.iter().all(is_tag) {
-            return Ok(Match::Tags(tags));
-        }
-        Err(Problem::bad_request(format!(
+        Match::tags(text).map(Match::Tags).ok_or_else(|| Problem::bad_request(format!(
             "`If-Match`: expected `*` or an entity tag such as `\"7\"` (an answer's `ETag`, the quotes \
              included), got `{text}`"
         )))
+    }
+
+    /// The entity tags of a list. There may be commas in a tag.
+    fn tags(text: &str) -> Option<Vec<String>> {
+        let mut tags = Vec::new();
+        let mut rest = text.trim();
+        while tags.len() < TAGS {
+            let opaque = rest.strip_prefix("W/").unwrap_or(rest).strip_prefix('"')?;
+            let (inside, after) = opaque.split_once('"')?;
+            if !inside.bytes().all(|b| b.is_ascii_graphic()) {
+                return None;
+            }
+            tags.push(rest.get(..rest.len() - after.len())?.to_owned());
+            match after.trim_start() {
+                "" => return Some(tags),
+                more => rest = more.strip_prefix(',')?.trim_start(),
+            }
+        }
+        None
     }
 }
 
@@ -317,6 +327,8 @@ mod tests {
             ("\"7\"", tags(&["\"7\""])),
             ("\"\"", tags(&["\"\""])),
             ("\"7\", W/\"8\"", tags(&["\"7\"", "W/\"8\""])),
+            ("\"a,b\" ,\",\"", tags(&["\"a,b\"", "\",\""])),
+            ("\"7\" \"8\"", None),
             ("", None),
             (" ", None),
             ("7", None),
