@@ -101,6 +101,30 @@ fn directions() {
 }
 
 #[test]
+fn circles_of_modules() {
+    let workspace = Workspace::new();
+    workspace.package("gate", "");
+    workspace.write("crates/gate/src/lib.rs", "//! A crate.\n\nmod a;\nmod b;\n");
+    workspace.write("crates/gate/src/a.rs", "//! A.\n\nuse crate::b::B;\npub struct A(B);\n");
+    workspace.write("crates/gate/src/b.rs", "//! B.\n\npub struct B;\n");
+    assert_eq!(workspace.problems(), Vec::<String>::new());
+    workspace.write("crates/gate/src/b.rs", "//! B.\n\npub struct B(super::a::A);\n");
+    workspace.must_say("crate `gate`: modules in a circle: a > b > a");
+}
+
+#[test]
+fn the_gate_has_few_modules_in_its_root() {
+    let workspace = Workspace::new();
+    workspace.package("gate", "");
+    for name in 'a'..='k' {
+        workspace.write(&format!("crates/gate/src/{name}/mod.rs"), "//! A module.\n");
+    }
+    assert_eq!(workspace.problems(), Vec::<String>::new());
+    workspace.write("crates/gate/src/l.rs", "//! One more.\n");
+    workspace.must_say("crate `gate` has 12 modules in its root");
+}
+
+#[test]
 fn one_crate_names_cedar() {
     let workspace = Workspace::new();
     workspace.package_of("cedar", "cedar-policy", "MIT", "1.0.0", "");

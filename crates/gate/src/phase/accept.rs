@@ -17,7 +17,7 @@ use crate::message::problem::{Kind, Problem};
 use crate::observe::phase::Phase;
 use crate::wire::h2::FRAGMENT;
 
-pub(crate) fn run(arrived: Arrived, body: &Incoming) -> Result<Accepted, Box<Refused>> {
+pub(crate) fn run(arrived: Box<Arrived>, body: &Incoming) -> Result<Accepted, Box<Refused>> {
     let Judged { host, asked, websocket, min_revision } = match judge(&arrived, body) {
         Ok(judged) => judged,
         Err(problem) => return Err(refused(problem, arrived, None)),
@@ -34,7 +34,7 @@ pub(crate) fn run(arrived: Arrived, body: &Incoming) -> Result<Accepted, Box<Ref
     }
 }
 
-fn refused(problem: Problem, arrived: Arrived, client: Option<IpAddr>) -> Box<Refused> {
+fn refused(problem: Problem, arrived: Box<Arrived>, client: Option<IpAddr>) -> Box<Refused> {
     Refused::new(Phase::Accept, problem, Ended::Arrived(arrived, client))
 }
 

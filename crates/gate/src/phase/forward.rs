@@ -88,46 +88,47 @@ pub(crate) fn run(
         if let (Ok(_), Some(fate)) = (&answered, &fate) {
             fate.answered();
         }
+        let answer = match answered {
+            Ok(response) => answer(admitted, response, caller_side, listed),
+            Err(problem) => Err(problem),
+        };
         let sent = Sent { admitted: allowed.admitted, user_agent };
-        match answered {
-            Ok(response) => answer(sent, response, caller_side, listed),
+        match answer {
+            Ok((response, upgrade)) => Ok(Forwarded { sent, response, upgrade }),
             Err(problem) => Err(Refused::new(Phase::Forward, problem, Ended::Sent(sent))),
         }
     }
 }
 
-/// The caller's answer, from the upstream's.
+/// The caller's answer, from the upstream's; and both sides, where they switch protocols.
 fn answer(
-    mut sent: Sent,
+    admitted: &mut Admitted,
     mut response: Response<PooledBody<CallerBody>>,
     caller_side: Option<OnUpgrade>,
     listed: Listed,
-) -> Result<Forwarded, Box<Refused>> {
+) -> Result<(Response<GateBody>, Option<Box<Upgrade>>), Problem> {
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let Accepted { arrived, websocket, .. } = &sent.admitted.identified.routed.accepted;
+    let Accepted { arrived, websocket, .. } = &admitted.identified.routed.accepted;
     headers::clean_response(response.headers_mut(), upgraded);
     response.headers_mut().insert(X_REQUEST_ID, arrived.request_id.clone());
     *response.version_mut() = Version::HTTP_11;
     if !upgraded {
         let grpc = arrived.grpc;
-        let response = response.map(|body| GateBody::upstream(body, Some(listed), grpc));
-        return Ok(Forwarded { sent, response, upgrade: None });
+        return Ok((response.map(|body| GateBody::upstream(body, Some(listed), grpc)), None));
     }
     let Some(caller) = caller_side.filter(|_| *websocket) else {
         let detail = "the upstream switched protocols without being asked";
-        let problem = Problem::new(Kind::BadUpstream, detail);
-        return Err(Refused::new(Phase::Forward, problem, Ended::Sent(sent)));
+        return Err(Problem::new(Kind::BadUpstream, detail));
     };
     let upstream = hyper::upgrade::on(&mut response);
     arrived.peer.shared.become_tunnel();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let bounds = &arrived.worker.common.settings.bounds;
-    let idle = sent.admitted.found().answer_idle.unwrap_or(bounds.answer_idle);
+    let idle = admitted.found().answer_idle.unwrap_or(bounds.answer_idle);
     let metrics = Arc::clone(&arrived.worker.metrics);
-    let permits = sent.take_permits();
-    let upgrade = Some(Box::new(Upgrade { caller, upstream, idle, listed, permits, metrics }));
-    let response = response.map(|body| GateBody::upstream(body, None, false));
-    Ok(Forwarded { sent, response, upgrade })
+    let permits = admitted.take_permits();
+    let upgrade = Box::new(Upgrade { caller, upstream, idle, listed, permits, metrics });
+    Ok((response.map(|body| GateBody::upstream(body, None, false)), Some(upgrade)))
 }
 
 /// The request as the upstream gets it, with its headers; and what is reported of those.
@@ -202,7 +203,7 @@ async fn caller_body(
 /// Puts the exchange among those that are decided again, with the context that it was decided on.
 fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
     let Identified { routed: Routed { accepted, found, .. }, identity } = &admitted.identified;
-    let Arrived { worker, peer, request_id, .. } = &accepted.arrived;
+    let Arrived { worker, peer, request_id, .. } = &*accepted.arrived;
     let inputs = Inputs {
         principal: Arc::clone(&identity.principal),
         action: found.action.clone(),

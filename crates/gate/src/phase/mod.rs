@@ -33,7 +33,7 @@ use self::revision::Behind;
 use self::stage::{Arrived, Refused};
 
 /// The list.
-async fn phases(arrived: Arrived, body: Incoming) -> Result<Forwarded, Box<Refused>> {
+async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Forwarded, Box<Refused>> {
     let accepted = accept::run(arrived, &body)?;
     let accepted = match Behind::of(accepted) {
         Ok(accepted) => accepted,
@@ -48,6 +48,6 @@ async fn phases(arrived: Arrived, body: Incoming) -> Result<Forwarded, Box<Refus
 }
 
 /// A request's whole life, from its head to its answer's head.
-pub(crate) async fn live(arrived: Arrived, body: Incoming) -> Answered {
+pub(crate) async fn live(arrived: Box<Arrived>, body: Incoming) -> Answered {
     record::run(phases(arrived, body).await)
 }

@@ -66,7 +66,7 @@ fn tell(
 fn tell_limits(facts: &Facts<'_>, headers: &mut HeaderMap) {
     let Some(service) = facts.service else { return };
     let is_list = service.limits.limiter.headers() == Dialect::Draft11;
-    for (name, value) in refusal::fields(service, &facts.said()) {
+    for (name, value) in facts.said(|said| refusal::fields(service, said)) {
         if is_list || !headers.contains_key(&name) {
             headers.append(name, value);
         }

@@ -11,7 +11,7 @@ use crate::service::table::Service;
 pub(crate) fn fields(
     service: &Service,
     said: &[&LimitVerdict],
-) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
     headers::fields(&service.limits.limiter, said).into_iter().filter_map(|(name, value)| {
         Some((HeaderName::from_static(name), HeaderValue::try_from(value).ok()?))
     })

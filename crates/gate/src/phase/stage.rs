@@ -41,7 +41,8 @@ pub(crate) struct Arrived {
 
 /// A request that is one, and from whom.
 pub(crate) struct Accepted {
-    pub(crate) arrived: Arrived,
+    /// Boxed: a stage is moved from phase to phase, and this is much of it.
+    pub(crate) arrived: Box<Arrived>,
     /// The host asked for, as [`keepgate_policy::host`] writes it.
     pub(crate) host: Box<str>,
     /// The caller's address, behind trusted proxies; none over a Unix socket.
@@ -179,7 +180,7 @@ pub(crate) struct Refused {
 /// The stage at which an exchange ended.
 pub(crate) enum Ended {
     /// It was not accepted; the caller's address, as far as it was found out.
-    Arrived(Arrived, Option<IpAddr>),
+    Arrived(Box<Arrived>, Option<IpAddr>),
     Unrouted(Unrouted),
     Routed(Routed),
     /// It was over a limit by principal, which said this.
@@ -202,10 +203,10 @@ pub(crate) struct Facts<'e> {
 
 impl Arrived {
     /// At its beginning.
-    pub(crate) fn new(parts: Parts, worker: Arc<Worker>, peer: Arc<Peer>) -> Arrived {
+    pub(crate) fn new(parts: Parts, worker: Arc<Worker>, peer: Arc<Peer>) -> Box<Arrived> {
         let request_id = worker.request_ids.of(parts.headers.get(X_REQUEST_ID));
         let grpc = parts.version == Version::HTTP_2 && headers::is_grpc(&parts.headers);
-        Arrived { parts, worker, peer, started: Instant::now(), request_id, grpc }
+        Box::new(Arrived { parts, worker, peer, started: Instant::now(), request_id, grpc })
     }
 
     fn facts(&self, client: Option<IpAddr>) -> Facts<'_> {
@@ -299,7 +300,8 @@ impl Admitted {
         Facts { by_principal: Some(&self.by_principal), ..self.identified.facts() }
     }
 
-    fn take_permits(&mut self) -> Vec<Permit> {
+    /// Takes the caller's places among the requests under way; dropping them gives them back.
+    pub(crate) fn take_permits(&mut self) -> Vec<Permit> {
         permits(self.identified.routed.by_address.as_mut(), Some(&mut self.by_principal))
     }
 }
@@ -309,7 +311,7 @@ impl Sent {
         Facts { user_agent: self.user_agent.as_ref(), ..self.admitted.facts() }
     }
 
-    /// Takes the caller's places among the requests under way; dropping them gives them back.
+    /// As [`Admitted::take_permits`].
     pub(crate) fn take_permits(&mut self) -> Vec<Permit> {
         self.admitted.take_permits()
     }
@@ -337,7 +339,7 @@ impl Ended {
         }
     }
 
-    /// As [`Sent::take_permits`].
+    /// As [`Admitted::take_permits`].
     pub(crate) fn take_permits(&mut self) -> Vec<Permit> {
         match self {
             Ended::Arrived(..) => Vec::new(),
@@ -361,9 +363,13 @@ impl Facts<'_> {
         address(self.client)
     }
 
-    /// What the limits said, in the order of their phases.
-    pub(crate) fn said(&self) -> Vec<&LimitVerdict> {
-        self.by_address.into_iter().chain(self.by_principal).collect()
+    /// Passes on what the limits said, in the order of their phases.
+    pub(crate) fn said<T>(&self, to: impl FnOnce(&[&LimitVerdict]) -> T) -> T {
+        match (self.by_address, self.by_principal) {
+            (Some(by_address), Some(by_principal)) => to(&[by_address, by_principal]),
+            (Some(said), None) | (None, Some(said)) => to(&[said]),
+            (None, None) => to(&[]),
+        }
     }
 }
 

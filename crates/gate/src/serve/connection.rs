@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -23,6 +23,7 @@ use super::tunnel;
 use crate::config::Bounds;
 use crate::exchange::cut::{Cut, Cuts};
 use crate::exchange::shared::{OpenExchange, Shared};
+use crate::message::body::GateBody;
 use crate::phase::live;
 use crate::phase::stage::Arrived;
 use crate::phase::worker::Worker;
@@ -216,22 +217,30 @@ impl Opened {
     }
 }
 
+/// One exchange. `open`: its connection has it, until its answer is over.
+async fn exchange(
+    worker: Arc<Worker>,
+    peer: Arc<Peer>,
+    open: OpenExchange,
+    front: Arc<Front>,
+    request: Request<Incoming>,
+) -> Result<Response<GateBody>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let (response, upgrade) = live(Arrived::new(parts, worker, Arc::clone(&peer)), body).await;
+    if let Some(upgrade) = upgrade {
+        tunnel::spawn(&front, peer, *upgrade);
+    }
+    Ok(response.map(|body| body.holding(open)))
+}
+
 async fn serve_h1(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     let shared = Arc::clone(&peer.shared);
     let metrics = Arc::clone(&worker.metrics);
     let at_upgrade = Arc::clone(front);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |request| {
         let open = OpenExchange::begun(Arc::clone(&peer.shared));
-        let (front, peer) = (Arc::clone(&at_upgrade), Arc::clone(&peer));
-        let (parts, body) = request.into_parts();
-        let arrived = Arrived::new(parts, Arc::clone(&worker), Arc::clone(&peer));
-        async move {
-            let (response, upgrade) = live(arrived, body).await;
-            if let Some(upgrade) = upgrade {
-                tunnel::spawn(&front, peer, *upgrade);
-            }
-            Ok::<_, Infallible>(response.map(|body| body.holding(open)))
-        }
+        let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
+        exchange(worker, peer, open, Arc::clone(&at_upgrade), request)
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     // The guard keeps all deadlines.
@@ -249,15 +258,11 @@ async fn serve_h2(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: A
     let shared = Arc::clone(&peer.shared);
     let metrics = Arc::clone(&worker.metrics);
     let bounds = &front.common.settings.bounds;
-    let service = service_fn(move |request: Request<Incoming>| {
+    let at_upgrade = Arc::clone(front);
+    let service = service_fn(move |request| {
         let open = OpenExchange::begin(Arc::clone(&peer.shared));
-        let (parts, body) = request.into_parts();
-        let arrived = Arrived::new(parts, Arc::clone(&worker), Arc::clone(&peer));
-        async move {
-            // Nothing switches protocols on HTTP/2.
-            let (response, _) = live(arrived, body).await;
-            Ok::<_, Infallible>(response.map(|body| body.holding(open)))
-        }
+        let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
+        exchange(worker, peer, open, Arc::clone(&at_upgrade), request)
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
