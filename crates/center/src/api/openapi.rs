@@ -171,8 +171,7 @@ fn operation(endpoint: &Endpoint, problem: &Schema, generators: &mut Generators)
     if endpoint.conditional {
         let of =
             |name: &str, schema: Value| json!({ "name": name, "in": "header", "schema": schema });
-        let of_tags =
-            json!({ "type": "string", "anyOf": [{ "enum": ["*"] }, { "pattern": TAGS }] });
+        let of_tags = json!({ "type": "string", "anyOf": [{ "enum": ["*"] }, { "type": "string", "pattern": TAGS }] });
         parameters.push(of("If-Match", of_tags));
         parameters.push(of("If-None-Match", json!({ "type": "string", "enum": ["*"] })));
     }
