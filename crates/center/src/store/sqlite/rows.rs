@@ -4,9 +4,10 @@ use keepgate_policy::{Digest, ItemKey, Kind, Revision};
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
 
 use super::super::{
-    AuditRow, Brought, ChangeRow, Changes, Fork, Meta, Origin, Reading, Retention, RevisionRow,
-    Row, ScopeRow, StoreError, Sum, SumRow, TokenRow, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Changes, Fork, Meta, Reading, Retention, RevisionRow, Row,
+    ScopeRow, StoreError, Sum, SumRow, TokenRow, Tombstone, Writing,
 };
+use super::columns::{audit_rows, origin_of};
 use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta};
 use crate::token::Role;
 
@@ -250,18 +251,8 @@ impl<T: Connected> Reading for T {
         service: &str,
         visit: &mut dyn FnMut(Row) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let doing = "reading a scope";
-        let mut statement = self
-            .connection()?
-            .prepare_cached(&format!("{ITEM} WHERE service = ?1 AND kind = ?2 ORDER BY id"))
-            .map_err(failed(doing))?;
         for kind in Kind::ALL {
-            let rows = statement
-                .query_map(params![service, kind.as_str()], item_row)
-                .map_err(failed(doing))?;
-            for row in rows {
-                visit(row.map_err(failed(doing))??)?;
-            }
+            self.each_of(service, kind, visit)?;
         }
         Ok(())
     }
@@ -625,37 +616,6 @@ impl Writer<'_> {
     }
 }
 
-fn audit_rows(
-    connection: &Connection,
-    which: &str,
-    bound: &[&dyn rusqlite::ToSql],
-) -> Result<Vec<AuditRow>, StoreError> {
-    let doing = "reading the audit log";
-    let mut statement = connection
-        .prepare_cached(&format!(
-            "SELECT seq, revision, unix_ms, actor, action, service, kind, id, before, after \
-             FROM audit {which}"
-        ))
-        .map_err(failed(doing))?;
-    let rows = statement
-        .query_map(bound, |row| {
-            Ok(AuditRow {
-                seq: unsigned(row, 0)?,
-                revision: Revision(unsigned(row, 1)?),
-                unix_ms: unsigned(row, 2)?,
-                actor: row.get(3)?,
-                action: row.get(4)?,
-                service: row.get(5)?,
-                kind: row.get(6)?,
-                id: row.get(7)?,
-                before: row.get(8)?,
-                after: row.get(9)?,
-            })
-        })
-        .map_err(failed(doing))?;
-    rows.map(|row| row.map_err(failed(doing))).collect()
-}
-
 /// Head and the oldest revision whose change rows are kept.
 pub(super) fn head(connection: &Connection) -> Result<(Revision, Revision), StoreError> {
     connection
@@ -682,15 +642,6 @@ fn item_row(row: &SqlRow<'_>) -> Sql<Result<Row, StoreError>> {
         let origin = origin_of(&key, &brought, base.as_deref())?;
         Ok(Row { key, body, revision: Revision(revision), digest, source, needs, origin })
     }))
-}
-
-fn origin_of(key: &ItemKey, brought: &str, base: Option<&[u8]>) -> Result<Origin, StoreError> {
-    let corrupt = |what: &str| StoreError::Corrupt { what: format!("{key} has {what}") };
-    let brought = Brought::from_name(brought).ok_or_else(|| corrupt("an unknown source"))?;
-    let base = base
-        .map(|bytes| Origin::base_of(key, bytes).ok_or_else(|| corrupt("a base that is damaged")))
-        .transpose()?;
-    Ok(Origin { brought, base })
 }
 
 pub(super) fn token_row(row: &SqlRow<'_>) -> Sql<Result<TokenRow, StoreError>> {
