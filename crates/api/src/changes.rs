@@ -34,6 +34,9 @@ pub struct Change {
     /// Which it is.
     #[serde(flatten)]
     pub item: ItemName,
+    /// How its text changes, line by line; only in a dry run, of policies, templates and schemas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<String>,
 }
 
 /// An item that was left alone: somebody changed it while the edit was worked out.
@@ -86,9 +89,23 @@ pub struct Applied {
     /// removes them. Of many the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stays: Vec<Stay>,
+    /// Access that is gained or lost, as far as it can be named; only in a dry run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access: Vec<AccessChange>,
     /// How many items stay; only where `stays` does not list all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stays_total: Option<u64>,
+}
+
+/// Access that changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AccessChange {
+    /// Whether it is gained; else it is lost.
+    pub gained: bool,
+    /// Who, as Cedar text; `any`: a policy says it of nobody by name.
+    pub principal: String,
+    /// What, in words.
+    pub message: String,
 }
 
 /// Who brought an item.

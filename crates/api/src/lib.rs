@@ -22,8 +22,8 @@ pub use access::{
     Key, Keys, MadeKey, MadeToken, NewKey, NewToken, RotateKey, Token, TokenRole, Tokens,
 };
 pub use changes::{
-    Applied, Brought, Change, Changed, Conflict, Imported, ItemName, Kept, Line, Op, Progress,
-    Stay, Warning,
+    AccessChange, Applied, Brought, Change, Changed, Conflict, Imported, ItemName, Kept, Line, Op,
+    Progress, Stay, Warning,
 };
 pub use check::{ActionInput, Answer, Determining, Effect, Miss, PolicyFailure, Question, Reason};
 pub use directory::{Member, Members, Membership};

@@ -47,27 +47,6 @@ pub fn unix_ms() -> u64 {
     u64::try_from(unix_now().as_millis()).unwrap_or(u64::MAX)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("the store cannot be opened")]
-    struct Outer(#[source] std::io::Error);
-
-    #[test]
-    fn a_chain_names_each_cause_once() {
-        let error = Outer(std::io::Error::other("no space left"));
-        assert_eq!(chain(&error), "the store cannot be opened: no space left");
-        assert_eq!(chain(&std::fmt::Error), std::fmt::Error.to_string());
-    }
-
-    #[test]
-    fn now_is_after_this_was_written() {
-        assert!(unix_now() > Duration::from_secs(1_750_000_000));
-    }
-}
-
 /// A moment as people write it, in UTC: `2026-11-22 20:35 UTC`.
 pub fn date(unix_s: u64) -> String {
     let (days, of_day) = (unix_s / 86_400, unix_s % 86_400);
@@ -90,4 +69,40 @@ pub fn date(unix_s: u64) -> String {
     }
     let (hour, minute) = (of_day / 3_600, of_day / 60 % 60);
     format!("{year:04}-{month:02}-{:02} {hour:02}:{minute:02} UTC", left + 1)
+}
+
+/// A moment as RFC 3339 has it, in UTC: `2026-11-22T20:35:07Z`.
+pub fn rfc3339(unix_s: u64) -> String {
+    let text = date(unix_s);
+    let mut parts = text.split(' ');
+    let (day, minute) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    format!("{day}T{minute}:{:02}Z", unix_s % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the store cannot be opened")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn a_chain_names_each_cause_once() {
+        let error = Outer(std::io::Error::other("no space left"));
+        assert_eq!(chain(&error), "the store cannot be opened: no space left");
+        assert_eq!(chain(&std::fmt::Error), std::fmt::Error.to_string());
+    }
+
+    #[test]
+    fn now_is_after_this_was_written() {
+        assert!(unix_now() > Duration::from_secs(1_750_000_000));
+    }
+
+    #[test]
+    fn moments_are_read_by_programs() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(rfc3339(4_107_542_399), "2100-02-28T23:59:59Z");
+    }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::bundle::file_of;
+use crate::bundle::is_own_file;
 use crate::model::{Item, ItemBody, ItemKey, Kind, Uid};
 
 /// A body that is not what its key says.
@@ -123,7 +123,7 @@ impl Item {
                 if body.text.trim().len() < body.text.len() {
                     body.text = body.text.trim().to_owned();
                 }
-                if !body.file.is_empty() && body.file == file_of(&self.key.id) {
+                if !body.file.is_empty() && is_own_file(&body.file, &self.key.id) {
                     body.file.clear();
                 }
             }
@@ -152,7 +152,7 @@ impl Item {
             ItemBody::Role(body) => canonical_json(body),
             ItemBody::Policy(body) | ItemBody::Template(body)
                 if body.text.trim().len() < body.text.len()
-                    || (!body.file.is_empty() && body.file == file_of(&self.key.id)) =>
+                    || (!body.file.is_empty() && is_own_file(&body.file, &self.key.id)) =>
             {
                 self.clone().canonical().encode()
             }

@@ -9,17 +9,30 @@ use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind};
 use serde::Deserialize;
 
 use super::input::{Args, Json, PAGE, path_uid, told, uid};
-use super::items;
 use super::{Answer, App};
+use super::{items, roles};
 use crate::access::Caller;
 use crate::desk::{EditPlan, Refusal};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AssignArgs {
+    /// A role that nothing knows is refused.
+    #[serde(default)]
+    must_exist: bool,
+}
 
 pub(crate) async fn assign(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    Args(args): Args<AssignArgs>,
     Json(asked): Json<api::Membership>,
 ) -> Answer<Out<api::Changed>> {
     let (member, role) = (uid(asked.member, "member")?, uid(asked.role, "role")?);
+    if args.must_exist {
+        let role = role.clone();
+        app.desk.read(move |store| roles::must_exist(store, &role)).await?;
+    }
     let outcome = items::edit(&app, &caller, "role.assign", move |store, _| {
         let key = ItemKey::member(&member, &role);
         // Whoever brought a membership first, it is there: nothing to do.

@@ -287,8 +287,11 @@ where
 
 /// The answer to a write: what changed, of many the first, and how many.
 pub(crate) fn changed(outcome: &Outcome) -> Changed {
-    let change =
-        |landing: &crate::desk::Landing| api::Change { op: landing.op, item: named(&landing.key) };
+    let change = |landing: &crate::desk::Landing| api::Change {
+        op: landing.op,
+        item: named(&landing.key),
+        diff: None,
+    };
     let Counts { created, updated, deleted } = outcome.counts;
     let is_cut = outcome.counts.all() > outcome.changes.len() as u64;
     Changed {

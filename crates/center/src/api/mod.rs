@@ -3,13 +3,16 @@
 //! [`table`] lists every endpoint once, with what it needs and what it says; the router, the
 //! OpenAPI document and the guard are made from it.
 
+pub(crate) mod audit;
 pub(crate) mod authzen;
 pub(crate) mod authzen_shapes;
 pub(crate) mod check;
+pub(crate) mod diff;
 pub(crate) mod directory;
 pub(crate) mod extras;
 pub(crate) mod fair;
 pub(crate) mod files;
+pub(crate) mod gains;
 pub(crate) mod guard;
 pub(crate) mod import;
 pub(crate) mod input;
@@ -19,6 +22,7 @@ pub(crate) mod openapi;
 pub(crate) mod problem;
 pub(crate) mod progress;
 pub(crate) mod removal;
+pub(crate) mod roles;
 pub(crate) mod services;
 pub(crate) mod since;
 pub(crate) mod sources;

@@ -91,6 +91,7 @@ pub(crate) async fn apply(
             )?;
             let followers = app.followers.list();
             // Large services take a while to look at: not on the runtime's threads.
+            let in_files = Arc::clone(&packed);
             let look = tokio::task::spawn_blocking(move || {
                 let mut warned = too_old(&packed, &followers);
                 if dry_run {
@@ -99,16 +100,21 @@ pub(crate) async fn apply(
                 warned
             });
             let mut warned = look.await.map_err(|_| Problem::internal())?;
-            let changed = items::changed(&outcome);
-            let report =
+            let mut changed = items::changed(&outcome);
+            let mut report =
                 std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
+            for (landing, change) in outcome.changes.iter().zip(&mut changed.changes) {
+                change.diff = report.diffs.remove(&landing.key);
+            }
             warned.extend(report.emptied.into_iter().map(missing_file));
+            warned.extend(twice(&in_files, &report.twice));
             Ok(Applied {
                 changed,
                 dry_run,
                 warnings: warned,
                 conflicts_total: report.conflicts.total(),
                 conflicts: report.conflicts.first,
+                access: report.access,
                 stays_total: report.stays.total(),
                 stays: report.stays.first,
             })
@@ -119,6 +125,20 @@ pub(crate) async fn apply(
     }
     let answer: Answer<Applied> = landing.await;
     Ok(Out(answer?).into_response())
+}
+
+/// Entities of the service that are in the directory, too.
+fn twice(packed: &Packed, twice: &sources::Listed<ItemKey>) -> Vec<api::Warning> {
+    let said = |key: &ItemKey| {
+        let message = "the directory has an entity of this name, too: the service sees the attributes \
+                       of its own, and is in the parents of both";
+        warning(packed, key, message.to_owned(), None)
+    };
+    let mut warned: Vec<api::Warning> = twice.first.iter().map(said).collect();
+    if let (Some(all), Some(last)) = (twice.total(), warned.last_mut()) {
+        last.message.push_str(&format!("; {all} entities are in both"));
+    }
+    warned
 }
 
 /// What a dry run says of a missing file.

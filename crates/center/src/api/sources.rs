@@ -12,6 +12,7 @@ use keepgate_policy::bundle::Packed;
 use keepgate_policy::{Encoded, Item, ItemBody, ItemKey, Kind};
 
 use super::items::named;
+use super::{diff, gains};
 use crate::desk::{EditProblem, Planned, Refusal, Settled, Stage, Step, Work, shown_id};
 use crate::store::{Brought, Reading, Row, StoreError, Sum, Tombstone};
 
@@ -20,6 +21,9 @@ pub(crate) const TOLD: usize = 1_000;
 
 /// Items that are named where a file is missing.
 const NAMED: usize = 5;
+
+/// Entities that are named because the directory has them, too.
+const TWICE: usize = 100;
 
 /// What the caller of an apply allows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +43,16 @@ pub(crate) struct Report {
     pub(crate) stays: Listed<api::Stay>,
     /// What would be emptied, of a dry run.
     pub(crate) emptied: Vec<EditProblem>,
+    /// How texts change, of a dry run.
+    pub(crate) diffs: BTreeMap<ItemKey, String>,
+    /// Access that changes, of a dry run.
+    pub(crate) access: Vec<api::AccessChange>,
+    /// Entities of the service that are in the directory, too.
+    pub(crate) twice: Listed<ItemKey>,
 }
+
+/// Bytes of all diffs of one answer.
+const DIFF_BYTES: usize = 1 << 20;
 
 /// The first of many, and how many.
 #[derive(Clone, Debug)]
@@ -96,9 +109,11 @@ pub(crate) fn replace(
         report: Report::default(),
         work,
         done: 0,
+        diff_bytes: 0,
     };
     apply.directory()?;
     apply.own()?;
+    apply.twice()?;
     apply.finish()
 }
 
@@ -116,6 +131,7 @@ struct Apply<'a> {
     report: Report,
     work: &'a Work,
     done: usize,
+    diff_bytes: usize,
 }
 
 impl Apply<'_> {
@@ -239,7 +255,51 @@ impl Apply<'_> {
     }
 
     fn step(&mut self, key: &ItemKey, row: Option<&Row>, wanted: Option<&Arc<Encoded>>) {
+        if self.leave.dry_run
+            && let (Some(row), Some(wanted)) = (row, wanted)
+        {
+            self.diff(row, wanted);
+        }
         self.planned.steps.extend(Step::new(key, row, wanted));
+    }
+
+    /// How a text changes, within a bound for all of them.
+    fn diff(&mut self, row: &Row, wanted: &Encoded) {
+        let text = |item: Option<Item>| match item.map(|item| item.body) {
+            Some(ItemBody::Policy(policy) | ItemBody::Template(policy)) => Some(policy.text),
+            Some(ItemBody::Schema(schema)) => Some(schema.text),
+            _ => None,
+        };
+        if !matches!(row.key.kind, Kind::Policy | Kind::Template | Kind::Schema)
+            || self.diff_bytes > DIFF_BYTES
+        {
+            return;
+        }
+        let before = text(Item::decode(row.key.clone(), &row.body).ok());
+        if let (Some(before), Some(after)) = (before, text(wanted.decode().ok())) {
+            let diff = diff::unified(&before, &after);
+            self.diff_bytes += diff.len();
+            self.report.diffs.insert(row.key.clone(), diff);
+        }
+    }
+
+    /// Entities that the files have and the directory, too.
+    fn twice(&mut self) -> Result<(), StoreError> {
+        let (packed, name) = (self.packed, self.name);
+        if !packed.items().any(|item| item.key.kind == Kind::Entity) {
+            return Ok(());
+        }
+        let twice = &mut self.report.twice;
+        self.store.each_of("", Kind::Entity, &mut |row| {
+            let key = ItemKey::new(name, Kind::Entity, row.key.id);
+            if packed.find(&key).is_some() {
+                twice.all += 1;
+                if twice.first.len() < TWICE {
+                    twice.first.push(key);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// What somebody, and no apply, has deleted.
@@ -355,6 +415,10 @@ impl Apply<'_> {
                 return Err(Refusal::Emptied(emptied));
             }
             self.report.emptied = emptied;
+        }
+        if self.leave.dry_run {
+            let Apply { store, name, packed, planned, .. } = &self;
+            self.report.access = gains::named(*store, name, packed, &planned.steps)?;
         }
         Ok((self.planned, self.report))
     }

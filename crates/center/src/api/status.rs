@@ -9,14 +9,11 @@ use http::{HeaderValue, StatusCode, header};
 use keepgate_api as api;
 use keepgate_observe::Page;
 use keepgate_policy::Revision;
-use serde::Deserialize;
 
-use super::input::{Args, PAGE};
-use super::{Answer, App, items};
+use super::App;
 use crate::desk::{Condition, Scope};
 use crate::follow::Follower;
 use crate::metrics::Levels;
-use crate::store::AuditRow;
 
 pub(crate) async fn healthz() -> &'static str {
     "ok\n"
@@ -135,59 +132,6 @@ fn shown(scope: Scope) -> api::Scope {
         Scope::All => api::Scope::ALL,
         Scope::Services(names) => api::Scope::Services(names.into_iter().collect()),
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct AuditArgs {
-    #[serde(default)]
-    after: u64,
-    #[serde(default)]
-    limit: Option<usize>,
-}
-
-/// Audit rows read at once: each may have two bodies of a MiB.
-const AUDIT_STRIDE: usize = 8;
-
-pub(crate) async fn audit(
-    State(app): State<App>,
-    Args(args): Args<AuditArgs>,
-) -> Answer<Out<api::Audit>> {
-    let limit = args.limit.unwrap_or(PAGE).clamp(1, PAGE);
-    let (rows, is_last) = app
-        .desk
-        .read(move |store| {
-            let mut rows: Vec<AuditRow> = Vec::new();
-            let mut bytes = 0;
-            loop {
-                let wanted = AUDIT_STRIDE.min(limit - rows.len());
-                let after = rows.last().map_or(args.after, |row| row.seq);
-                let more = store.audit_after(after, wanted)?;
-                let is_last = more.len() < wanted;
-                let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-                bytes += more.iter().map(|row| of(&row.before) + of(&row.after)).sum::<usize>();
-                rows.extend(more);
-                if is_last || rows.len() >= limit || bytes > items::PAGE_BYTES {
-                    return Ok((rows, is_last));
-                }
-            }
-        })
-        .await?;
-    let body = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok());
-    let shown = |row: AuditRow| api::AuditEntry {
-        seq: row.seq,
-        revision: row.revision.0,
-        unix_ms: row.unix_ms,
-        actor: row.actor,
-        action: row.action,
-        service: row.service,
-        kind: row.kind,
-        id: row.id,
-        before: body(row.before),
-        after: body(row.after),
-    };
-    let next = (!is_last).then(|| rows.last().map(|row| row.seq)).flatten();
-    Ok(Out(api::Audit { entries: rows.into_iter().map(shown).collect(), next }))
 }
 
 pub(crate) async fn followers(State(app): State<App>) -> Out<api::Followers> {

@@ -21,8 +21,8 @@ use super::input::{Args, Condition, Json, Page, Params};
 use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
-    App, authzen, authzen_shapes, check, directory, extras, import, items, keys, openapi, removal,
-    services, status, tokens, top,
+    App, audit, authzen, authzen_shapes, check, directory, extras, import, items, keys, openapi,
+    removal, services, status, tokens, top,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -520,6 +520,7 @@ fn of_directory(t: &mut Table) {
     t.add(("POST", "/v1/roles/assign"), Write, ("assignRole", "put a member into a role"), || {
         post(directory::assign)
     })
+    .query(&[("must_exist", "boolean")])
     .takes::<api::Membership>()
     .answers::<api::Changed>();
     t.add(
@@ -561,11 +562,21 @@ fn of_status(t: &mut Table) {
         get(status::status)
     })
     .answers::<api::Status>();
-    t.add(("GET", "/v1/audit"), Read, ("audit", "who changed what, from the oldest on"), || {
-        get(status::audit)
-    })
-    .query(&[("after", "integer"), ("limit", "integer")])
-    .answers::<api::Audit>();
+    t.add(("GET", "/v1/audit"), Read, ("audit", "who changed what"), || get(audit::audit))
+        .query(&[
+            ("newest", "boolean"),
+            ("after", "integer"),
+            ("before", "integer"),
+            ("limit", "integer"),
+            ("actor", "string"),
+            ("action", "string"),
+            ("service", "string"),
+            ("kind", "string"),
+            ("id", "string"),
+            ("since_ms", "integer"),
+            ("until_ms", "integer"),
+        ])
+        .answers::<api::Audit>();
     t.add(("GET", "/v1/followers"), Read, ("followers", "who follows, and how far"), || {
         get(status::followers)
     })

@@ -290,6 +290,184 @@ async fn two_people_do_not_overwrite_each_other() {
     center.stop().await;
 }
 
+/// What a dry run tells: texts line by line, access by name, entities that are in the directory, too.
+#[tokio::test]
+async fn a_dry_run_shows_texts_and_access() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let mut files = staff(&["alice"]);
+    files["rule.cedar"] =
+        json!("// one\npermit (principal in role::\"staff\",\n  action,\n  resource);");
+    files["entities.json"] = json!("[{\"uid\":{\"type\":\"user\",\"id\":\"carl\"}}]");
+    apply(&center, "", &files).await.good();
+    center.ask("PUT", "/v1/entities/user::%22carl%22", Some(json!({}))).await.good();
+    files["rule.cedar"] =
+        json!("// one\nforbid (principal in role::\"staff\",\n  action,\n  resource);");
+    files["roles.toml"] = json!(
+        "[[role]]\nid = \"staff\"\nmembers = ['user::\"bob\"']\n[[role.grant]]\nactions = [\"GET\"]\n\
+         resource = 'route::\"/o\"'\n"
+    );
+    let dry = apply(&center, "?dry_run=true", &files).await.good();
+    let of = |id: &str| {
+        let changes = dry["changes"].as_array().unwrap();
+        changes.iter().find(|change| change["id"] == id).unwrap().clone()
+    };
+    let diff = of("rule")["diff"].as_str().unwrap().to_owned();
+    assert!(diff.contains("-permit (principal in role::\"staff\",\n"), "{diff}");
+    assert!(diff.contains("+forbid (principal in role::\"staff\",\n   action,\n"), "{diff}");
+    let access: Vec<String> = dry["access"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| format!("{} {} {}", change["gained"], change["principal"], change["message"]))
+        .collect();
+    let text = access.join("\n").replace("\\\"", "'").replace('"', "");
+    for part in [
+        "false user::'alice' membership in role::'staff', which may GET on route::'/o'",
+        "true user::'bob' membership in role::'staff', which may GET on route::'/o'",
+        "true role::'staff' GET on route::'/o' (grant `staff: GET on route::'/o'`)",
+        "false any what policy `rule` permits, only with role::'staff'",
+        "false any what policy `rule` forbids, only with role::'staff'",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let warned = dry["warnings"].to_string();
+    assert!(warned.contains("the directory has an entity of this name, too"), "{warned}");
+    // Said when it lands, too; the rest is for a dry run.
+    let landed = apply(&center, "", &files).await.good();
+    assert!(landed["warnings"].to_string().contains("of this name, too"), "{landed}");
+    assert_eq!((landed.get("access"), landed["changes"][0].get("diff")), (None, None));
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn the_audit_log_is_filtered_and_read_from_its_end() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    apply(&center, "", &staff(&["alice"])).await.good();
+    let colleague = center.token("editor", "").await;
+    let actor = colleague.split('_').nth(1).unwrap().to_owned();
+    for who in ["ann", "ben", "cat"] {
+        let body = json!({ "member": format!("user::\"{who}\""), "role": "role::\"staff\"" });
+        center.ask_as(Some(&colleague), "POST", "/v1/roles/assign", Some(body)).await.good();
+    }
+    center.member("ben", "revoke").await.good();
+    let audit = |query: String| {
+        let center = &center;
+        async move { center.ask("GET", &format!("/v1/audit?newest=true&{query}"), None).await.good() }
+    };
+    let ids = |page: &Value| -> Vec<String> {
+        let entries = page["entries"].as_array().unwrap();
+        entries.iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let member = |who: &str| format!("user::\"{who}\" in role::\"staff\"");
+    let all = audit(String::new()).await;
+    let seqs: Vec<u64> =
+        all["entries"].as_array().unwrap().iter().map(|e| e["seq"].as_u64().unwrap()).collect();
+    assert!(seqs.is_sorted_by(|a, b| a > b), "{seqs:?}");
+    assert_eq!(ids(&all)[0], member("ben"));
+    let by = audit(format!("actor={actor}")).await;
+    assert_eq!(ids(&by), [member("cat"), member("ben"), member("ann")]);
+    let roles = audit("action=role&kind=member".into()).await;
+    assert_eq!(ids(&roles).len(), 4);
+    assert_eq!(ids(&audit("action=role.revoke".into()).await), [member("ben")]);
+    assert_eq!(ids(&audit("action=rol".into()).await), Vec::<String>::new());
+    assert_eq!(ids(&audit("service=orders&kind=policy".into()).await), ["staff"]);
+    assert_eq!(ids(&audit("since_ms=99999999999999".into()).await), Vec::<String>::new());
+    assert_eq!(ids(&audit("until_ms=1".into()).await), Vec::<String>::new());
+    let first = audit("action=role&limit=3".into()).await;
+    let rest = audit(format!("action=role&limit=3&before={}", first["next"])).await;
+    assert_eq!([ids(&first), ids(&rest)].concat(), ids(&roles));
+    assert_eq!(rest.get("next"), None);
+    center.ask("GET", "/v1/audit?nonsense=1", None).await.problem(400);
+    center.stop().await;
+}
+
+/// A role that nothing names is likely a slip.
+#[tokio::test]
+async fn an_unknown_role_is_refused_with_the_nearest_name() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center
+        .service(
+            "orders",
+            &[("p", "permit (principal in role::\"orders-reader\", action, resource);")],
+        )
+        .await;
+    let assign = |role: &str, query: &str| {
+        let body = json!({ "member": "user::\"ann\"", "role": format!("role::\"{role}\"") });
+        let path = format!("/v1/roles/assign{query}");
+        let center = &center;
+        async move { center.ask("POST", &path, Some(body)).await }
+    };
+    let detail = assign("oders-reader", "?must_exist=true").await.problem(422);
+    assert!(detail.contains("did you mean `role::\"orders-reader\"`?"), "{detail}");
+    assert!(detail.contains("--create"), "{detail}");
+    let detail = assign("something-else", "?must_exist=true").await.problem(422);
+    assert!(!detail.contains("did you mean"), "{detail}");
+    // A policy names it, and who does not ask for it to be known makes it.
+    assign("orders-reader", "?must_exist=true").await.good();
+    assign("made", "").await.good();
+    assign("made", "?must_exist=true").await.good();
+    center.stop().await;
+}
+
+/// A store of the layout before this one: what its audit log says of each item counts.
+#[tokio::test]
+async fn a_store_of_layout_2_is_migrated_with_its_origins() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    apply(&center, "", &staff(&["alice", "bob"])).await.good();
+    center.member("zoe", "assign").await.good();
+    center.member("bob", "revoke").await.good();
+    let grant = json!({ "principal": { "type": "user", "id": "eve" }, "actions": [] });
+    center.ask("PUT", "/v1/services/orders/grants/eve", Some(grant)).await.good();
+    let policy = json!({ "text": "forbid (principal, action, resource);" });
+    center.ask("PUT", "/v1/services/orders/policies/staff", Some(policy)).await.good();
+    center.stop().await;
+    let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+    raw.execute_batch(
+        "DROP INDEX audit_by_revision; ALTER TABLE items DROP COLUMN brought; \
+         ALTER TABLE items DROP COLUMN base; PRAGMA user_version = 2;",
+    )
+    .unwrap();
+    drop(raw);
+    let center = Running::start(&dir).await;
+    let answer = apply(&center, "", &staff(&["alice", "bob"])).await.good();
+    assert_eq!(
+        names(&answer["conflicts"]),
+        [r"member user::\bob\ in role::\staff\", "policy staff"]
+    );
+    assert_eq!(names(&answer["stays"]), [r"member user::\zoe\ in role::\staff\", "grant eve"]);
+    assert_eq!(answer["changes"], json!([]));
+    center.stop().await;
+}
+
+/// A backup holds who brought what; one of an earlier release is read by its audit rows.
+#[tokio::test]
+async fn a_restored_store_knows_who_brought_what() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    apply(&center, "", &staff(&["alice", "bob"])).await.good();
+    center.member("bob", "revoke").await.good();
+    center.member("zoe", "assign").await.good();
+    let policy = json!({ "text": "forbid (principal, action, resource);" });
+    center.ask("PUT", "/v1/services/orders/policies/staff", Some(policy)).await.good();
+    let before = apply(&center, "", &staff(&["alice", "bob"])).await.good();
+    center.stop().await;
+    let file = dir.path().with_extension("kgbackup");
+    keepgate_center::upkeep::backup(dir.path(), &file, 5).unwrap();
+    let prepared = keepgate_center::upkeep::restore(dir.path(), &file).unwrap();
+    prepared.commit(9).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let center = Running::start(&dir).await;
+    let after = apply(&center, "", &staff(&["alice", "bob"])).await.good();
+    assert_eq!(names(&after["conflicts"]), names(&before["conflicts"]));
+    assert_eq!(names(&after["conflicts"]).len(), 2);
+    assert_eq!(names(&after["stays"]), names(&before["stays"]));
+    center.stop().await;
+}
+
 /// A generator that each seed makes the same numbers of (Steele, Lea, Flood: SplitMix64).
 struct Dice(u64);
 

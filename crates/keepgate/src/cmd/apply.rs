@@ -14,7 +14,7 @@ use crate::style::{self, Paint};
 /// Largest file, in bytes: above what a center takes unless it is told otherwise (`--apply-bytes`).
 const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Most files.
-const MAX_FILES: usize = 1_000;
+const MAX_FILES: usize = 10_000;
 /// The files with a fixed name; every `*.cedar` file counts too.
 const FIXED_NAMES: [&str; 10] = [
     "service.toml",
@@ -335,6 +335,23 @@ fn changes(service: &str, answer: &api::Applied, paint: Paint) -> String {
         let line = format!("{mark} {:<9} {}", change.item.kind, change.item.id);
         out.push_str(line.trim_end());
         out.push('\n');
+        for line in change.diff.iter().flat_map(|diff| diff.lines()) {
+            let shown = match line.chars().next() {
+                Some('+') => paint.good(line),
+                Some('-') => paint.bad(line),
+                _ => paint.faint(line),
+            };
+            out.push_str(&format!("    {shown}\n"));
+        }
+    }
+    for change in &answer.access {
+        let api::AccessChange { gained, principal, message } = change;
+        let (mark, verb) = match gained {
+            true => (paint.good("+"), "gains"),
+            false => (paint.bad("-"), "loses"),
+        };
+        let who = if principal == "any" { "whom it applies to" } else { principal };
+        out.push_str(&format!("{mark} access    {who} {verb} {message}\n"));
     }
     // Of many changes the first are listed; the counts are of all.
     let listed = created + updated + deleted;

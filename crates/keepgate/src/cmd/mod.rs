@@ -6,6 +6,7 @@
 //! `X => x,`. A command that needs an async runtime builds it with [`runtime`].
 
 pub(crate) mod apply;
+mod audit;
 mod center;
 mod check;
 mod completions;
@@ -132,6 +133,7 @@ commands! {
     User => user,
     Entity => entity,
     Service => service,
+    Audit => audit,
     Status => status,
     Doctor => doctor,
     Top => top,

@@ -53,6 +53,9 @@ enum Action {
     Assign {
         #[command(flatten)]
         edge: Edge,
+        /// Make the role where nothing names it yet: without this, it is refused, for it may be a slip
+        #[arg(long)]
+        create: bool,
     },
     /// Take a principal, or a role, out of a role
     Revoke {
@@ -150,9 +153,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 style::print(&table.render(Paint::stdout()))?;
             }
         }
-        Action::Assign { edge } => {
+        Action::Assign { edge, create } => {
             let mut admin = edge.center.connect()?;
-            let answer = runtime.block_on(change(&mut admin, "assign", &edge))?;
+            let verb = if create { "assign" } else { "assign?must_exist=true" };
+            let answer = runtime.block_on(change(&mut admin, verb, &edge))?;
             done(&edge, "is in", &answer)?;
         }
         Action::Revoke { edge } => {

@@ -123,6 +123,34 @@ fn a_day_by_commands_alone() {
     );
     assert_eq!(up.status(&bob), 403);
 
+    // A dry run shows texts and access; the log says who did what.
+    scratch.write("policy/extra.cedar", "permit (principal == user::\"ann\", action, resource);\n");
+    let dry = up.run(&["apply", &policy, "--dry-run"]);
+    assert_eq!(dry.code, 0, "{dry:?}");
+    assert!(
+        dry.stdout.contains("gains what policy `extra` permits, only with user::\"ann\""),
+        "{dry:?}"
+    );
+    std::fs::remove_file(scratch.join("policy/extra.cedar")).unwrap();
+    let log = up.ok(&["audit", "--action", "role.revoke"]);
+    assert!(log.contains("- member user::\"bob\" in role::\"orders-reader\""), "{log}");
+    let csv = up.ok(&["audit", "--csv", "--kind", "grant", "--service", "orders"]);
+    assert!(
+        csv.starts_with("seq,revision,time,actor,action,service,kind,id,before,after\r\n"),
+        "{csv}"
+    );
+    assert!(csv.contains(",grant.put,orders,grant,orders-admin: any on any,,\"{"), "{csv}");
+    let json: serde_json::Value =
+        serde_json::from_str(&up.ok(&["audit", "--json", "--limit", "1"])).unwrap();
+    assert_eq!(json["entries"].as_array().unwrap().len(), 1);
+
+    // A slip makes no role.
+    let said = up.run(&["role", "assign", "user::ann", "orders-reeder"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.stderr.contains("did you mean `role::\"orders-reader\"`?"), "{said:?}");
+    up.ok(&["role", "assign", "user::ann", "orders-reeder", "--create"]);
+    up.ok(&["role", "revoke", "user::ann", "orders-reeder"]);
+
     // A file that was forgotten empties nothing, by no way in.
     let roles = std::fs::read_to_string(scratch.join("policy/roles.toml")).unwrap();
     std::fs::remove_file(scratch.join("policy/roles.toml")).unwrap();

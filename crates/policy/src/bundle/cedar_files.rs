@@ -9,10 +9,28 @@
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest as _, Sha256};
+
 use super::Reader;
 use super::line::Lines;
 use crate::cedar_text::{self, PolicyError, Sort};
 use crate::model::{Item, ItemBody, PolicyBody};
+
+/// Bytes of the longest file name that file systems take.
+const MAX_NAME: usize = 255;
+
+/// Bytes of a long id's file name before its hash.
+const NAME_START: usize = 180;
+
+/// Begins the names of files that gather policies without a file of their own; such an item does not
+/// remember the file, or an export that is applied would change it.
+const GATHERED: &str = "+policies-";
+
+/// Policies with files of their own that one directory has; more are gathered.
+const OWN_FILES: usize = 500;
+
+/// Policies in a file that gathers them, at least.
+const IN_GATHERED: usize = 1_000;
 
 /// Starts a line that gives the next policy's id, as a JSON string.
 pub(crate) const MARKER: &str = "//@ id:";
@@ -184,10 +202,24 @@ fn marker(text: &str, start: usize, end: usize) -> Option<(usize, usize)> {
 
 pub(super) fn render(items: &[&Item]) -> BTreeMap<String, String> {
     let mut files: BTreeMap<String, Vec<(&str, &str)>> = BTreeMap::new();
+    let mut own: Vec<(&str, &str)> = Vec::new();
     for item in items {
         if let ItemBody::Policy(body) | ItemBody::Template(body) = &item.body {
-            let file = if body.file.is_empty() { file_of(&item.key.id) } else { body.file.clone() };
-            files.entry(file).or_default().push((&item.key.id, &body.text));
+            let policy = (item.key.id.as_str(), body.text.as_str());
+            match body.file.is_empty() {
+                true => own.push(policy),
+                false => files.entry(body.file.clone()).or_default().push(policy),
+            }
+        }
+    }
+    if own.len() <= OWN_FILES {
+        for policy in own {
+            files.entry(file_of(policy.0)).or_default().push(policy);
+        }
+    } else {
+        let most = IN_GATHERED.max(own.len().div_ceil(OWN_FILES));
+        for (number, policies) in own.chunks(most).enumerate() {
+            files.insert(format!("{GATHERED}{}{END}", number + 1), policies.to_vec());
         }
     }
     files
@@ -271,10 +303,75 @@ pub(crate) fn file_of(id: &str) -> String {
     if let Some(rest) = name.strip_prefix("README") {
         name = format!("%52EADME{rest}");
     }
+    // Ids are longer than file names may be; then the file says the id, and its name is a hash's.
+    if name.len() + END.len() > MAX_NAME {
+        let hash = Sha256::digest(id.as_bytes());
+        name.truncate(NAME_START);
+        name.push('~');
+        hash.iter().take(16).for_each(|byte| name.push_str(&format!("{byte:02x}")));
+    }
     name.push_str(END);
     name
 }
 
+/// Whether a policy of this id is in such a file without remembering it.
+pub(crate) fn is_own_file(file: &str, id: &str) -> bool {
+    file == file_of(id) || file.starts_with(GATHERED)
+}
+
 fn decoded_name(stem: &str) -> String {
     crate::router::decoded(stem).map_or_else(|_| stem.to_owned(), std::borrow::Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::{parse, render as render_all};
+    use crate::model::ItemKey;
+
+    fn policies(ids: impl Iterator<Item = String>) -> Vec<Item> {
+        let service = crate::service::ServiceSettings::named("s");
+        let mut items = vec![Item::new("s", "", ItemBody::Service(Box::new(service)))];
+        for (at, id) in ids.enumerate() {
+            let text = format!("permit (principal == user::\"{at}\", action, resource);");
+            let body = PolicyBody { text, file: String::new() };
+            items.push(Item::new("s", &id, ItemBody::Policy(body)));
+        }
+        items.sort_by(|a, b| a.key.cmp(&b.key));
+        items
+    }
+
+    fn comes_back(items: &[Item]) -> BTreeMap<String, String> {
+        let files = render_all("s", items);
+        assert!(files.keys().all(|name| name.len() <= MAX_NAME), "a name is too long");
+        assert_eq!(parse(&files).unwrap().items, items);
+        files
+    }
+
+    #[test]
+    fn long_ids_have_files_whose_names_are_not() {
+        let longest = MAX_NAME - END.len();
+        for length in [longest - 1, longest, longest + 1, 1_000] {
+            let ids =
+                [format!("{}a", "x".repeat(length - 1)), format!("{}b", "x".repeat(length - 1))];
+            assert_eq!(comes_back(&policies(ids.into_iter())).len(), 3, "{length}");
+        }
+        let wide = comes_back(&policies(std::iter::once("\u{1f600}".repeat(60))));
+        assert_eq!(wide.len(), 2);
+    }
+
+    #[test]
+    fn many_policies_are_gathered_in_few_files() {
+        for (count, files) in [(OWN_FILES, OWN_FILES + 1), (OWN_FILES + 1, 2), (2_500, 4)] {
+            let items = policies((0..count).map(|n| format!("p{n}")));
+            assert_eq!(comes_back(&items).len(), files, "{count}");
+        }
+        let key = ItemKey::policy("s", "p");
+        let body = PolicyBody {
+            text: "permit (principal, action, resource);".into(),
+            file: "+policies-9.cedar".into(),
+        };
+        let item = Item { key, body: ItemBody::Policy(body) }.canonical();
+        assert!(matches!(item.body, ItemBody::Policy(body) if body.file.is_empty()));
+    }
 }

@@ -25,7 +25,7 @@ use self::line::Lines;
 use crate::digest::Digest;
 use crate::encoded::Encoded;
 use crate::model::{Item, ItemBody, ItemKey, Kind, Revision};
-pub(crate) use cedar_files::{MARKER, file_of};
+pub(crate) use cedar_files::{MARKER, is_own_file};
 pub use pack::{Packed, Packer};
 
 use crate::openapi;

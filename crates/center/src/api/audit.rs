@@ -1,0 +1,121 @@
+//! The audit log: who changed what, from the oldest on or from the newest.
+
+use axum::Json as Out;
+use axum::extract::State;
+use keepgate_api as api;
+use serde::Deserialize;
+
+use super::input::{Args, PAGE};
+use super::{Answer, App, items};
+use crate::store::AuditRow;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuditArgs {
+    /// The newest first.
+    #[serde(default)]
+    newest: bool,
+    /// From the oldest on: entries after this one.
+    #[serde(default)]
+    after: u64,
+    /// The newest first: entries before this one; 0: from the newest on.
+    #[serde(default)]
+    before: u64,
+    #[serde(default)]
+    limit: Option<usize>,
+    #[serde(default)]
+    actor: Option<String>,
+    /// An action, or what actions begin with before a dot.
+    #[serde(default)]
+    action: Option<String>,
+    #[serde(default)]
+    service: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    since_ms: Option<u64>,
+    #[serde(default)]
+    until_ms: Option<u64>,
+}
+
+impl AuditArgs {
+    fn passes(&self, row: &AuditRow) -> bool {
+        let is = |wanted: &Option<String>, found: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == found)
+        };
+        let is_action = self.action.as_ref().is_none_or(|wanted| {
+            let rest = row.action.strip_prefix(wanted.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        });
+        is_action
+            && is(&self.actor, &row.actor)
+            && is(&self.service, &row.service)
+            && is(&self.kind, &row.kind)
+            && is(&self.id, &row.id)
+            && self.since_ms.is_none_or(|since| row.unix_ms >= since)
+            && self.until_ms.is_none_or(|until| row.unix_ms < until)
+    }
+}
+
+/// Rows read at once: each may have two bodies of a MiB.
+const STRIDE: usize = 8;
+
+/// Rows looked at for one answer; the next page goes on from there.
+const LOOKED_AT: usize = 20_000;
+
+pub(crate) async fn audit(
+    State(app): State<App>,
+    Args(args): Args<AuditArgs>,
+) -> Answer<Out<api::Audit>> {
+    let limit = args.limit.unwrap_or(PAGE).clamp(1, PAGE);
+    let read = app.desk.read(move |store| {
+        let mut rows: Vec<AuditRow> = Vec::new();
+        let mut at = if args.newest { args.before } else { args.after };
+        let (mut bytes, mut looked_at) = (0, 0);
+        loop {
+            let more = match args.newest {
+                true => store.audit_before(at, STRIDE)?,
+                false => store.audit_after(at, STRIDE)?,
+            };
+            let is_last = more.len() < STRIDE;
+            for row in more {
+                at = row.seq;
+                looked_at += 1;
+                if args.passes(&row) {
+                    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+                    bytes += of(&row.before) + of(&row.after);
+                    rows.push(row);
+                    if rows.len() >= limit {
+                        return Ok((rows, Some(at)));
+                    }
+                }
+            }
+            if is_last {
+                return Ok((rows, None));
+            }
+            if bytes > items::PAGE_BYTES || looked_at >= LOOKED_AT {
+                return Ok((rows, Some(at)));
+            }
+        }
+    });
+    let (rows, next) = read.await?;
+    Ok(Out(api::Audit { entries: rows.into_iter().map(shown).collect(), next }))
+}
+
+fn shown(row: AuditRow) -> api::AuditEntry {
+    let body = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok());
+    api::AuditEntry {
+        seq: row.seq,
+        revision: row.revision.0,
+        unix_ms: row.unix_ms,
+        actor: row.actor,
+        action: row.action,
+        service: row.service,
+        kind: row.kind,
+        id: row.id,
+        before: body(row.before),
+        after: body(row.after),
+    }
+}
