@@ -23,10 +23,13 @@ pub(crate) fn wanted(headers: &HeaderMap, query: Option<u64>) -> Answer<Option<R
     if headers.contains_key(header::IF_NONE_MATCH) {
         let detail = "expected `If-Match` with the revision of an export; an apply has no \
                       `If-None-Match`";
-        return Err(Problem::bad_request(detail));
+        return Err(Problem::unprocessable(detail));
     }
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(by_query) };
     let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(by_query);
+    }
     let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     let by_header = match number.unwrap_or(text).parse().map(Revision) {
         Ok(revision) => revision,
@@ -34,11 +37,16 @@ pub(crate) fn wanted(headers: &HeaderMap, query: Option<u64>) -> Answer<Option<R
             let detail = format!(
                 "expected the revision of an export in `If-Match`, such as `\"12\"`, got `{text}`"
             );
-            return Err(Problem::bad_request(detail));
+            // A tag is well-formed, and of no revision.
+            let is_tag = text.starts_with('"') || text.starts_with("W/");
+            return Err(match is_tag {
+                true => Problem::unprocessable(detail),
+                false => Problem::bad_request(detail),
+            });
         }
     };
     match by_query {
-        Some(other) if other != by_header => Err(Problem::bad_request(format!(
+        Some(other) if other != by_header => Err(Problem::unprocessable(format!(
             "`If-Match` says revision {by_header}, `if_revision` says {other}; send one of them"
         ))),
         _ => Ok(Some(by_header)),
