@@ -74,7 +74,9 @@ pub(crate) struct AskedItem {
 #[derive(JsonSchema)]
 #[schemars(rename = "EvaluationBatch")]
 #[schemars(extend("anyOf" = [
-    { "required": ["evaluations"], "properties": { "evaluations": { "type": "array", "minItems": 1 } } },
+    { "required": ["evaluations"], "properties": { "evaluations": {
+        "type": "array", "items": { "$ref": "#/components/schemas/EvaluationItem" }, "minItems": 1,
+    } } },
     { "required": ["subject", "action", "resource"] },
 ]))]
 #[expect(dead_code, reason = "only its schema is used")]
