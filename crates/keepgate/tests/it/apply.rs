@@ -53,6 +53,12 @@ fn a_directory_goes_in_and_comes_out() {
         + route     GET /orders
         + route     GET /orders/{id}
         + route     POST /orders
+        + access    client::"crawler" gains membership in role::"orders-reader", which may GET on route::"/orders"
+        + access    user::"alice" gains membership in role::"orders-admin", which may DELETE, GET, POST on route::"/orders"
+        + access    user::"bob" gains membership in role::"orders-reader", which may GET on route::"/orders"
+        - access    whom it applies to loses what policy `clients-only-read` forbids
+        + access    role::"orders-admin" gains DELETE, GET, POST on route::"/orders" (grant `orders-admin-all`)
+        + access    role::"orders-reader" gains GET on route::"/orders" (grant `orders-reader-get`)
         orders: 16 to create, 0 to update, 0 to delete; a dry run, nothing was changed
     "#]];
     check(&center, &["apply", &orders, "--dry-run"], 0, dry);
@@ -131,9 +137,10 @@ fn a_directory_goes_in_and_comes_out() {
         &["apply", out, "--dry-run"],
         0,
         expect![[r#"
-        - policy    clients-only-read
-        orders: 0 to create, 0 to update, 1 to delete; a dry run, nothing was changed
-    "#]],
+            - policy    clients-only-read
+            + access    whom it applies to gains what policy `clients-only-read` forbids
+            orders: 0 to create, 0 to update, 1 to delete; a dry run, nothing was changed
+        "#]],
     );
     center.process.stop();
 }

@@ -127,7 +127,13 @@ impl Story {
     }
 
     fn member(&self, what: &str, who: &str) {
-        self.ok(&["role", what, &format!("user::\"{who}\""), "role::\"staff\""]);
+        let who = format!("user::\"{who}\"");
+        let mut command = vec!["role", what, &who, "role::\"staff\""];
+        if what == "assign" {
+            // Nothing else names the role before its first member.
+            command.push("--create");
+        }
+        self.ok(&command);
     }
 
     /// Over the files, which stay the same files.
