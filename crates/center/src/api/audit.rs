@@ -3,9 +3,11 @@
 use axum::Json as Out;
 use axum::extract::State;
 use keepgate_api as api;
+use keepgate_policy::service::is_service_name;
 use serde::Deserialize;
 
 use super::input::{Args, PAGE};
+use super::problem::Problem;
 use super::{Answer, App, items};
 use crate::store::AuditRow;
 
@@ -69,6 +71,10 @@ pub(crate) async fn audit(
     State(app): State<App>,
     Args(args): Args<AuditArgs>,
 ) -> Answer<Out<api::Audit>> {
+    if let Some(service) = args.service.as_ref().filter(|service| !is_service_name(service)) {
+        let detail = format!("`service`: expected the name of a service, got `{service}`");
+        return Err(Problem::bad_request(detail));
+    }
     let limit = args.limit.unwrap_or(PAGE).clamp(1, PAGE);
     let read = app.desk.read(move |store| {
         let mut rows: Vec<AuditRow> = Vec::new();

@@ -380,6 +380,7 @@ async fn the_audit_log_is_filtered_and_read_from_its_end() {
     assert_eq!([ids(&first), ids(&rest)].concat(), ids(&roles));
     assert_eq!(rest.get("next"), None);
     center.ask("GET", "/v1/audit?nonsense=1", None).await.problem(400);
+    center.ask("GET", "/v1/audit?service=", None).await.problem(400);
     center.stop().await;
 }
 

@@ -51,11 +51,11 @@ enum Action {
     },
     /// Put a principal, or a role, into a role
     Assign {
-        #[command(flatten)]
-        edge: Edge,
-        /// Make the role where nothing names it yet: without this, it is refused, for it may be a slip
+        /// Make the role if nothing names it yet; without this option it is refused, as a slip
         #[arg(long)]
         create: bool,
+        #[command(flatten)]
+        edge: Edge,
     },
     /// Take a principal, or a role, out of a role
     Revoke {
