@@ -44,7 +44,7 @@ impl Outages {
 }
 
 /// The seconds to wait when an outage has lasted so long: a quarter of that, between 1 and
-/// [`MAX_WAIT_S`], and up to as much again.
+/// 30 s, and up to as much again.
 pub fn wait_s(lasted_ms: u64, random: u64) -> u64 {
     let least = (lasted_ms / 1_000 / PART).clamp(1, MAX_WAIT_S);
     least + random % (least + 1)
