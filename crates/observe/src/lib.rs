@@ -49,7 +49,18 @@ pub fn unix_ms() -> u64 {
 
 /// A moment as people write it, in UTC: `2026-11-22 20:35 UTC`.
 pub fn date(unix_s: u64) -> String {
-    let (days, of_day) = (unix_s / 86_400, unix_s % 86_400);
+    let (day, hour, minute) = (day(unix_s / 86_400), unix_s / 3_600 % 24, unix_s / 60 % 60);
+    format!("{day} {hour:02}:{minute:02} UTC")
+}
+
+/// A moment as RFC 3339 has it, in UTC: `2026-11-22T20:35:07Z`.
+pub fn rfc3339(unix_s: u64) -> String {
+    let (day, hour, minute) = (day(unix_s / 86_400), unix_s / 3_600 % 24, unix_s / 60 % 60);
+    format!("{day}T{hour:02}:{minute:02}:{:02}Z", unix_s % 60)
+}
+
+/// The day that is so many days after 1970-01-01: `2026-11-22`.
+fn day(days: u64) -> String {
     // Whole years from 1970 on, then whole months.
     let leap =
         |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
@@ -67,16 +78,7 @@ pub fn date(unix_s: u64) -> String {
         left -= length;
         month += 1;
     }
-    let (hour, minute) = (of_day / 3_600, of_day / 60 % 60);
-    format!("{year:04}-{month:02}-{:02} {hour:02}:{minute:02} UTC", left + 1)
-}
-
-/// A moment as RFC 3339 has it, in UTC: `2026-11-22T20:35:07Z`.
-pub fn rfc3339(unix_s: u64) -> String {
-    let text = date(unix_s);
-    let mut parts = text.split(' ');
-    let (day, minute) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    format!("{day}T{minute}:{:02}Z", unix_s % 60)
+    format!("{year:04}-{month:02}-{:02}", left + 1)
 }
 
 #[cfg(test)]

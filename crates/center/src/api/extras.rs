@@ -83,8 +83,7 @@ fn beside_files(row: Row, service: &str) -> Result<Option<Shown>, StoreError> {
     if row.source == service {
         return Ok(None);
     }
-    let item = Item::decode(row.key, &row.body);
-    let item = item.map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
+    let item = Item::decode(row.key, &row.body)?;
     Ok(match item.body {
         ItemBody::Member(body) => Some(Shown::Member(api::ForeignMember {
             member: body.member.to_string(),

@@ -44,8 +44,9 @@ pub(crate) fn named(
             Some(_) => store.item(&step.key)?.map(|row| Item::decode(row.key, &row.body)),
             None => None,
         };
-        let before = before.transpose().map_err(corrupt)?;
-        let after = step.after.as_ref().map(|after| after.decode()).transpose().map_err(corrupt)?;
+        let before = before.transpose().map_err(StoreError::from)?;
+        let after = step.after.as_ref().map(|after| after.decode()).transpose();
+        let after = after.map_err(StoreError::from)?;
         if step.key.kind == Kind::Member && grants.is_none() {
             grants = Some(Grants::of(store, service, packed)?);
         }
@@ -127,11 +128,11 @@ impl Grants {
     fn of(store: &dyn Reading, service: &str, packed: &Packed) -> Result<Grants, Refusal> {
         let mut grants = Grants::default();
         store.each_of(service, Kind::Grant, &mut |row| {
-            grants.add(&Item::decode(row.key, &row.body).map_err(corrupt)?);
+            grants.add(&Item::decode(row.key, &row.body)?);
             Ok(())
         })?;
         for item in packed.items().filter(|item| item.key.kind == Kind::Grant) {
-            grants.add(&item.decode().map_err(corrupt)?);
+            grants.add(&item.decode().map_err(StoreError::from)?);
         }
         Ok(grants)
     }
@@ -149,8 +150,4 @@ impl Grants {
         let more = if more > 0 { format!("; {more} more") } else { String::new() };
         format!(", which may {}{more}", first.join("; "))
     }
-}
-
-fn corrupt(e: keepgate_policy::item::DecodeError) -> StoreError {
-    StoreError::Corrupt { what: keepgate_observe::chain(&e) }
 }

@@ -320,6 +320,5 @@ impl Look<'_> {
 }
 
 fn decoded(row: &Row) -> Result<Item, StoreError> {
-    Item::decode(row.key.clone(), &row.body)
-        .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })
+    Ok(Item::decode(row.key.clone(), &row.body)?)
 }

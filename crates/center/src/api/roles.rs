@@ -61,8 +61,7 @@ impl Look<'_> {
             if self.is_known {
                 return Ok(());
             }
-            let item = Item::decode(row.key, &row.body)
-                .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
+            let item = Item::decode(row.key, &row.body)?;
             match &item.body {
                 ItemBody::Role(role) => self.note(&role.uid),
                 ItemBody::Member(member) => {
@@ -92,10 +91,10 @@ impl Look<'_> {
 
     /// The name that is the fewest slips away, where they are few.
     fn nearest(&self) -> Option<&Uid> {
-        let slips = |uid: &&Uid| distance(&uid.id, &self.role.id);
-        let nearest = self.names.iter().min_by_key(slips)?;
+        let slips = self.names.iter().map(|uid| (distance(&uid.id, &self.role.id), uid));
+        let (slips, nearest) = slips.min_by_key(|(slips, _)| *slips)?;
         let most = 2.max(self.role.id.chars().count() / 3);
-        (distance(&nearest.id, &self.role.id) <= most).then_some(nearest)
+        (slips <= most).then_some(nearest)
     }
 }
 
@@ -103,23 +102,8 @@ impl Look<'_> {
 /// 200; case does not count.
 fn distance(a: &str, b: &str) -> usize {
     let letters =
-        |text: &str| -> Vec<char> { text.chars().flat_map(char::to_lowercase).take(200).collect() };
-    let (a, b) = (letters(a), letters(b));
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.iter().enumerate() {
-        let mut above_left = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, to) in row.iter_mut().skip(1).zip(&b) {
-            let replaced = above_left + usize::from(from != to);
-            above_left = *cell;
-            left = replaced.min(*cell + 1).min(left + 1);
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or_default()
+        |text: &str| -> String { text.chars().flat_map(char::to_lowercase).take(200).collect() };
+    strsim::levenshtein(&letters(a), &letters(b))
 }
 
 #[cfg(test)]

@@ -305,8 +305,7 @@ pub(crate) fn all_of(
 }
 
 fn decoded(row: Row) -> Result<Item, StoreError> {
-    Item::decode(row.key, &row.body)
-        .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })
+    Ok(Item::decode(row.key, &row.body)?)
 }
 
 fn summary(store: &dyn Reading, name: &str) -> Result<ServiceSummary, Refusal> {

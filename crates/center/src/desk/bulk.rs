@@ -251,9 +251,7 @@ pub(super) fn build(
             going_on()?;
             Ok::<_, Refusal>(match &step.after {
                 Some(after) => {
-                    let item = after
-                        .decode()
-                        .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
+                    let item = after.decode().map_err(StoreError::from)?;
                     (Change::Put(item), after.digest)
                 }
                 None => (Change::Delete(step.key.clone()), Digest::default()),
@@ -335,8 +333,7 @@ impl Prepared {
             }
             changes.push(match row {
                 Some(row) => {
-                    let item = Item::decode(row.key, &row.body)
-                        .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
+                    let item = Item::decode(row.key, &row.body).map_err(StoreError::from)?;
                     (Change::Put(item), row.digest)
                 }
                 None => (Change::Delete(key.clone()), Digest::default()),

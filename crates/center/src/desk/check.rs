@@ -531,5 +531,5 @@ fn stored(row: Row) -> Result<Item, StoreError> {
 }
 
 fn decoded(item: Result<Item, keepgate_policy::item::DecodeError>) -> Result<Item, StoreError> {
-    item.map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })
+    Ok(item?)
 }

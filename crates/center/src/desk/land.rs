@@ -357,7 +357,7 @@ fn services(
     let mut services = (*before.services).clone();
     for step in of_services {
         let after = step.after.as_ref().map(|after| after.decode()).transpose();
-        match after.map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })? {
+        match after? {
             Some(Item { body: ItemBody::Service(settings), .. }) => {
                 services.insert(step.key.service.clone(), Arc::new(*settings));
             }

@@ -419,9 +419,7 @@ impl Desk {
                 Some(after) => after.decode().map(Change::Put),
                 None => Ok(Change::Delete(step.key)),
             });
-            let changes = changes
-                .collect::<Result<_, _>>()
-                .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
+            let changes = changes.collect::<Result<_, _>>().map_err(StoreError::from)?;
             Ok(EditPlan { changes, settled, ..EditPlan::default() })
         });
         self.edit(Edit { actor, action, dry_run, plan }).await
@@ -760,8 +758,7 @@ fn load(store: &dyn Store) -> Result<(Head, Meta, Vec<Fork>), OpenError> {
                 return Ok(());
             }
             count += 1;
-            let item = Item::decode(row.key.clone(), &row.body)
-                .map_err(|e| StoreError::Corrupt { what: keepgate_observe::chain(&e) })?;
+            let item = Item::decode(row.key.clone(), &row.body)?;
             let digest = verify::row(&row, &item, revision)?;
             sum = sum.plus(digest);
             newer.moved(&item.key.service, row.needs, true);

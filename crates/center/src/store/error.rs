@@ -173,3 +173,10 @@ impl std::fmt::Display for Fault {
         })
     }
 }
+
+impl From<keepgate_policy::item::DecodeError> for StoreError {
+    /// What is stored was checked before: one that cannot be read is damage.
+    fn from(error: keepgate_policy::item::DecodeError) -> StoreError {
+        StoreError::Corrupt { what: keepgate_observe::chain(&error) }
+    }
+}

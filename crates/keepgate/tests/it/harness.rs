@@ -175,6 +175,27 @@ impl Running {
         Running::start(keepgate(), args)
     }
 
+    /// `keepgate up --json` before this upstream, with these policies, on any free ports.
+    pub(crate) fn up(upstream: &str, policy: &str, data: &Path) -> Running {
+        let any = "127.0.0.1:0";
+        Running::keepgate(&[
+            "up",
+            "--json",
+            "--upstream",
+            upstream,
+            "--policy",
+            policy,
+            "--data",
+            data.to_str().unwrap(),
+            "--listen",
+            any,
+            "--center",
+            any,
+            "--admin-listen",
+            any,
+        ])
+    }
+
     /// `keepgate ARGS..` in a network namespace.
     pub(crate) fn keepgate_in(netns: &Netns, args: &[&str]) -> Running {
         let mut command = clean(Command::new("ip"));

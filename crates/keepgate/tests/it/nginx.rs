@@ -23,22 +23,7 @@ fn a_revoked_role_is_refused_within_100_ms_and_nothing_else_fails() {
     let policy = policies(&scratch, "1h");
     let data = scratch.join("data");
     let upstream = format!("http://127.0.0.1:{}", nginx.port);
-    let mut up = Running::keepgate(&[
-        "up",
-        "--json",
-        "--upstream",
-        &upstream,
-        "--policy",
-        &policy,
-        "--data",
-        data.to_str().unwrap(),
-        "--listen",
-        "127.0.0.1:0",
-        "--center",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-    ]);
+    let mut up = Running::up(&upstream, &policy, &data);
     let screen = up.json();
     let (gate, center) = (text(&screen, "/gate"), text(&screen, "/center"));
     let admin = std::fs::read_to_string(text(&screen, "/admin_token_file")).unwrap();

@@ -17,22 +17,7 @@ struct Up {
 
 impl Up {
     fn start(upstream: &str, policy: &str, data: &Path) -> Up {
-        let mut process = Running::keepgate(&[
-            "up",
-            "--json",
-            "--upstream",
-            upstream,
-            "--policy",
-            policy,
-            "--data",
-            data.to_str().unwrap(),
-            "--listen",
-            "127.0.0.1:0",
-            "--center",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-        ]);
+        let mut process = Running::up(upstream, policy, data);
         let screen = process.json();
         Up {
             gate: text(&screen, "/gate"),
