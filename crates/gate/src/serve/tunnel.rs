@@ -91,9 +91,11 @@ impl Tunnel {
     async fn carry(&mut self, front: &Front, listed: &Listed, idle: Duration) -> Option<Ending> {
         let Tunnel { down, up, moved } = self;
         tokio::select! {
+            // Bytes that are there do not get ahead of a decision that is there.
+            biased;
+            ending = listed.ended() => Some(ending),
             // Either end closing is how a tunnel ends; there is nobody left to tell.
             _ = async { tokio::try_join!(down.run(), up.run()) } => None,
-            ending = listed.ended() => Some(ending),
             () = still_for(idle, moved) => Some(Ending::Idle),
             () = front.stopped() => Some(Ending::Stopping),
         }
