@@ -34,6 +34,37 @@ pub struct NewToken {
     /// For people; at most 500 bytes.
     #[serde(default)]
     pub note: String,
+    /// When it ends, in Unix seconds; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_unix_s: Option<u64>,
+}
+
+/// An admin token to make for whoever can reach the center's socket in its data directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewAdminToken {
+    /// For people; at most 500 bytes.
+    #[serde(default)]
+    pub note: String,
+    /// When it ends, in Unix seconds; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_unix_s: Option<u64>,
+}
+
+/// How to put a new token, or a new key, in an old one's place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// How long the old one goes on working, in seconds; never longer than it would have.
+    #[serde(default)]
+    pub overlap_s: u64,
+    /// When the new one ends, in Unix seconds. Absent: it is valid for as long as the old one was
+    /// meant to be when it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_unix_s: Option<u64>,
+    /// The new one never ends; not together with `expires_unix_s`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub never_expires: bool,
 }
 
 /// A token that was made.
@@ -78,8 +109,14 @@ pub struct Token {
     pub created_unix_s: u64,
     /// When it was used last, in Unix seconds; null: never.
     pub last_used_unix_s: Option<u64>,
-    /// When it was revoked, in Unix seconds; null: it is good.
+    /// The address that used it last; empty: not known.
+    #[serde(default)]
+    pub last_used_from: String,
+    /// When it was revoked, in Unix seconds; null: it was not.
     pub revoked_unix_s: Option<u64>,
+    /// When it ends, in Unix seconds; null: never.
+    #[serde(default)]
+    pub expires_unix_s: Option<u64>,
 }
 
 /// An API key to make.
@@ -97,15 +134,6 @@ pub struct NewKey {
     /// For people.
     #[serde(default)]
     pub note: String,
-}
-
-/// How to put a new key in an old one's place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RotateKey {
-    /// How long the old key goes on working, in seconds.
-    #[serde(default)]
-    pub overlap_s: u64,
 }
 
 /// An API key that was made.

@@ -5,10 +5,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Brought, Uid, UidInput};
 
-/// A membership to make or to end.
+/// A membership to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Membership {
+    /// Who.
+    pub member: UidInput,
+    /// In which role.
+    pub role: UidInput,
+    /// When it ends, in Unix seconds; absent: when it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_unix_s: Option<u64>,
+}
+
+/// A membership to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MembershipName {
     /// Who.
     pub member: UidInput,
     /// In which role.
@@ -38,6 +51,9 @@ pub struct Member {
     /// The service whose files brought it; empty: a command did.
     #[serde(default)]
     pub source: String,
+    /// When it ends, in Unix seconds; it may have ended. Absent: when it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_unix_s: Option<u64>,
     /// Who brought it.
     #[serde(default)]
     pub brought: Brought,

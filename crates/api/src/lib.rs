@@ -19,14 +19,15 @@ mod status;
 mod uid;
 
 pub use access::{
-    Key, Keys, MadeKey, MadeToken, NewKey, NewToken, RotateKey, Token, TokenRole, Tokens,
+    Key, Keys, MadeKey, MadeToken, NewAdminToken, NewKey, NewToken, Rotate, Token, TokenRole,
+    Tokens,
 };
 pub use changes::{
     AccessChange, Applied, Brought, Change, Changed, Conflict, Imported, ItemName, Kept, Line, Op,
     Progress, Stay, Warning,
 };
 pub use check::{ActionInput, Answer, Determining, Effect, Miss, PolicyFailure, Question, Reason};
-pub use directory::{Member, Members, Membership};
+pub use directory::{Member, Members, Membership, MembershipName};
 pub use json::Json;
 pub use problem::{Located, Problem};
 pub use services::{

@@ -61,6 +61,12 @@ pub struct ServiceSummary {
     pub links: u64,
     /// Grants.
     pub grants: u64,
+    /// Of these, how many end by themselves, or have ended.
+    #[serde(default)]
+    pub ending_grants: u64,
+    /// When the next of them ends, in Unix seconds; absent: none will.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_end_unix_s: Option<u64>,
     /// Entities of its own.
     pub entities: u64,
     /// Routes.
@@ -138,6 +144,9 @@ pub struct ForeignMember {
     /// The service whose files brought it; empty: a command did.
     #[serde(default)]
     pub source: String,
+    /// When it ends, in Unix seconds; absent: when it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_unix_s: Option<u64>,
 }
 
 /// A role that the service did not bring.

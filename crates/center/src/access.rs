@@ -5,8 +5,12 @@
 
 use std::sync::Arc;
 
-use crate::desk::Head;
-use crate::store::TokenRow;
+use keepgate_policy::service::Authzen;
+use keepgate_policy::world::{Naming, member_key};
+use keepgate_policy::{Change, ItemBody, ItemKey, Kind, Uid, World, source_of};
+
+use crate::desk::{Head, Refusal, Step, is_default};
+use crate::store::{Reading, StoreError, TokenRow};
 use crate::token::{self, Role};
 
 /// What an endpoint asks of its caller.
@@ -18,7 +22,7 @@ pub enum Permission {
     Known,
     /// Read services, the directory, keys (without secrets), audit, followers.
     Read,
-    /// Change services, the directory and keys.
+    /// Change services, the directory and keys; for editors of one service see [`check_writes`].
     Write,
     /// Create, list and revoke tokens.
     Tokens,
@@ -44,6 +48,104 @@ impl Role {
     }
 }
 
+/// A write of an item, as far as it matters here.
+pub(crate) struct Write<'a> {
+    pub(crate) key: &'a ItemKey,
+    /// The source that it has then; none: it goes.
+    pub(crate) source: Option<&'a str>,
+    /// Of a service's settings: whether they say `authzen = "default"`.
+    pub(crate) is_default: bool,
+}
+
+impl<'a> Write<'a> {
+    pub(crate) fn of_change(change: &'a Change) -> Write<'a> {
+        match change {
+            Change::Delete(key) => Write { key, source: None, is_default: false },
+            Change::Put(item) => {
+                let is_default = match &item.body {
+                    ItemBody::Service(settings) => settings.authzen == Authzen::Default,
+                    _ => false,
+                };
+                Write { key: &item.key, source: Some(source_of(&item.body)), is_default }
+            }
+        }
+    }
+
+    pub(crate) fn of_step(step: &'a Step) -> Result<Write<'a>, StoreError> {
+        let is_service = step.key.kind == Kind::Service;
+        let settings = step.after.as_ref().filter(|_| is_service).map(|after| &after.body);
+        let is_default = settings.map(|body| is_default(body)).transpose()?.unwrap_or(false);
+        let source = step.after.as_ref().map(|after| after.source.as_ref());
+        Ok(Write { key: &step.key, source, is_default })
+    }
+}
+
+/// What a caller who is bound to a service may not write, if anything.
+///
+/// INVARIANT: of a service only its own items, and not whether it decides what names no service: that
+/// is everybody's business; of the directory only items that its own service
+/// brought or brings now, and no membership in a role that a policy or grant of another service
+/// names, directly or through roles that the role is in.
+pub(crate) fn check_writes<'a>(
+    caller: &Caller,
+    store: &dyn Reading,
+    world: &World,
+    writes: impl Iterator<Item = Result<Write<'a>, StoreError>>,
+) -> Result<(), Refusal> {
+    let Some(own) = caller.bound() else { return Ok(()) };
+    let refused = |what: String| {
+        Err(Refusal::NotAllowed(format!("an editor of service `{own}` may not write {what}")))
+    };
+    let mut roles: Vec<Uid> = Vec::new();
+    for write in writes {
+        let Write { key, source, is_default: will_be } = write?;
+        if !key.service.is_empty() {
+            if key.service != own {
+                return refused(key.to_string());
+            }
+            if key.kind == Kind::Service {
+                let row = store.item(key)?;
+                let was = row.map(|row| is_default(&row.body)).transpose()?.unwrap_or(false);
+                if was != will_be {
+                    return refused(
+                        "whether it decides AuthZEN requests that name no service".into(),
+                    );
+                }
+            }
+            continue;
+        }
+        let before = store.item(key)?.map(|row| row.source);
+        let others = [before.as_deref(), source].into_iter().flatten().find(|of| *of != own);
+        if let Some(other) = others {
+            let of = match other {
+                "" => "which no service's files or editor brought".to_owned(),
+                other => format!("which service `{other}` brought"),
+            };
+            return refused(format!("the directory's {key}, {of}"));
+        }
+        if key.kind == Kind::Member {
+            let (_, role) = member_key(&key.id).ok_or_else(|| StoreError::Corrupt {
+                what: format!("{key} does not name a member and a role"),
+            })?;
+            roles.push(role);
+        }
+    }
+    roles.sort_unstable();
+    roles.dedup();
+    match world.named_elsewhere(own, &roles) {
+        None => Ok(()),
+        Some(Naming { service, policy, entity }) => refused(format!(
+            "members of `{entity}`: policy `{policy}` of service `{service}` names it, or a role \
+             that it is in"
+        )),
+    }
+}
+
+/// The source of what a caller puts into the directory.
+pub(crate) fn source(caller: &Caller) -> String {
+    caller.bound().unwrap_or_default().to_owned()
+}
+
 /// Whoever made a request, proven by a token.
 #[derive(Clone, Debug)]
 pub struct Caller(Arc<TokenRow>);
@@ -53,9 +155,9 @@ impl Caller {
     pub(crate) fn of(text: &str, head: &Head) -> Option<Caller> {
         let id = token::id_of(text)?;
         let row = head.tokens.get(id)?;
-        // The hash is compared even where the token is revoked: both take the same time.
+        // The hash is compared even where the token has ended: both take the same time.
         let same = token::matches(text, &row.sha256);
-        (same && row.revoked_unix_s.is_none()).then(|| Caller(Arc::new(row.clone())))
+        (same && row.is_good(keepgate_observe::unix_s())).then(|| Caller(Arc::new(row.clone())))
     }
 
     /// Its token's id.
@@ -73,15 +175,21 @@ impl Caller {
         (!self.0.service.is_empty()).then_some(self.0.service.as_str())
     }
 
+    /// The one service that it may write; none: all of them.
+    pub fn bound(&self) -> Option<&str> {
+        self.service().filter(|_| self.role() == Role::Editor)
+    }
+
     /// Whether it has this permission.
     pub fn may(&self, permission: Permission) -> bool {
         self.role().has(permission)
     }
 
-    /// Whether its token still is what it was when it was shown.
+    /// Whether its token still is what it was when it was shown, and has not ended since.
     pub(crate) fn still_good(&self, head: &Head) -> bool {
+        let now = keepgate_observe::unix_s();
         head.tokens
             .get(&self.0.id)
-            .is_some_and(|row| row.revoked_unix_s.is_none() && row.sha256 == self.0.sha256)
+            .is_some_and(|row| row.is_good(now) && row.sha256 == self.0.sha256)
     }
 }

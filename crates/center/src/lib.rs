@@ -11,6 +11,7 @@
 pub mod access;
 mod api;
 pub mod desk;
+mod door;
 pub mod follow;
 pub mod metrics;
 pub(crate) mod proto;
@@ -37,6 +38,7 @@ use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
 use store::{Retention, SqliteStore, Store, StoreError};
 use token::{RandomError, Role};
 
+pub use door::{DoorError, SOCKET, admin_token};
 pub use keepgate_serve::TlsFiles;
 pub use server::{APPLY_BYTES, Bounds};
 pub use tls::TlsError;
@@ -53,7 +55,8 @@ pub struct CenterConfig {
     pub listen: SocketAddr,
     /// Certificate and key; none: plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// The URL callers reach it by, for AuthZEN metadata; none: what they call it in `Host`.
+    /// The URL callers reach it by: for AuthZEN metadata (none: what they call it in `Host`), and for
+    /// the `Host` of their requests. Plain HTTP is for loopback names only.
     pub public_url: Option<String>,
     /// Bounds on clients.
     pub bounds: Bounds,
@@ -155,6 +158,8 @@ pub enum RunError {
 
 /// A center that is ready to run.
 pub struct Center {
+    /// First: it must be gone before the store's lock is.
+    door: Option<door::Door>,
     app: api::App,
     listener: TcpListener,
     addr: SocketAddr,
@@ -167,6 +172,9 @@ pub struct Center {
 impl Center {
     /// Binds, opens the store, and on an empty one makes the first admin token.
     pub async fn start(config: CenterConfig) -> Result<Center, StartError> {
+        if let Some(url) = &config.public_url {
+            tls::check_public_url(url)?;
+        }
         let tls = tls::config(config.tls.as_ref(), config.listen)?.map(TlsAcceptor::from);
         let seats = server::Seats::new(&config.bounds)?;
         let bind = |source| StartError::Listen { addr: config.listen, source };
@@ -187,9 +195,18 @@ impl Center {
         .map_err(|_| StartError::Runtime)??;
         let desk = Arc::new(desk);
         let admin_token_file = first_token(&desk, &config.data_dir).await?;
+        let door = door::Door::open(&config.data_dir)
+            .inspect_err(|error| {
+                let file = config.data_dir.join(SOCKET).display().to_string();
+                tracing::warn!(%error, file, "`keepgate center token` cannot ask this center");
+            })
+            .ok();
         let head = desk.head();
         tracing::info!(%addr, revision = head.revision.0, services = head.services.len(),
             tls = tls.is_some(), "the center is ready");
+        if let Some(warning) = head.authzen_warning() {
+            tracing::warn!("{warning}");
+        }
         let app = api::App {
             desk,
             followers: Arc::default(),
@@ -200,13 +217,14 @@ impl Center {
             bulk: Arc::default(),
             bounds: config.bounds,
             secure: tls.is_some(),
+            hosts: api::host::Hosts::new(addr, config.public_url.as_deref()),
             public_url: config.public_url.map(|url| Arc::from(url.trim_end_matches('/'))),
             outages: Arc::default(),
             began: Instant::now(),
             ready: Arc::new(AtomicBool::new(true)),
         };
         let bounds = config.bounds;
-        Ok(Center { app, listener, addr, tls, bounds, seats, admin_token_file })
+        Ok(Center { door, app, listener, addr, tls, bounds, seats, admin_token_file })
     }
 
     /// Where it listens.
@@ -241,7 +259,7 @@ impl Center {
     /// Serves until `shutdown` is done; then finishes what is under way, ends the streams and
     /// brings the store to rest.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let Center { app, listener, tls, bounds, seats, .. } = self;
+        let Center { door, app, listener, tls, bounds, seats, .. } = self;
         let (close, closing) = watch::channel(false);
         let server = server::Server {
             listener,
@@ -253,6 +271,14 @@ impl Center {
             closing,
         };
         let serving = server.run();
+        let desk = Arc::clone(&app.desk);
+        let door = async move {
+            if let Some(door) = door {
+                door.serve(desk).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut door = Box::pin(door);
         tokio::pin!(serving, shutdown);
         let mut usage = tokio::time::interval(USAGE_EVERY);
         loop {
@@ -265,9 +291,12 @@ impl Center {
                     serving.as_mut().await;
                     break;
                 }
+                () = &mut door => {}
                 _ = usage.tick() => note_usage(&app),
             }
         }
+        // The socket goes while the store is still locked.
+        drop(door);
         note_usage(&app);
         let desk = Arc::clone(&app.desk);
         tokio::task::spawn_blocking(move || desk.close())

@@ -1,6 +1,6 @@
 //! The rule that tokens never travel in clear text between hosts.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use keepgate_serve::TlsFiles;
@@ -19,6 +19,33 @@ pub enum TlsError {
          127.0.0.1:7480"
     )]
     Plain(SocketAddr),
+    /// Callers are to use plain HTTP where others can listen.
+    #[error(
+        "refusing the public URL `{0}`: tokens would travel in clear text; give an `https` URL, or \
+         one of this host such as http://127.0.0.1:7480"
+    )]
+    PublicPlain(String),
+    /// It is no URL that callers could use.
+    #[error("expected a public URL such as https://pdp.example.com, got `{0}`")]
+    PublicUrl(String),
+}
+
+/// The rule for the URL by which callers reach the center.
+pub(crate) fn check_public_url(url: &str) -> Result<(), TlsError> {
+    let bad = || TlsError::PublicUrl(url.to_owned());
+    let uri: http::Uri = url.parse().map_err(|_| bad())?;
+    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
+    let host = authority.map(http::uri::Authority::host).filter(|host| !host.is_empty());
+    let host = host.filter(|_| uri.query().is_none()).ok_or_else(bad)?;
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let is_here = host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback());
+    match uri.scheme_str() {
+        Some("https") => Ok(()),
+        Some("http") if is_here => Ok(()),
+        Some("http") => Err(TlsError::PublicPlain(url.to_owned())),
+        _ => Err(bad()),
+    }
 }
 
 /// The configuration of the listener; none: plain HTTP, on loopback only.

@@ -123,6 +123,7 @@ fn world() -> Result<World, Fault> {
             principal: user(n),
             actions: vec![Uid::action("GET")],
             resource: Some(Uid::route("/orders")),
+            until_unix_s: None,
         };
         items.push(Item::new(SERVICE, &format!("grant{n}"), ItemBody::Grant(grant)));
     }

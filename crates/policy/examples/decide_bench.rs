@@ -167,6 +167,7 @@ fn decisions(grants: usize) {
             principal: role(role_n),
             actions: vec![Uid::action(ACTIONS[action])],
             resource: Some(folder(folder_n)),
+            until_unix_s: None,
         };
         items.push(Item::new(SERVICE, &format!("grant-{n:06}"), ItemBody::Grant(body)));
         table.grants.insert((role_n as u32, action as u32, folder_n as u32));
@@ -309,6 +310,7 @@ fn memory_and_publishing() {
                 principal: role(n),
                 actions: vec![Uid::action(ACTIONS[n % 5])],
                 resource: Some(folder(n % FOLDERS)),
+                until_unix_s: None,
             };
             Item::new(SERVICE, &format!("grant-{n:06}"), ItemBody::Grant(body))
         });
@@ -350,7 +352,12 @@ fn memory_and_publishing() {
         let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
         println!("publish at 1,000,000 entities, {name}: p50 {p50:.1?}, p99 {p99:.1?}");
     };
-    let member = |n| MemberBody { member: user(n), role: role(n % ROLES), source: String::new() };
+    let member = |n| MemberBody {
+        member: user(n),
+        role: role(n % ROLES),
+        source: String::new(),
+        until_unix_s: None,
+    };
     publish(
         "a role assigned",
         Box::new(move |at| Change::Put(Item::new("", "", ItemBody::Member(member(nth(at)))))),
@@ -372,6 +379,7 @@ fn memory_and_publishing() {
                 principal: role(n % ROLES),
                 actions: vec![],
                 resource: Some(folder(n % FOLDERS)),
+                until_unix_s: None,
             };
             Change::Put(Item::new(SERVICE, &format!("new-{n}"), ItemBody::Grant(body)))
         }),

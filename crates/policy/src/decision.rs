@@ -43,6 +43,8 @@ pub struct Query<'a> {
     pub action_properties: &'a BTreeMap<String, serde_json::Value>,
     /// Properties that overlay the resource's stored attributes for this evaluation.
     pub resource_properties: &'a BTreeMap<String, serde_json::Value>,
+    /// When it is asked, in seconds since the Unix epoch; needed where grants or memberships end.
+    pub at_unix_s: Option<u64>,
 }
 
 /// What is left out of a question.
@@ -61,7 +63,15 @@ impl<'a> Query<'a> {
             principal_properties: &NOTHING,
             action_properties: &NOTHING,
             resource_properties: &NOTHING,
+            at_unix_s: None,
         }
+    }
+
+    /// Grants and memberships that end up to this time do not count; seconds since the Unix epoch.
+    /// Without it nothing is decided where one ends ([`QueryError::Time`]).
+    #[must_use]
+    pub fn at(self, unix_s: u64) -> Query<'a> {
+        Query { at_unix_s: Some(unix_s), ..self }
     }
 
     /// The policies of this service decide.
@@ -112,6 +122,9 @@ pub enum QueryError {
     /// No such service in this world; empty: none was named, and there is not just one.
     #[error("{}", unknown_service(.0))]
     UnknownService(String),
+    /// Some grant or membership ends, and the question does not say when it is asked.
+    #[error("a grant or a membership ends, and the question does not say when it is asked")]
+    Time,
     /// A type that is no Cedar name, where one is needed.
     #[error("`{0}` is not an entity type")]
     Type(String),
@@ -186,9 +199,9 @@ fn unknown_service(name: &str) -> String {
 
 impl QueryError {
     /// Whether the caller did nothing wrong: the same question may be decided after a change of
-    /// the policies, or on a thread with more stack.
+    /// the policies, on a thread with more stack, or with the time that was left out.
     pub fn is_undecided(&self) -> bool {
-        matches!(self, QueryError::Undecided { .. })
+        matches!(self, QueryError::Undecided { .. } | QueryError::Time)
     }
 }
 

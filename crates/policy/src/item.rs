@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bundle::is_own_file;
-use crate::model::{Item, ItemBody, ItemKey, Kind, Uid};
+use crate::model::{GrantBody, Item, ItemBody, ItemKey, Kind, MemberBody, Uid};
 
 /// A body that is not what its key says.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +63,14 @@ impl ItemBody {
         }
     }
 
-    /// The format of items that a reader must know to take this one: 1 is release 0.1's, which
-    /// refuses members that it does not know.
+    /// The format of items that a reader must know to take this one: 1 is release 0.1's. An earlier
+    /// release refuses members that it does not know, or would enforce the item without them.
     pub fn needs(&self) -> u32 {
         match self {
             ItemBody::Service(settings) => settings.needs(),
             ItemBody::Route(route) => route.needs(),
+            ItemBody::Member(MemberBody { until_unix_s: Some(_), .. })
+            | ItemBody::Grant(GrantBody { until_unix_s: Some(_), .. }) => 3,
             _ => 1,
         }
     }
@@ -160,6 +162,7 @@ impl Item {
                 member: (&body.member).into(),
                 role: (&body.role).into(),
                 source: &body.source,
+                until_unix_s: body.until_unix_s,
             }),
             ItemBody::Policy(body) | ItemBody::Template(body) => canonical_json(body),
             ItemBody::Link(body) => canonical_json(body),
@@ -256,6 +259,8 @@ struct PlainMember<'a> {
     role: PlainUid<'a>,
     #[serde(skip_serializing_if = "str::is_empty")]
     source: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until_unix_s: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -282,7 +287,7 @@ fn is_strictly_sorted<T: Ord>(list: &[T]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EntityBody, MemberBody};
+    use crate::model::EntityBody;
 
     /// What is written without sorting is what sorting would have written.
     #[test]
@@ -294,9 +299,10 @@ mod tests {
             let item = Item::new("s", "", ItemBody::Entity(body.clone()));
             assert_eq!(item.encode(), canonical_json(&body));
         }
-        for source in ["", "shop"] {
+        for (source, until_unix_s) in [("", None), ("shop", None), ("", Some(7)), ("shop", Some(0))]
+        {
             let source = source.to_owned();
-            let body = MemberBody { member: a.clone(), role: b.clone(), source };
+            let body = MemberBody { member: a.clone(), role: b.clone(), source, until_unix_s };
             let item = Item::new("", "", ItemBody::Member(body.clone()));
             assert_eq!(item.encode(), canonical_json(&body));
         }

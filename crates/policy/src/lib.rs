@@ -20,6 +20,7 @@ pub mod duration;
 mod encoded;
 pub mod host;
 pub mod identify;
+pub mod instant;
 pub mod item;
 pub mod json;
 pub mod limits;

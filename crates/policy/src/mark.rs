@@ -15,8 +15,8 @@ use crate::model::Revision;
 use crate::proto;
 
 /// The newest format of items that this release reads and writes. Format 1 is that of release 0.1;
-/// in format 2, items say which format they need.
-pub const FORMAT: u32 = 2;
+/// in format 2, items say which format they need; format 3 is that of release 0.3.
+pub const FORMAT: u32 = 3;
 
 /// Revisions stay below this, so that every JSON reader holds them exactly.
 pub const MAX_REVISION: u64 = 1 << 53;

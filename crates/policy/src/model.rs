@@ -330,6 +330,9 @@ pub struct MemberBody {
     /// The service whose `apply` brought it; empty when assigned by hand.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
+    /// Seconds since the Unix epoch from which on it does not count any more; none: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_unix_s: Option<u64>,
 }
 
 /// A Cedar policy or template, one per item.
@@ -370,6 +373,9 @@ pub struct GrantBody {
     /// The resource or a group of resources; none means any resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<Uid>,
+    /// Seconds since the Unix epoch from which on it permits nothing any more; none: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_unix_s: Option<u64>,
 }
 
 /// An API key as stored: never the key itself.

@@ -39,9 +39,9 @@ pub struct ServiceSettings {
     /// The service's name: letters, digits, `-`, `_`, `.`, at most 64 bytes.
     #[serde(deserialize_with = "service_name")]
     pub name: String,
-    /// Whether AuthZEN requests that name no service are decided with this one's policies too.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
-    pub authzen: bool,
+    /// Whether it decides AuthZEN requests that name no service.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub authzen: Authzen,
     /// What happens to requests that match no route.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unmatched: Unmatched,
@@ -119,7 +119,7 @@ impl ServiceSettings {
     pub fn named(name: impl Into<String>) -> ServiceSettings {
         ServiceSettings {
             name: name.into(),
-            authzen: true,
+            authzen: Authzen::default(),
             unmatched: Unmatched::default(),
             hosts: Vec::new(),
             paths: Paths::default(),
@@ -138,9 +138,12 @@ impl ServiceSettings {
         }
     }
 
-    /// The format of items that a reader must know to take these settings: 2 where they say what
-    /// release 0.1 refuses, else 1.
+    /// The format of items that a reader must know to take these settings: 3 where they say what
+    /// release 0.2 refuses, 2 where they say what release 0.1 refuses, else 1.
     pub fn needs(&self) -> u32 {
+        if self.authzen == Authzen::Default {
+            return 3;
+        }
         let new = self.answer_timeout_ms.is_some()
             || self.answer_idle_ms.is_some()
             || self.on_token_expiry != OnTokenExpiry::default()
@@ -152,6 +155,64 @@ impl ServiceSettings {
             || !is_default(&self.paths_fold)
             || !self.keep_headers.is_empty();
         if new { 2 } else { 1 }
+    }
+}
+
+/// Whether a service decides AuthZEN requests that name no service. Requests that name it are decided
+/// by it in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Authzen {
+    /// `true`: if it is the only service, and none is the default. In a store of a release before
+    /// 0.3 that has several such services, they decide together until one is the default.
+    #[default]
+    Yes,
+    /// `false`: never.
+    No,
+    /// `"default"`: always. At most one service of a center.
+    Default,
+}
+
+impl Serialize for Authzen {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Authzen::Yes => to.serialize_bool(true),
+            Authzen::No => to.serialize_bool(false),
+            Authzen::Default => to.serialize_str("default"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Authzen {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Authzen, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Word {
+            Default,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected `true`, `false` or `\"default\"`")]
+        enum Written {
+            Takes(bool),
+            Word(Word),
+        }
+        Ok(match Written::deserialize(from)? {
+            Written::Takes(true) => Authzen::Yes,
+            Written::Takes(false) => Authzen::No,
+            Written::Word(Word::Default) => Authzen::Default,
+        })
+    }
+}
+
+impl JsonSchema for Authzen {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Authzen".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "Whether it decides AuthZEN requests that name no service: `true` if it is the only service, `false` never, `\"default\"` always. One service of a center may be the default.",
+            "anyOf": [{ "type": "boolean" }, { "type": "string", "enum": ["default"] }],
+        })
     }
 }
 
@@ -294,15 +355,6 @@ fn kept_headers<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>
 
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-fn yes() -> bool {
-    true
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-fn is_yes(b: &bool) -> bool {
-    *b
 }
 
 fn hour_ms() -> u64 {

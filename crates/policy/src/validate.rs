@@ -20,7 +20,8 @@ use self::effort::Effort;
 use crate::bundle::FileLine;
 use crate::cedar_text::{self, PolicyError, Sort};
 use crate::identify::Identify;
-use crate::model::{Item, ItemBody, ItemKey, Kind, Uid};
+use crate::instant;
+use crate::model::{GrantBody, Item, ItemBody, ItemKey, Kind, MemberBody, Uid};
 use crate::route::Route;
 use crate::router::Router;
 use crate::wire::MAX_ITEM_BYTES;
@@ -213,6 +214,14 @@ impl Check {
                 );
                 self.problem(key, message);
             }
+        }
+        if let ItemBody::Member(MemberBody { until_unix_s: Some(at), .. })
+        | ItemBody::Grant(GrantBody { until_unix_s: Some(at), .. }) = &item.body
+            && *at > instant::LAST
+        {
+            let most = instant::LAST;
+            let message = format!("`until_unix_s`: expected at most {most} (year 9999), got {at}");
+            self.problem(key, message);
         }
         for uid in uids(&item.body) {
             if !uid.has_valid_kind() {

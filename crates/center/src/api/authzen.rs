@@ -33,8 +33,8 @@ const SMALL: usize = 16 << 10;
 /// until one of them is fast again.
 const SLOW: Duration = Duration::from_millis(2);
 
-/// Without a service in the path every service decides each evaluation: the values of a batch
-/// times the services.
+/// Where several services decide together (see [`Head::unnamed`]): the values of a batch times the
+/// services.
 const VALUES_BY_SERVICES: usize = 2 * MAX_VALUES;
 
 pub(crate) async fn evaluation(
@@ -131,26 +131,30 @@ async fn body(app: &App, request: Request) -> Answer<Bytes> {
     input::bytes(request, BODY, app).await
 }
 
-/// Who decides: one service, or all that take part; all at one revision.
+/// Who decides: one service, or in a store of an earlier release several; all at one revision.
 struct Panel {
     app: App,
     head: Arc<Head>,
-    service: Option<String>,
+    services: Vec<String>,
+    /// When they decide.
+    now_unix_s: u64,
 }
 
 impl Panel {
     fn of(app: &App, caller: &Caller, service: Option<String>) -> Answer<Panel> {
         let head = app.desk.head();
-        check::asked(&head, caller, service.as_deref())?;
-        Ok(Panel { app: app.clone(), head, service })
+        let services = check::asked(&head, caller, service.as_deref())?;
+        let services = services.into_iter().map(str::to_owned).collect();
+        let now_unix_s = keepgate_observe::unix_s();
+        Ok(Panel { app: app.clone(), head, services, now_unix_s })
     }
 
     /// Refuses a batch that would be decided by too many services.
     fn bounded(&self, items: &[Result<Evaluation, BadRequest>]) -> Answer<()> {
-        if self.service.is_some() {
+        let services = self.services.len();
+        if services == 1 {
             return Ok(());
         }
-        let services = self.head.services.values().filter(|settings| settings.authzen).count();
         let values: usize = items.iter().flatten().map(Evaluation::values).sum();
         if values.saturating_mul(services) <= VALUES_BY_SERVICES {
             return Ok(());
@@ -163,9 +167,9 @@ impl Panel {
     }
 
     fn decide(&self, evaluation: &Evaluation) -> Result<Decision, QueryError> {
-        let decision = match &self.service {
-            Some(service) => self.head.world.decide(&evaluation.query(service))?,
-            None => self.head.world.decide_any(&evaluation.query(""))?,
+        let decision = match self.services.as_slice() {
+            [service] => self.head.world.decide(&evaluation.query(service).at(self.now_unix_s))?,
+            _ => self.head.world.decide_any(&evaluation.query("").at(self.now_unix_s))?,
         };
         check::count(&self.app.metrics, decision.effect);
         Ok(decision)

@@ -16,25 +16,29 @@ use super::{Answer, App};
 use crate::access::Caller;
 use crate::desk::{Head, Refusal, Work};
 use crate::metrics::Metrics;
+use crate::token::Role;
 
-/// The services that answer this caller: the one named, or all that take part.
+/// The services that answer this caller: the one named, else the one that decides what names none
+/// (in a store of an earlier release, there may be several).
 pub(crate) fn asked<'a>(
     head: &'a Head,
     caller: &Caller,
     named: Option<&'a str>,
 ) -> Answer<Vec<&'a str>> {
-    if let Some(own) = caller.service()
-        && named != Some(own)
+    let services = match named {
+        Some(name) => Ok(vec![name]),
+        None => head.unnamed().map_err(|e| Problem::conflict(e.to_string())),
+    };
+    // A token of one service learns nothing of others.
+    if caller.role() == Role::Pep
+        && let Some(own) = caller.service()
+        && services.as_ref().is_ok_and(|names| names.iter().any(|name| *name != own))
     {
         return Err(Problem::forbidden(format!("this token may ask service `{own}` and no other")));
     }
     match named {
-        None => {
-            let part = head.services.iter().filter(|(_, settings)| settings.authzen);
-            Ok(part.map(|(name, _)| name.as_str()).collect())
-        }
-        Some(name) if head.services.contains_key(name) => Ok(vec![name]),
-        Some(name) => Err(Refusal::no_service(name).into()),
+        Some(name) if !head.services.contains_key(name) => Err(Refusal::no_service(name).into()),
+        _ => services,
     }
 }
 
@@ -104,13 +108,16 @@ fn explained(
         parts => uid(parts, "action")?,
     };
     let resource = uid(question.resource, "resource")?;
+    let now = keepgate_observe::unix_s();
     let mut answers: Vec<(&str, Explanation)> = Vec::new();
     for service in services {
         if work.is_given_up() {
             return Err(Refusal::Gone.into());
         }
-        let query =
-            Query::new(&principal, &action, &resource).service(service).context(&question.context);
+        let query = Query::new(&principal, &action, &resource)
+            .service(service)
+            .context(&question.context)
+            .at(now);
         let answer = head.world.explain(&query).map_err(|e| Problem::of_query(&e))?;
         answers.push((service, answer));
     }

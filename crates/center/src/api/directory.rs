@@ -9,10 +9,10 @@ use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind};
 use serde::Deserialize;
 
 use super::input::{Args, Json, PAGE, path_uid, told, uid};
-use super::{Answer, App};
-use super::{items, roles};
-use crate::access::Caller;
+use super::{Answer, App, items, roles, tokens};
+use crate::access::{self, Caller};
 use crate::desk::{EditPlan, Refusal};
+use crate::store::{Row, StoreError};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,16 +33,19 @@ pub(crate) async fn assign(
         let role = role.clone();
         app.desk.read(move |store| roles::must_exist(store, &role)).await?;
     }
+    let until_unix_s = asked.until_unix_s;
+    tokens::in_the_future("until_unix_s", until_unix_s)?;
+    // What a bound editor brings is of its service.
+    let source = access::source(&caller);
     let outcome = items::edit(&app, &caller, "role.assign", move |store, _| {
         let key = ItemKey::member(&member, &role);
-        // Whoever brought a membership first, it is there: nothing to do.
-        let changes = match store.item(&key)? {
-            Some(_) => Vec::new(),
-            None => {
-                let body = ItemBody::Member(MemberBody { member, role, source: String::new() });
-                vec![Change::Put(Item { key, body })]
-            }
+        // Whoever brought a membership first, it is there; only its end may be another one.
+        let source = match store.item(&key)? {
+            Some(row) => body_of(&row)?.source,
+            None => source,
         };
+        let body = ItemBody::Member(MemberBody { member, role, source, until_unix_s });
+        let changes = vec![Change::Put(Item { key, body })];
         Ok(EditPlan { changes, ..EditPlan::default() })
     })
     .await?;
@@ -52,7 +55,7 @@ pub(crate) async fn assign(
 pub(crate) async fn revoke(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Json(asked): Json<api::Membership>,
+    Json(asked): Json<api::MembershipName>,
 ) -> Answer<Out<api::Changed>> {
     let (member, role) = (uid(asked.member, "member")?, uid(asked.role, "role")?);
     let outcome = items::edit(&app, &caller, "role.revoke", move |store, _| {
@@ -64,6 +67,10 @@ pub(crate) async fn revoke(
     })
     .await?;
     Ok(Out(items::changed(&outcome)))
+}
+
+fn body_of(row: &Row) -> Result<MemberBody, StoreError> {
+    serde_json::from_slice(&row.body).map_err(|e| StoreError::Corrupt { what: e.to_string() })
 }
 
 #[derive(Deserialize)]
@@ -109,8 +116,7 @@ pub(crate) async fn members(
                 for row in rows {
                     looked_at += 1;
                     after.clone_from(&row.key.id);
-                    let body: MemberBody = serde_json::from_slice(&row.body)
-                        .map_err(|e| crate::store::StoreError::Corrupt { what: e.to_string() })?;
+                    let body = body_of(&row)?;
                     if member.as_ref().is_some_and(|member| *member != body.member) {
                         if after.starts_with(&format!("{} in ", body.member))
                             && member
@@ -129,6 +135,7 @@ pub(crate) async fn members(
                         member: told(body.member),
                         role: told(body.role),
                         source: body.source,
+                        until_unix_s: body.until_unix_s,
                         brought: super::sources::told(row.origin.brought),
                         revision: row.revision.0,
                     });

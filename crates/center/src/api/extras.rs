@@ -89,6 +89,7 @@ fn beside_files(row: Row, service: &str) -> Result<Option<Shown>, StoreError> {
             member: body.member.to_string(),
             role: body.role.to_string(),
             source: body.source,
+            until_unix_s: body.until_unix_s,
         })),
         ItemBody::Role(body) => Some(Shown::Role(api::ForeignRole {
             role: body.uid.to_string(),

@@ -1,6 +1,7 @@
 //! What every request passes: its id, the count, the token, the permission.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -15,6 +16,8 @@ use super::App;
 use super::problem::Problem;
 use crate::access::{Caller, Permission};
 use crate::metrics::Api;
+use crate::server::Peer;
+use crate::store::TokenUse;
 use crate::token;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -96,7 +99,7 @@ pub(crate) async fn permission(
     next: Next,
 ) -> Response {
     if needs != Permission::Open {
-        let caller = match caller(&app, request.headers()) {
+        let caller = match caller(&app, &request) {
             Ok(caller) => caller,
             Err(problem) => return problem.into_response(),
         };
@@ -108,6 +111,13 @@ pub(crate) async fn permission(
                 request.uri().path()
             ))
             .into_response();
+        }
+        if needs == Permission::Write
+            && let Some(own) = caller.bound()
+            && let Some(other) = service_of(request.uri().path()).filter(|name| name != own)
+        {
+            let detail = format!("an editor of service `{own}` may not write service `{other}`");
+            return Problem::forbidden(detail).into_response();
         }
         request.extensions_mut().insert(caller);
     }
@@ -121,9 +131,27 @@ pub(crate) async fn permission(
     next.run(request).await
 }
 
+/// The service of a path below `/v1/services/`. What cannot be decoded names none that there is.
+fn service_of(path: &str) -> Option<String> {
+    let name = path.strip_prefix("/v1/services/")?.split('/').next()?;
+    let mut bytes = name.bytes();
+    let mut decoded = Vec::with_capacity(name.len());
+    while let Some(byte) = bytes.next() {
+        let mut digit = || char::from(bytes.next().unwrap_or_default()).to_digit(16);
+        decoded.push(match byte {
+            b'%' => match (digit(), digit()) {
+                (Some(high), Some(low)) => u8::try_from(high * 16 + low).unwrap_or(b'%'),
+                _ => b'%',
+            },
+            plain => plain,
+        });
+    }
+    Some(String::from_utf8_lossy(&decoded).into_owned())
+}
+
 /// In front of the follow protocol: the same, in the words of gRPC.
 pub(crate) async fn follower(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    match caller(&app, request.headers()) {
+    match caller(&app, &request) {
         Ok(caller) if caller.may(Permission::Follow) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -141,15 +169,17 @@ pub(crate) async fn follower(State(app): State<App>, mut request: Request, next:
     }
 }
 
-fn caller(app: &App, headers: &HeaderMap) -> Result<Caller, Problem> {
+fn caller(app: &App, request: &Request) -> Result<Caller, Problem> {
     let head = app.desk.head();
-    let found = bearer(headers).and_then(|text| {
-        Caller::of(text, &head)
-            .ok_or_else(|| Problem::unauthenticated("the token is unknown or was revoked"))
+    let found = bearer(request.headers()).and_then(|text| {
+        Caller::of(text, &head).ok_or_else(|| {
+            Problem::unauthenticated("the token is unknown, was revoked, or has expired")
+        })
     });
     match found {
         Ok(caller) => {
-            app.usage.note(caller.token_id());
+            let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+            app.usage.note(caller.token_id(), peer);
             Ok(caller)
         }
         Err(problem) => {
@@ -176,30 +206,46 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     Ok(text.trim())
 }
 
-/// When tokens were used, until it is written down. Bounded: only known tokens get here.
+/// When tokens were used and from where, until it is written down: no request waits for a write.
+/// Bounded: only known tokens get here, one entry each.
 #[derive(Debug, Default)]
-pub(crate) struct Usage(Mutex<HashMap<String, u64>>);
+pub(crate) struct Usage(Mutex<HashMap<String, Use>>);
+
+/// The last use of a token.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    unix_s: u64,
+    from: Option<IpAddr>,
+}
+
+impl Use {
+    fn of(self, id: String) -> TokenUse {
+        let from = self.from.map(|from| from.to_string()).unwrap_or_default();
+        TokenUse { id, unix_s: self.unix_s, from }
+    }
+}
 
 impl Usage {
-    fn note(&self, id: &str) {
-        let now = keepgate_observe::unix_s();
+    fn note(&self, id: &str, from: Option<IpAddr>) {
+        let last = Use { unix_s: keepgate_observe::unix_s(), from };
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match used.get_mut(id) {
-            Some(at) => *at = now,
+            Some(held) => *held = last,
             None => {
-                used.insert(id.to_owned(), now);
+                used.insert(id.to_owned(), last);
             }
         }
     }
 
     /// Takes what has been noted since the last time.
-    pub(crate) fn take(&self) -> Vec<(String, u64)> {
+    pub(crate) fn take(&self) -> Vec<TokenUse> {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *used).into_iter().collect()
+        std::mem::take(&mut *used).into_iter().map(|(id, last)| last.of(id)).collect()
     }
 
-    /// When a token was used, where that is not written down yet.
-    pub(crate) fn last(&self, id: &str) -> Option<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+    /// The last use of a token, where that is not written down yet.
+    pub(crate) fn last(&self, id: &str) -> Option<TokenUse> {
+        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        used.get(id).map(|last| last.of(id.to_owned()))
     }
 }

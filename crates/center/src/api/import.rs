@@ -20,8 +20,9 @@ use super::input::{self, Params};
 use super::items::Way;
 use super::problem::Problem;
 use super::{Answer, App, items};
-use crate::access::Caller;
+use crate::access::{self, Caller};
 use crate::desk::{Counts, EditProblem as Located, Refusal, Step, Work};
+use crate::store::{Row, StoreError};
 
 /// Lines of one portion.
 pub(crate) const MAX_LINES: usize = 5_000;
@@ -61,6 +62,9 @@ pub(crate) struct Grant {
     principal: UidInput,
     actions: Actions,
     resource: UidInput,
+    /// When it ends, in Unix seconds; absent: when it is taken back.
+    #[serde(default)]
+    until_unix_s: Option<u64>,
 }
 
 /// The actions of a grant: a list, or the text `any`.
@@ -123,8 +127,8 @@ async fn import(
     let _watch = work.watch();
     let body = input::bytes(request, BODY, &app).await?;
     let place = Some(app.bulk.enter(&caller, true).await?);
-    let of = service.clone();
-    let read = tokio::task::spawn_blocking(move || portion(&of, kind, &body)).await;
+    let (of, source) = (service.clone(), access::source(&caller));
+    let read = tokio::task::spawn_blocking(move || portion(&of, kind, &source, &body)).await;
     let lines = read.map_err(|_| Problem::internal())??;
     let lines = Arc::new(lines);
     let plan = {
@@ -136,10 +140,11 @@ async fn import(
             let mut steps: Vec<Step> = Vec::new();
             for (key, (item, _)) in lines.iter() {
                 let row = store.item(key)?;
-                // Whoever brought a membership first, it is there: nothing to do.
-                if row.is_none() || kind != Kind::Member {
-                    steps.extend(Step::new(key, row.as_ref(), Some(item)));
-                }
+                let held = match &row {
+                    Some(row) if kind == Kind::Member => Some(same_source(row, item)?),
+                    _ => None,
+                };
+                steps.extend(Step::new(key, row.as_ref(), Some(held.as_ref().unwrap_or(item))));
             }
             Ok(steps.into())
         }
@@ -170,10 +175,20 @@ async fn import(
     Ok(Out(Imported { revision, created, updated, deleted, kept }))
 }
 
+/// Whoever brought a membership first, it is there: only its end may be another one.
+fn same_source(row: &Row, item: &Encoded) -> Result<Arc<Encoded>, StoreError> {
+    let corrupt = |e: serde_json::Error| StoreError::Corrupt { what: e.to_string() };
+    let held: MemberBody = serde_json::from_slice(&row.body).map_err(corrupt)?;
+    let new: MemberBody = serde_json::from_slice(&item.body).map_err(corrupt)?;
+    let body = ItemBody::Member(MemberBody { source: held.source, ..new });
+    Ok(Arc::new(Encoded::of(&Item { key: item.key.clone(), body })))
+}
+
 type Portion = BTreeMap<ItemKey, (Arc<Encoded>, usize)>;
 
 /// The items of a portion with their lines; of two of one name the last.
-fn portion(service: &str, kind: Kind, body: &[u8]) -> Answer<Portion> {
+/// `source`: of the memberships.
+fn portion(service: &str, kind: Kind, source: &str, body: &[u8]) -> Answer<Portion> {
     let mut items = Portion::new();
     let mut problems = Vec::new();
     for (at, text) in body.split(|byte| *byte == b'\n').enumerate() {
@@ -185,7 +200,7 @@ fn portion(service: &str, kind: Kind, body: &[u8]) -> Answer<Portion> {
             let detail = format!("a portion has at most {MAX_LINES} lines; send the rest after it");
             return Err(Problem::bad_request(detail));
         }
-        match item(service, kind, text) {
+        match item(service, kind, source, text) {
             Ok(item) => {
                 let item = Arc::new(Encoded::of(&item));
                 items.insert(item.key.clone(), (item, line));
@@ -199,7 +214,7 @@ fn portion(service: &str, kind: Kind, body: &[u8]) -> Answer<Portion> {
     if problems.is_empty() { Ok(items) } else { Err(Problem::invalid(problems)) }
 }
 
-fn item(service: &str, kind: Kind, text: &[u8]) -> Result<Item, String> {
+fn item(service: &str, kind: Kind, source: &str, text: &[u8]) -> Result<Item, String> {
     let uid = |uid: UidInput, field: &str| {
         input::uid(uid, field).map_err(|problem| problem.detail().to_owned())
     };
@@ -217,8 +232,10 @@ fn item(service: &str, kind: Kind, text: &[u8]) -> Result<Item, String> {
         }
         Kind::Member => {
             let member: Membership = parsed(text)?;
+            let until_unix_s = member.until_unix_s;
             let (member, role) = (uid(member.member, "member")?, uid(member.role, "role")?);
-            (String::new(), ItemBody::Member(MemberBody { member, role, source: String::new() }))
+            let source = source.to_owned();
+            (String::new(), ItemBody::Member(MemberBody { member, role, source, until_unix_s }))
         }
         _ => {
             let grant: Grant = parsed(text)?;
@@ -237,8 +254,9 @@ fn item(service: &str, kind: Kind, text: &[u8]) -> Result<Item, String> {
                 UidInput::Text(any) if any == ANY => None,
                 resource => Some(uid(resource, "resource")?),
             };
-            let mut body =
-                GrantBody { principal: uid(grant.principal, "principal")?, actions, resource };
+            let (principal, until_unix_s) =
+                (uid(grant.principal, "principal")?, grant.until_unix_s);
+            let mut body = GrantBody { principal, actions, resource, until_unix_s };
             body.actions.sort();
             body.actions.dedup();
             let id = grant.id.unwrap_or_else(|| body.default_id());

@@ -16,10 +16,10 @@ use super::fair::Seat;
 use super::input::{Condition, Page, etag};
 use super::problem::Problem;
 use super::{Answer, App};
-use crate::access::Caller;
+use crate::access::{self, Caller, Write};
 use crate::desk::{
     Anew, Bulk, BulkPlanner, Counts, Edit, EditPlan, EditProblem as Located, Outcome, Planned,
-    Refusal, Step, Work, shown_id,
+    Planner, Refusal, Step, Work, shown_id,
 };
 use crate::store::Row;
 
@@ -138,14 +138,16 @@ pub(crate) async fn put(
         let after = Arc::new(Encoded::of(&item));
         return put_bulk(app, caller, key, condition, Some(after)).await;
     }
+    let source = access::source(caller);
     let outcome = edit(app, caller, action(key.kind, "put"), move |store, _| {
         condition.check(store, &key)?;
         if !key.service.is_empty() && key.kind != Kind::Service {
             service_must_be(store, &key.service)?;
         }
-        // Whose files brought it is not for a caller to say.
+        // Whose files brought it is not for a caller to say. What a bound editor brings is of its
+        // service.
         if let ItemBody::Role(role) = &mut item.body {
-            role.source = store.item(&key)?.map(|row| row.source).unwrap_or_default();
+            role.source = store.item(&key)?.map_or(source, |row| row.source);
         }
         Ok(EditPlan { changes: vec![Change::Put(item)], ..EditPlan::default() })
     })
@@ -236,7 +238,14 @@ where
         + 'static,
 {
     let actor = caller.token_id().to_owned();
-    let landed = app.desk.edit(Edit { actor, action, dry_run, plan: Box::new(plan) }).await;
+    let by = caller.clone();
+    let plan: Planner = Box::new(move |store, head| {
+        let wanted = plan(store, head)?;
+        let writes = wanted.changes.iter().map(|change| Ok(Write::of_change(change)));
+        access::check_writes(&by, store, &head.world, writes)?;
+        Ok(wanted)
+    });
+    let landed = app.desk.edit(Edit { actor, action, dry_run, plan }).await;
     match landed {
         Ok(outcome) => {
             app.metrics.edits_landed.add(u64::from(!dry_run));
@@ -273,7 +282,13 @@ where
     F: FnMut(&dyn crate::store::Reading) -> Result<Planned, Refusal> + Send + 'static,
 {
     let actor = caller.token_id().to_owned();
-    let plan: BulkPlanner = Box::new(move |store, _| plan(store));
+    let by = caller.clone();
+    let plan: BulkPlanner = Box::new(move |store, head| {
+        let planned = plan(store)?;
+        let writes = planned.steps.iter().map(Write::of_step);
+        access::check_writes(&by, store, &head.world, writes)?;
+        Ok(planned)
+    });
     let landed = app
         .desk
         .edit_bulk(Bulk { actor, action, dry_run, plan, work, anew, place: Box::new(place) })

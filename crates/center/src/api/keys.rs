@@ -11,7 +11,7 @@ use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind, Revision};
 
 use super::input::{Args, Condition, Json, Page, Params, told, uid};
 use super::problem::Problem;
-use super::{Answer, App, items};
+use super::{Answer, App, items, tokens};
 use crate::access::Caller;
 use crate::desk::{EditPlan, Refusal};
 use crate::store::StoreError;
@@ -93,14 +93,15 @@ pub(crate) async fn delete(
     items::delete(&app, &caller, ItemKey::new(&service, Kind::Key, &prefix), condition).await
 }
 
-/// A new key for the same caller; the old one expires after the overlap (never later than it
-/// would have).
+/// A new key for the same caller, with a term of its own; the old one expires after the overlap
+/// (never later than it would have).
 pub(crate) async fn rotate(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Params((service, prefix)): Params<(String, String)>,
-    Json(asked): Json<api::RotateKey>,
+    Json(asked): Json<api::Rotate>,
 ) -> Answer<(StatusCode, Out<api::MadeKey>)> {
+    tokens::check_rotation(&asked)?;
     let minted = mint()?;
     let (id, sha256) = (minted.id.clone(), token::hex(&minted.sha256));
     let now_s = keepgate_observe::unix_s();
@@ -109,7 +110,11 @@ pub(crate) async fn rotate(
         let row = store.item(&key)?.ok_or_else(|| Refusal::missing(&key))?;
         let mut old: KeyBody = serde_json::from_slice(&row.body)
             .map_err(|e| StoreError::Corrupt { what: e.to_string() })?;
-        let new = KeyBody { prefix: id.clone(), sha256, ..old.clone() };
+        // A key is not changed between its making and its first rotation.
+        let created = store.revision(row.revision)?.map(|made| made.unix_ms / 1000);
+        let term = tokens::new_term(&asked, created, old.expires_unix_s, now_s);
+        let expires_unix_s = term.map_err(Refusal::Unfit)?;
+        let new = KeyBody { prefix: id.clone(), sha256, expires_unix_s, ..old.clone() };
         let ends = now_s.saturating_add(asked.overlap_s);
         old.expires_unix_s = Some(old.expires_unix_s.map_or(ends, |before| before.min(ends)));
         let new_key = ItemKey::new(&service, Kind::Key, &id);

@@ -14,6 +14,7 @@ pub(crate) mod fair;
 pub(crate) mod files;
 pub(crate) mod gains;
 pub(crate) mod guard;
+pub(crate) mod host;
 pub(crate) mod import;
 pub(crate) mod input;
 pub(crate) mod items;
@@ -65,6 +66,8 @@ pub(crate) struct App {
     pub(crate) bulk: Arc<files::FileSeats>,
     /// Whether callers reach this center by `https`.
     pub(crate) secure: bool,
+    /// The names it answers to.
+    pub(crate) hosts: host::Hosts,
     /// The URL callers reach it by, where it was configured.
     pub(crate) public_url: Option<Arc<str>>,
     /// How long callers are asked to wait.
@@ -126,6 +129,7 @@ pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
                 request.method()
             ))
         })
+        .layer(middleware::from_fn_with_state(app.clone(), host::check))
         .layer(middleware::from_fn_with_state(app.clone(), guard::envelope))
         .with_state(app)
 }

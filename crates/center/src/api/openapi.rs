@@ -254,7 +254,7 @@ fn problems(endpoint: &Endpoint) -> Vec<(u16, &'static str)> {
         (403, !open, "the token may not do this"),
         (404, named || body, "there is no such thing"),
         (408, body, "the body came too slowly"),
-        (409, writes, "the state does not allow it"),
+        (409, writes || endpoint.needs == Permission::Decide, "the state does not allow it"),
         (412, writes, "the state is another one than was expected"),
         (413, body, "the body is too large"),
         (415, body, "the body has another media type"),

@@ -86,6 +86,12 @@ impl Problem {
         problem
     }
 
+    /// It was sent to another host than this center is.
+    pub(crate) fn misdirected(detail: impl Into<String>) -> Problem {
+        let title = "the request is for another host";
+        Problem::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", title, detail)
+    }
+
     /// The same, with what is wrong item by item.
     fn with(mut self, problems: Vec<desk::EditProblem>) -> Problem {
         self.problems = problems;
@@ -196,7 +202,9 @@ impl From<Refusal> for Problem {
                 let title = "the item has changed";
                 Problem::new(StatusCode::PRECONDITION_FAILED, "stale", title, text)
             }
-            Refusal::LastAdmin(_) => Problem::conflict(text),
+            Refusal::LastAdmin(_) | Refusal::Ended(_) => Problem::conflict(text),
+            Refusal::NotAllowed(_) => Problem::forbidden(text),
+            Refusal::Unfit(_) => Problem::unprocessable(text),
             Refusal::Hanging { first, .. } => Problem::conflict(text).with(first),
             Refusal::Emptied(emptied) => {
                 let detail = emptied.first().map_or(text, ToString::to_string);

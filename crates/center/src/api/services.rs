@@ -12,7 +12,7 @@ use http::{HeaderValue, header};
 use keepgate_api::{self as api, Applied, Changed, ServiceSummary};
 use keepgate_policy::bundle::{self, Packed};
 use keepgate_policy::service::is_service_name;
-use keepgate_policy::{Item, ItemKey, Kind, caution};
+use keepgate_policy::{Item, ItemKey, Kind, World, caution};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -90,6 +90,7 @@ pub(crate) async fn apply(
                 },
             )?;
             let followers = app.followers.list();
+            let together = app.desk.head().authzen_warning();
             // Large services take a while to look at: not on the runtime's threads.
             let in_files = Arc::clone(&packed);
             let look = tokio::task::spawn_blocking(move || {
@@ -97,6 +98,11 @@ pub(crate) async fn apply(
                 if dry_run {
                     warned.extend(warnings(&packed));
                 }
+                warned.extend(together.map(|message| {
+                    let service = packed.items().find(|item| item.key.kind == Kind::Service);
+                    let id = service.map(|item| item.key.service.clone()).unwrap_or_default();
+                    api::Warning { id, message, gate: None, line: None, file: None }
+                }));
                 warned
             });
             let mut warned = look.await.map_err(|_| Problem::internal())?;
@@ -308,9 +314,13 @@ fn decoded(row: Row) -> Result<Item, StoreError> {
     Ok(Item::decode(row.key, &row.body)?)
 }
 
-fn summary(store: &dyn Reading, name: &str) -> Result<ServiceSummary, Refusal> {
+/// What a service has. When its grants end is told by the world, which indexes that.
+fn summary(store: &dyn Reading, world: &World, name: &str) -> Result<ServiceSummary, Refusal> {
     let count = |kind| store.count(name, kind);
+    let view = world.service(name);
     Ok(ServiceSummary {
+        ending_grants: view.map_or(0, |view| view.ending_grants() as u64),
+        next_end_unix_s: view.and_then(|view| view.next_end(keepgate_observe::unix_s())),
         name: name.to_owned(),
         policies: count(Kind::Policy)?,
         templates: count(Kind::Template)?,
@@ -329,14 +339,15 @@ pub(crate) async fn list(
     State(app): State<App>,
     Args(page): Args<Page>,
 ) -> Answer<Out<api::Services>> {
-    let names: Vec<String> = app.desk.head().services.keys().cloned().collect();
+    let head = app.desk.head();
+    let names: Vec<String> = head.services.keys().cloned().collect();
     let (names, next) = page.cut(names, |name| name);
     let (revision, services) = app
         .desk
         .read(move |store| {
             let mut services = Vec::new();
             for name in names {
-                services.push(summary(store, &name)?);
+                services.push(summary(store, &head.world, &name)?);
             }
             Ok((store.head()?, services))
         })
@@ -348,6 +359,7 @@ pub(crate) async fn fetch(
     State(app): State<App>,
     Params(name): Params<String>,
 ) -> Answer<Out<api::Service<Value>>> {
+    let head = app.desk.head();
     let answer = app
         .desk
         .read(move |store| {
@@ -355,7 +367,7 @@ pub(crate) async fn fetch(
             let row = store.item(&key)?.ok_or_else(|| Refusal::no_service(&name))?;
             let settings: Value = serde_json::from_slice(&row.body)
                 .map_err(|e| StoreError::Corrupt { what: e.to_string() })?;
-            let summary = summary(store, &name)?;
+            let summary = summary(store, &head.world, &name)?;
             Ok(api::Service { summary, settings, revision: row.revision.0 })
         })
         .await?;

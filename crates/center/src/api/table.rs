@@ -429,7 +429,7 @@ fn of_keys(t: &mut Table) {
         post(keys::rotate)
     })
     .created()
-    .takes::<api::RotateKey>()
+    .takes::<api::Rotate>()
     .answers::<api::MadeKey>();
 }
 
@@ -529,7 +529,7 @@ fn of_directory(t: &mut Table) {
         ("revokeRole", "take a member out of a role"),
         || post(directory::revoke),
     )
-    .takes::<api::Membership>()
+    .takes::<api::MembershipName>()
     .answers::<api::Changed>();
 }
 
@@ -550,6 +550,12 @@ fn of_tokens(t: &mut Table) {
         delete(tokens::revoke)
     })
     .answers::<api::Landed>();
+    let what =
+        ("rotateToken", "make a new token in the place of one, which ends after the overlap");
+    t.add(("POST", "/v1/tokens/{id}/rotate"), Tokens, what, || post(tokens::rotate))
+        .created()
+        .takes::<api::Rotate>()
+        .answers::<api::MadeToken>();
 }
 
 fn of_status(t: &mut Table) {

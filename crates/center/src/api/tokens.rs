@@ -1,10 +1,10 @@
-//! Tokens: create, list, revoke. Shown once; the last way in cannot be revoked.
+//! Tokens: create, list, rotate, revoke. Shown once; the last way in cannot be revoked.
 
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::State;
 use http::StatusCode;
-use keepgate_api::{Landed, MadeToken, NewToken, Token, Tokens};
+use keepgate_api::{Landed, MadeToken, NewToken, Rotate, Token, Tokens};
 use keepgate_policy::service::is_service_name;
 
 use super::input::{Args, Json, Page, Params};
@@ -16,10 +16,13 @@ use crate::store::TokenRow;
 use crate::token::{self, Minted, Role};
 
 /// The longest note, in bytes.
-const NOTE_BYTES: usize = 500;
+pub(crate) const NOTE_BYTES: usize = 500;
 
-/// Tokens in a store, revoked ones included.
+/// Tokens in a store, those that have ended included.
 const TOKENS: usize = 100_000;
+
+/// The latest end: that of the year 9999.
+const LATEST_UNIX_S: u64 = keepgate_policy::instant::LAST;
 
 pub(crate) async fn create(
     State(app): State<App>,
@@ -37,23 +40,33 @@ pub(crate) async fn create(
     if asked.note.len() > NOTE_BYTES {
         return Err(Problem::unprocessable(format!("`note`: at most {NOTE_BYTES} bytes")));
     }
-    if app.desk.head().tokens.len() >= TOKENS {
-        return Err(Problem::conflict(format!("there are {TOKENS} tokens already")));
-    }
-    let minted = token::mint("kgt").map_err(|e| {
-        tracing::error!(error = %e, "no token was made");
-        Problem::internal()
-    })?;
-    let row = row(&minted, role, asked.service, asked.note);
+    in_the_future("expires_unix_s", asked.expires_unix_s)?;
+    let minted = mint(&app)?;
+    let expires_unix_s = asked.expires_unix_s;
+    let row = TokenRow { expires_unix_s, ..row(&minted, role, asked.service, asked.note) };
     let outcome = items::edit(&app, &caller, "token.create", move |_, _| {
         Ok(EditPlan { tokens: vec![row], ..EditPlan::default() })
     })
     .await?;
-    let (id, token) = (minted.id, minted.text);
-    Ok((StatusCode::CREATED, Out(MadeToken { id, token, revision: outcome.revision.0 })))
+    Ok(made(minted, outcome.revision.0))
 }
 
-/// The row of a token that is being made.
+fn mint(app: &App) -> Answer<Minted> {
+    if app.desk.head().tokens.len() >= TOKENS {
+        return Err(Problem::conflict(format!("there are {TOKENS} tokens already")));
+    }
+    token::mint("kgt").map_err(|e| {
+        tracing::error!(error = %e, "no token was made");
+        Problem::internal()
+    })
+}
+
+fn made(minted: Minted, revision: u64) -> (StatusCode, Out<MadeToken>) {
+    let (id, token) = (minted.id, minted.text);
+    (StatusCode::CREATED, Out(MadeToken { id, token, revision }))
+}
+
+/// The row of a token that is being made, which never expires.
 pub(crate) fn row(minted: &Minted, role: Role, service: String, note: String) -> TokenRow {
     TokenRow {
         id: minted.id.clone(),
@@ -63,8 +76,89 @@ pub(crate) fn row(minted: &Minted, role: Role, service: String, note: String) ->
         note,
         created_unix_s: keepgate_observe::unix_s(),
         last_used_unix_s: None,
+        last_used_from: String::new(),
         revoked_unix_s: None,
+        expires_unix_s: None,
     }
+}
+
+/// Refuses an end that has come already; `field` is named.
+pub(crate) fn in_the_future(field: &str, unix_s: Option<u64>) -> Answer<()> {
+    let now = keepgate_observe::unix_s();
+    match unix_s {
+        Some(at) if at <= now || at > LATEST_UNIX_S => Err(Problem::unprocessable(format!(
+            "`{field}`: expected a time in the future (after {now}, up to {LATEST_UNIX_S}), got {at}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The term of what takes an old one's place: as asked; else as long as that of the old one, which
+/// was made at `created_unix_s` (none: nobody knows when). Seconds since the Unix epoch.
+pub(crate) fn new_term(
+    asked: &Rotate,
+    created_unix_s: Option<u64>,
+    expires_unix_s: Option<u64>,
+    now_unix_s: u64,
+) -> Result<Option<u64>, String> {
+    match (asked.expires_unix_s, expires_unix_s, created_unix_s) {
+        (at @ Some(_), _, _) => Ok(at),
+        (None, None, _) => Ok(None),
+        (None, ..) if asked.never_expires => Ok(None),
+        (None, Some(ends), Some(created)) if ends > created => {
+            Ok(Some(now_unix_s.saturating_add(ends - created)))
+        }
+        (None, Some(_), _) => Err("the old one expires, and how long it was meant to be valid is \
+            not known any more: say when the new one expires (`expires_unix_s`), or that it never \
+            does (`never_expires`)"
+            .to_owned()),
+    }
+}
+
+/// Refuses what does not go together.
+pub(crate) fn check_rotation(asked: &Rotate) -> Answer<()> {
+    if asked.never_expires && asked.expires_unix_s.is_some() {
+        return Err(Problem::unprocessable(
+            "`expires_unix_s` and `never_expires` do not go together",
+        ));
+    }
+    in_the_future("expires_unix_s", asked.expires_unix_s)
+}
+
+/// A new token of the same role and service; the old one ends after the overlap, never later than it
+/// would have.
+pub(crate) async fn rotate(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Params(id): Params<String>,
+    Json(asked): Json<Rotate>,
+) -> Answer<(StatusCode, Out<MadeToken>)> {
+    check_rotation(&asked)?;
+    let minted = mint(&app)?;
+    let now = keepgate_observe::unix_s();
+    let fresh = row(&minted, Role::Pep, String::new(), String::new());
+    let outcome = items::edit(&app, &caller, "token.rotate", move |_, head| {
+        let Some(old) = head.tokens.get(&id) else {
+            return Err(Refusal::Missing { kind: "token", id, place: String::new() });
+        };
+        if !old.is_good(now) {
+            return Err(Refusal::Ended(id));
+        }
+        let term = new_term(&asked, Some(old.created_unix_s), old.expires_unix_s, now);
+        let new = TokenRow {
+            role: old.role,
+            service: old.service.clone(),
+            note: old.note.clone(),
+            expires_unix_s: term.map_err(Refusal::Unfit)?,
+            ..fresh
+        };
+        let ends = now.saturating_add(asked.overlap_s).min(LATEST_UNIX_S);
+        let ends = old.expires_unix_s.map_or(ends, |before| before.min(ends));
+        let old = TokenRow { expires_unix_s: Some(ends), ..old.clone() };
+        Ok(EditPlan { tokens: vec![new, old], ..EditPlan::default() })
+    })
+    .await?;
+    Ok(made(minted, outcome.revision.0))
 }
 
 /// What is wrong with binding this role to this service, if anything.
@@ -72,8 +166,8 @@ pub(crate) fn wrong_service(role: Role, service: &str) -> Option<String> {
     match (role, service) {
         (Role::Gate, "") => Some("`service`: a gate token is for one service; name it".to_owned()),
         (_, "") => None,
-        (Role::Gate | Role::Pep, name) if is_service_name(name) => None,
-        (Role::Gate | Role::Pep, name) => {
+        (Role::Gate | Role::Pep | Role::Editor, name) if is_service_name(name) => None,
+        (Role::Gate | Role::Pep | Role::Editor, name) => {
             Some(format!("`service`: expected the name of a service, got `{name}`"))
         }
         (role, _) => Some(format!(
@@ -88,14 +182,22 @@ pub(crate) async fn list(State(app): State<App>, Args(page): Args<Page>) -> Answ
         app.desk.read(move |store| Ok((store.head()?, store.tokens()?))).await?;
     rows.sort_by(|a, b| a.id.cmp(&b.id));
     let (rows, next) = page.cut(rows, |row| &row.id);
-    let shown = |row: TokenRow| Token {
-        last_used_unix_s: app.usage.last(&row.id).or(row.last_used_unix_s),
-        id: row.id,
-        role: row.role.name().to_owned(),
-        service: row.service,
-        note: row.note,
-        created_unix_s: row.created_unix_s,
-        revoked_unix_s: row.revoked_unix_s,
+    let shown = |row: TokenRow| {
+        let (last_used_unix_s, last_used_from) = match app.usage.last(&row.id) {
+            Some(last) => (Some(last.unix_s), last.from),
+            None => (row.last_used_unix_s, row.last_used_from),
+        };
+        Token {
+            id: row.id,
+            role: row.role.name().to_owned(),
+            service: row.service,
+            note: row.note,
+            created_unix_s: row.created_unix_s,
+            last_used_unix_s,
+            last_used_from,
+            revoked_unix_s: row.revoked_unix_s,
+            expires_unix_s: row.expires_unix_s,
+        }
     };
     let tokens = rows.into_iter().map(shown).collect();
     Ok(Out(Tokens { revision: revision.0, tokens, next }))

@@ -17,6 +17,7 @@ use keepgate_policy::bundle::{BundleError, FileLine};
 use keepgate_policy::{Item, ItemBody, ItemKey, Kind, Uid, World, validate};
 
 use super::Refusal;
+use super::head::is_default;
 use super::limits;
 use super::step::{Step, find};
 use super::work::Work;
@@ -158,11 +159,47 @@ pub(super) fn check(
         scope.check()?;
         problems.append(&mut scope.problems);
     }
+    one_default(store, steps, &mut problems)?;
     // Several portions may see the same fault.
     problems.sort_by(|a, b| (&a.key, a.line).cmp(&(&b.key, b.line)));
     problems.dedup();
     problems.truncate(TOLD);
     Ok(problems)
+}
+
+/// At most one service decides the AuthZEN requests that name none.
+fn one_default(
+    store: &dyn Reading,
+    steps: &[Step],
+    problems: &mut Vec<EditProblem>,
+) -> Result<(), Refusal> {
+    let mut wanted: Vec<&str> = Vec::new();
+    for step in steps.iter().filter(|step| step.key.kind == Kind::Service) {
+        if let Some(after) = &step.after
+            && is_default(&after.body)?
+        {
+            wanted.push(&step.key.service);
+        }
+    }
+    let Some(first) = wanted.first().copied() else { return Ok(()) };
+    let mut others: Vec<String> = wanted.iter().skip(1).map(|name| (*name).to_owned()).collect();
+    for scope in store.scopes()? {
+        let key = ItemKey::service(&scope.service);
+        if find(steps, &key).is_none()
+            && let Some(row) = store.item(&key)?
+            && is_default(&row.body)?
+        {
+            others.push(scope.service);
+        }
+    }
+    problems.extend(others.first().map(|other| {
+        let message = format!(
+            "`authzen = \"default\"` is for one service, and `{other}` says it already: let \
+             `{other}` say `authzen = true` first"
+        );
+        EditProblem::of(&ItemKey::service(first), message)
+    }));
+    Ok(())
 }
 
 /// Circles of membership that the changed items are part of, in the world that they lead to, and

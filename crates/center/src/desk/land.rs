@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use keepgate_policy::service::ServiceSettings;
+use keepgate_policy::service::{Authzen, ServiceSettings};
 use keepgate_policy::{Digest, Item, ItemBody, Kind, Revision, World};
 
 use super::history::{self, By, Moved};
@@ -12,7 +12,7 @@ use super::step::{self, Counts, Settled, Step};
 use super::work::Work;
 use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
-    AuditRow, Brought, ChangeRow, EditVerdict, Reading, Row, ScopeRow, StoreError, TokenRow,
+    AuditRow, Brought, ChangeRow, EditVerdict, Meta, Reading, Row, ScopeRow, StoreError, TokenRow,
     Writing,
 };
 use crate::token::Role;
@@ -299,15 +299,23 @@ pub(super) fn next(
     let (mark, sums) =
         history::advance(tx, before, &shared.line, moved, &tokens, &by, shared.keep)?;
     let landed = Landed::new(before.revision, mark, steps, Arc::clone(&scopes));
+    let services = services(before, steps)?;
+    let has_default = || services.values().any(|service| service.authzen == Authzen::Default);
+    let authzen_together = before.authzen_together && !has_default();
+    if before.authzen_together && !authzen_together {
+        let meta = tx.meta()?;
+        tx.set_meta(&Meta { authzen_together, ..meta })?;
+    }
     let head = Head {
         revision,
         world,
-        services: services(before, steps)?,
+        services,
         tokens: with_tokens(before, tokens),
         scopes,
         mark,
         sums,
         newer: newer(before, steps),
+        authzen_together,
     };
     Ok(Next { head, landed })
 }
@@ -406,18 +414,20 @@ fn token_audit(before: &Head, token: &TokenRow, revision: Revision, stamp: &Stam
 }
 
 fn token_shown(token: &TokenRow) -> String {
-    serde_json::json!({
+    let mut shown = serde_json::json!({
         "role": token.role.name(),
         "service": token.service,
         "note": token.note,
         "revoked": token.revoked_unix_s.is_some(),
-    })
-    .to_string()
+    });
+    if let (Some(at), Some(shown)) = (token.expires_unix_s, shown.as_object_mut()) {
+        shown.insert("expires_unix_s".to_owned(), at.into());
+    }
+    shown.to_string()
 }
 
-/// Whether an admin token that is not in `gone` is left.
+/// Whether a good admin token other than `gone` is left.
 pub(crate) fn an_admin_remains(head: &Head, gone: &str) -> bool {
-    head.tokens
-        .values()
-        .any(|row| row.role == Role::Admin && row.revoked_unix_s.is_none() && row.id != gone)
+    let now = keepgate_observe::unix_s();
+    head.tokens.values().any(|row| row.role == Role::Admin && row.is_good(now) && row.id != gone)
 }

@@ -14,6 +14,7 @@
 
 mod bulk;
 mod check;
+mod head;
 pub(crate) mod history;
 mod land;
 mod limits;
@@ -23,21 +24,22 @@ mod step;
 pub(crate) mod verify;
 mod work;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::world::Builder;
-use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Mark, Revision, World, proto};
+use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Revision, proto};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use bulk::{Anew, Bulk, BulkPlanner};
 pub use check::EditProblem;
 pub(crate) use check::shown_id;
+pub(crate) use head::is_default;
+pub use head::{Head, Unnamed};
 pub(crate) use history::Witness;
 pub use history::{Condition, Sums};
 pub(crate) use land::an_admin_remains;
@@ -50,48 +52,14 @@ pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 
 use crate::store::{
-    EditVerdict, Fork, Meta, Reading, Retention, ScopeRow, Standing, Store, StoreError, Sum,
-    TokenRow,
+    EditVerdict, Fork, Meta, Reading, Retention, Standing, Store, StoreError, Sum, TokenRow,
+    TokenUse,
 };
+use head::digest_of;
 use history::Line;
 
 /// Edits that may wait; one more is refused as [`Refusal::Busy`].
 const QUEUE: usize = 256;
-
-/// Everything a reader needs, at one revision.
-#[derive(Clone, Debug)]
-pub struct Head {
-    /// The revision.
-    pub revision: Revision,
-    /// What decisions are made with.
-    pub world: World,
-    /// Digest and size of each scope, by service name; the directory's is empty.
-    pub scopes: Arc<BTreeMap<String, ScopeRow>>,
-    /// The settings of each service, by name.
-    pub services: Arc<BTreeMap<String, Arc<ServiceSettings>>>,
-    /// All tokens, revoked ones included, by id.
-    pub tokens: Arc<HashMap<String, TokenRow>>,
-    /// The sealed mark of the revision.
-    pub mark: Mark,
-    /// Digests of tokens and tombstones.
-    pub sums: Sums,
-    /// Which services use what followers of release 0.1 do not understand.
-    pub newer: Arc<Newer>,
-}
-
-impl Head {
-    /// The digest of what a follower of this scope holds.
-    pub fn digest(&self, scope: &Scope) -> Digest {
-        digest_of(&self.scopes, scope)
-    }
-}
-
-fn digest_of(scopes: &BTreeMap<String, ScopeRow>, scope: &Scope) -> Digest {
-    scopes
-        .values()
-        .filter(|row| scope.covers(&row.service))
-        .fold(Digest::default(), |sum, row| sum.plus(row.digest))
-}
 
 /// What an edit wants to do; a later change of the same key wins.
 #[derive(Debug, Default)]
@@ -154,7 +122,7 @@ impl Outcome {
 enum Job {
     Edit(Edit, oneshot::Sender<Result<Outcome, Refusal>>),
     Bulk(Box<bulk::Prepared>, oneshot::Sender<Result<bulk::Landed, Refusal>>),
-    Touch(Vec<(String, u64)>),
+    Touch(Vec<TokenUse>),
     /// See whether writing is possible again.
     Probe,
 }
@@ -426,7 +394,7 @@ impl Desk {
     }
 
     /// Notes when tokens were used last; dropped when the queue is full.
-    pub fn touch(&self, used: Vec<(String, u64)>) {
+    pub fn touch(&self, used: Vec<TokenUse>) {
         if let Some(jobs) = self.jobs() {
             let _ = jobs.try_send(Job::Touch(used));
         }
@@ -791,6 +759,7 @@ fn load(store: &dyn Store) -> Result<(Head, Meta, Vec<Fork>), OpenError> {
         mark: meta.mark(revision, last.chain),
         sums,
         newer: Arc::new(newer),
+        authzen_together: meta.authzen_together,
     };
     Ok((head, meta, forks))
 }

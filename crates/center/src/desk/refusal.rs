@@ -59,6 +59,15 @@ pub enum Refusal {
          admin`)"
     )]
     LastAdmin(String),
+    /// The token has ended, so nothing can take its place.
+    #[error("token `{0}` was revoked or has expired; make a new one (`keepgate token create`)")]
+    Ended(String),
+    /// The caller may not write what it wants to.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// It asks for what does not fit what is there.
+    #[error("{0}")]
+    Unfit(String),
     /// Acknowledged state is not there; nothing lands on top of what is left.
     #[error("history-lost: {0}")]
     Lost(Arc<str>),

@@ -24,6 +24,9 @@ pub struct Meta {
     /// Made by a migration or a declared successor, and not started yet: the next start writes
     /// the high-water mark in place of checking it.
     pub fresh: bool,
+    /// The store comes from a release in which several services decided AuthZEN requests together,
+    /// and none has been named as the one that decides them since.
+    pub authzen_together: bool,
 }
 
 impl std::fmt::Debug for Meta {
@@ -203,22 +206,27 @@ impl Tombstone {
 }
 
 impl TokenRow {
-    /// Its contribution to [`Sum::Tokens`]: everything but the time of its last use.
+    /// Its contribution to [`Sum::Tokens`]: everything but its last use. A token that never expires
+    /// has the digest that it had in stores without such a time.
     pub fn digest(&self) -> Digest {
         let revoked = match self.revoked_unix_s {
             Some(at) => at.to_le_bytes().to_vec(),
             None => Vec::new(),
         };
-        of_parts(&[
+        let created = self.created_unix_s.to_le_bytes();
+        let expires = self.expires_unix_s.map(u64::to_le_bytes);
+        let mut parts: Vec<&[u8]> = vec![
             b"token",
             self.id.as_bytes(),
             self.role.name().as_bytes(),
             self.service.as_bytes(),
             &self.sha256,
             self.note.as_bytes(),
-            &self.created_unix_s.to_le_bytes(),
+            &created,
             &revoked,
-        ])
+        ];
+        parts.extend(expires.as_ref().map(|at| at.as_slice()));
+        of_parts(&parts)
     }
 }
 

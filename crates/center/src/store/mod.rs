@@ -21,7 +21,7 @@ pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
 pub(crate) use origin::unsaid;
 pub use origin::{APPLY, Brought, Origin};
 pub use sqlite::SqliteStore;
-pub(crate) use sqlite::layout::{new_meta, random};
+pub(crate) use sqlite::layout::{decides_authzen, new_meta, random};
 
 use crate::token::Role;
 
@@ -96,8 +96,30 @@ pub struct TokenRow {
     pub created_unix_s: u64,
     /// Seconds since the Unix epoch, exact to about half a minute; none: never used.
     pub last_used_unix_s: Option<u64>,
-    /// Seconds since the Unix epoch; none: still good.
+    /// The address of that use; empty: none, or not known.
+    pub last_used_from: String,
+    /// Seconds since the Unix epoch; none: it was not revoked.
     pub revoked_unix_s: Option<u64>,
+    /// Seconds since the Unix epoch from which on it is refused; none: never.
+    pub expires_unix_s: Option<u64>,
+}
+
+impl TokenRow {
+    /// Whether it is good at this time, in seconds since the Unix epoch.
+    pub fn is_good(&self, now_unix_s: u64) -> bool {
+        self.revoked_unix_s.is_none() && self.expires_unix_s.is_none_or(|at| now_unix_s < at)
+    }
+}
+
+/// When a token was used last, and from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenUse {
+    /// The token's id.
+    pub id: String,
+    /// Seconds since the Unix epoch.
+    pub unix_s: u64,
+    /// The address; empty: not known.
+    pub from: String,
 }
 
 /// One audited change: who did what, and what was there before and after.
@@ -249,7 +271,7 @@ pub trait Writing: Reading {
     /// Removes a tombstone, because its item is there again.
     fn remove_tombstone(&mut self, key: &ItemKey) -> Result<(), StoreError>;
     /// Notes when tokens were last used; no revision, no audit.
-    fn touch(&mut self, used: &[(String, u64)]) -> Result<(), StoreError>;
+    fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError>;
 }
 
 /// What becomes of a write transaction.

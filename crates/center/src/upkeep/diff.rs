@@ -72,22 +72,31 @@ pub(super) fn items<'a>(
     found
 }
 
-/// The same for tokens: one that is revoked or unknown now and good then is good again.
-pub(super) fn tokens(now: &BTreeMap<String, TokenRow>, then: &[TokenRow]) -> Vec<Difference> {
+/// The same for tokens at a time: one that has ended or is unknown now, and is good in the backup, is
+/// good again; one that ends later there is good for longer.
+pub(super) fn tokens(
+    now: &BTreeMap<String, TokenRow>,
+    then: &[TokenRow],
+    unix_s: u64,
+) -> Vec<Difference> {
     let mut found = Vec::new();
-    for token in then.iter().filter(|token| token.revoked_unix_s.is_none()) {
-        let good = now.get(&token.id).is_some_and(|row| row.revoked_unix_s.is_none());
-        if !good {
-            let place = match token.service.as_str() {
-                "" => String::new(),
-                service => format!(" of service `{service}`"),
-            };
-            let text = format!("valid again: {} token `{}`{place}", token.role.name(), token.id);
-            found.push(Difference { effect: Effect::PermitsAgain, text });
-        }
+    for token in then.iter().filter(|token| token.is_good(unix_s)) {
+        let words = match now.get(&token.id).filter(|row| row.is_good(unix_s)) {
+            None => "valid again",
+            Some(row) => match (row.expires_unix_s, token.expires_unix_s) {
+                (Some(ends), later) if later.is_none_or(|later| later > ends) => "valid longer",
+                _ => continue,
+            },
+        };
+        let place = match token.service.as_str() {
+            "" => String::new(),
+            service => format!(" of service `{service}`"),
+        };
+        let text = format!("{words}: {} token `{}`{place}", token.role.name(), token.id);
+        found.push(Difference { effect: Effect::PermitsAgain, text });
     }
-    for token in now.values().filter(|token| token.revoked_unix_s.is_none()) {
-        let good = then.iter().any(|row| row.id == token.id && row.revoked_unix_s.is_none());
+    for token in now.values().filter(|token| token.is_good(unix_s)) {
+        let good = then.iter().any(|row| row.id == token.id && row.is_good(unix_s));
         if !good {
             let text = format!("removes: {} token `{}`", token.role.name(), token.id);
             found.push(Difference { effect: Effect::TakesAway, text });

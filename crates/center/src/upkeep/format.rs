@@ -89,6 +89,8 @@ pub(crate) struct Backup {
     pub(crate) tokens: Vec<TokenRow>,
     pub(crate) tombstones: Vec<Tombstone>,
     pub(crate) audit: Vec<AuditRow>,
+    /// See [`crate::store::Meta::authzen_together`].
+    pub(crate) authzen_together: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +104,9 @@ struct Head {
     ancestors: Vec<String>,
     revision: u64,
     chain: String,
+    /// None in backups of earlier releases, where all services decide together.
+    #[serde(default)]
+    authzen_together: Option<bool>,
     /// Whether items say who brought them; those of earlier releases do not.
     #[serde(default)]
     origins: bool,
@@ -134,8 +139,12 @@ enum Line {
         created_unix_s: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last_used_unix_s: Option<u64>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        last_used_from: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         revoked_unix_s: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_unix_s: Option<u64>,
     },
     Tombstone {
         service: String,
@@ -251,6 +260,7 @@ fn write_draft(
         ancestors: state.meta.ancestors.iter().map(ToString::to_string).collect(),
         revision: state.head.revision.0,
         chain: hex(&state.head.chain),
+        authzen_together: Some(state.meta.authzen_together),
         origins: true,
     })?;
     let mut contents = Contents::default();
@@ -326,7 +336,9 @@ fn token_line(row: TokenRow) -> Line {
         note: row.note,
         created_unix_s: row.created_unix_s,
         last_used_unix_s: row.last_used_unix_s,
+        last_used_from: row.last_used_from,
         revoked_unix_s: row.revoked_unix_s,
+        expires_unix_s: row.expires_unix_s,
     }
 }
 
@@ -376,7 +388,9 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
         tokens: Vec::new(),
         tombstones: Vec::new(),
         audit: Vec::new(),
+        authzen_together: head.authzen_together.unwrap_or(false),
     };
+    let (is_earlier, mut deciding) = (head.authzen_together.is_none(), 0);
     let (mut items, mut sums) = (Digest::default(), (SumRow::default(), SumRow::default()));
     let mut seen: BTreeMap<ItemKey, ()> = BTreeMap::new();
     loop {
@@ -392,6 +406,12 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                 let key = ItemKey { service, kind, id };
                 let (body, revision) = (body.into_bytes(), Revision(revision));
                 let digest = Digest::of_encoded(&key, &body);
+                if is_earlier && key.kind == Kind::Service {
+                    let takes = crate::store::decides_authzen(&body);
+                    deciding +=
+                        usize::from(takes.map_err(|e| from.wrong("a service", e.to_string()))?);
+                    backup.authzen_together = deciding > 1;
+                }
                 if seen.insert(key.clone(), ()).is_some() {
                     return Err(BackupError::Damaged(format!("{key} occurs twice")));
                 }
@@ -412,7 +432,9 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                 note,
                 created_unix_s,
                 last_used_unix_s,
+                last_used_from,
                 revoked_unix_s,
+                expires_unix_s,
             } => {
                 let Some(known) = Role::from_name(&role) else {
                     return Err(from.wrong("a role", format!("`{role}`")));
@@ -426,7 +448,9 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                     note,
                     created_unix_s,
                     last_used_unix_s,
+                    last_used_from,
                     revoked_unix_s,
+                    expires_unix_s,
                 };
                 sums.0.add(token.digest());
                 backup.tokens.push(token);

@@ -252,7 +252,10 @@ fn succeed(dir: &Path, store: &SqliteStore, unix_ms: u64) -> Result<Succeeded, U
             let lines = std::iter::once(old)
                 .chain(high.map(|mark| mark.history))
                 .chain(state.meta.ancestors.iter().copied());
-            let meta = crate::store::new_meta(ancestors(lines))?;
+            let meta = Meta {
+                authzen_together: state.meta.authzen_together,
+                ..crate::store::new_meta(ancestors(lines))?
+            };
             let mut row = RevisionRow {
                 revision,
                 previous: head,

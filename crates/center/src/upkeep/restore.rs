@@ -68,6 +68,8 @@ struct Contents {
     tombstones: Vec<Tombstone>,
     audit: Vec<AuditRow>,
     from: Revision,
+    /// See [`Meta::authzen_together`].
+    authzen_together: bool,
 }
 
 /// Reads a backup and compares it with the store that is there. Nothing is changed before
@@ -82,12 +84,13 @@ pub fn restore(dir: &Path, file: &Path) -> Result<Prepared, UpkeepError> {
     let mut differences = Vec::new();
     if now.meta.is_some() {
         differences = diff::items(&now.items, backup.items.iter(), |_| true);
-        differences.extend(diff::tokens(&now.tokens, &backup.tokens));
+        differences.extend(diff::tokens(&now.tokens, &backup.tokens, keepgate_observe::unix_s()));
         differences.sort_by_key(|difference| difference.effect);
     }
     let Backup { history, ancestors: older, revision, items, tokens, tombstones, audit, .. } =
         backup;
-    let next = Contents { items, tokens, tombstones, audit, from: revision };
+    let authzen_together = backup.authzen_together;
+    let next = Contents { items, tokens, tombstones, audit, from: revision, authzen_together };
     prepare(dir, &now, next, (history, revision), &older, differences)
 }
 
@@ -138,7 +141,9 @@ pub fn recover(dir: &Path, kept: Kept) -> Result<Prepared, UpkeepError> {
         .collect();
     let (tokens, audit) = (now.tokens.values().cloned().collect(), now.audit.clone());
     drop(there);
-    let next = Contents { items, tokens, tombstones, audit, from: kept.revision };
+    let authzen_together = now.meta.as_ref().is_some_and(|(meta, _)| meta.authzen_together);
+    let from = kept.revision;
+    let next = Contents { items, tokens, tombstones, audit, from, authzen_together };
     prepare(dir, &now, next, (mark.history, kept.revision), &[], differences)
 }
 
@@ -168,6 +173,7 @@ pub(super) fn nothing(dir: &Path) -> Result<Prepared, UpkeepError> {
         tombstones: Vec::new(),
         audit: Vec::new(),
         from: source.1,
+        authzen_together: false,
     };
     prepare(dir, &now, next, source, &[], Vec::new())
 }
@@ -299,7 +305,8 @@ impl Prepared {
 
     /// Where no admin token would be left, a new one: else nobody could get in.
     fn admin_token(&mut self, unix_ms: u64) -> Result<Option<String>, UpkeepError> {
-        let good = |token: &TokenRow| token.role == Role::Admin && token.revoked_unix_s.is_none();
+        let now = unix_ms / 1000;
+        let good = |token: &TokenRow| token.role == Role::Admin && token.is_good(now);
         if self.next.tokens.iter().any(good) {
             return Ok(None);
         }
@@ -312,7 +319,9 @@ impl Prepared {
             note: "made by a recovery".to_owned(),
             created_unix_s: unix_ms / 1000,
             last_used_unix_s: None,
+            last_used_from: String::new(),
             revoked_unix_s: None,
+            expires_unix_s: None,
         });
         Ok(Some(minted.text))
     }
@@ -399,7 +408,8 @@ fn fill(
     }
     tx.set_sum(Sum::Tokens, tokens)?;
     tx.set_sum(Sum::Tombstones, tombstones)?;
-    let meta = crate::store::new_meta(lines.to_vec())?;
+    let authzen_together = next.authzen_together;
+    let meta = Meta { authzen_together, ..crate::store::new_meta(lines.to_vec())? };
     let mut row = RevisionRow {
         revision,
         previous: next.from,

@@ -367,27 +367,113 @@ async fn metadata_names_what_there_is() {
     center.stop().await;
 }
 
+/// A service that permits everything to everybody, and one that permits nothing.
+async fn open_and_closed(center: &Running) {
+    center.service("open", &[("all", "permit (principal, action, resource);")]).await;
+    center.service("closed", &[]).await;
+}
+
+async fn authzen_of(center: &Running, name: &str, value: Value) -> Answer {
+    let path = format!("/v1/services/{name}");
+    center.ask("PUT", &path, Some(json!({ "authzen": value }))).await
+}
+
 #[tokio::test]
-async fn services_decide_together_unless_one_is_named() {
+async fn what_names_no_service_is_decided_by_the_default_one() {
     let dir = Dir::new();
     let center = Running::start(&dir).await;
+    let all = "/access/v1/evaluation";
+    let pep = center.token("pep", "").await;
+    let body = || Some(ask(user("a"), action("read"), record("r1")));
+    let question = || json!({ "principal": "user::\"a\"", "action": "read", "resource": { "type": "record", "id": "r1" } });
+    let ask = |path: &'static str| center.ask_as(Some(&pep), "POST", path, body());
+    let decision = |answer: Answer| answer.good()["decision"].as_bool().unwrap();
+    // There is none.
+    assert!(ask(all).await.problem(409).contains("no service yet"));
+    // There is one.
+    center.service("open", &[("all", "permit (principal, action, resource);")]).await;
+    assert!(decision(ask(all).await));
+    authzen_of(&center, "open", json!(false)).await.good();
+    assert!(ask(all).await.problem(409).contains("`authzen = false`"));
+    assert!(decision(ask("/s/open/access/v1/evaluation").await), "by name it decides");
+    authzen_of(&center, "open", json!(true)).await.good();
+    // There are two, and none is the default: the open one does not open the other.
+    open_and_closed(&center).await;
+    let detail = ask(all).await.problem(409);
+    assert!(
+        detail.contains("none of the 2") && detail.contains("`authzen = \"default\"`"),
+        "{detail}"
+    );
+    let batch = json!({ "evaluations": [body()] });
+    let batch = center.ask_as(Some(&pep), "POST", "/access/v1/evaluations", Some(batch)).await;
+    batch.problem(409);
+    center.ask("POST", "/v1/check", Some(question())).await.problem(409);
+    authzen_of(&center, "closed", json!("default")).await.good();
+    assert!(!decision(ask(all).await));
+    let check = center.ask("POST", "/v1/check", Some(question())).await.good();
+    assert_eq!(check["reason"], "no_permit");
+    assert!(decision(ask("/s/open/access/v1/evaluation").await));
+    // One only, whichever way it comes.
+    let detail = authzen_of(&center, "open", json!("default")).await.problem(422);
+    assert!(detail.contains("`closed` says it already"), "{detail}");
+    for dry in ["", "?dry_run=true"] {
+        let files =
+            json!({ "files": { "service.toml": "name = \"open\"\nauthzen = \"default\"\n" } });
+        let path = format!("/v1/services/open/apply{dry}");
+        let detail = center.ask("POST", &path, Some(files)).await.problem(422);
+        assert!(detail.contains("service.toml") && detail.contains("`closed`"), "{detail}");
+    }
+    authzen_of(&center, "closed", json!("sometimes")).await.problem(422);
+    // A token of one service asks where that one decides, and nowhere else.
+    let bound = center.token("pep", "closed").await;
+    assert!(!decision(center.ask_as(Some(&bound), "POST", all, body()).await));
+    let other = center.token("pep", "open").await;
+    center.ask_as(Some(&other), "POST", all, body()).await.problem(403);
+    center.ask_as(Some(&other), "POST", "/v1/check", Some(question())).await.problem(403);
+    let other_path = "/s/closed/access/v1/evaluation";
+    center.ask_as(Some(&other), "POST", other_path, body()).await.problem(403);
+    // The default moves when the first one lets it go, and what an export says comes back.
+    authzen_of(&center, "closed", json!(true)).await.good();
+    authzen_of(&center, "open", json!("default")).await.good();
+    assert!(decision(ask(all).await));
+    let export = center.ask("GET", "/v1/services/open/export", None).await.good();
+    let settings = export["files"]["service.toml"].as_str().unwrap();
+    assert!(settings.contains("authzen = \"default\""), "{settings}");
+    let before = center.revision().await;
+    let files = json!({ "files": export["files"] });
+    center.ask("POST", "/v1/services/open/apply", Some(files)).await.good();
+    assert_eq!(center.revision().await, before);
+    center.stop().await;
+}
+
+/// In a store of an earlier release several services decide together, until one is the default.
+#[tokio::test]
+async fn services_of_an_earlier_release_decide_together_until_one_is_the_default() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let pep = center.token("pep", "").await;
     let permit = "permit (principal == user::\"a\", action, resource);";
     let forbid = "forbid (principal, action, resource == record::\"secret\");";
     center.service("one", &[("p", permit)]).await;
     center.service("two", &[("f", forbid)]).await;
-    let ask = |path: &'static str, token: &str, resource: &str| {
-        let body = ask(user("a"), action("read"), record(resource));
-        let (center, token) = (&center, token.to_owned());
-        async move { center.ask_as(Some(&token), "POST", path, Some(body)).await }
-    };
+    center.stop().await;
+    crate::who::as_layout_2(dir.path());
+    let center = Running::start(&dir).await;
     let all = "/access/v1/evaluation";
+    let ask = |path: &'static str, resource: &str| {
+        center.ask_as(
+            Some(&pep),
+            "POST",
+            path,
+            Some(ask(user("a"), action("read"), record(resource))),
+        )
+    };
     let decision = |answer: Answer| answer.good()["decision"].as_bool().unwrap();
-    let pep = center.token("pep", "").await;
-    assert!(decision(ask(all, &pep, "x").await));
-    assert!(!decision(ask(all, &pep, "secret").await));
-    assert!(decision(ask("/s/one/access/v1/evaluation", &pep, "secret").await));
-    assert!(!decision(ask("/s/two/access/v1/evaluation", &pep, "x").await));
-    ask("/s/none/access/v1/evaluation", &pep, "x").await.problem(404);
+    assert!(decision(ask(all, "x").await));
+    assert!(!decision(ask(all, "secret").await));
+    assert!(decision(ask("/s/one/access/v1/evaluation", "secret").await));
+    assert!(!decision(ask("/s/two/access/v1/evaluation", "x").await));
+    ask("/s/none/access/v1/evaluation", "x").await.problem(404);
     // `/v1/check` says the same, and why.
     let question = |service: Option<&str>| {
         json!({ "service": service, "principal": "user::\"a\"", "action": "read",
@@ -396,16 +482,42 @@ async fn services_decide_together_unless_one_is_named() {
     let check = center.ask("POST", "/v1/check", Some(question(None))).await.good();
     assert_eq!((&check["effect"], &check["reason"]), (&json!("deny"), &json!("forbid")));
     assert_eq!(check["determining"], json!([{ "service": "two", "id": "f", "text": forbid }]));
-    assert_eq!(check["revision"], json!(center.revision().await));
-    let check = center.ask("POST", "/v1/check", Some(question(Some("one")))).await.good();
-    assert_eq!((&check["effect"], &check["reason"]), (&json!("allow"), &json!("permit")));
-    // A service that takes no part, and a token that may ask one only.
-    center.ask("PUT", "/v1/services/two", Some(json!({ "authzen": false }))).await.good();
-    assert!(decision(ask(all, &pep, "secret").await));
-    let bound = center.token("pep", "one").await;
-    assert!(decision(ask("/s/one/access/v1/evaluation", &bound, "x").await));
-    ask("/s/two/access/v1/evaluation", &bound, "x").await.problem(403);
-    ask(all, &bound, "x").await.problem(403);
-    center.ask_as(Some(&bound), "POST", "/v1/check", Some(question(None))).await.problem(403);
+    // An apply warns.
+    let files = json!({ "files": { "service.toml": "name = \"one\"\n" } });
+    let path = "/v1/services/one/apply?dry_run=true";
+    let said = center.ask("POST", path, Some(files)).await.good()["warnings"].to_string();
+    assert!(said.contains("decided by 2 services together"), "{said}");
+    // One that takes no part.
+    authzen_of(&center, "two", json!(false)).await.good();
+    assert!(decision(ask(all, "secret").await));
+    authzen_of(&center, "two", json!(true)).await.good();
+    assert!(!decision(ask(all, "secret").await));
+    // A backup and a restart keep it.
     center.stop().await;
+    let backup = dir.path().join("b.kgbackup");
+    keepgate_center::upkeep::backup(dir.path(), &backup, 1).unwrap();
+    let center = Running::start(&dir).await;
+    let answer = center.ask_as(Some(&pep), "POST", all, Some(ask_of("secret"))).await;
+    assert!(!decision(answer));
+    // One says otherwise: for good.
+    authzen_of(&center, "one", json!("default")).await.good();
+    let answer = center.ask_as(Some(&pep), "POST", all, Some(ask_of("secret"))).await;
+    assert!(decision(answer));
+    authzen_of(&center, "one", json!(true)).await.good();
+    center.ask_as(Some(&pep), "POST", all, Some(ask_of("x"))).await.problem(409);
+    center.stop().await;
+    let center = Running::start(&dir).await;
+    center.ask_as(Some(&pep), "POST", all, Some(ask_of("x"))).await.problem(409);
+    center.stop().await;
+    // The backup is of the state before.
+    let restored = keepgate_center::upkeep::restore(dir.path(), &backup).unwrap();
+    restored.commit(2).unwrap();
+    let center = Running::start(&dir).await;
+    let answer = center.ask_as(Some(&pep), "POST", all, Some(ask_of("secret"))).await;
+    assert!(!decision(answer));
+    center.stop().await;
+}
+
+fn ask_of(resource: &str) -> Value {
+    ask(user("a"), action("read"), record(resource))
 }

@@ -140,7 +140,7 @@ async fn a_client_that_leaves_ends_its_work() {
     let body = files(40_000).to_string();
     let mut stream = connect(center.addr).await;
     let head = format!(
-        "POST /v1/services/s/apply HTTP/1.1\r\nhost: c\r\nauthorization: Bearer {}\r\n\
+        "POST /v1/services/s/apply HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
          content-type: application/json\r\naccept: application/x-ndjson\r\n\
          content-length: {}\r\n\r\n",
         center.admin,

@@ -46,11 +46,11 @@ async fn a_header_that_does_not_end_and_an_idle_connection_are_closed() {
     config.bounds.header = Duration::from_millis(100);
     let center = Running::with(config).await;
     let mut stream = connect(center.addr).await;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let first = read_to_end(&mut stream).await;
     assert!(first.starts_with("HTTP/1.1 200"), "{first}");
     let mut stream = connect(center.addr).await;
-    let opening = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /healthz HTTP/1.1\r\nho";
+    let opening = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nho";
     stream.write_all(opening).await.unwrap();
     let first = read_to_end(&mut stream).await;
     assert!(first.starts_with("HTTP/1.1 200"), "{first}");
@@ -65,7 +65,7 @@ async fn a_body_that_does_not_come_is_a_408() {
     let center = Running::with(config).await;
     let mut stream = connect(center.addr).await;
     let head = format!(
-        "POST /v1/tokens HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: \
+        "POST /v1/tokens HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ncontent-type: \
          application/json\r\ncontent-length: 100\r\nconnection: close\r\n\r\n{{",
         center.admin
     );
@@ -81,7 +81,7 @@ async fn without_a_token_no_body_is_waited_for() {
     let dir = Dir::new();
     let center = Running::start(&dir).await;
     let mut stream = connect(center.addr).await;
-    let head = "PUT /v1/services/x/schema HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\
+    let head = "PUT /v1/services/x/schema HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\
                 connection: close\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = read_to_end(&mut stream).await;
@@ -98,7 +98,7 @@ async fn one_connection_too_many_is_closed_at_once() {
     let mut held = Vec::new();
     for _ in 0..2 {
         let mut stream = connect(center.addr).await;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         let mut some = [0; 12];
         patiently("an answer", stream.read_exact(&mut some)).await.unwrap();
         held.push(stream);
@@ -109,7 +109,7 @@ async fn one_connection_too_many_is_closed_at_once() {
     patiently("a free place", async {
         loop {
             let mut stream = connect(center.addr).await;
-            let ask = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            let ask = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
             if stream.write_all(ask).await.is_ok()
                 && read_to_end(&mut stream).await.starts_with("HTTP/1.1 200")
             {
@@ -129,7 +129,7 @@ async fn a_request_under_way_is_finished_at_shutdown() {
     let mut stream = connect(center.addr).await;
     let body = json!({ "role": "viewer" }).to_string();
     let head = format!(
-        "POST /v1/tokens HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: \
+        "POST /v1/tokens HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ncontent-type: \
          application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
         center.admin,
         body.len()

@@ -26,3 +26,4 @@ mod sources;
 mod start;
 mod store_conformance;
 mod top;
+mod who;

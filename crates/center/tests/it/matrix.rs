@@ -150,6 +150,7 @@ async fn every_endpoint_with_every_role() {
         GET    /v1/tokens: admin
         POST   /v1/tokens: admin
         DELETE /v1/tokens/{id}: admin
+        POST   /v1/tokens/{id}/rotate: admin
         GET    /v1/revision: admin editor viewer gate pep
         GET    /v1/status: admin editor viewer
         GET    /v1/audit: admin editor viewer

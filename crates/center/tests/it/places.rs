@@ -61,7 +61,7 @@ async fn expectations_are_kept() {
     let center = Running::start(&dir).await;
     let refused = raw(
         &center,
-        b"POST /v1/tokens HTTP/1.1\r\nhost: c\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n",
+        b"POST /v1/tokens HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n",
     )
     .await;
     assert!(
@@ -69,7 +69,7 @@ async fn expectations_are_kept() {
         "{refused}"
     );
     let too_large = format!(
-        "POST /v1/tokens HTTP/1.1\r\nhost: c\r\nauthorization: Bearer {}\r\n\
+        "POST /v1/tokens HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
          content-type: application/json\r\ncontent-length: 2000000\r\nexpect: 100-continue\r\n\r\n",
         center.admin
     );
@@ -80,7 +80,7 @@ async fn expectations_are_kept() {
     );
     let mut stream = connect(center.addr).await;
     let good = format!(
-        "POST /v1/tokens HTTP/1.1\r\nhost: c\r\nauthorization: Bearer {}\r\n\
+        "POST /v1/tokens HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
          content-type: application/json\r\ncontent-length: 14\r\nexpect: 100-continue\r\n\r\n",
         center.admin
     );
@@ -108,7 +108,7 @@ async fn idle_connections_give_way() {
         let mut stream = connect(center.addr).await;
         if n % 2 == 0 {
             // One that has asked, and keeps its connection for later.
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: c\r\n\r\n").await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
             assert!(head(&mut stream).await.starts_with("http/1.1 200"));
         }
         idle.push(stream);
@@ -134,7 +134,7 @@ async fn a_crowd_leaves_room_for_health_checks_and_followers() {
     let center = Running::with(config).await;
     let mut busy = Vec::new();
     let begun = format!(
-        "POST /v1/tokens HTTP/1.1\r\nhost: c\r\nauthorization: Bearer {}\r\n\
+        "POST /v1/tokens HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
          content-type: application/json\r\ncontent-length: 14\r\nexpect: 100-continue\r\n\r\n",
         center.admin
     );
@@ -144,9 +144,9 @@ async fn a_crowd_leaves_room_for_health_checks_and_followers() {
         assert!(head(&mut stream).await.starts_with("http/1.1 100"));
         busy.push(stream);
     }
-    let other = raw(&center, b"GET /v1/services HTTP/1.1\r\nhost: c\r\n\r\n").await;
+    let other = raw(&center, b"GET /v1/services HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(other.starts_with("http/1.1 503") && other.contains("connection: close"), "{other}");
-    let health = raw(&center, b"GET /readyz HTTP/1.1\r\nhost: c\r\n\r\n").await;
+    let health = raw(&center, b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(health.starts_with("http/1.1 200"), "{health}");
     let mut mirror = Mirror::follow(&center, &center.admin, &[]).await.unwrap();
     while mirror.snapshots == 0 {

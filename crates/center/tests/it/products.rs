@@ -54,7 +54,7 @@ async fn who_leaves_is_not_decided_for() {
     let path = "/access/v1/evaluations";
     let body = batch(39, 100_000).to_string();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: c\r\nauthorization: Bearer {pep}\r\n\
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {pep}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );

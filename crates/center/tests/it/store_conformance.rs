@@ -3,8 +3,8 @@
 
 use keepgate_center::store::{
     AuditRow, Brought, ChangeRow, Changes, EditVerdict, Fork, Meta, Origin, Retention, RevisionRow,
-    Row, ScopeRow, SqliteStore, Standing, Store, StoreError, Sum, SumRow, TokenRow, Tombstone,
-    Writing,
+    Row, ScopeRow, SqliteStore, Standing, Store, StoreError, Sum, SumRow, TokenRow, TokenUse,
+    Tombstone, Writing,
 };
 use keepgate_center::token::Role;
 use keepgate_policy::{Digest, ItemKey, Kind, Revision};
@@ -239,7 +239,9 @@ fn keeps_scopes_and_tokens(store: &dyn Store) {
         note: "ü".to_owned(),
         created_unix_s: 10,
         last_used_unix_s: None,
+        last_used_from: String::new(),
         revoked_unix_s: None,
+        expires_unix_s: Some(99),
     };
     write(store, |tx| {
         tx.scope(&scope(2))?;
@@ -252,12 +254,20 @@ fn keeps_scopes_and_tokens(store: &dyn Store) {
     write(store, |tx| {
         tx.scope(&scope(0))?;
         tx.token(&revoked)?;
-        tx.touch(&[("id1".to_owned(), 20), ("id1".to_owned(), 15), ("nobody".to_owned(), 1)])
+        tx.touch(&[used("id1", 20, "::1"), used("id1", 15, "::2"), used("nobody", 1, "")])
     })
     .unwrap();
+    // What was noted of its use stays when the token is written with what was known before.
+    write(store, |tx| tx.token(&revoked)).unwrap();
     let reading = store.read().unwrap();
     assert!(!reading.scopes().unwrap().iter().any(|row| row.service == "scope"));
-    assert_eq!(reading.tokens().unwrap(), [TokenRow { last_used_unix_s: Some(20), ..revoked }]);
+    let (last_used_unix_s, last_used_from) = (Some(20), "::1".to_owned());
+    let kept = TokenRow { last_used_unix_s, last_used_from, ..revoked };
+    assert_eq!(reading.tokens().unwrap(), [kept]);
+}
+
+fn used(id: &str, unix_s: u64, from: &str) -> TokenUse {
+    TokenUse { id: id.to_owned(), unix_s, from: from.to_owned() }
 }
 
 /// Revisions, forks, sums, tombstones and what the store says of its history come back as written.

@@ -559,7 +559,15 @@ fn decide(
 ) -> Result<Answer, NoDecision> {
     let published = published.of(query.service);
     let age = usable(published, clock, max_age)?;
-    match published.state.world.decide(query) {
+    let world = &published.state.world;
+    // Where nothing ends, the time is not asked.
+    let decided = match query.at_unix_s {
+        None if world.depends_on_time(query.service) => {
+            world.decide(&query.clone().at(keepgate_observe::unix_s()))
+        }
+        _ => world.decide(query),
+    };
+    match decided {
         Ok(decision) => Ok(Answer { decision, age }),
         Err(QueryError::UnknownService(service)) => Err(NoDecision::UnknownService(service)),
         Err(QueryError::Undecided { policy, reason }) => {

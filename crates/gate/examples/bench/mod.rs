@@ -65,6 +65,7 @@ fn world(limits: &[(&str, &str)]) -> Result<World, Fault> {
             principal: Uid::new("user", format!("user{n}")),
             actions: vec![Uid::action("GET")],
             resource: Some(Uid::route("/orders")),
+            until_unix_s: None,
         };
         items.push(Item::new("orders", &format!("grant{n}"), ItemBody::Grant(grant)));
     }

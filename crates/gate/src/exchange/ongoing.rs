@@ -89,6 +89,8 @@ pub(crate) struct Inputs {
     pub(crate) api_key: Option<String>,
     /// When its credential expires, where the service closes then.
     pub(crate) until_unix_s: Option<u64>,
+    /// When it was decided first, or a little before: what has ended since may have been counted.
+    pub(crate) decided_unix_s: u64,
     pub(crate) request_id: HeaderValue,
 }
 
@@ -98,6 +100,8 @@ pub(crate) struct Ongoing {
     pub(crate) began: Instant,
     /// The revision that it was decided at last.
     decided: AtomicU64,
+    /// The time of that decision, in seconds since the Unix epoch.
+    decided_unix_s: AtomicU64,
     /// 0, or an [`Ending`].
     ending: AtomicU8,
     waker: Mutex<Option<Waker>>,
@@ -112,6 +116,14 @@ impl Ongoing {
 
     pub(crate) fn set_decided(&self, revision: Revision) {
         self.decided.store(revision.0, Ordering::Release);
+    }
+
+    pub(crate) fn decided_unix_s(&self) -> u64 {
+        self.decided_unix_s.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_decided_unix_s(&self, unix_s: u64) {
+        self.decided_unix_s.store(unix_s, Ordering::Release);
     }
 
     /// Why it is over, if it is.
@@ -227,6 +239,7 @@ impl Listed {
         connection: Option<Arc<Shared>>,
     ) -> Listed {
         let ongoing = Arc::new(Ongoing {
+            decided_unix_s: AtomicU64::new(inputs.decided_unix_s),
             inputs,
             began: Instant::now(),
             decided: AtomicU64::new(revision.0),

@@ -29,13 +29,15 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
     let worker = &arrived.worker;
     fresh(found)?;
     let started = Instant::now();
+    let now = if found.table.depends_on_time { keepgate_observe::unix_s() } else { 0 };
     let (decision, context) = worker.with_context(|context| {
         let path = found.path.as_deref().unwrap_or(arrived.parts.uri.path());
         context.fill(arrived.parts.method.as_str(), path, host, *client);
         let decision = found.table.world.decide(
             &Query::new(principal, &found.action, &found.resource)
                 .service(&worker.common.tables.service)
-                .context(&context.map),
+                .context(&context.map)
+                .at(now),
         );
         (decision, context.map.clone())
     });
@@ -45,7 +47,7 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
         Err(QueryError::UnknownService(_)) => {
             Err(no_decision("no_service", "the gate does not know its service yet"))
         }
-        Err(error @ QueryError::Undecided { .. }) => {
+        Err(error) if error.is_undecided() => {
             worker.metrics.policy_errors.add(1);
             tracing::debug!(
                 target: "keepgate::decision",

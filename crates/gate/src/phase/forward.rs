@@ -203,7 +203,7 @@ async fn caller_body(
 /// Puts the exchange among those that are decided again, with the context that it was decided on.
 fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
     let Identified { routed: Routed { accepted, found, .. }, identity } = &admitted.identified;
-    let Arrived { worker, peer, request_id, .. } = &*accepted.arrived;
+    let Arrived { worker, peer, request_id, started, .. } = &*accepted.arrived;
     let inputs = Inputs {
         principal: Arc::clone(&identity.principal),
         action: found.action.clone(),
@@ -212,6 +212,8 @@ fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
         max_age: Duration::from_millis(found.max_age_ms),
         api_key: identity.key.as_ref().map(|key| key.prefix.clone()),
         until_unix_s: identity.until_unix_s.filter(|_| found.service.closes_on_expiry),
+        // Not after the decision, whatever was waited for since.
+        decided_unix_s: keepgate_observe::unix_s().saturating_sub(started.elapsed().as_secs() + 1),
         request_id: request_id.clone(),
     };
     let connection = (!peer.is_h2).then(|| Arc::clone(&peer.shared));

@@ -2,9 +2,10 @@
 //!
 //! In rounds, at least [`ROUND`] apart, on a thread apart from the workers. An exchange is decided
 //! again, with what it was decided on before, when an item that its service's decisions depend on
-//! has changed since; not before it is as old as `revoke_after`, so that the many short ones cost
-//! nothing. Without a change it is only asked whether the permissions are still young enough for it
-//! and, where the service closes then, whether its credential still holds.
+//! has changed since, or a grant or membership of them has ended; not before it is as old as
+//! `revoke_after`, so that the many short ones cost nothing. Else it is only asked whether the
+//! permissions are still young enough for it and, where the service closes then, whether its
+//! credential still holds.
 //!
 //! INVARIANT: no list is held for longer than it takes to copy [`CHUNK`] pointers.
 
@@ -62,6 +63,8 @@ struct Rounds {
     since: Revision,
     /// Every exchange is to be decided again, whatever its revision.
     all: bool,
+    /// The last end of a grant or a membership of its world, up to this round.
+    last_end: Option<u64>,
     /// Those that were told, and when.
     told: Vec<(Arc<Ongoing>, Instant)>,
 }
@@ -87,6 +90,9 @@ impl Rounds {
     fn round(&mut self, front: &Front) {
         let now = Instant::now();
         let unix_s = keepgate_observe::unix_s();
+        let world = self.world.as_ref().map(|dated| &dated.world);
+        self.last_end =
+            world.and_then(|world| world.last_end(&front.common.tables.service, unix_s));
         for list in front.ongoing.iter() {
             let mut from = Some(0);
             while let Some(place) = from {
@@ -138,19 +144,21 @@ impl Rounds {
         if currency.age().is_none_or(|age| age > inputs.max_age) {
             return Some(Ending::Undecided);
         }
-        if ongoing.decided() >= self.since {
+        let has_ended = self.last_end.is_some_and(|at| ongoing.decided_unix_s() < at);
+        if ongoing.decided() >= self.since && !has_ended {
             return None;
         }
         front.redecided.add(1);
-        let ending = decide(world, &front.common.tables.service, inputs);
+        let ending = decide(world, &front.common.tables.service, inputs, unix_s);
         if ending.is_none() {
             ongoing.set_decided(world.revision());
+            ongoing.set_decided_unix_s(unix_s);
         }
         ending
     }
 }
 
-fn decide(world: &World, service: &str, inputs: &Inputs) -> Option<Ending> {
+fn decide(world: &World, service: &str, inputs: &Inputs, unix_s: u64) -> Option<Ending> {
     if let Some(prefix) = &inputs.api_key {
         let view = world.service(service)?;
         // A key that is gone, or another's by now, is no credential any more.
@@ -161,7 +169,8 @@ fn decide(world: &World, service: &str, inputs: &Inputs) -> Option<Ending> {
     let decision = world.decide(
         &Query::new(&inputs.principal, &inputs.action, &inputs.resource)
             .service(service)
-            .context(&inputs.context),
+            .context(&inputs.context)
+            .at(unix_s),
     );
     match decision {
         Ok(decision) => (!decision.is_allowed()).then_some(Ending::Denied),

@@ -88,6 +88,8 @@ pub(crate) struct Table {
     pub(crate) version: Version,
     /// How old `world` is, and not the newest one: a request that waits grows old with its world.
     currency: Arc<dyn Currency>,
+    /// Grants or memberships end: decisions ask for the time.
+    pub(crate) depends_on_time: bool,
     pub(crate) service: Option<Arc<Service>>,
 }
 
@@ -132,7 +134,8 @@ impl Table {
             }
             Service::compile(&view, before, tables).map(Arc::new)
         });
-        Table { world, version, currency, service }
+        let depends_on_time = world.depends_on_time(&tables.service);
+        Table { world, version, currency, depends_on_time, service }
     }
 
     /// How long ago this world was last known to be current; none: nobody knows.

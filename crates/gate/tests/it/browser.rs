@@ -208,6 +208,7 @@ fn draft() -> Draft {
         member: uid("user", "anonymous"),
         role: uid("role", "reader"),
         source: String::new(),
+        until_unix_s: None,
     }];
     draft
 }

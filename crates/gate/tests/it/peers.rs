@@ -80,6 +80,7 @@ fn clerks() -> Draft {
         member: super::support::uid("user", "alice"),
         role: super::support::uid("role", "clerk"),
         source: String::new(),
+        until_unix_s: None,
     }];
     draft
 }

@@ -40,7 +40,7 @@ fn draft() -> Draft {
 
 fn clerk(name: &str) -> MemberBody {
     let role = uid("role", "clerk");
-    MemberBody { member: uid("user", name), role, source: String::new() }
+    MemberBody { member: uid("user", name), role, source: String::new(), until_unix_s: None }
 }
 
 /// Opens streams on a connection of its own; each tells when it ends.

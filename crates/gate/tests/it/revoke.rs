@@ -34,7 +34,12 @@ fn clerks() -> Draft {
         "clerks".to_owned(),
         "permit (principal in role::\"clerk\", action, resource in route::\"/orders\");".to_owned(),
     ));
-    draft.members = vec![MemberBody { member: uid("user", "bob"), role, source: String::new() }];
+    draft.members = vec![MemberBody {
+        member: uid("user", "bob"),
+        role,
+        source: String::new(),
+        until_unix_s: None,
+    }];
     draft
 }
 
@@ -51,6 +56,35 @@ fn fire_bob(gate: &TestGate, draft: &mut Draft) {
     draft.members.clear();
     draft.revision += 1;
     gate.source.replace(draft.world());
+}
+
+/// What ends by itself ends open exchanges, without a change; whoever stays is decided again and goes
+/// on.
+#[tokio::test]
+async fn exchanges_end_with_the_membership_that_allows_them() {
+    let upstream = events().await;
+    let mut draft = clerks();
+    draft.members.push(MemberBody {
+        member: uid("user", "alice"),
+        role: uid("role", "clerk"),
+        source: String::new(),
+        until_unix_s: None,
+    });
+    let gate = gate_of(&draft, &upstream.url, Protocol::Http1).await;
+    let mut bob = event_stream(&gate).await;
+    let alice = event_stream_of(&gate, "x-user", "alice").await;
+    let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 2;
+    draft.members[0].until_unix_s = Some(until);
+    draft.revision += 1;
+    gate.source.replace(draft.world());
+    read_to_close(&mut bob).await;
+    let ended = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    assert!(ended >= Duration::from_secs(until), "ended {ended:?}, until {until}");
+    // From then on nobody gets in by it, and no revision was needed.
+    assert_eq!(get(gate.addr, "/orders", &[BOB]).await.status, 403);
+    assert_eq!(gate.metric("keepgate_gate_exchanges_open").await, 1.0, "alice goes on");
+    assert!(gate.metric("keepgate_gate_exchanges_redecided_total").await >= 2.0);
+    drop(alice);
 }
 
 /// An upstream of long answers: an event at once, then nothing; or a WebSocket that echoes.
@@ -230,6 +264,7 @@ async fn what_stays_allowed_goes_on() {
             member: uid("user", &format!("carol{n}")),
             role: uid("role", "clerk"),
             source: String::new(),
+            until_unix_s: None,
         });
         draft.revision += 1;
         gate.source.replace(draft.world());

@@ -294,6 +294,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 pub(crate) async fn start(config: GateConfig) -> anyhow::Result<Gate> {
     let listen = shown(&config.listen);
     let admin = config.admin_listen.map(|addr| addr.to_string()).unwrap_or_default();
+    warn_of_clear_text(&config);
     Gate::start(config).await.map_err(|error| {
         let error = anyhow::Error::from(error);
         // Both listeners fail with the same words but for the address.
@@ -303,6 +304,20 @@ pub(crate) async fn start(config: GateConfig) -> anyhow::Result<Gate> {
             named(error, "the gate", listen, "--listen")
         }
     })
+}
+
+/// Says at each start that whoever is on the way reads keys and tokens.
+fn warn_of_clear_text(config: &GateConfig) {
+    if let Listen::Tcp(addr) = &config.listen
+        && config.tls.is_none()
+        && addr.ip().to_canonical().is_unspecified()
+    {
+        tracing::warn!(
+            listen = %addr,
+            "the gate listens in clear text on all addresses: API keys and tokens can be read on the \
+             way; pass --tls-cert and --tls-key, or listen on the address of a proxy that speaks TLS"
+        );
+    }
 }
 
 /// Where callers connect, as a URL.

@@ -1,14 +1,12 @@
 //! `keepgate key`: API keys of a service's callers.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use anyhow::Context as _;
 use clap::Subcommand;
-use keepgate_api::{Key, Keys, MadeKey, NewKey, RotateKey, UidInput};
+use keepgate_api::{Key, Keys, MadeKey, NewKey, UidInput};
 use keepgate_policy::{Uid, duration};
 use serde_json::json;
 
 use crate::admin::{Admin, ServiceArgs, segment};
+use crate::cmd::{Term, ends_in, now_unix_s, rotation, shown_end};
 use crate::exit::Exit;
 use crate::style::{self, Paint, Table};
 use crate::uid;
@@ -19,7 +17,7 @@ use crate::uid;
 Examples:
   keepgate key create --principal client::crawler --plan bulk --expires 90d
   keepgate key create --service orders --principal 'user::\"a b\"' --note 'nightly import'
-  keepgate key rotate 4f9c2a7e1b03 --overlap 1h
+  keepgate key rotate 4f9c2a7e1b03 --overlap 1h --expires 90d
   keepgate key list --json")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -76,6 +74,10 @@ enum Action {
         /// How long the old key stays valid, such as 1h
         #[arg(long, value_name = "DURATION", value_parser = duration::parse_ms, default_value = "1h")]
         overlap: u64,
+        /// How long the new key is valid, such as 90d, or `never`; default: as long as the old one was
+        /// meant to be
+        #[arg(long, value_name = "DURATION")]
+        expires: Option<Term>,
         /// Print prefix and key as JSON
         #[arg(long)]
         json: bool,
@@ -93,7 +95,7 @@ async fn act(action: Action) -> anyhow::Result<()> {
     match action {
         Action::Create { principal, plan, expires, note, json, service } => {
             let (mut admin, service) = service.connect().await?;
-            let expires = expires.map(expiry).transpose()?;
+            let expires = expires.map(ends_in).transpose()?;
             let fields = Fields { plan: plan.as_deref(), expires_unix_s: expires, note: &note };
             let answer = create(&mut admin, &service, &principal, &fields).await?;
             print_key(&answer, json)
@@ -115,11 +117,11 @@ async fn act(action: Action) -> anyhow::Result<()> {
                 .await?;
             style::print(&format!("revoked {prefix}\n"))
         }
-        Action::Rotate { prefix, overlap, json, service } => {
+        Action::Rotate { prefix, overlap, expires, json, service } => {
             let (mut admin, service) = service.connect().await?;
             let prefix = segment(prefix_of(&prefix));
             let path = format!("/v1/services/{}/keys/{prefix}/rotate", segment(&service));
-            let answer = admin.post(&path, &RotateKey { overlap_s: overlap / 1_000 }).await?;
+            let answer = admin.post(&path, &rotation(overlap, expires)?).await?;
             print_key(&answer, json)
         }
     }
@@ -130,26 +132,12 @@ fn prefix_of(text: &str) -> &str {
     text.strip_prefix("kgk_").and_then(|rest| rest.split('_').next()).unwrap_or(text)
 }
 
-fn now_unix_s() -> anyhow::Result<u64> {
-    let now =
-        SystemTime::now().duration_since(UNIX_EPOCH).context("this host's clock is before 1970")?;
-    Ok(now.as_secs())
-}
-
-fn expiry(in_ms: u64) -> anyhow::Result<u64> {
-    Ok(now_unix_s()?.saturating_add(in_ms / 1_000))
-}
-
 /// Keys as lines, as `key list` and `plan show` print them.
 pub(crate) fn table(keys: &[Key]) -> anyhow::Result<Table> {
     let now = now_unix_s()?;
     let mut table = Table::new(&["prefix", "principal", "plan", "expires", "note"]);
     for key in keys {
-        let expires = match key.expires_unix_s {
-            None => "never".to_owned(),
-            Some(at) if at <= now => format!("{}, expired", style::date(at)),
-            Some(at) => style::date(at),
-        };
+        let expires = shown_end(key.expires_unix_s, now);
         let (prefix, plan, note) = (key.prefix.clone(), key.plan.clone(), key.note.clone());
         table.row([prefix, uid::told(&key.principal), plan, expires, note]);
     }

@@ -35,6 +35,7 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
 use crate::logs::LogFormat;
+use crate::style;
 
 /// Keeps permission checks up when the crawler comes.
 #[derive(Debug, Parser)]
@@ -142,6 +143,103 @@ commands! {
     Tune => tune,
     Lab => lab,
     HelpMarkdown => help_markdown,
+}
+
+/// When something ends that begins now, in Unix seconds.
+pub(crate) fn ends_in(ms: u64) -> anyhow::Result<u64> {
+    Ok(now_unix_s()?.saturating_add(ms / 1_000))
+}
+
+/// Now, in Unix seconds.
+pub(crate) fn now_unix_s() -> anyhow::Result<u64> {
+    use anyhow::Context as _;
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).context("this host's clock is before 1970")?;
+    Ok(now.as_secs())
+}
+
+/// The term of what takes another's place: `never`, or how long it is valid.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Term {
+    /// Until it is revoked.
+    Never,
+    /// So many milliseconds.
+    For(u64),
+}
+
+impl std::str::FromStr for Term {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Term, String> {
+        match text {
+            "never" => Ok(Term::Never),
+            text => keepgate_policy::duration::parse_ms(text)
+                .map(Term::For)
+                .map_err(|e| format!("{e}; or `never`")),
+        }
+    }
+}
+
+/// When something ends: a duration from now, or a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Until(u64);
+
+impl Until {
+    /// Seconds since the Unix epoch.
+    pub(crate) fn unix_s(self) -> u64 {
+        self.0
+    }
+}
+
+impl std::str::FromStr for Until {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Until, String> {
+        use keepgate_policy::{duration, instant};
+        let now = now_unix_s().map_err(|e| e.to_string())?;
+        let at = match duration::parse_ms(text) {
+            Ok(ms) => now.saturating_add(ms / 1_000),
+            Err(_) => {
+                instant::parse(text).map_err(|e| format!("{e}; or a duration such as `8h`"))?
+            }
+        };
+        if at <= now || at > instant::LAST {
+            return Err(format!("expected a time in the future, got `{text}`"));
+        }
+        Ok(Until(at))
+    }
+}
+
+/// The end of a grant or a membership, for people; empty where it has none.
+pub(crate) fn shown_until(until_unix_s: Option<u64>, now_unix_s: u64) -> String {
+    match until_unix_s {
+        None => String::new(),
+        Some(at) if at <= now_unix_s => format!("ended {}", style::date(at)),
+        Some(at) => format!("until {}", style::date(at)),
+    }
+}
+
+/// The request of a rotation.
+pub(crate) fn rotation(
+    overlap_ms: u64,
+    term: Option<Term>,
+) -> anyhow::Result<keepgate_api::Rotate> {
+    let (expires_unix_s, never_expires) = match term {
+        None => (None, false),
+        Some(Term::Never) => (None, true),
+        Some(Term::For(ms)) => (Some(ends_in(ms)?), false),
+    };
+    Ok(keepgate_api::Rotate { overlap_s: overlap_ms / 1_000, expires_unix_s, never_expires })
+}
+
+/// When something ends, for people.
+pub(crate) fn shown_end(expires_unix_s: Option<u64>, now_unix_s: u64) -> String {
+    match expires_unix_s {
+        None => "never".to_owned(),
+        Some(at) if at <= now_unix_s => format!("{}, expired", style::date(at)),
+        Some(at) => style::date(at),
+    }
 }
 
 /// A runtime for a command that serves: a thread for each core.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use clap::Subcommand;
-use keepgate_api::{Changed, ItemList, Listed, Members, Membership, UidInput};
+use keepgate_api::{Changed, ItemList, Listed, Members, Membership, MembershipName, UidInput};
 use keepgate_policy::Uid;
 use keepgate_policy::model::{GrantBody, RoleBody};
 use serde::Serialize;
@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::admin::{Admin, CenterArgs, ServiceArgs, segment};
 use crate::cmd::entity::Removal;
+use crate::cmd::{Until, now_unix_s, shown_until};
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint, Table};
 use crate::uid;
@@ -25,6 +26,7 @@ const ANY: &str = "any";
 Examples:
   keepgate role list
   keepgate role assign user::bob orders-reader
+  keepgate role assign user::bob orders-admin --until 8h
   keepgate role revoke user::bob 'role::\"orders-reader\"'
   keepgate role grant orders-reader --action GET,HEAD --resource route::/orders
   keepgate role grant orders-admin --action any --resource any
@@ -51,6 +53,10 @@ enum Action {
     },
     /// Put a principal, or a role, into a role
     Assign {
+        /// When the membership ends by itself: a duration such as 8h, or a time such as
+        /// 2030-01-31T18:00:00Z; default: when it is revoked
+        #[arg(long, value_name = "TIME")]
+        until: Option<Until>,
         /// Make the role if nothing names it yet; without this option it is refused, as a slip
         #[arg(long)]
         create: bool,
@@ -81,6 +87,10 @@ enum Action {
         /// The resource, such as route::/orders; `any` for all
         #[arg(long, value_name = "UID")]
         resource: String,
+        /// When the grant ends by itself: a duration such as 8h, or a time such as
+        /// 2030-01-31T18:00:00Z; default: when it is taken back
+        #[arg(long, value_name = "TIME")]
+        until: Option<Until>,
         #[command(flatten)]
         service: ServiceArgs,
         /// Print the center's answer as JSON
@@ -144,32 +154,41 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 let roles: Vec<RoleLine> = roles.into_values().collect();
                 style::print_json(&json!({ "roles": roles }))?;
             } else {
+                let now = now_unix_s()?;
                 let mut table = Table::new(&["role", "members", "description"]);
                 for role in roles.values() {
-                    let members: Vec<String> = role.members.iter().map(uid::told).collect();
+                    let members: Vec<String> = role.members.iter().map(|m| m.shown(now)).collect();
                     let (role, words) = (uid::told(&role.uid), role.description.clone());
                     table.row([role, members.join(", "), words]);
                 }
                 style::print(&table.render(Paint::stdout()))?;
             }
         }
-        Action::Assign { edge, create } => {
+        Action::Assign { edge, until, create } => {
             let mut admin = edge.center.connect()?;
-            let verb = if create { "assign" } else { "assign?must_exist=true" };
-            let answer = runtime.block_on(change(&mut admin, verb, &edge))?;
+            let (member, role) = edge.names();
+            let body = Membership { member, role, until_unix_s: until.map(Until::unix_s) };
+            let path = match create {
+                true => "/v1/roles/assign",
+                false => "/v1/roles/assign?must_exist=true",
+            };
+            let answer = runtime.block_on(admin.post(path, &body))?;
             done(&edge, "is in", &answer)?;
         }
         Action::Revoke { edge } => {
             let mut admin = edge.center.connect()?;
-            let answer = runtime.block_on(change(&mut admin, "revoke", &edge))?;
+            let (member, role) = edge.names();
+            let body = MembershipName { member, role };
+            let answer = runtime.block_on(admin.post("/v1/roles/revoke", &body))?;
             done(&edge, "is no longer in", &answer)?;
         }
         Action::Delete { role, removal, center } => {
             let path = format!("/v1/roles/{}", segment(&role.0.to_string()));
             return removal.run(center.connect()?, &path, &role.0.to_string());
         }
-        Action::Grant { role, action, resource, service, json } => {
-            let grant = grant(role, &action, &resource)?;
+        Action::Grant { role, action, resource, until, service, json } => {
+            let mut grant = grant(role, &action, &resource)?;
+            grant.until_unix_s = until.map(Until::unix_s);
             let answer = runtime.block_on(async {
                 let (mut admin, path) = grants(&service).await?;
                 admin.put(&format!("{path}/{}", segment(&grant.default_id())), &grant).await
@@ -192,7 +211,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             if json {
                 style::print_json(&json!({ "grants": grants }))?;
             } else {
-                style::print(&grants_table(&grants).render(Paint::stdout()))?;
+                style::print(&grants_table(&grants, now_unix_s()?).render(Paint::stdout()))?;
             }
         }
         Action::Ungrant { id, service } => {
@@ -228,18 +247,19 @@ fn grant(role: Role, actions: &[String], resource: &str) -> anyhow::Result<Grant
             Some(uid::parse(text).map_err(|e| usage(format!("--resource: {e}; or pass `any`")))?)
         }
     };
-    Ok(GrantBody { principal: role.0, actions: granted, resource })
+    Ok(GrantBody { principal: role.0, actions: granted, resource, until_unix_s: None })
 }
 
-fn grants_table(grants: &[Listed<GrantBody>]) -> Table {
-    let mut table = Table::new(&["role", "actions", "resource", "id"]);
+fn grants_table(grants: &[Listed<GrantBody>], now: u64) -> Table {
+    let mut table = Table::new(&["role", "actions", "resource", "ends", "id"]);
     for grant in grants {
-        let GrantBody { principal, actions, resource } = &grant.body;
+        let GrantBody { principal, actions, resource, until_unix_s } = &grant.body;
+        let ends = shown_until(*until_unix_s, now);
         let actions: Vec<String> = actions.iter().map(Uid::to_string).collect();
         let any = || ANY.to_owned();
         let actions = if actions.is_empty() { any() } else { actions.join(", ") };
         let resource = resource.as_ref().map_or_else(any, Uid::to_string);
-        table.row([principal.to_string(), actions, resource, grant.id.clone()]);
+        table.row([principal.to_string(), actions, resource, ends, grant.id.clone()]);
     }
     table
 }
@@ -248,8 +268,27 @@ fn grants_table(grants: &[Listed<GrantBody>]) -> Table {
 #[derive(Debug, Serialize)]
 struct RoleLine {
     uid: keepgate_api::Uid,
-    members: Vec<keepgate_api::Uid>,
+    members: Vec<MemberLine>,
     description: String,
+}
+
+/// Who is in a role.
+#[derive(Debug, Serialize)]
+struct MemberLine {
+    #[serde(flatten)]
+    uid: keepgate_api::Uid,
+    /// When it ends, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until_unix_s: Option<u64>,
+}
+
+impl MemberLine {
+    fn shown(&self, now: u64) -> String {
+        match shown_until(self.until_unix_s, now).as_str() {
+            "" => uid::told(&self.uid),
+            until => format!("{} ({until})", uid::told(&self.uid)),
+        }
+    }
 }
 
 /// Roles that were described or that have a member, by their uid in Cedar syntax.
@@ -267,15 +306,17 @@ async fn roles(admin: &mut Admin) -> anyhow::Result<BTreeMap<String, RoleLine>> 
             members: Vec::new(),
             description: String::new(),
         });
-        line.members.push(edge.member);
+        line.members.push(MemberLine { uid: edge.member, until_unix_s: edge.until_unix_s });
     }
     Ok(roles)
 }
 
-async fn change(admin: &mut Admin, verb: &str, edge: &Edge) -> anyhow::Result<Changed> {
-    let of = |uid: &Uid| UidInput::Text(uid.to_string());
-    let body = Membership { member: of(&edge.member), role: of(&edge.role.0) };
-    admin.post(&format!("/v1/roles/{verb}"), &body).await
+impl Edge {
+    /// Member and role, as requests have them.
+    fn names(&self) -> (UidInput, UidInput) {
+        let of = |uid: &Uid| UidInput::Text(uid.to_string());
+        (of(&self.member), of(&self.role.0))
+    }
 }
 
 fn done(edge: &Edge, words: &str, answer: &Changed) -> anyhow::Result<()> {

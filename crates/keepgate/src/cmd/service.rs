@@ -64,11 +64,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 let revision = newest.revision;
                 style::print_json(&Services { revision, services, next: None })?;
             } else {
-                let mut table = Table::new(&["name", "policies", "grants", "routes"]);
+                let heads = ["name", "policies", "grants", "routes", "next grant to end"];
+                let mut table = Table::new(&heads);
                 for service in &services {
                     let counts = [service.policies, service.grants, service.routes];
                     let counts = counts.map(|count| count.to_string());
-                    table.row([service.name.clone()].into_iter().chain(counts));
+                    let ends = service.next_end_unix_s.map(style::date).unwrap_or_default();
+                    table.row([service.name.clone()].into_iter().chain(counts).chain([ends]));
                 }
                 style::print(&table.render(Paint::stdout()))?;
             }

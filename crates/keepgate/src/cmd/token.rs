@@ -4,18 +4,22 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use keepgate_api::{MadeToken, NewToken, Token, Tokens};
+use keepgate_policy::duration;
 use serde_json::json;
 
 use crate::admin::{Admin, CenterArgs, segment};
+use crate::cmd::{Term, ends_in, now_unix_s, rotation, shown_end};
 use crate::exit::{Exit, usage};
 use crate::secret;
 use crate::style::{self, Paint, Table};
 
-/// Make, list and revoke tokens
+/// Make, list, rotate and revoke tokens
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   keepgate token create --role gate --service orders --out gate.token
+  keepgate token create --role editor --service orders --expires 90d
+  keepgate token rotate 4f9c2a7e1b03 --overlap 1h --out gate.token
   keepgate token list
   keepgate token revoke 4f9c2a7e1b03")]
 pub(crate) struct Args {
@@ -30,9 +34,12 @@ enum Action {
         /// What it may do
         #[arg(long, value_enum)]
         role: TokenRole,
-        /// The service, for the roles gate and pep
+        /// The service, for the roles gate, pep and editor
         #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
         service: Option<String>,
+        /// How long the token is valid, such as 90d; default: until it is revoked
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse_ms)]
+        expires: Option<u64>,
         /// A note for people
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
@@ -47,10 +54,33 @@ enum Action {
     },
     /// List tokens, without their secrets
     List {
-        /// Revoked ones too
+        /// Those that were revoked or have expired too
         #[arg(long)]
         all: bool,
         /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        center: CenterArgs,
+    },
+    /// Make a token's successor and print it, alone, on stdout
+    ///
+    /// It has the old one's role, service and note. Give it to whoever uses the old one before the
+    /// overlap is over.
+    Rotate {
+        /// The token's id, the part between the underscores
+        id: String,
+        /// How long the old token stays valid, such as 1h
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse_ms, default_value = "1h")]
+        overlap: u64,
+        /// How long the new token is valid, such as 90d, or `never`; default: as long as the old one
+        /// was meant to be
+        #[arg(long, value_name = "DURATION")]
+        expires: Option<Term>,
+        /// Write the token to this file, mode 0600, in place of printing it
+        #[arg(long, value_name = "FILE", conflicts_with = "json")]
+        out: Option<PathBuf>,
+        /// Print id and token as JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -95,49 +125,81 @@ impl TokenRole {
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let runtime = super::runtime()?;
     match args.action {
-        Action::Create { role, service, note, out, json, center } => {
+        Action::Create { role, service, expires, note, out, json, center } => {
             if role == TokenRole::Gate && service.is_none() {
                 return Err(usage("a gate's token is for one service: pass --service NAME"));
             }
             let mut admin = center.connect()?;
-            let answer = runtime.block_on(create(&mut admin, role, service.as_deref(), &note))?;
-            let line = format!("{}\n", answer.token);
-            match &out {
-                Some(path) => keep(&mut admin, &runtime, path, &line, &answer.id)?,
-                None if json => style::print_json(&answer)?,
-                None => style::print(&line)?,
-            }
+            let asked = NewToken {
+                role: role.name().to_owned(),
+                service: service.unwrap_or_default(),
+                note,
+                expires_unix_s: expires.map(ends_in).transpose()?,
+            };
+            let answer = runtime.block_on(admin.post("/v1/tokens", &asked))?;
+            hand_over(&mut admin, &runtime, &answer, out.as_deref(), json)?;
+        }
+        Action::Rotate { id, overlap, expires, out, json, center } => {
+            let mut admin = center.connect()?;
+            let path = format!("/v1/tokens/{}/rotate", segment(id_of(&id)));
+            let answer = runtime.block_on(admin.post(&path, &rotation(overlap, expires)?))?;
+            hand_over(&mut admin, &runtime, &answer, out.as_deref(), json)?;
         }
         Action::List { all, json, center } => {
             let mut admin = center.connect()?;
             let tokens = runtime.block_on(admin.load_all::<Tokens>("/v1/tokens"))?;
-            let tokens = tokens.iter().filter(|token| all || !is_revoked(token));
+            let now = now_unix_s()?;
+            let tokens = tokens.iter().filter(|token| all || !has_ended(token, now));
             if json {
                 style::print_json(&json!({ "tokens": tokens.collect::<Vec<_>>() }))?;
             } else {
-                let members = ["id", "role", "service", "note"];
-                let mut table = Table::new(if all {
-                    &["id", "role", "service", "note", "state"]
-                } else {
-                    &members
-                });
-                for token in tokens {
-                    let state = if is_revoked(token) { "revoked" } else { "" };
-                    let cells = [&token.id, &token.role, &token.service, &token.note];
-                    table.row(cells.into_iter().cloned().chain([state.to_owned()]));
-                }
-                style::print(&table.render(Paint::stdout()))?;
+                style::print(&table(tokens, now).render(Paint::stdout()))?;
             }
         }
         Action::Revoke { id, center } => {
             let mut admin = center.connect()?;
-            // Whoever pastes the whole token means its id.
-            let id = id.strip_prefix("kgt_").and_then(|rest| rest.split('_').next()).unwrap_or(&id);
+            let id = id_of(&id);
             runtime.block_on(admin.delete(&format!("/v1/tokens/{}", segment(id))))?;
             style::print(&format!("revoked {id}\n"))?;
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Whoever pastes the whole token means its id.
+fn id_of(text: &str) -> &str {
+    text.strip_prefix("kgt_").and_then(|rest| rest.split('_').next()).unwrap_or(text)
+}
+
+fn table<'a>(tokens: impl Iterator<Item = &'a Token>, now: u64) -> Table {
+    let mut table = Table::new(&["id", "role", "service", "expires", "last used", "from", "note"]);
+    for token in tokens {
+        let ends = match token.revoked_unix_s {
+            Some(_) => "revoked".to_owned(),
+            None => shown_end(token.expires_unix_s, now),
+        };
+        let used = token.last_used_unix_s.map_or_else(|| "never".to_owned(), style::date);
+        let [id, role, service] = [&token.id, &token.role, &token.service].map(String::clone);
+        let [from, note] = [&token.last_used_from, &token.note].map(String::clone);
+        table.row([id, role, service, ends, used, from, note]);
+    }
+    table
+}
+
+/// Prints a new token, or writes it to a file.
+fn hand_over(
+    admin: &mut Admin,
+    runtime: &tokio::runtime::Runtime,
+    made: &MadeToken,
+    out: Option<&Path>,
+    json: bool,
+) -> anyhow::Result<()> {
+    let line = format!("{}\n", made.token);
+    match out {
+        Some(path) => keep(admin, runtime, path, &line, &made.id),
+        None if json => style::print_json(made),
+        None => style::print(&line),
+    }
 }
 
 /// Writes a new token to a file; where that fails nobody holds it, so it is revoked.
@@ -158,9 +220,9 @@ fn keep(
     })
 }
 
-/// Whether a token of the center's list is good no more.
-pub(crate) fn is_revoked(token: &Token) -> bool {
-    token.revoked_unix_s.is_some()
+/// Whether a token of the center's list is good no more at this time, in Unix seconds.
+pub(crate) fn has_ended(token: &Token, now: u64) -> bool {
+    token.revoked_unix_s.is_some() || token.expires_unix_s.is_some_and(|at| at <= now)
 }
 
 /// Makes a token.
@@ -171,5 +233,6 @@ pub(crate) async fn create(
     note: &str,
 ) -> anyhow::Result<MadeToken> {
     let (role, service) = (role.name().to_owned(), service.unwrap_or_default().to_owned());
-    admin.post("/v1/tokens", &NewToken { role, service, note: note.to_owned() }).await
+    let (note, expires_unix_s) = (note.to_owned(), None);
+    admin.post("/v1/tokens", &NewToken { role, service, note, expires_unix_s }).await
 }

@@ -114,7 +114,7 @@ fn a_revision_of_a_lost_history_is_refused() {
 fn the_next_address_of_a_name_is_tried() {
     let mut place = Place::new();
     let port = place.listen.rsplit(':').next().unwrap().to_owned();
-    let hosts = place.scratch.write("hosts", "127.0.0.1 center.test\n127.0.0.2 center.test\n");
+    let hosts = place.scratch.write("hosts", "127.0.0.1 localhost\n127.0.0.2 localhost\n");
     let several = place.scratch.write("host.conf", "multi on\n");
     let script = format!(
         "mount --bind {} /etc/hosts && {{ [ ! -e /etc/host.conf ] || mount --bind {} /etc/host.conf; }} \
@@ -127,12 +127,12 @@ fn the_next_address_of_a_name_is_tried() {
         command.args(["-m", "sh", "-c", &script, "sh"]).args(args);
         command
     };
-    let found = own(&["getent", "ahosts", "center.test"]).output();
+    let found = own(&["getent", "ahosts", "localhost"]).output();
     let found = found.map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
     if !found.as_ref().is_ok_and(|found| found.contains("127.0.0.2")) {
         return skipped("no mount namespace, or no name of our own in it");
     }
-    let url = format!("http://center.test:{port}");
+    let url = format!("http://localhost:{port}");
     let mut args = place.gate_args(&url);
     args.push("--insecure-center".to_owned());
     let start = || {

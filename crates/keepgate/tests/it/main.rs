@@ -14,6 +14,7 @@ mod clients;
 mod config;
 mod connections;
 mod demo;
+mod door;
 mod faults;
 mod flood;
 mod frozen;

@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use super::line::Lines;
 use super::{LINKS, ROLES, Reader, toml_text};
+use crate::instant;
 use crate::model::{GrantBody, Item, ItemBody, LinkBody, MemberBody, RoleBody, Uid};
 
 /// In place of a list of actions or of a resource: all there are. It must be written, so that
@@ -31,9 +32,24 @@ struct RoleIn {
     #[serde(default)]
     description: String,
     #[serde(default)]
-    members: Vec<Spanned<String>>,
+    members: Vec<Spanned<MemberIn>>,
     #[serde(default)]
     grant: Vec<Spanned<RoleGrantIn>>,
+}
+
+/// Who is in a role; with an end where there is one.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a uid, or `{ member = UID, until = TIME }`")]
+enum MemberIn {
+    Plain(String),
+    Until(MemberUntil),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemberUntil {
+    member: String,
+    until: Until,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +57,8 @@ struct RoleIn {
 struct MembershipIn {
     member: Spanned<String>,
     role: String,
+    #[serde(default)]
+    until: Option<Until>,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +68,8 @@ struct RoleGrantIn {
     id: Option<String>,
     actions: Actions,
     resource: String,
+    #[serde(default)]
+    until: Option<Until>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +80,39 @@ struct GrantIn {
     principal: String,
     actions: Actions,
     resource: String,
+    #[serde(default)]
+    until: Option<Until>,
+}
+
+/// When something ends: a date and time of TOML, or a text of that form; not read yet.
+struct Until(String);
+
+impl<'de> Deserialize<'de> for Until {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Until, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a time such as 2030-01-31T18:00:00Z")]
+        enum Written {
+            Time(toml::value::Datetime),
+            Text(String),
+        }
+        Ok(Until(match Written::deserialize(from)? {
+            Written::Time(time) => time.to_string(),
+            Written::Text(text) => text,
+        }))
+    }
+}
+
+impl Until {
+    /// The time; an error of the file where it is none.
+    fn read(until: Option<Until>, reader: &mut Reader, line: usize) -> Option<Option<u64>> {
+        match until.map(|until| instant::parse(&until.0)).transpose() {
+            Ok(until) => Some(until),
+            Err(error) => {
+                reader.error(ROLES, Some(line), format!("`until`: {error}"));
+                None
+            }
+        }
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -85,15 +138,24 @@ struct RoleOut {
     #[serde(skip_serializing_if = "String::is_empty")]
     description: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    members: Vec<String>,
+    members: Vec<MemberOut>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     grant: Vec<GrantOut>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum MemberOut {
+    Plain(String),
+    Until { member: String, until: String },
 }
 
 #[derive(Serialize)]
 struct MembershipOut {
     member: String,
     role: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -104,6 +166,8 @@ struct GrantOut {
     principal: Option<String>,
     actions: Actions,
     resource: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -152,29 +216,36 @@ pub(super) fn parse_roles(reader: &mut Reader, text: &str) {
             RoleBody { uid: uid.clone(), description: role.description, source: source.clone() };
         reader.put(ROLES, line, Item::new("", "", ItemBody::Role(body)));
         for member in role.members {
-            membership(reader, &lines, &member, uid.clone());
+            let line = lines.at(member.span().start);
+            let (member, until) = match member.into_inner() {
+                MemberIn::Plain(member) => (member, None),
+                MemberIn::Until(MemberUntil { member, until }) => (member, Some(until)),
+            };
+            membership(reader, line, &member, uid.clone(), until);
         }
         for table in role.grant {
             let line = lines.at(table.span().start);
-            let RoleGrantIn { id, actions, resource } = table.into_inner();
-            grant(reader, line, id, uid.clone(), actions, &resource);
+            let RoleGrantIn { id, actions, resource, until } = table.into_inner();
+            grant(reader, line, id, (uid.clone(), actions, &resource, until));
         }
     }
     for table in file.membership {
-        membership(reader, &lines, &table.member, Uid::role(&table.role));
+        let line = lines.at(table.member.span().start);
+        membership(reader, line, table.member.get_ref(), Uid::role(&table.role), table.until);
     }
     for table in file.grant {
         let line = lines.at(table.span().start);
-        let GrantIn { id, principal, actions, resource } = table.into_inner();
-        grant(reader, line, id, Uid::role(&principal), actions, &resource);
+        let GrantIn { id, principal, actions, resource, until } = table.into_inner();
+        grant(reader, line, id, (Uid::role(&principal), actions, &resource, until));
     }
 }
 
-fn membership(reader: &mut Reader, lines: &Lines, member: &Spanned<String>, role: Uid) {
-    let line = lines.at(member.span().start);
-    match member.get_ref().parse::<Uid>() {
+fn membership(reader: &mut Reader, line: usize, member: &str, role: Uid, until: Option<Until>) {
+    match member.parse::<Uid>() {
         Ok(member) => {
-            let body = MemberBody { member, role, source: reader.service.clone() };
+            let Some(until_unix_s) = Until::read(until, reader, line) else { return };
+            let source = reader.service.clone();
+            let body = MemberBody { member, role, source, until_unix_s };
             reader.put(ROLES, line, Item::new("", "", ItemBody::Member(body)));
         }
         Err(error) => reader.error(ROLES, Some(line), error.to_string()),
@@ -185,9 +256,7 @@ fn grant(
     reader: &mut Reader,
     line: usize,
     id: Option<String>,
-    principal: Uid,
-    actions: Actions,
-    resource: &str,
+    (principal, actions, resource, until): (Uid, Actions, &str, Option<Until>),
 ) {
     let actions = match actions {
         Actions::Any(any) if any == ANY => Vec::new(),
@@ -210,7 +279,8 @@ fn grant(
             }
         }
     };
-    let mut body = GrantBody { principal, actions, resource };
+    let Some(until_unix_s) = Until::read(until, reader, line) else { return };
+    let mut body = GrantBody { principal, actions, resource, until_unix_s };
     body.actions.sort();
     body.actions.dedup();
     let id = id.unwrap_or_else(|| body.default_id());
@@ -256,13 +326,20 @@ pub(super) fn render_roles(items: &[&Item]) -> Option<String> {
     let (mut membership, mut grant) = (Vec::new(), Vec::new());
     for item in items {
         match &item.body {
-            ItemBody::Member(body) => match roles.get_mut(&body.role) {
-                Some(role) => role.members.push(body.member.to_string()),
-                None => membership.push(MembershipOut {
-                    member: body.member.to_string(),
-                    role: body.role.to_role_text(),
-                }),
-            },
+            ItemBody::Member(body) => {
+                let (member, until) = (body.member.to_string(), body.until_unix_s);
+                let until = until.map(instant::to_text);
+                match roles.get_mut(&body.role) {
+                    Some(role) => role.members.push(match until {
+                        Some(until) => MemberOut::Until { member, until },
+                        None => MemberOut::Plain(member),
+                    }),
+                    None => {
+                        let role = body.role.to_role_text();
+                        membership.push(MembershipOut { member, role, until });
+                    }
+                }
+            }
             ItemBody::Grant(body) => {
                 let actions = if body.actions.is_empty() {
                     Actions::Any(ANY.to_owned())
@@ -275,6 +352,7 @@ pub(super) fn render_roles(items: &[&Item]) -> Option<String> {
                     principal: None,
                     actions,
                     resource: resource.map_or_else(|| ANY.to_owned(), Uid::to_string),
+                    until: body.until_unix_s.map(instant::to_text),
                 };
                 match roles.get_mut(&body.principal) {
                     Some(role) => role.grant.push(out),

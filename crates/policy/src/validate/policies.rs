@@ -269,7 +269,8 @@ impl Check {
         let types: BTreeSet<String> =
             schema.entity_types().map(|kind| kind.name().to_string()).collect();
         for item in own {
-            let ItemBody::Grant(GrantBody { principal, actions: granted, resource }) = &item.body
+            let ItemBody::Grant(GrantBody { principal, actions: granted, resource, .. }) =
+                &item.body
             else {
                 continue;
             };

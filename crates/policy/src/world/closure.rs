@@ -21,6 +21,8 @@ pub(super) struct Graph<'a> {
     pub(super) service: &'a Layer,
     /// The interned type [`ROUTE`], if anything has it.
     pub(super) route: Option<Id>,
+    /// Seconds since the Unix epoch: memberships that end up to then do not count.
+    pub(super) now: u64,
 }
 
 /// A reusable list of ids without repetition.
@@ -73,7 +75,12 @@ impl Graph<'_> {
         let mut at = 0;
         while let Some(&id) = into.ids.get(at) {
             at += 1;
-            self.directory.parents(id).for_each(|parent| into.insert(parent));
+            if self.directory.has_ends() {
+                self.directory.parents_at(id, self.now).for_each(|parent| into.insert(parent));
+            } else {
+                self.directory.parents(id).for_each(|parent| into.insert(parent));
+            }
+            // A service has no memberships of its own.
             self.service.parents(id).for_each(|parent| into.insert(parent));
             if self.route.is_some()
                 && Some(self.names.kind(id)) == self.route

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use super::closure::{Graph, IdSet};
+use super::closure::{Graph, IdSet, ROUTE, paths_above};
 use super::conditions::{
     CedarUid, Facts, Failure, Question, Record, Store, Subject, TypeName, ValueProblem, evaluate,
     texts,
@@ -19,6 +19,7 @@ use crate::decision::{
     Decision, DenyReason, Effect, EvaluationError, PolicyName, Query, QueryError,
 };
 use crate::model::Uid;
+use crate::service::Authzen;
 use crate::uid::is_type_name;
 
 type Json = BTreeMap<String, serde_json::Value>;
@@ -40,8 +41,8 @@ impl World {
         with_scratch(|scratch| Case::new(&self.inner, part, query, scratch)?.decide())
     }
 
-    /// Decides by all services whose settings say `authzen`, whatever service the query names:
-    /// each decides for itself, any forbid denies, else any permit allows. The policies named
+    /// Decides by all services whose settings do not say `authzen = false`, whatever service the
+    /// query names: each decides for itself, any forbid denies, else any permit allows. The policies named
     /// are those of the services that determined it, as `service/policy`.
     pub fn decide_any(&self, query: &Query<'_>) -> Result<Decision, QueryError> {
         let mut sum = Decision {
@@ -51,7 +52,7 @@ impl World {
             revision: self.revision(),
         };
         for (service, part) in &self.inner.services {
-            if !part.settings.authzen {
+            if part.settings.authzen == Authzen::No {
                 continue;
             }
             let decision = self.decide(&Query { service, ..query.clone() })?;
@@ -104,7 +105,7 @@ pub(super) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
 pub(super) struct Case<'a> {
     inner: &'a Inner,
     pub(super) part: &'a Part,
-    graph: Graph<'a>,
+    pub(super) graph: Graph<'a>,
     query: &'a Query<'a>,
     pub(super) ask: Ask<'a>,
     /// The request's values, where it has any.
@@ -124,11 +125,18 @@ impl<'a> Case<'a> {
         query: &'a Query<'a>,
         scratch: &'a mut Scratch,
     ) -> Result<Case<'a>, QueryError> {
+        let now = match query.at_unix_s {
+            Some(now) => now,
+            // Nothing ends, so that any time will do.
+            None if !inner.directory.has_ends() && !part.has_ends() => 0,
+            None => return Err(QueryError::Time),
+        };
         let graph = Graph {
             names: &inner.names,
             directory: &inner.directory.layer,
             service: &part.layer,
             route: inner.names.route(),
+            now,
         };
         let ask = Ask {
             principal: side(graph, query.principal, &mut scratch.principal)?,
@@ -165,8 +173,11 @@ impl<'a> Case<'a> {
                 Some(question)
             }
         };
+        let now = self.graph.now;
         self.part.index.visit(&self.ask, |policy| match policy.condition {
-            None => verdict.matched(policy),
+            None if policy.until > now => verdict.matched(policy),
+            // Only a grant ends, and it has no condition.
+            None => {}
             Some(_) => conditional.push(policy),
         });
         if !conditional.is_empty() {
@@ -301,12 +312,24 @@ impl Graph<'_> {
         self.close(kind, id, found, &mut set);
         (found, set)
     }
+
+    /// The paths above the routes that an entity is, or is in, whether anything names them or not.
+    fn routes_above<'s>(
+        &'s self,
+        kind: &str,
+        id: &'s str,
+        set: &'s IdSet,
+    ) -> impl Iterator<Item = &'s str> {
+        let is_route = |id: &&Id| self.route.is_some_and(|route| self.names.kind(**id) == route);
+        let named = set.as_slice().iter().filter(is_route).map(|id| self.names.text(*id));
+        (kind == ROUTE).then_some(id).into_iter().chain(named).flat_map(paths_above)
+    }
 }
 
 impl Store for Graph<'_> {
     fn facts(&self, kind: &str, id: &str) -> Option<Facts<'_>> {
         let (id, _) = self.names.entity(kind, id)?;
-        let layers = [self.directory, self.service].map(|layer| layer.slot(id));
+        let layers = [self.directory, self.service].map(|layer| layer.slot_at(id, self.now));
         if layers.iter().all(Option::is_none) {
             return None;
         }
@@ -317,21 +340,34 @@ impl Store for Graph<'_> {
     fn ancestors(&self, kind: &str, id: &str) -> Vec<CedarUid> {
         let (itself, set) = self.above(kind, id);
         let others = set.as_slice().iter().filter(|id| Some(**id) != itself);
-        others
-            .filter_map(|id| {
-                let kind = self.names.type_name(self.names.kind(*id))?;
-                Some(kind.uid(self.names.text(*id)))
-            })
-            .collect()
+        let named = others.filter_map(|id| {
+            let kind = self.names.type_name(self.names.kind(*id))?;
+            Some(kind.uid(self.names.text(*id)))
+        });
+        let mut all: Vec<CedarUid> = named.collect();
+        // An attribute or a condition may hold a route that nothing else names.
+        let unnamed = self.routes_above(kind, id, &set);
+        let mut unnamed =
+            unnamed.filter(|path| self.names.entity(ROUTE, path).is_none()).peekable();
+        if unnamed.peek().is_some()
+            && let Ok(route) = TypeName::parse(ROUTE)
+        {
+            all.extend(unnamed.map(|path| route.uid(path)));
+        }
+        all
     }
 
     fn ancestors_among(&self, kind: &str, id: &str, groups: &[CedarUid]) -> Vec<CedarUid> {
         let (itself, set) = self.above(kind, id);
+        let own = (kind, id);
         let is_above = |group: &&CedarUid| {
             let (kind, id) = texts(group);
             match self.names.entity(&kind, id) {
                 Some((group, _)) => Some(group) != itself && set.contains(group),
-                None => false,
+                // A route that only conditions name is not in the closure.
+                None => {
+                    kind == ROUTE && self.routes_above(own.0, own.1, &set).any(|path| path == id)
+                }
             }
         };
         groups.iter().filter(is_above).cloned().collect()

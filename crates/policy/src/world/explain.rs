@@ -112,6 +112,16 @@ fn near_misses(
         if by_condition.len() >= MAX_NEAR {
             break;
         }
+        if policy.until <= case.graph.now {
+            let fits = case.ask.principal.matches(policy.principal)
+                && case.ask.matches_action(&policy.action)
+                && case.ask.resource.matches(policy.resource);
+            if fits {
+                let policy = policy_text(names, case.part, stored, policy);
+                by_condition.push(NearMiss { policy, why: "the grant has ended".to_owned() });
+            }
+            continue;
+        }
         let misses = [
             !case.ask.principal.matches(policy.principal),
             !case.ask.matches_action(&policy.action),

@@ -40,6 +40,9 @@ pub(super) struct Policy {
     pub(super) action: ActionScope,
     pub(super) resource: Scope,
     pub(super) condition: Option<Arc<Condition>>,
+    /// Seconds since the Unix epoch from which on it does not count; of what does not end
+    /// [`NEVER`](super::ends::NEVER).
+    pub(super) until: u64,
     /// Where its leaf was last seen in its cell; a hint, since several worlds share a policy.
     pub(super) at: AtomicU32,
 }

@@ -6,8 +6,10 @@
 use std::sync::Arc;
 
 use super::conditions::Attributes;
-use super::names::Id;
+use super::ends::NEVER;
+use super::names::{Id, hash_number};
 use super::paged::Paged;
+use super::trie::Trie;
 use crate::digest::Digest;
 
 /// Parents of an entity, in the order its item has them.
@@ -83,6 +85,20 @@ impl Slot {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layer {
     pub(super) slots: Paged<Slot>,
+    /// When memberships end; those that do not are not here.
+    untils: Trie<Until>,
+}
+
+/// When the membership between two entities ends.
+#[derive(Clone, Copy, Debug)]
+struct Until {
+    from: Id,
+    to: Id,
+    unix_s: u64,
+}
+
+fn edge_hash(from: Id, to: Id) -> u64 {
+    hash_number(u64::from(from) << 32 | u64::from(to))
 }
 
 impl Layer {
@@ -95,6 +111,52 @@ impl Layer {
         let parents = slot.map_or(&[] as &[Id], |slot| slot.parents.as_slice());
         let edges = slot.map_or(&[] as &[Edge], Slot::edges);
         parents.iter().copied().chain(edges.iter().map(|edge| edge.to))
+    }
+
+    /// Whether some membership ends.
+    pub(super) fn has_ends(&self) -> bool {
+        !self.untils.is_empty()
+    }
+
+    /// When the membership ends.
+    pub(super) fn until(&self, from: Id, to: Id) -> Option<u64> {
+        let found =
+            self.untils.find(edge_hash(from, to), |held| held.from == from && held.to == to);
+        found.map(|held| held.unix_s)
+    }
+
+    /// Sets when the membership ends, or that it does not.
+    pub(super) fn set_until(&mut self, from: Id, to: Id, until: Option<u64>) {
+        match until {
+            Some(unix_s) => self.untils.insert(edge_hash(from, to), Until { from, to, unix_s }),
+            None if self.untils.is_empty() => {}
+            None => {
+                let is_it = |held: &Until| held.from == from && held.to == to;
+                self.untils.remove(edge_hash(from, to), is_it);
+            }
+        }
+    }
+
+    /// The same as [`Layer::parents`], without the memberships that have ended at this time.
+    pub(super) fn parents_at(&self, id: Id, now: u64) -> impl Iterator<Item = Id> + '_ {
+        let slot = self.slots.get(id);
+        let parents = slot.map_or(&[] as &[Id], |slot| slot.parents.as_slice());
+        let edges = slot.map_or(&[] as &[Edge], Slot::edges);
+        let held = edges.iter().map(|edge| edge.to).filter(move |to| self.holds(id, *to, now));
+        parents.iter().copied().chain(held)
+    }
+
+    /// The same as [`Layer::slot`], of an entity that is not known by ended memberships alone.
+    pub(super) fn slot_at(&self, id: Id, now: u64) -> Option<&Slot> {
+        let slot = self.slot(id)?;
+        let known = !self.has_ends()
+            || slot.stored
+            || slot.edges().iter().any(|edge| self.holds(id, edge.to, now));
+        known.then_some(slot)
+    }
+
+    fn holds(&self, from: Id, to: Id, now: u64) -> bool {
+        self.until(from, to).unwrap_or(NEVER) > now
     }
 
     pub(super) fn set_edge(&mut self, from: Id, edge: Edge) -> Option<Edge> {

@@ -13,10 +13,12 @@ mod circle;
 mod closure;
 mod conditions;
 mod decide;
+mod ends;
 mod explain;
 mod index;
 mod layer;
 mod names;
+mod naming;
 mod paged;
 mod part;
 mod trie;
@@ -37,6 +39,8 @@ use crate::service::ServiceSettings;
 
 pub use self::circle::Circle;
 pub use self::explain::{Explanation, NearMiss, PolicyText};
+pub use self::naming::Naming;
+pub use self::part::member_key;
 
 /// An immutable, indexed state; a clone is cheap and shares everything.
 #[derive(Clone, Default)]
@@ -168,6 +172,28 @@ impl World {
     pub fn decides_as(&self, other: &World, service: &str) -> bool {
         let part = |world: &World| world.inner.services.get(service).map(Arc::as_ptr);
         Arc::ptr_eq(&self.inner.directory, &other.inner.directory) && part(self) == part(other)
+    }
+
+    /// Whether what this service decides depends on the time: some grant of it, or some membership,
+    /// ends or has ended.
+    pub fn depends_on_time(&self, service: &str) -> bool {
+        self.ends(service).any(Part::has_ends)
+    }
+
+    /// The first time after this one at which what this service decides may change by itself; both
+    /// in seconds since the Unix epoch. None: it does not.
+    pub fn next_end(&self, service: &str, now_unix_s: u64) -> Option<u64> {
+        self.ends(service).filter_map(|part| part.ends.after(now_unix_s)).min()
+    }
+
+    /// The last time up to this one at which it may have. None: it did not.
+    pub fn last_end(&self, service: &str, now_unix_s: u64) -> Option<u64> {
+        self.ends(service).filter_map(|part| part.ends.until(now_unix_s)).max()
+    }
+
+    /// What may end of what a service decides with.
+    fn ends(&self, service: &str) -> impl Iterator<Item = &Part> {
+        std::iter::once(&*self.inner.directory).chain(self.part_of(service).ok())
     }
 
     /// The names of all services, sorted.
@@ -315,6 +341,16 @@ impl<'a> ServiceView<'a> {
     /// The service's limits as a whole.
     pub fn limits(&self) -> Limits {
         limits_of(Some(self.settings()), self.rules().iter(), self.plans().iter())
+    }
+
+    /// How many grants have an end, whether it has come or not.
+    pub fn ending_grants(&self) -> usize {
+        self.part.ends.len()
+    }
+
+    /// The next end of one of its grants after this time; both in seconds since the Unix epoch.
+    pub fn next_end(&self, now_unix_s: u64) -> Option<u64> {
+        self.part.ends.after(now_unix_s)
     }
 
     /// How many policies, links and grants decide.

@@ -13,6 +13,7 @@ use keepgate_limit::rules::{NamedPlan, Rule};
 use super::conditions::{
     ActionText, Attributes, Parsed, Ref, Schema, ScopeText, Unreadable, parse,
 };
+use super::ends::{Ends, NEVER};
 use super::index::{ActionScope, Index, Policy, Scope};
 use super::layer::{Edge, Extra, Layer, Parents, Slot};
 use super::names::{Id, Names, hash_text};
@@ -75,6 +76,8 @@ pub(super) struct Part {
     pub(super) len: usize,
     pub(super) layer: Layer,
     pub(super) index: Index,
+    /// When grants and memberships end.
+    pub(super) ends: Ends,
     /// Policies, templates, links and grants.
     pub(super) policies: Trie<Stored>,
     /// The rest.
@@ -109,6 +112,7 @@ impl Part {
             len: 0,
             layer: Layer::default(),
             index: Index::default(),
+            ends: Ends::default(),
             policies: Trie::default(),
             others: Trie::default(),
             links: Trie::default(),
@@ -121,6 +125,11 @@ impl Part {
             plans: Arc::default(),
             stale: [false; 3],
         }
+    }
+
+    /// Whether something in it ends.
+    pub(super) fn has_ends(&self) -> bool {
+        !self.ends.is_empty()
     }
 
     pub(super) fn stored(&self, kind: Kind, id: &str) -> Option<&Stored> {
@@ -174,6 +183,9 @@ impl Part {
         self.len += usize::from(moved.minus.is_none());
         if let Some(policy) = body.policy() {
             self.index.insert(policy);
+            if policy.until != NEVER {
+                self.ends.add(policy.until);
+            }
         }
         if moved.minus != Some(digest) {
             self.mark_stale(kind);
@@ -292,6 +304,9 @@ impl Part {
 
     fn retire(&mut self, names: &mut Names, policy: &Arc<Policy>) {
         self.index.remove(policy);
+        if policy.until != NEVER {
+            self.ends.remove(policy.until);
+        }
         policy.ids().for_each(|id| names.release(id));
     }
 
@@ -427,6 +442,10 @@ impl Part {
         let minus = self.take_member(names, &body.member, &body.role);
         self.len += usize::from(minus.is_none());
         self.layer.set_edge(member, Edge { to: role, source });
+        self.layer.set_until(member, role, body.until_unix_s);
+        if let Some(at) = body.until_unix_s {
+            self.ends.add(at);
+        }
         Ok(Moved { plus, minus })
     }
 
@@ -434,7 +453,12 @@ impl Part {
         let (from, to) = (names.uid(member)?, names.uid(role)?);
         let edge = self.layer.remove_edge(from, to)?;
         let source = names.text(edge.source).to_owned();
-        let body = MemberBody { member: member.clone(), role: role.clone(), source };
+        let until_unix_s = self.layer.until(from, to);
+        if let Some(at) = until_unix_s {
+            self.layer.set_until(from, to, None);
+            self.ends.remove(at);
+        }
+        let body = MemberBody { member: member.clone(), role: role.clone(), source, until_unix_s };
         [from, to, edge.source].into_iter().for_each(|id| names.release(id));
         Some(Digest::of(&Item::new("", "", ItemBody::Member(body))))
     }
@@ -473,7 +497,7 @@ fn readable(text: &str) -> Result<Parsed, String> {
 }
 
 /// The two identifiers of a membership's key, `member in role`.
-fn member_key(id: &str) -> Option<(Uid, Uid)> {
+pub fn member_key(id: &str) -> Option<(Uid, Uid)> {
     const IN: &str = " in ";
     id.match_indices(IN).find_map(|(at, _)| {
         let (member, role) = (id.get(..at)?, id.get(at + IN.len()..)?);
@@ -530,6 +554,7 @@ fn linked(
         },
         resource: scope(names, &parsed.resource, resource)?,
         condition: parsed.condition.clone(),
+        until: NEVER,
         at: AtomicU32::new(0),
     })
 }
@@ -549,6 +574,7 @@ fn granted_policy(names: &mut Names, id: &Arc<str>, grant: &GrantBody) -> Result
             None => Scope::Any,
         },
         condition: None,
+        until: grant.until_unix_s.unwrap_or(NEVER),
         at: AtomicU32::new(0),
     })
 }

@@ -45,6 +45,51 @@ fn parsed(files: &Files) -> Bundle {
 }
 
 #[test]
+fn ends_are_times_of_toml_or_texts_and_come_back() {
+    let text = "[[role]]\nid = \"a\"\nmembers = [\n'user::\"x\"',\n\
+        {member = 'user::\"y\"', until = 2030-01-31T18:00:00Z},\n]\n\
+        [[role.grant]]\nactions = \"any\"\nresource = \"any\"\nuntil = \"2030-01-31 19:00+01:00\"\n\
+        [[membership]]\nmember = 'user::\"z\"'\nrole = \"b\"\nuntil = 2030-01-31 18:00:00Z\n\
+        [[grant]]\nprincipal = \"b\"\nactions = [\"GET\"]\nresource = \"any\"\nuntil = \"1970-01-01T00:00:01Z\"\n";
+    let items = parsed(&files(&[("roles.toml", text)])).items;
+    let ends: Vec<Option<u64>> = items
+        .iter()
+        .filter_map(|item| match &item.body {
+            ItemBody::Member(body) => Some(body.until_unix_s),
+            ItemBody::Grant(body) => Some(body.until_unix_s),
+            _ => None,
+        })
+        .collect();
+    let at = Some(1_896_112_800);
+    assert_eq!(ends, [None, at, at, at, Some(1)]);
+    assert_eq!(parsed(&bundle::render("s", &items)).items, items);
+    for (table, message) in [
+        (
+            "until = 2030-01-31T18:00:00",
+            "roles.toml:1: `until`: `2030-01-31T18:00:00` is not a time",
+        ),
+        ("until = \"soon\"", "roles.toml:1: `until`: `soon` is not a time"),
+        ("until = 7", "expected a time such as 2030-01-31T18:00:00Z"),
+    ] {
+        let text = format!(
+            "[[grant]]\nprincipal = \"b\"\nactions = \"any\"\nresource = \"any\"\n{table}\n"
+        );
+        let errors = bundle::parse(&files(&[("roles.toml", &text)])).unwrap_err();
+        let said = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(said.contains(message), "{said}");
+    }
+    for member in [
+        "{member = 'user::\"y\"'}",
+        "{member = 'user::\"y\"', until = 2030-01-31T18:00:00Z, x = 1}",
+    ] {
+        let text = format!("[[role]]\nid = \"a\"\nmembers = [{member}]\n");
+        let errors = bundle::parse(&files(&[("roles.toml", &text)])).unwrap_err();
+        let said = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(said.contains("expected a uid, or `{ member = UID, until = TIME }`"), "{said}");
+    }
+}
+
+#[test]
 fn the_documented_directory_is_accepted() {
     let files = documented();
     let bundle = parsed(&files);
@@ -392,6 +437,10 @@ fn policy_text() -> impl Strategy<Value = String> {
     })
 }
 
+fn until() -> impl Strategy<Value = Option<u64>> {
+    prop::option::of(prop_oneof![0..100_u64, 0..=keepgate_policy::instant::LAST])
+}
+
 fn body() -> impl Strategy<Value = (String, ItemBody)> {
     let file = prop::sample::select(vec!["", "p.cedar", "a.cedar", "a b.cedar"]);
     let id = prop_oneof![4 => word(), 1 => Just("p".to_owned()), 2 => (0..5).prop_map(|n| format!("p#{n}"))];
@@ -421,12 +470,14 @@ fn body() -> impl Strategy<Value = (String, ItemBody)> {
                 ItemBody::Role(RoleBody { uid, description, source: source.clone() })
             }
         }),
-        (uid(), uid()).prop_map(move |(member, role)| {
-            ItemBody::Member(MemberBody { member, role, source: source.clone() })
+        (uid(), uid(), until()).prop_map(move |(member, role, until_unix_s)| {
+            ItemBody::Member(MemberBody { member, role, source: source.clone(), until_unix_s })
         }),
-        (uid(), actions, prop::option::of(uid())).prop_map(|(principal, actions, resource)| {
-            ItemBody::Grant(GrantBody { principal, actions, resource })
-        }),
+        (uid(), actions, prop::option::of(uid()), until()).prop_map(
+            |(principal, actions, resource, until_unix_s)| {
+                ItemBody::Grant(GrantBody { principal, actions, resource, until_unix_s })
+            }
+        ),
         (word(), prop::option::of(uid()), prop::option::of(uid())).prop_map(
             |(template, principal, resource)| {
                 ItemBody::Link(LinkBody { template, principal, resource })

@@ -60,7 +60,7 @@ proptest! {
 }
 
 fn grant(id: &str, principal: Uid) -> Item {
-    let body = GrantBody { principal, actions: vec![], resource: None };
+    let body = GrantBody { principal, actions: vec![], resource: None, until_unix_s: None };
     Item::new(SERVICE, id, ItemBody::Grant(body))
 }
 
@@ -87,6 +87,7 @@ fn ask(world: &World, principal: &str) -> Effect {
         principal_properties: Json::new(),
         action_properties: Json::new(),
         resource_properties: Json::new(),
+        at: 0,
     };
     world.decide(&question.query()).unwrap().effect
 }
@@ -167,6 +168,7 @@ fn a_membership_counts_while_it_is_there() {
         member: Uid::new("user", "a\" in user::\"b"),
         role: role.clone(),
         source: "shop".to_owned(),
+        until_unix_s: None,
     };
     let member = Item::new("", "", ItemBody::Member(body));
     let world = snapshot(1, vec![grant("g", role), member.clone()]);
@@ -215,7 +217,16 @@ fn a_world_decides_as_before_until_something_that_decides_changes() {
     let role = Uid::new("role", "r");
     let member = |id: &str| {
         let (member, role) = (Uid::new("user", id), role.clone());
-        Item::new("", "", ItemBody::Member(MemberBody { member, role, source: String::new() }))
+        Item::new(
+            "",
+            "",
+            ItemBody::Member(MemberBody {
+                member,
+                role,
+                source: String::new(),
+                until_unix_s: None,
+            }),
+        )
     };
     let settings = |name: &str, help: &str| {
         let settings =

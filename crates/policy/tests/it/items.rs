@@ -45,6 +45,7 @@ fn unsorted_sets_encode_sorted() {
         principal: Uid::role("r"),
         actions: vec![Uid::action("b"), Uid::action("a")],
         resource: None,
+        until_unix_s: None,
     };
     let raw = Item { key: ItemKey::grant("s", "g"), body: ItemBody::Grant(body) };
     assert_eq!(raw.encode(), raw.clone().canonical().encode());
@@ -116,7 +117,7 @@ proptest! {
                 let body = MemberBody {
                     member: Uid::new("user", id),
                     role: Uid::role("r"),
-                    source: String::new(),
+                    source: String::new(), until_unix_s: None,
                 };
                 Item::new("", "", ItemBody::Member(body))
             })

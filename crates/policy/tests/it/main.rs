@@ -19,6 +19,7 @@ mod random;
 mod routes;
 mod schema;
 mod settings;
+mod times;
 mod uid;
 mod validate;
 mod wire;

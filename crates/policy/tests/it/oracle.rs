@@ -15,7 +15,7 @@ use keepgate_policy::{
 };
 use serde_json::{Value, json};
 
-use crate::random::{Items, Json, Question, Rng, Shape};
+use crate::random::{Items, Json, Question, Rng, Shape, TIMES};
 
 const WORLDS: u64 = 420;
 const ROUNDS: u64 = 4;
@@ -226,6 +226,15 @@ impl Tally {
     }
 }
 
+/// When an item ends.
+fn end(item: &Item) -> Option<u64> {
+    match &item.body {
+        ItemBody::Member(body) => body.until_unix_s,
+        ItemBody::Grant(body) => body.until_unix_s,
+        _ => None,
+    }
+}
+
 fn compare(
     world: &World,
     items: &[Item],
@@ -234,11 +243,18 @@ fn compare(
     tally: &mut Tally,
     place: &str,
 ) {
+    // The stock side never sees what has ended.
+    let now = rng.below(TIMES) as u64;
+    let ends: Vec<u64> = items.iter().filter_map(end).collect();
+    let everything = items.to_vec();
+    let items: Vec<Item> =
+        items.iter().filter(|item| end(item).is_none_or(|at| now < at)).cloned().collect();
+    let items = items.as_slice();
     let mut truth = truth(items);
     between(&mut truth);
     let (entities, policies) = (entities(&truth), policies(items));
     for at in 0..QUESTIONS {
-        let question = Question::random(shape, rng);
+        let question = Question { at: now, ..Question::random(shape, rng) };
         let (allow, reasons, errors) = stock(&truth, &entities, &policies, &question);
         let decision = world.decide(&question.query()).unwrap();
         let ours: BTreeSet<String> = decision.determining.iter().map(ToString::to_string).collect();
@@ -246,7 +262,7 @@ fn compare(
             decision.errors.iter().map(|error| error.policy.to_string()).collect();
         let explain = || {
             format!(
-                "{place}, question {at}: {} {} {}, context {:?}, properties {:?} {:?} {:?}",
+                "{place}, question {at}, time {now}: {} {} {}, context {:?}, properties {:?} {:?} {:?}",
                 question.principal,
                 question.action,
                 question.resource,
@@ -256,6 +272,17 @@ fn compare(
                 question.resource_properties
             )
         };
+        if (decision.is_allowed(), &ours, &failed) != (allow, &reasons, &errors) {
+            for id in ours.iter().chain(&reasons).chain(&failed).chain(&errors) {
+                eprintln!(
+                    "{id}: {:?}",
+                    policies.policy(&PolicyId::new(id)).map(ToString::to_string)
+                );
+            }
+            for item in &everything {
+                eprintln!("{} {}", item.key, String::from_utf8_lossy(&item.encode()));
+            }
+        }
         assert_eq!(
             (decision.is_allowed(), &ours, &failed),
             (allow, &reasons, &errors),
@@ -274,6 +301,8 @@ fn compare(
         let text = |id: &String| policies.policy(&PolicyId::new(id)).map(ToString::to_string);
         let any = |test: &dyn Fn(&str) -> bool| reasons.iter().filter_map(text).any(|t| test(&t));
         tally.count("requests", true);
+        tally.count("in the second of an end", ends.contains(&now));
+        tally.count("in the second before an end", ends.contains(&(now + 1)));
         tally.count("allow", allow);
         tally.count("deny by forbid", forbidden);
         tally.count("deny without permit", !allow && !forbidden);

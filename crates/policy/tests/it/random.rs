@@ -54,7 +54,12 @@ pub(crate) struct Shape {
     policies: usize,
     /// Groups form one long chain besides their random parents.
     chain: bool,
+    /// Memberships and grants may end.
+    ends: bool,
 }
+
+/// Ends, and times to ask at, are below this.
+pub(crate) const TIMES: usize = 8;
 
 impl Shape {
     pub(crate) fn random(rng: &mut Rng) -> Shape {
@@ -65,7 +70,12 @@ impl Shape {
             actions: if rng.chance(10) { 70 + rng.below(100) } else { 2 + rng.below(5) },
             policies: 4 + rng.below(22),
             chain: rng.chance(40),
+            ends: rng.chance(50),
         }
+    }
+
+    fn until(&self, rng: &mut Rng) -> Option<u64> {
+        (self.ends && rng.chance(60)).then(|| rng.below(TIMES) as u64)
     }
 
     pub(crate) fn is_deep(&self) -> bool {
@@ -241,7 +251,16 @@ impl Shape {
     fn member(&self, rng: &mut Rng) -> Item {
         let member = self.user(rng);
         let source = if rng.chance(30) { "other-service".to_owned() } else { String::new() };
-        Item::new("", "", ItemBody::Member(MemberBody { member, role: self.group(rng), source }))
+        Item::new(
+            "",
+            "",
+            ItemBody::Member(MemberBody {
+                member,
+                role: self.group(rng),
+                source,
+                until_unix_s: self.until(rng),
+            }),
+        )
     }
 
     fn policy(&self, rng: &mut Rng, id: usize) -> Item {
@@ -369,6 +388,7 @@ impl Shape {
             principal: self.principal_like(rng),
             actions: (0..rng.below(4)).map(|_| self.action_like(rng)).collect(),
             resource: rng.chance(85).then(|| self.resource_like(rng)),
+            until_unix_s: self.until(rng),
         };
         Item::new(SERVICE, &format!("g{id}"), ItemBody::Grant(body))
     }
@@ -467,6 +487,8 @@ pub(crate) struct Question {
     pub(crate) principal_properties: Json,
     pub(crate) action_properties: Json,
     pub(crate) resource_properties: Json,
+    /// When it is asked.
+    pub(crate) at: u64,
 }
 
 impl Question {
@@ -479,6 +501,7 @@ impl Question {
             principal_properties: shape.asked(rng, 15),
             action_properties: shape.asked(rng, 15),
             resource_properties: shape.asked(rng, 15),
+            at: rng.below(TIMES) as u64,
         }
     }
 
@@ -489,5 +512,6 @@ impl Question {
             .principal_properties(&self.principal_properties)
             .action_properties(&self.action_properties)
             .resource_properties(&self.resource_properties)
+            .at(self.at)
     }
 }

@@ -131,6 +131,7 @@ fn question(rng: &mut Rng) -> Question {
         principal_properties: properties(rng, principal),
         action_properties: properties(rng, soft),
         resource_properties: if resource == "doc" { properties(rng, price) } else { Json::new() },
+        at: 0,
     }
 }
 

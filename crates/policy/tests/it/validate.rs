@@ -38,7 +38,12 @@ fn entity(service: &str, at: &str, attrs: serde_json::Value, parents: &[&str]) -
 }
 
 fn member(member: &str, role: &str) -> Item {
-    let body = MemberBody { member: uid(member), role: uid(role), source: String::new() };
+    let body = MemberBody {
+        member: uid(member),
+        role: uid(role),
+        source: String::new(),
+        until_unix_s: None,
+    };
     Item::new("", "", ItemBody::Member(body))
 }
 
@@ -47,6 +52,7 @@ fn grant(id: &str, principal: &str, action: &str, resource: &str) -> Item {
         principal: uid(principal),
         actions: vec![Uid::action(action)],
         resource: Some(uid(resource)),
+        until_unix_s: None,
     };
     Item::new("s", id, ItemBody::Grant(body))
 }

@@ -17,6 +17,7 @@ fn items(count: usize) -> Vec<Item> {
                     member: uid,
                     role: Uid::role("r"),
                     source: String::new(),
+                    until_unix_s: None,
                 }),
                 1 => ItemBody::Policy(PolicyBody {
                     text: format!("permit(principal == {uid}, action, resource);"),

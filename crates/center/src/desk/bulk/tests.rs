@@ -118,8 +118,12 @@ fn policy(id: &str, text: &str) -> Item {
 }
 
 fn member(member: &str, role: &str) -> Item {
-    let body =
-        MemberBody { member: Uid::role(member), role: Uid::role(role), source: String::new() };
+    let body = MemberBody {
+        member: Uid::role(member),
+        role: Uid::role(role),
+        source: String::new(),
+        until_unix_s: None,
+    };
     Item::new("", "", ItemBody::Member(body))
 }
 
@@ -169,7 +173,12 @@ async fn the_same_from_two_sides_is_no_conflict() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_edits_that_do_not_go_together() {
     let grant = |id: &str| {
-        let body = GrantBody { principal: Uid::role("r"), actions: Vec::new(), resource: None };
+        let body = GrantBody {
+            principal: Uid::role("r"),
+            actions: Vec::new(),
+            resource: None,
+            until_unix_s: None,
+        };
         Item::new("s", id, ItemBody::Grant(body))
     };
     let link =

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, HashSet};
 
 use keepgate_policy::mark::change_digest;
+use keepgate_policy::service::{Authzen, ServiceSettings};
 use keepgate_policy::{Digest, HistoryId, ItemKey, Revision};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rusqlite::{Connection, params};
 
-use super::super::{APPLY, Meta, RevisionRow, Standing, StoreError, SumRow, TokenRow};
+use super::super::{APPLY, Meta, RevisionRow, Standing, StoreError, SumRow};
 use super::meta;
 use super::rows::{self, signed, stored_kind, unsigned};
+use super::tokens;
 use super::{FIRST_LAYOUT, LAYOUT, SECOND_LAYOUT, failed};
 
 const TABLES: &str = "
@@ -50,6 +52,14 @@ CREATE TABLE tombstones (service TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT 
 CREATE INDEX tombstones_by_revision ON tombstones (revision);
 ";
 
+/// What layout 3 adds: when tokens end and from where they were used; whether several services decide
+/// AuthZEN requests together.
+const TERMS: &str = "
+ALTER TABLE tokens ADD COLUMN expires_unix_s INTEGER;
+ALTER TABLE tokens ADD COLUMN last_used_from TEXT NOT NULL DEFAULT '';
+ALTER TABLE meta ADD COLUMN authzen_together INTEGER NOT NULL DEFAULT 0;
+";
+
 /// What layout 3 adds: who brought each item and what the last apply wrote; the log by revision.
 const ORIGINS: &str = "
 ALTER TABLE items ADD COLUMN brought TEXT NOT NULL DEFAULT 'files';
@@ -63,6 +73,7 @@ pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     let tx = connection.transaction().map_err(failed(doing))?;
     tx.execute_batch(TABLES).map_err(failed(doing))?;
     tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
+    tx.execute_batch(TERMS).map_err(failed(doing))?;
     tx.execute_batch(ORIGINS).map_err(failed(doing))?;
     begin_history(&tx, &new_meta(Vec::new())?, &RevisionRow::zero())?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
@@ -76,13 +87,45 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let found: i64 =
         tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed(doing))?;
     match found {
-        FIRST_LAYOUT => add_history(&tx)?,
-        SECOND_LAYOUT => {}
+        FIRST_LAYOUT | SECOND_LAYOUT => {}
         found => return Err(StoreError::Layout { found, known: LAYOUT }),
     }
+    if found == FIRST_LAYOUT {
+        as_it_says(&tx)?;
+        tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
+    }
+    // Tokens are read by the columns of this release.
+    add_terms(&tx)?;
+    if found == FIRST_LAYOUT {
+        add_history(&tx)?;
+    }
+    keep_authzen(&tx)?;
     add_origins(&tx)?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
     tx.commit().map_err(failed(doing))
+}
+
+/// From layout 2 to 3: what this release knows of tokens, and of the store.
+fn add_terms(tx: &Connection) -> Result<(), StoreError> {
+    tx.execute_batch(TERMS).map_err(failed("noting when tokens end"))
+}
+
+/// Where several services decided AuthZEN requests together, they go on until one is the default.
+fn keep_authzen(tx: &Connection) -> Result<(), StoreError> {
+    let doing = "reading the settings of services";
+    let mut settings =
+        tx.prepare("SELECT body FROM items WHERE kind = 'service'").map_err(failed(doing))?;
+    let mut found = settings.query([]).map_err(failed(doing))?;
+    let mut deciding = 0;
+    while let Some(row) = found.next().map_err(failed(doing))? {
+        let body: Vec<u8> = row.get(0).map_err(failed(doing))?;
+        deciding += usize::from(decides_authzen(&body)?);
+    }
+    if deciding > 1 {
+        let meta = meta::read_meta(tx)?;
+        meta::write_meta(tx, &Meta { authzen_together: true, ..meta })?;
+    }
+    Ok(())
 }
 
 /// From layout 2 to 3. What the audit log last saw changed by something else than an apply counts as
@@ -121,26 +164,31 @@ fn add_origins(tx: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether a service of an earlier release takes part in AuthZEN requests that name none.
+pub(crate) fn decides_authzen(settings: &[u8]) -> Result<bool, StoreError> {
+    let settings: ServiceSettings = serde_json::from_slice(settings)
+        .map_err(|e| StoreError::Corrupt { what: format!("the settings of a service: {e}") })?;
+    Ok(settings.authzen != Authzen::No)
+}
+
 /// From layout 1 to 2. The head of the store stays; the history begins with it.
 fn add_history(tx: &Connection) -> Result<(), StoreError> {
     let doing = "migrating the store of release 0.1";
-    as_it_says(tx)?;
     tx.execute_batch(
         "ALTER TABLE items ADD COLUMN needs INTEGER NOT NULL DEFAULT 1;
          ALTER TABLE changes ADD COLUMN needs INTEGER NOT NULL DEFAULT 1;",
     )
     .map_err(failed(doing))?;
-    tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
-    let mut tokens = SumRow::default();
-    for token in stored_tokens(tx)? {
-        tokens.add(token.digest());
+    let mut sum = SumRow::default();
+    for token in tokens::all(tx)? {
+        sum.add(token.digest());
     }
     let head: u64 = tx
         .query_row("SELECT revision FROM head", [], |row| unsigned(row, 0))
         .map_err(failed(doing))?;
     let meta = new_meta(Vec::new())?;
     // Followers of release 0.1 catch up from the change rows that are there; marks begin here.
-    let others = tokens.digest;
+    let others = sum.digest;
     let mut row = RevisionRow {
         revision: Revision(head),
         changed: changed_in(tx, head)?,
@@ -150,7 +198,7 @@ fn add_history(tx: &Connection) -> Result<(), StoreError> {
     };
     row.chain = row.chained(&[0; 32], meta.history);
     begin_history(tx, &meta, &row)?;
-    rows::write_sum(tx, super::super::Sum::Tokens, tokens)
+    rows::write_sum(tx, super::super::Sum::Tokens, sum)
 }
 
 /// The items of a store of release 0.1 have the digests that it says: what is damaged stays as it
@@ -210,13 +258,6 @@ fn begin_history(
     Ok(())
 }
 
-fn stored_tokens(connection: &Connection) -> Result<Vec<TokenRow>, StoreError> {
-    let doing = "reading tokens";
-    let mut statement = connection.prepare(rows::TOKENS).map_err(failed(doing))?;
-    let found = statement.query_map([], rows::token_row).map_err(failed(doing))?;
-    found.map(|row| row.map_err(failed(doing))?).collect()
-}
-
 /// The digest of the change rows of one revision.
 fn changed_in(connection: &Connection, revision: u64) -> Result<Digest, StoreError> {
     let doing = "reading changes";
@@ -247,6 +288,7 @@ pub(crate) fn new_meta(ancestors: Vec<HistoryId>) -> Result<Meta, StoreError> {
         ancestors,
         timeline: String::new(),
         fresh: true,
+        authzen_together: false,
     })
 }
 

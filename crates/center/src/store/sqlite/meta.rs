@@ -25,13 +25,15 @@ pub(super) fn write_meta(connection: &Connection, meta: &Meta) -> Result<(), Sto
         ancestors,
         timeline: meta.timeline.clone(),
         fresh: meta.fresh,
+        authzen_together: meta.authzen_together,
     };
     connection
         .execute(
             "INSERT INTO meta (one, history, key, state, why, witnessed, ancestors, timeline, \
-             fresh, digest) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (one) DO \
-             UPDATE SET history = ?1, key = ?2, state = ?3, why = ?4, witnessed = ?5, \
-             ancestors = ?6, timeline = ?7, fresh = ?8, digest = ?9",
+             fresh, digest, authzen_together) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
+             ON CONFLICT (one) DO UPDATE SET history = ?1, key = ?2, state = ?3, why = ?4, \
+             witnessed = ?5, ancestors = ?6, timeline = ?7, fresh = ?8, digest = ?9, \
+             authzen_together = ?10",
             params![
                 raw.history,
                 raw.key,
@@ -41,7 +43,8 @@ pub(super) fn write_meta(connection: &Connection, meta: &Meta) -> Result<(), Sto
                 raw.ancestors,
                 raw.timeline,
                 raw.fresh,
-                raw.digest().to_bytes()
+                raw.digest().to_bytes(),
+                raw.authzen_together
             ],
         )
         .map(|_| ())
@@ -57,29 +60,36 @@ struct RawMeta {
     ancestors: Vec<u8>,
     timeline: String,
     fresh: bool,
+    authzen_together: bool,
 }
 
 impl RawMeta {
+    /// That of stores before layout 3, unless there is something that they could not say.
     fn digest(&self) -> Digest {
-        of_parts(&[
+        let witnessed = self.witnessed.to_le_bytes();
+        let mut parts: Vec<&[u8]> = vec![
             b"meta",
             &self.history,
             &self.key,
             self.state.as_bytes(),
             self.why.as_bytes(),
-            &self.witnessed.to_le_bytes(),
+            &witnessed,
             &self.ancestors,
             self.timeline.as_bytes(),
-            &[u8::from(self.fresh)],
-        ])
+            if self.fresh { &[1] } else { &[0] },
+        ];
+        if self.authzen_together {
+            parts.push(b"authzen together");
+        }
+        of_parts(&parts)
     }
 }
 
 pub(super) fn read_meta(connection: &Connection) -> Result<Meta, StoreError> {
     let (raw, digest) = connection
         .prepare_cached(
-            "SELECT history, key, state, why, witnessed, ancestors, timeline, fresh, digest \
-             FROM meta",
+            "SELECT history, key, state, why, witnessed, ancestors, timeline, fresh, digest, \
+             authzen_together FROM meta",
         )
         .and_then(|mut statement| {
             statement.query_row([], |row| {
@@ -92,6 +102,7 @@ pub(super) fn read_meta(connection: &Connection) -> Result<Meta, StoreError> {
                     ancestors: row.get(5)?,
                     timeline: row.get(6)?,
                     fresh: row.get(7)?,
+                    authzen_together: row.get(9)?,
                 };
                 Ok((raw, row.get::<_, Vec<u8>>(8)?))
             })
@@ -115,5 +126,6 @@ pub(super) fn read_meta(connection: &Connection) -> Result<Meta, StoreError> {
         ancestors: ancestors.ok_or_else(|| corrupt("an ancestor that is not 16 bytes"))?,
         timeline: raw.timeline,
         fresh: raw.fresh,
+        authzen_together: raw.authzen_together,
     })
 }

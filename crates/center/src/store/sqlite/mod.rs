@@ -13,6 +13,7 @@ pub(in crate::store) mod layout;
 mod meta;
 mod rows;
 mod start;
+mod tokens;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};

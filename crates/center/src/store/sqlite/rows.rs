@@ -5,11 +5,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
 
 use super::super::{
     AuditRow, Brought, ChangeRow, Changes, Fork, Meta, Reading, Retention, RevisionRow, Row,
-    ScopeRow, StoreError, Sum, SumRow, TokenRow, Tombstone, Writing,
+    ScopeRow, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
 use super::columns::{audit_rows, origin_of};
-use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta};
-use crate::token::Role;
+use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta, tokens};
 
 /// A read transaction on a connection that goes back to the pool.
 pub(super) struct Reader<'a> {
@@ -71,10 +70,6 @@ const ITEM: &str =
 /// the first condition on the id the index is entered; by the other alone all before the page is read.
 const OF_PAGE: &str = "WHERE service = ?1 AND kind = ?2 AND id >= ?3 AND (id > ?3 OR ?3 = '') \
     ORDER BY id LIMIT ?4";
-
-/// All tokens, by id.
-pub(super) const TOKENS: &str = "SELECT id, role, service, sha256, note, created_unix_s, \
-    last_used_unix_s, revoked_unix_s FROM tokens ORDER BY id";
 
 const REVISION: &str =
     "SELECT revision, previous, chain, changed, others, write_id, unix_ms FROM revisions";
@@ -346,10 +341,7 @@ impl<T: Connected> Reading for T {
     }
 
     fn tokens(&self) -> Result<Vec<TokenRow>, StoreError> {
-        let doing = "reading tokens";
-        let mut statement = self.connection()?.prepare_cached(TOKENS).map_err(failed(doing))?;
-        let rows = statement.query_map([], token_row).map_err(failed(doing))?;
-        rows.map(|row| row.map_err(failed(doing))?).collect()
+        tokens::all(self.connection()?)
     }
 
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
@@ -466,24 +458,7 @@ impl Writing for Writer<'_> {
     }
 
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError> {
-        self.run(
-            "writing a token",
-            "INSERT INTO tokens (id, role, service, sha256, note, created_unix_s, \
-             last_used_unix_s, revoked_unix_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
-             ON CONFLICT (id) DO UPDATE SET role = ?2, service = ?3, sha256 = ?4, note = ?5, \
-             created_unix_s = ?6, last_used_unix_s = ?7, revoked_unix_s = ?8",
-            params![
-                row.id,
-                row.role.name(),
-                row.service,
-                row.sha256,
-                row.note,
-                signed(row.created_unix_s),
-                row.last_used_unix_s.map(signed),
-                row.revoked_unix_s.map(signed)
-            ],
-        )
-        .map(|_| ())
+        tokens::write(self.connection, row)
     }
 
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
@@ -589,16 +564,8 @@ impl Writing for Writer<'_> {
         .map(|_| ())
     }
 
-    fn touch(&mut self, used: &[(String, u64)]) -> Result<(), StoreError> {
-        for (id, unix_s) in used {
-            self.run(
-                "noting token use",
-                "UPDATE tokens SET last_used_unix_s = max(coalesce(last_used_unix_s, 0), ?2) \
-                 WHERE id = ?1",
-                params![id, signed(*unix_s)],
-            )?;
-        }
-        Ok(())
+    fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError> {
+        tokens::touch(self.connection, used)
     }
 }
 
@@ -641,23 +608,6 @@ fn item_row(row: &SqlRow<'_>) -> Sql<Result<Row, StoreError>> {
         let key = ItemKey { service, kind, id };
         let origin = origin_of(&key, &brought, base.as_deref())?;
         Ok(Row { key, body, revision: Revision(revision), digest, source, needs, origin })
-    }))
-}
-
-pub(super) fn token_row(row: &SqlRow<'_>) -> Sql<Result<TokenRow, StoreError>> {
-    let (id, role): (String, String) = (row.get(0)?, row.get(1)?);
-    let Some(role) = Role::from_name(&role) else {
-        return Ok(Err(StoreError::Corrupt { what: format!("token `{id}` has role `{role}`") }));
-    };
-    Ok(Ok(TokenRow {
-        id,
-        role,
-        service: row.get(2)?,
-        sha256: row.get(3)?,
-        note: row.get(4)?,
-        created_unix_s: unsigned(row, 5)?,
-        last_used_unix_s: row.get::<_, Option<i64>>(6)?.map(i64::unsigned_abs),
-        revoked_unix_s: row.get::<_, Option<i64>>(7)?.map(i64::unsigned_abs),
     }))
 }
 

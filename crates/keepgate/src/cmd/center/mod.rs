@@ -1,5 +1,6 @@
 //! `keepgate center`: the authorization center by itself.
 
+mod token;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use crate::style::{self, Paint};
 Examples:
   keepgate center --data /var/lib/keepgate
   keepgate center backup --data /var/lib/keepgate center-2026-01-31.kgbackup
+  keepgate center token --data /var/lib/keepgate --expires 8h
   keepgate center --listen 0.0.0.0:7480 --tls-cert center.pem --tls-key center.key"
 )]
 pub(crate) struct Args {
@@ -45,7 +47,8 @@ pub(crate) struct Args {
     /// PEM file with the certificate's private key
     #[arg(long, env = "KEEPGATE_TLS_KEY", value_name = "F", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// The URL that callers reach it by, for the AuthZEN metadata
+    /// The URL that callers reach it by: for the AuthZEN metadata, and as a name that requests may have
+    /// in `Host`. Without it, a center on a loopback address answers to loopback names only
     #[arg(long, env = "KEEPGATE_PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
     /// How long a center that has run before waits for gates before it serves; a gate with a newer

@@ -1,4 +1,4 @@
-//! `keepgate center backup`, `restore`, `adopt`, `recover`, `accept-loss`, `move`.
+//! `keepgate center backup`, `restore`, `adopt`, `recover`, `accept-loss`, `move`; `token` is next door.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,10 +19,10 @@ const SHOWN: usize = 50;
 pub(crate) struct DataArgs {
     /// Where the store is
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
-    data: PathBuf,
+    pub(super) data: PathBuf,
     /// Print the result as one JSON object
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What can be done to a store.
@@ -87,6 +87,12 @@ pub(crate) enum Upkeep {
         #[command(flatten)]
         place: DataArgs,
     },
+    /// Make an admin token and print it, alone, on stdout: for a lost one
+    ///
+    /// Whoever may read and write the data directory may make one. A center that runs on the directory
+    /// is asked through its socket there, DIR/center.sock. If none runs, the command holds the store
+    /// while it writes the token. Both are audited, as `host`.
+    Token(super::token::Args),
     /// Move the store to another directory; the old one can no longer be served
     Move {
         /// The new data directory
@@ -100,6 +106,7 @@ pub(crate) enum Upkeep {
 pub(crate) fn run(upkeep: Upkeep) -> anyhow::Result<Exit> {
     let now = unix_ms()?;
     match upkeep {
+        Upkeep::Token(args) => super::token::run(args),
         Upkeep::Backup { file, place } => backup(&file, &place, now),
         Upkeep::Restore { file, accept_older, all, place } => {
             let prepared = upkeep::restore(&place.data, &file)?;

@@ -122,7 +122,8 @@ async fn gate_token(admin: &mut Admin, service: &str, data: &Path) -> anyhow::Re
     if let Ok(token) = read_token(&path) {
         let id = token_id(&token);
         let tokens = admin.load_all::<Tokens>("/v1/tokens").await?;
-        let is_good = |known: &Token| known.id == id && !token::is_revoked(known);
+        let now = crate::cmd::now_unix_s()?;
+        let is_good = |known: &Token| known.id == id && !token::has_ended(known, now);
         if tokens.iter().any(is_good) {
             return Ok(token);
         }

@@ -56,6 +56,17 @@ pub(in crate::world) struct Condition {
     pub(super) refused: Option<Box<str>>,
 }
 
+impl Condition {
+    /// The entities that it names, some more than once; none: it was not read to its end.
+    pub(in crate::world) fn named(&self) -> Option<impl Iterator<Item = &EntityUID>> {
+        let found = self.expr.subexpressions().filter_map(|expr| match expr.expr_kind() {
+            ExprKind::Lit(Literal::EntityUID(uid)) => Some(&**uid),
+            _ => None,
+        });
+        self.refused.is_none().then_some(found)
+    }
+}
+
 /// Which entities a condition can dereference.
 ///
 /// A value moves up the expression; what is dereferenced (by `.a`, `has`, `in`, tags) is a
