@@ -75,9 +75,13 @@ pub struct Applied {
     pub changed: Changed,
     /// Whether nothing was changed.
     pub dry_run: bool,
-    /// What a dry run found that is allowed and likely not meant.
+    /// What is allowed and likely not meant: Cedar's warnings about policies and schema, ids that do not
+    /// read as they are, and so on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
+    /// Files that are nothing to apply, such as requests in Cedar's format.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<String>,
     /// Items of which the files say something else than somebody has made of them since the last
     /// apply. They are left as they are; `overwrite` makes them what the files say. Of many the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

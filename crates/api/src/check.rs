@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::{Json, Uid, UidInput};
+use crate::{EscapedUid, Json, Uid, UidInput};
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,10 +22,15 @@ pub struct Question {
     pub action: UidInput,
     /// With what.
     pub resource: UidInput,
-    /// Cedar's context, a JSON value for each attribute.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// Cedar's context, a JSON value for each attribute; `__entity` and `__extn` as in Cedar's request
+    /// files. Null is none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "context")]
     #[schemars(with = "BTreeMap<String, Json>")]
     pub context: BTreeMap<String, Value>,
+}
+
+fn context<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Value>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// An action: its name, or its parts. Only its schema is used: the type is [`UidInput`].
@@ -36,6 +41,8 @@ pub enum ActionInput {
     Text(String),
     /// `{"type":"Action","id":"read"}`.
     Parts(Uid),
+    /// `{"__entity":{"type":"Action","id":"read"}}`.
+    Escaped(EscapedUid),
 }
 
 /// The decision.

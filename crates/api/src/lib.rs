@@ -38,4 +38,4 @@ pub use status::{
     Audit, AuditEntry, CenterStatus, Follower, Followers, GateStatus, Landed, Missing, Part,
     Readiness, Revision, Scope, Status,
 };
-pub use uid::{TYPE, UID, Uid, UidInput};
+pub use uid::{EscapedUid, TYPE, UID, Uid, UidInput};

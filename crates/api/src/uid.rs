@@ -26,7 +26,7 @@ pub struct Uid {
     pub id: String,
 }
 
-/// An entity in a request: Cedar text, or its parts.
+/// An entity in a request: Cedar text, or its parts, plain or within Cedar's escape.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "an entity is `kind::\"id\"` or {\"type\": .., \"id\": ..}")]
 pub enum UidInput {
@@ -34,4 +34,15 @@ pub enum UidInput {
     Text(#[schemars(regex(pattern = UID))] String),
     /// `{"type":"user","id":"alice"}`.
     Parts(Uid),
+    /// `{"__entity":{"type":"user","id":"alice"}}`.
+    Escaped(EscapedUid),
+}
+
+/// An entity as Cedar's JSON escapes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EscapedUid {
+    /// The entity.
+    #[serde(rename = "__entity")]
+    pub entity: Uid,
 }

@@ -1,4 +1,4 @@
-//! What is valid and perhaps not meant. A dry run tells of it; nothing is refused for it.
+//! What is valid and perhaps not meant. A dry run and an apply tell of it; only `--strict` refuses it.
 //!
 //! Pure.
 
@@ -12,6 +12,8 @@ use crate::spelling;
 pub struct Warning {
     /// The item that it is about.
     pub key: ItemKey,
+    /// The line within the item's text, counted from 1, where it is known.
+    pub line: Option<usize>,
     /// What may happen and what to do.
     pub message: String,
 }
@@ -34,6 +36,7 @@ fn believes_everybody(key: &ItemKey, settings: &ServiceSettings) -> Option<Warni
     let trusted = settings.identify.trusted_header.as_ref()?;
     is_everybody(&trusted.peers).then(|| Warning {
         key: key.clone(),
+        line: None,
         message: format!(
             "the `peers` of the trusted header `{}` include every address, so any caller could \
              claim any identity: gates answer 503 to requests with it unless they are started \

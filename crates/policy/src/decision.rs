@@ -8,7 +8,7 @@ use crate::model::{Revision, Uid};
 /// One authorization question to a [`crate::World`].
 ///
 /// The JSON values come from untrusted requests: Cedar's `__entity` and `__extn` escapes in them
-/// are refused (as an [`EvaluationError`]-free [`QueryError`]), null is absent, a float is a
+/// are refused (as an [`EvaluationError`]-free [`QueryError`]; but see [`Query::cedar_json`]), null is absent, a float is a
 /// Cedar decimal or refused by name.
 ///
 /// ```
@@ -43,6 +43,8 @@ pub struct Query<'a> {
     pub action_properties: &'a BTreeMap<String, serde_json::Value>,
     /// Properties that overlay the resource's stored attributes for this evaluation.
     pub resource_properties: &'a BTreeMap<String, serde_json::Value>,
+    /// Whether the context may have Cedar's `__entity` and `__extn` escapes; see [`Query::cedar_json`].
+    pub escapes: bool,
     /// When it is asked, in seconds since the Unix epoch; needed where grants or memberships end.
     pub at_unix_s: Option<u64>,
 }
@@ -63,6 +65,7 @@ impl<'a> Query<'a> {
             principal_properties: &NOTHING,
             action_properties: &NOTHING,
             resource_properties: &NOTHING,
+            escapes: false,
             at_unix_s: None,
         }
     }
@@ -84,6 +87,13 @@ impl<'a> Query<'a> {
     #[must_use]
     pub fn context(self, context: &'a BTreeMap<String, serde_json::Value>) -> Query<'a> {
         Query { context, ..self }
+    }
+
+    /// The context is written as Cedar's own request files are: `__entity` and `__extn` name entities
+    /// and make values of extension types. Only for questions of those who may name any entity.
+    #[must_use]
+    pub fn cedar_json(self) -> Query<'a> {
+        Query { escapes: true, ..self }
     }
 
     /// Properties that overlay the principal's stored attributes.

@@ -24,6 +24,7 @@ pub mod instant;
 pub mod item;
 pub mod json;
 pub mod limits;
+pub mod look_alike;
 pub mod mark;
 pub mod model;
 mod naming;

@@ -7,8 +7,11 @@
 mod effort;
 mod entities;
 mod policies;
+mod review;
+mod warn;
 
 pub use effort::MAX_STEPS;
+pub use review::{Review, review};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,9 +21,11 @@ use cedar_policy_core::validator::ValidatorSchema;
 
 use self::effort::Effort;
 use crate::bundle::FileLine;
+use crate::caution::Warning;
 use crate::cedar_text::{self, PolicyError, Sort};
 use crate::identify::Identify;
 use crate::instant;
+use crate::look_alike;
 use crate::model::{GrantBody, Item, ItemBody, ItemKey, Kind, MemberBody, Uid};
 use crate::route::Route;
 use crate::router::Router;
@@ -44,8 +49,7 @@ impl ItemProblem {
     /// The file and line, where the item came from a bundle.
     pub fn place(&self, places: &BTreeMap<ItemKey, FileLine>) -> Option<FileLine> {
         let place = places.get(&self.key)?;
-        let line = place.line + self.line.map_or(0, |line| line.saturating_sub(1));
-        Some(FileLine { file: place.file.clone(), line })
+        Some(FileLine { file: place.file.clone(), line: place.line_within(self.line) })
     }
 }
 
@@ -130,6 +134,10 @@ pub struct Known {
     steps: u64,
     /// Templates without their conditions, by id.
     scopes: HashMap<String, Template>,
+    /// What Cedar warns of; none: it is not asked.
+    warnings: Option<Vec<Warning>>,
+    /// Some files could not be read, so that what is missing may be in them.
+    is_partial: bool,
 }
 
 impl Known {
@@ -295,7 +303,8 @@ impl Check {
     }
 
     fn service(&mut self, service: &str, own: &[&Item]) {
-        if !own.iter().any(|item| item.key.kind == Kind::Service)
+        if !self.known.is_partial
+            && !own.iter().any(|item| item.key.kind == Kind::Service)
             && let Some(first) = own.first()
         {
             let message = format!("there is no service `{service}`; create it first");
@@ -313,16 +322,29 @@ impl Check {
 
     fn schema(&mut self, key: &ItemKey, text: &str) -> Option<Arc<Types>> {
         let known = self.known.schema.take().filter(|(known, _)| known == text);
-        let (_, read) = self.known.schema.insert(known.unwrap_or_else(|| {
-            (
-                text.to_owned(),
-                cedar_text::schema::parse(text).map(|schema| Types::of(schema).into()),
-            )
-        }));
+        let known = known.unwrap_or_else(|| {
+            let read = cedar_text::schema::parse_with_warnings(text);
+            let types = read.map(|(schema, warnings)| {
+                for (line, message) in warnings {
+                    self.warn(key, line, message);
+                }
+                for action in schema.action_ids().map(|action| action.name().eid()) {
+                    let suspect = look_alike::suspect(action.as_ref());
+                    if let Some(why) = suspect {
+                        self.warn(key, None, look_alike::told("an action", action.as_ref(), &why));
+                    }
+                }
+                Arc::new(Types::of(schema))
+            });
+            (text.to_owned(), types)
+        });
+        let (_, read) = self.known.schema.insert(known);
         match read.clone() {
             Ok(types) => Some(types),
             Err(error) => {
-                self.at(key, error.line, error.message);
+                for (line, message) in error.all() {
+                    self.at(key, line, message);
+                }
                 None
             }
         }

@@ -10,7 +10,7 @@ use keepgate_policy::world::{Explanation, PolicyText};
 use keepgate_policy::{DenyReason, Effect, Query, Uid};
 
 use super::fair::Crowded;
-use super::input::{Json, uid};
+use super::input::{StrictJson, uid};
 use super::problem::Problem;
 use super::{Answer, App};
 use crate::access::Caller;
@@ -82,7 +82,7 @@ pub(crate) async fn beside<T: Send + 'static>(
 pub(crate) async fn check(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Json(question): Json<Question>,
+    StrictJson(question): StrictJson<Question>,
 ) -> Answer<Out<api::Answer>> {
     let head = app.desk.head();
     asked(&head, &caller, question.service.as_deref())?;
@@ -118,6 +118,8 @@ fn explained(
             .service(service)
             .context(&question.context)
             .at(now);
+        // Who may ask this may name any entity, so the context may too.
+        let query = query.cedar_json();
         let answer = head.world.explain(&query).map_err(|e| Problem::of_query(&e))?;
         answers.push((service, answer));
     }

@@ -10,14 +10,14 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use bytes::{Buf as _, Bytes};
 use http_body_util::BodyExt as _;
-use keepgate_policy::bundle::{BundleError, ENTITIES_FILE, Packed, Packer};
+use keepgate_policy::bundle::{Packed, Packer, is_entities_file};
 use tokio::sync::mpsc;
 
 use super::fair::{Crowded, Fair, Seat};
 use super::problem::Problem;
 use super::{Answer, App, input};
 use crate::access::Caller;
-use crate::desk::{EditProblem as Located, Stage, Work};
+use crate::desk::{Stage, Work};
 
 /// Pieces of a body on their way to its reader.
 const PIECES: usize = 8;
@@ -100,8 +100,7 @@ pub(crate) async fn packed(
     let read = reader.await.map_err(|_| Problem::internal())?;
     sent?;
     match read {
-        Ok(Ok(packed)) => Ok(packed),
-        Ok(Err(errors)) => Err(Problem::invalid(errors.into_iter().map(Located::from).collect())),
+        Ok(packed) => Ok(packed),
         Err(e) => Err(Problem::bad_request(format!("the body does not parse: {e}"))),
     }
 }
@@ -196,11 +195,7 @@ fn wrong(what: impl Into<String>) -> io::Error {
 }
 
 /// Reads the whole body. Blocks.
-fn read(
-    from: impl BufRead,
-    service: &str,
-    work: &Work,
-) -> io::Result<Result<Packed, Vec<BundleError>>> {
+fn read(from: impl BufRead, service: &str, work: &Work) -> io::Result<Packed> {
     let mut json = Json { from };
     let mut packer = Packer::new(service);
     let mut names = BTreeSet::new();
@@ -217,8 +212,8 @@ fn read(
                 return Err(wrong(format!("more than {MAX_FILES} files")));
             }
             let mut text = json.text()?;
-            if name == ENTITIES_FILE {
-                packer.entities(&mut text, |count| {
+            if is_entities_file(&name) {
+                packer.entities(&name, &mut text, |count| {
                     work.at(count);
                     !work.is_given_up()
                 })?;
@@ -455,8 +450,8 @@ mod tests {
 
     fn body(json: &str) -> Result<usize, String> {
         match read(json.as_bytes(), "s", &Work::default()) {
-            Ok(Ok(packed)) => Ok(packed.len()),
-            Ok(Err(errors)) => Err(errors.first().map(ToString::to_string).unwrap_or_default()),
+            Ok(packed) if packed.errors().is_empty() => Ok(packed.len()),
+            Ok(packed) => Err(packed.errors().first().map(ToString::to_string).unwrap_or_default()),
             Err(e) => Err(e.to_string()),
         }
     }

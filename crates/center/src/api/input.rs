@@ -54,6 +54,27 @@ pub(crate) async fn bytes(request: Request, limit: usize, app: &App) -> Answer<B
     }
 }
 
+/// A JSON body as [`Json`] has it, in which no member occurs twice: two readers of the same bytes must not
+/// see different questions.
+pub(crate) struct StrictJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for StrictJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::media_type("send it with `Content-Type: application/json`"));
+        }
+        let bytes = bytes(request, BODY, app).await?;
+        let wrong = |e: &dyn std::fmt::Display| {
+            Problem::bad_request(format!("the body does not parse: {e}"))
+        };
+        drop(keepgate_policy::json::parse(&bytes).map_err(|e| wrong(&e))?);
+        // Read again, as only so an error has its place.
+        serde_json::from_slice(&bytes).map(StrictJson).map_err(|e| wrong(&e))
+    }
+}
+
 /// A JSON body of at most `LIMIT` bytes.
 pub(crate) struct Json<T, const LIMIT: usize = BODY>(pub(crate) T);
 
@@ -282,7 +303,8 @@ pub(crate) fn etag(revision: Revision) -> String {
 /// The entity that a request names; `field` is named when it is none.
 pub(crate) fn uid(input: UidInput, field: &str) -> Answer<Uid> {
     match input {
-        UidInput::Parts(api::Uid { kind, id }) => {
+        UidInput::Parts(api::Uid { kind, id })
+        | UidInput::Escaped(api::EscapedUid { entity: api::Uid { kind, id } }) => {
             let uid = Uid { kind, id };
             if uid.has_valid_kind() {
                 return Ok(uid);

@@ -23,6 +23,7 @@ pub(crate) mod openapi;
 pub(crate) mod problem;
 pub(crate) mod progress;
 pub(crate) mod removal;
+mod review;
 pub(crate) mod roles;
 pub(crate) mod services;
 pub(crate) mod since;

@@ -12,7 +12,7 @@ use http::{HeaderValue, header};
 use keepgate_api::{self as api, Applied, Changed, ServiceSummary};
 use keepgate_policy::bundle::{self, Packed};
 use keepgate_policy::service::is_service_name;
-use keepgate_policy::{Item, ItemKey, Kind, World, caution};
+use keepgate_policy::{Item, ItemKey, Kind, World};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ use super::items::Way;
 use super::problem::Problem;
 use super::sources::{self, Leave, Report};
 use super::spool::Spool;
-use super::{Answer, App, files, items, progress, since};
+use super::{Answer, App, files, items, progress, review, since};
 use crate::access::Caller;
 use crate::desk::{self, Anew, Refusal, Step, Work};
 use crate::follow::Follower;
@@ -41,6 +41,9 @@ pub(crate) struct ApplyArgs {
     /// It lands only over this revision.
     #[serde(default)]
     if_revision: Option<u64>,
+    /// What is valid and likely not meant is refused.
+    #[serde(default)]
+    strict: bool,
 }
 
 /// Replaces what an apply of the service's files brought by what they say now, as one revision. What
@@ -61,6 +64,8 @@ pub(crate) async fn apply(
     let landing = {
         let work = Arc::clone(&work);
         async move {
+            let said = review::look(&packed, args.strict, &work).await?;
+            let ignored = packed.ignored().to_vec();
             let report = Arc::new(Mutex::new(Report::default()));
             let ApplyArgs { dry_run, prune, overwrite, .. } = args;
             let anew = over.map_or(Anew::Far, |_| Anew::Service(name.clone()));
@@ -95,9 +100,6 @@ pub(crate) async fn apply(
             let in_files = Arc::clone(&packed);
             let look = tokio::task::spawn_blocking(move || {
                 let mut warned = too_old(&packed, &followers);
-                if dry_run {
-                    warned.extend(warnings(&packed));
-                }
                 warned.extend(together.map(|message| {
                     let service = packed.items().find(|item| item.key.kind == Kind::Service);
                     let id = service.map(|item| item.key.service.clone()).unwrap_or_default();
@@ -106,6 +108,7 @@ pub(crate) async fn apply(
                 warned
             });
             let mut warned = look.await.map_err(|_| Problem::internal())?;
+            warned.extend(said);
             let mut changed = items::changed(&outcome);
             let mut report =
                 std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
@@ -118,6 +121,7 @@ pub(crate) async fn apply(
                 changed,
                 dry_run,
                 warnings: warned,
+                ignored,
                 conflicts_total: report.conflicts.total(),
                 conflicts: report.conflicts.first,
                 access: report.access,
@@ -185,16 +189,6 @@ fn too_old(packed: &Packed, followers: &[Follower]) -> Vec<api::Warning> {
         warned.push(warning(packed, key, message, Some(name.clone())));
     }
     warned
-}
-
-/// What a dry run warns of, with file and line where it is from one. Entities and
-/// memberships, which come in millions, have none. Blocks.
-fn warnings(packed: &Packed) -> Vec<api::Warning> {
-    let is_asked = |kind| !matches!(kind, Kind::Entity | Kind::Member | Kind::Role);
-    let asked = packed.items().filter(|item| is_asked(item.key.kind));
-    let items: Vec<Item> = asked.filter_map(|item| item.decode().ok()).collect();
-    let shown = |found: caution::Warning| warning(packed, &found.key, found.message, None);
-    caution::warnings(&items).into_iter().map(shown).collect()
 }
 
 /// A warning about an item, with its place where it is from a file.

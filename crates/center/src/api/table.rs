@@ -258,6 +258,7 @@ fn of_services(t: &mut Table) {
         ("prune", "boolean"),
         ("overwrite", "boolean"),
         ("if_revision", "integer"),
+        ("strict", "boolean"),
     ])
     .takes::<api::Apply>()
     .answers::<api::Applied>()

@@ -77,9 +77,8 @@ impl EditProblem {
     #[must_use]
     pub fn placed(mut self, place_of: impl Fn(&ItemKey) -> Option<FileLine>) -> EditProblem {
         if let Some(place) = self.key.as_ref().and_then(place_of) {
-            let within = self.line.map_or(0, |line| line.saturating_sub(1));
+            self.line = Some(place.line_within(self.line));
             self.file = Some(place.file);
-            self.line = Some(place.line + within);
         }
         self
     }

@@ -170,7 +170,7 @@ async fn what_is_not_valid_never_lands() {
     )
     .await;
     check(&[("what.txt", "")], expect![[r#"
-        what.txt:null not a file of a service; known are service.toml, schema.cedarschema, *.cedar, entities.json, roles.toml, links.toml, routes.toml, openapi.json, openapi.yaml and limits.toml
+        what.txt:null not a file of a service; known are service.toml, *.cedarschema, *.cedarschema.json, *.cedar, *.cedar.json, *entities.json, roles.toml, links.toml, routes.toml, openapi.json, openapi.yaml, limits.toml, and JSON that is a schema, policies, entities or linked templates in Cedar's format
     "#]]).await;
     check(
         &[("a.cedar", "// one\n\npermit (principal, action, resource)\n")],

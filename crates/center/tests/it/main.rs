@@ -10,6 +10,7 @@ mod admin;
 mod apply;
 mod authzen;
 mod bulk;
+mod cedar;
 mod crash;
 mod depth;
 mod fixture;

@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use keepgate_api as api;
+use keepgate_policy::bundle::{is_ignored, is_path};
 
+use super::directory;
 use crate::admin::{Admin, CenterArgs, Refusal, segment};
 use crate::exit::{Exit, usage};
 use crate::progress::Progress;
 use crate::style::{self, Paint};
 
-/// Largest file, in bytes: above what a center takes unless it is told otherwise (`--apply-bytes`).
-const MAX_FILE_BYTES: u64 = 1 << 30;
-/// Most files.
-const MAX_FILES: usize = 10_000;
 /// The files with a fixed name; every `*.cedar` file counts too.
 const FIXED_NAMES: [&str; 10] = [
     "service.toml",
@@ -36,15 +34,17 @@ const FIXED_NAMES: [&str; 10] = [
 /// What others brought stays and is listed; --prune removes it. Where the schema, all entities or all
 /// roles would go because a file is missing, --prune is wanted, too.
 ///
-/// The directory holds service.toml (at least a name) and, as needed, schema.cedarschema, any
-/// *.cedar, entities.json, roles.toml, routes.toml or openapi.{json,yaml}, limits.toml. A missing
-/// file means none: deleting a policy file deletes the policy. Nothing changes unless everything is
+/// The directory holds service.toml (at least a name, or pass --service) and, as needed, a *.cedarschema,
+/// any *.cedar, *entities.json, roles.toml, routes.toml or openapi.{json,yaml}, limits.toml, also in
+/// directories below; and Cedar's JSON forms of schema, policies and linked templates. A missing file
+/// means none: deleting a policy file deletes the policy. Nothing changes unless everything is
 /// valid; errors are shown as FILE:LINE: message.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  keepgate apply ./policy --dry-run
+  keepgate apply ./policy --dry-run --strict
   keepgate apply ./policy --if-revision 12      only if nothing has changed since revision 12
+  keepgate apply ./cedar-policies --service orders
   keepgate apply ./policy --center https://center.example.com:7480 --token-file editor.token")]
 pub(crate) struct Args {
     /// The directory
@@ -62,6 +62,12 @@ pub(crate) struct Args {
     /// Make what somebody changed or took away since the last apply what the files say
     #[arg(long)]
     overwrite: bool,
+    /// Refuse what is valid and likely not meant: warnings of Cedar's validator and schema, and others
+    #[arg(long)]
+    strict: bool,
+    /// The service's name, for a directory without service.toml
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
     /// Print the center's answer as JSON
     #[arg(long)]
     json: bool,
@@ -70,10 +76,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
-    let bundle = Bundle::read(&args.dir)?;
+    let bundle = Bundle::read(&args.dir, args.service.as_deref())?;
     let mut admin = args.center.connect()?;
     let how = How {
         dry_run: args.dry_run,
+        strict: args.strict,
         if_revision: args.if_revision,
         prune: args.prune,
         overwrite: args.overwrite,
@@ -92,6 +99,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     } else {
         style::print(&changes(&bundle.service, &answer, Paint::stdout()))?;
         show_warnings(&args.dir, &answer);
+        show_ignored(&answer);
     }
     show_left(&args.dir, &answer);
     // Not all that the files say is in force.
@@ -104,6 +112,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 pub(crate) struct How {
     /// Nothing is changed.
     pub(crate) dry_run: bool,
+    /// Warnings are refused.
+    pub(crate) strict: bool,
     /// It lands only over this revision.
     pub(crate) if_revision: Option<u64>,
     /// What others brought goes.
@@ -165,13 +175,23 @@ fn placed(dir: &Path, file: Option<&str>, line: Option<u64>) -> String {
 }
 
 /// Shows what is allowed and perhaps not meant.
-fn show_warnings(dir: &Path, answer: &api::Applied) {
+pub(crate) fn show_warnings(dir: &Path, answer: &api::Applied) {
     let paint = Paint::stderr();
     for warning in &answer.warnings {
         let place = placed(dir, warning.file.as_deref(), warning.line);
         let api::Warning { id, message, .. } = warning;
         eprintln!("{} {place}: `{id}`: {message}", paint.warn("warning:"));
     }
+}
+
+/// Says which files are nothing to apply.
+fn show_ignored(answer: &api::Applied) {
+    let Some(first) = answer.ignored.first() else { return };
+    let more = match answer.ignored.len() {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    eprintln!("not applied: `{first}`{more}: a request; `keepgate check --request FILE` asks it");
 }
 
 /// Shows what is wrong in the files of `dir`; false: the refusal names none.
@@ -216,36 +236,21 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    /// Reads a directory. Files of a name that nobody knows are read too: the center refuses them,
-    /// so that a misspelt name does not silently leave out what it holds.
-    pub(crate) fn read(dir: &Path) -> anyhow::Result<Bundle> {
-        let shown = dir.display();
-        let entries =
-            std::fs::read_dir(dir).with_context(|| format!("reading the directory `{shown}`"))?;
-        let mut files = BTreeMap::new();
-        for entry in entries {
-            let path = entry.with_context(|| format!("reading the directory `{shown}`"))?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            if is_ignored(name) {
-                continue;
-            }
-            if path.is_dir() {
-                return Err(usage(format!(
-                    "`{}` is a directory; only files directly in `{shown}` are read: move them up, or hide it by a dot",
-                    path.display()
-                )));
-            }
-            if files.len() == MAX_FILES {
-                bail!("`{shown}` has more than {MAX_FILES} files");
-            }
-            let reading = || format!("reading `{}`", path.display());
-            let length = std::fs::metadata(&path).with_context(reading)?.len();
-            if length > MAX_FILE_BYTES {
-                bail!("`{}` has {length} bytes; {MAX_FILE_BYTES} are allowed", path.display());
-            }
-            files.insert(name.to_owned(), std::fs::read_to_string(&path).with_context(reading)?);
+    /// Reads a directory; `service` is the name of a service whose directory has no `service.toml`.
+    pub(crate) fn read(dir: &Path, service: Option<&str>) -> anyhow::Result<Bundle> {
+        let mut files = directory::read(dir)?;
+        if let (Some(name), false) = (service, files.contains_key("service.toml")) {
+            let settings = format!("name = {}\n", toml::Value::from(name));
+            files.insert("service.toml".to_owned(), settings);
         }
-        Bundle::from_files(files, &shown.to_string())
+        let bundle = Bundle::from_files(files, &dir.display().to_string())?;
+        match service {
+            Some(name) if name != bundle.service => Err(usage(format!(
+                "--service {name}: the directory's service.toml says `{}`",
+                bundle.service
+            ))),
+            _ => Ok(bundle),
+        }
     }
 
     /// From files in memory; `shown` is what to call where they come from.
@@ -255,16 +260,19 @@ impl Bundle {
     ) -> anyhow::Result<Bundle> {
         let Some(settings) = files.get("service.toml") else {
             return Err(usage(format!(
-                "`{shown}` has no service.toml; it needs one with at least `name = \"..\"`"
+                "`{shown}` has no service.toml; it needs one with at least `name = \"..\"`, or pass \
+                 --service NAME"
             )));
         };
-        let table: toml::Table = settings.parse().map_err(|e: toml::de::Error| {
-            usage(format!("{shown}/service.toml: {}", e.message()))
+        let table = settings.trim_start_matches('\u{feff}').parse::<toml::Table>();
+        let name = table.ok().and_then(|table| Some(table.get("name")?.as_str()?.to_owned()));
+        // Without a name no center can be asked; what is wrong with the other files is said all the same.
+        let service = name.ok_or_else(|| {
+            let errors = keepgate_policy::bundle::parse(&files).err().unwrap_or_default();
+            let lines: Vec<String> = errors.iter().map(|e| format!("{shown}/{e}")).collect();
+            usage(lines.join("\n"))
         })?;
-        let Some(service) = table.get("name").and_then(toml::Value::as_str) else {
-            return Err(usage(format!("{shown}/service.toml: `name = \"..\"` is missing")));
-        };
-        Ok(Bundle { service: service.to_owned(), files })
+        Ok(Bundle { service, files })
     }
 
     /// Sends it; the center's answer.
@@ -274,13 +282,13 @@ impl Bundle {
         struct Body<'a> {
             files: &'a BTreeMap<String, String>,
         }
-        let How { dry_run, if_revision, prune, overwrite } = how;
+        let How { dry_run, strict, if_revision, prune, overwrite } = how;
         let mut path = format!("/v1/services/{}/apply?dry_run={dry_run}", segment(&self.service));
         if let Some(revision) = if_revision {
             path.push_str(&format!("&if_revision={revision}"));
         }
         // A center of an earlier release does not know them.
-        for (name, is_set) in [("prune", prune), ("overwrite", overwrite)] {
+        for (name, is_set) in [("strict", strict), ("prune", prune), ("overwrite", overwrite)] {
             path.push_str(&if is_set { format!("&{name}=true") } else { String::new() });
         }
         let body = serde_json::to_vec(&Body { files: &self.files }).context("writing the files")?;
@@ -293,19 +301,18 @@ impl Bundle {
     }
 }
 
-/// Words for people and what is hidden.
-fn is_ignored(name: &str) -> bool {
-    name.starts_with('.')
-        || name.starts_with("README")
-        || Path::new(name).extension().is_some_and(|end| end == "md")
-}
-
-/// Whether `apply` takes a file of this name.
+/// Whether `export` writes a file of this name, and replaces one.
 pub(crate) fn is_bundle_file(name: &str) -> bool {
-    FIXED_NAMES.contains(&name)
-        || name
-            .strip_suffix(".cedar")
-            .is_some_and(|stem| !stem.is_empty() && !stem.starts_with('.'))
+    const ENDS: [&str; 6] = [
+        ".cedar",
+        ".cedar.json",
+        ".cedarschema",
+        ".cedarschema.json",
+        ".cedartemplatelinks.json",
+        "entities.json",
+    ];
+    let is_named = ENDS.iter().any(|end| name.ends_with(end));
+    FIXED_NAMES.contains(&name) || (is_path(name) && !is_ignored(name) && is_named)
 }
 
 /// One line a change, then how many.

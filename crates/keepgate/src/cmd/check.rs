@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use keepgate_api::{Answer, PolicyFailure, Question, Reason, UidInput};
 use keepgate_policy::Uid;
 use serde_json::Value;
 
+use super::directory;
 use crate::admin::CenterArgs;
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint};
@@ -22,20 +25,25 @@ Examples:
   keepgate check --principal 'user::\"bob\"' --action DELETE --resource 'route::\"/orders/{id}\"' \\
       --service orders --explain
   keepgate check --principal 'user::\"bob\"' --action read --resource 'record::\"r1\"' \\
-      --context '{\"ip\":\"10.0.0.1\"}' --json")]
+      --context '{\"ip\":\"10.0.0.1\"}' --json
+  keepgate check --request ALLOW/alice_view.json --service photos --explain")]
 pub(crate) struct Args {
     /// Who: a Cedar uid such as user::"alice", or user::alice
-    #[arg(long, value_name = "UID", value_parser = uid::parse)]
-    principal: Uid,
+    #[arg(long, value_name = "UID", value_parser = uid::parse, required_unless_present = "request")]
+    principal: Option<Uid>,
     /// What: a name such as read, or a Cedar uid
-    #[arg(long)]
-    action: String,
+    #[arg(long, required_unless_present = "request")]
+    action: Option<String>,
     /// On what: a Cedar uid such as record::"r1", or record::r1
-    #[arg(long, value_name = "UID", value_parser = uid::parse)]
-    resource: Uid,
-    /// The context, a JSON object
+    #[arg(long, value_name = "UID", value_parser = uid::parse, required_unless_present = "request")]
+    resource: Option<Uid>,
+    /// The context, a JSON object; `__entity` and `__extn` as in Cedar's request files
     #[arg(long, value_name = "JSON")]
     context: Option<String>,
+    /// All of it from a file, as Cedar's command line reads it: a JSON object with principal, action,
+    /// resource and context
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["principal", "action", "resource", "context"])]
+    request: Option<PathBuf>,
     /// The service that decides; without it, all that answer AuthZEN
     #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
     service: Option<String>,
@@ -55,7 +63,36 @@ fn action(text: &str) -> String {
     entity.map_or_else(|| text.to_owned(), |uid| uid.to_string())
 }
 
-pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+/// Largest request file, in bytes: what a center takes.
+const MAX_REQUEST_BYTES: u64 = 1 << 20;
+
+/// The question in a file.
+fn from_file(path: &Path, service: Option<String>) -> anyhow::Result<Question> {
+    let reading = || format!("reading `{}`", path.display());
+    let length = std::fs::metadata(path).with_context(reading)?.len();
+    if length > MAX_REQUEST_BYTES {
+        let path = path.display();
+        return Err(usage(format!(
+            "`{path}` has {length} bytes; a request has at most {MAX_REQUEST_BYTES}"
+        )));
+    }
+    let text = directory::text(path)?;
+    let wrong = |error: &dyn std::fmt::Display| {
+        usage(format!(
+            "{}: expected a request, {{\"principal\": .., \"action\": .., \"resource\": .., \
+             \"context\": {{..}}}}: {error}",
+            path.display()
+        ))
+    };
+    let bytes = text.strip_prefix('\u{feff}').unwrap_or(&text).as_bytes();
+    let value = keepgate_policy::json::parse(bytes).map_err(|e| wrong(&e))?;
+    let mut question: Question = serde_json::from_value(value).map_err(|e| wrong(&e))?;
+    question.service = service.or(question.service);
+    Ok(question)
+}
+
+/// The question on the command line.
+fn from_args(args: &Args) -> anyhow::Result<Question> {
     let context = match &args.context {
         None => BTreeMap::new(),
         Some(context) => {
@@ -65,12 +102,24 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 .map_err(|_| usage("--context: expected a JSON object, got another JSON value"))?
         }
     };
-    let question = Question {
-        service: args.service,
-        principal: UidInput::Text(args.principal.to_string()),
-        action: UidInput::Text(action(&args.action)),
-        resource: UidInput::Text(args.resource.to_string()),
+    let (Some(principal), Some(name), Some(resource)) =
+        (&args.principal, &args.action, &args.resource)
+    else {
+        return Err(usage("pass --principal, --action and --resource, or --request FILE"));
+    };
+    Ok(Question {
+        service: args.service.clone(),
+        principal: UidInput::Text(principal.to_string()),
+        action: UidInput::Text(action(name)),
+        resource: UidInput::Text(resource.to_string()),
         context,
+    })
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    let question = match &args.request {
+        Some(path) => from_file(path, args.service.clone())?,
+        None => from_args(&args)?,
     };
     let mut admin = args.center.connect()?;
     let answer: Answer = super::runtime()?.block_on(admin.post("/v1/check", &question))?;

@@ -8,7 +8,7 @@ use keepgate_policy::model::EntityBody;
 use serde::Serialize;
 
 use crate::admin::{CenterArgs, only_service, segment};
-use crate::cmd::apply::is_bundle_file;
+use crate::cmd::{apply::is_bundle_file, directory};
 use crate::exit::Exit;
 use crate::style;
 
@@ -118,32 +118,28 @@ fn write_extras(path: &Path, extras: &Extras) -> anyhow::Result<()> {
 fn write(dir: &Path, answer: &Export, force: bool) -> anyhow::Result<usize> {
     let files = &answer.files;
     // A center is trusted with policies, not with where files go on this host.
-    if let Some(name) =
-        files.keys().find(|name| !is_bundle_file(name) || name.contains(['/', '\\']))
-    {
+    if let Some(name) = files.keys().find(|name| !is_bundle_file(name)) {
         bail!("the center answered with a file `{name}`, which apply does not know");
     }
     let shown = dir.display();
     std::fs::create_dir_all(dir).with_context(|| format!("making the directory `{shown}`"))?;
     let mut stale = Vec::new();
-    for entry in
-        std::fs::read_dir(dir).with_context(|| format!("reading the directory `{shown}`"))?
-    {
-        let path = entry.with_context(|| format!("reading the directory `{shown}`"))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if is_bundle_file(name) {
-            if !force {
-                bail!(
-                    "`{shown}` has policy files already (`{name}`); choose another directory, or pass --force to replace them"
-                );
-            }
-            if !files.contains_key(name) {
-                stale.push(path);
-            }
+    for name in directory::names(dir)?.into_iter().filter(|name| is_bundle_file(name)) {
+        if !force {
+            bail!(
+                "`{shown}` has policy files already (`{name}`); choose another directory, or pass --force to replace them"
+            );
+        }
+        if !files.contains_key(&name) {
+            stale.push(dir.join(name));
         }
     }
     for (name, content) in files {
         let path = dir.join(name);
+        if let Some(above) = path.parent() {
+            let making = || format!("making the directory `{}`", above.display());
+            std::fs::create_dir_all(above).with_context(making)?;
+        }
         std::fs::write(&path, content).with_context(|| format!("writing `{}`", path.display()))?;
     }
     for path in stale {

@@ -11,6 +11,7 @@ mod center;
 mod check;
 mod completions;
 mod conformance;
+mod directory;
 mod doctor;
 mod entity;
 mod export;

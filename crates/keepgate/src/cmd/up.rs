@@ -92,7 +92,7 @@ async fn up(
     let (dir, temporary) = (data.path().to_owned(), matches!(data, Data::Temporary(_)));
     started.keep("the data directory", data);
     let bundle = match (&args.policy, args.demo) {
-        (Some(dir), _) => Some(Bundle::read(dir)?),
+        (Some(dir), _) => Some(Bundle::read(dir, args.service.as_deref())?),
         (None, true) => Some(demo::bundle()?),
         (None, false) => None,
     };

@@ -390,7 +390,8 @@ fn a_dry_run_warns_of_spellings_that_frameworks_fold() {
     assert_eq!(said.code, 0, "{said:?}");
     let warned = said.stderr.lines().find(|line| line.contains("`/Admin`")).unwrap_or_default();
     assert!(warned.contains("routes.toml:") && warned.contains("paths_fold"), "{said:?}");
-    assert!(!apply(&[]).stderr.contains("warning"), "only a dry run warns");
+    assert!(apply(&[]).stderr.contains("`/Admin`"), "an apply warns, too");
+    assert_eq!(apply(&["--strict"]).code, 1);
     scratch.write("policy/service.toml", "name = \"shop\"\npaths_fold = \"case\"\n");
     assert!(!apply(&["--dry-run"]).stderr.contains("`/Admin`"));
 }

@@ -10,6 +10,7 @@
 
 mod apply;
 mod authzen;
+mod cedar_files;
 mod clients;
 mod config;
 mod connections;

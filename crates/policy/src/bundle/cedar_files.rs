@@ -48,19 +48,32 @@ struct Piece<'a> {
     has_slot: bool,
 }
 
+/// The item of one policy that stands in no file of this sort; `key` is its id unless it says another.
+pub(super) fn item_of_text(service: &str, key: &str, text: &str) -> Result<Item, PolicyError> {
+    let has_slot = pieces(text).first().is_some_and(|piece| piece.has_slot);
+    let piece = Piece { offset: 0, text, marker: None, has_slot };
+    item_of(service, "", key, 0, &piece)
+}
+
 pub(super) fn parse(reader: &mut Reader, file: &str, text: &str) {
     let stem = decoded_name(file.strip_suffix(END).unwrap_or(file));
     let lines = Lines::of(text);
+    let mut ids = Vec::new();
     for (index, piece) in pieces(text).into_iter().enumerate() {
         let line = lines.at(piece.offset);
         match item_of(&reader.service, file, &stem, index, &piece) {
-            Ok(item) => reader.put(file, line, item),
+            Ok(item) => {
+                ids.push(item.key.id.clone());
+                reader.put(file, line, item);
+            }
             Err(error) => {
-                let line = line + error.line.map_or(0, |line| line.saturating_sub(1));
-                reader.error(file, Some(line), error.message);
+                // The places of those behind it stay.
+                ids.push(String::new());
+                reader.text_errors(file, line, error);
             }
         }
     }
+    reader.order.insert(file.to_owned(), ids);
 }
 
 fn item_of(

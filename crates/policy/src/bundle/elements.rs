@@ -50,6 +50,7 @@ impl<R: Read> Elements<R> {
 
     pub(super) fn next(&mut self) -> io::Result<Next<'_>> {
         if self.state == State::Before {
+            self.skip_mark()?;
             if self.peek()? != Some(b'[') {
                 return Ok(Next::Wrong("not a JSON list of entities", self.line));
             }
@@ -83,6 +84,16 @@ impl<R: Read> Elements<R> {
             });
         }
         self.element()
+    }
+
+    /// A byte order mark at the start says nothing.
+    fn skip_mark(&mut self) -> io::Result<()> {
+        const MARK: &[u8] = "\u{feff}".as_bytes();
+        while self.buffer.len() < MARK.len() && self.fill()? {}
+        if self.buffer.starts_with(MARK) {
+            self.at = MARK.len();
+        }
+        Ok(())
     }
 
     /// The element that begins at the next byte.

@@ -1,4 +1,4 @@
-//! `entities.json`: Cedar's JSON entity format.
+//! `*entities.json`: Cedar's JSON entity format.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::elements::{Elements, MAX_ELEMENT_BYTES, Next};
-use super::{ENTITIES, ENTITIES_LIST, Reader};
+use super::{ENTITIES_LIST, Reader};
 use crate::item::canonical_json;
 use crate::model::{EntityBody, Item, ItemBody, Uid};
 
@@ -42,10 +42,10 @@ impl<'de> Deserialize<'de> for Reference {
     }
 }
 
-pub(super) fn parse(reader: &mut Reader, text: &str) {
-    if let Err(source) = read(reader, text.as_bytes(), |_| true) {
+pub(super) fn parse(reader: &mut Reader, file: &str, text: &str) {
+    if let Err(source) = read(reader, file, text.as_bytes(), |_| true) {
         // Memory does not fail to be read.
-        reader.error(ENTITIES, None, source.to_string());
+        reader.error(file, None, source.to_string());
     }
 }
 
@@ -56,6 +56,7 @@ const TOLD_EVERY: usize = 4_096;
 /// memory beside the others as a text.
 pub(super) fn read(
     reader: &mut Reader,
+    file: &str,
     text: impl Read,
     mut told: impl FnMut(usize) -> bool,
 ) -> io::Result<()> {
@@ -65,20 +66,20 @@ pub(super) fn read(
             Next::Element(text, line) => (text, line),
             Next::End => return Ok(()),
             Next::Wrong(message, line) => {
-                reader.error(ENTITIES, Some(line), message);
+                reader.error(file, Some(line), message);
                 return Ok(());
             }
             Next::TooLong(line) => {
                 let message = format!("an entity has at most {MAX_ELEMENT_BYTES} bytes; divide it");
-                reader.error(ENTITIES, Some(line), message);
+                reader.error(file, Some(line), message);
                 return Ok(());
             }
         };
         match serde_json::from_slice::<Value>(text) {
-            Ok(value) => entity(reader, line, value),
+            Ok(value) => entity(reader, file, line, value),
             Err(source) => {
                 let line = line + source.line().saturating_sub(1);
-                reader.error(ENTITIES, Some(line), bare(&source));
+                reader.error(file, Some(line), bare(&source));
                 return Ok(());
             }
         }
@@ -89,7 +90,7 @@ pub(super) fn read(
     }
 }
 
-fn entity(reader: &mut Reader, line: usize, value: Value) {
+fn entity(reader: &mut Reader, file: &str, line: usize, value: Value) {
     match serde_json::from_value::<Entity>(value) {
         Ok(entity) => {
             let body = EntityBody {
@@ -99,9 +100,9 @@ fn entity(reader: &mut Reader, line: usize, value: Value) {
                 tags: entity.tags,
             };
             let item = Item::new(&reader.service, "", ItemBody::Entity(body));
-            reader.put(ENTITIES, line, item);
+            reader.put(file, line, item);
         }
-        Err(source) => reader.error(ENTITIES, Some(line), bare(&source)),
+        Err(source) => reader.error(file, Some(line), bare(&source)),
     }
 }
 

@@ -10,10 +10,12 @@
 mod cedar_files;
 mod elements;
 mod entities;
+mod json_files;
 mod limits;
 mod line;
 mod pack;
 mod roles;
+mod sort;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,12 +24,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use self::line::Lines;
+use crate::cedar_text::PolicyError;
 use crate::digest::Digest;
 use crate::encoded::Encoded;
 use crate::model::{Item, ItemBody, ItemKey, Kind, Revision};
 pub(crate) use cedar_files::{MARKER, is_own_file};
 pub use pack::{Packed, Packer};
+pub use sort::{MAX_DIRECTORIES, is_entities_file, is_ignored, is_path};
 
+use self::sort::Sort;
 use crate::openapi;
 use crate::route::Route;
 use crate::router::Router;
@@ -52,6 +57,17 @@ pub struct FileLine {
     pub file: String,
     /// The line, counted from 1.
     pub line: usize,
+}
+
+impl FileLine {
+    /// The line in the file of a line within the item's text, both counted from 1. An item from JSON has
+    /// another text there, so its first line is told.
+    pub fn line_within(&self, line: Option<usize>) -> usize {
+        match line {
+            Some(line) if !self.file.ends_with(".json") => self.line + line.saturating_sub(1),
+            _ => self.line,
+        }
+    }
 }
 
 /// What is wrong with a file.
@@ -84,7 +100,7 @@ const LIMITS: &str = "limits.toml";
 const LINKS: &str = "links.toml";
 const OPENAPI: [&str; 3] = ["openapi.json", "openapi.yaml", "openapi.yml"];
 
-/// The file whose items come in millions; [`Packer::entities`] reads it as it comes.
+/// The file of entities that [`render`] leaves out, as they come in millions.
 pub const ENTITIES_FILE: &str = ENTITIES;
 
 /// The file with a service's name and settings.
@@ -104,7 +120,11 @@ pub fn parse(files: &BTreeMap<String, String>) -> Result<Bundle, Vec<BundleError
     reader.files(files);
     let service = std::mem::take(&mut reader.service);
     let mut bundle = Bundle { service, items: Vec::new(), places: BTreeMap::new() };
-    for found in reader.finish()? {
+    let (found, errors) = reader.finish();
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    for found in found {
         let place = found.place();
         match found.item.decode() {
             Ok(item) => {
@@ -132,34 +152,58 @@ impl Reader {
     fn files(&mut self, files: &BTreeMap<String, String>) {
         let reader = self;
         let mut routes_from: Option<&str> = None;
+        let mut schema_from: Option<&str> = None;
         for (file, text) in files {
-            match file.as_str() {
-                SERVICE => {}
-                SCHEMA => {
-                    let body = crate::model::SchemaBody { text: text.clone() };
-                    reader.put(file, 1, Item::new(&reader.service, "", ItemBody::Schema(body)));
+            let text = without_mark(text);
+            match Sort::of(file, text) {
+                Sort::Service | Sort::Ignored => {}
+                sort @ (Sort::Schema | Sort::JsonSchema) => {
+                    if let Some(other) = schema_from.replace(file) {
+                        let message = format!("`{other}` has the schema already; keep one of them");
+                        reader.error(file, None, message);
+                    } else if sort == Sort::JsonSchema {
+                        json_files::parse_schema(reader, file, text);
+                    } else {
+                        let body = crate::model::SchemaBody { text: text.to_owned() };
+                        reader.put(file, 1, Item::new(&reader.service, "", ItemBody::Schema(body)));
+                    }
                 }
-                ENTITIES => entities::parse(reader, text),
-                ROLES => roles::parse_roles(reader, text),
-                LINKS => roles::parse_links(reader, text),
-                LIMITS => limits::parse(reader, text),
-                name if name == ROUTES || OPENAPI.contains(&name) => {
+                Sort::Entities => entities::parse(reader, file, text),
+                Sort::Roles => roles::parse_roles(reader, text),
+                Sort::Links => roles::parse_links(reader, text),
+                Sort::Limits => limits::parse(reader, text),
+                sort @ (Sort::Routes | Sort::OpenApi) => {
                     if let Some(other) = routes_from.replace(file) {
                         let message = format!("`{other}` has the routes already; keep one of them");
                         reader.error(file, None, message);
-                    } else if name == ROUTES {
+                    } else if sort == Sort::Routes {
                         reader.routes_file(text);
                     } else {
                         reader.openapi_file(file, text);
                     }
                 }
-                name if is_ignored(name) => {}
-                name if name.ends_with(".cedar") && !name.contains(['/', '\\']) => {
-                    cedar_files::parse(reader, file, text);
+                Sort::Policies => cedar_files::parse(reader, file, text),
+                Sort::JsonPolicies => json_files::parse_policies(reader, file, text),
+                Sort::JsonLinks => json_files::parse_links(reader, file, text),
+                Sort::Request if reader.ignored.len() < MAX_ERRORS => {
+                    reader.ignored.push(file.clone());
                 }
-                _ => reader.error(file, None, unknown_file(file)),
+                Sort::Request => {}
+                Sort::Astray => {
+                    let message = "this file belongs to the top of the directory; move it there";
+                    reader.error(file, None, message);
+                }
+                Sort::NoPath => {
+                    let message = format!(
+                        "expected a path of at most {MAX_DIRECTORIES} directories and a name, divided \
+                         by `/`, without `.` and `..`"
+                    );
+                    reader.error(file, None, message);
+                }
+                Sort::Unknown => reader.error(file, None, unknown_file()),
             }
         }
+        json_files::settle(reader);
     }
 }
 
@@ -202,19 +246,16 @@ pub fn render(service: &str, items: &[Item]) -> BTreeMap<String, String> {
     files
 }
 
-fn is_ignored(name: &str) -> bool {
-    name.starts_with('.')
-        || name.starts_with("README")
-        || std::path::Path::new(name).extension().is_some_and(|end| end == "md")
+/// A text without the byte order mark that some editors begin it with.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-fn unknown_file(name: &str) -> String {
-    if name.contains(['/', '\\']) {
-        return "only files directly in the directory are read; move it up".to_owned();
-    }
+fn unknown_file() -> String {
     format!(
-        "not a file of a service; known are {SERVICE}, {SCHEMA}, *.cedar, {ENTITIES}, {ROLES}, \
-         {LINKS}, {ROUTES}, openapi.json, openapi.yaml and {LIMITS}"
+        "not a file of a service; known are {SERVICE}, *.cedarschema, *.cedarschema.json, *.cedar, \
+         *.cedar.json, *{ENTITIES}, {ROLES}, {LINKS}, {ROUTES}, openapi.json, openapi.yaml, {LIMITS}, \
+         and JSON that is a schema, policies, entities or linked templates in Cedar's format"
     )
 }
 
@@ -228,6 +269,12 @@ struct Reader {
     errors: Vec<BundleError>,
     /// Errors beyond [`MAX_ERRORS`].
     untold: usize,
+    /// Files that are nothing to apply.
+    ignored: Vec<String>,
+    /// The ids of the policies of each `*.cedar`, as they stand there.
+    order: BTreeMap<String, Vec<String>>,
+    /// Links that wait for all templates to be known.
+    pending: Vec<json_files::Pending>,
 }
 
 /// An item and where it stands.
@@ -264,6 +311,14 @@ impl Reader {
         }
     }
 
+    /// The errors of a text that begins at this line of the file.
+    fn text_errors(&mut self, file: &str, start: usize, error: PolicyError) {
+        for (line, message) in error.all() {
+            let line = start + line.map_or(0, |line| line.saturating_sub(1));
+            self.error(file, Some(line), message);
+        }
+    }
+
     fn put(&mut self, file: &str, line: usize, item: Item) {
         if let Err(error) = item.check_key() {
             // A service without a readable `service.toml` has no name; that is said already.
@@ -282,8 +337,8 @@ impl Reader {
         });
     }
 
-    /// What was found, in key order, or what is wrong with it.
-    fn finish(mut self) -> Result<Vec<Found>, Vec<BundleError>> {
+    /// What was found, in key order, and what is wrong with it.
+    fn finish(mut self) -> (Vec<Found>, Vec<BundleError>) {
         let mut found = std::mem::take(&mut self.found);
         // Stable: of two items of one key the one that came first is named as such.
         found.sort_by(|a, b| a.item.key.cmp(&b.item.key));
@@ -304,7 +359,7 @@ impl Reader {
             let message = format!("{} more errors are not shown", self.untold);
             self.errors.push(BundleError { file: last.file.clone(), line: None, message });
         }
-        if self.errors.is_empty() { Ok(found) } else { Err(self.errors) }
+        (found, self.errors)
     }
 
     fn service_file(&mut self, text: Option<&String>) {
@@ -312,6 +367,7 @@ impl Reader {
             self.error(SERVICE, None, "the file is missing; it needs at least `name = \"..\"`");
             return;
         };
+        let text = without_mark(text);
         match toml::from_str::<ServiceSettings>(text) {
             Ok(settings) => {
                 self.service.clone_from(&settings.name);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use super::{BundleError, ENTITIES, FileLine, Found, Reader, SERVICE, entities};
+use super::{BundleError, FileLine, Found, Reader, SERVICE, entities};
 use crate::encoded::Encoded;
 use crate::model::ItemKey;
 
@@ -18,8 +18,10 @@ pub struct Packer {
 
 /// What the files say.
 pub struct Packed {
-    /// In key order, each key once.
+    /// In key order; each key once where there are no errors.
     found: Vec<Found>,
+    errors: Vec<BundleError>,
+    ignored: Vec<String>,
 }
 
 impl Packer {
@@ -34,31 +36,51 @@ impl Packer {
         self.files.insert(name, text);
     }
 
-    /// Reads `entities.json` as it comes, once; `told` hears the number of items now and then and
+    /// Reads a file of entities (see [`super::is_entities_file`]) as it comes; `told` hears the number of items now and then and
     /// ends the reading by answering false.
     ///
     /// # Errors
     /// Those of the reader. What is wrong with the text is kept for [`Packer::finish`].
-    pub fn entities(&mut self, text: impl Read, told: impl FnMut(usize) -> bool) -> io::Result<()> {
-        entities::read(&mut self.reader, text, told)
+    pub fn entities(
+        &mut self,
+        file: &str,
+        text: impl Read,
+        told: impl FnMut(usize) -> bool,
+    ) -> io::Result<()> {
+        entities::read(&mut self.reader, file, text, told)
     }
 
-    /// What the files say, or what is wrong with them.
-    pub fn finish(self) -> Result<Packed, Vec<BundleError>> {
+    /// What the files say, and what is wrong with them.
+    pub fn finish(self) -> Packed {
         let Packer { mut reader, named, files } = self;
         reader.service_file(files.get(SERVICE));
         if !reader.service.is_empty() && reader.service != named {
             let message = format!("it names service `{}`, the request `{named}`", reader.service);
             reader.error(SERVICE, None, message);
-            return Err(reader.errors);
+            return Packed { found: Vec::new(), errors: reader.errors, ignored: Vec::new() };
         }
-        debug_assert!(!files.contains_key(ENTITIES), "entities are read as they come");
+        if reader.service.is_empty() {
+            // The files that can be read are looked at all the same.
+            reader.service = named;
+        }
         reader.files(&files);
-        reader.finish().map(|found| Packed { found })
+        let ignored = std::mem::take(&mut reader.ignored);
+        let (found, errors) = reader.finish();
+        Packed { found, errors, ignored }
     }
 }
 
 impl Packed {
+    /// What is wrong with the files: nothing of them may land unless this is empty.
+    pub fn errors(&self) -> &[BundleError] {
+        &self.errors
+    }
+
+    /// Files that are nothing to apply, such as requests; at most [`super::MAX_ERRORS`].
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
     /// How many items there are.
     pub fn len(&self) -> usize {
         self.found.len()

@@ -6,21 +6,24 @@
 //! that deep.
 
 mod balance;
+mod from_json;
 mod scan;
 pub(crate) mod schema;
-
-use std::error::Error;
 
 use cedar_policy_core::ast::{PolicyID, StaticPolicy, Template};
 use cedar_policy_core::parser::{self, Loc};
 use miette::Diagnostic;
 
+pub(crate) use self::from_json::{policy_text, schema_text};
 pub use self::scan::{MAX_DEPTH, MAX_TERMS, MAX_TOKENS};
 pub use self::schema::{MAX_ENVIRONMENTS, MAX_HIERARCHY, MAX_MEMBERS, MAX_TYPES};
 use crate::stack::{self, Need};
 
 /// The longest message about a text in bytes; Cedar quotes expressions whole.
 const MAX_MESSAGE: usize = 2_000;
+
+/// The most errors that are told of one text.
+const MAX_MORE: usize = 20;
 
 /// What is wrong with a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,17 +34,25 @@ pub(crate) struct PolicyError {
     pub(crate) message: String,
     /// Whether the text may be right, but is beyond a bound.
     pub(crate) is_bound: bool,
+    /// What else is wrong with the same text: lines and messages.
+    pub(crate) more: Vec<(Option<usize>, String)>,
 }
 
 impl PolicyError {
     /// Something about the text as a whole.
     pub(crate) fn whole(message: impl Into<String>) -> PolicyError {
-        PolicyError { line: None, message: message.into(), is_bound: false }
+        PolicyError { line: None, message: message.into(), is_bound: false, more: Vec::new() }
     }
 
     /// The text is beyond a bound at this offset.
     fn beyond(text: &str, offset: usize, message: String) -> PolicyError {
-        PolicyError { line: Some(line_of(text, offset)), message, is_bound: true }
+        let line = Some(line_of(text, offset));
+        PolicyError { line, message, is_bound: true, more: Vec::new() }
+    }
+
+    /// Each error of the text: its line and message.
+    pub(crate) fn all(self) -> impl Iterator<Item = (Option<usize>, String)> {
+        std::iter::once((self.line, self.message)).chain(self.more)
     }
 
     fn too_deep(text: &str, offset: Option<usize>) -> PolicyError {
@@ -49,7 +60,8 @@ impl PolicyError {
             "it nests more than {MAX_DEPTH} levels deep, at most {MAX_DEPTH} are allowed; each \
              bracket, `if`, operator, access and call is a level; divide it"
         );
-        PolicyError { line: offset.map(|at| line_of(text, at)), message, is_bound: true }
+        let line = offset.map(|at| line_of(text, at));
+        PolicyError { line, message, is_bound: true, more: Vec::new() }
     }
 }
 
@@ -131,11 +143,24 @@ fn static_template(policy: StaticPolicy) -> Template {
     std::sync::Arc::unwrap_or_clone(template)
 }
 
-/// A Cedar error about a text, in one line, with its causes and its help.
+/// A Cedar error about a text, with its causes and its help, and those that came with it.
 pub(crate) fn explained<E: Diagnostic>(error: &E, text: &str) -> PolicyError {
+    let (line, message) = told(error, text);
+    let mut more: Vec<(Option<usize>, String)> = Vec::new();
+    for other in error.related().into_iter().flatten().take(MAX_MORE) {
+        let other = told(other, text);
+        if other != (line, message.clone()) && !more.contains(&other) {
+            more.push(other);
+        }
+    }
+    PolicyError { line, message, is_bound: false, more }
+}
+
+/// One error in one line, and its place.
+fn told<E: Diagnostic + ?Sized>(error: &E, text: &str) -> (Option<usize>, String) {
     let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
     let mut message = one_line(&error.to_string());
-    let mut source = Error::source(error);
+    let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = one_line(&cause.to_string());
         if !message.ends_with(&cause_text) {
@@ -149,8 +174,7 @@ pub(crate) fn explained<E: Diagnostic>(error: &E, text: &str) -> PolicyError {
         message.push_str(&one_line(&help.to_string()));
     }
     shorten(&mut message);
-    let line = offset.map(|offset| line_of(text, offset));
-    PolicyError { line, message, is_bound: false }
+    (offset.map(|offset| line_of(text, offset)), message)
 }
 
 /// Cuts what is too long for an answer.

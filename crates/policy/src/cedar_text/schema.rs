@@ -28,19 +28,46 @@ pub const MAX_HIERARCHY: usize = 100_000;
 /// The most combinations of an action with a principal type and a resource type.
 pub const MAX_ENVIRONMENTS: usize = 50_000;
 
+/// The most warnings that are told of one schema.
+const MAX_WARNINGS: usize = 100;
+
+/// What Cedar warns of in a text: lines and messages.
+pub(crate) type Warnings = Vec<(Option<usize>, String)>;
+
 /// Parses a schema, on a large stack: the depth of its types is not seen in its text.
 pub(crate) fn parse(text: &str) -> Result<ValidatorSchema, PolicyError> {
+    parse_with_warnings(text).map(|(schema, _)| schema)
+}
+
+/// The same, with what Cedar warns of: types that are named like other types.
+pub(crate) fn parse_with_warnings(text: &str) -> Result<(ValidatorSchema, Warnings), PolicyError> {
     scan::schema(text)?;
     let parsed = stack::run(Need::Large, || {
         let extensions = Extensions::all_available();
-        let (fragment, _warnings) = Fragment::from_cedarschema_str(text, extensions)
+        let (fragment, warnings) = Fragment::from_cedarschema_str(text, extensions)
             .map_err(|error| explained(&error, text))?;
-        Weight::check(&fragment)?;
-        let schema = ValidatorSchemaFragment::from_schema_fragment(fragment)
-            .and_then(|fragment| ValidatorSchema::from_schema_fragments([fragment], extensions));
-        schema.map_err(|error| explained(&error, text))
+        let mut warnings: Warnings = warnings
+            .take(MAX_WARNINGS)
+            .map(|warning| explained(&warning, text))
+            .map(|warning| (warning.line, warning.message))
+            .collect();
+        // Cedar's order is that of a hash map.
+        warnings.sort();
+        Ok((built(fragment, text)?, warnings))
     });
     parsed.unwrap_or_else(|error| Err(PolicyError::whole(error.to_string())))
+}
+
+/// The schema of a parsed text, if it is within the bounds.
+pub(super) fn built(
+    fragment: Fragment<RawName>,
+    text: &str,
+) -> Result<ValidatorSchema, PolicyError> {
+    Weight::check(&fragment)?;
+    let schema = ValidatorSchemaFragment::from_schema_fragment(fragment).and_then(|fragment| {
+        ValidatorSchema::from_schema_fragments([fragment], Extensions::all_available())
+    });
+    schema.map_err(|error| explained(&error, text))
 }
 
 /// How many types a type stands for, and how deep.

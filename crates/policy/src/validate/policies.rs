@@ -19,7 +19,7 @@ use crate::model::{GrantBody, Item, ItemBody, ItemKey, LinkBody, Uid};
 use crate::stack::{self, Need};
 
 /// The most problems that are told of one policy; the first ones are the useful ones.
-const TOLD: usize = 20;
+pub(super) const TOLD: usize = 20;
 
 impl Check {
     pub(super) fn policies(&mut self, schema: Option<(&ItemKey, &Types)>, own: &[&Item]) {
@@ -46,12 +46,13 @@ impl Check {
             if let Some((key, types)) = schema {
                 self.against(key, types, &set, &ids);
             }
+            self.strings(&set, &ids);
         });
         if let (Err(error), Some(first)) = (checked, own.first()) {
             self.problem(&first.key, error.to_string());
         }
         if let Some((_, types)) = schema {
-            self.grants(&types.policies, own);
+            self.grants(types, own);
         }
     }
 
@@ -67,7 +68,9 @@ impl Check {
                 _ => Ok(()),
             };
             if let Err(error) = added {
-                self.at(&item.key, error.line, error.message);
+                for (line, message) in error.all() {
+                    self.at(&item.key, line, message);
+                }
             }
         }
         for item in own {
@@ -111,12 +114,16 @@ impl Check {
             }
             let mut errors: HashSet<ValidationError> =
                 Validator::validate_entity_types_and_literals(schema, template).collect();
-            let is_well_typed =
-                checker.typecheck_policy(template, &mut errors, &mut HashSet::new());
+            let mut warnings = HashSet::new();
+            let is_well_typed = checker.typecheck_policy(template, &mut errors, &mut warnings);
+            self.warned(key, text, warnings.iter());
             if errors.is_empty() && !is_well_typed {
                 self.unchecked(template, ids);
             }
             self.told(id, errors.iter(), ids);
+        }
+        if self.is_asked_for_warnings() {
+            self.applications(schema, set, ids);
         }
         if let Some(links) = scopes_of_links(set) {
             for template in links.all_templates() {
@@ -236,6 +243,9 @@ impl Check {
             set.add_template(scope.clone()).unwrap_or_default();
         }
         if set.get_template(&template).is_none_or(|template| template.slots().next().is_none()) {
+            if self.known.is_partial {
+                return;
+            }
             let message = format!("there is no template `{}`", body.template);
             return self.problem(key, message);
         }
@@ -260,13 +270,14 @@ impl Check {
 
     /// A grant has no condition, so all that Cedar's validator could object to is a name that
     /// the schema does not have.
-    fn grants(&mut self, schema: &ValidatorSchema, own: &[&Item]) {
+    fn grants(&mut self, types: &Types, own: &[&Item]) {
+        let schema = &types.policies;
         let actions: BTreeSet<Uid> = schema
             .action_ids()
             .map(|action| action.name())
             .map(|uid| Uid::new(uid.entity_type().to_string(), uid.eid().as_ref() as &str))
             .collect();
-        let types: BTreeSet<String> =
+        let kinds: BTreeSet<String> =
             schema.entity_types().map(|kind| kind.name().to_string()).collect();
         for item in own {
             let ItemBody::Grant(GrantBody { principal, actions: granted, resource, .. }) =
@@ -282,16 +293,17 @@ impl Check {
                 self.problem(&item.key, message);
             }
             for uid in [principal].into_iter().chain(resource) {
-                if uid.has_valid_kind() && !types.contains(&uid.kind) {
+                if uid.has_valid_kind() && !kinds.contains(&uid.kind) {
                     let message = format!(
                         "the schema has no entity type `{}`; it has {}",
                         uid.kind,
-                        some_of(types.iter().cloned())
+                        some_of(kinds.iter().cloned())
                     );
                     self.problem(&item.key, message);
                 }
             }
         }
+        self.grants_that_never_apply(types, own);
     }
 }
 
@@ -326,7 +338,7 @@ fn some_of(names: impl Iterator<Item = String>) -> String {
     }
 }
 
-fn cedar_uid(uid: &Uid) -> Option<EntityUID> {
+pub(super) fn cedar_uid(uid: &Uid) -> Option<EntityUID> {
     let kind: EntityType = uid.kind.parse().ok()?;
     Some(EntityUID::from_components(kind, Eid::new(&uid.id), None))
 }

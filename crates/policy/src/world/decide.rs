@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use super::closure::{Graph, IdSet, ROUTE, paths_above};
 use super::conditions::{
-    CedarUid, Facts, Failure, Question, Record, Store, Subject, TypeName, ValueProblem, evaluate,
-    texts,
+    CedarUid, Facts, Failure, Question, Record, Store, Subject, Trust, TypeName, ValueProblem,
+    evaluate, texts,
 };
 use super::index::{Ask, Policy, Side};
 use super::names::Id;
@@ -240,8 +240,10 @@ impl<'a> Case<'a> {
 
 impl Values {
     fn read(query: &Query<'_>) -> Result<Values, QueryError> {
-        let read = |json, path| Record::untrusted(json, path).map_err(value_error);
-        let mut context = read(query.context, "context")?;
+        let read = |json, path| Record::of_request(json, Trust::Request, path).map_err(value_error);
+        let trust = if query.escapes { Trust::CedarRequest } else { Trust::Request };
+        let mut context =
+            Record::of_request(query.context, trust, "context").map_err(value_error)?;
         let action = read(query.action_properties, "action.properties")?;
         if !action.is_empty() {
             context.insert("action", action);

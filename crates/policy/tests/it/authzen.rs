@@ -397,5 +397,5 @@ fn escapes_of_cedar_in_a_request_are_refused() {
         act("write"),
         record("record-2"),
     );
-    expect![[r#"{"decision":false,"context":{"error":{"status":400,"message":"`principal.properties.role`: `__extn` is not allowed in a request; send plain values, a schema gives them their types"}}}"#]].assert_eq(&answer(&world, &body).to_string());
+    expect![[r#"{"decision":false,"context":{"error":{"status":400,"message":"`principal.properties.role`: `__extn` is not allowed in a request; send the value as a text, such as \"10.0.0.1\", \"1.50\", \"2030-01-31T12:00:00Z\" or \"1h30m\", and declare the type `ipaddr`, `decimal`, `datetime` or `duration` in the service's schema; without a schema, a policy converts it: `ip(context.address)`"}}}"#]].assert_eq(&answer(&world, &body).to_string());
 }

@@ -217,11 +217,10 @@ fn errors_name_file_and_line() {
         ],
     );
     refused(
-        &[("notes.txt", ""), ("sub/a.cedar", ""), ("x.cedarschema", "")],
+        &[("notes.txt", ""), ("sub/roles.toml", "")],
         expect![[r#"
-        notes.txt: not a file of a service; known are service.toml, schema.cedarschema, *.cedar, entities.json, roles.toml, links.toml, routes.toml, openapi.json, openapi.yaml and limits.toml
-        sub/a.cedar: only files directly in the directory are read; move it up
-        x.cedarschema: not a file of a service; known are service.toml, schema.cedarschema, *.cedar, entities.json, roles.toml, links.toml, routes.toml, openapi.json, openapi.yaml and limits.toml"#]],
+        notes.txt: not a file of a service; known are service.toml, *.cedarschema, *.cedarschema.json, *.cedar, *.cedar.json, *entities.json, roles.toml, links.toml, routes.toml, openapi.json, openapi.yaml, limits.toml, and JSON that is a schema, policies, entities or linked templates in Cedar's format
+        sub/roles.toml: this file belongs to the top of the directory; move it there"#]],
     );
     refused(
         &[(

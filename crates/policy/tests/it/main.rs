@@ -9,6 +9,7 @@
 
 mod authzen;
 mod bundle;
+mod bundle_json;
 mod deltas;
 mod depth;
 mod depth_table;
@@ -19,6 +20,7 @@ mod random;
 mod routes;
 mod schema;
 mod settings;
+mod stock;
 mod times;
 mod uid;
 mod validate;

@@ -311,27 +311,29 @@ fn values_that_do_not_fit_the_schema_are_refused_by_name() {
     check(
         json!({"hour": 1, "ip": "nowhere"}),
         json!({}),
-        expect![
-            "`context.ip`: error while evaluating `ipaddr` extension function: invalid IP address: nowhere"
-        ],
+        expect![[
+            r#"`context.ip`: the schema says ipaddr: send a text such as "10.0.0.1" or "10.0.0.0/8"; error while evaluating `ipaddr` extension function: invalid IP address: nowhere"#
+        ]],
     );
     check(
         json!({"hour": 1, "who": {"type": "doc", "id": "d1"}}),
         json!({}),
-        expect!["`context.who`: the schema says user"],
+        expect![[r#"`context.who`: the schema says user: send {"type": "..", "id": ".."}"#]],
     );
     check(
         json!({"hour": 1, "who": {"__entity": {"type": "user", "id": "u1"}}}),
         json!({}),
-        expect![
-            "`context.who`: `__entity` is not allowed in a request; send plain values, a schema gives them their types"
-        ],
+        expect![[
+            r#"`context.who`: `__entity` is not allowed in a request; send {"type": "..", "id": ".."}, and declare the entity type in the service's schema"#
+        ]],
     );
     check(json!({"hour": 1}), json!({"price": 3}), expect!["Deny(NoPermit) []"]);
     check(
         json!({"hour": 1}),
         json!({"price": true}),
-        expect!["`resource.properties.price`: the schema says decimal"],
+        expect![[
+            r#"`resource.properties.price`: the schema says decimal: send a text such as "1.50""#
+        ]],
     );
     check(
         json!({"hour": 1}),

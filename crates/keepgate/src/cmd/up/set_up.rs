@@ -6,7 +6,7 @@ use keepgate_api::{ItemList, Services, Token, Tokens};
 use serde::de::IgnoredAny;
 
 use crate::admin::{Admin, Refusal, read_token, segment};
-use crate::cmd::apply::{Bundle, How, show_left, show_problems};
+use crate::cmd::apply::{Bundle, How, show_left, show_problems, show_warnings};
 use crate::cmd::token::{self, TokenRole};
 use crate::demo;
 use crate::exit::usage;
@@ -85,6 +85,7 @@ async fn apply_at_start(
     };
     match bundle.apply(admin, How::default()).await {
         Ok(answer) => {
+            show_warnings(dir, &answer);
             show_left(dir, &answer);
             if !answer.conflicts.is_empty() {
                 starts("it differs from the files where a command has changed it");

@@ -61,15 +61,14 @@ pub(super) struct Record(BTreeMap<SmolStr, Value>);
 
 impl Record {
     /// Reads JSON of a request; `path` names the record in problems.
-    pub(super) fn untrusted(
+    pub(super) fn of_request(
         json: &BTreeMap<String, serde_json::Value>,
+        trust: Trust,
         path: &str,
     ) -> Result<Record, ValueProblem> {
         let mut record = BTreeMap::new();
         for (name, json) in json {
-            if let Some(value) =
-                value::read(json, Trust::Request).map_err(|p| p.below(name).below(path))?
-            {
+            if let Some(value) = value::read(json, trust).map_err(|p| p.below(name).below(path))? {
                 record.insert(name.into(), value);
             }
         }

@@ -157,7 +157,7 @@ fn members(
 }
 
 fn fit(value: Value, kind: &Type) -> Result<Value, ValueProblem> {
-    let wrong = || Err(ValueProblem::new(format!("the schema says {kind}")));
+    let wrong = || Err(ValueProblem::new(wanted(kind)));
     let constructor = |name: &str| match name {
         "ipaddr" => "ip".to_owned(),
         name => name.to_owned(),
@@ -206,7 +206,29 @@ fn fit(value: Value, kind: &Type) -> Result<Value, ValueProblem> {
             }
         }
         (Type::ExtensionType { name }, ValueKind::Lit(Literal::String(text))) => {
-            call(&constructor(&name.to_string()), &[Value::new(Literal::String(text), None)])
+            let made =
+                call(&constructor(&name.to_string()), &[Value::new(Literal::String(text), None)]);
+            made.map_err(|problem| ValueProblem {
+                reason: format!("{}; {}", wanted(kind), problem.reason),
+                ..problem
+            })
+        }
+        // As Cedar's JSON has it where the type is known: the escape without its name.
+        (Type::ExtensionType { name }, ValueKind::Record(record)) => {
+            let function = match record.get("fn").map(Value::value_kind) {
+                Some(ValueKind::Lit(Literal::String(function))) => function.clone(),
+                _ => return wrong(),
+            };
+            let arguments = match (record.get("arg"), record.get("args"), record.len()) {
+                (Some(one), None, 2) => vec![one.clone()],
+                _ => return wrong(),
+            };
+            match call(&function, &arguments)?.value {
+                ValueKind::ExtensionValue(value) if value.typename() == *name => {
+                    Ok(Value { value: ValueKind::ExtensionValue(value), loc: None })
+                }
+                _ => wrong(),
+            }
         }
         // A decimal that happens to have no fraction.
         (Type::ExtensionType { name }, ValueKind::Lit(Literal::Long(long)))
@@ -216,6 +238,22 @@ fn fit(value: Value, kind: &Type) -> Result<Value, ValueProblem> {
         }
         _ => wrong(),
     }
+}
+
+/// What the schema says, and what to send for it where JSON has no such value.
+fn wanted(kind: &Type) -> String {
+    let example = match kind {
+        Type::ExtensionType { name } => match name.to_string().as_str() {
+            "ipaddr" => "a text such as \"10.0.0.1\" or \"10.0.0.0/8\"",
+            "decimal" => "a text such as \"1.50\"",
+            "datetime" => "a text such as \"2030-01-31\" or \"2030-01-31T12:00:00Z\"",
+            "duration" => "a text such as \"1h30m\"",
+            _ => "a text that its constructor takes",
+        },
+        Type::Entity(_) => "{\"type\": \"..\", \"id\": \"..\"}",
+        _ => return format!("the schema says {kind}"),
+    };
+    format!("the schema says {kind}: send {example}")
 }
 
 fn is_open(tag: OpenTag) -> bool {

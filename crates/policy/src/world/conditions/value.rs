@@ -1,8 +1,9 @@
 //! JSON to Cedar values.
 //!
-//! Operators may use Cedar's `__entity` and `__extn` escapes in stored attributes; a request may
-//! not, or a caller could name entities and forge types that a policy trusts. In requests null
-//! is absent, and a number with a fraction is a Cedar decimal or refused.
+//! Operators may use Cedar's `__entity` and `__extn` escapes in stored attributes, and in questions that
+//! they write as Cedar's request files are; other requests may not, or a caller could name entities and
+//! forge types that a policy trusts. In requests null is absent, and a number with a fraction is a Cedar
+//! decimal or refused.
 
 use cedar_policy_core::FromNormalizedStr;
 use cedar_policy_core::ast::{Eid, EntityType, EntityUID, Name, PartialValue, Value};
@@ -17,6 +18,14 @@ pub(in crate::world) enum Trust {
     Operator,
     /// A request.
     Request,
+    /// A request whose context is written as Cedar's own request files are.
+    CedarRequest,
+}
+
+impl Trust {
+    fn is_request(self) -> bool {
+        self != Trust::Operator
+    }
 }
 
 /// A JSON value that is no Cedar value, and where it is.
@@ -46,13 +55,13 @@ const ESCAPES: [&str; 3] = ["__entity", "__extn", "__expr"];
 /// None for what is absent.
 pub(super) fn read(json: &Json, trust: Trust) -> Result<Option<Value>, ValueProblem> {
     Ok(Some(match json {
-        Json::Null if trust == Trust::Request => return Ok(None),
+        Json::Null if trust.is_request() => return Ok(None),
         Json::Null => return Err(ValueProblem::new("null is not a Cedar value; leave it out")),
         Json::Bool(bool) => Value::from(*bool),
         Json::String(text) => Value::from(text.as_str()),
         Json::Number(number) => match number.as_i64() {
             Some(long) => Value::from(long),
-            None if trust == Trust::Request && number.is_f64() => decimal(number)?,
+            None if trust.is_request() && number.is_f64() => decimal(number)?,
             None => return Err(unfit_number(number)),
         },
         Json::Array(items) => {
@@ -65,10 +74,7 @@ pub(super) fn read(json: &Json, trust: Trust) -> Result<Option<Value>, ValueProb
         Json::Object(members) => {
             if let Some(escape) = ESCAPES.iter().find(|escape| members.contains_key(**escape)) {
                 if trust == Trust::Request {
-                    return Err(ValueProblem::new(format!(
-                        "`{escape}` is not allowed in a request; send plain values, a schema \
-                         gives them their types"
-                    )));
+                    return Err(ValueProblem::new(instead(escape)));
                 }
                 return escaped(members, escape).map(Some);
             }
@@ -81,6 +87,22 @@ pub(super) fn read(json: &Json, trust: Trust) -> Result<Option<Value>, ValueProb
             Value::record(record, None)
         }
     }))
+}
+
+/// What to send in place of an escape.
+fn instead(escape: &str) -> String {
+    let plain = match escape {
+        "__extn" => {
+            "send the value as a text, such as \"10.0.0.1\", \"1.50\", \"2030-01-31T12:00:00Z\" or \"1h30m\", \
+             and declare the type `ipaddr`, `decimal`, `datetime` or `duration` in the service's schema; \
+             without a schema, a policy converts it: `ip(context.address)`"
+        }
+        "__entity" => {
+            "send {\"type\": \"..\", \"id\": \"..\"}, and declare the entity type in the service's schema"
+        }
+        _ => "send plain values",
+    };
+    format!("`{escape}` is not allowed in a request; {plain}")
 }
 
 fn unfit_number(number: &serde_json::Number) -> ValueProblem {
@@ -164,7 +186,7 @@ mod tests {
 
     #[test]
     fn requests_have_no_escapes() {
-        use Trust::{Operator, Request};
+        use Trust::{CedarRequest, Operator, Request};
         for (json, trust, shown) in [
             ("1", Request, "1"),
             ("1.5", Request, "decimal(\"1.5000\")"),
@@ -174,6 +196,13 @@ mod tests {
             ("{\"a\":null,\"b\":true}", Request, "{b: true}"),
             ("{\"__entity\":{\"type\":\"user\",\"id\":\"a\"}}", Operator, "user::\"a\""),
             ("{\"__extn\":{\"fn\":\"ip\",\"arg\":\"10.0.0.1\"}}", Operator, "ip(\"10.0.0.1\")"),
+            ("{\"__entity\":{\"type\":\"user\",\"id\":\"a\"}}", CedarRequest, "user::\"a\""),
+            (
+                "{\"__extn\":{\"fn\":\"ip\",\"args\":[\"10.0.0.1\"]}}",
+                CedarRequest,
+                "ip(\"10.0.0.1\")",
+            ),
+            ("[1.5,null]", CedarRequest, "[decimal(\"1.5000\")]"),
         ] {
             assert_eq!(show(json, trust), shown, "{json}");
         }

@@ -1,0 +1,89 @@
+//! The files of an apply before anything is held against the store: all that is wrong with them at once,
+//! and what is valid and likely not meant.
+
+use std::sync::Arc;
+
+use keepgate_api as api;
+use keepgate_policy::bundle::Packed;
+use keepgate_policy::caution::{self, Warning};
+use keepgate_policy::{Encoded, Item, ItemKey, Kind, look_alike, validate};
+
+use super::Answer;
+use super::problem::Problem;
+use crate::desk::{self, EditProblem, Stage, Work};
+
+/// Problems that are told at once.
+const TOLD: usize = 1_000;
+
+/// Warnings about the files; a refusal where some of them cannot be read, or where there are warnings
+/// and none may be (`strict`).
+pub(crate) async fn look(
+    packed: &Arc<Packed>,
+    strict: bool,
+    work: &Arc<Work>,
+) -> Answer<Vec<api::Warning>> {
+    let (files, at) = (Arc::clone(packed), Arc::clone(work));
+    // Large services take a while to look at: not on the runtime's threads.
+    let found = tokio::task::spawn_blocking(move || review(&files, &at)).await;
+    let (problems, warnings) = found.map_err(|_| Problem::internal())?;
+    let refused = if !packed.errors().is_empty() {
+        problems
+    } else if strict {
+        warnings.iter().map(as_problem).collect()
+    } else {
+        Vec::new()
+    };
+    if refused.is_empty() { Ok(warnings) } else { Err(Problem::invalid(refused)) }
+}
+
+fn review(packed: &Packed, work: &Work) -> (Vec<EditProblem>, Vec<api::Warning>) {
+    work.begin(Stage::Read, packed.len());
+    let is_partial = !packed.errors().is_empty();
+    // Where an id occurs twice, that is told; the first one is looked at.
+    let mut last: Option<&ItemKey> = None;
+    let each: Vec<&Encoded> = packed
+        .items()
+        .map(|item| &**item)
+        .filter(|item| last.replace(&item.key) != Some(&item.key))
+        .collect();
+    let looked = validate::review(each.iter().copied(), is_partial, || !work.is_given_up());
+    let mut problems: Vec<EditProblem> =
+        packed.errors().iter().cloned().map(EditProblem::from).collect();
+    let placed = looked.problems.into_iter().map(EditProblem::from);
+    problems.extend(placed.map(|problem| problem.placed(|key| packed.place(key))));
+    problems.sort_by(|a, b| (&a.file, a.line, &a.message).cmp(&(&b.file, b.line, &b.message)));
+    problems.truncate(TOLD);
+    if is_partial {
+        return (problems, Vec::new());
+    }
+    // Entities and memberships come in millions; of them only the ids are looked at.
+    let is_asked = |kind| !matches!(kind, Kind::Entity | Kind::Member | Kind::Role);
+    let asked = each.iter().filter(|item| is_asked(item.key.kind));
+    let items: Vec<Item> = asked.filter_map(|item| item.decode().ok()).collect();
+    let mut warnings = caution::warnings(&items);
+    drop(items);
+    warnings.extend(looked.warnings);
+    warnings.extend(look_alike::warnings(each.iter().copied()));
+    (problems, warnings.into_iter().map(|found| of_file(packed, found)).collect())
+}
+
+/// A warning about an item, with its place where it is from a file.
+fn of_file(packed: &Packed, found: Warning) -> api::Warning {
+    let place = packed.place(&found.key);
+    api::Warning {
+        id: desk::shown_id(&found.key).to_owned(),
+        message: found.message,
+        gate: None,
+        line: place.as_ref().map(|place| place.line_within(found.line) as u64),
+        file: place.map(|place| place.file),
+    }
+}
+
+fn as_problem(warning: &api::Warning) -> EditProblem {
+    EditProblem {
+        key: None,
+        file: warning.file.clone(),
+        line: warning.line.and_then(|line| usize::try_from(line).ok()),
+        message: format!("`{}`: {} (a warning, refused by `strict`)", warning.id, warning.message),
+    }
+}
