@@ -32,8 +32,8 @@ fuzz_target!(|text: &str| {
             }
             // The rest is looked at all the same.
             let packed = packer.finish();
-            let items = packed.items().map(|item| &**item);
-            let _ = validate::review(items, !packed.errors().is_empty(), || true);
+            let items: Vec<_> = packed.items().map(|item| &**item).collect();
+            let _ = validate::review(items.iter().copied(), !packed.errors().is_empty(), || true);
         }
     }
 });

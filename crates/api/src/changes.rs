@@ -65,6 +65,10 @@ pub struct Changed {
     /// that also applies to others, is not taken away with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub still_named: Vec<ItemName>,
+    /// What is allowed and likely not meant: Cedar's warnings about policies and schema, ids that do
+    /// not read as they are, entities that the directory has too, and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// The answer to an apply.
@@ -75,10 +79,6 @@ pub struct Applied {
     pub changed: Changed,
     /// Whether nothing was changed.
     pub dry_run: bool,
-    /// What is allowed and likely not meant: Cedar's warnings about policies and schema, ids that do not
-    /// read as they are, and so on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<Warning>,
     /// Files that are nothing to apply, such as requests in Cedar's format.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
@@ -199,6 +199,12 @@ pub struct Imported {
     /// Items that were left alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<Kept>,
+    /// Items that somebody has deleted: they stay deleted; `overwrite` creates them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
+    /// Entities that a service has and the directory, too; of many the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// One line of an answer that tells how far it is (`application/x-ndjson`).

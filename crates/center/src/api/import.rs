@@ -2,27 +2,30 @@
 //!
 //! A portion is put as a whole or not at all, and to put it again changes nothing: so an import
 //! that was broken off is begun again at any line before the break. What is not named stays.
+//!
+//! INVARIANT: what somebody has deleted stays deleted and is named, unless the caller says otherwise
+//! (`overwrite`): an import that runs each night must not undo a revocation.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::{Request, State};
-use keepgate_api::{Imported, Json, Membership, UidInput};
+use keepgate_api::{Conflict, Imported, Json, Membership, UidInput, Warning};
 use keepgate_policy::model::{EntityBody, GrantBody, MemberBody};
 use keepgate_policy::{Encoded, Item, ItemBody, ItemKey, Kind, Uid};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::input::{self, Params};
+use super::input::{self, Args, Params};
 use super::items::Way;
 use super::problem::Problem;
-use super::{Answer, App, items};
+use super::{Answer, App, items, sources, twice};
 use crate::access::{self, Caller};
 use crate::desk::{Counts, EditProblem as Located, Refusal, Step, Work};
-use crate::store::{Row, StoreError};
+use crate::store::{Row, StoreError, Sum};
 
 /// Lines of one portion.
 pub(crate) const MAX_LINES: usize = 5_000;
@@ -75,14 +78,31 @@ pub(crate) enum Actions {
     These(#[schemars(with = "Vec<keepgate_api::ActionInput>")] Vec<UidInput>),
 }
 
+/// What the caller of an import allows.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Overwrite {
+    /// What somebody has deleted is created again.
+    #[serde(default)]
+    overwrite: bool,
+}
+
+/// What an import says of its items.
+#[derive(Default)]
+struct Said {
+    conflicts: Vec<Conflict>,
+    warnings: Vec<Warning>,
+}
+
 /// The entities of a service.
 pub(crate) async fn entities(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Params(service): Params<String>,
+    Args(args): Args<Overwrite>,
     request: Request,
 ) -> Answer<Out<Imported>> {
-    import(app, caller, service, Kind::Entity, request).await
+    import(app, caller, service, Kind::Entity, args, request).await
 }
 
 /// The grants of a service.
@@ -90,27 +110,30 @@ pub(crate) async fn grants(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Params(service): Params<String>,
+    Args(args): Args<Overwrite>,
     request: Request,
 ) -> Answer<Out<Imported>> {
-    import(app, caller, service, Kind::Grant, request).await
+    import(app, caller, service, Kind::Grant, args, request).await
 }
 
 /// The entities of the directory.
 pub(crate) async fn directory_entities(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    Args(args): Args<Overwrite>,
     request: Request,
 ) -> Answer<Out<Imported>> {
-    import(app, caller, String::new(), Kind::Entity, request).await
+    import(app, caller, String::new(), Kind::Entity, args, request).await
 }
 
 /// Memberships.
 pub(crate) async fn members(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    Args(args): Args<Overwrite>,
     request: Request,
 ) -> Answer<Out<Imported>> {
-    import(app, caller, String::new(), Kind::Member, request).await
+    import(app, caller, String::new(), Kind::Member, args, request).await
 }
 
 async fn import(
@@ -118,6 +141,7 @@ async fn import(
     caller: Caller,
     service: String,
     kind: Kind,
+    args: Overwrite,
     request: Request,
 ) -> Answer<Out<Imported>> {
     if !input::is_type(request.headers(), "application/x-ndjson") {
@@ -131,21 +155,35 @@ async fn import(
     let read = tokio::task::spawn_blocking(move || portion(&of, kind, &source, &body)).await;
     let lines = read.map_err(|_| Problem::internal())??;
     let lines = Arc::new(lines);
+    let said = Arc::new(Mutex::new(Said::default()));
     let plan = {
-        let lines = Arc::clone(&lines);
+        let (lines, says) = (Arc::clone(&lines), Arc::clone(&said));
         move |store: &dyn crate::store::Reading| {
             if !service.is_empty() {
                 items::service_must_be(store, &service)?;
             }
             let mut steps: Vec<Step> = Vec::new();
-            for (key, (item, _)) in lines.iter() {
+            let mut said = Said::default();
+            let may_be_deleted = !args.overwrite && store.sum(Sum::Tombstones)?.rows > 0;
+            for (key, (item, line)) in lines.iter() {
                 let row = store.item(key)?;
+                if may_be_deleted
+                    && row.is_none()
+                    && let Some(tombstone) = sources::deleted_by_hand(store, key)?
+                {
+                    let conflict = sources::stays_deleted(&tombstone, "the import has it");
+                    said.conflicts.push(Conflict { line: Some(*line as u64), ..conflict });
+                    continue;
+                }
                 let held = match &row {
                     Some(row) if kind == Kind::Member => Some(same_source(row, item)?),
                     _ => None,
                 };
                 steps.extend(Step::new(key, row.as_ref(), Some(held.as_ref().unwrap_or(item))));
             }
+            said.warnings = twice::warnings(store, steps.iter().map(|step| &step.key))?;
+            // It may be planned anew: what counts is what was said last.
+            *says.lock().unwrap_or_else(PoisonError::into_inner) = said;
             Ok(steps.into())
         }
     };
@@ -172,7 +210,9 @@ async fn import(
     // Whoever sent the lines knows what they say: how many will do.
     let Counts { created, updated, deleted } = outcome.counts;
     let (revision, kept) = (outcome.revision.0, items::kept(&outcome));
-    Ok(Out(Imported { revision, created, updated, deleted, kept }))
+    let Said { conflicts, warnings } =
+        std::mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Out(Imported { revision, created, updated, deleted, kept, conflicts, warnings }))
 }
 
 /// Whoever brought a membership first, it is there: only its end may be another one.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::fair::Seat;
 use super::input::{Condition, Page, etag};
 use super::problem::Problem;
-use super::{Answer, App};
+use super::{Answer, App, twice};
 use crate::access::{self, Caller, Write};
 use crate::desk::{
     Anew, Bulk, BulkPlanner, Counts, Edit, EditPlan, EditProblem as Located, Outcome, Planned,
@@ -139,6 +139,7 @@ pub(crate) async fn put(
         return put_bulk(app, caller, key, condition, Some(after)).await;
     }
     let source = access::source(caller);
+    let put = key.clone();
     let outcome = edit(app, caller, action(key.kind, "put"), move |store, _| {
         condition.check(store, &key)?;
         if !key.service.is_empty() && key.kind != Kind::Service {
@@ -152,7 +153,14 @@ pub(crate) async fn put(
         Ok(EditPlan { changes: vec![Change::Put(item)], ..EditPlan::default() })
     })
     .await?;
-    Ok(Out(changed(&outcome)))
+    let mut changed = changed(&outcome);
+    if put.kind == Kind::Entity {
+        let look = move |store: &dyn crate::store::Reading| {
+            Ok(twice::warnings(store, std::iter::once(&put))?)
+        };
+        changed.warnings = app.desk.read(look).await?;
+    }
+    Ok(Out(changed))
 }
 
 pub(crate) async fn delete(
@@ -317,6 +325,7 @@ pub(crate) fn changed(outcome: &Outcome) -> Changed {
         changes: outcome.changes.iter().map(change).collect(),
         kept: kept(outcome),
         still_named: Vec::new(),
+        warnings: Vec::new(),
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod tokens;
 pub(crate) mod top;
+mod twice;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

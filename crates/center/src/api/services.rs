@@ -117,10 +117,10 @@ pub(crate) async fn apply(
             }
             warned.extend(report.emptied.into_iter().map(missing_file));
             warned.extend(twice(&in_files, &report.twice));
+            changed.warnings = warned;
             Ok(Applied {
                 changed,
                 dry_run,
-                warnings: warned,
                 ignored,
                 conflicts_total: report.conflicts.total(),
                 conflicts: report.conflicts.first,
@@ -139,11 +139,7 @@ pub(crate) async fn apply(
 
 /// Entities of the service that are in the directory, too.
 fn twice(packed: &Packed, twice: &sources::Listed<ItemKey>) -> Vec<api::Warning> {
-    let said = |key: &ItemKey| {
-        let message = "the directory has an entity of this name, too: the service sees the attributes \
-                       of its own, and is in the parents of both";
-        warning(packed, key, message.to_owned(), None)
-    };
+    let said = |key: &ItemKey| warning(packed, key, super::twice::MESSAGE.to_owned(), None);
     let mut warned: Vec<api::Warning> = twice.first.iter().map(said).collect();
     if let (Some(all), Some(last)) = (twice.total(), warned.last_mut()) {
         last.message.push_str(&format!("; {all} entities are in both"));

@@ -78,6 +78,32 @@ impl<T> Listed<T> {
     }
 }
 
+/// How it was deleted, where somebody, and no apply, has deleted it.
+pub(crate) fn deleted_by_hand(
+    store: &dyn Reading,
+    key: &ItemKey,
+) -> Result<Option<Tombstone>, StoreError> {
+    let tombstone = store.tombstone(key)?;
+    Ok(tombstone.filter(|tombstone| Brought::by(&tombstone.action) != Brought::Files))
+}
+
+/// A deletion that stays, though `who` says otherwise.
+pub(crate) fn stays_deleted(tombstone: &Tombstone, who: &str) -> api::Conflict {
+    let Tombstone { key, revision, unix_ms, actor, action, .. } = tombstone;
+    api::Conflict {
+        item: named(key),
+        message: format!(
+            "deleted at revision {revision} by {action} (token {actor}); {who}, and it stays deleted"
+        ),
+        revision: revision.0,
+        actor: Some(actor.clone()),
+        action: Some(action.clone()),
+        unix_ms: Some(*unix_ms),
+        file: None,
+        line: None,
+    }
+}
+
 /// What is emptied only where the caller says so.
 const SORTS: [(&str, &[Kind]); 3] = [
     ("schema.cedarschema", &[Kind::Schema]),
@@ -307,8 +333,7 @@ impl Apply<'_> {
         if !self.has_tombstones || self.leave.overwrite {
             return Ok(None);
         }
-        let tombstone = self.store.tombstone(key)?;
-        Ok(tombstone.filter(|tombstone| Brought::by(&tombstone.action) != Brought::Files))
+        deleted_by_hand(self.store, key)
     }
 
     fn conflict_gone(&mut self, tombstone: &Tombstone) {
@@ -316,20 +341,11 @@ impl Apply<'_> {
         if !self.report.conflicts.has_room() {
             return;
         }
-        let Tombstone { key, revision, unix_ms, actor, action, .. } = tombstone;
-        let place = self.packed.place(key);
+        let place = self.packed.place(&tombstone.key);
         self.report.conflicts.first.push(api::Conflict {
-            item: named(key),
-            message: format!(
-                "deleted at revision {revision} by {action} (token {actor}); the files have it, and \
-                 it stays deleted"
-            ),
-            revision: revision.0,
-            actor: Some(actor.clone()),
-            action: Some(action.clone()),
-            unix_ms: Some(*unix_ms),
             line: place.as_ref().map(|place| place.line as u64),
             file: place.map(|place| place.file),
+            ..stays_deleted(tombstone, "the files have it")
         });
     }
 

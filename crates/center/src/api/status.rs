@@ -47,8 +47,8 @@ fn missing(app: &App) -> Vec<api::Missing> {
         lacks(part, condition.name(), condition.why());
     }
     if !crate::desk::an_admin_remains(&app.desk.head(), "") {
-        let why = "no admin token is good; with a replica from a gate's host, `keepgate center recover \
-                   --from FILE --data DIR` writes a new one";
+        let why = "no admin token is valid; on the center's host, `keepgate center token --data DIR` \
+                   makes one";
         lacks(api::Part::Keys, "no-admin-token", why);
     }
     missing

@@ -65,6 +65,7 @@ pub(crate) fn roles(needs: Permission) -> Vec<&'static str> {
 const PAGE: &[(&str, &str)] = &[("after", "string"), ("limit", "integer")];
 
 const CASCADE: &[(&str, &str)] = &[("cascade", "boolean")];
+const OVERWRITE: &[(&str, &str)] = &[("overwrite", "boolean")];
 
 struct Table(Vec<Endpoint>);
 
@@ -275,12 +276,14 @@ fn of_services(t: &mut Table) {
     t.add(("POST", entities), Write, ("importEntities", "put many entities, one per line"), || {
         post(import::entities)
     })
+    .query(OVERWRITE)
     .takes_lines::<import::Entity>()
     .answers::<api::Imported>();
     let grants = "/v1/services/{service}/import/grants";
     t.add(("POST", grants), Write, ("importGrants", "put many grants, one per line"), || {
         post(import::grants)
     })
+    .query(OVERWRITE)
     .takes_lines::<import::Grant>()
     .answers::<api::Imported>();
     let told = "/v1/services/{service}/top";
@@ -507,10 +510,12 @@ fn of_directory(t: &mut Table) {
     let entities = "/v1/import/entities";
     let what = ("importDirectoryEntities", "put many entities into the directory, one per line");
     t.add(("POST", entities), Write, what, || post(import::directory_entities))
+        .query(OVERWRITE)
         .takes_lines::<import::Entity>()
         .answers::<api::Imported>();
     let what = ("importMembers", "put many members into roles, one per line");
     t.add(("POST", "/v1/import/members"), Write, what, || post(import::members))
+        .query(OVERWRITE)
         .takes_lines::<api::Membership>()
         .answers::<api::Imported>();
     t.add(("GET", "/v1/members"), Read, ("listMembers", "who is in which role"), || {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use crate::bulk::import;
 use crate::fixture::{Answer, Dir, Running, STAFF};
 
 async fn apply(center: &Running, query: &str, files: &Value) -> Answer {
@@ -75,12 +76,7 @@ async fn what_others_brought_stays_and_is_named() {
     let grant = json!({ "principal": { "type": "user", "id": "eve" }, "actions": [] });
     center.ask("PUT", "/v1/services/orders/grants/eve", Some(grant)).await.good();
     let line = r#"{"uid":"user::\"ivy\""}"#;
-    let import = http::Request::post("/v1/services/orders/import/entities")
-        .header("authorization", format!("Bearer {}", center.admin))
-        .header("content-type", "application/x-ndjson")
-        .body(bytes::Bytes::from_static(line.as_bytes()))
-        .unwrap();
-    center.send(import).await.good();
+    import(&center, "/v1/services/orders/import/entities", line).await.good();
     let answer = apply(&center, "", &staff(&["alice"])).await.good();
     let stays = names(&answer["stays"]);
     let all = [r"member user::\zoe\ in role::\staff\", r"entity user::\ivy\", "grant eve"];
@@ -659,4 +655,89 @@ async fn no_revocation_is_undone_without_being_named() {
         center.stop().await;
     }
     assert!(conflicts > 50 && returned > 5 && pruned > 0, "{conflicts} {returned} {pruned}");
+}
+
+/// An import that runs each night does not bring back what somebody took away.
+#[tokio::test]
+async fn an_import_undoes_no_deletion_unseen() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    apply(&center, "", &staff(&["alice"])).await.good();
+    let member =
+        |who: &str| json!({ "member": format!("user::\"{who}\""), "role": "role::\"staff\"" });
+    let lines = format!("{}\n{}\n", member("bob"), member("carol"));
+    import(&center, "/v1/import/members", &lines).await.good();
+    assert!(center.allowed("bob").await);
+    center.member("bob", "revoke").await.good();
+    for path in ["/v1/import/members", "/v1/import/members?overwrite=false"] {
+        let answer = import(&center, path, &lines).await.good();
+        assert_eq!(names(&answer["conflicts"]), [r"member user::\bob\ in role::\staff\"]);
+        let conflict = &answer["conflicts"][0];
+        assert_eq!((&conflict["line"], &conflict["action"]), (&json!(1), &json!("role.revoke")));
+        assert_eq!((&answer["created"], &answer["updated"]), (&json!(0), &json!(0)));
+        assert!(!center.allowed("bob").await && center.allowed("carol").await);
+    }
+    let over = import(&center, "/v1/import/members?overwrite=true", &lines).await.good();
+    assert_eq!((over.get("conflicts"), &over["created"]), (None, &json!(1)));
+    assert!(center.allowed("bob").await);
+
+    // The same for each kind that is imported.
+    let grant = r#"{"id":"g","principal":"user::\"eve\"","actions":"any","resource":"any"}"#;
+    let entity = r#"{"uid":"user::\"eve\"","parents":["role::\"staff\""]}"#;
+    for (path, line, item) in [
+        ("/v1/services/orders/import/grants", grant, "/v1/services/orders/grants/g"),
+        (
+            "/v1/services/orders/import/entities",
+            entity,
+            "/v1/services/orders/entities/user::%22eve%22",
+        ),
+        ("/v1/import/entities", entity, "/v1/entities/user::%22eve%22"),
+    ] {
+        import(&center, path, line).await.good();
+        assert!(center.allowed("eve").await, "{path}");
+        center.ask("DELETE", item, None).await.good();
+        let answer = import(&center, path, line).await.good();
+        assert_eq!(answer["conflicts"].as_array().unwrap().len(), 1, "{path}: {answer}");
+        assert!(!center.allowed("eve").await, "{path}");
+        center.ask("GET", item, None).await.problem(404);
+    }
+    // What an apply took away, nobody revoked.
+    let mut files = staff(&["alice"]);
+    files["entities.json"] =
+        json!(r#"[{"uid":{"type":"user","id":"ivy"},"attrs":{},"parents":[]}]"#);
+    apply(&center, "", &files).await.good();
+    files["entities.json"] = json!("[]");
+    apply(&center, "?prune=true", &files).await.good();
+    let line = r#"{"uid":"user::\"ivy\""}"#;
+    let answer = import(&center, "/v1/services/orders/import/entities", line).await.good();
+    assert_eq!((answer.get("conflicts"), &answer["created"]), (None, &json!(1)));
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn an_entity_that_a_service_and_the_directory_have_is_said() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    apply(&center, "", &staff(&["alice"])).await.good();
+    let body = json!({ "attrs": {}, "parents": [] });
+    let own = "/v1/services/orders/entities/user::%22ann%22";
+    let answer = center.ask("PUT", own, Some(body.clone())).await.good();
+    assert_eq!(answer.get("warnings"), None);
+    let said = |answer: Value| {
+        assert_eq!(answer["warnings"][0]["id"], "user::\"ann\"", "{answer}");
+        answer["warnings"][0]["message"].as_str().unwrap().to_owned()
+    };
+    let shared = "/v1/entities/user::%22ann%22";
+    let told = said(center.ask("PUT", shared, Some(body.clone())).await.good());
+    assert!(told.starts_with("service `orders` has an entity of this name, too"), "{told}");
+    let told = said(center.ask("PUT", own, Some(body)).await.good());
+    assert!(told.starts_with("the directory has an entity of this name, too"), "{told}");
+    // What an import does not change is not said again.
+    let lines =
+        "{\"uid\":\"user::\\\"ann\\\"\",\"attrs\":{\"n\":1}}\n{\"uid\":\"user::\\\"bo\\\"\"}\n";
+    let told = said(import(&center, "/v1/import/entities", lines).await.good());
+    assert!(told.starts_with("service `orders`"), "{told}");
+    let told = said(import(&center, "/v1/services/orders/import/entities", lines).await.good());
+    assert!(told.starts_with("the directory"), "{told}");
+    center.stop().await;
 }

@@ -177,7 +177,7 @@ fn placed(dir: &Path, file: Option<&str>, line: Option<u64>) -> String {
 /// Shows what is allowed and perhaps not meant.
 pub(crate) fn show_warnings(dir: &Path, answer: &api::Applied) {
     let paint = Paint::stderr();
-    for warning in &answer.warnings {
+    for warning in &answer.changed.warnings {
         let place = placed(dir, warning.file.as_deref(), warning.line);
         let api::Warning { id, message, .. } = warning;
         eprintln!("{} {place}: `{id}`: {message}", paint.warn("warning:"));

@@ -166,10 +166,13 @@ fn csv(entries: &[AuditEntry]) -> String {
     text
 }
 
+/// Ids are chosen by those who write: to a spreadsheet, a cell that begins like this is a formula. An
+/// apostrophe before it makes it a text.
 fn quoted(cell: &str) -> String {
+    let mark = if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
     match cell.contains(['"', ',', '\r', '\n']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.to_owned(),
+        true => format!("\"{mark}{}\"", cell.replace('"', "\"\"")),
+        false => format!("{mark}{cell}"),
     }
 }
 
@@ -185,6 +188,11 @@ mod tests {
             ("a,b", "\"a,b\""),
             ("role::\"x\"", "\"role::\"\"x\"\"\""),
             ("two\nlines", "\"two\nlines\""),
+            ("=HYPERLINK(\"a\")", "\"'=HYPERLINK(\"\"a\"\")\""),
+            ("-1+1", "'-1+1"),
+            ("@a", "'@a"),
+            ("\rx", "\"'\rx\""),
+            ("a=b", "a=b"),
         ] {
             assert_eq!(quoted(cell), wanted);
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use keepgate_api::Imported;
+use keepgate_api::{Conflict, Imported, Warning};
 use serde_json::json;
 
 use crate::admin::{Admin, CenterArgs, Refusal, only_service, segment};
@@ -29,6 +29,9 @@ const PORTION_BYTES: usize = 8 << 20;
 /// Bytes of one line.
 const LINE_BYTES: u64 = 4 << 20;
 
+/// Conflicts, and warnings, that are shown.
+const TOLD: usize = 1_000;
+
 /// How often a portion is sent that the center has no time for, and the pause in between.
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -39,6 +42,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// replaces what it names; everything else stays. The lines are applied in portions, each one
 /// revision, while other writes continue. After an error, or Ctrl-C, the command prints which lines
 /// were applied and how to continue; importing a line again changes nothing.
+///
+/// What somebody has deleted or revoked stays so, is listed, and the exit code is 1; `--overwrite`
+/// creates it again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Lines:
@@ -95,6 +101,9 @@ struct Source {
     /// Lines of one portion, which is one revision
     #[arg(long, value_name = "LINES", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=MAX_PORTION))]
     portion: u64,
+    /// Create again what somebody has deleted or revoked
+    #[arg(long)]
+    overwrite: bool,
     /// Print the outcome as one JSON object
     #[arg(long)]
     json: bool,
@@ -120,6 +129,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 format!("/v1/services/{}/import/{what}", segment(&service))
             }
         };
+        let path = if source.overwrite { format!("{path}?overwrite=true") } else { path };
         lines.skip_to(source.resume_from)?;
         let mut done = Done { next: source.resume_from, ..Done::default() };
         let ended = tokio::select! {
@@ -140,6 +150,10 @@ struct Done {
     updated: u64,
     kept: u64,
     revision: u64,
+    /// Deletions that stay: how many, and the first of them, by their lines in the file.
+    conflicts: u64,
+    first: Vec<Conflict>,
+    warnings: Vec<Warning>,
 }
 
 async fn import(
@@ -167,6 +181,15 @@ async fn import(
         done.updated += answer.updated;
         done.kept += answer.kept.len() as u64;
         done.revision = answer.revision;
+        done.conflicts += answer.conflicts.len() as u64;
+        let before = done.next.saturating_sub(1);
+        let room = TOLD.saturating_sub(done.first.len());
+        done.first.extend(answer.conflicts.into_iter().take(room).map(|conflict| Conflict {
+            line: conflict.line.map(|line| before + line),
+            ..conflict
+        }));
+        let room = TOLD.saturating_sub(done.warnings.len());
+        done.warnings.extend(answer.warnings.into_iter().take(room));
         done.lines += portion.items;
         done.next += portion.lines;
         progress.bar(lines.read, lines.size, &format!("{} lines", done.lines));
@@ -179,6 +202,26 @@ fn is_busy(error: &anyhow::Error) -> bool {
 }
 
 impl Done {
+    /// Shows what is perhaps not meant, and what was not created.
+    fn show(&self, name: &str) {
+        let paint = Paint::stderr();
+        for Warning { id, message, .. } in &self.warnings {
+            eprintln!("{} `{id}`: {message}", paint.warn("warning:"));
+        }
+        for Conflict { item, message, line, .. } in &self.first {
+            let place = format!("{name}:{}:", line.unwrap_or_default());
+            eprintln!("{} {} `{}`: {message}", paint.strong(&place), item.kind, item.id);
+        }
+        if self.conflicts > 0 {
+            let things = if self.conflicts == 1 { "item stays" } else { "items stay" };
+            eprintln!(
+                "{} {} {things} deleted; --overwrite creates them again",
+                paint.warn("conflict:"),
+                self.conflicts
+            );
+        }
+    }
+
     /// Says how it ended, and how to go on where it ended early.
     fn tell(
         &self,
@@ -187,12 +230,16 @@ impl Done {
         name: &str,
         ended: anyhow::Result<()>,
     ) -> anyhow::Result<Exit> {
-        let unchanged = self.lines.saturating_sub(self.created + self.updated + self.kept);
+        let changed = self.created + self.updated + self.kept + self.conflicts;
+        let unchanged = self.lines.saturating_sub(changed);
         let mut outcome = json!({
             "lines": self.lines, "created": self.created, "updated": self.updated,
             "unchanged": unchanged, "kept": self.kept, "revision": self.revision,
+            "conflicts": self.first, "conflicts_total": self.conflicts, "warnings": self.warnings,
         });
-        let mut exit = Exit::Ok;
+        self.show(name);
+        let mut exit = if self.conflicts == 0 { Exit::Ok } else { Exit::Failure };
+        let landed = ended.is_ok();
         if let Err(error) = ended {
             exit = Exit::Failure;
             let paint = Paint::stderr();
@@ -223,7 +270,7 @@ impl Done {
         }
         if source.json {
             style::print_json(&outcome)?;
-        } else if exit == Exit::Ok {
+        } else if landed {
             let revision = match self.revision {
                 0 => String::new(),
                 revision => format!(", revision {revision}"),

@@ -83,3 +83,31 @@ fn standard_input_members_and_grants() {
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.stderr.contains("at most 4194304 bytes in a line"), "{said:?}");
 }
+
+#[test]
+fn what_was_revoked_stays_so_and_is_named() {
+    let scratch = Scratch::new();
+    let center = CenterProcess::start(None, &scratch.join("data"), "127.0.0.1:0");
+    center.ok(&["apply", &scratch.service("s")]);
+    let member = |who: &str| {
+        format!("{{\"member\":\"user::\\\"{who}\\\"\",\"role\":\"role::\\\"r\\\"\"}}\n")
+    };
+    let text: String = ["ann", "bo", "cy"].map(member).concat();
+    let file = scratch.write("members.ndjson", &text);
+    let file = file.to_str().unwrap();
+    assert_eq!(import(&center, &["members", file]).code, 0);
+    center.ok(&["role", "revoke", "user::cy", "r"]);
+    let said = import(&center, &["members", file, "--portion", "2"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.stdout.contains("3 lines, 0 created, 0 updated, 2 unchanged"), "{said:?}");
+    let named = format!("{file}:3: member `user::\"cy\" in role::\"r\"`: deleted at revision");
+    assert!(said.stderr.contains(&named), "{said:?}");
+    assert!(said.stderr.contains("1 item stays deleted; --overwrite creates"), "{said:?}");
+    let said = import(&center, &["members", file, "--json"]);
+    let told: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((said.code, told["conflicts"][0]["line"].as_u64()), (1, Some(3)), "{told}");
+    assert_eq!(told["conflicts"][0]["action"], "role.revoke");
+    let said = import(&center, &["members", file, "--overwrite"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("1 created"), "{said:?}");
+}

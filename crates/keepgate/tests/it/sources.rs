@@ -178,6 +178,15 @@ fn a_day_by_commands_alone() {
     up = Up::start(&upstream, &policy, &data);
     up.until("alice reads again", &alice, 200);
     assert_eq!(up.status(&bob), 403, "the emergency was before the backup");
+
+    // The admin token is lost: whoever is on the host has another one made, while all goes on.
+    std::fs::remove_file(&up.token).unwrap();
+    assert_eq!(up.run(&["service", "list"]).code, 1);
+    let said = keepgate_run(&["center", "token", "--data", at, "--expires", "8h"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    up.token = scratch.write("found.token", &said.stdout).display().to_string();
+    up.ok(&["service", "list"]);
+    assert_eq!(up.status(&alice), 200);
     let said = up.run(&["apply", &policy, "--overwrite"]);
     assert_eq!(said.code, 0, "{said:?}");
     up.until("bob reads again", &bob, 200);
