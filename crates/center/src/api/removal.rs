@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::input::Condition;
 use super::items::{Way, action, changed, land_bulk, named, service_must_be};
 use super::{Answer, App};
-use crate::access::Caller;
+use crate::access::{self, Caller, Write};
 use crate::desk::{Anew, EditProblem, Refusal, Step, Work};
 use crate::store::{Reading, Row, StoreError};
 
@@ -46,7 +46,11 @@ pub(crate) async fn delete(
     let uid = super::input::path_uid(&key.id)?;
     let still_named = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (action, told) = (action(key.kind, "delete"), Arc::clone(&still_named));
+    let (by, head) = (caller.clone(), app.desk.head());
     let plan = move |store: &dyn Reading| {
+        // First: who may not delete it is not told what hangs on it.
+        let deleted = Write { key: &key, source: None, is_default: false };
+        access::check_writes(&by, store, &head.world, std::iter::once(Ok(deleted)))?;
         condition.check(store, &key)?;
         if !key.service.is_empty() {
             service_must_be(store, &key.service)?;

@@ -74,7 +74,7 @@ async fn apply_is_one_revision_and_an_export_applied_is_none() {
     let again = apply(&center, "", &export["files"]).await.good();
     assert_eq!(again, json!({ "revision": before + 1, "dry_run": false, "changes": [] }));
     let list = center.ask("GET", "/v1/services", None).await.good();
-    expect![[r#"[{"name":"orders","policies":1,"templates":0,"links":0,"grants":1,"entities":1,"routes":2,"keys":0,"limits":1,"plans":1,"schema":true}]"#]].assert_eq(&list["services"].to_string());
+    expect![[r#"[{"name":"orders","policies":1,"templates":0,"links":0,"grants":1,"ending_grants":0,"entities":1,"routes":2,"keys":0,"limits":1,"plans":1,"schema":true}]"#]].assert_eq(&list["services"].to_string());
     // Decisions follow at once.
     let ask = json!({ "service": "orders", "principal": "user::\"alice\"", "action": "POST",
         "resource": "route::\"/orders/{id}\"" });

@@ -416,10 +416,10 @@ async fn what_names_no_service_is_decided_by_the_default_one() {
     // One only, whichever way it comes.
     let detail = authzen_of(&center, "open", json!("default")).await.problem(422);
     assert!(detail.contains("`closed` says it already"), "{detail}");
-    for dry in ["", "?dry_run=true"] {
+    for dry in ["", "&dry_run=true"] {
         let files =
             json!({ "files": { "service.toml": "name = \"open\"\nauthzen = \"default\"\n" } });
-        let path = format!("/v1/services/open/apply{dry}");
+        let path = format!("/v1/services/open/apply?overwrite=true{dry}");
         let detail = center.ask("POST", &path, Some(files)).await.problem(422);
         assert!(detail.contains("service.toml") && detail.contains("`closed`"), "{detail}");
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use keepgate_center::store::{SqliteStore, Store as _};
 use keepgate_center::upkeep::{self, Effect};
 use keepgate_policy::proto;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fixture::{Dir, Held, Raw, Running, STAFF, chain, config};
 
@@ -115,7 +115,8 @@ async fn a_restored_store_has_every_row() {
     upkeep::backup(dir.path(), &file, 5).unwrap();
     upkeep::restore(target.path(), &file).unwrap().commit(6).unwrap();
     for columns in [
-        "service, kind, id, body, revision, digest, source, needs FROM items ORDER BY 1, 2, 3",
+        "service, kind, id, body, revision, digest, source, needs, brought, base FROM items \
+         ORDER BY 1, 2, 3",
         "service, digest, items FROM scopes ORDER BY 1",
         "* FROM tokens ORDER BY 1",
         "* FROM tombstones ORDER BY 1, 2, 3",
@@ -238,6 +239,72 @@ async fn what_a_gate_holds_is_recovered() {
     // A replica of another history is not taken.
     let error = upkeep::recover(dir.path(), kept).err().unwrap().to_string();
     assert!(error.contains("expected a replica of history"), "{error}");
+}
+
+/// The same backup as it was written before items said who brought them, and before it was said
+/// which services decide AuthZEN.
+fn as_it_was(file: &Path) {
+    use sha2::{Digest as _, Sha256};
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut lines: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let head = lines[0].as_object_mut().unwrap();
+    assert!(head.remove("origins").is_some() && head.remove("authzen_together").is_some());
+    let mut end = lines.pop().unwrap();
+    let mut written = String::new();
+    for mut line in lines {
+        if let Some(item) = line.get_mut("item").and_then(Value::as_object_mut) {
+            item.remove("brought");
+            item.remove("base");
+        }
+        written.push_str(&format!("{line}\n"));
+    }
+    let sum: String = Sha256::digest(&written).iter().map(|byte| format!("{byte:02x}")).collect();
+    end["end"]["sha256"] = json!(sum);
+    written.push_str(&format!("{end}\n"));
+    std::fs::write(file, written).unwrap();
+}
+
+/// As in the migration of a store: what a command made is a command's, the rest is of files, and so
+/// the next apply undoes nothing unseen.
+#[tokio::test]
+async fn a_backup_that_says_not_who_brought_its_items_is_restored() {
+    let (dir, target) = (Dir::new(), Dir::new());
+    let center = Running::start(&dir).await;
+    let files = json!({ "files": {
+        "service.toml": "name = \"orders\"\n",
+        "staff.cedar": STAFF,
+        "roles.toml": "[[role]]\nid = \"staff\"\nmembers = ['user::\"alice\"', 'user::\"bob\"']\n",
+    } });
+    let apply = "/v1/services/orders/apply";
+    center.ask("POST", apply, Some(files.clone())).await.good();
+    center.member("bob", "revoke").await.good();
+    center.member("carol", "assign").await.good();
+    let grant = json!({ "principal": "user::\"dave\"", "actions": [] });
+    center.ask("PUT", "/v1/services/orders/grants/dave", Some(grant)).await.good();
+    let admin = center.admin.clone();
+    center.stop().await;
+    let file = dir.path().join("old.kgbackup");
+    upkeep::backup(dir.path(), &file, 5).unwrap();
+    as_it_was(&file);
+    upkeep::restore(target.path(), &file).unwrap().commit(6).unwrap();
+    std::fs::write(target.path().join("admin.token"), &admin).unwrap();
+    let center = Running::start(&target).await;
+    let members = center.ask("GET", "/v1/members", None).await.good();
+    let brought: Vec<String> = members["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|member| format!("{} {}", member["member"]["id"], member["brought"]).replace('"', ""))
+        .collect();
+    assert_eq!(brought, ["alice files", "carol command"], "{members}");
+    let grants = center.ask("GET", "/v1/services/orders/grants", None).await.good();
+    assert_eq!(grants["items"][0]["brought"], "command");
+    let again = center.ask("POST", apply, Some(files)).await.good();
+    assert_eq!(again["changes"], json!([]), "{again}");
+    assert_eq!(again["conflicts"].as_array().unwrap().len(), 1, "bob stays revoked: {again}");
+    assert_eq!(again["stays"].as_array().unwrap().len(), 2, "{again}");
+    center.stop().await;
 }
 
 /// What `scripts/record-old-release` has recorded of release 0.1.0.

@@ -422,13 +422,7 @@ async fn a_store_of_layout_2_is_migrated_with_its_origins() {
     let policy = json!({ "text": "forbid (principal, action, resource);" });
     center.ask("PUT", "/v1/services/orders/policies/staff", Some(policy)).await.good();
     center.stop().await;
-    let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
-    raw.execute_batch(
-        "DROP INDEX audit_by_revision; ALTER TABLE items DROP COLUMN brought; \
-         ALTER TABLE items DROP COLUMN base; PRAGMA user_version = 2;",
-    )
-    .unwrap();
-    drop(raw);
+    crate::who::as_layout_2(dir.path());
     let center = Running::start(&dir).await;
     let answer = apply(&center, "", &staff(&["alice", "bob"])).await.good();
     assert_eq!(

@@ -291,7 +291,8 @@ async fn an_editor_of_a_service_writes_that_service_and_no_other() {
     center.ask("PUT", "/v1/services/orders", Some(default.clone())).await.good();
     bound.ask("PUT", "/v1/services/orders", default).await.good();
     bound.ask("PUT", "/v1/services/orders", json!({})).await.problem(403);
-    bound.ask("POST", "/v1/services/orders/apply", files("orders", "")).await.problem(403);
+    let overwrite = "/v1/services/orders/apply?overwrite=true";
+    bound.ask("POST", overwrite, files("orders", "")).await.problem(403);
     bound.ask("DELETE", "/v1/services/orders", Value::Null).await.problem(403);
     center.ask("PUT", "/v1/services/orders", Some(json!({}))).await.good();
     // It reads what an editor reads, and makes no tokens.

@@ -177,6 +177,9 @@ fn put(item: Item) -> Change {
     Change::Put(item)
 }
 
+/// A format that this release does not understand.
+const NEWER: u32 = keepgate_policy::mark::FORMAT + 1;
+
 /// What needs a newer release stops its service and no other one.
 #[test]
 fn a_service_of_a_newer_format_is_held_back_alone() {
@@ -185,7 +188,7 @@ fn a_service_of_a_newer_format_is_held_back_alone() {
     run(async {
         let replica = following(&center, config(&center)).await;
         let policy = service("stock")[1].key.clone();
-        center.set_needs("stock", 3);
+        center.set_needs("stock", NEWER);
         // In a delta: another setting, and then the permission goes.
         center.commit(vec![put(service("stock")[0].clone())]);
         center.commit(vec![Change::Delete(policy.clone())]);
@@ -200,7 +203,7 @@ fn a_service_of_a_newer_format_is_held_back_alone() {
         .await;
         assert!(matches!(decide(&replica, "orders", "alice", LONG), Ok(false)));
         let standing = (*replica.standing()).clone();
-        assert_eq!(standing, Standing::NeedsUpgrade { service: "stock".to_owned(), needs: 3 });
+        assert_eq!(standing, Standing::NeedsUpgrade { service: "stock".to_owned(), needs: NEWER });
         assert_eq!(replica.metrics().held_back, 1);
         // The same in a snapshot.
         let fresh = following(&center, config(&center)).await;
@@ -225,7 +228,7 @@ fn the_only_service_of_a_newer_format_stops_the_replica() {
         config.services = vec!["orders".to_owned()];
         let replica = following(&center, config.clone()).await;
         let held = replica.revision();
-        center.set_needs("orders", 3);
+        center.set_needs("orders", NEWER);
         center.commit(vec![put(service("orders")[0].clone())]);
         center.commit(vec![put(entity("x", 1))]);
         until("noticed", || replica.standing().needs_a_person()).await;

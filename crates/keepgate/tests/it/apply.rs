@@ -67,7 +67,7 @@ fn a_directory_goes_in_and_comes_out() {
         &["service", "list"],
         0,
         expect![[r#"
-        NAME  POLICIES  GRANTS  ROUTES
+        NAME  POLICIES  GRANTS  ROUTES  NEXT GRANT TO END
     "#]],
     );
     let applied = center.ok(&["apply", &orders]);
@@ -165,7 +165,7 @@ fn what_is_wrong_is_shown_by_file_and_line() {
         &["service", "list"],
         0,
         expect![[r#"
-        NAME  POLICIES  GRANTS  ROUTES
+        NAME  POLICIES  GRANTS  ROUTES  NEXT GRANT TO END
     "#]],
     );
     std::fs::remove_file(scratch.join("bad/service.toml")).unwrap();
