@@ -49,10 +49,17 @@ fn review(packed: &Packed, work: &Work) -> (Vec<EditProblem>, Vec<api::Warning>)
     let looked = validate::review(each.iter().copied(), is_partial, || !work.is_given_up());
     let mut problems: Vec<EditProblem> =
         packed.errors().iter().cloned().map(EditProblem::from).collect();
+    // Of very many errors, the last says how many more there are: it stays the last.
+    let mut more = (problems.len() > TOLD).then(|| problems.pop()).flatten();
     let placed = looked.problems.into_iter().map(EditProblem::from);
     problems.extend(placed.map(|problem| problem.placed(|key| packed.place(key))));
     problems.sort_by(|a, b| (&a.file, a.line, &a.message).cmp(&(&b.file, b.line, &b.message)));
-    problems.truncate(TOLD);
+    if problems.len() > TOLD {
+        let message = format!("{} more errors are not shown", problems.len() - TOLD);
+        more.get_or_insert(EditProblem { key: None, file: None, line: None, message });
+        problems.truncate(TOLD);
+    }
+    problems.extend(more);
     if is_partial {
         return (problems, Vec::new());
     }

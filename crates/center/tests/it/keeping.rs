@@ -280,7 +280,7 @@ async fn a_backup_that_says_not_who_brought_its_items_is_restored() {
     center.ask("POST", apply, Some(files.clone())).await.good();
     center.member("bob", "revoke").await.good();
     center.member("carol", "assign").await.good();
-    let grant = json!({ "principal": "user::\"dave\"", "actions": [] });
+    let grant = json!({ "principal": { "type": "user", "id": "dave" }, "actions": [] });
     center.ask("PUT", "/v1/services/orders/grants/dave", Some(grant)).await.good();
     let admin = center.admin.clone();
     center.stop().await;

@@ -65,7 +65,7 @@ enum Action {
     },
     /// Make a token's successor and print it, alone, on stdout
     ///
-    /// It has the old one's role, service and note. Give it to whoever uses the old one before the
+    /// It has the old one's role, service and note. Give it to those who use the old one before the
     /// overlap is over.
     Rotate {
         /// The token's id, the part between the underscores

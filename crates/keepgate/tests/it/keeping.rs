@@ -280,7 +280,8 @@ fn shape(text: &str) -> String {
             word.push(c);
             continue;
         }
-        let is_id = matches!(word.len(), 8 | 12) && word.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_id =
+            matches!(word.len(), 8 | 12 | 64) && word.bytes().all(|b| b.is_ascii_hexdigit());
         shape.push_str(if is_id { "<id>" } else { &word });
         word.clear();
         shape.push(c);

@@ -89,7 +89,7 @@ pub(crate) enum Upkeep {
     },
     /// Make an admin token and print it, alone, on stdout: for a lost one
     ///
-    /// Whoever may read and write the data directory may make one. A center that runs on the directory
+    /// Everybody who may read and write the data directory may make one. A center that runs on the directory
     /// is asked through its socket there, DIR/center.sock. If none runs, the command holds the store
     /// while it writes the token. Both are audited, as `host`.
     Token(super::token::Args),
