@@ -85,9 +85,9 @@ fn a_directory_goes_in_and_comes_out() {
         &["service", "list"],
         0,
         expect![[r#"
-        NAME    POLICIES  GRANTS  ROUTES  NEXT GRANT TO END
-        orders  1         2       4       -
-    "#]],
+            NAME    POLICIES  GRANTS  ROUTES  NEXT GRANT TO END
+            orders  1         2       4
+        "#]],
     );
 
     // Out, and in again: nothing changes. Out of what came out: the same files.

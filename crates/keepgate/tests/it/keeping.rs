@@ -86,7 +86,7 @@ fn the_chapter_on_backups_shows_what_is_printed() {
             printed.push('\n');
         }
     }
-    assert_eq!(commands, 10);
+    assert_eq!(commands, 11);
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         std::fs::write(path, printed).unwrap();
     }
