@@ -25,7 +25,7 @@ pub struct Question {
     /// Cedar's context, a JSON value for each attribute; `__entity` and `__extn` as in Cedar's request
     /// files. Null is none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "context")]
-    #[schemars(with = "BTreeMap<String, Json>")]
+    #[schemars(with = "Option<BTreeMap<String, Json>>")]
     pub context: BTreeMap<String, Value>,
 }
 
