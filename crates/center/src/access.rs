@@ -22,7 +22,7 @@ pub enum Permission {
     Known,
     /// Read services, the directory, keys (without secrets), audit, followers.
     Read,
-    /// Change services, the directory and keys; for editors of one service see [`check_writes`].
+    /// Change services, the directory and keys; for editors of one service only those of that service.
     Write,
     /// Create, list and revoke tokens.
     Tokens,
