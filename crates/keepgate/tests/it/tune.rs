@@ -236,8 +236,12 @@ fn connects_rise_to_exactly_what_the_plan_promised() {
 
     // The incident: every port in TIME_WAIT, closed by this side, but for one that lives.
     let alive = host.client.run(|| Ok(connect(host.to)?)).unwrap();
-    host.churn();
-    assert_eq!(host.fill().count, 0, "ports are left");
+    // Where the machine is slow, the first of them end while the last are made.
+    let is_full = (0..5).any(|_| {
+        host.churn();
+        host.fill().count == 0
+    });
+    assert!(is_full, "ports are left");
 
     let to = host.to.to_string();
     let planned = wait_for("a plan whose promise is exact and the same twice", || {
