@@ -50,17 +50,22 @@ impl Role {
 
 /// A write of an item, as far as it matters here.
 pub(crate) struct Write<'a> {
-    pub(crate) key: &'a ItemKey,
+    key: &'a ItemKey,
     /// The source that it has then; none: it goes.
-    pub(crate) source: Option<&'a str>,
+    source: Option<&'a str>,
     /// Of a service's settings: whether they say `authzen = "default"`.
-    pub(crate) is_default: bool,
+    is_default: bool,
 }
 
 impl<'a> Write<'a> {
+    /// The item of this key goes.
+    pub(crate) fn deletion(key: &'a ItemKey) -> Write<'a> {
+        Write { key, source: None, is_default: false }
+    }
+
     pub(crate) fn of_change(change: &'a Change) -> Write<'a> {
         match change {
-            Change::Delete(key) => Write { key, source: None, is_default: false },
+            Change::Delete(key) => Write::deletion(key),
             Change::Put(item) => {
                 let is_default = match &item.body {
                     ItemBody::Service(settings) => settings.authzen == Authzen::Default,

@@ -28,7 +28,7 @@ use crate::api::problem::Problem;
 use crate::api::tokens;
 use crate::desk::{Desk, Edit, EditPlan, Planner};
 use crate::store::{SqliteStore, StoreError, TokenRow};
-use crate::token::{self, Role};
+use crate::token::Role;
 
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "center.sock";
@@ -66,10 +66,7 @@ impl Door {
             }
         }
         let held = File::open(dir)?;
-        let listener = match draft.as_os_str().len() {
-            ..SHORT => UnixListener::bind(&draft)?,
-            _ => UnixListener::bind(by_descriptor(&held, DRAFT))?,
-        };
+        let listener = UnixListener::bind(short_path(dir, &held, DRAFT))?;
         std::fs::set_permissions(&draft, Permissions::from_mode(0o600))?;
         std::fs::rename(&draft, &path)?;
         Ok(Door { listener, path })
@@ -110,9 +107,14 @@ impl Drop for Door {
 /// Paths of sockets have at most 107 bytes (`unix(7)`).
 const SHORT: usize = 100;
 
-/// A short path to a name in an open directory, however long the directory's own is.
-fn by_descriptor(dir: &File, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
+/// A path by which this process reaches a socket of this name in a directory that it holds open: in
+/// UTF-8, and short enough for the address of a socket, whatever the directory's own path is.
+pub fn short_path(dir: &Path, held: &File, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    match path.to_str() {
+        Some(text) if text.len() < SHORT => path,
+        _ => PathBuf::from(format!("/proc/self/fd/{}/{name}", held.as_raw_fd())),
+    }
 }
 
 /// Whether the peer runs as this process's user, or as root.
@@ -165,10 +167,7 @@ async fn make(desk: &Desk, asked: &NewAdminToken) -> Result<MadeToken, Problem> 
         return Err(Problem::unprocessable(format!("`note`: at most {most} bytes")));
     }
     tokens::in_the_future("expires_unix_s", asked.expires_unix_s)?;
-    let minted = token::mint("kgt").map_err(|e| {
-        tracing::error!(error = %e, "no token was made");
-        Problem::internal()
-    })?;
+    let minted = tokens::mint("kgt")?;
     let row = tokens::row(&minted, Role::Admin, String::new(), asked.note.clone());
     let row = TokenRow { expires_unix_s: asked.expires_unix_s, ..row };
     let plan: Planner =

@@ -38,7 +38,7 @@ use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
 use store::{Retention, SqliteStore, Store, StoreError};
 use token::{RandomError, Role};
 
-pub use door::{DoorError, SOCKET, admin_token};
+pub use door::{DoorError, SOCKET, admin_token, short_path};
 pub use keepgate_serve::TlsFiles;
 pub use server::{APPLY_BYTES, Bounds};
 pub use tls::TlsError;

@@ -16,6 +16,12 @@ const MAX_TRIES: u32 = 100;
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
 
+/// The readable part of a token or key, `MARK_ID_SECRET`; any other text is taken for that part.
+pub(crate) fn id_of<'t>(text: &'t str, mark: &str) -> &'t str {
+    let rest = text.strip_prefix(mark).and_then(|rest| rest.strip_prefix('_'));
+    rest.and_then(|rest| rest.split('_').next()).unwrap_or(text)
+}
+
 /// Reads a secret of at most so many bytes; links are followed.
 ///
 /// A file that its group or others can write is refused: whoever can, is whom it identifies. One

@@ -181,5 +181,8 @@ mod tests {
             unix_s += 86_399 * 37 + 11;
         }
         assert_eq!(to_text(u64::MAX), "9999-12-31T23:59:59Z");
+        assert_eq!(to_text(0), "1970-01-01T00:00:00Z");
+        assert_eq!(to_text(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(to_text(4_107_542_399), "2100-02-28T23:59:59Z");
     }
 }

@@ -12,7 +12,6 @@ use super::input::{Args, Json, PAGE, path_uid, told, uid};
 use super::{Answer, App, items, roles, tokens};
 use crate::access::{self, Caller};
 use crate::desk::{EditPlan, Refusal};
-use crate::store::{Row, StoreError};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,7 +40,7 @@ pub(crate) async fn assign(
         let key = ItemKey::member(&member, &role);
         // Whoever brought a membership first, it is there; only its end may be another one.
         let source = match store.item(&key)? {
-            Some(row) => body_of(&row)?.source,
+            Some(row) => row.parsed::<MemberBody>()?.source,
             None => source,
         };
         let body = ItemBody::Member(MemberBody { member, role, source, until_unix_s });
@@ -67,10 +66,6 @@ pub(crate) async fn revoke(
     })
     .await?;
     Ok(Out(items::changed(&outcome)))
-}
-
-fn body_of(row: &Row) -> Result<MemberBody, StoreError> {
-    serde_json::from_slice(&row.body).map_err(|e| StoreError::Corrupt { what: e.to_string() })
 }
 
 #[derive(Deserialize)]
@@ -116,7 +111,7 @@ pub(crate) async fn members(
                 for row in rows {
                     looked_at += 1;
                     after.clone_from(&row.key.id);
-                    let body = body_of(&row)?;
+                    let body: MemberBody = row.parsed()?;
                     if member.as_ref().is_some_and(|member| *member != body.member) {
                         if after.starts_with(&format!("{} in ", body.member))
                             && member

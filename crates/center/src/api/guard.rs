@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use axum::RequestExt as _;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -114,7 +115,7 @@ pub(crate) async fn permission(
         }
         if needs == Permission::Write
             && let Some(own) = caller.bound()
-            && let Some(other) = service_of(request.uri().path()).filter(|name| name != own)
+            && let Some(other) = service_of(&mut request).await.filter(|name| name != own)
         {
             let detail = format!("an editor of service `{own}` may not write service `{other}`");
             return Problem::forbidden(detail).into_response();
@@ -131,22 +132,10 @@ pub(crate) async fn permission(
     next.run(request).await
 }
 
-/// The service of a path below `/v1/services/`. What cannot be decoded names none that there is.
-fn service_of(path: &str) -> Option<String> {
-    let name = path.strip_prefix("/v1/services/")?.split('/').next()?;
-    let mut bytes = name.bytes();
-    let mut decoded = Vec::with_capacity(name.len());
-    while let Some(byte) = bytes.next() {
-        let mut digit = || char::from(bytes.next().unwrap_or_default()).to_digit(16);
-        decoded.push(match byte {
-            b'%' => match (digit(), digit()) {
-                (Some(high), Some(low)) => u8::try_from(high * 16 + low).unwrap_or(b'%'),
-                _ => b'%',
-            },
-            plain => plain,
-        });
-    }
-    Some(String::from_utf8_lossy(&decoded).into_owned())
+/// The service that a request's path names. One that cannot be decoded names none that there is.
+async fn service_of(request: &mut Request) -> Option<String> {
+    let params = request.extract_parts::<RawPathParams>().await.ok()?;
+    params.iter().find(|(name, _)| *name == "service").map(|(_, value)| value.to_owned())
 }
 
 /// In front of the follow protocol: the same, in the words of gRPC.

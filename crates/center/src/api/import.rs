@@ -217,11 +217,13 @@ async fn import(
 
 /// Whoever brought a membership first, it is there: only its end may be another one.
 fn same_source(row: &Row, item: &Encoded) -> Result<Arc<Encoded>, StoreError> {
-    let corrupt = |e: serde_json::Error| StoreError::Corrupt { what: e.to_string() };
-    let held: MemberBody = serde_json::from_slice(&row.body).map_err(corrupt)?;
-    let new: MemberBody = serde_json::from_slice(&item.body).map_err(corrupt)?;
-    let body = ItemBody::Member(MemberBody { source: held.source, ..new });
-    Ok(Arc::new(Encoded::of(&Item { key: item.key.clone(), body })))
+    let source = row.parsed::<MemberBody>()?.source;
+    let Item { key, body } = item.decode()?;
+    let body = match body {
+        ItemBody::Member(member) => ItemBody::Member(MemberBody { source, ..member }),
+        other => other,
+    };
+    Ok(Arc::new(Encoded::of(&Item { key, body })))
 }
 
 type Portion = BTreeMap<ItemKey, (Arc<Encoded>, usize)>;

@@ -10,7 +10,6 @@ use keepgate_policy::model::KeyBody;
 use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind, Revision};
 
 use super::input::{Args, Condition, Json, Page, Params, told, uid};
-use super::problem::Problem;
 use super::{Answer, App, items, tokens};
 use crate::access::Caller;
 use crate::desk::{EditPlan, Refusal};
@@ -23,7 +22,7 @@ pub(crate) async fn create(
     Params(service): Params<String>,
     Json(asked): Json<api::NewKey>,
 ) -> Answer<(StatusCode, Out<api::MadeKey>)> {
-    let minted = mint()?;
+    let minted = tokens::mint("kgk")?;
     let item = Item {
         key: ItemKey::new(&service, Kind::Key, &minted.id),
         body: ItemBody::Key(KeyBody {
@@ -46,13 +45,6 @@ pub(crate) async fn create(
 fn made(minted: token::Minted, revision: Revision) -> (StatusCode, Out<api::MadeKey>) {
     let (prefix, key) = (minted.id, minted.text);
     (StatusCode::CREATED, Out(api::MadeKey { prefix, key, revision: revision.0 }))
-}
-
-fn mint() -> Answer<token::Minted> {
-    token::mint("kgk").map_err(|e| {
-        tracing::error!(error = %e, "no key was made");
-        Problem::internal()
-    })
 }
 
 pub(crate) async fn list(
@@ -102,14 +94,13 @@ pub(crate) async fn rotate(
     Json(asked): Json<api::Rotate>,
 ) -> Answer<(StatusCode, Out<api::MadeKey>)> {
     tokens::check_rotation(&asked)?;
-    let minted = mint()?;
+    let minted = tokens::mint("kgk")?;
     let (id, sha256) = (minted.id.clone(), token::hex(&minted.sha256));
     let now_s = keepgate_observe::unix_s();
     let outcome = items::edit(&app, &caller, "key.rotate", move |store, _| {
         let key = ItemKey::new(&service, Kind::Key, &prefix);
         let row = store.item(&key)?.ok_or_else(|| Refusal::missing(&key))?;
-        let mut old: KeyBody = serde_json::from_slice(&row.body)
-            .map_err(|e| StoreError::Corrupt { what: e.to_string() })?;
+        let mut old: KeyBody = row.parsed()?;
         // A key is not changed between its making and its first rotation.
         let created = store.revision(row.revision)?.map(|made| made.unix_ms / 1000);
         let term = tokens::new_term(&asked, created, old.expires_unix_s, now_s);

@@ -49,8 +49,8 @@ pub(crate) async fn delete(
     let (by, head) = (caller.clone(), app.desk.head());
     let plan = move |store: &dyn Reading| {
         // First: who may not delete it is not told what hangs on it.
-        let deleted = Write { key: &key, source: None, is_default: false };
-        access::check_writes(&by, store, &head.world, std::iter::once(Ok(deleted)))?;
+        let deletion = std::iter::once(Ok(Write::deletion(&key)));
+        access::check_writes(&by, store, &head.world, deletion)?;
         condition.check(store, &key)?;
         if !key.service.is_empty() {
             service_must_be(store, &key.service)?;

@@ -71,17 +71,23 @@ fn review(packed: &Packed, work: &Work) -> (Vec<EditProblem>, Vec<api::Warning>)
     drop(items);
     warnings.extend(looked.warnings);
     warnings.extend(look_alike::warnings(each.iter().copied()));
-    (problems, warnings.into_iter().map(|found| of_file(packed, found)).collect())
+    let shown = |found: Warning| warning(packed, &found.key, found.line, found.message);
+    (problems, warnings.into_iter().map(shown).collect())
 }
 
-/// A warning about an item, with its place where it is from a file.
-fn of_file(packed: &Packed, found: Warning) -> api::Warning {
-    let place = packed.place(&found.key);
+/// A warning about an item, with its place where it is from a file; `line`: within the item's text.
+pub(crate) fn warning(
+    packed: &Packed,
+    key: &ItemKey,
+    line: Option<usize>,
+    message: String,
+) -> api::Warning {
+    let place = packed.place(key);
     api::Warning {
-        id: desk::shown_id(&found.key).to_owned(),
-        message: found.message,
+        id: desk::shown_id(key).to_owned(),
+        message,
         gate: None,
-        line: place.as_ref().map(|place| place.line_within(found.line) as u64),
+        line: place.as_ref().map(|place| place.line_within(line) as u64),
         file: place.map(|place| place.file),
     }
 }

@@ -139,7 +139,7 @@ pub(crate) async fn apply(
 
 /// Entities of the service that are in the directory, too.
 fn twice(packed: &Packed, twice: &sources::Listed<ItemKey>) -> Vec<api::Warning> {
-    let said = |key: &ItemKey| warning(packed, key, super::twice::MESSAGE.to_owned(), None);
+    let said = |key: &ItemKey| review::warning(packed, key, None, super::twice::MESSAGE.to_owned());
     let mut warned: Vec<api::Warning> = twice.first.iter().map(said).collect();
     if let (Some(all), Some(last)) = (twice.total(), warned.last_mut()) {
         last.message.push_str(&format!("; {all} entities are in both"));
@@ -182,21 +182,10 @@ fn too_old(packed: &Packed, followers: &[Follower]) -> Vec<api::Warning> {
              keeps what it has, and stops deciding once that is older than `max_age`; upgrade the \
              gate first"
         );
-        warned.push(warning(packed, key, message, Some(name.clone())));
+        let gate = Some(name.clone());
+        warned.push(api::Warning { gate, ..review::warning(packed, key, None, message) });
     }
     warned
-}
-
-/// A warning about an item, with its place where it is from a file.
-fn warning(packed: &Packed, key: &ItemKey, message: String, gate: Option<String>) -> api::Warning {
-    let place = packed.place(key);
-    api::Warning {
-        id: desk::shown_id(key).to_owned(),
-        message,
-        gate,
-        line: place.as_ref().map(|place| place.line as u64),
-        file: place.map(|place| place.file),
-    }
 }
 
 /// The files that apply to the same state.
@@ -355,8 +344,7 @@ pub(crate) async fn fetch(
         .read(move |store| {
             let key = ItemKey::service(&name);
             let row = store.item(&key)?.ok_or_else(|| Refusal::no_service(&name))?;
-            let settings: Value = serde_json::from_slice(&row.body)
-                .map_err(|e| StoreError::Corrupt { what: e.to_string() })?;
+            let settings: Value = row.parsed()?;
             let summary = summary(store, &head.world, &name)?;
             Ok(api::Service { summary, settings, revision: row.revision.0 })
         })

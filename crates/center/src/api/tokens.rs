@@ -41,7 +41,7 @@ pub(crate) async fn create(
         return Err(Problem::unprocessable(format!("`note`: at most {NOTE_BYTES} bytes")));
     }
     in_the_future("expires_unix_s", asked.expires_unix_s)?;
-    let minted = mint(&app)?;
+    let minted = mint_one_more(&app)?;
     let expires_unix_s = asked.expires_unix_s;
     let row = TokenRow { expires_unix_s, ..row(&minted, role, asked.service, asked.note) };
     let outcome = items::edit(&app, &caller, "token.create", move |_, _| {
@@ -51,12 +51,18 @@ pub(crate) async fn create(
     Ok(made(minted, outcome.revision.0))
 }
 
-fn mint(app: &App) -> Answer<Minted> {
+/// One more, where there is room for it.
+fn mint_one_more(app: &App) -> Answer<Minted> {
     if app.desk.head().tokens.len() >= TOKENS {
         return Err(Problem::conflict(format!("there are {TOKENS} tokens already")));
     }
-    token::mint("kgt").map_err(|e| {
-        tracing::error!(error = %e, "no token was made");
+    mint("kgt")
+}
+
+/// The secret of a new token or API key, which begins with this mark.
+pub(crate) fn mint(mark: &str) -> Answer<Minted> {
+    token::mint(mark).map_err(|e| {
+        tracing::error!(error = %e, mark, "no secret was made");
         Problem::internal()
     })
 }
@@ -134,7 +140,7 @@ pub(crate) async fn rotate(
     Json(asked): Json<Rotate>,
 ) -> Answer<(StatusCode, Out<MadeToken>)> {
     check_rotation(&asked)?;
-    let minted = mint(&app)?;
+    let minted = mint_one_more(&app)?;
     let now = keepgate_observe::unix_s();
     let fresh = row(&minted, Role::Pep, String::new(), String::new());
     let outcome = items::edit(&app, &caller, "token.rotate", move |_, head| {

@@ -68,9 +68,11 @@ impl Head {
             found.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
         };
         let default = of(|authzen| authzen == Authzen::Default);
+        if !default.is_empty() {
+            return Ok(default);
+        }
         let deciding = of(|authzen| authzen != Authzen::No);
         match self.services.len() {
-            _ if !default.is_empty() => Ok(default),
             _ if self.authzen_together && !deciding.is_empty() => Ok(deciding),
             0 => Err(Unnamed::None),
             1 if deciding.is_empty() => Err(Unnamed::Refused),

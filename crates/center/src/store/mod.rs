@@ -15,6 +15,7 @@ mod origin;
 mod sqlite;
 
 use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
+use serde::de::DeserializeOwned;
 
 pub use error::{Fault, StoreError};
 pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
@@ -42,6 +43,13 @@ pub struct Row {
     pub needs: u32,
     /// Who brought it.
     pub origin: Origin,
+}
+
+impl Row {
+    /// The body as this type. What is stored was checked before: one that does not parse is damage.
+    pub(crate) fn parsed<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
+        serde_json::from_slice(&self.body).map_err(|e| StoreError::Corrupt { what: e.to_string() })
+    }
 }
 
 /// One step of a past revision; no body: the item was deleted.

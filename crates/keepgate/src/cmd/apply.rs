@@ -240,8 +240,7 @@ impl Bundle {
     pub(crate) fn read(dir: &Path, service: Option<&str>) -> anyhow::Result<Bundle> {
         let mut files = directory::read(dir)?;
         if let (Some(name), false) = (service, files.contains_key("service.toml")) {
-            let settings = format!("name = {}\n", toml::Value::from(name));
-            files.insert("service.toml".to_owned(), settings);
+            files.insert("service.toml".to_owned(), settings_of(name));
         }
         let bundle = Bundle::from_files(files, &dir.display().to_string())?;
         match service {
@@ -299,6 +298,11 @@ impl Bundle {
         };
         admin.post_and_follow(&path, body, told).await
     }
+}
+
+/// The `service.toml` of a service that says nothing but its name.
+pub(crate) fn settings_of(name: &str) -> String {
+    format!("name = {}\n", toml::Value::from(name))
 }
 
 /// Whether `export` writes a file of this name, and replaces one.

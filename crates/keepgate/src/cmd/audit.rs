@@ -150,7 +150,7 @@ fn csv(entries: &[AuditEntry]) -> String {
         let cells = [
             entry.seq.to_string(),
             entry.revision.to_string(),
-            keepgate_observe::rfc3339(entry.unix_ms / 1_000),
+            keepgate_policy::instant::to_text(entry.unix_ms / 1_000),
             entry.actor.clone(),
             entry.action.clone(),
             entry.service.clone(),

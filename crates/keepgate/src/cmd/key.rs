@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::admin::{Admin, ServiceArgs, segment};
 use crate::cmd::{Term, ends_in, now_unix_s, rotation, shown_end};
 use crate::exit::Exit;
+use crate::secret;
 use crate::style::{self, Paint, Table};
 use crate::uid;
 
@@ -128,8 +129,8 @@ async fn act(action: Action) -> anyhow::Result<()> {
 }
 
 /// Whoever pastes the whole key means its prefix.
-fn prefix_of(text: &str) -> &str {
-    text.strip_prefix("kgk_").and_then(|rest| rest.split('_').next()).unwrap_or(text)
+pub(crate) fn prefix_of(text: &str) -> &str {
+    secret::id_of(text, "kgk")
 }
 
 /// Keys as lines, as `key list` and `plan show` print them.

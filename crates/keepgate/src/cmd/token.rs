@@ -43,14 +43,8 @@ enum Action {
         /// A note for people
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
-        /// Write the token to this file, mode 0600, in place of printing it
-        #[arg(long, value_name = "FILE", conflicts_with = "json")]
-        out: Option<PathBuf>,
-        /// Print id and token as JSON
-        #[arg(long)]
-        json: bool,
         #[command(flatten)]
-        center: CenterArgs,
+        hand: Hand,
     },
     /// List tokens, without their secrets
     List {
@@ -77,14 +71,8 @@ enum Action {
         /// was meant to be
         #[arg(long, value_name = "DURATION")]
         expires: Option<Term>,
-        /// Write the token to this file, mode 0600, in place of printing it
-        #[arg(long, value_name = "FILE", conflicts_with = "json")]
-        out: Option<PathBuf>,
-        /// Print id and token as JSON
-        #[arg(long)]
-        json: bool,
         #[command(flatten)]
-        center: CenterArgs,
+        hand: Hand,
     },
     /// Revoke a token and close the connections that use it
     Revoke {
@@ -93,6 +81,19 @@ enum Action {
         #[command(flatten)]
         center: CenterArgs,
     },
+}
+
+/// Where a new token goes.
+#[derive(Debug, clap::Args)]
+struct Hand {
+    /// Write the token to this file, mode 0600, in place of printing it
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    out: Option<PathBuf>,
+    /// Print id and token as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    center: CenterArgs,
 }
 
 /// What a token may do.
@@ -125,11 +126,11 @@ impl TokenRole {
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let runtime = super::runtime()?;
     match args.action {
-        Action::Create { role, service, expires, note, out, json, center } => {
+        Action::Create { role, service, expires, note, hand } => {
             if role == TokenRole::Gate && service.is_none() {
                 return Err(usage("a gate's token is for one service: pass --service NAME"));
             }
-            let mut admin = center.connect()?;
+            let mut admin = hand.center.connect()?;
             let asked = NewToken {
                 role: role.name().to_owned(),
                 service: service.unwrap_or_default(),
@@ -137,13 +138,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 expires_unix_s: expires.map(ends_in).transpose()?,
             };
             let answer = runtime.block_on(admin.post("/v1/tokens", &asked))?;
-            hand_over(&mut admin, &runtime, &answer, out.as_deref(), json)?;
+            hand.over(&mut admin, &runtime, &answer)?;
         }
-        Action::Rotate { id, overlap, expires, out, json, center } => {
-            let mut admin = center.connect()?;
+        Action::Rotate { id, overlap, expires, hand } => {
+            let mut admin = hand.center.connect()?;
             let path = format!("/v1/tokens/{}/rotate", segment(id_of(&id)));
             let answer = runtime.block_on(admin.post(&path, &rotation(overlap, expires)?))?;
-            hand_over(&mut admin, &runtime, &answer, out.as_deref(), json)?;
+            hand.over(&mut admin, &runtime, &answer)?;
         }
         Action::List { all, json, center } => {
             let mut admin = center.connect()?;
@@ -167,8 +168,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 }
 
 /// Whoever pastes the whole token means its id.
-fn id_of(text: &str) -> &str {
-    text.strip_prefix("kgt_").and_then(|rest| rest.split('_').next()).unwrap_or(text)
+pub(crate) fn id_of(text: &str) -> &str {
+    secret::id_of(text, "kgt")
 }
 
 fn table<'a>(tokens: impl Iterator<Item = &'a Token>, now: u64) -> Table {
@@ -186,38 +187,42 @@ fn table<'a>(tokens: impl Iterator<Item = &'a Token>, now: u64) -> Table {
     table
 }
 
-/// Prints a new token, or writes it to a file.
-fn hand_over(
-    admin: &mut Admin,
-    runtime: &tokio::runtime::Runtime,
-    made: &MadeToken,
-    out: Option<&Path>,
-    json: bool,
-) -> anyhow::Result<()> {
-    let line = format!("{}\n", made.token);
-    match out {
-        Some(path) => keep(admin, runtime, path, &line, &made.id),
-        None if json => style::print_json(made),
-        None => style::print(&line),
+impl Hand {
+    /// Hands a new token over; where that fails nobody holds it, so it is revoked.
+    fn over(
+        &self,
+        admin: &mut Admin,
+        runtime: &tokio::runtime::Runtime,
+        made: &MadeToken,
+    ) -> anyhow::Result<()> {
+        hand_over(made, self.out.as_deref(), self.json, |error| {
+            let path = format!("/v1/tokens/{}", segment(&made.id));
+            match runtime.block_on(admin.delete(&path)) {
+                Ok(_) => error.context("the new token was revoked again"),
+                Err(_) => error
+                    .context(format!("run `keepgate token revoke {}`: nobody holds it", made.id)),
+            }
+        })
     }
 }
 
-/// Writes a new token to a file; where that fails nobody holds it, so it is revoked.
-fn keep(
-    admin: &mut Admin,
-    runtime: &tokio::runtime::Runtime,
-    path: &Path,
-    line: &str,
-    id: &str,
+/// Prints a new token, or writes it to a file; `lost`: what becomes of the error where it cannot be
+/// written.
+pub(crate) fn hand_over(
+    made: &MadeToken,
+    out: Option<&Path>,
+    json: bool,
+    lost: impl FnOnce(anyhow::Error) -> anyhow::Error,
 ) -> anyhow::Result<()> {
-    let Err(error) = secret::write(path, line) else {
-        return style::print(&format!("wrote token {id} to {}\n", path.display()));
-    };
-    let revoked = runtime.block_on(admin.delete(&format!("/v1/tokens/{}", segment(id))));
-    Err(match revoked {
-        Ok(_) => error.context("the new token was revoked again"),
-        Err(_) => error.context(format!("run `keepgate token revoke {id}`: nobody holds it")),
-    })
+    let line = format!("{}\n", made.token);
+    match out {
+        Some(path) => {
+            secret::write(path, &line).map_err(lost)?;
+            style::print(&format!("wrote token {} to {}\n", made.id, path.display()))
+        }
+        None if json => style::print_json(made),
+        None => style::print(&line),
+    }
 }
 
 /// Whether a token of the center's list is good no more at this time, in Unix seconds.

@@ -56,8 +56,8 @@ impl Keys {
         {
             let path = format!("/v1/services/{}/keys", segment(service));
             let known = admin.load_all::<keepgate_api::Keys>(&path).await?;
-            let is_known = |key: &String| {
-                let prefix = key.split('_').nth(1).unwrap_or_default();
+            let is_known = |text: &String| {
+                let prefix = key::prefix_of(text);
                 known.iter().any(|known| known.prefix == prefix)
             };
             if [&keys.alice, &keys.bob, &keys.crawler].into_iter().all(is_known) {

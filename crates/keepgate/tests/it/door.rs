@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::harness::{Running, Said, Scratch, eventually, keepgate_ok, keepgate_run, text};
+use crate::harness::{
+    Running, Said, Scratch, eventually, gate_args, keepgate_ok, keepgate_run, text,
+};
 
 fn start(data: &Path) -> (Running, String) {
     let args = ["center", "--json", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
@@ -249,22 +251,7 @@ fn a_gate_that_listens_in_clear_on_all_addresses_says_so() {
     let token = scratch.write("gate.token", &keepgate_ok(&[&args[..], &with].concat()));
     let said = "the gate listens in clear text on all addresses";
     for (listen, warns) in [("0.0.0.0:0", true), ("[::]:0", true), ("127.0.0.1:0", false)] {
-        let mut gate = Running::keepgate(&[
-            "gate",
-            "--json",
-            "--center",
-            &url,
-            "--token-file",
-            token.to_str().unwrap(),
-            "--service",
-            "orders",
-            "--upstream",
-            "http://127.0.0.1:9",
-            "--listen",
-            listen,
-            "--admin-listen",
-            "127.0.0.1:0",
-        ]);
+        let mut gate = Running::keepgate(&gate_args(&url, token.to_str().unwrap(), listen));
         gate.json();
         assert_eq!(gate.stderr().contains(said), warns, "{listen}: {}", gate.stderr());
         // It may stop before it has the first state.

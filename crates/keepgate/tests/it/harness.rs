@@ -149,6 +149,27 @@ pub(crate) fn keepgate_ok(args: &[&str]) -> String {
     said.stdout
 }
 
+/// A gate of `orders` that follows a center. Nobody listens at its upstream: 502 means that it has
+/// decided to let the request through.
+pub(crate) fn gate_args<'a>(center: &'a str, token_file: &'a str, listen: &'a str) -> Vec<&'a str> {
+    vec![
+        "gate",
+        "--json",
+        "--center",
+        center,
+        "--token-file",
+        token_file,
+        "--service",
+        "orders",
+        "--upstream",
+        "http://127.0.0.1:9",
+        "--listen",
+        listen,
+        "--admin-listen",
+        "127.0.0.1:0",
+    ]
+}
+
 /// Waits for a state.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Running, Scratch, eventually, free_port, keepgate_ok, skipped, text};
+use crate::harness::{
+    Running, Scratch, eventually, free_port, gate_args, keepgate_ok, skipped, text,
+};
 use crate::requests::{Http, metric};
 use crate::separate::{CenterProcess, policies};
 
@@ -32,27 +34,9 @@ impl Place {
 
     fn gate_args(&self, center: &str) -> Vec<String> {
         let data = self.scratch.join("replica");
-        [
-            "gate",
-            "--json",
-            "--center",
-            center,
-            "--token-file",
-            &self.token,
-            "--service",
-            "orders",
-            // Nobody listens there: 502 means that the gate has decided to let the request through.
-            "--upstream",
-            "http://127.0.0.1:9",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-            "--data",
-            data.to_str().unwrap(),
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        let mut args = gate_args(center, &self.token, "127.0.0.1:0");
+        args.extend(["--data", data.to_str().unwrap()]);
+        args.into_iter().map(str::to_owned).collect()
     }
 
     fn status(&self) -> Value {

@@ -1,6 +1,6 @@
 //! `keepgate status`, `center backup`, `restore`, `move` and `export --all`, as an operator runs them.
 
-use crate::harness::{Running, Scratch, eventually, keepgate_ok, keepgate_run};
+use crate::harness::{Running, Scratch, eventually, gate_args, keepgate_ok, keepgate_run};
 use crate::separate::{CenterProcess, policies};
 
 #[test]
@@ -192,24 +192,8 @@ impl Story {
                 let token = self.scratch.write("gate.token", &gate);
                 let replica = self.scratch.join("replica");
                 let url = self.center.as_ref().unwrap().url.clone();
-                let args = [
-                    "gate",
-                    "--json",
-                    "--center",
-                    &url,
-                    "--token-file",
-                    token.to_str().unwrap(),
-                    "--service",
-                    "orders",
-                    "--upstream",
-                    "http://127.0.0.1:9",
-                    "--listen",
-                    "127.0.0.1:0",
-                    "--admin-listen",
-                    "127.0.0.1:0",
-                    "--data",
-                    replica.to_str().unwrap(),
-                ];
+                let mut args = gate_args(&url, token.to_str().unwrap(), "127.0.0.1:0");
+                args.extend(["--data", replica.to_str().unwrap()]);
                 let gate = Running::keepgate(&args);
                 let kept = replica.join("replica.snapshot");
                 eventually("the gate has kept it", || kept.exists().then_some(()));

@@ -132,7 +132,7 @@ pub fn is_path(name: &str) -> bool {
 
 /// Words for people and what is hidden.
 pub fn is_ignored(name: &str) -> bool {
-    const WORDS: [&str; 3] = ["README", "NOTES", "LICENSE"];
+    const WORDS: [&str; 2] = ["NOTES", "LICENSE"];
     let base = base(name);
     name.split('/').any(|part| part.starts_with('.'))
         || WORDS.iter().any(|word| base.starts_with(word) && !base.ends_with(".cedar"))

@@ -180,17 +180,7 @@ impl Check {
         ids: &BTreeMap<&str, (&ItemKey, &str)>,
     ) {
         let Some((key, text)) = ids.get(id) else { return };
-        // Cedar names the policy first, and so does the problem.
-        let named = format!("for policy `{id}`, ");
-        let mut told: Vec<(Option<usize>, String)> = errors
-            .map(|error| cedar_text::explained(error, text))
-            .map(|error| {
-                let message = error.message.strip_prefix(&named).unwrap_or(&error.message);
-                (error.line, message.to_owned())
-            })
-            .collect();
-        told.sort();
-        for (line, message) in told.into_iter().take(TOLD) {
+        for (line, message) in explained(id, text, errors).into_iter().take(TOLD) {
             self.at(key, line, message);
         }
     }
@@ -372,6 +362,22 @@ fn scopes_of_links(set: &PolicySet) -> Option<PolicySet> {
         any = true;
     }
     any.then_some(scopes)
+}
+
+/// What Cedar says of a policy with this text, sorted, with the line within the text. Cedar names the
+/// policy first; a problem or a warning does that by itself.
+pub(super) fn explained<'e, E: Diagnostic + 'e>(
+    id: &str,
+    text: &str,
+    found: impl Iterator<Item = &'e E>,
+) -> Vec<(Option<usize>, String)> {
+    let named = format!("for policy `{id}`, ");
+    let mut told: Vec<(Option<usize>, String)> = found
+        .map(|one| cedar_text::explained(one, text))
+        .map(|one| (one.line, one.message.strip_prefix(&named).unwrap_or(&one.message).to_owned()))
+        .collect();
+    told.sort();
+    told
 }
 
 #[cfg(test)]

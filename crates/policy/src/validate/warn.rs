@@ -13,10 +13,9 @@ use cedar_policy_core::validator::{
 };
 use miette::Diagnostic;
 
-use super::policies::{TOLD, cedar_uid};
+use super::policies::{TOLD, cedar_uid, explained};
 use super::{Check, MAX_STEPS, Types};
 use crate::caution::Warning;
-use crate::cedar_text;
 use crate::model::{GrantBody, Item, ItemBody, ItemKey, Uid};
 
 /// Warnings that are kept; one more says that there are others.
@@ -48,16 +47,7 @@ impl Check {
         if !self.is_asked_for_warnings() {
             return;
         }
-        // Cedar names the policy first, and so does the warning.
-        let named = format!("for policy `{}`, ", key.id);
-        let mut told: Vec<(Option<usize>, String)> = warnings
-            .map(|warning| cedar_text::explained(warning, text))
-            .map(|warning| {
-                let message = warning.message.strip_prefix(&named).unwrap_or(&warning.message);
-                (warning.line, message.to_owned())
-            })
-            .collect();
-        told.sort();
+        let mut told = explained(&key.id, text, warnings);
         told.dedup();
         for (line, message) in told.into_iter().take(TOLD) {
             self.warn(key, line, message);
@@ -143,14 +133,9 @@ fn never_applies(types: &Types, key: &ItemKey, scope: Template) -> Vec<String> {
     let mut set = PolicySet::new();
     add(&mut set, scope);
     let result = Validator::new(types.policies.clone()).validate(&set, ValidationMode::Strict);
-    let named = format!("for policy `{}`, ", key.id);
-    let mut told: Vec<String> = cedar_policy::ValidationResult::from(result)
-        .validation_warnings()
-        .map(|warning| cedar_text::explained(warning, "").message)
-        .map(|message| message.strip_prefix(&named).unwrap_or(&message).to_owned())
-        .collect();
-    told.sort();
-    told
+    let result = cedar_policy::ValidationResult::from(result);
+    let told = explained(&key.id, "", result.validation_warnings());
+    told.into_iter().map(|(_, message)| message).collect()
 }
 
 /// What a warning about a grant depends on. Of an entity that is an action, or may be one of few, the

@@ -5,7 +5,6 @@
 //! write one store.
 
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,9 @@ use keepgate_api::{MadeToken, NewAdminToken, Problem};
 use keepgate_policy::duration;
 
 use super::upkeep::DataArgs;
-use crate::cmd::ends_in;
+use crate::cmd::{ends_in, token::hand_over};
 use crate::exit::Exit;
 use crate::origin::Origin;
-use crate::{secret, style};
 
 /// How long a process that holds the store is waited for: a center that starts has no socket yet.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,8 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest that a center may take to answer.
 const ANSWER: Duration = Duration::from_secs(12);
-/// Paths of sockets have at most 107 bytes.
-const SHORT: usize = 100;
 
 /// What `keepgate center token` takes.
 #[derive(Debug, clap::Args)]
@@ -49,16 +45,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let Args { expires, note, out, place } = args;
     let asked = NewAdminToken { note, expires_unix_s: expires.map(ends_in).transpose()? };
     let made = crate::cmd::server_runtime()?.block_on(make(&place.data, &asked))?;
-    match &out {
-        Some(path) => {
-            secret::write(path, &format!("{}\n", made.token)).with_context(|| {
-                format!("run `keepgate token revoke {}`: nobody holds the token", made.id)
-            })?;
-            style::print(&format!("wrote token {} to {}\n", made.id, path.display()))?;
-        }
-        None if place.json => style::print_json(&made)?,
-        None => style::print(&format!("{}\n", made.token))?,
-    }
+    hand_over(&made, out.as_deref(), place.json, |error| {
+        error.context(format!("run `keepgate token revoke {}`: nobody holds the token", made.id))
+    })?;
     Ok(Exit::Ok)
 }
 
@@ -89,16 +78,12 @@ async fn make(data: &Path, asked: &NewAdminToken) -> anyhow::Result<MadeToken> {
 /// Asks the center that runs on the directory; none: no center answers there.
 async fn ask(data: &Path, asked: &NewAdminToken) -> anyhow::Result<Option<MadeToken>> {
     let Ok(dir) = data.canonicalize() else { return Ok(None) };
-    let path = dir.join(keepgate_center::SOCKET);
-    if !path.exists() {
+    if !dir.join(keepgate_center::SOCKET).exists() {
         return Ok(None);
     }
     let held = File::open(&dir).with_context(|| format!("opening `{}`", dir.display()))?;
-    let path = match path.to_str() {
-        Some(path) if path.len() < SHORT => path.to_owned(),
-        _ => format!("/proc/self/fd/{}/{}", held.as_raw_fd(), keepgate_center::SOCKET),
-    };
-    let mut origin = Origin::new(&format!("unix:{path}"), None)?;
+    let path = keepgate_center::short_path(&dir, &held, keepgate_center::SOCKET);
+    let mut origin = Origin::new(&format!("unix:{}", path.display()), None)?;
     let body = serde_json::to_vec(asked).context("writing the request")?;
     let sent = origin.send(Method::POST, "/token", &[], Some(("application/json", body)));
     let answer = match tokio::time::timeout(ANSWER, sent).await {

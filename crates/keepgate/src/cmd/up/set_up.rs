@@ -6,7 +6,7 @@ use keepgate_api::{ItemList, Services, Token, Tokens};
 use serde::de::IgnoredAny;
 
 use crate::admin::{Admin, Refusal, read_token, segment};
-use crate::cmd::apply::{Bundle, How, show_left, show_problems, show_warnings};
+use crate::cmd::apply::{Bundle, How, settings_of, show_left, show_problems, show_warnings};
 use crate::cmd::token::{self, TokenRole};
 use crate::demo;
 use crate::exit::usage;
@@ -108,8 +108,7 @@ async fn existing_or_new(admin: &mut Admin, name: &str) -> anyhow::Result<String
     match admin.load::<IgnoredAny>(&format!("/v1/services/{}", segment(name))).await {
         Ok(IgnoredAny) => {}
         Err(error) if error.downcast_ref::<Refusal>().is_some_and(|r| r.status == 404) => {
-            let settings = format!("name = {}\n", toml::Value::from(name));
-            let files = [("service.toml".to_owned(), settings)].into();
+            let files = [("service.toml".to_owned(), settings_of(name))].into();
             Bundle::from_files(files, "--service")?.apply(admin, How::default()).await?;
         }
         Err(error) => return Err(error),
@@ -121,7 +120,7 @@ async fn existing_or_new(admin: &mut Admin, name: &str) -> anyhow::Result<String
 async fn gate_token(admin: &mut Admin, service: &str, data: &Path) -> anyhow::Result<String> {
     let path = data.join(format!("gate-{service}.token"));
     if let Ok(token) = read_token(&path) {
-        let id = token_id(&token);
+        let id = token::id_of(&token);
         let tokens = admin.load_all::<Tokens>("/v1/tokens").await?;
         let now = crate::cmd::now_unix_s()?;
         let is_good = |known: &Token| known.id == id && !token::has_ended(known, now);
@@ -137,11 +136,6 @@ async fn gate_token(admin: &mut Admin, service: &str, data: &Path) -> anyhow::Re
 
 /// Revokes this token.
 pub(super) async fn revoke(admin: &mut Admin, token: &str) -> anyhow::Result<()> {
-    admin.delete(&format!("/v1/tokens/{}", segment(token_id(token)))).await?;
+    admin.delete(&format!("/v1/tokens/{}", segment(token::id_of(token)))).await?;
     Ok(())
-}
-
-/// The readable part of `kgt_<id>_<secret>`.
-fn token_id(token: &str) -> &str {
-    token.split('_').nth(1).unwrap_or_default()
 }
