@@ -28,7 +28,7 @@ pub struct NewToken {
     /// One of `admin`, `editor`, `viewer`, `gate`, `pep`.
     #[schemars(with = "TokenRole")]
     pub role: String,
-    /// The one service it is for; a gate's token needs it.
+    /// The service it is for. A gate's token needs it, and may name up to 256, with `,` between them.
     #[serde(default)]
     pub service: String,
     /// For people; at most 500 bytes.
@@ -99,7 +99,7 @@ pub struct Token {
     /// What it may do: one of `admin`, `editor`, `viewer`, `gate`, `pep`.
     #[schemars(with = "TokenRole")]
     pub role: String,
-    /// The one service it is for; empty: all.
+    /// The service it is for (a gate's: one or more, with `,` between them); empty: all.
     #[serde(default)]
     pub service: String,
     /// For people.

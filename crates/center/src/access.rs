@@ -175,7 +175,12 @@ impl Caller {
         self.0.role
     }
 
-    /// The service that its token is bound to; none: any.
+    /// The services that its token is bound to; none: any.
+    pub fn services(&self) -> Option<std::str::Split<'_, char>> {
+        self.service().map(|names| names.split(','))
+    }
+
+    /// The service that its token is bound to (a gate's: several, with `,` between them); none: any.
     pub fn service(&self) -> Option<&str> {
         (!self.0.service.is_empty()).then_some(self.0.service.as_str())
     }

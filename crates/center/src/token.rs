@@ -16,7 +16,7 @@ pub enum Role {
     Editor,
     /// Reads what an editor reads.
     Viewer,
-    /// Follows one service.
+    /// Follows the services that it names.
     Gate,
     /// Asks for decisions.
     Pep,

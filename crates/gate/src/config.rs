@@ -1,4 +1,5 @@
-//! What a gate is told when it starts. Values only; whoever reads flags and files is elsewhere.
+//! What a gate is told when it starts. Values, and the one file that is no list of flags:
+//! [`file`] reads the text of a `gate.toml`. Whoever opens files and reads flags is elsewhere.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -9,32 +10,86 @@ use keepgate_client::replica::RestartAge;
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::TlsFiles;
 
+use self::sites::{SiteConfig, UpstreamConfig};
 use crate::identify::access::KeyAccess;
 use crate::identify::issuers::KeyRefresh;
+
+pub mod file;
+pub mod setting;
+pub mod sites;
+
+pub use self::sites::UpstreamHost;
 
 /// Where the gate listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// A TCP address; port 0 lets the kernel choose.
     Tcp(SocketAddr),
+    /// A port on this host alone: 127.0.0.1 and, where there is IPv6, `::1`.
+    Localhost(u16),
+    /// A port on all addresses, IPv4 and, where there is IPv6, that too.
+    Any(u16),
     /// A Unix socket; an old socket file there is replaced.
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for Listen {
+    /// As [`Listen`] is read.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::Tcp(addr) => write!(f, "{addr}"),
+            Listen::Localhost(port) => write!(f, "localhost:{port}"),
+            Listen::Any(port) => write!(f, ":{port}"),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl std::str::FromStr for Listen {
+    type Err = ListenTextError;
+
+    /// `ADDR:PORT`, `localhost:PORT`, `:PORT` or `unix:/path`.
+    fn from_str(text: &str) -> Result<Listen, ListenTextError> {
+        let error = || ListenTextError(text.to_owned());
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.starts_with('/') && !path.contains('\0') {
+                Ok(Listen::Unix(path.into()))
+            } else {
+                Err(error())
+            };
+        }
+        let port = |port: &str| {
+            let is_plain = port.bytes().all(|b| b.is_ascii_digit());
+            port.parse().ok().filter(|_| is_plain).ok_or_else(error)
+        };
+        match text.rsplit_once(':') {
+            Some(("", digits)) => port(digits).map(Listen::Any),
+            Some((name, digits)) if name.eq_ignore_ascii_case("localhost") => {
+                port(digits).map(Listen::Localhost)
+            }
+            _ => text.parse().map(Listen::Tcp).map_err(|_| error()),
+        }
+    }
+}
+
+/// A text that says no place to listen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected ADDR:PORT, localhost:PORT, :PORT or unix:/path, got `{0}`")]
+pub struct ListenTextError(String);
+
+/// Who may connect to the gate's Unix sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnixAccess {
+    /// The permissions of the socket's file, such as 0o660; none: what the umask leaves.
+    pub mode: Option<u32>,
+    /// The id of its group; none: the gate's own.
+    pub group: Option<u32>,
 }
 
 impl From<SocketAddr> for Listen {
     fn from(addr: SocketAddr) -> Listen {
         Listen::Tcp(addr)
     }
-}
-
-/// What the upstream sees as `Host`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UpstreamHost {
-    /// What the caller sent; `X-Forwarded-Host` says the same.
-    #[default]
-    Caller,
-    /// The upstream's own, as in its URL.
-    Upstream,
 }
 
 /// Those who connect, by their addresses or over a Unix socket.
@@ -160,6 +215,11 @@ pub struct GateConfig {
     pub token: String,
     /// A PEM file with the CA of the center's certificate; none: the host's store.
     pub center_ca: Option<PathBuf>,
+    /// Which hosts and paths lead to which service and upstream. Empty: everything leads to
+    /// `service` and `upstream`, and else these two say nothing.
+    pub sites: Vec<SiteConfig>,
+    /// The upstreams of `sites`.
+    pub upstreams: Vec<UpstreamConfig>,
     /// The service whose gate this is.
     pub service: String,
     /// The upstream: `http://host:port`, `https://host`, `unix:/path`.
@@ -170,8 +230,14 @@ pub struct GateConfig {
     pub upstream_host: UpstreamHost,
     /// A PEM file with the CA of the upstream's certificate; none: the host's store.
     pub upstream_ca: Option<PathBuf>,
+    /// The gate's own certificate toward the upstream; none: it shows none.
+    pub upstream_client: Option<TlsFiles>,
     /// Where callers connect.
     pub listen: Listen,
+    /// Where else they do.
+    pub more_listen: Vec<Listen>,
+    /// Who may connect to those that are Unix sockets.
+    pub unix_access: UnixAccess,
     /// TLS toward callers; none: plain.
     pub tls: Option<TlsFiles>,
     /// Where `/metrics`, `/healthz` and `/readyz` are; none: nowhere.
@@ -214,12 +280,17 @@ impl Default for GateConfig {
             center: "http://127.0.0.1:7480".to_owned(),
             token: String::new(),
             center_ca: None,
+            sites: Vec::new(),
+            upstreams: Vec::new(),
             service: String::new(),
             upstream: String::new(),
             upstream_protocol: Protocol::Auto,
-            upstream_host: UpstreamHost::Caller,
+            upstream_host: UpstreamHost::Auto,
             upstream_ca: None,
+            upstream_client: None,
             listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            more_listen: Vec::new(),
+            unix_access: UnixAccess::default(),
             tls: None,
             admin_listen: None,
             admin_hosts: Vec::new(),
@@ -247,6 +318,7 @@ impl std::fmt::Debug for GateConfig {
             .field("center", &self.center)
             .field("service", &self.service)
             .field("upstream", &self.upstream)
+            .field("sites", &self.sites.len())
             .field("listen", &self.listen)
             .field("admin_listen", &self.admin_listen)
             .field("workers", &self.workers)

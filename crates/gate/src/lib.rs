@@ -1,7 +1,7 @@
 //! The gateway: identify, route, limit, decide, forward, record.
 //!
-//! A [`Gate`] stands before one upstream and lets a request through when the policies of its
-//! service permit it. The life of a request is the list in `phase`. Permissions come from a
+//! A [`Gate`] stands before upstreams. Host and path of a request lead to a site, and the gate lets
+//! it through to the site's upstream when the policies of the site's service permit it. The life of a request is the list in `phase`. Permissions come from a
 //! [`DecisionSource`], by default the replica of a center; decisions are made in process.
 //!
 //! Each wing sees only those above it in this list:
@@ -44,8 +44,10 @@ mod serve;
 pub mod service;
 pub mod wire;
 
-pub use config::{Bounds, GateConfig, Listen, Peers, UpstreamHost};
+pub use config::{Bounds, GateConfig, Listen, Peers, UnixAccess, UpstreamHost};
 pub use keepgate_serve::TlsFiles;
-pub use serve::gate::{Gate, RunError, StartError};
+pub use serve::check::faults;
+pub use serve::failure::{RunError, StartError};
+pub use serve::gate::Gate;
 pub use serve::listen::ListenError;
 pub use service::source::{DecisionSource, FixedSource};

@@ -1,6 +1,7 @@
 //! Where a value comes from: flag over environment over file over default.
 //!
-//! The file (`--config F` or `KEEPGATE_CONFIG`, TOML) has the flags' long names as keys. A key at
+//! The file (`--config F` or `KEEPGATE_CONFIG`, TOML) has the flags' long names as keys, with `-` or
+//! `_`. Its tables `[[site]]` and `[upstream.NAME]` are the gate's alone, which reads them itself. A key at
 //! the top is meant for every command that has such a flag, a key in a table (`[up]`,
 //! `[token.create]`) for that command, and the latter wins. It is read before the arguments are
 //! parsed and takes the place of the built-in defaults, so each value passes the same parser as
@@ -11,10 +12,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _};
+use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _};
+use keepgate_gate::config::file;
 
 use crate::cmd::Cli;
 use crate::exit::{self, Exit};
+
+mod gate_file;
 
 /// Largest configuration file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -67,8 +71,18 @@ pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
     let mut command = command_line();
     let mut from_file = Vec::new();
     if let Some((path, culprit)) = config_path(&argv) {
-        let table = read(&path, culprit).map_err(Stop::File)?;
+        let (text, mut table) = read(&path, culprit).map_err(Stop::File)?;
         let name = path.display().to_string();
+        if file::has_sites(&table) {
+            let is_gate = argv.iter().any(|word| word == "gate");
+            if is_gate && let Some(faults) = gate_file::faults(&text, &path, &command) {
+                return Err(Stop::File(faults));
+            }
+            table.remove("site");
+            table.remove("upstream");
+            command = gate_file::with_sites(command, &path);
+        }
+        let table = hyphenated(table, &name).map_err(Stop::File)?;
         command = with_file(command, &table, &name, &mut from_file).map_err(Stop::File)?;
     }
     let with_culprit = |error: clap::Error| {
@@ -95,7 +109,8 @@ fn config_path(argv: &[OsString]) -> Option<(PathBuf, &'static str)> {
     Some((path.into(), "KEEPGATE_CONFIG"))
 }
 
-fn read(path: &Path, culprit: &str) -> Result<toml::Table, String> {
+/// The file's text, and what it says.
+fn read(path: &Path, culprit: &str) -> Result<(String, toml::Table), String> {
     let shown = path.display();
     let length = std::fs::metadata(path)
         .map_err(|e| format!("cannot read the configuration file `{shown}` ({culprit}): {e}"))?
@@ -107,12 +122,48 @@ fn read(path: &Path, culprit: &str) -> Result<toml::Table, String> {
     }
     let text = std::fs::read_to_string(path)
         .map_err(|e| format!("cannot read the configuration file `{shown}` ({culprit}): {e}"))?;
-    text.parse().map_err(|e: toml::de::Error| {
-        let line = e
-            .span()
-            .map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
-        format!("{shown}:{line}: {}", e.message())
-    })
+    match text.parse() {
+        Ok(table) => Ok((text, table)),
+        Err(e) => {
+            let e: toml::de::Error = e;
+            let line = e.span().map_or(1, |span| {
+                1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count()
+            });
+            Err(format!("{shown}:{line}: {}", e.message()))
+        }
+    }
+}
+
+/// With keys as flags are written: `token_file` is `token-file`.
+fn hyphenated(table: toml::Table, file: &str) -> Result<toml::Table, String> {
+    let mut all = toml::Table::new();
+    for (key, value) in table {
+        let value = match value {
+            toml::Value::Table(below) => {
+                let mut flat = toml::Table::new();
+                for (name, value) in below {
+                    // A table of a command below this one.
+                    let value = match value {
+                        toml::Value::Table(below) => toml::Value::Table(hyphenated(below, file)?),
+                        other => other,
+                    };
+                    put(&mut flat, &name, value, file)?;
+                }
+                toml::Value::Table(flat)
+            }
+            other => other,
+        };
+        put(&mut all, &key, value, file)?;
+    }
+    Ok(all)
+}
+
+fn put(table: &mut toml::Table, key: &str, value: toml::Value, file: &str) -> Result<(), String> {
+    let flag = key.replace('_', "-");
+    if table.insert(flag.clone(), value).is_some() {
+        return Err(format!("{file}: `{flag}` is there twice, with `-` and with `_`; leave one"));
+    }
+    Ok(())
 }
 
 /// A value that the file gave to a flag.
@@ -189,6 +240,9 @@ fn fill(
         let values = texts(value).ok_or_else(|| {
             format!("{file}: expected a string, number, true, false or a list of those for `{key}`")
         })?;
+        if let Some(wrong) = too_many(&command, id.as_str(), value) {
+            return Err(format!("{file}: `{key}`: {wrong}"));
+        }
         let place = format!("{file}, key `{key}`");
         for value in &values {
             taken.push(FromFile { flag: long.clone(), value: value.clone(), place: place.clone() });
@@ -220,6 +274,26 @@ fn fill(
         }
     }
     Ok(command)
+}
+
+/// What is wrong with a list for a flag that has one value; none: nothing.
+fn too_many(command: &Command, id: &str, value: &toml::Value) -> Option<String> {
+    let toml::Value::Array(values) = value else { return None };
+    let arg = command.get_arguments().find(|arg| arg.get_id() == id)?;
+    let takes_several =
+        matches!(arg.get_action(), ArgAction::Append) || arg.get_value_delimiter().is_some();
+    if takes_several || values.len() == 1 {
+        return None;
+    }
+    Some(if id == "center" {
+        format!(
+            "expected one address, got {}; a gate follows one center in this release: name one, or \
+             a name that leads to all of them",
+            values.len()
+        )
+    } else {
+        format!("expected one value, got a list of {}", values.len())
+    })
 }
 
 fn texts(value: &toml::Value) -> Option<Vec<String>> {

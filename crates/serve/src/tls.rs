@@ -1,14 +1,18 @@
-//! A server's certificate and key, read from PEM files.
+//! A server's certificates and keys, read from PEM files, and which one a caller is shown.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 
 /// Where certificate and key are, both PEM.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The chain, the server's own certificate first.
     pub cert: PathBuf,
@@ -33,6 +37,9 @@ pub enum TlsError {
     /// The certificate file holds none.
     #[error("there is no certificate in `{0}`")]
     Empty(String),
+    /// The TLS library supports none of the versions.
+    #[error("TLS cannot be set up")]
+    Versions(#[source] rustls::Error),
     /// Certificate and key do not go together, or the key is of an unknown sort.
     #[error("certificate `{cert}` and key `{key}` cannot be used")]
     Unusable {
@@ -53,6 +60,10 @@ impl TlsFiles {
     /// # Errors
     /// Names the file that is at fault; see [`TlsError`].
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        Certificates { default: Some(self.clone()), named: Vec::new() }.load()
+    }
+
+    fn certified(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
         let shown = |path: &Path| path.display().to_string();
         let pem = |what, path: &Path| {
             let path = shown(path);
@@ -65,17 +76,95 @@ impl TlsFiles {
             return Err(TlsError::Empty(shown(&self.cert)));
         }
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(pem("private key", &self.key))?;
+        CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Unusable {
+            cert: shown(&self.cert),
+            key: shown(&self.key),
+            source,
+        })
+    }
+}
+
+/// The certificates of a listener, by the name that a caller asks for in TLS (SNI, RFC 6066).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificates {
+    /// For names that are not among the others, and for callers that name none. Without it, such a
+    /// handshake is refused.
+    pub default: Option<TlsFiles>,
+    /// By name, in lower case; `*.` before a name means all names below it. A name counts before a
+    /// wildcard, and a longer wildcard before a shorter one.
+    pub named: Vec<(String, TlsFiles)>,
+}
+
+impl Certificates {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.default.is_none() && self.named.is_empty()
+    }
+
+    /// The configuration of a listener that speaks HTTP/2 and HTTP/1.1 (by ALPN), TLS 1.2 and 1.3,
+    /// and asks callers for no certificate. Reads each file once.
+    ///
+    /// # Errors
+    /// Names the file that is at fault; see [`TlsError`].
+    pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut by_name = ByName::default();
+        let mut read: Vec<(&TlsFiles, Arc<CertifiedKey>)> = Vec::new();
+        let mut certified = |files| match read.iter().find(|(known, _)| *known == files) {
+            Some((_, certified)) => Ok(Arc::clone(certified)),
+            None => {
+                let certified = Arc::new(TlsFiles::certified(files, &provider)?);
+                read.push((files, Arc::clone(&certified)));
+                Ok::<_, TlsError>(certified)
+            }
+        };
+        by_name.default = self.default.as_ref().map(&mut certified).transpose()?;
+        for (name, files) in &self.named {
+            let certified = certified(files)?;
+            match name.strip_prefix("*.") {
+                Some(below) => by_name.wildcard.insert(below.to_owned(), certified),
+                None => by_name.exact.insert(name.clone(), certified),
+            };
+        }
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-            .map_err(|source| TlsError::Unusable {
-                cert: shown(&self.cert),
-                key: shown(&self.key),
-                source,
-            })?;
+            .map_err(TlsError::Versions)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(by_name));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
+    }
+}
+
+/// Chooses by name.
+#[derive(Debug, Default)]
+struct ByName {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    default: Option<Arc<CertifiedKey>>,
+}
+
+impl ByName {
+    fn of(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        if let Some(certified) = self.exact.get(name) {
+            return Some(certified);
+        }
+        let mut rest = name;
+        while let Some((_, below)) = rest.split_once('.') {
+            if let Some(certified) = self.wildcard.get(below) {
+                return Some(certified);
+            }
+            rest = below;
+        }
+        None
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase());
+        let named = name.as_deref().and_then(|name| self.of(name));
+        named.or(self.default.as_ref()).cloned()
     }
 }
 
@@ -142,5 +231,68 @@ mod tests {
         let missing = TlsFiles { cert: pair.0.cert.with_extension("none"), ..pair.0.clone() };
         let error = missing.load().unwrap_err().to_string();
         assert!(error.contains("cannot read the certificate in `"), "{error}");
+    }
+
+    /// Another way to the same choice: every name is looked at, the best that matches is taken.
+    #[test]
+    fn a_certificate_is_chosen_by_the_longest_name() {
+        let provider = rustls::crypto::ring::default_provider();
+        let certified = || {
+            let (cert, key) = made();
+            Arc::new(Pair::new(&cert, &key).0.certified(&provider).unwrap())
+        };
+        let names = ["a.example", "*.a.example", "*.example", "*.b.a.example", "example"];
+        let mut by_name = ByName::default();
+        let mut all = Vec::new();
+        for name in names {
+            let certified = certified();
+            all.push((name, Arc::clone(&certified)));
+            match name.strip_prefix("*.") {
+                Some(below) => by_name.wildcard.insert(below.to_owned(), certified),
+                None => by_name.exact.insert(name.to_owned(), certified),
+            };
+        }
+        let matches = |name: &str, asked: &str| match name.strip_prefix('*') {
+            Some(end) => asked.ends_with(end) && asked.len() > end.len(),
+            None => asked == name,
+        };
+        for asked in [
+            "a.example",
+            "x.a.example",
+            "y.x.a.example",
+            "b.a.example",
+            "c.b.a.example",
+            "example",
+            "z.example",
+            "other",
+            "xa.example",
+        ] {
+            let best = all
+                .iter()
+                .filter(|(name, _)| matches(name, asked))
+                .max_by_key(|(name, _)| (!name.starts_with('*'), name.len()));
+            let found = by_name.of(asked);
+            let same = match (found, best) {
+                (Some(found), Some((_, best))) => Arc::ptr_eq(found, best),
+                (None, None) => true,
+                _ => false,
+            };
+            assert!(same, "{asked}: {:?}", best.map(|(name, _)| name));
+        }
+    }
+
+    #[test]
+    fn a_named_certificate_at_fault_is_named_too() {
+        let (cert, key) = made();
+        let (good, bad) = (Pair::new(&cert, &key), Pair::new(&cert, &cert));
+        let mut certificates = Certificates {
+            default: Some(good.0.clone()),
+            named: vec![("a.example".to_owned(), good.0.clone())],
+        };
+        certificates.load().unwrap();
+        certificates.named.push(("b.example".to_owned(), bad.0.clone()));
+        let error = certificates.load().unwrap_err().to_string();
+        assert!(error.contains("cannot read the private key in `"), "{error}");
+        assert!(Certificates::default().is_empty() && !certificates.is_empty());
     }
 }

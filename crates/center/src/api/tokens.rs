@@ -1,5 +1,7 @@
 //! Tokens: create, list, rotate, revoke. Shown once; the last way in cannot be revoked.
 
+use std::collections::BTreeSet;
+
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::State;
@@ -12,6 +14,7 @@ use super::problem::Problem;
 use super::{Answer, App, items};
 use crate::access::Caller;
 use crate::desk::{self, EditPlan, Refusal};
+use crate::follow::SERVICES;
 use crate::store::TokenRow;
 use crate::token::{self, Minted, Role};
 
@@ -170,8 +173,11 @@ pub(crate) async fn rotate(
 /// What is wrong with binding this role to this service, if anything.
 pub(crate) fn wrong_service(role: Role, service: &str) -> Option<String> {
     match (role, service) {
-        (Role::Gate, "") => Some("`service`: a gate token is for one service; name it".to_owned()),
+        (Role::Gate, "") => {
+            Some("`service`: a gate token is for one or more services; name them".to_owned())
+        }
         (_, "") => None,
+        (Role::Gate, names) if names.contains(',') => wrong_services(names),
         (Role::Gate | Role::Pep | Role::Editor, name) if is_service_name(name) => None,
         (Role::Gate | Role::Pep | Role::Editor, name) => {
             Some(format!("`service`: expected the name of a service, got `{name}`"))
@@ -181,6 +187,24 @@ pub(crate) fn wrong_service(role: Role, service: &str) -> Option<String> {
             role.name()
         )),
     }
+}
+
+/// What is wrong with a list of services, if anything.
+fn wrong_services(names: &str) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    for name in names.split(',') {
+        if !is_service_name(name) {
+            return Some(format!(
+                "`service`: expected names of services with `,` between them and no space, got \
+                 `{name}` as one of them"
+            ));
+        }
+        if !seen.insert(name) {
+            return Some(format!("`service`: `{name}` is there twice; leave one"));
+        }
+    }
+    (seen.len() > SERVICES)
+        .then(|| format!("`service`: expected at most {SERVICES} services, got {}", seen.len()))
 }
 
 pub(crate) async fn list(State(app): State<App>, Args(page): Args<Page>) -> Answer<Out<Tokens>> {

@@ -1,4 +1,5 @@
-//! What gates last said about who makes the requests: kept in memory, one report a follower.
+//! What gates last said about who makes the requests: kept in memory, one report a follower
+//! and service.
 //!
 //! A report is kept as the bytes that came, after they were read once, so that memory is what is
 //! counted here; whoever asks has them read and merged again. It is forgotten with its
@@ -37,27 +38,34 @@ pub(crate) enum Dropped {
     Full,
 }
 
-/// Reports by the follower's connection number.
+/// Reports by the follower's connection number and the service.
 #[derive(Debug, Default)]
 pub(crate) struct Activities(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
     bytes: usize,
-    by_follower: BTreeMap<u64, Told>,
+    by_follower: BTreeMap<(u64, String), Told>,
 }
 
 #[derive(Clone, Debug)]
 struct Told {
-    service: String,
     report: Bytes,
     at: Instant,
 }
 
 impl Kept {
-    fn remove(&mut self, follower: u64) {
-        if let Some(told) = self.by_follower.remove(&follower) {
+    fn remove(&mut self, key: &(u64, String)) {
+        if let Some(told) = self.by_follower.remove(key) {
             self.bytes -= told.report.len();
+        }
+    }
+
+    fn forget(&mut self, follower: u64) {
+        let of = (follower, String::new())..(follower.saturating_add(1), String::new());
+        let keys: Vec<_> = self.by_follower.range(of).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.remove(&key);
         }
     }
 
@@ -78,7 +86,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<TopReport, Dropped> {
 }
 
 impl Activities {
-    /// Keeps a report in place of the follower's last.
+    /// Keeps a report in place of the follower's last about that service.
     pub(crate) fn keep(
         &self,
         follower: u64,
@@ -87,9 +95,10 @@ impl Activities {
         now: Instant,
     ) -> Result<(), Dropped> {
         read(&bytes)?;
-        let told = Told { service: service.to_owned(), report: Bytes::from(bytes), at: now };
+        let (key, told) =
+            ((follower, service.to_owned()), Told { report: Bytes::from(bytes), at: now });
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.remove(follower);
+        kept.remove(&key);
         let fits = |kept: &Kept| {
             kept.by_follower.len() < REPORTS && kept.bytes + told.report.len() <= ALL_BYTES
         };
@@ -100,21 +109,21 @@ impl Activities {
             return Err(Dropped::Full);
         }
         kept.bytes += told.report.len();
-        kept.by_follower.insert(follower, told);
+        kept.by_follower.insert(key, told);
         Ok(())
     }
 
-    /// Forgets a follower's report.
+    /// Forgets a follower's reports.
     pub(crate) fn forget(&self, follower: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(follower);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).forget(follower);
     }
 
     /// The reports about a service that are not old, with their ages. Reading them takes a while.
     pub(crate) fn of(&self, service: &str, now: Instant) -> Vec<Heard> {
         let told: Vec<Told> = {
             let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = kept.by_follower.values().filter(|told| told.service == service);
-            fresh
+            let of = kept.by_follower.iter().filter(|((_, name), _)| name == service);
+            of.map(|(_, told)| told)
                 .filter(|told| now.saturating_duration_since(told.at) <= FORGOTTEN)
                 .cloned()
                 .collect()
@@ -159,6 +168,26 @@ mod tests {
         assert!(ages(&kept, at(40_001)).is_empty());
         kept.forget(1);
         kept.forget(3);
+        assert_eq!(kept.0.lock().unwrap().bytes, 0);
+    }
+
+    #[test]
+    fn a_follower_of_several_services_has_a_report_about_each() {
+        let kept = Activities::default();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        for (service, ms) in [("a", 0), ("b", 1_000), ("c", 2_000)] {
+            kept.keep(1, service, report(), at(ms)).unwrap();
+        }
+        kept.keep(2, "b", report(), at(2_000)).unwrap();
+        kept.keep(1, "a", report(), at(2_500)).unwrap();
+        let ages = |service| -> Vec<u64> {
+            kept.of(service, at(3_000)).iter().map(|heard| heard.age_ms).collect()
+        };
+        assert_eq!((ages("a"), ages("b"), ages("c")), (vec![500], vec![2_000, 1_000], vec![1_000]));
+        kept.forget(1);
+        assert_eq!((ages("a"), ages("b"), ages("c")), (vec![], vec![1_000], vec![]));
+        kept.forget(2);
         assert_eq!(kept.0.lock().unwrap().bytes, 0);
     }
 

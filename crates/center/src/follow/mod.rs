@@ -66,7 +66,7 @@ const CATCH_UP_ROWS: usize = 10_000;
 const BATCH: usize = 64;
 
 /// Services one follower may name.
-const SERVICES: usize = 256;
+pub(crate) const SERVICES: usize = 256;
 
 /// The longest name of a release, in bytes.
 const RELEASE_BYTES: usize = 40;
@@ -252,9 +252,9 @@ impl Sync for SyncService {
         while name.len() > NAME_BYTES {
             name.pop();
         }
-        let scope = match caller.service() {
+        let scope = match caller.services() {
             // All that the token may see.
-            Some(own) if services.is_empty() => Scope::of(vec![own.to_owned()]),
+            Some(own) if services.is_empty() => Scope::of(own.map(str::to_owned).collect()),
             _ => Scope::of(services),
         };
         admit(&caller, &scope)?;
@@ -322,7 +322,7 @@ impl Sync for SyncService {
     }
 }
 
-/// A gate token follows its own service, an admin token anything.
+/// A gate token follows its own services, an admin token anything.
 fn admit(caller: &Caller, scope: &Scope) -> Result<(), Status> {
     if !caller.may(Permission::Follow) {
         return Err(Status::permission_denied(format!(
@@ -330,12 +330,23 @@ fn admit(caller: &Caller, scope: &Scope) -> Result<(), Status> {
             caller.role().name()
         )));
     }
-    let Some(own) = caller.service() else { return Ok(()) };
+    let Some(own) = caller.services() else { return Ok(()) };
+    let own: Vec<&str> = own.collect();
+    let told = |what: &str| {
+        let (noun, shown) = match own.as_slice() {
+            [one] => ("service", format!("`{one}`")),
+            several => ("services", format!("`{}`", several.join("`, `"))),
+        };
+        let other = if own.len() == 1 { "no other" } else { "no others" };
+        Status::permission_denied(format!("this token may follow {noun} {shown} and {other}{what}"))
+    };
     match scope {
-        Scope::Services(names) if names.iter().all(|name| name == own) => Ok(()),
-        _ => Err(Status::permission_denied(format!(
-            "this token may follow service `{own}` and no other"
-        ))),
+        Scope::Services(names) => match names.iter().find(|name| !own.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(_) if own.len() == 1 => Err(told("")),
+            Some(name) => Err(told(&format!(", got `{name}`; make a token that names it too"))),
+        },
+        Scope::All => Err(told("")),
     }
 }
 

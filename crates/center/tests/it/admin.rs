@@ -379,7 +379,7 @@ async fn refusals_name_the_culprit() {
         "POST",
         "/v1/tokens",
         Some(json!({ "role": "gate" })),
-        expect!["422 `service`: a gate token is for one service; name it"],
+        expect!["422 `service`: a gate token is for one or more services; name them"],
     )
     .await;
     check(

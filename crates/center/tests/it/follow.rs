@@ -272,6 +272,72 @@ async fn who_may_follow_what() {
     center.stop().await;
 }
 
+/// A gate's token may name several services, and follows no other.
+#[tokio::test]
+async fn a_token_of_several_services_follows_those_alone() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    for service in ["orders", "shop", "stock"] {
+        center.service(service, &[]).await;
+    }
+    let gate = center.token("gate", "orders,shop").await;
+    for (services, expected) in [
+        (&["orders"][..], None),
+        (&["shop"][..], None),
+        (&["shop", "orders"][..], None),
+        (&[][..], None),
+        (&["stock"][..], Some(tonic::Code::PermissionDenied)),
+        (&["orders", "shop", "stock"][..], Some(tonic::Code::PermissionDenied)),
+        // No part of a name, and no list that is taken for a name.
+        (&["order"][..], Some(tonic::Code::PermissionDenied)),
+        (&["orders,shop"][..], Some(tonic::Code::PermissionDenied)),
+    ] {
+        let code = match Mirror::follow(&center, &gate, services).await {
+            Ok(mut mirror) => mirror.step().await.err().map(|status| status.code()),
+            Err(status) => {
+                let said = status.message();
+                assert!(said.contains("services `orders`, `shop` and no others"), "{said}");
+                Some(status.code())
+            }
+        };
+        assert_eq!(code, expected, "{services:?}");
+    }
+    // Without names it is told of its own services, and of no other.
+    let mut mirror = Mirror::follow(&center, &gate, &[]).await.unwrap();
+    mirror.until(center.revision().await).await;
+    let follower = &center.ask("GET", "/v1/followers", None).await.good()["followers"][0];
+    assert_eq!(follower["services"], json!(["orders", "shop"]));
+    center.stop().await;
+}
+
+#[tokio::test]
+async fn the_services_of_a_token_are_checked() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let name = |n: usize| format!("s{n}");
+    let many = |n: usize| (0..n).map(name).collect::<Vec<_>>().join(",");
+    for (role, service, problem) in [
+        ("gate", "a,b".to_owned(), None),
+        ("gate", many(256), None),
+        ("gate", many(257), Some("at most 256 services, got 257")),
+        ("gate", "a,a".to_owned(), Some("`a` is there twice")),
+        ("gate", "a,".to_owned(), Some("got `` as one of them")),
+        ("gate", "a, b".to_owned(), Some("got ` b` as one of them")),
+        ("pep", "a,b".to_owned(), Some("expected the name of a service, got `a,b`")),
+    ] {
+        let body = json!({ "role": role, "service": service });
+        let answer = center.ask("POST", "/v1/tokens", Some(body)).await;
+        match problem {
+            None => drop(answer.good()),
+            Some(part) => {
+                let said = answer.problem(422).to_string();
+                assert!(said.contains(part), "{role} {service}: {said}");
+            }
+        }
+    }
+    center.stop().await;
+}
+
 #[tokio::test]
 async fn a_revoked_token_ends_its_stream() {
     let dir = Dir::new();

@@ -108,6 +108,28 @@ async fn reports_of_gates_are_merged_and_forgotten_with_their_streams() {
     center.stop().await;
 }
 
+/// A gate of several services tells of each, and none of its reports takes another's place.
+#[tokio::test]
+async fn a_gate_of_several_services_reports_about_each() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    for service in ["orders", "stock"] {
+        center.service(service, &[]).await;
+    }
+    let gate = center.token("gate", "orders,stock").await;
+    let mirror = Mirror::follow(&center, &gate, &["orders", "stock"]).await.unwrap();
+    mirror.report("orders", crawl(0..500)).await;
+    mirror.report("stock", crawl(0..700)).await;
+    counted(&center, "activity_reports_total", 2).await;
+    let stock = center.ask("GET", "/v1/services/stock/top", None).await.good();
+    assert_eq!((&top(&center).await["requests"], &stock["requests"]), (&json!(500), &json!(700)));
+    mirror.report("orders", crawl(0..900)).await;
+    counted(&center, "activity_reports_total", 3).await;
+    let stock = center.ask("GET", "/v1/services/stock/top", None).await.good();
+    assert_eq!((&top(&center).await["requests"], &stock["requests"]), (&json!(900), &json!(700)));
+    center.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_no_report_is_dropped_and_the_stream_goes_on() {
     let dir = Dir::new();

@@ -161,12 +161,18 @@ impl Target {
         }
     }
 
-    /// What belongs into `Host` and `:authority` when the caller has nothing better.
+    /// What belongs into `Host` and `:authority` when the caller has nothing better: the name that
+    /// TLS asks for, where that is another than the place's.
     pub fn authority(&self) -> String {
+        self.with_port(self.server_name.as_deref())
+    }
+
+    fn with_port(&self, name: Option<&str>) -> String {
         let default = if self.tls.is_some() { 443 } else { 80 };
         match &self.place {
             Endpoint::Unix(_) => self.server_name().to_owned(),
             Endpoint::Tcp { host, port } => {
+                let host = name.unwrap_or(host);
                 let v6 = host.contains(':');
                 let (open, close) = if v6 { ("[", "]") } else { ("", "") };
                 if *port == default {
@@ -184,7 +190,7 @@ impl std::fmt::Display for Target {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         match &self.place {
             Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
-            Endpoint::Tcp { .. } => write!(f, "{scheme}://{}", self.authority()),
+            Endpoint::Tcp { .. } => write!(f, "{scheme}://{}", self.with_port(None)),
         }
     }
 }

@@ -54,7 +54,7 @@ impl Replica {
             clock,
             counters: Counters::default(),
             revision: watch::Sender::new(Revision(0)),
-            activity: watch::Sender::new(None),
+            activity: watch::Sender::new(super::Activities::default()),
             dialer: Dialer::new(DialConfig::default()),
             standing: ArcSwap::from_pointee(Standing::Following),
             lineage: ArcSwap::default(),

@@ -229,8 +229,8 @@ impl Follower {
         self.shared.counters.streams.add(1);
         let (applied, acks) = watch::channel(None);
         let mut reports = self.shared.activity.subscribe();
-        // The last report may be unsent, and a center that was away does not know it.
-        if reports.borrow().is_some() {
+        // The last reports may be unsent, and a center that was away does not know them.
+        if reports.borrow().newest > 0 {
             reports.mark_changed();
         }
         // Pulses are numbered within a stream, so an echo is of this stream or of none.

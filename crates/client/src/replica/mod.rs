@@ -68,11 +68,12 @@ const MAX_NAME: usize = 200;
 /// The largest report that [`Replica::report`] takes on, in bytes (a bound of the protocol).
 pub const MAX_REPORT: usize = 64 << 10;
 
-/// What a follower tells its center about a service; the center knows what the bytes are.
-#[derive(Debug)]
-struct Activity {
-    service: String,
-    report: Vec<u8>,
+/// What a follower tells its center about its services; the center knows what the bytes are. Each
+/// report has a number, which counts up.
+#[derive(Debug, Default)]
+struct Activities {
+    newest: u64,
+    by_service: BTreeMap<String, (u64, Arc<Vec<u8>>)>,
 }
 
 /// What to follow, and how. Made by [`FollowConfig::new`]; more settings may come.
@@ -191,8 +192,8 @@ struct Shared {
     clock: Clock,
     counters: Counters,
     revision: watch::Sender<Revision>,
-    /// The last report; one that is not sent when the next one comes never is.
-    activity: watch::Sender<Option<Arc<Activity>>>,
+    /// The last report about each service; one that is not sent when the next one comes never is.
+    activity: watch::Sender<Activities>,
     dialer: Dialer,
     standing: ArcSwap<Standing>,
     lineage: ArcSwap<Lineage>,
@@ -285,7 +286,7 @@ impl Replica {
             clock: Clock::new(Arc::clone(&config.time)),
             counters: Counters::default(),
             revision: watch::Sender::new(Revision(0)),
-            activity: watch::Sender::new(None),
+            activity: watch::Sender::new(Activities::default()),
             dialer: config.dialer.clone(),
             standing: ArcSwap::default(),
             lineage: ArcSwap::default(),
@@ -356,6 +357,17 @@ impl Replica {
     /// The published world with its own age, to be kept over awaits.
     pub fn pin(&self) -> Pinned {
         Pinned { published: self.shared.published.load_full(), shared: Arc::clone(&self.shared) }
+    }
+
+    /// As [`Replica::pin`], for one service: the last state of it that was understood, where it is
+    /// held back.
+    pub fn pin_of(&self, service: &str) -> Pinned {
+        let published = self.shared.published.load_full();
+        let published = match published.held_back.get(service) {
+            Some(older) => Arc::clone(older),
+            None => published,
+        };
+        Pinned { published, shared: Arc::clone(&self.shared) }
     }
 
     /// Time since the replica was last known to be current; none: never, or unknown.
@@ -463,14 +475,23 @@ impl Replica {
     }
 
     /// Tells the center about one of the services followed, when the connection is next free: in
-    /// place of any report that is still unsent. Never waits; false if the report is too large.
+    /// place of a report about that service that is still unsent. Never waits; false if the report
+    /// is too large, or is about one service more than a replica may follow.
     pub fn report(&self, service: &str, report: Vec<u8>) -> bool {
         if report.len() > MAX_REPORT {
             return false;
         }
-        let activity = Activity { service: service.to_owned(), report };
-        self.shared.activity.send_replace(Some(Arc::new(activity)));
-        true
+        let mut is_taken = true;
+        self.shared.activity.send_if_modified(|told| {
+            let is_new = !told.by_service.contains_key(service);
+            is_taken = !is_new || told.by_service.len() < MAX_SERVICES;
+            if is_taken {
+                told.newest += 1;
+                told.by_service.insert(service.to_owned(), (told.newest, Arc::new(report)));
+            }
+            is_taken
+        });
+        is_taken
     }
 
     /// Ends following, for all handles: the connection closes, the world stays as it is and

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::age::Ring;
-use super::{Activity, Shared};
+use super::{Activities, Shared};
 
 /// A revision that is published to readers.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +27,16 @@ type Pulses = (Arc<Mutex<Ring>>, Arc<Shared>, Duration);
 pub(super) fn requests(
     hello: proto::Hello,
     acks: watch::Receiver<Option<Applied>>,
-    reports: watch::Receiver<Option<Arc<Activity>>>,
+    reports: watch::Receiver<Activities>,
     (ring, shared, every): Pulses,
 ) -> impl Stream<Item = proto::FollowRequest> + Send + 'static {
     let hello = follow_request::Request::Hello(hello);
     let mut ticks = tokio::time::interval(every);
     // After a stop one pulse is enough.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let state = (acks, reports, ticks);
-    let later = stream::unfold(state, move |(mut acks, mut reports, mut ticks)| {
+    // The number of the newest report that was sent on this stream.
+    let state = (acks, reports, 0, ticks);
+    let later = stream::unfold(state, move |(mut acks, mut reports, mut told, mut ticks)| {
         let (ring, shared) = (Arc::clone(&ring), Arc::clone(&shared));
         async move {
             let request = tokio::select! {
@@ -61,19 +62,37 @@ pub(super) fn requests(
                     })
                 }
                 Ok(()) = reports.changed() => {
-                    let latest = reports.borrow_and_update().clone()?;
-                    follow_request::Request::Activity(proto::Activity {
-                        service: latest.service.clone(),
-                        report: latest.report.clone(),
-                    })
+                    let activity;
+                    (activity, told) = next_report(&mut reports, told)?;
+                    follow_request::Request::Activity(activity)
                 }
             };
-            Some((request, (acks, reports, ticks)))
+            Some((request, (acks, reports, told, ticks)))
         }
     });
     stream::iter([hello])
         .chain(later)
         .map(|request| proto::FollowRequest { request: Some(request) })
+}
+
+/// The oldest report after number `told`, and its own number. Where more are left, the receiver is
+/// told again, so that pulses and acknowledgements come between two reports.
+fn next_report(
+    reports: &mut watch::Receiver<Activities>,
+    told: u64,
+) -> Option<(proto::Activity, u64)> {
+    let (activity, number, is_last) = {
+        let all = reports.borrow_and_update();
+        let unsent = all.by_service.iter().filter(|(_, (number, _))| *number > told);
+        let (service, (number, report)) = unsent.min_by_key(|(_, (number, _))| *number)?;
+        let activity =
+            proto::Activity { service: service.clone(), report: report.as_ref().clone() };
+        (activity, *number, *number == all.newest)
+    };
+    if !is_last {
+        reports.mark_changed();
+    }
+    Some((activity, number))
 }
 
 /// For operators alone; see the message.

@@ -80,6 +80,8 @@ impl Ending {
 
 /// What an exchange was decided on.
 pub(crate) struct Inputs {
+    /// The place of the service that decided.
+    pub(crate) service: usize,
     pub(crate) principal: Arc<Uid>,
     pub(crate) action: Uid,
     pub(crate) resource: Uid,

@@ -38,9 +38,36 @@ const LIMITED: [(Phase, bool); 4] = [
 const KINDS: usize = Kind::ALL.len();
 const PHASES: usize = Phase::ALL.len();
 
+/// One service's counters at one worker.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceMetrics {
+    /// Answers of the gate's own, by kind.
+    answered: [Counter; KINDS],
+    /// Upstream's answers, by the first digit of their status.
+    forwarded: [Counter; 6],
+}
+
+impl ServiceMetrics {
+    /// The gate answered by itself.
+    pub(crate) fn answered(&self, kind: Kind) {
+        if let Some(counter) = self.answered.get(kind as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// The upstream answered.
+    pub(crate) fn forwarded(&self, status: StatusCode) {
+        if let Some(counter) = self.forwarded.get(usize::from(status.as_u16() / 100)) {
+            counter.add(1);
+        }
+    }
+}
+
 /// One worker's counters.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerMetrics {
+    /// Those of each service, in the order of the services.
+    pub(crate) services: Box<[Arc<ServiceMetrics>]>,
     /// Answers of the gate's own, by phase and kind.
     answered: [[Counter; KINDS]; PHASES],
     /// Upstream's answers, by the first digit of their status.
@@ -67,6 +94,12 @@ pub(crate) struct WorkerMetrics {
 }
 
 impl WorkerMetrics {
+    /// For so many services.
+    pub(crate) fn new(services: usize) -> WorkerMetrics {
+        let services = (0..services).map(|_| Arc::default()).collect();
+        WorkerMetrics { services, ..WorkerMetrics::default() }
+    }
+
     /// The gate answered by itself.
     pub(crate) fn answered(&self, phase: Phase, kind: Kind) {
         let row = self.answered.get(phase as usize);
@@ -188,6 +221,33 @@ fn requests(workers: &Workers, page: &mut Page) {
                     ("phase", phase.name()),
                     ("status", status.as_str()),
                 ];
+                series.line(&labels, n);
+            }
+        }
+    }
+}
+
+/// The requests of each service, in the order of their names here.
+pub(crate) fn services(workers: &Workers, names: &[&str], page: &mut Page) {
+    let help = "Requests of each service by outcome.";
+    let mut series = page.metric(Sort::Counter, "service_requests_total", help);
+    for (place, name) in names.iter().enumerate() {
+        let sum = |of: &dyn Fn(&ServiceMetrics) -> u64| {
+            total(workers, |w| w.services.get(place).map_or(0, |service| of(service)))
+        };
+        for (digit, class) in ["0xx", "1xx", "2xx", "3xx", "4xx", "5xx"].iter().enumerate() {
+            let n = sum(&|s| s.forwarded.get(digit).map_or(0, Counter::value));
+            if n > 0 || *class == "2xx" {
+                let labels = [("service", *name), ("outcome", "forwarded"), ("status", *class)];
+                series.line(&labels, n);
+            }
+        }
+        for kind in Kind::ALL {
+            let n = sum(&|s| s.answered.get(*kind as usize).map_or(0, Counter::value));
+            if n > 0 {
+                let status = kind.status();
+                let labels =
+                    [("service", *name), ("outcome", kind.suffix()), ("status", status.as_str())];
                 series.line(&labels, n);
             }
         }

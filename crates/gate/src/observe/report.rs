@@ -22,18 +22,33 @@ const QUIET: u32 = 4;
 const MAX_BYTES: usize = 64 << 10;
 
 /// Runs until it is dropped.
-pub(crate) async fn run(tables: Arc<Tables>, dropped: Arc<Dropped>) {
+pub(crate) async fn run(services: Vec<Arc<Tables>>, dropped: Arc<Dropped>) {
+    let mut seen: Vec<Seen> = services.iter().map(|_| Seen::default()).collect();
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut requests, mut quiet) = (None, 0);
     loop {
         every.tick().await;
-        let Some((report, seen)) = report(&tables, &dropped) else { continue };
-        if requests == Some(seen) && quiet + 1 < QUIET {
-            quiet += 1;
-            continue;
+        for (tables, seen) in services.iter().zip(&mut seen) {
+            seen.tell(tables, &dropped);
         }
-        (requests, quiet) = (Some(seen), 0);
+    }
+}
+
+/// What was told of one service last.
+#[derive(Default)]
+struct Seen {
+    requests: Option<u64>,
+    quiet: u32,
+}
+
+impl Seen {
+    fn tell(&mut self, tables: &Tables, dropped: &Dropped) {
+        let Some((report, requests)) = report(tables, dropped) else { return };
+        if self.requests == Some(requests) && self.quiet + 1 < QUIET {
+            self.quiet += 1;
+            return;
+        }
+        *self = Seen { requests: Some(requests), quiet: 0 };
         tables.source.report(&tables.service, report);
     }
 }

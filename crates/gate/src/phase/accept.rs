@@ -5,12 +5,14 @@
 //! judged here.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{Method, Version};
 use hyper::body::{Body as _, Incoming};
 
 use super::stage::{Accepted, Arrived, Ended, Refused};
 use super::wanted::Wanted;
+use super::worker::Entry;
 use crate::message::forwarding;
 use crate::message::headers::{self, Asked};
 use crate::message::problem::{Kind, Problem};
@@ -18,15 +20,27 @@ use crate::observe::phase::Phase;
 use crate::wire::h2::FRAGMENT;
 
 pub(crate) fn run(arrived: Box<Arrived>, body: &Incoming) -> Result<Accepted, Box<Refused>> {
-    let Judged { host, asked, websocket, min_revision } = match judge(&arrived, body) {
+    let Judged { host, entry, asked, websocket, min_revision } = match judge(&arrived, body) {
         Ok(judged) => judged,
         Err(problem) => return Err(refused(problem, arrived, None)),
     };
     match find_caller(&arrived) {
-        Ok(Caller { client, trusted }) => {
-            let paid = None;
-            Ok(Accepted { arrived, host, client, trusted, asked, websocket, min_revision, paid })
-        }
+        Ok(Caller { client, trusted }) => match entry {
+            Ok(entry) => Ok(Accepted {
+                arrived,
+                entry,
+                host,
+                client,
+                trusted,
+                asked,
+                websocket,
+                min_revision,
+                paid: None,
+            }),
+            Err(problem) => {
+                Err(Refused::new(Phase::Route, problem, Ended::Arrived(arrived, client)))
+            }
+        },
         Err(problem) => {
             let client = arrived.peer.address();
             Err(refused(problem, arrived, client))
@@ -41,6 +55,8 @@ fn refused(problem: Problem, arrived: Box<Arrived>, client: Option<IpAddr>) -> B
 /// What the head says.
 struct Judged {
     host: Box<str>,
+    /// The site; else why there is none.
+    entry: Result<Arc<Entry>, Problem>,
     asked: Asked,
     websocket: bool,
     min_revision: Option<Wanted>,
@@ -75,11 +91,13 @@ fn judge(arrived: &Arrived, body: &Incoming) -> Result<Judged, Problem> {
         && parts.method == Method::GET
         && parts.version == Version::HTTP_11
         && headers::is_websocket(&parts.headers, asked);
-    if body.size_hint().exact().is_some_and(|bytes| bytes > bounds.body_bytes) {
+    let entry = arrived.worker.entry(&host, parts.uri.path()).map(Arc::clone);
+    let body_bytes = entry.as_ref().map_or(bounds.body_bytes, |e| e.site.bounds.body_bytes);
+    if body.size_hint().exact().is_some_and(|bytes| bytes > body_bytes) {
         let detail = "the request body is over the gate's bound";
         return Err(Problem::new(Kind::BodyTooLarge, detail).close());
     }
-    Ok(Judged { host, asked, websocket, min_revision: min_revision(arrived)? })
+    Ok(Judged { host, entry, asked, websocket, min_revision: min_revision(arrived)? })
 }
 
 /// TRACE never, and nothing that an upstream might read as another method: some take `delete` for

@@ -25,7 +25,7 @@ pub(crate) fn run(admitted: Admitted) -> Result<Allowed, Box<Refused>> {
 /// The context that it was permitted on.
 fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
     let (found, principal) = (admitted.found(), &admitted.identified.identity.principal);
-    let Accepted { arrived, host, client, .. } = &admitted.identified.routed.accepted;
+    let Accepted { arrived, entry, host, client, .. } = &admitted.identified.routed.accepted;
     let worker = &arrived.worker;
     fresh(found)?;
     let started = Instant::now();
@@ -35,7 +35,7 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
         context.fill(arrived.parts.method.as_str(), path, host, *client);
         let decision = found.table.world.decide(
             &Query::new(principal, &found.action, &found.resource)
-                .service(&worker.common.tables.service)
+                .service(&entry.served.tables.service)
                 .context(&context.map)
                 .at(now),
         );

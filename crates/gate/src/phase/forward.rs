@@ -108,7 +108,7 @@ fn answer(
     listed: Listed,
 ) -> Result<(Response<GateBody>, Option<Box<Upgrade>>), Problem> {
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let Accepted { arrived, websocket, .. } = &admitted.identified.routed.accepted;
+    let Accepted { arrived, entry, websocket, .. } = &admitted.identified.routed.accepted;
     headers::clean_response(response.headers_mut(), upgraded);
     response.headers_mut().insert(X_REQUEST_ID, arrived.request_id.clone());
     *response.version_mut() = Version::HTTP_11;
@@ -123,7 +123,7 @@ fn answer(
     let upstream = hyper::upgrade::on(&mut response);
     arrived.peer.shared.become_tunnel();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    let bounds = &arrived.worker.common.settings.bounds;
+    let bounds = &entry.site.bounds;
     let idle = admitted.found().answer_idle.unwrap_or(bounds.answer_idle);
     let metrics = Arc::clone(&arrived.worker.metrics);
     let permits = admitted.take_permits();
@@ -153,11 +153,11 @@ async fn send(
     request: Request<CallerBody>,
 ) -> Result<Response<PooledBody<CallerBody>>, PoolError> {
     let (arrived, found) = (admitted.arrived(), admitted.found());
-    let common = &arrived.worker.common;
-    let bounds = &common.settings.bounds;
+    let site = &admitted.entry().site;
+    let (bounds, backend) = (&site.bounds, &site.backend);
     let still_wanted = || fresh(found).is_ok();
     let waiting = |_: Duration| {
-        common.uploads.cut_slowest(bounds.pressure_rate, Instant::now());
+        backend.uploads.cut_slowest(bounds.pressure_rate, Instant::now());
     };
     let terms = Terms {
         answer_timeout: found.answer_timeout.or(Some(bounds.answer_timeout)),
@@ -166,7 +166,7 @@ async fn send(
         still_wanted: Some(&still_wanted),
         waiting: Some(&waiting),
     };
-    common.upstream.send_on(request, &terms).await
+    backend.upstream.send_on(request, &terms).await
 }
 
 /// The caller's body. On HTTP/1.1 it waits until its address may have one more in progress.
@@ -174,12 +174,12 @@ async fn caller_body(
     admitted: &Admitted,
     incoming: Incoming,
 ) -> Result<(CallerBody, Arc<BodyFate>), Problem> {
-    let Accepted { arrived, client, .. } = &admitted.identified.routed.accepted;
-    let common = &arrived.worker.common;
-    let (uploads, bounds) = (&common.uploads, &common.settings.bounds);
-    let slot = match (*client, common.upstream.unshared()) {
+    let Accepted { arrived, entry, client, .. } = &admitted.identified.routed.accepted;
+    let (backend, bounds) = (&entry.site.backend, &entry.site.bounds);
+    let uploads = &backend.uploads;
+    let slot = match (*client, backend.upstream.unshared()) {
         (Some(address), Some(connections)) if !arrived.grpc => {
-            let within = common.settings.pool.queue_timeout;
+            let within = backend.queue_timeout;
             let share = connections / BODY_SHARE;
             let Some(slot) = uploads.enter(address, share, within).await else {
                 arrived.worker.metrics.cuts.note(Cut::BodyShare, &arrived.request_id);
@@ -205,6 +205,7 @@ fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
     let Identified { routed: Routed { accepted, found, .. }, identity } = &admitted.identified;
     let Arrived { worker, peer, request_id, started, .. } = &*accepted.arrived;
     let inputs = Inputs {
+        service: accepted.entry.served.number,
         principal: Arc::clone(&identity.principal),
         action: found.action.clone(),
         resource: found.resource.clone(),

@@ -8,7 +8,7 @@ use keepgate_observe::unix_s;
 use keepgate_policy::Uid;
 
 use super::stage::{Ended, Found, Identified, Identity, Refused, Routed, ShownKey};
-use super::worker::Worker;
+use super::worker::{Served, Worker};
 use crate::identify::cache::{self, Known};
 use crate::identify::jwt::{JwtError, Unverified, Verified};
 use crate::identify::key;
@@ -78,7 +78,8 @@ async fn by_any_way(routed: &mut Routed, ways: &Ways, belief: Belief) -> Result<
     let mut is_other = false;
     match bearer(fields(routed), ways)? {
         Shown::Token(token) => {
-            return by_token(&routed.accepted.arrived.worker, ways, &token).await;
+            let accepted = &routed.accepted;
+            return by_token(&accepted.arrived.worker, &accepted.entry.served, ways, &token).await;
         }
         Shown::Key(key) => return by_key(routed, ways, AUTHORIZATION, &key),
         Shown::Other => is_other = true,
@@ -181,17 +182,22 @@ fn only<'f>(
     }
 }
 
-async fn by_token(worker: &Worker, ways: &Ways, token: &str) -> Result<Identity, Problem> {
+async fn by_token(
+    worker: &Worker,
+    served: &Served,
+    ways: &Ways,
+    token: &str,
+) -> Result<Identity, Problem> {
     let name = cache::name(token);
-    let mut state = worker.common.tables.issuers.state();
+    let mut state = served.tables.issuers.state();
     let now = unix_s();
-    if let Some(known) = worker.known_token(state, &name, now) {
+    if let Some(known) = served.known_token(state, &name, now) {
         worker.metrics.token_cached.add(1);
         let until = Some(known.until_unix_s);
         return somebody(ways, known.principal, Some(known.header), None, until);
     }
     let unverified = Unverified::parse(token).map_err(|e| jwt_refused(ways, e))?;
-    let (issuer, verified) = verify(worker, ways, &unverified, now, &mut state).await?;
+    let (issuer, verified) = verify(served, ways, &unverified, now, &mut state).await?;
     worker.metrics.token_verified.add(1);
     let principal = Arc::new(Uid::new(&issuer.settings.principal_type, verified.id));
     let header = header_of(&principal);
@@ -202,7 +208,7 @@ async fn by_token(worker: &Worker, ways: &Ways, token: &str) -> Result<Identity,
             from_unix_s: verified.from_unix_s,
             until_unix_s: verified.until_unix_s,
         };
-        worker.keep_token(state, name, known);
+        served.keep_token(state, name, known);
     }
     somebody(ways, principal, header, None, Some(verified.until_unix_s))
 }
@@ -210,7 +216,7 @@ async fn by_token(worker: &Worker, ways: &Ways, token: &str) -> Result<Identity,
 /// Verifies with each issuer of that name; waits for keys where they are missing. `state` is
 /// then the one of the keys that were used.
 async fn verify<'w>(
-    worker: &Worker,
+    served: &Served,
     ways: &'w Ways,
     token: &Unverified<'_>,
     now: u64,
@@ -221,9 +227,9 @@ async fn verify<'w>(
         let mut verdict =
             issuer.keys.current().map(|keys| token.verify(&issuer.settings, &keys, now));
         if matches!(verdict, None | Some(Err(JwtError::UnknownKey))) {
-            let refresh = worker.common.tables.issuers.refresh();
+            let refresh = served.tables.issuers.refresh();
             if issuer.keys.renewed(refresh).await || verdict.is_none() {
-                *state = worker.common.tables.issuers.state();
+                *state = served.tables.issuers.state();
                 let keys = issuer.keys.current();
                 verdict = keys.map(|keys| token.verify(&issuer.settings, &keys, now));
             }
@@ -249,7 +255,7 @@ fn by_key(
     let Routed { accepted, found: Found { table, .. }, .. } = routed;
     let prefix = key::prefix(shown).map_err(|e| refused(ways, e.to_string()))?;
     let body = table
-        .key(&accepted.arrived.worker.common.tables.service, prefix)
+        .key(&accepted.entry.served.tables.service, prefix)
         .ok_or_else(|| refused(ways, "the API key is not known"))?;
     key::check(shown, body, unix_s()).map_err(|e| refused(ways, e.to_string()))?;
     let principal = Arc::new(body.principal.clone());

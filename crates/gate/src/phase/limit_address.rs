@@ -58,8 +58,8 @@ pub(super) fn counted(way: Way) -> Result<Result<Routed, (Unrouted, Problem)>, B
 }
 
 fn count(accepted: &Accepted, service: &Service, route: Option<&str>) -> LimitVerdict {
-    let Accepted { arrived, .. } = accepted;
-    let now = arrived.worker.common.tables.limiting.now();
+    let Accepted { arrived, entry, .. } = accepted;
+    let now = entry.served.tables.limiting.now();
     let method = arrived.parts.method.as_str();
     let said = service.limits.limiter.check_address(&accepted.address(), method, route, now);
     arrived.worker.metrics.limited(Phase::LimitAddress, &said);

@@ -42,7 +42,7 @@ fn count(identified: &Identified) -> LimitVerdict {
         plan: key.map(|key| key.plan.as_str()).filter(|plan| !plan.is_empty()),
         header: &|name| parts.headers.get(name).map(HeaderValue::as_bytes),
     };
-    let now = worker.common.tables.limiting.now();
+    let now = accepted.entry.served.tables.limiting.now();
     let limiter = &found.service.limits.limiter;
     let said = limiter.check_principal(&caller, parts.method.as_str(), found.template(), now);
     worker.metrics.limited(Phase::LimitPrincipal, &said);

@@ -21,6 +21,9 @@ pub(crate) fn run(outcome: Result<Forwarded, Box<Refused>>) -> Answered {
         Ok(Forwarded { mut sent, mut response, upgrade }) => {
             let facts = sent.facts();
             facts.arrived.worker.metrics.forwarded(response.status());
+            if let Some(served) = facts.served {
+                served.metrics.forwarded(response.status());
+            }
             tell(&facts, &mut response, Phase::Forward, "forwarded", false);
             let permits = sent.take_permits();
             (response.map(|body| body.keeping(permits)), upgrade)
@@ -34,6 +37,9 @@ pub(crate) fn run(outcome: Result<Forwarded, Box<Refused>>) -> Answered {
                 problem.retry_after_s = Some(worker.waits.after(kind));
             }
             worker.metrics.answered(phase, kind);
+            if let Some(served) = facts.served {
+                served.metrics.answered(kind);
+            }
             let mut response = if *grpc {
                 answer::grpc(problem, request_id)
             } else {
@@ -77,7 +83,9 @@ fn tell_limits(facts: &Facts<'_>, headers: &mut HeaderMap) {
 fn observe(facts: &Facts<'_>, refused: bool) {
     let Arrived { worker, parts, .. } = facts.arrived;
     let route = facts.found.and_then(Found::template);
-    let limiting = &worker.common.tables.limiting;
+    // Of what is for none of several services, none is told.
+    let Some(served) = facts.served else { return };
+    let limiting = &served.tables.limiting;
     let observation = Observation {
         address: facts.address(),
         principal: facts.identity.and_then(|identity| identity.known()),
@@ -99,6 +107,8 @@ fn log(facts: &Facts<'_>, response: &Response<GateBody>, phase: Phase, outcome: 
         target: "keepgate::decision",
         request_id = facts.arrived.request_id.to_str().unwrap_or_default(),
         outcome,
+        service = facts.served.map(|served| served.tables.service.as_str()).unwrap_or_default(),
+        site = facts.site,
         phase = phase.name(),
         status = response.status().as_u16(),
         client = text(facts.client.map(|ip| ip.to_string())),

@@ -13,7 +13,7 @@ use http::{HeaderMap, Uri};
 use super::stage::{Accepted, Admitted, Ended, Paid, Refused, Routed, Unrouted};
 use super::undecided::no_decision;
 use super::wanted::Wanted;
-use super::worker::Worker;
+use super::worker::{Served, Worker};
 use super::{identify, limit_address, limit_principal, route};
 use crate::message::problem::Problem;
 use crate::observe::phase::Phase;
@@ -38,7 +38,7 @@ impl Behind {
     /// The request itself where there is nothing to wait for.
     pub(super) fn of(accepted: Accepted) -> Result<Accepted, Box<Behind>> {
         let wanted = match &accepted.min_revision {
-            Some(wanted) if !has(&accepted.arrived.worker, wanted) => wanted.clone(),
+            Some(wanted) if !has(&accepted.entry.served, wanted) => wanted.clone(),
             _ => return Ok(accepted),
         };
         let parts = &accepted.arrived.parts;
@@ -50,8 +50,9 @@ impl Behind {
     pub(super) async fn wait(self: Box<Self>) -> Result<Accepted, Box<Refused>> {
         let Behind { accepted, came: Came { wanted, uri, headers } } = *self;
         let worker = Arc::clone(&accepted.arrived.worker);
+        let entry = Arc::clone(&accepted.entry);
         let reached = Reached::by(accepted).await?;
-        match wait_for(&wanted, &worker).await {
+        match wait_for(&wanted, &worker, &entry.served).await {
             Ok(()) => {
                 let mut accepted = reached.rewound();
                 accepted.arrived.parts.uri = uri;
@@ -63,12 +64,11 @@ impl Behind {
     }
 }
 
-async fn wait_for(wanted: &Wanted, worker: &Worker) -> Result<(), Problem> {
-    is_lost(worker, wanted)?;
+async fn wait_for(wanted: &Wanted, worker: &Worker, served: &Served) -> Result<(), Problem> {
+    is_lost(served, wanted)?;
+    let source = &served.tables.source;
     // Of another history nothing is known yet; it may be declared a successor any moment.
-    if wanted.is_of(worker.common.tables.source.history())
-        && wanted.revision.0 > worker.common.tables.source.head().0.saturating_add(AHEAD)
-    {
+    if wanted.is_of(source.history()) && wanted.revision.0 > source.head().0.saturating_add(AHEAD) {
         let detail = "the requested revision is far above the newest one that the center announced";
         return Err(no_decision("ahead", detail));
     }
@@ -78,12 +78,10 @@ async fn wait_for(wanted: &Wanted, worker: &Worker) -> Result<(), Problem> {
         let detail = "too many requests wait for a revision already";
         return Err(no_decision("waiters", detail));
     };
-    if worker.common.tables.source.wait_for(wanted.revision, bounds.revision_wait).await
-        && has(worker, wanted)
-    {
+    if source.wait_for(wanted.revision, bounds.revision_wait).await && has(served, wanted) {
         return Ok(());
     }
-    is_lost(worker, wanted)?;
+    is_lost(served, wanted)?;
     Err(no_decision("behind", "the gate has not reached the requested revision"))
 }
 
@@ -134,17 +132,17 @@ impl Reached {
     }
 }
 
-fn has(worker: &Worker, wanted: &Wanted) -> bool {
-    worker.table().is_some_and(|table| {
+fn has(served: &Served, wanted: &Wanted) -> bool {
+    served.table().is_some_and(|table| {
         let (revision, _, history) = table.version;
         revision >= wanted.revision && wanted.is_of(history)
     })
 }
 
 /// A revision of a history that was lost never comes: what was written in it is gone.
-fn is_lost(worker: &Worker, wanted: &Wanted) -> Result<(), Problem> {
+fn is_lost(served: &Served, wanted: &Wanted) -> Result<(), Problem> {
     let digits = wanted.history.as_deref();
-    if digits.is_some_and(|digits| worker.common.tables.source.is_lost_history(digits)) {
+    if digits.is_some_and(|digits| served.tables.source.is_lost_history(digits)) {
         let detail = "the history of the requested revision was lost; write again, and ask for the \
                       revision of that write";
         return Err(no_decision("history-lost", detail));

@@ -1,4 +1,4 @@
-//! From host, method and path to a route of the service, on the path's one form.
+//! From host, method and path to a route of the site's service, on the path's one form.
 //!
 //! From here on a request belongs to one version of the world: the table it takes here.
 
@@ -10,9 +10,12 @@ use http::Uri;
 use http::uri::PathAndQuery;
 use keepgate_policy::Uid;
 use keepgate_policy::router::Matched;
+use keepgate_policy::service::PathsFold;
 
 use super::stage::{Accepted, Found, Missed, Way};
 use super::undecided::no_decision;
+use super::worker::Site;
+use crate::config::sites::{SiteMap, generous, stripped};
 use crate::message::path::{self, Mode};
 use crate::message::problem::{Kind, Problem};
 use crate::service::table::{Service, Table};
@@ -26,7 +29,7 @@ pub(crate) fn run(mut accepted: Accepted) -> Way {
 
 fn find(accepted: &mut Accepted) -> Result<Found, Missed> {
     let missed = |service, problem| Err(Missed { service, problem });
-    let Some(table) = accepted.arrived.worker.table() else {
+    let Some(table) = accepted.entry.served.table() else {
         return missed(None, no_decision("no_replica", "the gate has no permissions yet"));
     };
     let Some(service) = table.service.clone() else {
@@ -40,7 +43,7 @@ fn route(
     table: Arc<Table>,
     service: &Arc<Service>,
 ) -> Result<Found, Problem> {
-    let Accepted { arrived, host, .. } = accepted;
+    let Accepted { arrived, entry, host, .. } = accepted;
     if !service.hosts.is_empty() && !service.hosts.iter().any(|own| own.matches(host)) {
         return Err(Problem::new(Kind::Misdirected, "the host is not one of the service's"));
     }
@@ -50,8 +53,21 @@ fn route(
     }
     let mut rules = service.paths;
     rules.keep_encoded_slash |= arrived.worker.common.settings.keep_encoded_slash;
-    let form = path::normal(arrived.parts.uri.path(), rules)
-        .map_err(|e| Problem::new(Kind::BadPath, e.to_string()))?;
+    let came = arrived.parts.uri.path();
+    let form = path::normal(came, rules).map_err(|e| Problem::new(Kind::BadPath, e.to_string()))?;
+    let folds = service.router.fold() == PathsFold::Case;
+    is_of_site(&arrived.worker.common.map, &entry.site, host, &form, folds)?;
+    // What the upstream gets of the path as it came, where it gets that.
+    let mut forwarded = None;
+    let form = if entry.site.config.strip_prefix {
+        let prefix = &entry.site.config.path;
+        if rules.mode == Mode::Exact {
+            forwarded = Some(without(came, prefix)?.to_owned());
+        }
+        Cow::Owned(without(&form, prefix)?.to_owned())
+    } else {
+        form
+    };
     let mut decided = None;
     let mut found = match service.router.matched(method, &form) {
         Matched::Found(found) => {
@@ -101,12 +117,49 @@ fn route(
         if rules.mode == Mode::Exact {
             found.path = Some(decided.into());
         } else {
-            let uri = with_path(&arrived.parts.uri, &decided);
-            arrived.parts.uri =
-                uri.ok_or_else(|| Problem::new(Kind::BadPath, "the path is malformed"))?;
+            forwarded = Some(decided);
         }
     }
+    if let Some(forwarded) = forwarded {
+        let uri = with_path(&arrived.parts.uri, &forwarded);
+        arrived.parts.uri =
+            uri.ok_or_else(|| Problem::new(Kind::BadPath, "the path is malformed"))?;
+    }
     Ok(found)
+}
+
+/// A site was found by the path as it came. What an upstream may read in the path that it gets must
+/// not be a path of another site, whose service decides about it.
+fn is_of_site(
+    map: &SiteMap,
+    site: &Site,
+    host: &str,
+    form: &str,
+    folds: bool,
+) -> Result<(), Problem> {
+    if map.is_by_host() {
+        return Ok(());
+    }
+    let read = generous(form);
+    let mut same =
+        map.find(host, form) == Ok(site.number) && map.find(host, &read) == Ok(site.number);
+    if folds {
+        same &= map.find_folded(host, &read) == Ok(site.number);
+    }
+    if same {
+        return Ok(());
+    }
+    Err(Problem::new(Kind::BadPath, "the path could be read as one of another site"))
+}
+
+/// A path without the site's prefix.
+fn without<'p>(path: &'p str, prefix: &str) -> Result<&'p str, Problem> {
+    let rest = stripped(path, prefix);
+    if rest.len() == path.len() {
+        let detail = "the path does not begin with the site's prefix as it is written";
+        return Err(Problem::new(Kind::BadPath, detail));
+    }
+    Ok(rest)
 }
 
 fn wait(ms: Option<u64>) -> Option<Duration> {

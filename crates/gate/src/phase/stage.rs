@@ -21,7 +21,7 @@ use keepgate_policy::Uid;
 use serde_json::Value;
 
 use super::wanted::Wanted;
-use super::worker::Worker;
+use super::worker::{Entry, Served, Worker};
 use crate::message::headers::{self, Asked, X_REQUEST_ID};
 use crate::message::problem::Problem;
 use crate::observe::phase::Phase;
@@ -43,6 +43,8 @@ pub(crate) struct Arrived {
 pub(crate) struct Accepted {
     /// Boxed: a stage is moved from phase to phase, and this is much of it.
     pub(crate) arrived: Box<Arrived>,
+    /// The site that it is for.
+    pub(crate) entry: Arc<Entry>,
     /// The host asked for, as [`keepgate_policy::host`] writes it.
     pub(crate) host: Box<str>,
     /// The caller's address, behind trusted proxies; none over a Unix socket.
@@ -193,6 +195,10 @@ pub(crate) enum Ended {
 pub(crate) struct Facts<'e> {
     pub(crate) arrived: &'e Arrived,
     pub(crate) client: Option<IpAddr>,
+    /// The service at its worker; none: the request has no site.
+    pub(crate) served: Option<&'e Served>,
+    /// The place of its site; none: it has none.
+    pub(crate) site: Option<usize>,
     pub(crate) service: Option<&'e Arc<Service>>,
     pub(crate) found: Option<&'e Found>,
     pub(crate) identity: Option<&'e Identity>,
@@ -213,6 +219,8 @@ impl Arrived {
         Facts {
             arrived: self,
             client,
+            served: self.worker.only().map(Arc::as_ref),
+            site: None,
             service: None,
             found: None,
             identity: None,
@@ -231,7 +239,12 @@ impl Accepted {
 
     fn facts(&self) -> Facts<'_> {
         let paid = self.paid.as_ref().and_then(|paid| paid.by_principal.as_ref());
-        Facts { by_principal: paid.map(|(_, said)| said), ..self.arrived.facts(self.client) }
+        Facts {
+            served: Some(&self.entry.served),
+            site: Some(self.entry.site.number),
+            by_principal: paid.map(|(_, said)| said),
+            ..self.arrived.facts(self.client)
+        }
     }
 }
 
@@ -290,6 +303,10 @@ impl Admitted {
 
     pub(crate) fn arrived_mut(&mut self) -> &mut Arrived {
         &mut self.identified.routed.accepted.arrived
+    }
+
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.identified.routed.accepted.entry
     }
 
     pub(crate) fn found(&self) -> &Found {

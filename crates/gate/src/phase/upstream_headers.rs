@@ -8,7 +8,6 @@ use http::header::{
 use http::{HeaderMap, Method};
 
 use super::stage::{Accepted, Identified, Routed};
-use crate::config::UpstreamHost;
 use crate::message::headers::{
     self, KEEPGATE_PRINCIPAL, Sender, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT,
     X_FORWARDED_PROTO, X_REQUEST_ID,
@@ -18,7 +17,7 @@ use crate::wire::peer::Peer;
 /// Cleans them, and adds what the gate says of the request. Its target has no authority any more.
 pub(crate) fn prepare(identified: &mut Identified, has_body: bool) {
     let Identified { routed: Routed { accepted, found, .. }, identity } = identified;
-    let Accepted { arrived, client, trusted, asked, websocket, .. } = accepted;
+    let Accepted { arrived, entry, client, trusted, asked, websocket, .. } = accepted;
     let (client, trusted, peer) = (*client, *trusted, &arrived.peer);
     let parts = &mut arrived.parts;
     let trailers = headers::takes_trailers(&parts.headers);
@@ -28,6 +27,13 @@ pub(crate) fn prepare(identified: &mut Identified, has_body: bool) {
     let sender = Sender { trusted, forwarding: &settings.forwarding_header };
     headers::clean_request(map, *asked, sender, &found.service.regard, trailers);
     map.remove(EXPECT);
+    let changes = &entry.site.config.request_headers;
+    for name in &changes.remove {
+        map.remove(name);
+    }
+    for (name, value) in &changes.set {
+        map.insert(name, value.clone());
+    }
     if has_body
         && matches!(parts.method, Method::GET | Method::HEAD)
         && !map.contains_key(CONTENT_LENGTH)
@@ -57,8 +63,8 @@ pub(crate) fn prepare(identified: &mut Identified, has_body: bool) {
     {
         map.insert(X_FORWARDED_HOST, host.clone());
     }
-    match (settings.upstream_host, host) {
-        (UpstreamHost::Caller, Some(host)) => {
+    match (entry.site.backend.keeps_host, host) {
+        (true, Some(host)) => {
             map.insert(HOST, host);
         }
         // The pool puts in the upstream's own.

@@ -1,37 +1,104 @@
 //! What the requests of one worker share, and what those of all workers do.
 //!
-//! Workers share no contended memory on a request's way: counters, the compiled table, the token
-//! cache and the ids are each worker's own.
+//! Workers share no contended memory on a request's way: counters, the compiled tables, the token
+//! caches, the ids and the pointers to sites are each worker's own.
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use keepgate_client::pool::Upstream;
 
 use super::context::Context;
-use crate::config::GateConfig;
+use crate::config::sites::{NoSite, SiteConfig, SiteMap, searched};
+use crate::config::{Bounds, GateConfig};
 use crate::exchange::ongoing::List;
 use crate::identify::cache::{Known, TokenCache};
 use crate::message::body::CallerBody;
+use crate::message::problem::{Kind, Problem};
 use crate::message::request_id::RequestIds;
 use crate::message::retry::Waits;
 use crate::message::uploads::Uploads;
 use crate::observe::dropped::{Dropped, shown};
-use crate::observe::metrics::WorkerMetrics;
+use crate::observe::metrics::{ServiceMetrics, WorkerMetrics};
 use crate::observe::warnings::UpstreamWarnings;
 use crate::service::table::{Table, Tables};
 
 /// What the requests of all workers share.
 pub(crate) struct Common {
     pub(crate) settings: GateConfig,
-    pub(crate) tables: Arc<Tables>,
-    pub(crate) upstream: Upstream<CallerBody>,
+    /// The services of the sites, each once.
+    pub(crate) services: Box<[Arc<Tables>]>,
+    pub(crate) backends: Box<[Arc<Backend>]>,
+    pub(crate) sites: Box<[Arc<Site>]>,
+    pub(crate) map: SiteMap,
     pub(crate) dropped: Arc<Dropped>,
-    /// Request bodies in progress.
-    pub(crate) uploads: Arc<Uploads>,
     /// Requests that wait for a revision.
     pub(crate) revision_waiters: AtomicUsize,
+}
+
+/// An upstream, and what the requests to it share.
+pub(crate) struct Backend {
+    /// Its name in the configuration; empty: the only one.
+    pub(crate) name: String,
+    pub(crate) upstream: Upstream<CallerBody>,
+    /// Request bodies in progress.
+    pub(crate) uploads: Arc<Uploads>,
+    /// How long a request waits for a connection.
+    pub(crate) queue_timeout: Duration,
+    /// It sees the caller's `Host`, else its own.
+    pub(crate) keeps_host: bool,
+}
+
+/// A site, with all that it needs.
+pub(crate) struct Site {
+    pub(crate) config: SiteConfig,
+    /// Its place among the sites.
+    pub(crate) number: usize,
+    /// The gate's, with what the site sets for itself.
+    pub(crate) bounds: Bounds,
+    /// The place of its service.
+    pub(crate) service: usize,
+    pub(crate) backend: Arc<Backend>,
+}
+
+/// A site at one worker.
+pub(crate) struct Entry {
+    pub(crate) site: Arc<Site>,
+    pub(crate) served: Arc<Served>,
+}
+
+/// A service at one worker.
+pub(crate) struct Served {
+    pub(crate) tables: Arc<Tables>,
+    /// Its place among the services.
+    pub(crate) number: usize,
+    pub(crate) metrics: Arc<ServiceMetrics>,
+    table: Mutex<Option<Arc<Table>>>,
+    /// Tokens that its issuers have signed; another service's issuers are not asked.
+    tokens: Mutex<TokenCache>,
+}
+
+impl Served {
+    fn new(number: usize, tables: Arc<Tables>, metrics: Arc<ServiceMetrics>) -> Served {
+        let (table, tokens) = (Mutex::new(None), Mutex::default());
+        Served { tables, number, metrics, table, tokens }
+    }
+
+    /// The table of the world as it is now; compiled anew where the world has changed.
+    pub(crate) fn table(&self) -> Option<Arc<Table>> {
+        let mut held = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tables.renew(&mut held)
+    }
+
+    pub(crate) fn known_token(&self, state: u64, name: &[u8; 32], now: u64) -> Option<Known> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).find(state, name, now)
+    }
+
+    pub(crate) fn keep_token(&self, state: u64, name: [u8; 32], known: Known) {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).keep(state, name, known);
+    }
 }
 
 /// What the requests of one worker share.
@@ -46,8 +113,8 @@ pub(crate) struct Worker {
     pub(crate) warnings: UpstreamWarnings,
     /// How long callers are asked to wait.
     pub(crate) waits: Waits,
-    table: Mutex<Option<Arc<Table>>>,
-    tokens: Mutex<TokenCache>,
+    /// In the order of the sites.
+    entries: Box<[Arc<Entry>]>,
     context: Mutex<Context>,
 }
 
@@ -58,6 +125,17 @@ impl Worker {
         metrics: Arc<WorkerMetrics>,
         ongoing: Arc<List>,
     ) -> Worker {
+        let services = common.services.iter().zip(metrics.services.iter()).enumerate();
+        let served: Vec<Arc<Served>> = services
+            .map(|(number, (tables, metrics))| {
+                Arc::new(Served::new(number, Arc::clone(tables), Arc::clone(metrics)))
+            })
+            .collect();
+        let entry = |site: &Arc<Site>| {
+            let served = Arc::clone(served.get(site.service)?);
+            Some(Arc::new(Entry { site: Arc::clone(site), served }))
+        };
+        let entries = common.sites.iter().filter_map(entry).collect();
         Worker {
             common,
             number,
@@ -66,24 +144,35 @@ impl Worker {
             request_ids: Arc::new(RequestIds::new()),
             warnings: UpstreamWarnings::default(),
             waits: Waits::default(),
-            table: Mutex::new(None),
-            tokens: Mutex::default(),
+            entries,
             context: Mutex::default(),
         }
     }
 
-    /// The table of the world as it is now; compiled anew where the world has changed.
-    pub(crate) fn table(&self) -> Option<Arc<Table>> {
-        let mut held = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        self.common.tables.renew(&mut held)
+    /// The site of a host, in its one form, and a path as it came.
+    pub(crate) fn entry(&self, host: &str, path: &str) -> Result<&Arc<Entry>, Problem> {
+        let map = &self.common.map;
+        let found = if map.is_by_host() {
+            map.find(host, "/")
+        } else {
+            let form = searched(path).map_err(|e| Problem::new(Kind::BadPath, e.to_string()))?;
+            map.find(host, &form)
+        };
+        match found.map(|place| self.entries.get(place)) {
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) | Err(NoSite::Path) => {
+                Err(Problem::new(Kind::NoRoute, "no site of the host has this path"))
+            }
+            Err(NoSite::Host) => {
+                Err(Problem::new(Kind::Misdirected, "the host is not one of the gate's"))
+            }
+        }
     }
 
-    pub(crate) fn known_token(&self, state: u64, name: &[u8; 32], now: u64) -> Option<Known> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).find(state, name, now)
-    }
-
-    pub(crate) fn keep_token(&self, state: u64, name: [u8; 32], known: Known) {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).keep(state, name, known);
+    /// The only service, if there is one alone: what has no site is told of it.
+    pub(crate) fn only(&self) -> Option<&Arc<Served>> {
+        let first = self.entries.first()?;
+        (self.common.services.len() == 1).then_some(&first.served)
     }
 
     /// Lends the decision context's memory.

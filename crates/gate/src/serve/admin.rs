@@ -15,9 +15,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use keepgate_client::pool::UpstreamStats;
 use keepgate_limit::top::{MAX_TOLD, TopAnswer};
 use keepgate_observe::{Page, Sort};
 use keepgate_serve::{Place, Places, PlacesConfig};
+use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::front::Front;
@@ -116,8 +118,25 @@ async fn serve(view: Arc<View>, stream: TcpStream, place: Place) {
 }
 
 impl View {
-    fn tables(&self) -> &Tables {
-        &self.front.common.tables
+    fn services(&self) -> &[Arc<Tables>] {
+        &self.front.common.services
+    }
+
+    /// The services that a request's `?service=NAME` means; without one, all.
+    fn asked(&self, query: Option<&str>) -> Result<&[Arc<Tables>], Response<Full<Bytes>>> {
+        let services = self.services();
+        let Some(name) = query.and_then(|query| query.strip_prefix("service=")) else {
+            return Ok(services);
+        };
+        match services.iter().position(|tables| tables.service == name) {
+            Some(place) => Ok(services.get(place..=place).unwrap_or_default()),
+            None => {
+                let names: Vec<&str> = services.iter().map(|t| t.service.as_str()).collect();
+                let line =
+                    format!("this gate does not have that service; try {}\n", names.join(", "));
+                Err(text(StatusCode::NOT_FOUND, line))
+            }
+        }
     }
 
     /// Whether the request was meant for this listener. A browser that was led here by a name of
@@ -156,16 +175,17 @@ impl View {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
+        let query = request.uri().query();
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-            "/readyz" => self.ready(),
+            "/readyz" => self.asked(query).map_or_else(|refusal| refusal, |of| self.ready(of)),
             "/metrics" => {
                 let mut response = text(StatusCode::OK, self.metrics());
                 let kind = HeaderValue::from_static(Page::CONTENT_TYPE);
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
-            "/top" => self.top(),
+            "/top" => self.asked(query).map_or_else(|refusal| refusal, |of| self.top(of)),
             _ => {
                 let line = "try /metrics, /top, /healthz or /readyz\n".to_owned();
                 text(StatusCode::NOT_FOUND, line)
@@ -173,65 +193,91 @@ impl View {
         }
     }
 
-    /// Ready once there is a replica that has the service and whose age is known, and as long as the
-    /// center is one that it can follow. A center that is away is no reason: deciding goes on.
-    fn ready(&self) -> Response<Full<Bytes>> {
-        if let Some(trouble) = self.tables().source.trouble() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n"));
-        }
-        let missing = match self.tables().source.peek(None) {
-            Peek::New(dated) if dated.world.service(&self.tables().service).is_none() => {
-                "the replica does not know the service\n"
-            }
-            // As after the first snapshot, or a reboot without a center: every answer is 503.
-            Peek::New(dated) if dated.currency.age().is_none() => {
-                "it is not known how old the replica is; the center was not heard yet\n"
-            }
-            Peek::New(_) => return text(StatusCode::OK, "ready\n".to_owned()),
-            _ => "there is no replica yet\n",
-        };
-        text(StatusCode::SERVICE_UNAVAILABLE, missing.to_owned())
+    /// Ready once one of the services is, and as long as the center is one that can be followed. A
+    /// center that is away is no reason: deciding goes on. Nor is one service of several that is not
+    /// there: the others would go down with it.
+    fn ready(&self, services: &[Arc<Tables>]) -> Response<Full<Bytes>> {
+        let mut services: Vec<ServiceReady> =
+            services.iter().map(|t| ServiceReady::of(t)).collect();
+        let trouble = self.services().first().and_then(|tables| tables.source.trouble());
+        let ready = trouble.is_none() && services.iter().any(|service| service.missing.is_none());
+        services.sort_by(|a, b| a.service.cmp(b.service));
+        let body = Ready { ready, missing: trouble, services };
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json(status, &body)
     }
 
-    /// Who is making the requests, as JSON.
-    fn top(&self) -> Response<Full<Bytes>> {
-        let limiting = &self.tables().limiting;
+    /// Who is making the requests of one service, as JSON.
+    fn top(&self, services: &[Arc<Tables>]) -> Response<Full<Bytes>> {
+        let [tables] = services else {
+            let names: Vec<&str> = services.iter().map(|t| t.service.as_str()).collect();
+            let line = format!("name a service: /top?service=NAME, of {}\n", names.join(", "));
+            return text(StatusCode::BAD_REQUEST, line);
+        };
+        let limiting = &tables.limiting;
         let (now, last) = (limiting.now(), limiting.last());
         let mut report = limiting.top.report(now, MAX_TOLD, last.as_ref().map(|l| &*l.limits));
         report.unheard = self.front.common.dropped.peers();
         let body = TopAnswer {
-            service: self.tables().service.clone(),
+            service: tables.service.clone(),
             now_unix_ms: keepgate_observe::unix_ms(),
             gates: None,
             report: Some(report),
         };
-        let Ok(json) = serde_json::to_string(&body) else {
-            return text(StatusCode::INTERNAL_SERVER_ERROR, "no report\n".to_owned());
-        };
-        let mut response = text(StatusCode::OK, json);
-        let kind = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(CONTENT_TYPE, kind);
-        response
+        json(StatusCode::OK, &body)
     }
 
     fn metrics(&self) -> String {
         let mut page = Page::new("keepgate_gate_");
         metrics::render(&self.workers, &mut page);
         let help = "Whether limits are in force that are not the service's.";
-        let broken = u8::from(self.tables().limiting.is_broken());
-        page.value(Sort::Gauge, "limits_broken", help, broken);
+        let broken = self.services().iter().any(|tables| tables.limiting.is_broken());
+        page.value(Sort::Gauge, "limits_broken", help, u8::from(broken));
+        self.each_service(&mut page);
         self.places(&mut page);
         self.replica(&mut page);
         self.upstream(&mut page);
-        self.tables().source.metrics(&mut page);
+        if let Some(tables) = self.services().first() {
+            tables.source.metrics(&mut page);
+        }
         page.finish()
+    }
+
+    fn each_service(&self, page: &mut Page) {
+        let names: Vec<&str> = self.services().iter().map(|t| t.service.as_str()).collect();
+        metrics::services(&self.workers, &names, page);
+        let ready: Vec<ServiceReady> =
+            self.services().iter().map(|tables| ServiceReady::of(tables)).collect();
+        let help = "Whether the service can be decided about, whatever its routes ask of its age.";
+        let mut series = page.metric(Sort::Gauge, "service_ready", help);
+        for service in &ready {
+            series.line(&[("service", service.service)], u8::from(service.missing.is_none()));
+        }
+        let help = "Revision of the service's permissions in force; 0: none yet.";
+        let mut series = page.metric(Sort::Gauge, "service_revision", help);
+        for service in &ready {
+            series.line(&[("service", service.service)], service.revision);
+        }
+        let help = "Time since the service's permissions were known to be current.";
+        let mut series = page.metric(Sort::Gauge, "service_age_seconds", help);
+        for service in &ready {
+            if let Some(age) = service.age {
+                let age = format_args!("{:.3}", age.as_secs_f64());
+                series.line(&[("service", service.service)], age);
+            }
+        }
+        let help = "Whether limits are in force that are not this service's.";
+        let mut series = page.metric(Sort::Gauge, "service_limits_broken", help);
+        for tables in self.services() {
+            let broken = u8::from(tables.limiting.is_broken());
+            series.line(&[("service", &tables.service)], broken);
+        }
     }
 
     fn places(&self, page: &mut Page) {
         let places = &self.front.places;
         let counts = places.counts();
         let open = self.front.ongoing.iter().map(|list| list.len()).sum::<usize>();
-        let gauge = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         for (name, sort, help, value) in [
             ("connections_limit", Sort::Gauge, "Connections that callers may have.", {
                 gauge(places.bound())
@@ -269,68 +315,139 @@ impl View {
     }
 
     fn replica(&self, page: &mut Page) {
-        let revision = match self.tables().source.peek(None) {
+        let Some(tables) = self.services().first() else { return };
+        let revision = match tables.source.peek(None) {
             Peek::New(dated) => dated.version.0.0,
             _ => 0,
         };
         let help = "Revision of the permissions in force; 0: none yet.";
         page.value(Sort::Gauge, "replica_revision", help, revision);
-        if let Some(age) = self.tables().source.age() {
+        if let Some(age) = tables.source.age() {
             let help = "Time since the permissions were known to be current.";
             let age = format_args!("{:.3}", age.as_secs_f64());
             page.value(Sort::Gauge, "replica_age_seconds", help, age);
         }
     }
 
+    /// One line for each upstream; the only one has no name.
     fn upstream(&self, page: &mut Page) {
-        let stats = self.front.common.upstream.stats();
-        let gauge = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        for (name, sort, help, value) in [
-            ("opened_total", Sort::Counter, "Connections that were opened.", stats.opened),
-            ("open_failures_total", Sort::Counter, "Connections that could not be opened.", {
-                stats.open_failures
+        let backends = &self.front.common.backends;
+        let all: Vec<(&str, UpstreamStats)> =
+            backends.iter().map(|backend| (&*backend.name, backend.upstream.stats())).collect();
+        type Row = (&'static str, Sort, &'static str, fn(&UpstreamStats) -> u64);
+        const ROWS: [Row; 12] = [
+            ("opened_total", Sort::Counter, "Connections that were opened.", |s| s.opened),
+            ("open_failures_total", Sort::Counter, "Connections that could not be opened.", |s| {
+                s.open_failures
             }),
             (
                 "ports_exhausted_total",
                 Sort::Counter,
                 "Of these, because no local port or descriptor was free.",
-                stats.ports_exhausted,
+                |s| s.ports_exhausted,
             ),
-            ("requests_total", Sort::Counter, "Requests put on a connection.", stats.requests),
-            ("retries_total", Sort::Counter, "Requests sent a second time.", stats.retries),
-            ("queued_total", Sort::Counter, "Requests that waited for a connection.", stats.queued),
-            (
-                "queue_full_total",
-                Sort::Counter,
-                "Requests refused by a full queue.",
-                stats.queue_full,
-            ),
+            ("requests_total", Sort::Counter, "Requests put on a connection.", |s| s.requests),
+            ("retries_total", Sort::Counter, "Requests sent a second time.", |s| s.retries),
+            ("queued_total", Sort::Counter, "Requests that waited for a connection.", |s| s.queued),
+            ("queue_full_total", Sort::Counter, "Requests refused by a full queue.", |s| {
+                s.queue_full
+            }),
             (
                 "queue_timeouts_total",
                 Sort::Counter,
                 "Requests that waited for a connection and got none in time.",
-                stats.queue_timeouts,
+                |s| s.queue_timeouts,
             ),
-            (
-                "connections_open",
-                Sort::Gauge,
-                "Sockets, with those being opened.",
-                gauge(stats.open),
-            ),
-            ("connections_idle", Sort::Gauge, "Connections that are idle.", gauge(stats.idle)),
-            ("connections_limit", Sort::Gauge, "Sockets that are allowed.", gauge(stats.limit)),
-            ("queue_waiting", Sort::Gauge, "Requests that wait for a connection.", {
-                gauge(stats.waiting)
+            ("connections_open", Sort::Gauge, "Sockets, with those being opened.", |s| {
+                gauge(s.open)
             }),
-        ] {
-            page.value(sort, &format!("upstream_{name}"), help, value);
+            ("connections_idle", Sort::Gauge, "Connections that are idle.", |s| gauge(s.idle)),
+            ("connections_limit", Sort::Gauge, "Sockets that are allowed.", |s| gauge(s.limit)),
+            ("queue_waiting", Sort::Gauge, "Requests that wait for a connection.", |s| {
+                gauge(s.waiting)
+            }),
+        ];
+        for (name, sort, help, of) in ROWS {
+            let name = format!("upstream_{name}");
+            let mut series = page.metric(sort, &name, help);
+            for (upstream, stats) in &all {
+                let label = [("upstream", *upstream)];
+                series.line(if upstream.is_empty() { &[] } else { &label }, of(stats));
+            }
         }
         let help = "Requests for each connection opened, so far.";
-        #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-        let ratio = stats.requests as f64 / stats.opened.max(1) as f64;
-        let ratio = format_args!("{ratio:.3}");
-        page.value(Sort::Gauge, "upstream_requests_per_connection", help, ratio);
+        let mut series = page.metric(Sort::Gauge, "upstream_requests_per_connection", help);
+        for (upstream, stats) in &all {
+            #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+            let ratio = stats.requests as f64 / stats.opened.max(1) as f64;
+            let label = [("upstream", *upstream)];
+            let labels: &[(&str, &str)] = if upstream.is_empty() { &[] } else { &label };
+            series.line(labels, format_args!("{ratio:.3}"));
+        }
     }
+}
+
+fn gauge(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// The body of `/readyz`.
+#[derive(Serialize)]
+struct Ready<'s> {
+    ready: bool,
+    /// What is missing for all services; none: nothing.
+    missing: Option<String>,
+    services: Vec<ServiceReady<'s>>,
+}
+
+/// How it stands with one service.
+#[derive(Serialize)]
+struct ServiceReady<'s> {
+    service: &'s str,
+    /// What is missing; none: nothing.
+    missing: Option<&'static str>,
+    revision: u64,
+    /// None: nobody knows.
+    #[serde(rename = "age_ms", serialize_with = "as_ms")]
+    age: Option<Duration>,
+}
+
+fn as_ms<S: serde::Serializer>(age: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)).serialize(to)
+}
+
+impl ServiceReady<'_> {
+    /// Ready once there is a replica that has the service and whose age is known.
+    fn of(tables: &Tables) -> ServiceReady<'_> {
+        let service = tables.service.as_str();
+        let Peek::New(dated) = tables.source.peek_service(service, None) else {
+            let missing = Some("there is no replica yet");
+            return ServiceReady { service, missing, revision: 0, age: None };
+        };
+        let (revision, age) = (dated.version.0.0, dated.currency.age());
+        let missing = if dated.world.service(service).is_none() {
+            Some("the replica does not know the service")
+        } else if age.is_none() {
+            // As after the first snapshot, or a reboot without a center: every answer is 503.
+            Some("it is not known how old the replica is; the center was not heard yet")
+        } else {
+            None
+        };
+        ServiceReady { service, missing, revision, age }
+    }
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    let Ok(json) = serde_json::to_string(body) else {
+        return text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the answer cannot be written\n".to_owned(),
+        );
+    };
+    let mut response = text(status, json);
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

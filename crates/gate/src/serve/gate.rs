@@ -3,21 +3,21 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use keepgate_client::dial::{Dialer, Roots, Target, TargetError, TlsSettings};
-use keepgate_client::pool::{MAX_CONNECTIONS, Pool, PoolConfig, Protocol, UpstreamId};
+use keepgate_client::dial::{Dialer, Roots};
 use keepgate_client::replica::{self, FollowConfig, Replica};
 use keepgate_observe::Counter;
-use keepgate_policy::identify::{AddressRange, is_everybody};
-use keepgate_serve::descriptors::TooFew;
+use keepgate_policy::identify::AddressRange;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
 use tokio::sync::{oneshot, watch};
 
 use super::admin::{self, Admin};
+use super::check::check;
+use super::failure::{RunError, StartError};
 use super::front::Front;
-use super::listen::{self, ListenError, Listener};
-use super::{revoke, thread};
+use super::listen::{self, Listener};
+use super::{revoke, sites, thread};
 use crate::config::GateConfig;
 use crate::exchange::ongoing::List;
 use crate::identify::issuers::Issuers;
@@ -28,7 +28,6 @@ use crate::phase::worker::{Common, Worker};
 use crate::service::limits::Limiting;
 use crate::service::source::DecisionSource;
 use crate::service::table::Tables;
-use crate::wire::head::MAX_HEADER_COUNT;
 
 /// Descriptors kept back for the connection to the center, and the one that replaces it.
 const CENTER: usize = 4;
@@ -37,56 +36,12 @@ const FILES: usize = 32;
 /// For key sets that are fetched, and health checks.
 const KEY_FETCHES: usize = 16;
 
-/// Why a gate cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A setting that makes no sense.
-    #[error("`{setting}`: {reason}")]
-    Setting {
-        /// Its name.
-        setting: &'static str,
-        /// What is wrong and what would be right.
-        reason: String,
-    },
-    /// The limit of open descriptors is not known.
-    #[error("the limit of open descriptors cannot be read")]
-    Limit(#[source] std::io::Error),
-    /// There are too few descriptors.
-    #[error("the gate cannot serve with so few descriptors")]
-    Descriptors(#[source] TooFew),
-    /// The upstream's URL.
-    #[error("the upstream's URL cannot be used")]
-    Upstream(#[source] TargetError),
-    /// A listener.
-    #[error("the gate cannot listen")]
-    Listen(#[source] ListenError),
-    /// The certificate or key toward callers.
-    #[error(transparent)]
-    Tls(#[from] keepgate_serve::TlsError),
-    /// The center cannot be followed.
-    #[error("the center cannot be followed")]
-    Follow(#[source] replica::StartError),
-}
-
-/// Why a gate stopped without being told to.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A worker could not start, or ended.
-    #[error("worker {worker} failed")]
-    Worker {
-        /// Its number.
-        worker: usize,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
 /// See the module.
 pub struct Gate {
     front: Arc<Front>,
-    listeners: Vec<Listener>,
-    addr: Option<SocketAddr>,
+    /// Each worker's.
+    listeners: Vec<Vec<Listener>>,
+    addrs: Vec<SocketAddr>,
     admin: Option<Admin>,
     metrics: Arc<[Arc<WorkerMetrics>]>,
 }
@@ -97,7 +52,7 @@ impl Gate {
     pub async fn start(config: GateConfig) -> Result<Gate, StartError> {
         check(&config)?;
         let mut follow = FollowConfig::new(&config.center, &config.token);
-        follow.services = vec![config.service.clone()];
+        follow.services = sites::services(&sites::of(&config));
         follow.data_dir.clone_from(&config.data_dir);
         follow.restart_age = config.restart_age;
         follow.allow_plain = config.insecure_center;
@@ -136,37 +91,47 @@ impl Gate {
             n => n,
         };
         let mut config = config;
+        let sites = sites::of(&config);
+        let services = sites::services(&sites);
         let shares = descriptors(&config, workers)?;
         config.bounds.max_connections = shares.connections;
-        bound_pool(&mut config.pool, shares.upstream);
         let dialer = Dialer::default();
-        let upstream = Pool::new(dialer.clone(), config.pool.clone()).upstream(&UpstreamId {
-            target: upstream_target(&config)?,
-            protocol: config.upstream_protocol,
-        });
-        let tls = match &config.tls {
-            Some(files) => Some(tokio_rustls::TlsAcceptor::from(files.load()?)),
-            None => None,
+        let backends = sites::backends(&config, &dialer, shares.upstream)?;
+        let (sites, map) = sites::made(&config, sites, &services, &backends)?;
+        let certificates = sites::certificates(&config)?;
+        let tls = match certificates.is_empty() {
+            true => None,
+            false => Some(tokio_rustls::TlsAcceptor::from(certificates.load()?)),
         };
-        let listeners = listen::bind(&config.listen, workers).map_err(StartError::Listen)?;
+        let listens: Vec<_> =
+            [&config.listen].into_iter().chain(&config.more_listen).cloned().collect();
+        let listeners =
+            listen::bind(&listens, config.unix_access, workers).map_err(StartError::Listen)?;
         let control = tokio::runtime::Handle::current();
         let workers = listeners.each.len();
-        let tables = Arc::new(Tables {
-            service: config.service.clone(),
-            source,
-            issuers: Issuers::new(control, dialer, config.keys.clone(), config.key_access.clone()),
-            limiting: Limiting::new(workers),
-            trust_everybody: config.trust_everybody,
-            said_everybody: AtomicBool::new(false),
+        let (keys, access) = (config.keys.clone(), config.key_access.clone());
+        let issuers = Arc::new(Issuers::new(control, dialer, keys, access));
+        let tables = services.into_iter().map(|service| {
+            Arc::new(Tables {
+                service,
+                source: Arc::clone(&source),
+                issuers: Arc::clone(&issuers),
+                limiting: Limiting::new(workers),
+                trust_everybody: config.trust_everybody,
+                said_everybody: AtomicBool::new(false),
+            })
         });
-        let metrics: Arc<[Arc<WorkerMetrics>]> = (0..workers).map(|_| Arc::default()).collect();
+        let services: Box<[Arc<Tables>]> = tables.collect();
+        let metrics: Arc<[Arc<WorkerMetrics>]> =
+            (0..workers).map(|_| Arc::new(WorkerMetrics::new(services.len()))).collect();
         let places = places(&config);
         let common = Arc::new(Common {
             settings: GateConfig { token: String::new(), ..config },
-            tables,
-            upstream,
+            services,
+            backends: backends.into(),
+            sites: sites.into(),
+            map,
             dropped: Arc::new(Dropped::new(workers)),
-            uploads: Arc::default(),
             revision_waiters: AtomicUsize::new(0),
         });
         let admin_listen = common.settings.admin_listen;
@@ -188,12 +153,17 @@ impl Gate {
                     .map_err(StartError::Listen)?,
             ),
         };
-        Ok(Gate { front, listeners: listeners.each, addr: listeners.addr, admin, metrics })
+        Ok(Gate { front, listeners: listeners.each, addrs: listeners.addrs, admin, metrics })
     }
 
-    /// Where callers connect; none for a Unix socket.
+    /// Where callers connect, the first address; none where there are Unix sockets alone.
     pub fn addr(&self) -> Option<SocketAddr> {
-        self.addr
+        self.addrs.first().copied()
+    }
+
+    /// All addresses where callers connect; Unix sockets are not among them.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
     }
 
     /// Where the metrics are, if anywhere.
@@ -204,12 +174,12 @@ impl Gate {
     /// Serves until `shutdown` is ready, then lets open exchanges end within their bound.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         let admin = self.admin.map(|admin| tokio::spawn(admin.run()));
-        let Common { tables, dropped, .. } = &*self.front.common;
-        let reports = tokio::spawn(report::run(Arc::clone(tables), Arc::clone(dropped)));
+        let Common { services, dropped, .. } = &*self.front.common;
+        let reports = tokio::spawn(report::run(services.to_vec(), Arc::clone(dropped)));
         let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
         let mut ends = Vec::new();
         let workers = self.metrics.iter().zip(&self.front.ongoing);
-        for (number, (listener, (metrics, ongoing))) in
+        for (number, (listeners, (metrics, ongoing))) in
             self.listeners.into_iter().zip(workers).enumerate()
         {
             let (ended, end) = oneshot::channel();
@@ -219,7 +189,7 @@ impl Gate {
             let started = std::thread::Builder::new()
                 .name(format!("gate-{number}"))
                 .stack_size(keepgate_policy::DECISION_STACK)
-                .spawn(move || drop(ended.send(thread::run(&front, &worker, listener))));
+                .spawn(move || drop(ended.send(thread::run(&front, &worker, listeners))));
             if let Err(source) = started {
                 self.front.stop();
                 return Err(RunError::Worker { worker: number, source });
@@ -247,44 +217,11 @@ impl Gate {
         }
         reports.abort();
         rounds.abort();
-        self.front.common.tables.source.close();
+        if let Some(tables) = self.front.common.services.first() {
+            tables.source.close();
+        }
         result.map(|_| ())
     }
-}
-
-fn check(config: &GateConfig) -> Result<(), StartError> {
-    let bad =
-        |setting, reason: &str| Err(StartError::Setting { setting, reason: reason.to_owned() });
-    let bounds = &config.bounds;
-    if config.service.is_empty() {
-        return bad("service", "is empty; name the service this gate protects");
-    }
-    if bounds.header_count > MAX_HEADER_COUNT || bounds.header_count == 0 {
-        return bad("header_count", "must be between 1 and 100");
-    }
-    if bounds.max_connections == 0 || bounds.max_connections_per_address == Some(0) {
-        return bad("max_connections", "must be at least 1, also for one address");
-    }
-    for (setting, least) in [
-        ("body_idle", bounds.body_idle),
-        ("body_window", bounds.body_window),
-        ("answer_timeout", bounds.answer_timeout),
-        ("answer_idle", bounds.answer_idle),
-    ] {
-        if least < Duration::from_millis(1) {
-            return bad(setting, "must be at least 1 ms");
-        }
-    }
-    for (setting, peers) in
-        [("trusted_proxies", &config.trusted_proxies), ("proxy_senders", &config.proxy_senders)]
-    {
-        if !config.trust_everybody && is_everybody(&peers.ranges) {
-            let reason = "covers every address, so any caller could claim any address; name the \
-                          proxies in front, or pass --trust-everybody if nobody else can connect";
-            return bad(setting, reason);
-        }
-    }
-    Ok(())
 }
 
 /// Raises the limit of descriptors, and divides what there is.
@@ -292,13 +229,14 @@ fn descriptors(config: &GateConfig, workers: usize) -> Result<Shares, StartError
     let limit = keepgate_serve::raise_limit().map_err(StartError::Limit)?;
     let needs = Needs {
         connections: config.bounds.max_connections,
-        upstream: config.pool.max_connections.unwrap_or(MAX_CONNECTIONS).min(MAX_CONNECTIONS),
+        upstream: sites::connections(config),
         center: CENTER,
         admin: if config.admin_listen.is_some() { admin::PLACES } else { 0 },
         files: FILES,
         health_checks: KEY_FETCHES,
-        // A listener, an epoll instance, its timer and its waker; and the control runtime's.
-        own: 4 * workers + 16,
+        // An epoll instance, its timer and its waker, and listeners (two of one with two families);
+        // and the control runtime's.
+        own: (3 + 2 * config.more_listen.len() + 1) * workers + 16,
     };
     let shares = needs.within(limit.now).map_err(StartError::Descriptors)?;
     if shares.connections < needs.connections {
@@ -314,13 +252,6 @@ fn descriptors(config: &GateConfig, workers: usize) -> Result<Shares, StartError
     Ok(shares)
 }
 
-/// The pool opens no more connections than there are descriptors for.
-fn bound_pool(pool: &mut PoolConfig, most: usize) {
-    pool.max_connections = pool.max_connections.map(|asked| asked.min(most));
-    let budget = Arc::clone(&pool.budget);
-    pool.budget = Arc::new(move |target| budget(target).min(most));
-}
-
 fn places(config: &GateConfig) -> Places {
     let network = |range: &AddressRange| Network { address: range.network, prefix: range.prefix };
     Places::new(PlacesConfig {
@@ -332,15 +263,4 @@ fn places(config: &GateConfig) -> Places {
             .map(network)
             .collect(),
     })
-}
-
-fn upstream_target(config: &GateConfig) -> Result<Target, StartError> {
-    let alpn: &[&str] = match config.upstream_protocol {
-        Protocol::Auto => &["h2", "http/1.1"],
-        Protocol::Http1 => &["http/1.1"],
-        Protocol::Http2 => &["h2"],
-    };
-    let roots = config.upstream_ca.clone().map_or(Roots::System, Roots::File);
-    Target::from_url(&config.upstream, || TlsSettings::new(&roots, None, alpn).map(Arc::new))
-        .map_err(StartError::Upstream)
 }

@@ -1,8 +1,8 @@
 //! Listeners: bound early, one for each worker, and the accept loop.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt as _;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::connection;
 use super::front::Front;
-use crate::config::Listen;
+use crate::config::{Listen, UnixAccess};
 use crate::phase::worker::Worker;
 use crate::wire::peer::CallerPlace;
 use crate::wire::stream::Socket;
@@ -48,9 +48,10 @@ pub enum ListenError {
 /// Listeners for all workers.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    pub(crate) each: Vec<Listener>,
-    /// Where they are; none for a Unix socket.
-    pub(crate) addr: Option<SocketAddr>,
+    /// Each worker's.
+    pub(crate) each: Vec<Vec<Listener>>,
+    /// Where those are that are no Unix sockets.
+    pub(crate) addrs: Vec<SocketAddr>,
 }
 
 /// A worker's listener, not yet of a runtime.
@@ -61,30 +62,82 @@ pub(crate) enum Listener {
 }
 
 /// Binds all of them.
-pub(crate) fn bind(listen: &Listen, workers: usize) -> Result<Listeners, ListenError> {
-    match listen {
-        Listen::Tcp(addr) => {
-            bind_tcp(*addr, workers).map_err(|source| ListenError::Tcp { addr: *addr, source })
+pub(crate) fn bind(
+    listens: &[Listen],
+    access: UnixAccess,
+    workers: usize,
+) -> Result<Listeners, ListenError> {
+    let mut all =
+        Listeners { each: (0..workers.max(1)).map(|_| Vec::new()).collect(), addrs: Vec::new() };
+    for listen in listens {
+        match listen {
+            Listen::Tcp(addr) => all.tcp(*addr, false)?,
+            Listen::Localhost(port) => {
+                all.both(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST, *port)?;
+            }
+            Listen::Any(port) => all.both(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED, *port)?,
+            Listen::Unix(path) => {
+                let path = path.as_path();
+                let named = |source| ListenError::Unix { path: path.display().to_string(), source };
+                let socket = bind_unix(path, access).map_err(named)?;
+                for each in &mut all.each {
+                    each.push(Listener::Unix(socket.try_clone().map_err(named)?));
+                }
+            }
         }
-        Listen::Unix(path) => bind_unix(path, workers)
-            .map_err(|source| ListenError::Unix { path: path.display().to_string(), source }),
+    }
+    Ok(all)
+}
+
+impl Listeners {
+    /// The same port over IPv4 and, where the host has it, over IPv6.
+    fn both(&mut self, v4: Ipv4Addr, v6: Ipv6Addr, port: u16) -> Result<(), ListenError> {
+        self.tcp(SocketAddr::from((v4, port)), false)?;
+        let port = self.addrs.last().map_or(port, SocketAddr::port);
+        match self.tcp(SocketAddr::from((v6, port)), true) {
+            Err(ListenError::Tcp { source, .. }) if has_no_ipv6(&source) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn tcp(&mut self, addr: SocketAddr, only_v6: bool) -> Result<(), ListenError> {
+        let bound = bind_tcp(addr, only_v6, self.each.len());
+        let (sockets, addr) = bound.map_err(|source| ListenError::Tcp { addr, source })?;
+        for (each, socket) in self.each.iter_mut().zip(sockets) {
+            each.push(socket);
+        }
+        self.addrs.push(addr);
+        Ok(())
     }
 }
 
-fn bind_tcp(addr: SocketAddr, workers: usize) -> io::Result<Listeners> {
+fn has_no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn bind_tcp(
+    addr: SocketAddr,
+    only_v6: bool,
+    workers: usize,
+) -> io::Result<(Vec<Listener>, SocketAddr)> {
+    let socket = || {
+        let socket = RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if only_v6 {
+            socket.set_only_v6(true)?;
+        }
+        Ok::<_, io::Error>(socket)
+    };
     // With SO_REUSEPORT two gates would share a port without a word. Without it the second
     // one is told.
-    let first = RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    first.set_reuse_address(true)?;
+    let first = socket()?;
     first.bind(&SockAddr::from(addr))?;
     first.listen(1)?;
     let addr = first.local_addr()?.as_socket().unwrap_or(addr);
     drop(first);
-    let each = (0..workers.max(1))
+    let each = (0..workers)
         .map(|_| {
-            let socket =
-                RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-            socket.set_reuse_address(true)?;
+            let socket = socket()?;
             socket.set_reuse_port(true)?;
             socket.set_nonblocking(true)?;
             socket.bind(&SockAddr::from(addr))?;
@@ -92,10 +145,12 @@ fn bind_tcp(addr: SocketAddr, workers: usize) -> io::Result<Listeners> {
             Ok(Listener::Tcp(socket.into()))
         })
         .collect::<io::Result<Vec<_>>>()?;
-    Ok(Listeners { each, addr: Some(addr) })
+    Ok((each, addr))
 }
 
-fn bind_unix(path: &Path, workers: usize) -> io::Result<Listeners> {
+/// INVARIANT: nobody can connect before the socket has the mode and group that were asked for: it
+/// listens only then.
+fn bind_unix(path: &Path, access: UnixAccess) -> io::Result<std::os::unix::net::UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
         Ok(_) => {
@@ -106,12 +161,17 @@ fn bind_unix(path: &Path, workers: usize) -> io::Result<Listeners> {
         }
         Err(_) => {}
     }
-    let first = std::os::unix::net::UnixListener::bind(path)?;
-    first.set_nonblocking(true)?;
-    let each = (0..workers.max(1))
-        .map(|_| first.try_clone().map(Listener::Unix))
-        .collect::<io::Result<Vec<_>>>()?;
-    Ok(Listeners { each, addr: None })
+    let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    if let Some(group) = access.group {
+        std::os::unix::fs::chown(path, None, Some(group))?;
+    }
+    if let Some(mode) = access.mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 enum Accepting {

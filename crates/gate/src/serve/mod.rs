@@ -1,15 +1,19 @@
 //! The gate as a program: it binds, accepts, serves connections, and stops.
 //!
-//! `gate` is the beginning and the end, `thread` one worker's thread, `listen` accepts,
+//! `gate` is the beginning and the end (`failure`: a bad one), `check` and `sites` make services,
+//! upstreams and certificates of a configuration, `thread` is one worker's thread, `listen` accepts,
 //! `connection` finds out the protocol and serves requests by `phase`, `tunnel` carries WebSockets.
 //! Beside them run `admin`, and `revoke`, which decides open exchanges again. What they share is the
 //! `front`.
 
 pub(crate) mod admin;
+pub(crate) mod check;
 pub(crate) mod connection;
+pub(crate) mod failure;
 pub(crate) mod front;
 pub(crate) mod gate;
 pub(crate) mod listen;
 pub(crate) mod revoke;
+pub(crate) mod sites;
 pub(crate) mod thread;
 pub(crate) mod tunnel;

@@ -18,6 +18,7 @@ use tokio::time::MissedTickBehavior;
 use super::front::Front;
 use crate::exchange::ongoing::{Ending, Inputs, Ongoing};
 use crate::service::source::{Dated, Peek};
+use crate::service::table::Tables;
 
 /// The time between two rounds.
 const ROUND: Duration = Duration::from_millis(100);
@@ -49,7 +50,9 @@ pub(crate) async fn run(front: Arc<Front>) {
         .await
         {
             rounds.told = told;
-            rounds.all = false;
+            for seen in &mut rounds.services {
+                seen.all = false;
+            }
         }
     }
 }
@@ -57,6 +60,15 @@ pub(crate) async fn run(front: Arc<Front>) {
 /// What is known from one round to the next.
 #[derive(Clone, Default)]
 struct Rounds {
+    /// In the order of the services.
+    services: Vec<Seen>,
+    /// Those that were told, and when.
+    told: Vec<(Arc<Ongoing>, Instant)>,
+}
+
+/// What was seen of one service.
+#[derive(Clone, Default)]
+struct Seen {
     /// The world that was seen last.
     world: Option<Dated>,
     /// The first revision at which all that decisions depend on was as it is now.
@@ -65,34 +77,43 @@ struct Rounds {
     all: bool,
     /// The last end of a grant or a membership of its world, up to this round.
     last_end: Option<u64>,
-    /// Those that were told, and when.
-    told: Vec<(Arc<Ongoing>, Instant)>,
 }
 
-impl Rounds {
+impl Seen {
     /// Sees whether something has changed.
-    fn look(&mut self, front: &Front) {
-        let Peek::New(dated) = front.common.tables.source.peek(None) else { return };
+    fn look(&mut self, tables: &Tables) {
+        let Peek::New(dated) = tables.source.peek_service(&tables.service, None) else { return };
         let world = &dated.world;
         let Some(before) = &self.world else {
             self.since = world.revision();
             self.world = Some(dated);
             return;
         };
-        if !world.decides_as(&before.world, &front.common.tables.service) {
+        if !world.decides_as(&before.world, &tables.service) {
             // Where numbers do not ascend (another center's state) they tell nothing.
             self.all |= world.revision() <= before.world.revision();
             self.since = world.revision();
         }
         self.world = Some(dated);
     }
+}
+
+impl Rounds {
+    fn look(&mut self, front: &Front) {
+        let services = &front.common.services;
+        self.services.resize_with(services.len(), Seen::default);
+        for (seen, tables) in self.services.iter_mut().zip(services) {
+            seen.look(tables);
+        }
+    }
 
     fn round(&mut self, front: &Front) {
         let now = Instant::now();
         let unix_s = keepgate_observe::unix_s();
-        let world = self.world.as_ref().map(|dated| &dated.world);
-        self.last_end =
-            world.and_then(|world| world.last_end(&front.common.tables.service, unix_s));
+        for (seen, tables) in self.services.iter_mut().zip(&front.common.services) {
+            let world = seen.world.as_ref().map(|dated| &dated.world);
+            seen.last_end = world.and_then(|world| world.last_end(&tables.service, unix_s));
+        }
         for list in front.ongoing.iter() {
             let mut from = Some(0);
             while let Some(place) = from {
@@ -116,7 +137,13 @@ impl Rounds {
     }
 
     fn judge(&mut self, front: &Front, ongoing: &Arc<Ongoing>, now: Instant, unix_s: u64) {
-        if self.all {
+        let place = ongoing.inputs.service;
+        let (Some(seen), Some(tables)) =
+            (self.services.get(place), front.common.services.get(place))
+        else {
+            return;
+        };
+        if seen.all {
             ongoing.set_decided(Revision(0));
         }
         let young = now.saturating_duration_since(ongoing.began)
@@ -124,15 +151,23 @@ impl Rounds {
         if young || ongoing.ending().is_some() {
             return;
         }
-        if let Some(ending) = self.verdict(front, ongoing, unix_s)
+        if let Some(ending) = seen.verdict(front, tables, ongoing, unix_s)
             && ongoing.end(ending)
         {
             self.told.push((Arc::clone(ongoing), now));
         }
     }
+}
 
+impl Seen {
     /// Why it is over; none: it goes on.
-    fn verdict(&self, front: &Front, ongoing: &Ongoing, unix_s: u64) -> Option<Ending> {
+    fn verdict(
+        &self,
+        front: &Front,
+        tables: &Tables,
+        ongoing: &Ongoing,
+        unix_s: u64,
+    ) -> Option<Ending> {
         let inputs = &ongoing.inputs;
         if inputs.until_unix_s.is_some_and(|until| unix_s >= until) {
             return Some(Ending::Expired);
@@ -149,7 +184,7 @@ impl Rounds {
             return None;
         }
         front.redecided.add(1);
-        let ending = decide(world, &front.common.tables.service, inputs, unix_s);
+        let ending = decide(world, &tables.service, inputs, unix_s);
         if ending.is_none() {
             ongoing.set_decided(world.revision());
             ongoing.set_decided_unix_s(unix_s);

@@ -11,12 +11,13 @@ use crate::phase::worker::Worker;
 pub(crate) fn run(
     front: &Arc<Front>,
     worker: &Arc<Worker>,
-    listener: Listener,
+    listeners: Vec<Listener>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let drain = front.common.settings.bounds.drain;
     let result = runtime.block_on(async {
-        listen::accept(front, worker, listener).await?;
+        let accepting = listeners.into_iter().map(|one| listen::accept(front, worker, one));
+        futures_util::future::try_join_all(accepting).await?;
         drained(worker, drain).await;
         Ok(())
     });

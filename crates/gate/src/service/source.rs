@@ -49,6 +49,13 @@ pub trait DecisionSource: Send + Sync + 'static {
     /// What it has, compared with the version that is held.
     fn peek(&self, held: Option<Version>) -> Peek;
 
+    /// What it has for one service: an older state where the newest is one that it does not
+    /// understand. By default what it has for all.
+    fn peek_service(&self, service: &str, held: Option<Version>) -> Peek {
+        let _ = service;
+        self.peek(held)
+    }
+
     /// How long ago its world was last known to be current; none: never, or nobody knows.
     fn age(&self) -> Option<Duration>;
 
@@ -99,20 +106,25 @@ pub trait DecisionSource: Send + Sync + 'static {
     fn close(&self) {}
 }
 
+/// A pinned world, compared with the version that is held.
+fn peeked(pinned: Pinned, held: Option<Version>) -> Peek {
+    let world = pinned.world();
+    let history = pinned.mark().map(|mark| mark.history);
+    let version = (world.revision(), world.digest(), history);
+    if held == Some(version) {
+        Peek::Same
+    } else {
+        Peek::New(Dated { world: world.clone(), version, currency: Arc::new(pinned) })
+    }
+}
+
 impl DecisionSource for Replica {
     fn peek(&self, held: Option<Version>) -> Peek {
-        if !self.is_ready() {
-            return Peek::Nothing;
-        }
-        let pinned = self.pin();
-        let world = pinned.world();
-        let history = pinned.mark().map(|mark| mark.history);
-        let version = (world.revision(), world.digest(), history);
-        if held == Some(version) {
-            Peek::Same
-        } else {
-            Peek::New(Dated { world: world.clone(), version, currency: Arc::new(pinned) })
-        }
+        if self.is_ready() { peeked(self.pin(), held) } else { Peek::Nothing }
+    }
+
+    fn peek_service(&self, service: &str, held: Option<Version>) -> Peek {
+        if self.is_ready() { peeked(self.pin_of(service), held) } else { Peek::Nothing }
     }
 
     fn history(&self) -> Option<HistoryId> {

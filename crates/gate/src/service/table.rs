@@ -32,7 +32,7 @@ pub(crate) struct Tables {
     /// The service's name.
     pub(crate) service: String,
     pub(crate) source: Arc<dyn DecisionSource>,
-    pub(crate) issuers: Issuers,
+    pub(crate) issuers: Arc<Issuers>,
     pub(crate) limiting: Limiting,
     /// The operator's word that a trusted header's peers may be everybody.
     pub(crate) trust_everybody: bool,
@@ -44,7 +44,7 @@ impl Tables {
     /// The table of the world as it is now; compiled anew where the world is another than that of
     /// `held`, which is replaced by it.
     pub(crate) fn renew(&self, held: &mut Option<Arc<Table>>) -> Option<Arc<Table>> {
-        match self.source.peek(held.as_ref().map(|table| table.version)) {
+        match self.source.peek_service(&self.service, held.as_ref().map(|table| table.version)) {
             Peek::Same => {}
             Peek::Nothing => *held = None,
             Peek::New(dated) => {

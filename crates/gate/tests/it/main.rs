@@ -28,6 +28,7 @@ mod raw;
 mod redecide;
 mod revoke;
 mod scale;
+mod sites;
 mod streams;
 mod support;
 mod trust;

@@ -1,4 +1,8 @@
-//! `keepgate gate`: a gate by itself, before one upstream, following a center.
+//! `keepgate gate`: a gate by itself, before one upstream or, with a file, before those of many
+//! sites, following a center.
+
+pub(crate) mod settings;
+pub(crate) mod sites;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +12,9 @@ use clap::ValueEnum;
 use keepgate_client::pool::Protocol;
 use keepgate_client::replica::RestartAge;
 use keepgate_gate::identify::access::{KeyAccess, Origin};
-use keepgate_gate::{Gate, GateConfig, Listen, Peers, TlsFiles};
+use keepgate_gate::{
+    Gate, GateConfig, Listen, ListenError, Peers, TlsFiles, UnixAccess, UpstreamHost,
+};
 use keepgate_policy::identify::AddressRange;
 use serde_json::json;
 
@@ -28,7 +34,9 @@ Examples:
   keepgate token create --role gate --service orders --out gate.token
   keepgate gate --center http://127.0.0.1:7480 --token-file gate.token \\
       --service orders --upstream http://127.0.0.1:3000
-  keepgate gate --service orders --upstream unix:/run/orders.sock --listen unix:/run/gate.sock")]
+  keepgate gate --service orders --upstream unix:/run/orders.sock --listen unix:/run/gate.sock
+  keepgate gate --config gate.toml --check-config
+  keepgate gate --config gate.toml        many sites; see docs/gate.md")]
 pub(crate) struct Args {
     /// The center's URL
     #[arg(long, env = "KEEPGATE_CENTER", value_name = "URL", default_value = CENTER_DEFAULT)]
@@ -43,9 +51,9 @@ pub(crate) struct Args {
     /// read the token and change the permissions
     #[arg(long, env = "KEEPGATE_INSECURE_CENTER")]
     insecure_center: bool,
-    /// The service that this gate protects
-    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
-    service: String,
+    /// The service that this gate protects; with several sites, the file names each one's
+    #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME", required = true)]
+    service: Option<String>,
     #[command(flatten)]
     pub(crate) traffic: Traffic,
     /// Directory for the last good replica, so that a restart needs no center
@@ -69,17 +77,36 @@ pub(crate) struct Args {
     /// Print where it listens as one JSON object
     #[arg(long)]
     json: bool,
+    /// Check the configuration, print everything that is wrong with it, and end
+    #[arg(long)]
+    check_config: bool,
     /// The server to protect: http://host:port, https://host or unix:/path
-    #[arg(long, env = "KEEPGATE_UPSTREAM", value_name = "URL")]
-    upstream: String,
+    #[arg(long, env = "KEEPGATE_UPSTREAM", value_name = "URL", required = true)]
+    upstream: Option<String>,
+    /// The file with [[site]] and [upstream.NAME]; filled in where --config has them
+    #[arg(long, hide = true)]
+    sites: Option<PathBuf>,
 }
 
 /// What `gate` and `up` have in common.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Traffic {
-    /// Where callers connect: ADDR:PORT or unix:/path
-    #[arg(long, env = "KEEPGATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen)]
-    pub(crate) listen: Listen,
+    /// Where callers connect: ADDR:PORT, localhost:PORT, :PORT for all addresses, or unix:/path;
+    /// may be repeated
+    #[arg(
+        long,
+        env = "KEEPGATE_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        value_delimiter = ','
+    )]
+    pub(crate) listen: Vec<Listen>,
+    /// Permissions of the gate's Unix sockets, such as 0660; default: what the umask leaves
+    #[arg(long, env = "KEEPGATE_UNIX_MODE", value_name = "MODE", value_parser = mode)]
+    pub(crate) unix_mode: Option<u32>,
+    /// Group of the gate's Unix sockets, by name or number; default: the gate's own
+    #[arg(long, env = "KEEPGATE_UNIX_GROUP", value_name = "GROUP", value_parser = group)]
+    pub(crate) unix_group: Option<u32>,
     /// Where the gate's /metrics, /healthz and /readyz are
     #[arg(
         long,
@@ -91,12 +118,6 @@ pub(crate) struct Traffic {
     /// A host name for requests to the metrics, besides IP addresses and localhost; may be repeated
     #[arg(long, env = "KEEPGATE_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
     pub(crate) admin_host: Vec<String>,
-    /// Connections that callers may have; at the limit, an idle one is closed for the next
-    #[arg(long, env = "KEEPGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000)]
-    pub(crate) max_connections: usize,
-    /// Connections that one address may have; default: a quarter of --max-connections
-    #[arg(long, env = "KEEPGATE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
-    pub(crate) max_connections_per_address: Option<usize>,
     /// How to speak to the upstream
     #[arg(
         long,
@@ -109,9 +130,21 @@ pub(crate) struct Traffic {
     /// PEM file with the certificates to trust for the upstream in place of this host's store
     #[arg(long, env = "KEEPGATE_UPSTREAM_CA_FILE", value_name = "F")]
     pub(crate) upstream_ca_file: Option<PathBuf>,
-    /// Connections to the upstream at most; default: half of the usable ports, at most 1024
-    #[arg(long, env = "KEEPGATE_UPSTREAM_CONNECTIONS", value_name = "N")]
-    pub(crate) upstream_connections: Option<usize>,
+    /// PEM file with the gate's own certificate chain for the upstream, leaf first
+    #[arg(long, env = "KEEPGATE_UPSTREAM_CERT", value_name = "F", requires = "upstream_key")]
+    pub(crate) upstream_cert: Option<PathBuf>,
+    /// PEM file with that certificate's private key
+    #[arg(long, env = "KEEPGATE_UPSTREAM_KEY", value_name = "F", requires = "upstream_cert")]
+    pub(crate) upstream_key: Option<PathBuf>,
+    /// What the upstream sees as Host
+    #[arg(
+        long,
+        env = "KEEPGATE_UPSTREAM_HOST",
+        value_enum,
+        value_name = "HOST",
+        default_value = "auto"
+    )]
+    pub(crate) upstream_host: HostOfUpstream,
     /// Addresses (such as 10.0.0.0/8) of proxies whose X-Forwarded-* is believed, `unix` for those
     /// that connect to a Unix socket; may be repeated
     #[arg(long, env = "KEEPGATE_TRUSTED_PROXY", value_name = "RANGE", value_delimiter = ',')]
@@ -141,6 +174,19 @@ pub(crate) struct Traffic {
     /// Worker threads; 0: one a core
     #[arg(long, env = "KEEPGATE_WORKERS", value_name = "N", default_value_t = 0)]
     pub(crate) workers: usize,
+    #[command(flatten)]
+    pub(crate) settings: settings::Settings,
+}
+
+/// What the upstream sees as `Host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HostOfUpstream {
+    /// The upstream's own over TLS, so that it agrees with the name in TLS (SNI); else the caller's
+    Auto,
+    /// The caller's
+    Caller,
+    /// The upstream's own
+    Upstream,
 }
 
 /// What an age counts from after a reboot.
@@ -194,8 +240,12 @@ pub(crate) enum UpstreamProtocol {
 impl Traffic {
     /// A gate's configuration with these and the defaults.
     pub(crate) fn config(self) -> GateConfig {
+        let mut listen = self.listen.into_iter();
+        let defaults = GateConfig::default();
         let mut config = GateConfig {
-            listen: self.listen,
+            listen: listen.next().unwrap_or(defaults.listen),
+            more_listen: listen.collect(),
+            unix_access: UnixAccess { mode: self.unix_mode, group: self.unix_group },
             admin_listen: Some(self.admin_listen),
             admin_hosts: self.admin_host,
             upstream_protocol: match self.upstream_protocol {
@@ -203,7 +253,16 @@ impl Traffic {
                 UpstreamProtocol::Http1 => Protocol::Http1,
                 UpstreamProtocol::Http2 => Protocol::Http2,
             },
+            upstream_host: match self.upstream_host {
+                HostOfUpstream::Auto => UpstreamHost::Auto,
+                HostOfUpstream::Caller => UpstreamHost::Caller,
+                HostOfUpstream::Upstream => UpstreamHost::Upstream,
+            },
             upstream_ca: self.upstream_ca_file,
+            upstream_client: self
+                .upstream_cert
+                .zip(self.upstream_key)
+                .map(|(cert, key)| TlsFiles { cert, key }),
             workers: self.workers,
             trusted_proxies: peers(&self.trusted_proxy),
             forwarding_header: self.forwarded_header,
@@ -212,76 +271,87 @@ impl Traffic {
             key_access: KeyAccess { secrets: self.secrets, allow: self.jwks_allow, local: false },
             ..GateConfig::default()
         };
-        config.pool.max_connections = self.upstream_connections;
-        config.bounds.max_connections = self.max_connections;
-        config.bounds.max_connections_per_address = self.max_connections_per_address;
+        self.settings.apply(&mut config);
         config
     }
 }
 
-fn listen(text: &str) -> Result<Listen, String> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return if path.starts_with('/') {
-            Ok(Listen::Unix(path.into()))
-        } else {
-            Err("a Unix socket is written as `unix:/path`".into())
-        };
+/// Permissions in octal.
+fn mode(text: &str) -> Result<u32, String> {
+    let is_octal =
+        (1..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if is_octal && mode <= 0o777 => Ok(mode),
+        _ => Err(format!("expected permissions in octal, such as 0660, got `{text}`")),
     }
-    text.parse().map(Listen::Tcp).map_err(|_| "expected ADDR:PORT or unix:/path".into())
 }
 
-/// A listen address as it is written on the command line.
-pub(crate) fn shown(listen: &Listen) -> String {
-    match listen {
-        Listen::Tcp(addr) => addr.to_string(),
-        Listen::Unix(path) => format!("unix:{}", path.display()),
+/// The id of a group, by number or as `/etc/group` names it.
+fn group(text: &str) -> Result<u32, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
     }
+    let groups = std::fs::read_to_string("/etc/group")
+        .map_err(|error| format!("cannot read /etc/group: {error}; pass the group's number"))?;
+    let id = groups.lines().find_map(|line| {
+        let mut members = line.split(':');
+        (members.next() == Some(text)).then(|| members.nth(1)?.parse().ok()).flatten()
+    });
+    id.ok_or_else(|| {
+        format!(
+            "expected a group in /etc/group or its number, got `{text}`; `getent group` lists them"
+        )
+    })
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
-    let token = match (&args.token_file, std::env::var("KEEPGATE_TOKEN")) {
-        (Some(path), _) => read_token(path)?,
-        (None, Ok(token)) => token.trim().to_owned(),
-        (None, Err(_)) => {
-            return Err(usage(format!(
-                "no token for the center: pass --token-file F (or set KEEPGATE_TOKEN_FILE, or KEEPGATE_TOKEN to the token itself); `keepgate token create --role gate --service {}` makes one",
-                args.service
-            )));
+    let (json, only_check) = (args.json, args.check_config);
+    let named = match &args.sites {
+        None => args.service.clone(),
+        Some(_) => None,
+    };
+    let token = token(&args.token_file, named.as_deref());
+    let config = config(args)?;
+    if only_check || !config.sites.is_empty() {
+        let mut wrong = sites::faults(&config);
+        wrong.extend(token.as_ref().err().filter(|_| only_check).map(|error| format!("{error:#}")));
+        if !wrong.is_empty() {
+            return Err(usage(wrong.join("\nerror: ")));
         }
-    };
-    let json = args.json;
-    let config = GateConfig {
-        center: args.center,
-        token,
-        center_ca: args.ca_file,
-        insecure_center: args.insecure_center,
-        service: args.service,
-        upstream: args.upstream,
-        data_dir: args.data,
-        restart_age: match args.restart_age {
-            AgeFrom::WallClock => RestartAge::WallClock,
-            AgeFrom::Unknown => RestartAge::Unknown,
-        },
-        tls: args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
-        ..args.traffic.config()
-    };
+    }
+    if only_check {
+        style::print(&sites::summary(&config))?;
+        return Ok(Exit::Ok);
+    }
+    let config = GateConfig { token: token?, ..config };
     super::server_runtime()?.block_on(async {
         let mut stop = Stop::register()?;
-        let (service, upstream, center) =
-            (config.service.clone(), config.upstream.clone(), config.center.clone());
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
-        let listen = config.listen.clone();
+        let (scheme, listen) = (sites::scheme(&config), config.listen.clone());
+        let (upstream, center) = (sites::upstreams(&config), config.center.clone());
+        let services = sites::services(&config);
         let gate = start(config).await?;
         let url = url(scheme, &gate, &listen);
         let admin = gate.admin_addr().map(|addr| format!("http://{addr}"));
         if json {
-            let screen =
-                json!({ "gate": url, "admin": admin, "service": service, "upstream": upstream });
+            let mut screen = json!({ "gate": url, "admin": admin });
+            let one = |all: &[String]| match all {
+                [one] => json!(one),
+                several => json!(several),
+            };
+            if let Some(screen) = screen.as_object_mut() {
+                screen.insert("service".to_owned(), one(&services));
+                screen.insert("upstream".to_owned(), one(&upstream));
+            }
             style::print(&format!("{screen}\n"))?;
         } else {
             let paint = Paint::stdout();
+            let (noun, shown) = match services.as_slice() {
+                [one] => ("service ", one.clone()),
+                several => ("services", several.join(", ")),
+            };
+            let upstream = upstream.join(", ");
             let mut screen = format!("{}  {url}  ->  {upstream}\n", paint.strong("keepgate gate"));
-            screen += &format!("  service  {service}, following {center}\n");
+            screen += &format!("  {noun} {shown}, following {center}\n");
             screen += &format!("  metrics  {}/metrics\n", admin.unwrap_or_default());
             style::print(&screen)?;
         }
@@ -290,30 +360,88 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     })
 }
 
+/// The gate's token; `service` is the only one, if there is one.
+fn token(file: &Option<PathBuf>, service: Option<&str>) -> anyhow::Result<String> {
+    match (file, std::env::var("KEEPGATE_TOKEN")) {
+        (Some(path), _) => read_token(path),
+        (None, Ok(token)) => Ok(token.trim().to_owned()),
+        (None, Err(_)) => Err(usage(format!(
+            "no token for the center: pass --token-file F (or set KEEPGATE_TOKEN_FILE, or KEEPGATE_TOKEN to the token itself); `keepgate token create --role gate --service {}` makes one",
+            service.unwrap_or("A --service B")
+        ))),
+    }
+}
+
+/// The configuration, but for the token.
+fn config(args: Args) -> anyhow::Result<GateConfig> {
+    let mut config = GateConfig {
+        center: args.center,
+        center_ca: args.ca_file,
+        insecure_center: args.insecure_center,
+        data_dir: args.data,
+        restart_age: match args.restart_age {
+            AgeFrom::WallClock => RestartAge::WallClock,
+            AgeFrom::Unknown => RestartAge::Unknown,
+        },
+        tls: args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
+        ..args.traffic.config()
+    };
+    match (&args.sites, args.service, args.upstream) {
+        (Some(path), None, None) => sites::read(path, &mut config)?,
+        (Some(path), service, _) => {
+            let flag = if service.is_some() { "--service" } else { "--upstream" };
+            return Err(usage(format!(
+                "{flag} is for a gate with one site, and `{}` has [[site]] tables; name the service and upstream there, and leave {flag} (and its environment variable) out",
+                path.display()
+            )));
+        }
+        (None, service, upstream) => {
+            config.service = service.unwrap_or_default();
+            config.upstream = upstream.unwrap_or_default();
+        }
+    }
+    Ok(config)
+}
+
 /// Starts a gate; says which flag to change when a port is taken.
 pub(crate) async fn start(config: GateConfig) -> anyhow::Result<Gate> {
-    let listen = shown(&config.listen);
+    let listen = config.listen.to_string();
+    let is_of_callers = |place: &str| {
+        let mut all = config.more_listen.iter().chain([&config.listen]);
+        all.any(|listen| listen.to_string() == place)
+    };
     let admin = config.admin_listen.map(|addr| addr.to_string()).unwrap_or_default();
     warn_of_clear_text(&config);
+    let is_of_admin = !is_of_callers(&admin);
     Gate::start(config).await.map_err(|error| {
         let error = anyhow::Error::from(error);
-        // Both listeners fail with the same words but for the address.
-        if !admin.is_empty() && admin != listen && format!("{error:#}").contains(&admin) {
-            named(error, "the gate's metrics", admin, "--admin-listen")
-        } else {
-            named(error, "the gate", listen, "--listen")
+        let place = error.chain().find_map(|e| e.downcast_ref()).map(|error| match error {
+            ListenError::Tcp { addr, .. } => addr.to_string(),
+            ListenError::Unix { path, .. } => format!("unix:{path}"),
+        });
+        // Both sorts of listeners fail with the same words but for the address.
+        match place {
+            Some(place) if place == admin && is_of_admin => {
+                named(error, "the gate's metrics", admin, "--admin-listen")
+            }
+            place => named(error, "the gate", place.unwrap_or(listen), "--listen"),
         }
     })
 }
 
 /// Says at each start that whoever is on the way reads keys and tokens.
 fn warn_of_clear_text(config: &GateConfig) {
-    if let Listen::Tcp(addr) = &config.listen
-        && config.tls.is_none()
-        && addr.ip().to_canonical().is_unspecified()
+    let is_open = |listen: &&Listen| match listen {
+        Listen::Tcp(addr) => addr.ip().to_canonical().is_unspecified(),
+        Listen::Any(_) => true,
+        Listen::Localhost(_) | Listen::Unix(_) => false,
+    };
+    let open = [&config.listen].into_iter().chain(&config.more_listen).find(is_open);
+    if let Some(listen) = open
+        && sites::scheme(config) == "http"
     {
         tracing::warn!(
-            listen = %addr,
+            %listen,
             "the gate listens in clear text on all addresses: API keys and tokens can be read on the \
              way; pass --tls-cert and --tls-key, or listen on the address of a proxy that speaks TLS"
         );
@@ -324,6 +452,6 @@ fn warn_of_clear_text(config: &GateConfig) {
 pub(crate) fn url(scheme: &str, gate: &Gate, listen: &Listen) -> String {
     match gate.addr() {
         Some(addr) => format!("{scheme}://{addr}"),
-        None => shown(listen),
+        None => listen.to_string(),
     }
 }

@@ -21,7 +21,8 @@ Every command takes the global options that the first section shows.
 
 A value is taken from its flag, else from the environment (`KEEPGATE_*`), else from the TOML file
 given with `--config` (or `KEEPGATE_CONFIG`), else it is the default. In the file, a key at the top
-is meant for every command with a flag of that name; a key in a command's table for that command:
+is meant for every command with a flag of that name; a key in a command's table for that command.
+A key can have `_` for each `-`. A gate's file can also have sites: see gate.md.
 
 ```toml
 center = \"https://center.example.com:7480\"

@@ -18,6 +18,7 @@ use crate::style::{self, Paint, Table};
 #[command(after_help = "\
 Examples:
   keepgate token create --role gate --service orders --out gate.token
+  keepgate token create --role gate --service orders --service shop --out gate.token
   keepgate token create --role editor --service orders --expires 90d
   keepgate token rotate 4f9c2a7e1b03 --overlap 1h --out gate.token
   keepgate token list
@@ -34,9 +35,9 @@ enum Action {
         /// What it may do
         #[arg(long, value_enum)]
         role: TokenRole,
-        /// The service, for the roles gate, pep and editor
-        #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
-        service: Option<String>,
+        /// The service, for the roles gate, pep and editor; a gate's token may name several: repeat it
+        #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME", value_delimiter = ',')]
+        service: Vec<String>,
         /// How long the token is valid, such as 90d; default: until it is revoked
         #[arg(long, value_name = "DURATION", value_parser = duration::parse_ms)]
         expires: Option<u64>,
@@ -105,7 +106,7 @@ pub(crate) enum TokenRole {
     Editor,
     /// Read what an editor reads
     Viewer,
-    /// Follow one service
+    /// Follow the services that it names
     Gate,
     /// Ask for decisions
     Pep,
@@ -127,13 +128,22 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let runtime = super::runtime()?;
     match args.action {
         Action::Create { role, service, expires, note, hand } => {
-            if role == TokenRole::Gate && service.is_none() {
-                return Err(usage("a gate's token is for one service: pass --service NAME"));
+            if role == TokenRole::Gate && service.is_empty() {
+                return Err(usage(
+                    "a gate's token is for one or more services: pass --service NAME for each",
+                ));
+            }
+            if role != TokenRole::Gate && service.len() > 1 {
+                return Err(usage(format!(
+                    "a token of role `{}` is for one service: pass one --service, or make one \
+                     token for each",
+                    role.name()
+                )));
             }
             let mut admin = hand.center.connect()?;
             let asked = NewToken {
                 role: role.name().to_owned(),
-                service: service.unwrap_or_default(),
+                service: service.join(","),
                 note,
                 expires_unix_s: expires.map(ends_in).transpose()?,
             };

@@ -30,6 +30,7 @@ mod outage;
 mod plans;
 mod requests;
 mod separate;
+mod sites;
 mod sources;
 mod trust;
 mod tune;

@@ -24,7 +24,7 @@ Examples:
   keepgate top clients --service orders --json
   keepgate top clients --gate http://127.0.0.1:8081    one gate's admin listener; no center needed")]
 pub(crate) struct Args {
-    /// The service; needed only if the center has several
+    /// The service; needed only if the center, or the gate, has several
     #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
     service: Option<String>,
     /// Ask this gate's admin listener instead of the center
@@ -71,11 +71,21 @@ async fn ask(args: &Args) -> anyhow::Result<TopAnswer> {
         gate.clone()
     };
     let mut origin = Origin::new(&url, None).map_err(|e| usage(format!("--gate: {e:#}")))?;
-    let answer = origin.send(Method::GET, "/top", &[], None).await.with_context(|| {
+    let path = match &args.service {
+        Some(service) => format!("/top?service={}", segment(service)),
+        None => "/top".to_owned(),
+    };
+    let answer = origin.send(Method::GET, &path, &[], None).await.with_context(|| {
         format!("the gate `{gate}` cannot be asked; --gate is its --admin-listen address")
     })?;
     if !answer.status.is_success() {
         let status = answer.status.as_u16();
+        if matches!(status, 400 | 404) {
+            bail!(
+                "`{gate}` answered /top with {status}: {}",
+                String::from_utf8_lossy(&answer.body).trim()
+            );
+        }
         bail!("`{gate}` answered /top with {status}; --gate is a gate's --admin-listen address");
     }
     serde_json::from_slice(&answer.body).with_context(|| {

@@ -1,0 +1,935 @@
+//! Reads the sites and upstreams of a `gate.toml`: text in, values or all faults out. Pure.
+//!
+//! The table `[gate]` of the same file has the keys of the command's flags and is read with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use http::{HeaderName, HeaderValue};
+use keepgate_client::dial::Endpoint;
+use keepgate_client::pool::{PoolConfig, Protocol};
+use keepgate_policy::host::HostPattern;
+use keepgate_policy::service::is_service_name;
+use keepgate_serve::TlsFiles;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::setting::{GATE, Setting, UPSTREAM, Unit};
+use super::sites::{
+    ADDRESSES, HEADERS, HOSTS, HeaderChanges, SERVICES, SITES, SiteConfig, SiteMap, UPSTREAMS,
+    UpstreamConfig, UpstreamHost, UpstreamTls, wrong_prefix,
+};
+
+/// The largest file, in bytes.
+pub const FILE_BYTES: usize = 1 << 20;
+/// Faults that are told at once.
+pub const FAULTS: usize = 100;
+/// Bytes of an upstream's name.
+const NAME_BYTES: usize = 64;
+
+/// Something that is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its line, from 1.
+    pub line: usize,
+    /// The table, as it is written in the file; empty: none.
+    pub table: String,
+    /// The key; empty: the table itself.
+    pub key: String,
+    /// What was expected, what was found, and what to do.
+    pub wrong: String,
+}
+
+impl Fault {
+    /// With the file's name.
+    pub fn shown(&self, file: &str) -> String {
+        let Fault { line, table, key, wrong } = self;
+        let place = match (table.is_empty(), key.is_empty()) {
+            (true, true) => String::new(),
+            (true, false) => format!("`{key}`: "),
+            (false, true) => format!("{table}: "),
+            (false, false) => format!("{table}, `{key}`: "),
+        };
+        format!("{file}:{line}: {place}{wrong}")
+    }
+}
+
+/// What a file says of sites.
+#[derive(Clone, Debug, Default)]
+pub struct SitesFile {
+    /// The upstreams, by name.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// The sites, in the file's order.
+    pub sites: Vec<SiteConfig>,
+}
+
+impl SitesFile {
+    /// The services of the sites, each once, in their order.
+    pub fn services(&self) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        let names = self.sites.iter().map(|site| site.service.as_str());
+        names.filter(|name| seen.insert(*name)).collect()
+    }
+}
+
+/// Whether a file has sites: then it is a gate's with several, and else it only has flags.
+pub fn has_sites(table: &toml::Table) -> bool {
+    table.contains_key("site") || table.contains_key("upstream")
+}
+
+/// Reads `[upstream.NAME]` and `[[site]]`, and nothing else. Relative paths are below `dir`;
+/// `pool` has what upstreams do not say for themselves.
+///
+/// # Errors
+/// All faults, in the order of their lines; at most [`FAULTS`].
+pub fn read(text: &str, dir: &Path, pool: &PoolConfig) -> Result<SitesFile, Vec<Fault>> {
+    let mut reader = Reader { text, dir, faults: Vec::new() };
+    if text.len() > FILE_BYTES {
+        reader.fault(0, "", "", format!("expected at most {FILE_BYTES} bytes, got {}", text.len()));
+        return Err(reader.faults);
+    }
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let at = error.span().map_or(0, |span| span.start);
+        reader.fault(at, "", "", error.message().to_owned());
+    }
+    if !reader.faults.is_empty() {
+        // What could be read of the rest would only be guessed.
+        return Err(reader.told());
+    }
+    let (mut upstreams, mut sites) = (BTreeMap::new(), Vec::new());
+    let mut ends = Vec::new();
+    for (key, value) in table.get_ref() {
+        let at = value.span().start;
+        match (key.get_ref().as_ref(), value.get_ref()) {
+            ("upstream", DeValue::Table(table)) => {
+                if table.len() > UPSTREAMS {
+                    let wrong = format!("expected at most {UPSTREAMS}, got {}", table.len());
+                    reader.fault(at, "[upstream]", "", wrong);
+                }
+                for (name, value) in table.iter().take(UPSTREAMS) {
+                    let name = name.get_ref().as_ref();
+                    if let Some(upstream) = reader.upstream(name, value, pool) {
+                        upstreams.insert(name.to_owned(), upstream);
+                    }
+                }
+            }
+            ("upstream", _) => {
+                let wrong = "expected tables such as `[upstream.orders]`";
+                reader.fault(at, "", "upstream", wrong.to_owned());
+            }
+            ("site", DeValue::Array(array)) => {
+                if array.len() > SITES {
+                    let wrong = format!("expected at most {SITES} sites, got {}", array.len());
+                    reader.fault(at, "[[site]]", "", wrong);
+                }
+                for (place, value) in array.iter().take(SITES).enumerate() {
+                    if let Some((site, at)) = reader.site(place, value) {
+                        ends.push((place, at));
+                        sites.push(site);
+                    }
+                }
+            }
+            ("site", _) => {
+                let wrong = "expected tables, each under `[[site]]`";
+                reader.fault(at, "", "site", wrong.to_owned());
+            }
+            _ => {}
+        }
+    }
+    let was_read = reader.faults.is_empty();
+    let upstreams_named: BTreeSet<String> = match table.get_ref().get("upstream") {
+        Some(value) => match value.get_ref() {
+            DeValue::Table(table) => table.keys().map(|k| k.get_ref().to_string()).collect(),
+            _ => BTreeSet::new(),
+        },
+        None => BTreeSet::new(),
+    };
+    reader.whole(&sites, &ends, &upstreams_named, was_read);
+    if !reader.faults.is_empty() {
+        return Err(reader.told());
+    }
+    Ok(SitesFile { upstreams: upstreams.into_values().collect(), sites })
+}
+
+/// A table's members that were not asked for yet.
+struct Members<'t, 'i> {
+    shown: String,
+    at: usize,
+    left: BTreeMap<String, &'t Spanned<DeValue<'i>>>,
+}
+
+struct Reader<'f> {
+    text: &'f str,
+    dir: &'f Path,
+    faults: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, at: usize, table: &str, key: &str, wrong: String) {
+        if self.faults.len() < FAULTS {
+            let before = self.text.bytes().take(at);
+            let line = 1 + before.filter(|b| *b == b'\n').count();
+            let (table, key) = (table.to_owned(), key.to_owned());
+            self.faults.push(Fault { line, table, key, wrong });
+        }
+    }
+
+    fn told(mut self) -> Vec<Fault> {
+        self.faults.sort_by_key(|fault| fault.line);
+        self.faults
+    }
+
+    fn members<'t, 'i>(
+        &mut self,
+        shown: String,
+        value: &'t Spanned<DeValue<'i>>,
+    ) -> Option<Members<'t, 'i>> {
+        let at = value.span().start;
+        let DeValue::Table(table) = value.get_ref() else {
+            let found = value.get_ref().type_str();
+            self.fault(at, &shown, "", format!("expected a table, got {found}"));
+            return None;
+        };
+        let left = table.iter().map(|(key, value)| (key.get_ref().to_string(), value)).collect();
+        Some(Members { shown, at, left })
+    }
+
+    /// Names what was not asked for.
+    fn end(&mut self, members: Members<'_, '_>, known: &[&str]) {
+        for (key, value) in &members.left {
+            let near = known
+                .iter()
+                .map(|name| (strsim::damerau_levenshtein(name, &key.replace('-', "_")), *name))
+                .filter(|(slips, _)| *slips <= 2)
+                .min();
+            let wrong = match near {
+                Some((_, name)) => format!("there is no such key; did you mean `{name}`?"),
+                None => format!("there is no such key; there are {}", listed(known)),
+            };
+            self.fault(value.span().start, &members.shown, key, wrong);
+        }
+    }
+
+    fn upstream(
+        &mut self,
+        name: &str,
+        value: &Spanned<DeValue<'_>>,
+        pool: &PoolConfig,
+    ) -> Option<UpstreamConfig> {
+        let mut members = self.members(format!("[upstream.{name}]"), value)?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(plain) {
+            let wrong = format!(
+                "expected a name of 1 to {NAME_BYTES} letters, digits and `-_.`, got `{name}`"
+            );
+            self.fault(members.at, &members.shown, "", wrong);
+        }
+        let addresses = self.addresses(&mut members);
+        let protocol = self.one_of(
+            &mut members,
+            "protocol",
+            &[("auto", Protocol::Auto), ("http1", Protocol::Http1), ("http2", Protocol::Http2)],
+        );
+        let host = self.one_of(
+            &mut members,
+            "host",
+            &[
+                ("auto", UpstreamHost::Auto),
+                ("caller", UpstreamHost::Caller),
+                ("upstream", UpstreamHost::Upstream),
+            ],
+        );
+        let tls = self.upstream_tls(&mut members, addresses.as_ref().is_some_and(|(_, tls)| *tls));
+        let mut pool = pool.clone();
+        for setting in UPSTREAM {
+            if let Some(value) = self.setting(&mut members, setting) {
+                (setting.write)(&mut pool, value);
+            }
+        }
+        let mut known = vec!["addresses", "protocol", "host", "tls"];
+        known.extend(UPSTREAM.iter().map(|setting| setting.name));
+        self.end(members, &known);
+        Some(UpstreamConfig {
+            name: name.to_owned(),
+            addresses: addresses.map(|(addresses, _)| addresses).unwrap_or_default(),
+            protocol: protocol.unwrap_or_default(),
+            host: host.unwrap_or_default(),
+            tls,
+            pool,
+        })
+    }
+
+    /// The addresses, and whether they ask for TLS.
+    fn addresses(&mut self, members: &mut Members<'_, '_>) -> Option<(Vec<Endpoint>, bool)> {
+        let (texts, at) = self.texts(members, "addresses")?;
+        let shown = members.shown.clone();
+        if texts.is_empty() || texts.len() > ADDRESSES {
+            let wrong = format!("expected 1 to {ADDRESSES} addresses, got {}", texts.len());
+            self.fault(at, &shown, "addresses", wrong);
+        }
+        let (mut found, mut schemes) = (Vec::new(), BTreeSet::new());
+        for (text, at) in texts.iter().take(ADDRESSES) {
+            match address(text) {
+                Ok((endpoint, scheme)) => {
+                    schemes.extend(scheme);
+                    if found.contains(&endpoint) {
+                        let wrong = format!("`{text}` is there twice; leave one");
+                        self.fault(*at, &shown, "addresses", wrong);
+                    }
+                    found.push(endpoint);
+                }
+                Err(wrong) => self.fault(*at, &shown, "addresses", wrong),
+            }
+        }
+        if schemes.len() > 1 {
+            let wrong = "expected all addresses with TLS or all without, got http and https; make \
+                         two upstreams of them";
+            self.fault(at, &shown, "addresses", wrong.to_owned());
+        }
+        Some((found, schemes.contains("https")))
+    }
+
+    fn upstream_tls(
+        &mut self,
+        members: &mut Members<'_, '_>,
+        is_asked: bool,
+    ) -> Option<UpstreamTls> {
+        let Some(value) = members.left.remove("tls") else {
+            return is_asked.then(UpstreamTls::default);
+        };
+        let at = value.span().start;
+        if let DeValue::Boolean(on) = value.get_ref() {
+            if !on && is_asked {
+                let wrong = "`false` contradicts the `https` addresses; leave one of them out";
+                self.fault(at, &members.shown, "tls", wrong.to_owned());
+            }
+            return on.then(UpstreamTls::default);
+        }
+        let mut inner = self.members(format!("{}, `tls`", members.shown), value)?;
+        let ca = self.path(&mut inner, "ca");
+        let client = self.pair(&mut inner);
+        let server_name = self.text(&mut inner, "server_name").map(|(text, at)| {
+            match keepgate_policy::host::normal(&text) {
+                Ok((name, None)) => name.into_owned(),
+                _ => {
+                    let wrong = format!("expected a host name without a port, got `{text}`");
+                    self.fault(at, &inner.shown, "server_name", wrong);
+                    text
+                }
+            }
+        });
+        self.end(inner, &["ca", "cert", "key", "server_name"]);
+        Some(UpstreamTls { ca, client, server_name })
+    }
+
+    fn site(&mut self, place: usize, value: &Spanned<DeValue<'_>>) -> Option<(SiteConfig, usize)> {
+        let mut members = self.members(site_shown(place), value)?;
+        let at = members.at;
+        let hosts = self.hosts(&mut members);
+        let path = match self.text(&mut members, "path") {
+            None => "/".to_owned(),
+            Some((path, at)) => {
+                if let Some(wrong) = wrong_prefix(&path) {
+                    self.fault(at, &members.shown, "path", wrong);
+                }
+                path
+            }
+        };
+        let strip_prefix = match members.left.remove("strip_prefix") {
+            None => false,
+            Some(value) => match value.get_ref() {
+                DeValue::Boolean(strips) => {
+                    if *strips && path == "/" {
+                        let wrong = "there is no prefix to strip; set `path`, or leave it out";
+                        let at = value.span().start;
+                        self.fault(at, &members.shown, "strip_prefix", wrong.to_owned());
+                    }
+                    *strips
+                }
+                other => {
+                    let wrong = format!("expected true or false, got {}", other.type_str());
+                    self.fault(value.span().start, &members.shown, "strip_prefix", wrong);
+                    false
+                }
+            },
+        };
+        let service = match self.text(&mut members, "service") {
+            Some((name, at)) => {
+                if !is_service_name(&name) {
+                    let wrong = format!("expected the name of a service, got `{name}`");
+                    self.fault(at, &members.shown, "service", wrong);
+                }
+                name
+            }
+            None => {
+                self.missing(&members, "service", "name the service whose policies decide");
+                String::new()
+            }
+        };
+        let upstream = match self.text(&mut members, "upstream") {
+            Some((name, _)) => name,
+            None => {
+                self.missing(&members, "upstream", "name one of the `[upstream.NAME]` tables");
+                String::new()
+            }
+        };
+        let tls = members.left.remove("tls").and_then(|value| {
+            let mut inner = self.members(format!("{}, `tls`", members.shown), value)?;
+            let pair = self.pair(&mut inner);
+            if pair.is_none() && !inner.left.contains_key("cert") && self.faults.is_empty() {
+                self.fault(inner.at, &inner.shown, "", "expected `cert` and `key`".to_owned());
+            }
+            self.end(inner, &["cert", "key"]);
+            pair
+        });
+        let request_headers = self.headers(&mut members);
+        let mut settings = Vec::new();
+        for (place, setting) in GATE.iter().enumerate().filter(|(_, s)| s.is_per_site) {
+            settings.extend(self.setting(&mut members, setting).map(|value| (place, value)));
+        }
+        let mut known =
+            vec!["hosts", "path", "strip_prefix", "service", "upstream", "tls", "request_headers"];
+        known.extend(GATE.iter().filter(|s| s.is_per_site).map(|setting| setting.name));
+        self.end(members, &known);
+        let site = SiteConfig {
+            hosts,
+            path,
+            strip_prefix,
+            service,
+            upstream,
+            tls,
+            request_headers,
+            settings,
+        };
+        Some((site, at))
+    }
+
+    fn hosts(&mut self, members: &mut Members<'_, '_>) -> Vec<HostPattern> {
+        let Some((texts, at)) = self.texts(members, "hosts") else { return Vec::new() };
+        let shown = members.shown.clone();
+        if texts.is_empty() || texts.len() > HOSTS {
+            let wrong = format!(
+                "expected 1 to {HOSTS} hosts, got {}; leave `hosts` out to take every host",
+                texts.len()
+            );
+            self.fault(at, &shown, "hosts", wrong);
+        }
+        let mut hosts = Vec::new();
+        for (text, at) in texts.iter().take(HOSTS) {
+            match text.parse::<HostPattern>() {
+                Ok(host) if hosts.contains(&host) => {
+                    self.fault(*at, &shown, "hosts", format!("`{text}` is there twice; leave one"));
+                }
+                Ok(host) => hosts.push(host),
+                Err(error) => self.fault(*at, &shown, "hosts", error.to_string()),
+            }
+        }
+        hosts
+    }
+
+    fn headers(&mut self, members: &mut Members<'_, '_>) -> HeaderChanges {
+        let mut changes = HeaderChanges::default();
+        let Some(value) = members.left.remove("request_headers") else { return changes };
+        let shown = format!("{}, `request_headers`", members.shown);
+        let Some(mut inner) = self.members(shown.clone(), value) else { return changes };
+        if let Some(value) = inner.left.remove("set")
+            && let Some(set) = self.members(format!("{shown}, `set`"), value)
+        {
+            if set.left.len() > HEADERS {
+                let wrong = format!("expected at most {HEADERS} headers, got {}", set.left.len());
+                self.fault(set.at, &set.shown, "", wrong);
+            }
+            for (key, value) in set.left.iter().take(HEADERS) {
+                let at = value.span().start;
+                let name = self.header(key, at, &set.shown);
+                let text = value.get_ref().as_str();
+                let text = text.and_then(|text| HeaderValue::from_str(text).ok());
+                match (name, text) {
+                    (Some(name), Some(value)) => changes.set.push((name, value)),
+                    (_, None) => {
+                        let wrong = "expected a text of visible characters in quotes".to_owned();
+                        self.fault(at, &set.shown, key, wrong);
+                    }
+                    (None, _) => {}
+                }
+            }
+        }
+        if let Some((names, at)) = self.texts(&mut inner, "remove") {
+            if names.len() > HEADERS {
+                let wrong = format!("expected at most {HEADERS} headers, got {}", names.len());
+                self.fault(at, &inner.shown, "remove", wrong);
+            }
+            for (name, at) in names.iter().take(HEADERS) {
+                changes.remove.extend(self.header(name, *at, &format!("{shown}, `remove`")));
+            }
+        }
+        self.end(inner, &["set", "remove"]);
+        changes
+    }
+
+    /// A header that a site may change.
+    fn header(&mut self, name: &str, at: usize, shown: &str) -> Option<HeaderName> {
+        let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
+            self.fault(at, shown, name, format!("expected the name of a header, got `{name}`"));
+            return None;
+        };
+        if let Some(why) = untouchable(&header) {
+            self.fault(at, shown, name, format!("`{header}` cannot be changed here: {why}"));
+            return None;
+        }
+        Some(header)
+    }
+
+    /// What the sites and upstreams say together. Without faults before, all of it is there.
+    fn whole(
+        &mut self,
+        sites: &[SiteConfig],
+        ends: &[(usize, usize)],
+        upstreams: &BTreeSet<String>,
+        was_read: bool,
+    ) {
+        if sites.is_empty() && was_read {
+            let wrong = "expected at least one `[[site]]`, with `service` and `upstream`";
+            self.fault(0, "", "site", wrong.to_owned());
+        }
+        let place = |index: usize| ends.get(index).copied().unwrap_or_default();
+        let mut used = BTreeSet::new();
+        let mut services = BTreeSet::new();
+        for (index, site) in sites.iter().enumerate() {
+            let (number, at) = place(index);
+            services.insert(&site.service);
+            used.insert(&site.upstream);
+            if !site.upstream.is_empty() && !upstreams.contains(&site.upstream) {
+                let near = upstreams
+                    .iter()
+                    .map(|name| (strsim::damerau_levenshtein(name, &site.upstream), name))
+                    .filter(|(slips, _)| *slips <= 2)
+                    .min();
+                let wrong = match near {
+                    Some((_, name)) => format!(
+                        "there is no `[upstream.{}]`; did you mean `{name}`?",
+                        site.upstream
+                    ),
+                    None => {
+                        format!("there is no `[upstream.{0}]`; add that table", site.upstream)
+                    }
+                };
+                self.fault(at, &site_shown(number), "upstream", wrong);
+            }
+        }
+        if services.len() > SERVICES {
+            let wrong = format!(
+                "expected at most {SERVICES} services, got {}; divide the sites among gates",
+                services.len()
+            );
+            self.fault(0, "[[site]]", "service", wrong);
+        }
+        if was_read {
+            for name in upstreams.iter().filter(|name| !used.contains(name)) {
+                let wrong = "no site uses it; name it in a `[[site]]`, or remove it".to_owned();
+                self.fault(0, &format!("[upstream.{name}]"), "", wrong);
+            }
+        }
+        let (_, twice) = SiteMap::new(sites.iter().map(|site| (&*site.hosts, &*site.path)));
+        for twice in twice {
+            let ((first, _), (second, at)) = (place(twice.first), place(twice.second));
+            let host = twice.host.unwrap_or_else(|| "any host".to_owned());
+            let wrong = format!(
+                "takes {host} with path `{}`, as {} does; change one of them",
+                twice.path,
+                site_shown(first)
+            );
+            self.fault(at, &site_shown(second), "", wrong);
+        }
+    }
+
+    fn missing(&mut self, members: &Members<'_, '_>, key: &str, what: &str) {
+        // A value of another type was told already.
+        let (at, shown) = (members.at, members.shown.clone());
+        if !self.faults.iter().any(|fault| fault.table == shown && fault.key == key) {
+            self.fault(at, &shown, key, format!("is missing; {what}"));
+        }
+    }
+
+    fn text(&mut self, members: &mut Members<'_, '_>, key: &str) -> Option<(String, usize)> {
+        let value = members.left.remove(key)?;
+        let at = value.span().start;
+        match value.get_ref().as_str() {
+            Some(text) => Some((text.to_owned(), at)),
+            None => {
+                let found = value.get_ref().type_str();
+                self.fault(at, &members.shown, key, format!("expected a text, got {found}"));
+                None
+            }
+        }
+    }
+
+    /// A list of texts and where each is, and where the list is; one text is a list of one.
+    fn texts(
+        &mut self,
+        members: &mut Members<'_, '_>,
+        key: &str,
+    ) -> Option<(Vec<(String, usize)>, usize)> {
+        let Some(value) = members.left.remove(key) else {
+            if key == "addresses" {
+                self.missing(members, key, "name at least one HOST:PORT or unix:/path");
+            }
+            return None;
+        };
+        let at = value.span().start;
+        if let DeValue::String(text) = value.get_ref() {
+            return Some((vec![(text.to_string(), at)], at));
+        }
+        let DeValue::Array(array) = value.get_ref() else {
+            let found = value.get_ref().type_str();
+            self.fault(at, &members.shown, key, format!("expected a list of texts, got {found}"));
+            return None;
+        };
+        let mut texts = Vec::new();
+        for value in array.iter() {
+            let at = value.span().start;
+            match value.get_ref().as_str() {
+                Some(text) => texts.push((text.to_owned(), at)),
+                None => {
+                    let found = value.get_ref().type_str();
+                    let wrong = format!("expected texts in the list, got {found}");
+                    self.fault(at, &members.shown, key, wrong);
+                }
+            }
+        }
+        Some((texts, at))
+    }
+
+    fn one_of<V: Copy>(
+        &mut self,
+        members: &mut Members<'_, '_>,
+        key: &str,
+        values: &[(&str, V)],
+    ) -> Option<V> {
+        let (text, at) = self.text(members, key)?;
+        let found = values.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
+            let wrong = format!("expected one of {}, got `{text}`", listed(&names));
+            self.fault(at, &members.shown, key, wrong);
+        }
+        found
+    }
+
+    fn setting<T>(&mut self, members: &mut Members<'_, '_>, setting: &Setting<T>) -> Option<u64> {
+        let value = members.left.remove(setting.name)?;
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) if setting.unit != Unit::Time => number.as_str().to_owned(),
+            DeValue::Boolean(on) => on.to_string(),
+            other => other.type_str().to_owned(),
+        };
+        match setting.parse(&text) {
+            Ok(value) => Some(value),
+            Err(wrong) => {
+                self.fault(value.span().start, &members.shown, setting.name, wrong);
+                None
+            }
+        }
+    }
+
+    fn path(&mut self, members: &mut Members<'_, '_>, key: &str) -> Option<PathBuf> {
+        let (text, at) = self.text(members, key)?;
+        if text.is_empty() || text.contains('\0') {
+            self.fault(at, &members.shown, key, "expected the path of a file".to_owned());
+        }
+        Some(self.dir.join(text))
+    }
+
+    /// `cert` and `key`, which go together.
+    fn pair(&mut self, members: &mut Members<'_, '_>) -> Option<TlsFiles> {
+        let (cert, key) = (self.path(members, "cert"), self.path(members, "key"));
+        match (cert, key) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (None, None) => None,
+            (cert, _) => {
+                let (has, lacks) = if cert.is_some() { ("cert", "key") } else { ("key", "cert") };
+                let wrong = format!("is missing; `{has}` is set, and they go together");
+                self.fault(members.at, &members.shown.clone(), lacks, wrong);
+                None
+            }
+        }
+    }
+}
+
+/// An upstream's address, and the scheme that it names.
+fn address(text: &str) -> Result<(Endpoint, Option<&'static str>), String> {
+    let wrong = |why: &str| {
+        format!(
+            "expected HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/path, got `{text}`{why}"
+        )
+    };
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if !path.starts_with('/') || path.contains('\0') {
+            return Err(wrong(""));
+        }
+        return Ok((Endpoint::Unix(path.into()), None));
+    }
+    let (rest, scheme) = match text.split_once("://") {
+        Some(("http", rest)) => (rest.strip_suffix('/').unwrap_or(rest), Some("http")),
+        Some(("https", rest)) => (rest.strip_suffix('/').unwrap_or(rest), Some("https")),
+        Some(_) => return Err(wrong("")),
+        None => (text, None),
+    };
+    let (host, port) = keepgate_policy::host::normal(rest).map_err(|_| wrong(""))?;
+    let port = match (port, scheme) {
+        (Some(0), _) => return Err(wrong(": port 0 is none")),
+        (Some(port), _) => port,
+        (None, Some("http")) => 80,
+        (None, Some(_)) => 443,
+        (None, None) => return Err(wrong(": the port is missing")),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok((Endpoint::Tcp { host, port }, scheme))
+}
+
+/// Why a site may not change a header; none: it may.
+fn untouchable(header: &HeaderName) -> Option<&'static str> {
+    let name = header.as_str();
+    match name {
+        "host" => Some("set the upstream's `host`"),
+        "connection" | "content-length" | "transfer-encoding" | "te" | "trailer" | "upgrade"
+        | "keep-alive" | "proxy-connection" | "expect" | "http2-settings" => {
+            Some("the gate sets how requests are framed")
+        }
+        "x-request-id" => Some("the gate sets it"),
+        _ if name.starts_with("keepgate-") => Some("the gate sets it"),
+        _ if name.starts_with("x-forwarded-") => Some("the gate sets it"),
+        _ => None,
+    }
+}
+
+fn site_shown(place: usize) -> String {
+    format!("[[site]] {}", place + 1)
+}
+
+fn listed(names: &[&str]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        match read(text, Path::new("/etc/keepgate"), &PoolConfig::default()) {
+            Ok(_) => Vec::new(),
+            Err(faults) => faults.iter().map(|fault| fault.shown("gate.toml")).collect(),
+        }
+    }
+
+    const CONTRACT: &str = r#"
+[gate]
+listen = ["0.0.0.0:443"]
+
+[upstream.orders]
+addresses = ["orders-1:8080", "orders-2:8080", "unix:/run/orders.sock"]
+connections = 200
+
+[[site]]
+hosts = ["shop.example", "*.shop.example"]
+path = "/api/orders"
+strip_prefix = true
+service = "orders"
+upstream = "orders"
+tls = { cert = "shop.pem", key = "shop.key" }
+request_headers = { set = { "x-env" = "prod" }, remove = ["x-debug"] }
+answer_timeout = "5s"
+body_bytes = "200MB"
+"#;
+
+    #[test]
+    fn the_contract_is_read() {
+        let read = read(CONTRACT, Path::new("/etc/keepgate"), &PoolConfig::default()).unwrap();
+        let [upstream] = read.upstreams.as_slice() else { panic!("{read:?}") };
+        assert_eq!(upstream.pool.max_connections, Some(200));
+        let tcp = |host: &str| Endpoint::Tcp { host: host.to_owned(), port: 8080 };
+        let unix = Endpoint::Unix("/run/orders.sock".into());
+        assert_eq!(upstream.addresses, [tcp("orders-1"), tcp("orders-2"), unix]);
+        assert!(upstream.tls.is_none());
+        let [site] = read.sites.as_slice() else { panic!("{read:?}") };
+        assert_eq!((site.path.as_str(), site.strip_prefix), ("/api/orders", true));
+        assert_eq!(site.hosts.len(), 2);
+        let tls = site.tls.as_ref().unwrap();
+        assert_eq!(tls.cert, Path::new("/etc/keepgate/shop.pem"));
+        assert_eq!(site.request_headers.set.len(), 1);
+        assert_eq!(site.request_headers.remove, ["x-debug"]);
+        let set: Vec<_> = site.settings.iter().map(|(p, v)| (GATE[*p].name, *v)).collect();
+        assert_eq!(set, [("body_bytes", 200_000_000), ("answer_timeout", 5_000)]);
+        assert_eq!(read.services(), ["orders"]);
+    }
+
+    #[test]
+    fn the_example_of_the_document_is_read() {
+        let document = include_str!("../../../../docs/gate.md");
+        let start = document.find("```toml\n[gate]").unwrap() + 8;
+        let text = &document[start..];
+        let text = &text[..text.find("```").unwrap()];
+        assert_eq!(faults(text), Vec::<String>::new());
+        assert!(text.contains("[[site]]"));
+    }
+
+    #[test]
+    fn an_upstream_with_tls() {
+        let text = r#"
+[upstream.a]
+addresses = ["https://a.example", "https://b.example:8443/"]
+protocol = "http2"
+host = "caller"
+tls = { ca = "ca.pem", cert = "/c.pem", key = "/k.pem", server_name = "A.example" }
+[[site]]
+service = "a"
+upstream = "a"
+"#;
+        let read = read(text, Path::new("/d"), &PoolConfig::default()).unwrap();
+        let tls = read.upstreams[0].tls.clone().unwrap();
+        assert_eq!(tls.ca.as_deref(), Some(Path::new("/d/ca.pem")));
+        assert_eq!(tls.client.unwrap().cert, Path::new("/c.pem"));
+        assert_eq!(tls.server_name.as_deref(), Some("a.example"));
+        assert_eq!(read.upstreams[0].host, UpstreamHost::Caller);
+        assert_eq!(read.upstreams[0].protocol, Protocol::Http2);
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once_with_file_line_table_key_and_the_way_out() {
+        let text = r#"
+[upstream.orders]
+addresses = ["orders-1", "http://a:1", "https://b:2", "unix:run.sock"]
+conections = 5
+queue = "many"
+
+[upstream.unused]
+addresses = []
+protocol = "http3"
+
+[[site]]
+hosts = ["*.x:80"]
+path = "/a/"
+strip_prefix = "yes"
+upstream = "order"
+tls = { cert = "a.pem" }
+request_headers = { set = { host = "x", ok = 5 }, remove = ["keepgate-principal"] }
+idle_timeout = "5s"
+answer_timeout = 5
+[[site]]
+service = "orders"
+upstream = "orders"
+[[site]]
+service = "orders"
+upstream = "orders"
+"#;
+        let told = faults(text).join("\n");
+        for part in [
+            "gate.toml:3: [upstream.orders], `addresses`: expected HOST:PORT, http://HOST:PORT, \
+             https://HOST:PORT or unix:/path, got `orders-1`: the port is missing",
+            "gate.toml:3: [upstream.orders], `addresses`: expected all addresses with TLS or all",
+            "got `unix:run.sock`",
+            "gate.toml:4: [upstream.orders], `conections`: there is no such key; did you mean \
+             `connections`?",
+            "gate.toml:5: [upstream.orders], `queue`: expected a whole number from 0 to 1000000, \
+             got `many`",
+            "gate.toml:8: [upstream.unused], `addresses`: expected 1 to 256 addresses, got 0",
+            "gate.toml:9: [upstream.unused], `protocol`: expected one of `auto`, `http1`, `http2`, \
+             got `http3`",
+            "gate.toml:12: [[site]] 1, `hosts`: `*.x:80` is not a host",
+            "gate.toml:13: [[site]] 1, `path`: expected a path without `/` at its end",
+            "gate.toml:14: [[site]] 1, `strip_prefix`: expected true or false",
+            "[[site]] 1, `service`: is missing; name the service",
+            "[[site]] 1, `upstream`: there is no `[upstream.order]`; did you mean `orders`?",
+            "[[site]] 1, `tls`, `key`: is missing; `cert` is set",
+            "`set`, `host`: `host` cannot be changed here: set the upstream's `host`",
+            "`set`, `ok`: expected a text",
+            "`keepgate-principal` cannot be changed here",
+            "gate.toml:18: [[site]] 1, `idle_timeout`: there is no such key",
+            "gate.toml:19: [[site]] 1, `answer_timeout`: expected a duration from 1ms to 1d",
+            "[[site]] 3: takes any host with path `/`, as [[site]] 2 does; change one of them",
+        ] {
+            assert!(told.contains(part), "no `{part}` in:\n{told}");
+        }
+        assert!(faults("[gate]\n").join("\n").contains("at least one `[[site]]`"));
+        let said = faults("a = \n[[site\n");
+        assert!(said.len() >= 2 && said[0].starts_with("gate.toml:1: "), "{said:?}");
+    }
+
+    #[test]
+    fn bounds_hold_at_and_beyond_them() {
+        let upstream = |addresses: usize| {
+            let list: Vec<String> = (0..addresses).map(|n| format!("\"a{n}:1\"")).collect();
+            format!("[upstream.u]\naddresses = [{}]\n", list.join(","))
+        };
+        let site = |rest: &str| format!("[[site]]\nservice = \"s\"\nupstream = \"u\"\n{rest}\n");
+        let paths =
+            |n: usize| -> String { (0..n).map(|n| site(&format!("path = \"/{n}\""))).collect() };
+        let hosts = |n: usize| {
+            let list: Vec<String> = (0..n).map(|n| format!("\"h{n}\"")).collect();
+            site(&format!("hosts = [{}]", list.join(",")))
+        };
+        let removed = |n: usize| {
+            let list: Vec<String> = (0..n).map(|n| format!("\"x-{n}\"")).collect();
+            site(&format!("request_headers = {{ remove = [{}] }}", list.join(",")))
+        };
+        let services = |n: usize| -> String {
+            let one =
+                |n| format!("[[site]]\nservice = \"s{n}\"\nupstream = \"u\"\npath = \"/{n}\"\n");
+            (0..n).map(one).collect()
+        };
+        let upstreams = |n: usize| -> String {
+            let one = |n| {
+                format!(
+                    "[upstream.u{n}]\naddresses = \"a:1\"\n[[site]]\nservice = \"s\"\n\
+                     upstream = \"u{n}\"\nhosts = [\"h{n}\"]\n"
+                )
+            };
+            (0..n).map(one).collect()
+        };
+        for (good, bad, says) in [
+            (upstream(ADDRESSES) + &site(""), upstream(ADDRESSES + 1) + &site(""), "256 addresses"),
+            (upstream(1) + &paths(SITES), upstream(1) + &paths(SITES + 1), "1000 sites"),
+            (upstream(1) + &hosts(HOSTS), upstream(1) + &hosts(HOSTS + 1), "200 hosts"),
+            (upstream(1) + &removed(HEADERS), upstream(1) + &removed(HEADERS + 1), "64 headers"),
+            (upstream(1) + &services(SERVICES), upstream(1) + &services(SERVICES + 1), "services"),
+            (upstreams(UPSTREAMS), upstreams(UPSTREAMS + 1), "at most 1000"),
+        ] {
+            assert_eq!(faults(&good), Vec::<String>::new());
+            let said = faults(&bad).join("\n");
+            assert!(said.contains(says), "{says}: {said}");
+        }
+        let large = format!("{}#{}", upstream(1) + &site(""), "x".repeat(FILE_BYTES));
+        assert!(faults(&large).join("").contains("1048576 bytes"));
+        let many: String = (0..FAULTS + 50).map(|n| format!("[[site]]\nx{n} = 1\n")).collect();
+        assert_eq!(faults(&many).len(), FAULTS);
+    }
+
+    #[test]
+    fn addresses_are_read() {
+        for (text, shown) in [
+            ("a:1", "a:1 None"),
+            ("A.example.:8080", "a.example:8080 None"),
+            ("[::1]:80", "::1:80 None"),
+            ("http://a", "a:80 http"),
+            ("https://a/", "a:443 https"),
+            ("unix:///run/x", "/run/x"),
+        ] {
+            let (endpoint, scheme) = address(text).unwrap();
+            let found = match endpoint {
+                Endpoint::Tcp { host, port } => {
+                    format!("{host}:{port} {}", scheme.unwrap_or("None"))
+                }
+                Endpoint::Unix(path) => path.display().to_string(),
+            };
+            assert_eq!(found, shown, "{text}");
+        }
+        for text in ["", "a", "a:0", "a:99999", ":80", "ftp://a:1", "http://a/b", "u@a:1", "unix:a"]
+        {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+}

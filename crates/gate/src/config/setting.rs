@@ -1,0 +1,592 @@
+//! The gate's bounds and switches, each defined once.
+//!
+//! From one [`Setting`] come its flag, its environment variable, its key in a file, its help, its
+//! row in the documents, and the check of its values. Every value is a number: milliseconds, bytes,
+//! a count, or 0 and 1 for a switch.
+
+use std::time::Duration;
+
+use keepgate_client::pool::{MAX_CONNECTIONS, PoolConfig};
+use keepgate_policy::duration;
+
+use super::GateConfig;
+
+/// A day, the longest time that can be set.
+const DAY: u64 = 86_400_000;
+/// The largest number of bytes that can be set: 1 TiB.
+const TIB: u64 = 1 << 40;
+/// The largest count that can be set.
+const MILLION: u64 = 1_000_000;
+
+/// How a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// `500ms`, `5s`, `90m`; in milliseconds.
+    Time,
+    /// `1024`, `64KiB`, `200MB`.
+    Bytes,
+    /// A whole number.
+    Count,
+    /// `true` or `false`.
+    Switch,
+}
+
+/// One setting of a `T`.
+pub struct Setting<T: 'static> {
+    /// Its key in a file. The flag has `-` for `_`, and the variable capitals after `KEEPGATE_`.
+    pub name: &'static str,
+    /// What it is, without its default.
+    pub help: &'static str,
+    /// How its values are written.
+    pub unit: Unit,
+    /// The least value.
+    pub least: u64,
+    /// The largest value.
+    pub most: u64,
+    /// What the default is, where no number says it.
+    pub default: Option<&'static str>,
+    /// A `[[site]]` can set it for itself.
+    pub is_per_site: bool,
+    /// Its value in a `T`; none: it is not set.
+    pub read: fn(&T) -> Option<u64>,
+    /// Puts it into a `T`.
+    pub write: fn(&mut T, u64),
+}
+
+impl<T> Setting<T> {
+    /// The value of a text, in range; else what was expected.
+    pub fn parse(&self, text: &str) -> Result<u64, String> {
+        let value = match self.unit {
+            Unit::Time => duration::parse_ms(text).ok(),
+            Unit::Bytes => bytes(text),
+            Unit::Count => whole(text),
+            Unit::Switch => match text {
+                "true" => Some(1),
+                "false" => Some(0),
+                _ => None,
+            },
+        };
+        match value {
+            Some(value) if (self.least..=self.most).contains(&value) => Ok(value),
+            _ => Err(format!("expected {}, got `{text}`", self.expected())),
+        }
+    }
+
+    /// What a value can be, in words.
+    pub fn expected(&self) -> String {
+        let (least, most) = (self.shown(self.least), self.shown(self.most));
+        match self.unit {
+            Unit::Time => format!("a duration from {least} to {most} (such as `5s`)"),
+            Unit::Bytes => format!("a size from {least} to {most} (such as `64KiB` or `200MB`)"),
+            Unit::Count => format!("a whole number from {least} to {most}"),
+            Unit::Switch => "`true` or `false`".to_owned(),
+        }
+    }
+
+    /// A value as [`Setting::parse`] reads it.
+    pub fn shown(&self, value: u64) -> String {
+        match self.unit {
+            Unit::Time => duration::to_text(value),
+            Unit::Bytes => {
+                let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+                let whole = |(_, shift): &&(_, u32)| value > 0 && value.trailing_zeros() >= *shift;
+                match unit.iter().find(whole) {
+                    Some((name, shift)) => format!("{}{name}", value >> shift),
+                    None => value.to_string(),
+                }
+            }
+            Unit::Count => value.to_string(),
+            Unit::Switch => (value != 0).to_string(),
+        }
+    }
+
+    /// The flag, without `--`.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        format!("KEEPGATE_{}", self.name.to_ascii_uppercase())
+    }
+}
+
+impl<T: Default> Setting<T> {
+    /// The default, in words.
+    pub fn default_shown(&self) -> String {
+        match (self.default, (self.read)(&T::default())) {
+            (Some(words), _) => words.to_owned(),
+            (None, Some(value)) => self.shown(value),
+            (None, None) => "none".to_owned(),
+        }
+    }
+}
+
+/// A size in bytes: digits, and `KiB`, `MiB`, `GiB`, `TiB` (powers of 1024) or `kB`, `MB`, `GB`,
+/// `TB` (powers of 1000).
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    whole(number)?.checked_mul(factor)
+}
+
+fn whole(text: &str) -> Option<u64> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+fn narrow(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// A time from 1 ms to a day.
+macro_rules! time {
+    ($name:literal, $site:literal, $($field:ident).+, $help:literal) => {
+        Setting {
+            name: $name,
+            help: $help,
+            unit: Unit::Time,
+            least: 1,
+            most: DAY,
+            default: None,
+            is_per_site: $site,
+            read: |c| Some(ms(c.$($field).+)),
+            write: |c, value| c.$($field).+ = Duration::from_millis(value),
+        }
+    };
+}
+
+/// A number in a range.
+macro_rules! number {
+    ($name:literal, $site:literal, $unit:ident $least:tt..=$most:tt, $($field:ident).+, $help:literal) => {
+        Setting {
+            name: $name,
+            help: $help,
+            unit: Unit::$unit,
+            least: $least,
+            most: $most,
+            default: None,
+            is_per_site: $site,
+            read: |c| Some(wide(c.$($field).+)),
+            write: |c, value| c.$($field).+ = narrow(value),
+        }
+    };
+}
+
+/// The most that a head is parsed for (`wire::head`).
+const HEADER_COUNT: u64 = 100;
+const CONNECTIONS: u64 = MAX_CONNECTIONS as u64;
+
+/// The settings of a gate; those that a site can set for itself are marked.
+pub const GATE: &[Setting<GateConfig>] = &[
+    number!(
+        "max_connections",
+        false,
+        Count 1..=MILLION,
+        bounds.max_connections,
+        "Connections that callers may have; at the limit, an idle one is closed for the next"
+    ),
+    Setting {
+        name: "max_connections_per_address",
+        help: "Connections that one address may have (IPv6: one /64)",
+        unit: Unit::Count,
+        least: 1,
+        most: MILLION,
+        default: Some("a quarter of --max-connections"),
+        is_per_site: false,
+        read: |c| c.bounds.max_connections_per_address.map(wide),
+        write: |c, value| c.bounds.max_connections_per_address = Some(narrow(value)),
+    },
+    Setting {
+        name: "max_streams",
+        help: "Exchanges at once on one HTTP/2 connection of a caller",
+        unit: Unit::Count,
+        least: 1,
+        most: 10_000,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(u64::from(c.bounds.max_streams)),
+        write: |c, value| c.bounds.max_streams = u32::try_from(value).unwrap_or(u32::MAX),
+    },
+    number!(
+        "header_count",
+        false,
+        Count 1..=HEADER_COUNT,
+        bounds.header_count,
+        "Header fields of a request; more get 431"
+    ),
+    number!(
+        "header_bytes",
+        false,
+        Bytes 1_024..=1_048_576,
+        bounds.header_bytes,
+        "Bytes of a request's header section; more get 431"
+    ),
+    number!(
+        "uri_bytes",
+        false,
+        Bytes 64..=65_536,
+        bounds.uri_bytes,
+        "Bytes of a request's target; more get 414"
+    ),
+    Setting {
+        name: "body_bytes",
+        help: "Bytes of a request body; more get 413",
+        unit: Unit::Bytes,
+        least: 0,
+        most: TIB,
+        default: None,
+        is_per_site: true,
+        read: |c| Some(c.bounds.body_bytes),
+        write: |c, value| c.bounds.body_bytes = value,
+    },
+    time!(
+        "first_byte_timeout",
+        false,
+        bounds.first_byte,
+        "From accept (or TLS) to the first byte; then the connection is closed"
+    ),
+    time!(
+        "handshake_timeout",
+        false,
+        bounds.handshake,
+        "A TLS handshake; then the connection is closed"
+    ),
+    time!(
+        "header_timeout",
+        false,
+        bounds.header,
+        "From the first byte of a request's head to its last; then 408"
+    ),
+    time!(
+        "idle_timeout",
+        false,
+        bounds.idle,
+        "A caller's connection without an exchange; then it is closed"
+    ),
+    time!("body_idle", true, bounds.body_idle, "A request body of which nothing arrives; then 408"),
+    time!(
+        "body_window",
+        true,
+        bounds.body_window,
+        "A request body that brings fewer than --body-least bytes in each such time gets 408"
+    ),
+    Setting {
+        name: "body_least",
+        help: "See --body-window",
+        unit: Unit::Bytes,
+        least: 0,
+        most: TIB,
+        default: None,
+        is_per_site: true,
+        read: |c| Some(c.bounds.body_least),
+        write: |c, value| c.bounds.body_least = value,
+    },
+    Setting {
+        name: "pressure_rate",
+        help: "While requests wait for a connection, a request body with fewer bytes a second may be \
+               ended with 408",
+        unit: Unit::Bytes,
+        least: 0,
+        most: TIB,
+        default: None,
+        is_per_site: true,
+        read: |c| Some(c.bounds.pressure_rate),
+        write: |c, value| c.bounds.pressure_rate = value,
+    },
+    time!(
+        "answer_timeout",
+        true,
+        bounds.answer_timeout,
+        "From the last request byte forwarded until the answer begins; then 504. A service or a \
+         route can set it for itself"
+    ),
+    time!(
+        "answer_idle",
+        true,
+        bounds.answer_idle,
+        "An answer or a WebSocket without traffic; then it is closed. A service or a route can set \
+         it for itself"
+    ),
+    time!(
+        "write_stall",
+        false,
+        bounds.write_stall,
+        "A caller that reads nothing of its answer; then its connection is closed"
+    ),
+    Setting {
+        name: "drain",
+        help: "How long exchanges may continue when the gate stops",
+        unit: Unit::Time,
+        least: 0,
+        most: DAY,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(ms(c.bounds.drain)),
+        write: |c, value| c.bounds.drain = Duration::from_millis(value),
+    },
+    time!(
+        "revision_wait",
+        false,
+        bounds.revision_wait,
+        "How long a request waits for the revision in Keepgate-Min-Revision; then 503"
+    ),
+    number!(
+        "revision_waiters",
+        false,
+        Count 0..=MILLION,
+        bounds.revision_waiters,
+        "Requests that wait for a revision at once; more get 503"
+    ),
+    Setting {
+        name: "revoke_after",
+        help: "A younger exchange is not decided again when permissions change",
+        unit: Unit::Time,
+        least: 0,
+        most: DAY,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(ms(c.bounds.revoke_after)),
+        write: |c, value| c.bounds.revoke_after = Duration::from_millis(value),
+    },
+    time!("jwks_interval", false, keys.interval, "Between two reads of a key set from a URL"),
+    time!(
+        "jwks_file_interval",
+        false,
+        keys.file_interval,
+        "Between two looks at a key set or secret in a file"
+    ),
+    time!(
+        "jwks_unknown_interval",
+        false,
+        keys.unknown_interval,
+        "Between two reads of a key set because of unknown key ids"
+    ),
+    time!(
+        "jwks_retry",
+        false,
+        keys.retry,
+        "Before the first retry while there is no key set; doubles up to --jwks-interval"
+    ),
+    time!(
+        "jwks_timeout",
+        false,
+        keys.timeout,
+        "One read of a key set, from connecting to the last byte"
+    ),
+    time!("jwks_wait", false, keys.wait, "How long a request waits for keys that it needs"),
+    Setting {
+        name: "keep_encoded_slash",
+        help: "Paths may contain %2F whatever the service says, as in release 0.1",
+        unit: Unit::Switch,
+        least: 0,
+        most: 1,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(u64::from(c.keep_encoded_slash)),
+        write: |c, value| c.keep_encoded_slash = value != 0,
+    },
+];
+
+/// The settings of an upstream's connections. In an `[upstream.NAME]` table these are the keys; the
+/// flags begin with `upstream-`, and the keys in `[gate]` with `upstream_`.
+pub const UPSTREAM: &[Setting<PoolConfig>] = &[
+    Setting {
+        name: "connections",
+        help: "Connections to the upstream at most",
+        unit: Unit::Count,
+        least: 1,
+        most: CONNECTIONS,
+        default: Some("half of the usable ports, at most 1024"),
+        is_per_site: false,
+        read: |c| c.max_connections.map(wide),
+        write: |c, value| c.max_connections = Some(narrow(value)),
+    },
+    number!(
+        "queue",
+        false,
+        Count 0..=MILLION,
+        max_queue,
+        "Requests that may wait for a connection to the upstream; more get 503"
+    ),
+    time!(
+        "queue_timeout",
+        false,
+        queue_timeout,
+        "How long a request waits for a connection to the upstream; then 503"
+    ),
+    time!(
+        "idle_timeout",
+        false,
+        idle_timeout,
+        "How long a connection to the upstream is kept idle; keep it below the upstream's own"
+    ),
+    number!(
+        "h2_connections",
+        false,
+        Count 1..=CONNECTIONS,
+        h2_max_connections,
+        "HTTP/2 connections to the upstream at most"
+    ),
+    number!(
+        "h2_streams",
+        false,
+        Count 1..=10_000,
+        h2_max_streams,
+        "Requests at once on one HTTP/2 connection to the upstream"
+    ),
+    time!(
+        "h2_ping",
+        false,
+        h2_ping,
+        "How often a busy HTTP/2 connection to the upstream is asked whether it is alive"
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_setting_takes_its_bounds_and_nothing_beyond() {
+        fn check<T: Default>(settings: &[Setting<T>]) {
+            for setting in settings {
+                for value in [setting.least, setting.most] {
+                    let text = setting.shown(value);
+                    assert_eq!(setting.parse(&text), Ok(value), "{}: {text}", setting.name);
+                    let mut target = T::default();
+                    (setting.write)(&mut target, value);
+                    assert_eq!((setting.read)(&target), Some(value), "{}", setting.name);
+                }
+                let beyond = [setting.least.checked_sub(1), setting.most.checked_add(1)];
+                for value in beyond.into_iter().flatten() {
+                    if setting.unit == Unit::Switch {
+                        continue;
+                    }
+                    let said = setting.parse(&setting.shown(value)).unwrap_err();
+                    assert!(said.starts_with("expected "), "{}: {said}", setting.name);
+                }
+                // The default is a value that may be set.
+                if let Some(value) = (setting.read)(&T::default()) {
+                    assert_eq!(setting.parse(&setting.shown(value)), Ok(value), "{}", setting.name);
+                }
+                assert!(setting.default_shown() != "none", "{}", setting.name);
+                for text in ["", " ", "-1", "x", "1x", "99999999999999999999", "1 s", "+1"] {
+                    assert!(setting.parse(text).is_err(), "{}: {text}", setting.name);
+                }
+            }
+            let names: BTreeSet<_> = settings.iter().map(|setting| setting.name).collect();
+            assert_eq!(names.len(), settings.len());
+        }
+        check(GATE);
+        check(UPSTREAM);
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, value) in [
+            ("0", Some(0)),
+            ("200MB", Some(200_000_000)),
+            ("64MiB", Some(64 << 20)),
+            ("1kB", Some(1_000)),
+            ("10B", Some(10)),
+            ("1TiB", Some(1 << 40)),
+            ("18446744073709551615TiB", None),
+            ("MB", None),
+            ("1.5MB", None),
+            ("1 MB", None),
+            ("1mb", None),
+        ] {
+            assert_eq!(bytes(text), value, "{text}");
+        }
+    }
+
+    /// The tables of `docs/gate.md`; `UPDATE_EXPECT=1 cargo test` writes them anew.
+    #[test]
+    fn the_document_has_every_setting() {
+        let gate = GATE.iter().map(|s| row(s, if s.is_per_site { "site" } else { "" }));
+        let upstream = UPSTREAM.iter().map(|s| row(s, ""));
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/gate.md");
+        let held = std::fs::read_to_string(path).unwrap();
+        let head = "| setting | default | range | | |\n|---|---|---|---|---|\n";
+        let made =
+            replaced(&held, "settings of the gate", &format!("{head}{}", gate.collect::<String>()));
+        let table = format!("{head}{}", upstream.collect::<String>());
+        let made = replaced(&made, "settings of an upstream", &table);
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            std::fs::write(path, &made).unwrap();
+        } else {
+            assert!(held == made, "docs/gate.md is behind: UPDATE_EXPECT=1 writes its tables anew");
+        }
+    }
+
+    fn row<T: Default>(setting: &Setting<T>, of: &str) -> String {
+        let range = match setting.unit {
+            Unit::Switch => String::new(),
+            _ => format!("{} to {}", setting.shown(setting.least), setting.shown(setting.most)),
+        };
+        let help = setting.help.replace("--", "").replace("-window", "_window");
+        format!("| `{}` | {} | {range} | {of} | {help} |\n", setting.name, setting.default_shown())
+    }
+
+    /// The text with another table between a comment that begins like this, and the next.
+    fn replaced(text: &str, comment: &str, table: &str) -> String {
+        let start = text.find(&format!("<!-- {comment}")).unwrap();
+        let start = start + text[start..].find("-->\n").unwrap() + 4;
+        let end = start + text[start..].find("<!-- end -->").unwrap();
+        format!("{}{table}{}", &text[..start], &text[end..])
+    }
+
+    /// `GateConfig::bounds`, `keys` and the pool have no field that no setting reaches: a new field
+    /// does not compile here until it has a row above, or a reason to have none.
+    #[test]
+    fn every_bound_is_within_reach() {
+        let crate::Bounds {
+            max_connections: _,
+            max_connections_per_address: _,
+            max_streams: _,
+            header_count: _,
+            header_bytes: _,
+            uri_bytes: _,
+            body_bytes: _,
+            first_byte: _,
+            handshake: _,
+            header: _,
+            idle: _,
+            body_idle: _,
+            body_window: _,
+            body_least: _,
+            pressure_rate: _,
+            answer_timeout: _,
+            answer_idle: _,
+            write_stall: _,
+            drain: _,
+            revision_wait: _,
+            revision_waiters: _,
+            revoke_after: _,
+        } = crate::Bounds::default();
+        let bounds = GATE.iter().filter(|s| !s.name.starts_with("jwks_") && s.unit != Unit::Switch);
+        assert_eq!(bounds.count(), 22);
+    }
+}

@@ -1,0 +1,79 @@
+//! What is wrong with a configuration, as far as that shows before anything is bound.
+
+use std::time::Duration;
+
+use keepgate_policy::identify::is_everybody;
+use keepgate_serve::TlsFiles;
+
+use super::failure::StartError;
+use super::sites::{certificates, target, upstream_target};
+use crate::config::GateConfig;
+use crate::config::sites::{LISTENERS, wrong_prefix};
+use crate::wire::head::MAX_HEADER_COUNT;
+
+/// All that is wrong with a configuration and needs neither a listener nor a connection to be seen.
+pub fn faults(config: &GateConfig) -> Vec<StartError> {
+    let mut faults: Vec<StartError> = check(config).err().into_iter().collect();
+    faults.extend(certificates(config).err());
+    let mut seen: Vec<&TlsFiles> = Vec::new();
+    for files in config.tls.iter().chain(config.sites.iter().filter_map(|site| site.tls.as_ref())) {
+        if !seen.contains(&files) {
+            seen.push(files);
+            faults.extend(files.load().err().map(StartError::Tls));
+        }
+    }
+    if config.sites.is_empty() {
+        faults.extend(upstream_target(config).err());
+    }
+    faults.extend(config.upstreams.iter().filter_map(|upstream| target(upstream).err()));
+    faults
+}
+
+/// The first setting that makes no sense.
+pub(crate) fn check(config: &GateConfig) -> Result<(), StartError> {
+    let bad =
+        |setting, reason: &str| Err(StartError::Setting { setting, reason: reason.to_owned() });
+    let bounds = &config.bounds;
+    if config.sites.is_empty() && config.service.is_empty() {
+        return bad("service", "is empty; name the service this gate protects");
+    }
+    if config.more_listen.len() >= LISTENERS {
+        return bad("listen", "names more than 64 places; leave some out");
+    }
+    for (number, site) in config.sites.iter().enumerate() {
+        let wrong = wrong_prefix(&site.path).or_else(|| {
+            let none = site.strip_prefix && site.path == "/";
+            none.then(|| "there is no prefix to strip".to_owned())
+        });
+        if let Some(reason) = wrong {
+            let table = format!("[[site]] {}, `path`", number + 1);
+            return Err(StartError::Named { table, reason });
+        }
+    }
+    if bounds.header_count > MAX_HEADER_COUNT || bounds.header_count == 0 {
+        return bad("header_count", "must be between 1 and 100");
+    }
+    if bounds.max_connections == 0 || bounds.max_connections_per_address == Some(0) {
+        return bad("max_connections", "must be at least 1, also for one address");
+    }
+    for (setting, least) in [
+        ("body_idle", bounds.body_idle),
+        ("body_window", bounds.body_window),
+        ("answer_timeout", bounds.answer_timeout),
+        ("answer_idle", bounds.answer_idle),
+    ] {
+        if least < Duration::from_millis(1) {
+            return bad(setting, "must be at least 1 ms");
+        }
+    }
+    for (setting, peers) in
+        [("trusted_proxies", &config.trusted_proxies), ("proxy_senders", &config.proxy_senders)]
+    {
+        if !config.trust_everybody && is_everybody(&peers.ranges) {
+            let reason = "covers every address, so any caller could claim any address; name the \
+                          proxies in front, or pass --trust-everybody if nobody else can connect";
+            return bad(setting, reason);
+        }
+    }
+    Ok(())
+}

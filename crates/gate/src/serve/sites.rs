@@ -1,0 +1,253 @@
+//! From a configuration to its sites: services, upstreams and certificates, each made once.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use keepgate_client::dial::{Dialer, Endpoint, Identity, Roots, Target, TlsSettings};
+use keepgate_client::pool::{MAX_CONNECTIONS, Pool, PoolConfig, Protocol, Upstream, UpstreamId};
+use keepgate_serve::{Certificates, TlsFiles};
+
+use super::failure::StartError;
+use crate::config::setting::GATE;
+use crate::config::sites::{SiteConfig, SiteMap, UpstreamConfig, UpstreamHost, UpstreamTls};
+use crate::config::{Bounds, GateConfig};
+use crate::message::body::CallerBody;
+use crate::phase::worker::{Backend, Site};
+
+/// The sites of a configuration; where it has none, the one that takes everything.
+pub(crate) fn of(config: &GateConfig) -> Vec<SiteConfig> {
+    if config.sites.is_empty() {
+        return vec![SiteConfig::whole(&config.service, "")];
+    }
+    config.sites.clone()
+}
+
+/// The services of the sites, each once, in their order.
+pub(crate) fn services(sites: &[SiteConfig]) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let names = sites.iter().map(|site| &site.service);
+    names.filter(|name| seen.insert(name.as_str())).cloned().collect()
+}
+
+/// How many connections the upstreams are to have at most, all together.
+pub(crate) fn connections(config: &GateConfig) -> usize {
+    let most =
+        |pool: &PoolConfig| pool.max_connections.unwrap_or(MAX_CONNECTIONS).min(MAX_CONNECTIONS);
+    if config.sites.is_empty() {
+        return most(&config.pool);
+    }
+    config.upstreams.iter().map(|upstream| most(&upstream.pool)).sum()
+}
+
+/// The upstreams of a configuration. All together they open no more than `share` connections: where
+/// more are asked for, each has its part.
+pub(crate) fn backends(
+    config: &GateConfig,
+    dialer: &Dialer,
+    share: usize,
+) -> Result<Vec<Arc<Backend>>, StartError> {
+    let asked = connections(config).max(1);
+    let part = |pool: &PoolConfig| {
+        let own = pool.max_connections.unwrap_or(MAX_CONNECTIONS).min(MAX_CONNECTIONS);
+        if asked <= share { own } else { (own.saturating_mul(share) / asked).max(1) }
+    };
+    if config.sites.is_empty() {
+        let target = upstream_target(config)?;
+        let pool = bounded(config.pool.clone(), part(&config.pool));
+        let host = config.upstream_host;
+        let name = String::new();
+        return Ok(vec![backend(name, target, config.upstream_protocol, host, dialer, pool)]);
+    }
+    let made = config.upstreams.iter().map(|upstream| {
+        let pool = bounded(upstream.pool.clone(), part(&upstream.pool));
+        let (name, host) = (upstream.name.clone(), upstream.host);
+        Ok(backend(name, target(upstream)?, upstream.protocol, host, dialer, pool))
+    });
+    made.collect()
+}
+
+fn backend(
+    name: String,
+    target: Target,
+    protocol: Protocol,
+    host: UpstreamHost,
+    dialer: &Dialer,
+    pool: PoolConfig,
+) -> Arc<Backend> {
+    let keeps_host = match host {
+        UpstreamHost::Caller => true,
+        UpstreamHost::Upstream => false,
+        UpstreamHost::Auto => target.tls.is_none(),
+    };
+    let queue_timeout = pool.queue_timeout;
+    let upstream: Upstream<CallerBody> =
+        Pool::new(dialer.clone(), pool).upstream(&UpstreamId { target, protocol });
+    Arc::new(Backend { name, upstream, uploads: Arc::default(), queue_timeout, keeps_host })
+}
+
+/// A pool opens no more connections than there are descriptors for.
+fn bounded(mut pool: PoolConfig, most: usize) -> PoolConfig {
+    pool.max_connections = pool.max_connections.map(|asked| asked.min(most));
+    let budget = Arc::clone(&pool.budget);
+    pool.budget = Arc::new(move |target| budget(target).min(most));
+    pool
+}
+
+fn alpn(protocol: Protocol) -> &'static [&'static str] {
+    match protocol {
+        Protocol::Auto => &["h2", "http/1.1"],
+        Protocol::Http1 => &["http/1.1"],
+        Protocol::Http2 => &["h2"],
+    }
+}
+
+pub(crate) fn upstream_target(config: &GateConfig) -> Result<Target, StartError> {
+    let tls = UpstreamTls {
+        ca: config.upstream_ca.clone(),
+        client: config.upstream_client.clone(),
+        server_name: None,
+    };
+    let identity = identity("upstream", &tls)?;
+    let roots = tls.ca.map_or(Roots::System, Roots::File);
+    let alpn = alpn(config.upstream_protocol);
+    Target::from_url(&config.upstream, || {
+        TlsSettings::new(&roots, identity.as_ref(), alpn).map(Arc::new)
+    })
+    .map_err(StartError::Upstream)
+}
+
+/// The first address of an upstream.
+pub(crate) fn target(upstream: &UpstreamConfig) -> Result<Target, StartError> {
+    let mut target = match upstream.addresses.first() {
+        Some(Endpoint::Tcp { host, port }) => Target::tcp(host.clone(), *port),
+        Some(Endpoint::Unix(path)) => Target::unix(path.clone()),
+        None => {
+            let reason = "has no address; name at least one HOST:PORT or unix:/path".to_owned();
+            return Err(StartError::Named {
+                table: format!("[upstream.{}]", upstream.name),
+                reason,
+            });
+        }
+    };
+    if let Some(tls) = &upstream.tls {
+        let table = format!("[upstream.{}], `tls`", upstream.name);
+        let identity = identity(&table, tls)?;
+        let roots = tls.ca.clone().map_or(Roots::System, Roots::File);
+        let settings =
+            TlsSettings::new(&roots, identity.as_ref(), alpn(upstream.protocol)).map_err(
+                |error| StartError::Named { table, reason: keepgate_observe::chain(&error) },
+            )?;
+        target.tls = Some(Arc::new(settings));
+        target.server_name.clone_from(&tls.server_name);
+    }
+    Ok(target)
+}
+
+/// As whom the gate speaks to an upstream.
+fn identity(table: &str, tls: &UpstreamTls) -> Result<Option<Identity>, StartError> {
+    let Some(TlsFiles { cert, key }) = &tls.client else { return Ok(None) };
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|error| StartError::Named {
+            table: table.to_owned(),
+            reason: format!("cannot read `{}`: {error}", path.display()),
+        })
+    };
+    Ok(Some(Identity { chain_pem: read(cert)?, key_pem: read(key)? }))
+}
+
+/// The sites themselves, and the map by which they are found.
+pub(crate) fn made(
+    config: &GateConfig,
+    sites: Vec<SiteConfig>,
+    services: &[String],
+    backends: &[Arc<Backend>],
+) -> Result<(Vec<Arc<Site>>, SiteMap), StartError> {
+    let (map, twice) = SiteMap::new(sites.iter().map(|site| (&*site.hosts, &*site.path)));
+    if let Some(twice) = twice.first() {
+        let reason = format!("takes the same requests as [[site]] {}", twice.first + 1);
+        return Err(StartError::Named { table: format!("[[site]] {}", twice.second + 1), reason });
+    }
+    let places: HashMap<&str, usize> =
+        services.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
+    let by_name: HashMap<&str, &Arc<Backend>> =
+        backends.iter().map(|backend| (backend.name.as_str(), backend)).collect();
+    let mut all = Vec::with_capacity(sites.len());
+    for (number, site) in sites.into_iter().enumerate() {
+        let place = places.get(site.service.as_str());
+        let (Some(service), Some(backend)) = (place, by_name.get(site.upstream.as_str())) else {
+            let reason = format!("there is no `[upstream.{}]`; add that table", site.upstream);
+            return Err(StartError::Named { table: format!("[[site]] {}", number + 1), reason });
+        };
+        let bounds = bounds(config, &site);
+        let (service, backend) = (*service, Arc::clone(backend));
+        all.push(Arc::new(Site { config: site, number, bounds, service, backend }));
+    }
+    Ok((all, map))
+}
+
+/// The gate's bounds, with what the site sets for itself.
+fn bounds(config: &GateConfig, site: &SiteConfig) -> Bounds {
+    let mut own = GateConfig { bounds: config.bounds.clone(), ..GateConfig::default() };
+    for (place, value) in &site.settings {
+        if let Some(setting) = GATE.get(*place) {
+            (setting.write)(&mut own, *value);
+        }
+    }
+    own.bounds
+}
+
+/// The certificates toward callers. Where there are any, each host has one.
+///
+/// # Errors
+/// Names the site of a host that has none, or two.
+pub(crate) fn certificates(config: &GateConfig) -> Result<Certificates, StartError> {
+    let mut certificates = Certificates { default: config.tls.clone(), named: Vec::new() };
+    let mut by_host: HashMap<String, (usize, &TlsFiles)> = HashMap::new();
+    let named = |number: usize, reason: String| {
+        Err(StartError::Named { table: format!("[[site]] {}", number + 1), reason })
+    };
+    for (number, site) in config.sites.iter().enumerate() {
+        let Some(files) = &site.tls else { continue };
+        if site.hosts.is_empty() {
+            let reason = "has `tls` and no `hosts`; a certificate is chosen by the host: add \
+                          `hosts`, or set `tls-cert` and `tls-key` in [gate] for all others";
+            return named(number, reason.to_owned());
+        }
+        for host in site.hosts.iter().cloned().map(String::from) {
+            match by_host.get(&host) {
+                Some((_, known)) if *known == files => {}
+                Some((first, _)) => {
+                    let reason = format!(
+                        "has another certificate for `{host}` than [[site]] {}; use one",
+                        first + 1
+                    );
+                    return named(number, reason);
+                }
+                None => {
+                    certificates.named.push((host.clone(), files.clone()));
+                    by_host.insert(host, (number, files));
+                }
+            }
+        }
+    }
+    if certificates.named.is_empty() || certificates.default.is_some() {
+        return Ok(certificates);
+    }
+    for (number, site) in config.sites.iter().enumerate() {
+        let lacking = match site.hosts.is_empty() {
+            true => Some("any host".to_owned()),
+            false => {
+                let hosts = site.hosts.iter().cloned().map(String::from);
+                hosts.into_iter().find(|host| !by_host.contains_key(host)).map(|h| format!("`{h}`"))
+            }
+        };
+        if let Some(lacking) = lacking {
+            let reason = format!(
+                "has no certificate for {lacking}, and other sites have one; add `tls`, or set \
+                 `tls-cert` and `tls-key` in [gate] for all that have none"
+            );
+            return named(number, reason);
+        }
+    }
+    Ok(certificates)
+}
