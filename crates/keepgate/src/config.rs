@@ -15,7 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _};
 use keepgate_gate::config::file;
 
-use crate::cmd::Cli;
+use crate::cmd::{self, Cli};
 use crate::exit::{self, Exit};
 
 mod gate_file;
@@ -70,6 +70,7 @@ pub(crate) fn command_line() -> Command {
 pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
     let mut command = command_line();
     let mut from_file = Vec::new();
+    let mut with_sites = None;
     if let Some((path, culprit)) = config_path(&argv) {
         let (text, mut table) = read(&path, culprit).map_err(Stop::File)?;
         let name = path.display().to_string();
@@ -81,6 +82,7 @@ pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
             table.remove("site");
             table.remove("upstream");
             command = gate_file::with_sites(command, &path);
+            with_sites = Some(path.display().to_string());
         }
         let table = hyphenated(table, &name).map_err(Stop::File)?;
         command = with_file(command, &table, &name, &mut from_file).map_err(Stop::File)?;
@@ -90,7 +92,14 @@ pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
         Stop::Clap(Box::new(error), culprit)
     };
     let matches = command.clone().try_get_matches_from(&argv).map_err(with_culprit)?;
-    Cli::from_arg_matches(&matches).map_err(|e| with_culprit(e.format(&mut command)))
+    let cli = Cli::from_arg_matches(&matches).map_err(|e| with_culprit(e.format(&mut command)))?;
+    match with_sites {
+        Some(file) if matches!(cli.command, cmd::Command::Up(_)) => Err(Stop::File(format!(
+            "{file}: `keepgate up` has one site, and the file has [[site]] or [upstream] tables; run \
+             `keepgate center` and `keepgate gate --config {file}`"
+        ))),
+        _ => Ok(cli),
+    }
 }
 
 /// The configuration file's path and who named it. Looked for by hand, because what the file says

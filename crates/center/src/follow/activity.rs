@@ -20,6 +20,9 @@ pub(crate) const FORGOTTEN: Duration = Duration::from_secs(30);
 pub(crate) const REPORT_BYTES: usize = 64 << 10;
 /// Reports kept at once.
 const REPORTS: usize = 16_384;
+/// Bytes of one follower's, about all its services: with this many there is room for sixteen of the
+/// greediest.
+const FOLLOWER_BYTES: usize = 4 << 20;
 /// Bytes of all that are kept.
 const ALL_BYTES: usize = 64 << 20;
 
@@ -62,11 +65,16 @@ impl Kept {
     }
 
     fn forget(&mut self, follower: u64) {
-        let of = (follower, String::new())..(follower.saturating_add(1), String::new());
-        let keys: Vec<_> = self.by_follower.range(of).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<_> = self.of(follower).map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.remove(&key);
         }
+    }
+
+    /// What one follower has said.
+    fn of(&self, follower: u64) -> impl Iterator<Item = (&(u64, String), &Told)> {
+        let from = (follower, String::new());
+        self.by_follower.range(from..).take_while(move |((of, _), _)| *of == follower)
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -99,6 +107,10 @@ impl Activities {
             ((follower, service.to_owned()), Told { report: Bytes::from(bytes), at: now });
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.remove(&key);
+        let own: usize = kept.of(follower).map(|(_, told)| told.report.len()).sum();
+        if own + told.report.len() > FOLLOWER_BYTES {
+            return Err(Dropped::Full);
+        }
         let fits = |kept: &Kept| {
             kept.by_follower.len() < REPORTS && kept.bytes + told.report.len() <= ALL_BYTES
         };
@@ -189,6 +201,24 @@ mod tests {
         assert_eq!((ages("a"), ages("b"), ages("c")), (vec![], vec![1_000], vec![]));
         kept.forget(2);
         assert_eq!(kept.0.lock().unwrap().bytes, 0);
+    }
+
+    /// However much one follower says, others find a place.
+    #[test]
+    fn a_follower_has_a_part_of_the_room() {
+        let kept = Activities::default();
+        let now = Instant::now();
+        let mut padded = report();
+        padded.resize(REPORT_BYTES, b' ');
+        let most = FOLLOWER_BYTES / REPORT_BYTES;
+        for n in 0..most {
+            kept.keep(1, &format!("s{n}"), padded.clone(), now).unwrap();
+        }
+        assert!(matches!(kept.keep(1, "more", padded.clone(), now), Err(Dropped::Full)));
+        // In place of its own, and by another.
+        kept.keep(1, "s0", padded.clone(), now).unwrap();
+        kept.keep(2, "more", padded, now).unwrap();
+        const { assert!(ALL_BYTES >= 16 * FOLLOWER_BYTES) };
     }
 
     #[test]

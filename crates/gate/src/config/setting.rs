@@ -396,7 +396,7 @@ pub const GATE: &[Setting<GateConfig>] = &[
     time!("jwks_wait", false, keys.wait, "How long a request waits for keys that it needs"),
     Setting {
         name: "keep_encoded_slash",
-        help: "Paths may contain %2F whatever the service says, as in release 0.1",
+        help: "Paths may contain %2F even if the service refuses it, as in release 0.1",
         unit: Unit::Switch,
         least: 0,
         most: 1,
@@ -546,8 +546,16 @@ mod tests {
             Unit::Switch => String::new(),
             _ => format!("{} to {}", setting.shown(setting.least), setting.shown(setting.most)),
         };
-        let help = setting.help.replace("--", "").replace("-window", "_window");
-        format!("| `{}` | {} | {range} | {of} | {help} |\n", setting.name, setting.default_shown())
+        // A flag is named by its key.
+        let keys = |text: &str| -> String {
+            let key = |word: &str| match word.strip_prefix("--") {
+                Some(flag) => flag.replace('-', "_"),
+                None => word.to_owned(),
+            };
+            text.split(' ').map(key).collect::<Vec<_>>().join(" ")
+        };
+        let (default, help) = (keys(&setting.default_shown()), keys(setting.help));
+        format!("| `{}` | {default} | {range} | {of} | {help} |\n", setting.name)
     }
 
     /// The text with another table between a comment that begins like this, and the next.

@@ -267,10 +267,10 @@ pub fn searched(raw: &str) -> Result<Cow<'_, str>, path::PathError> {
     path::normal(raw, rules)
 }
 
-/// What the most generous upstream reads in a path in normal form: parameters are cut off, encoded
-/// slashes are slashes, and slashes in a row are one.
+/// What the most generous upstream reads in a path in normal form: parameters, and dots and spaces
+/// at the end of a segment, are cut off, encoded slashes are slashes, and slashes in a row are one.
 pub fn generous(form: &str) -> Cow<'_, str> {
-    if !form.contains([';', '%']) && !form.contains("//") {
+    if !form.contains([';', '%', '.']) && !form.contains("//") {
         return Cow::Borrowed(form);
     }
     let plain = form.replace("%2F", "/");
@@ -278,7 +278,10 @@ pub fn generous(form: &str) -> Cow<'_, str> {
     let mut segments = plain.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         let end = [segment.find(';'), segment.find("%3B")].into_iter().flatten().min();
-        let name = end.and_then(|end| segment.get(..end)).unwrap_or(segment);
+        let mut name = end.and_then(|end| segment.get(..end)).unwrap_or(segment);
+        while let Some(shorter) = name.strip_suffix('.').or(name.strip_suffix("%20")) {
+            name = shorter;
+        }
         if !name.is_empty() || segments.peek().is_none() {
             out.push('/');
             out.push_str(name);
@@ -468,6 +471,9 @@ mod tests {
             ("/", "/"),
             ("/%41", "/%41"),
             ("/a%2F;x/b", "/a/b"),
+            ("/a.b/c", "/a.b/c"),
+            ("/a./b%20", "/a/b"),
+            ("/a%20.%20;x/b", "/a/b"),
         ] {
             assert_eq!(generous(form), read, "{form}");
         }

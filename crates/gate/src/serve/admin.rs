@@ -248,7 +248,7 @@ impl View {
         metrics::services(&self.workers, &names, page);
         let ready: Vec<ServiceReady> =
             self.services().iter().map(|tables| ServiceReady::of(tables)).collect();
-        let help = "Whether the service can be decided about, whatever its routes ask of its age.";
+        let help = "Whether the service can be decided about; a route may find the state too old.";
         let mut series = page.metric(Sort::Gauge, "service_ready", help);
         for service in &ready {
             series.line(&[("service", service.service)], u8::from(service.missing.is_none()));

@@ -196,6 +196,16 @@ fn bounds(config: &GateConfig, site: &SiteConfig) -> Bounds {
     own.bounds
 }
 
+/// Whether a caller that asks for a name of `host` is shown the certificate of `named`, or of a
+/// longer one.
+fn covers(named: &str, host: &str) -> bool {
+    let below = host.strip_prefix("*.").unwrap_or(host);
+    named == host
+        || named
+            .strip_prefix('*')
+            .is_some_and(|end| below.len() > end.len() && below.ends_with(end))
+}
+
 /// The certificates toward callers. Where there are any, each host has one.
 ///
 /// # Errors
@@ -237,8 +247,9 @@ pub(crate) fn certificates(config: &GateConfig) -> Result<Certificates, StartErr
         let lacking = match site.hosts.is_empty() {
             true => Some("any host".to_owned()),
             false => {
-                let hosts = site.hosts.iter().cloned().map(String::from);
-                hosts.into_iter().find(|host| !by_host.contains_key(host)).map(|h| format!("`{h}`"))
+                let mut hosts = site.hosts.iter().cloned().map(String::from);
+                let is_covered = |host: &str| by_host.keys().any(|named| covers(named, host));
+                hosts.find(|host| !is_covered(host)).map(|host| format!("`{host}`"))
             }
         };
         if let Some(lacking) = lacking {
@@ -250,4 +261,47 @@ pub(crate) fn certificates(config: &GateConfig) -> Result<Certificates, StartErr
         }
     }
     Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_covers_all_below_it() {
+        for (named, host, covered) in [
+            ("a.x", "a.x", true),
+            ("a.x", "b.x", false),
+            ("*.x", "a.x", true),
+            ("*.x", "*.x", true),
+            ("*.x", "*.a.x", true),
+            ("*.x", "x", false),
+            ("*.a.x", "*.x", false),
+            ("*.x", "ax", false),
+            ("a.x", "*.a.x", false),
+        ] {
+            assert_eq!(covers(named, host), covered, "{named} {host}");
+        }
+    }
+
+    /// Where there are fewer descriptors than all upstreams ask for, each has its part.
+    #[test]
+    fn upstreams_share_the_descriptors() {
+        let text = "[upstream.a]\naddresses = \"a:1\"\nconnections = 900\n\
+                    [upstream.b]\naddresses = \"b:1\"\nconnections = 90\n\
+                    [upstream.c]\naddresses = \"c:1\"\nconnections = 10\n\
+                    [[site]]\nservice = \"s\"\nupstream = \"a\"\n\
+                    [[site]]\nservice = \"s\"\nupstream = \"b\"\npath = \"/b\"\n\
+                    [[site]]\nservice = \"s\"\nupstream = \"c\"\npath = \"/c\"\n";
+        let dir = std::path::Path::new("");
+        let read = crate::config::file::read(text, dir, &PoolConfig::default()).unwrap();
+        let config =
+            GateConfig { sites: read.sites, upstreams: read.upstreams, ..GateConfig::default() };
+        assert_eq!(connections(&config), 1_000);
+        for (share, parts) in [(1_000, [900, 90, 10]), (100, [90, 9, 1]), (10, [9, 1, 1])] {
+            let backends = backends(&config, &Dialer::default(), share).unwrap();
+            let limits: Vec<usize> = backends.iter().map(|b| b.upstream.stats().limit).collect();
+            assert_eq!(limits, parts, "{share}");
+        }
+    }
 }

@@ -220,6 +220,8 @@ upstream = "u"
             "/admin;x/y",
             "/admin%3Bx/y",
             "/admin%2Fx",
+            "/admin./x",
+            "/admin%20/x",
             "/x/%2e%2e/admin",
             "/admin/",
         ] {

@@ -166,6 +166,11 @@ fn a_configuration_is_checked() {
     // What belongs to one site contradicts a file with sites.
     let said = check(&scratch, GOOD, &["--service", "s"]);
     assert!(said.code == 64 && said.stderr.contains("--service is for a gate with one site"));
+    let file = scratch.write("gate.toml", GOOD);
+    let mut command = keepgate();
+    command.args(["up", "--demo", "--config"]).arg(file);
+    let said = run(command);
+    assert!(said.code == 64 && said.stderr.contains("`keepgate up` has one site"), "{said:?}");
     // The form with one site is checked as well.
     let mut command = keepgate();
     command.args(["gate", "--check-config", "--service", "s", "--upstream", "ftp://a"]);
