@@ -339,7 +339,7 @@ fn other(peer: Peer, call: Call, source: io::Error) -> DialError {
 
 /// The source address the kernel would use toward `dst`, found without a packet and without a
 /// TCP port.
-fn route(src: Option<IpAddr>, dst: SocketAddr) -> io::Result<Option<IpAddr>> {
+pub(super) fn route(src: Option<IpAddr>, dst: SocketAddr) -> io::Result<Option<IpAddr>> {
     let domain = socket2::Domain::for_address(dst);
     let probe = match socket2::Socket::new(domain, socket2::Type::DGRAM, None) {
         Ok(probe) => probe,

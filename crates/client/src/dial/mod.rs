@@ -21,7 +21,7 @@ mod stream;
 mod target;
 mod tls;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -84,7 +84,7 @@ pub struct Dialer {
 struct Inner {
     config: DialConfig,
     counters: DialCounters,
-    resolutions: Semaphore,
+    resolutions: Arc<Semaphore>,
     next_source: AtomicUsize,
 }
 
@@ -101,7 +101,7 @@ impl Dialer {
             inner: Arc::new(Inner {
                 config,
                 counters: DialCounters::default(),
-                resolutions: Semaphore::new(MAX_RESOLUTIONS),
+                resolutions: Arc::new(Semaphore::new(MAX_RESOLUTIONS)),
                 next_source: AtomicUsize::new(0),
             }),
         }
@@ -148,7 +148,10 @@ impl Dialer {
         let (stream, local, remote) = match &target.place {
             Endpoint::Unix(path) => (Stream::Unix(socket::connect_unix(path).await?), None, None),
             Endpoint::Tcp { host, port } => {
-                let addresses = without(self.resolve(host, *port).await?, avoid);
+                let addresses = match target.address {
+                    Some(address) => vec![address],
+                    None => without(self.resolve(host, *port).await?, avoid),
+                };
                 let tcp = self.first_of(&addresses, &target.sources).await?;
                 let (local, remote) = (tcp.local_addr().ok(), tcp.peer_addr().ok());
                 (Stream::Tcp(tcp), local, remote)
@@ -164,18 +167,45 @@ impl Dialer {
     /// The addresses of a host, at most eight, in the order in which they should be tried; for
     /// whoever must see an address before it is connected to.
     pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+        self.resolve_all(host, port, MAX_ADDRESSES).await
+    }
+
+    /// As [`Dialer::resolve`], with at most `most` addresses. Runs on a thread for blocking work.
+    pub async fn resolve_all(
+        &self,
+        host: &str,
+        port: u16,
+        most: usize,
+    ) -> Result<Vec<SocketAddr>, DialError> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
         let failed = |source| DialError::Resolve { host: host.to_owned(), source };
-        let permit = self.inner.resolutions.acquire().await;
-        let found = tokio::net::lookup_host((host, port)).await.map_err(failed)?;
-        drop(permit);
-        let addresses = interleaved(found.take(4 * MAX_ADDRESSES));
+        let permit = Arc::clone(&self.inner.resolutions).acquire_owned().await;
+        let name = (host.to_owned(), port);
+        // Who waits for it may go away; the thread, and so the permit, stays until it is over.
+        let looked_up = tokio::task::spawn_blocking(move || {
+            let found = name.to_socket_addrs();
+            drop(permit);
+            found
+        });
+        let found = match looked_up.await {
+            Ok(found) => found.map_err(failed)?,
+            Err(_) => return Err(failed(std::io::Error::other("the look-up was given up"))),
+        };
+        let addresses = interleaved(found.take(4 * most), most);
         if addresses.is_empty() {
             return Err(failed(std::io::Error::other("the name has no address")));
         }
         Ok(addresses)
+    }
+
+    /// Whether this host has a route, and an address of its own, toward `address` from the sources.
+    pub fn has_route(&self, address: SocketAddr, sources: &[IpAddr]) -> bool {
+        if sources.is_empty() {
+            return error::route(None, address).is_ok();
+        }
+        sources.iter().any(|source| source.is_ipv4() == address.is_ipv4())
     }
 
     /// The first address that answers. Each has `fallback_delay` to itself, then the next joins.
@@ -277,7 +307,7 @@ fn without(mut addresses: Vec<SocketAddr>, avoid: &[SocketAddr]) -> Vec<SocketAd
 }
 
 /// IPv6 and IPv4 in turn, beginning with the family of the first (RFC 8305, section 4).
-fn interleaved(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+fn interleaved(found: impl Iterator<Item = SocketAddr>, most: usize) -> Vec<SocketAddr> {
     let mut all: Vec<SocketAddr> = Vec::new();
     for address in found {
         if !all.contains(&address) {
@@ -290,7 +320,7 @@ fn interleaved(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut result = Vec::with_capacity(first.len() + second.len());
     first.reverse();
     second.reverse();
-    while result.len() < MAX_ADDRESSES {
+    while result.len() < most {
         let (a, b) = (first.pop(), second.pop());
         if a.is_none() && b.is_none() {
             break;
@@ -298,7 +328,7 @@ fn interleaved(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
         result.extend(a);
         result.extend(b);
     }
-    result.truncate(MAX_ADDRESSES);
+    result.truncate(most);
     result
 }
 
@@ -321,7 +351,8 @@ mod tests {
         let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
         let found = ["[::1]:1", "[::2]:1", "[::2]:1", "1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"];
         let expected = ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "3.3.3.3:1"];
-        assert_eq!(interleaved(found.map(parse).into_iter()), expected.map(parse).to_vec());
-        assert!(interleaved(std::iter::empty()).is_empty());
+        assert_eq!(interleaved(found.map(parse).into_iter(), 8), expected.map(parse).to_vec());
+        assert_eq!(interleaved(found.map(parse).into_iter(), 3), expected.map(parse)[..3]);
+        assert!(interleaved(std::iter::empty(), 8).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! Where a connection leads, as a value: two equal targets may share connections.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ pub enum Endpoint {
 pub struct Target {
     /// The other end.
     pub place: Endpoint,
+    /// Where the place's name leads, for one connection among those to all of its addresses; none: it
+    /// is resolved for each connection.
+    pub address: Option<SocketAddr>,
     /// TLS, and everything that decides whom it trusts and as whom it speaks; none: plain.
     pub tls: Option<Arc<TlsSettings>>,
     /// The name asked for and verified in TLS; none: the place's host.
@@ -70,6 +73,7 @@ impl Target {
     pub fn tcp(host: impl Into<String>, port: u16) -> Target {
         Target {
             place: Endpoint::Tcp { host: host.into(), port },
+            address: None,
             tls: None,
             server_name: None,
             sources: Vec::new(),
@@ -80,6 +84,7 @@ impl Target {
     pub fn unix(path: impl Into<PathBuf>) -> Target {
         Target {
             place: Endpoint::Unix(path.into()),
+            address: None,
             tls: None,
             server_name: None,
             sources: Vec::new(),
@@ -140,6 +145,14 @@ impl Target {
         }
     }
 
+    /// The name that must be resolved to connect; none: it is an address, or a Unix socket.
+    pub fn name(&self) -> Option<(&str, u16)> {
+        match &self.place {
+            Endpoint::Tcp { host, port } if host.parse::<IpAddr>().is_err() => Some((host, *port)),
+            _ => None,
+        }
+    }
+
     /// Whether nobody on the way can read what is sent: TLS, a Unix socket, or this host.
     pub fn is_private(&self) -> bool {
         self.tls.is_some()
@@ -190,7 +203,10 @@ impl std::fmt::Display for Target {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         match &self.place {
             Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
-            Endpoint::Tcp { .. } => write!(f, "{scheme}://{}", self.with_port(None)),
+            Endpoint::Tcp { .. } => {
+                write!(f, "{scheme}://{}", self.with_port(None))?;
+                self.address.map_or(Ok(()), |address| write!(f, " at {address}"))
+            }
         }
     }
 }

@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::balance::BalanceConfig;
 use super::budget::{Budget, MAX_CONNECTIONS, half_of_the_usable_ports};
 use crate::dial::Target;
 
 /// Bounds and deadlines; each upstream has them to itself.
 #[derive(Clone)]
 pub struct PoolConfig {
-    /// Sockets at most; none: what `budget` says.
+    /// Sockets at most, over all addresses of an upstream, each of which gets an equal share; none:
+    /// what `budget` says of each.
     pub max_connections: Option<usize>,
-    /// How many sockets an upstream may have, asked again every ten seconds; the result is
-    /// clamped to 1..=[`MAX_CONNECTIONS`].
+    /// How many sockets an address may have (its destination has ports of its own), asked again
+    /// every ten seconds; the result is clamped to 1..=[`MAX_CONNECTIONS`].
     pub budget: Budget,
+    /// Sockets at most, over all addresses of an upstream, whatever the budget of each; each address
+    /// gets an equal share and may have at least one.
+    pub max_total: usize,
     /// Requests that may wait for a connection.
     pub max_queue: usize,
     /// How long a request may wait for a connection.
@@ -21,6 +26,9 @@ pub struct PoolConfig {
     /// How long a connection may be idle; shorter than what upstreams grant by habit (nginx 75
     /// s). A `Keep-Alive: timeout=` of the upstream shortens it further.
     pub idle_timeout: Duration,
+    /// How old a connection may become, up to a tenth less: then it takes no further request. None:
+    /// as old as its use allows.
+    pub max_age: Option<Duration>,
     /// How long the upstream may take to begin its response, from the last byte of the request that
     /// was forwarded.
     pub response_timeout: Duration,
@@ -32,6 +40,14 @@ pub struct PoolConfig {
     pub h2_max_streams: usize,
     /// How often a busy HTTP/2 connection is asked whether it is alive.
     pub h2_ping: Duration,
+    /// When an address among several is left out.
+    pub balance: BalanceConfig,
+    /// How often names are looked up. The system's resolver tells no lifetime.
+    pub dns_refresh: Duration,
+    /// From the end of one active check of an address to the next.
+    pub check_every: Duration,
+    /// How long the answer to a check may take.
+    pub check_timeout: Duration,
 }
 
 impl Default for PoolConfig {
@@ -39,23 +55,34 @@ impl Default for PoolConfig {
         PoolConfig {
             max_connections: None,
             budget: Arc::new(half_of_the_usable_ports),
+            max_total: usize::MAX,
             max_queue: 1024,
             queue_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
+            max_age: None,
             response_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(300),
             h2_max_connections: 4,
             h2_max_streams: 100,
             h2_ping: Duration::from_secs(15),
+            balance: BalanceConfig::default(),
+            dns_refresh: Duration::from_secs(5),
+            check_every: Duration::from_secs(5),
+            check_timeout: Duration::from_secs(2),
         }
     }
 }
 
 impl PoolConfig {
-    /// How many connections this upstream may have: what is configured, else what the budget says.
-    pub(super) fn limit(&self, id: &UpstreamId) -> usize {
-        let asked = self.max_connections.unwrap_or_else(|| (self.budget)(&id.target));
-        asked.clamp(1, MAX_CONNECTIONS)
+    /// How many connections this address may have, which is one of `among`: what is configured, else
+    /// what the budget says.
+    pub(super) fn limit(&self, id: &UpstreamId, among: usize) -> usize {
+        let share = |all: usize| all / among.max(1);
+        let asked = match self.max_connections {
+            Some(all) => share(all),
+            None => (self.budget)(&id.target),
+        };
+        asked.min(share(self.max_total)).clamp(1, MAX_CONNECTIONS)
     }
 }
 
@@ -66,6 +93,7 @@ impl std::fmt::Debug for PoolConfig {
             .field("max_queue", &self.max_queue)
             .field("queue_timeout", &self.queue_timeout)
             .field("idle_timeout", &self.idle_timeout)
+            .field("max_age", &self.max_age)
             .finish_non_exhaustive()
     }
 }

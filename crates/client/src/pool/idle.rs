@@ -32,6 +32,8 @@ pub(super) struct H1<B> {
     pub(super) keep: Duration,
     pub(super) reused: bool,
     since: Instant,
+    /// When it is too old for a request; none: never.
+    ends: Option<Instant>,
 }
 
 /// A timer kept with its connection, so that a request registers none of its own. It belongs
@@ -114,9 +116,15 @@ impl<B: RequestBody> H1<B> {
         sender: http1::SendRequest<Outgoing<B>>,
         look: Arc<Look>,
         keep: Duration,
+        ends: Option<Instant>,
     ) -> H1<B> {
         let (shard, since) = (shard(), Instant::now());
-        H1 { sender, look, shard, timer: None, keep, reused: false, since }
+        H1 { sender, look, shard, timer: None, keep, reused: false, since, ends }
+    }
+
+    /// Whether it is too old for another request.
+    pub(super) fn is_old(&self) -> bool {
+        self.ends.is_some_and(|ends| self.since >= ends)
     }
 
     /// A request on it has ended.
@@ -132,6 +140,8 @@ impl<B: RequestBody> H1<B> {
     }
 
     fn is_stale(&self, now: Instant) -> bool {
-        !self.sender.is_ready() || now.saturating_duration_since(self.since) >= self.keep
+        !self.sender.is_ready()
+            || now.saturating_duration_since(self.since) >= self.keep
+            || self.ends.is_some_and(|ends| now >= ends)
     }
 }

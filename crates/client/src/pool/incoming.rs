@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::balancer::Picked;
 use super::outgoing::{RequestBody, Watch};
 use super::slots::Lease;
 
@@ -34,6 +35,8 @@ pub struct PooledBody<B: RequestBody> {
     pause: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     paused: bool,
+    /// Counts it as under way at its address.
+    picked: Option<Picked>,
 }
 
 impl<B: RequestBody> PooledBody<B> {
@@ -44,14 +47,22 @@ impl<B: RequestBody> PooledBody<B> {
         timer: Option<Pin<Box<Sleep>>>,
         pause: Duration,
     ) -> PooledBody<B> {
-        let mut body = PooledBody { incoming, lease, request, pause, timer, paused: false };
+        let mut body =
+            PooledBody { incoming, lease, request, pause, timer, paused: false, picked: None };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
         body
     }
 
+    /// As long as it has not ended, it counts as under way there.
+    pub(super) fn counting(mut self, picked: Picked) -> PooledBody<B> {
+        self.picked = self.lease.is_some().then_some(picked);
+        self
+    }
+
     fn give_back(&mut self) {
+        self.picked = None;
         if let Some(lease) = self.lease.take() {
             lease.give_back(self.timer.take());
         }
@@ -103,11 +114,13 @@ impl<B: RequestBody> Body for PooledBody<B> {
             }
             Poll::Ready(Some(Err(error))) => {
                 this.lease = None;
+                this.picked = None;
                 Poll::Ready(Some(Err(BodyError::Broken(error))))
             }
             Poll::Pending => match this.poll_stalled(cx) {
                 Poll::Ready(()) => {
                     this.lease = None;
+                    this.picked = None;
                     Poll::Ready(Some(Err(BodyError::Stalled(this.pause))))
                 }
                 Poll::Pending => Poll::Pending,

@@ -1,6 +1,7 @@
 //! Reused, bounded and counted HTTP connections to upstreams.
 //!
-//! A [`Pool`] has one [`Upstream`] for each [`UpstreamId`], and an upstream has at most
+//! An [`Upstream`] is one address; a [`Group`] is an upstream with one address or many, which follows
+//! its names. A [`Pool`] has one [`Upstream`] for each [`UpstreamId`]. An address has at most
 //! [`PoolConfig::max_connections`] sockets open, counting those being opened, those in use, idle
 //! and upgraded. Who comes beyond that waits in a FIFO queue of bounded length, until a
 //! connection comes back or the deadline passes.
@@ -19,6 +20,7 @@
 //!   nothing with it (HTTP/2: above the last stream of its GOAWAY, or a refused stream), or if its
 //!   method is idempotent and the reused connection died before a response. Its body, where it
 //!   has one, must be small enough to have been kept ([`KEPT_BODY`]).
+//! - Of the requests that may have been processed already, at most a fifth is sent again (`retries`).
 //! - The last attempt gets a connection of its own, which no idle timeout of the peer can meet.
 //! - Running out of ports or descriptors stops opening for a moment and queues the request; it
 //!   fails under its own name, [`PoolError::PortsExhausted`], if its deadline passes.
@@ -31,38 +33,53 @@
 //!
 //! The files, from the bottom to the top; each uses only those before it.
 //!
-//! - `budget`, `config`, `stats`, `error`, `request`, `look`: values and pure functions.
+//! - `budget`, `config`, `stats`, `error`, `request`, `look`, `balance`, `retries`: values and pure
+//!   functions.
+//! - `shared`: what the addresses of one upstream share. `balancer`: which address is next.
 //! - `outgoing`: a request's body.
 //! - `places`: how many sockets there are and may be. `queue`: who waits for one.
 //! - `idle`: HTTP/1.1 connections between two requests. `streams`: HTTP/2 connections.
 //! - `slots`: these four under one lock, and the guards that bring things back.
 //! - `sweeper`, `opening`: closing what is idle for too long; from the right to open a connection
 //!   to a connection.
-//! - `incoming`: a response's body. `upstream`: from a request to a response. `upstreams`: the pool.
+//! - `incoming`: a response's body. `upstream`: from a request to a response, at one address.
+//! - `members`, `group`, `watch`: an upstream's addresses now, a request over all of them, and what
+//!   follows their names and health. `upstreams`: the pool.
 
+mod balance;
+mod balancer;
 mod budget;
 mod config;
 mod error;
+mod group;
 mod idle;
 mod incoming;
 mod look;
+mod members;
 mod opening;
 mod outgoing;
 mod places;
 mod queue;
 mod request;
+mod retries;
+mod shared;
 mod slots;
 mod stats;
 mod streams;
 mod sweeper;
 mod upstream;
 mod upstreams;
+mod watch;
 
+pub use balance::BalanceConfig;
+pub use balancer::{GroupEvent, OnEvent};
 pub use budget::{Budget, MAX_CONNECTIONS, half_of_the_usable_ports};
 pub use config::{PoolConfig, Protocol, UpstreamId};
 pub use error::PoolError;
+pub use group::{Group, GroupConfig, GroupError, Held, Sticky};
 pub use incoming::{BodyError, PooledBody};
+pub use members::{MAX_GROUP_ADDRESSES, MAX_NAME_ADDRESSES};
 pub use outgoing::{KEPT_BODY, RequestBody};
-pub use stats::UpstreamStats;
+pub use stats::{GroupStats, UpstreamStats};
 pub use upstream::{Terms, Upstream};
 pub use upstreams::Pool;

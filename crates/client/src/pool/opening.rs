@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ pub(super) async fn open<B: RequestBody>(
     match &result {
         Ok(_) => start_sweeper(slots),
         Err(error) => {
-            slots.counters.open_failures.add(1);
+            slots.shared.counters.open_failures.add(1);
             if let OpenError::Dial(error) = error
                 && error.is_local_shortage()
             {
@@ -93,7 +94,8 @@ async fn start_h1<B: RequestBody>(
         // What went wrong is told to the request that was under way; without one, nobody asks.
         let _ = connection.with_upgrades().await;
     });
-    Ok(slots.opened_h1(H1::new(sender, look, slots.config.idle_timeout)))
+    let ends = ends(slots.config.max_age);
+    Ok(slots.opened_h1(H1::new(sender, look, slots.config.idle_timeout, ends)))
 }
 
 async fn start_h2<B: RequestBody>(
@@ -143,7 +145,16 @@ async fn start_h2<B: RequestBody>(
         .await;
         seen.settle();
     });
-    Ok(slots.opened_h2(H2::new(sender, look, peer_max)))
+    Ok(slots.opened_h2(H2::new(sender, look, peer_max, ends(slots.config.max_age))))
+}
+
+/// When a connection that is made now is too old: up to a tenth before its age, so that those made
+/// together do not end together.
+fn ends(max_age: Option<Duration>) -> Option<Instant> {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let age = max_age?;
+    let tenths_of_a_tenth = MADE.fetch_add(1, Ordering::Relaxed) % 10;
+    Instant::now().checked_add(age - age / 100 * tenths_of_a_tenth)
 }
 
 /// A stream and the right to have it.

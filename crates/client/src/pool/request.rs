@@ -33,6 +33,17 @@ pub(super) fn copy_of_head<A, B>(request: &Request<A>, body: B) -> Request<B> {
     copy
 }
 
+/// Whether it says which host it is for.
+pub(super) fn names_host<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(header::HOST) || request.uri().authority().is_some()
+}
+
+/// Takes away the host that an attempt at another address put in.
+pub(super) fn forget_host<B>(request: &mut Request<B>) {
+    request.headers_mut().remove(header::HOST);
+    to_origin_form(request);
+}
+
 /// Origin-form target, a `Host`, version 1.1.
 pub(super) fn for_http1<B>(request: &mut Request<B>, default_host: &HeaderValue) {
     *request.version_mut() = Version::HTTP_11;
@@ -44,6 +55,10 @@ pub(super) fn for_http1<B>(request: &mut Request<B>, default_host: &HeaderValue)
             .unwrap_or_else(|| default_host.clone());
         request.headers_mut().insert(header::HOST, host);
     }
+    to_origin_form(request);
+}
+
+fn to_origin_form<B>(request: &mut Request<B>) {
     if request.uri().authority().is_some() {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = None;
@@ -117,6 +132,17 @@ mod tests {
         for_http2(&mut two, &default, false).unwrap();
         assert_eq!(two.uri(), "http://up.example:8080/");
         assert_eq!(two.headers()["te"], "trailers");
+        for shape in [1, 2] {
+            let mut again = request("/a?b", &[]);
+            assert!(!names_host(&again));
+            match shape {
+                1 => for_http1(&mut again, &default),
+                _ => for_http2(&mut again, &default, false).unwrap(),
+            }
+            assert!(names_host(&again));
+            forget_host(&mut again);
+            assert_eq!((again.uri().to_string(), again.headers().len()), ("/a?b".to_owned(), 0));
+        }
         let mut bad = request("/", &[("host", "a b")]);
         assert!(for_http2(&mut bad, &default, false).is_err());
     }

@@ -8,7 +8,7 @@
 //! connection (or a stream of one).
 
 use std::pin::Pin;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ use super::idle::{H1, Idle, Timer, shard};
 use super::outgoing::RequestBody;
 use super::places::Places;
 use super::queue::{Queue, Wish};
-use super::stats::{Counters, UpstreamStats};
+use super::shared::Shared;
+use super::stats::UpstreamStats;
 use super::streams::{H2, Streams};
 use crate::dial::{DialError, Dialer};
 
@@ -35,7 +36,9 @@ pub(super) struct Slots<B: RequestBody> {
     pub(super) host: HeaderValue,
     pub(super) dialer: Dialer,
     pub(super) config: PoolConfig,
-    pub(super) counters: Counters,
+    pub(super) shared: Arc<Shared>,
+    /// How many addresses the upstream has, this one among them.
+    among: AtomicUsize,
     pub(super) sweeping: AtomicBool,
     state: Mutex<State<B>>,
 }
@@ -95,13 +98,19 @@ pub(super) struct Ticket<B: RequestBody> {
 }
 
 impl<B: RequestBody> Slots<B> {
-    pub(super) fn new(id: UpstreamId, dialer: Dialer, config: PoolConfig) -> Slots<B> {
+    pub(super) fn new(
+        id: UpstreamId,
+        dialer: Dialer,
+        config: PoolConfig,
+        shared: Arc<Shared>,
+        among: usize,
+    ) -> Slots<B> {
         let multiplexed = match id.protocol {
             Protocol::Http1 => Some(false),
             Protocol::Http2 => Some(true),
             Protocol::Auto => id.target.tls.is_none().then_some(false),
         };
-        let limit = config.limit(&id);
+        let limit = config.limit(&id, among);
         Slots {
             name: id.target.to_string(),
             host: HeaderValue::from_str(&id.target.authority())
@@ -109,7 +118,8 @@ impl<B: RequestBody> Slots<B> {
             id,
             dialer,
             config,
-            counters: Counters::default(),
+            shared,
+            among: AtomicUsize::new(among),
             sweeping: AtomicBool::new(false),
             state: Mutex::new(State {
                 places: Places::new(limit),
@@ -163,12 +173,12 @@ impl<B: RequestBody> Slots<B> {
         }
         if state.queue.len() >= self.config.max_queue {
             drop(state);
-            self.counters.queue_full.add(1);
+            self.shared.counters.queue_full.add(1);
             return Found::Full;
         }
         let (ticket, granted) = state.queue.join(Wish { shard, fresh }, first);
         drop(state);
-        self.counters.queued.add(1);
+        self.shared.counters.queued.add(1);
         Found::Wait(Ticket { home: self.clone(), ticket, granted })
     }
 
@@ -220,6 +230,10 @@ impl<B: RequestBody> Slots<B> {
             return;
         }
         conn.used();
+        if conn.is_old() {
+            // Closing it serves the queue.
+            return;
+        }
         let mut state = self.lock();
         if state.queue.front().is_some_and(|wish| wish.fresh) {
             // Closing it makes room for the one that is wanted.
@@ -237,7 +251,7 @@ impl<B: RequestBody> Slots<B> {
     fn settle(self: &Arc<Self>, mut conn: H1<B>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         self.lock().queue.settling();
-        self.counters.settled.add(1);
+        self.shared.counters.settled.add(1);
         let settling = Settling { home: self.clone() };
         runtime.spawn(async move {
             let ready = tokio::time::timeout(SETTLE_TIMEOUT, conn.sender.ready()).await;
@@ -257,7 +271,7 @@ impl<B: RequestBody> Slots<B> {
 
     /// A connection was made.
     fn opened(&self, multiplexed: bool) -> MutexGuard<'_, State<B>> {
-        self.counters.opened.add(1);
+        self.shared.counters.opened.add(1);
         let mut state = self.lock();
         state.multiplexed = Some(multiplexed);
         state.places.opened();
@@ -279,7 +293,7 @@ impl<B: RequestBody> Slots<B> {
 
     /// There was no port or descriptor: nothing is opened for a moment, then one at a time.
     pub(super) fn ran_short(self: &Arc<Self>, error: &DialError) {
-        self.counters.ports_exhausted.add(1);
+        self.shared.counters.ports_exhausted.add(1);
         let mut state = self.lock();
         state.places.ran_short(error);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -297,9 +311,18 @@ impl<B: RequestBody> Slots<B> {
         self.lock().places.shortage()
     }
 
-    pub(super) fn set_limit(self: &Arc<Self>, limit: usize) {
+    /// Asks again how many connections there may be. May block briefly.
+    pub(super) fn ask_limit(self: &Arc<Self>) {
+        let limit = self.config.limit(&self.id, self.among.load(Ordering::Relaxed));
         self.lock().places.set_limit(limit);
         self.admit();
+    }
+
+    /// The upstream has so many addresses now. May block briefly.
+    pub(super) fn share(self: &Arc<Self>, among: usize) {
+        if self.among.swap(among, Ordering::Relaxed) != among {
+            self.ask_limit();
+        }
     }
 
     /// Closes what has been idle for too long, and forgets what is closed already.
@@ -311,7 +334,7 @@ impl<B: RequestBody> Slots<B> {
         drop(state);
         let expired = dead.iter().filter(|conn| !conn.sender.is_closed()).count()
             + dead_h2.iter().filter(|conn| !conn.sender.is_closed()).count();
-        self.counters.expired.add(expired as u64);
+        self.shared.counters.expired.add(expired as u64);
     }
 
     /// Closes every idle connection, and each one in use when its request has ended.
@@ -333,21 +356,12 @@ impl<B: RequestBody> Slots<B> {
     pub(super) fn stats(&self) -> UpstreamStats {
         let state = self.lock();
         UpstreamStats {
-            opened: self.counters.opened.value(),
-            open_failures: self.counters.open_failures.value(),
-            ports_exhausted: self.counters.ports_exhausted.value(),
-            requests: self.counters.requests.value(),
-            retries: self.counters.retries.value(),
-            queued: self.counters.queued.value(),
-            queue_full: self.counters.queue_full.value(),
-            queue_timeouts: self.counters.queue_timeouts.value(),
-            expired: self.counters.expired.value(),
-            settled: self.counters.settled.value(),
             open: state.places.open(),
             idle: state.idle.len(),
             streams: state.streams.in_use(),
             waiting: state.queue.len(),
             limit: state.places.limit(),
+            ..self.shared.counters.stats()
         }
     }
 }

@@ -15,13 +15,15 @@ pub struct UpstreamStats {
     pub requests: u64,
     /// Requests that were sent a second time.
     pub retries: u64,
+    /// Requests that were not, because too many had been: see `retries`.
+    pub retries_refused: u64,
     /// Requests that had to wait for a connection.
     pub queued: u64,
     /// Requests refused because too many waited.
     pub queue_full: u64,
     /// Requests whose deadline passed while they waited.
     pub queue_timeouts: u64,
-    /// Idle connections closed because they were idle for too long.
+    /// Connections closed because they were idle for too long, or too old.
     pub expired: u64,
     /// Returned connections that were not ready at once (the request was still being written,
     /// or another thread was still at it).
@@ -38,6 +40,35 @@ pub struct UpstreamStats {
     pub limit: usize,
 }
 
+/// What an upstream with all its addresses did and does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupStats {
+    /// Over all addresses; the counters also of those that it had before.
+    pub all: UpstreamStats,
+    /// Addresses now.
+    pub addresses: usize,
+    /// Of these, ejected because requests to them failed.
+    pub ejected: usize,
+    /// Of these, taken out by active checks.
+    pub down: usize,
+    /// All are ejected or out, and so all are used.
+    pub panic: bool,
+    /// Times that an address was ejected.
+    pub ejections: u64,
+    /// Times that a request went on to another address.
+    pub failovers: u64,
+    /// Requests that were sent while all addresses were out.
+    pub panics: u64,
+    /// Active checks that failed.
+    pub checks_failed: u64,
+    /// Times that a name was looked up.
+    pub lookups: u64,
+    /// Of these, without an answer.
+    pub lookups_failed: u64,
+    /// Times that a name led to other addresses than before.
+    pub moves: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) opened: Counter,
@@ -45,9 +76,30 @@ pub(super) struct Counters {
     pub(super) ports_exhausted: Counter,
     pub(super) requests: Counter,
     pub(super) retries: Counter,
+    pub(super) retries_refused: Counter,
     pub(super) queued: Counter,
     pub(super) queue_full: Counter,
     pub(super) queue_timeouts: Counter,
     pub(super) expired: Counter,
     pub(super) settled: Counter,
+}
+
+impl Counters {
+    /// What they count; the gauges are the caller's.
+    pub(super) fn stats(&self) -> UpstreamStats {
+        UpstreamStats {
+            opened: self.opened.value(),
+            open_failures: self.open_failures.value(),
+            ports_exhausted: self.ports_exhausted.value(),
+            requests: self.requests.value(),
+            retries: self.retries.value(),
+            retries_refused: self.retries_refused.value(),
+            queued: self.queued.value(),
+            queue_full: self.queue_full.value(),
+            queue_timeouts: self.queue_timeouts.value(),
+            expired: self.expired.value(),
+            settled: self.settled.value(),
+            ..UpstreamStats::default()
+        }
+    }
 }

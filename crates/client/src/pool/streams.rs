@@ -26,6 +26,8 @@ pub(super) struct H2<B> {
     peer_max: Arc<PeerMax>,
     /// When the last stream ended; changed under the lock only.
     since: Mutex<Instant>,
+    /// When it is too old for a request; none: never.
+    ends: Option<Instant>,
 }
 
 /// How many streams a peer takes. Until its settings are here that is one, and more is worth
@@ -63,7 +65,7 @@ impl<B: RequestBody> Streams<B> {
         if self.connections.is_empty() {
             return None;
         }
-        self.connections.retain(|conn| conn.sender.is_ready());
+        self.connections.retain(|conn| conn.sender.is_ready() && !conn.is_old());
         let free = self.connections.iter().find(|conn| {
             let max = conn.peer_max.streams.load(Ordering::Relaxed).min(max);
             conn.streams.load(Ordering::Relaxed) < max.max(1)
@@ -89,9 +91,15 @@ impl<B: RequestBody> H2<B> {
         sender: http2::SendRequest<Outgoing<B>>,
         look: Arc<Look>,
         peer_max: Arc<PeerMax>,
+        ends: Option<Instant>,
     ) -> H2<B> {
         let (streams, since) = (AtomicUsize::new(1), Mutex::new(Instant::now()));
-        H2 { sender, look, streams, peer_max, since }
+        H2 { sender, look, streams, peer_max, since, ends }
+    }
+
+    /// Whether it is too old for another request. Those that it has go on.
+    fn is_old(&self) -> bool {
+        self.ends.is_some_and(|ends| Instant::now() >= ends)
     }
 
     /// A stream has ended. To be called under the lock of its [`Streams`].
@@ -108,6 +116,7 @@ impl<B: RequestBody> H2<B> {
     fn is_stale(&self, now: Instant, keep: Duration) -> bool {
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         !self.sender.is_ready()
+            || self.ends.is_some_and(|ends| now >= ends)
             || self.streams.load(Ordering::Relaxed) == 0
                 && now.saturating_duration_since(since) >= keep
     }

@@ -17,8 +17,9 @@ pub(super) fn start_sweeper<B: RequestBody>(slots: &Arc<Slots<B>>) {
         return;
     }
     let sweeper = Sweeper { slots: Arc::downgrade(slots) };
-    let period =
-        (slots.config.idle_timeout / 4).clamp(Duration::from_millis(20), Duration::from_secs(5));
+    let idle = slots.config.idle_timeout;
+    let shortest = slots.config.max_age.map_or(idle, |age| age.min(idle));
+    let period = (shortest / 4).clamp(Duration::from_millis(20), Duration::from_secs(5));
     tokio::spawn(async move {
         let mut asked = Instant::now();
         loop {
@@ -30,11 +31,8 @@ pub(super) fn start_sweeper<B: RequestBody>(slots: &Arc<Slots<B>>) {
             }
             if slots.config.max_connections.is_none() && asked.elapsed() >= BUDGET_INTERVAL {
                 asked = Instant::now();
-                let (config, id) = (slots.config.clone(), slots.id.clone());
-                let answer = tokio::task::spawn_blocking(move || config.limit(&id)).await;
-                if let Ok(limit) = answer {
-                    slots.set_limit(limit);
-                }
+                // The files of `/proc` that it may read can block.
+                let _ = tokio::task::spawn_blocking(move || slots.ask_limit()).await;
             }
         }
     });

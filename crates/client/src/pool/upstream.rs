@@ -1,4 +1,4 @@
-//! One upstream: from a request to a response.
+//! One address of an upstream: from a request to a response.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -16,8 +16,9 @@ use super::error::PoolError;
 use super::idle::{Timer, shard};
 use super::incoming::PooledBody;
 use super::opening::{OpenError, open};
-use super::outgoing::{Outgoing, RequestBody, Watch};
-use super::request::{copy_of_head, for_http1, for_http2, is_idempotent};
+use super::outgoing::{Outgoing, RequestBody, Source, Watch};
+use super::request::{copy_of_head, for_http1, for_http2, forget_host, is_idempotent, names_host};
+use super::shared::Shared;
 use super::slots::{Found, Grant, Lease, Link, Slots};
 use super::stats::UpstreamStats;
 use crate::dial::Dialer;
@@ -46,7 +47,7 @@ pub struct Terms<'a> {
     pub waiting: Option<&'a (dyn Fn(Duration) + Send + Sync)>,
 }
 
-/// Connections to one upstream. A clone is the same upstream.
+/// Connections to one address of an upstream. A clone is the same.
 pub struct Upstream<B: RequestBody> {
     slots: Arc<Slots<B>>,
 }
@@ -58,8 +59,14 @@ impl<B: RequestBody> Clone for Upstream<B> {
 }
 
 impl<B: RequestBody> Upstream<B> {
-    pub(super) fn new(id: UpstreamId, dialer: Dialer, config: PoolConfig) -> Upstream<B> {
-        Upstream { slots: Arc::new(Slots::new(id, dialer, config)) }
+    pub(super) fn new(
+        id: UpstreamId,
+        dialer: Dialer,
+        config: PoolConfig,
+        shared: Arc<Shared>,
+        among: usize,
+    ) -> Upstream<B> {
+        Upstream { slots: Arc::new(Slots::new(id, dialer, config, shared, among)) }
     }
 
     /// Its identity.
@@ -79,6 +86,11 @@ impl<B: RequestBody> Upstream<B> {
 
     pub(super) fn close_idle(&self) {
         self.slots.retire();
+    }
+
+    /// Its upstream has so many addresses. May block briefly.
+    pub(super) fn share(&self, among: usize) {
+        self.slots.share(among);
     }
 
     /// Sends a request and waits for the head of its response, on the pool's terms.
@@ -101,80 +113,124 @@ impl<B: RequestBody> Upstream<B> {
         request: Request<B>,
         terms: &Terms<'_>,
     ) -> Result<Response<PooledBody<B>>, PoolError> {
-        let slots = &self.slots;
+        let mut sending = self.begin(request, terms);
+        self.exchange(&mut sending, terms).await
+    }
+
+    /// A request before its first attempt.
+    pub(super) fn begin(&self, request: Request<B>, terms: &Terms<'_>) -> Sending<B> {
+        let config = &self.slots.config;
         let idempotent = is_idempotent(request.method());
+        let names_host = names_host(&request);
         let (parts, body) = request.into_parts();
         // On HTTP/1.1 only what is idempotent may be sent twice.
-        let keeps = idempotent || slots.multiplexed() != Some(false);
+        let keeps = idempotent || self.slots.multiplexed() != Some(false);
         let (body, source) = Outgoing::new(body, keeps);
-        let watch = source.as_ref().map(|source| Arc::clone(&source.watch));
-        let waits = Waits {
-            begin: terms.answer_timeout.unwrap_or(slots.config.response_timeout),
-            idle: terms.answer_idle.unwrap_or(slots.config.body_timeout),
-            bidirectional: terms.bidirectional,
-        };
-        let mut request = Request::from_parts(parts, body);
-        let mut patience = Patience::default();
-        for attempt in 1.. {
-            let last = attempt == MAX_ATTEMPTS;
-            let mut lease = acquire(slots, &mut patience, terms, last).await?;
-            if attempt > 1 && terms.still_wanted.is_some_and(|still_wanted| !still_wanted()) {
+        Sending {
+            request: Some(Request::from_parts(parts, body)),
+            watch: source.as_ref().map(|source| Arc::clone(&source.watch)),
+            source,
+            idempotent,
+            keeps,
+            waits: Waits {
+                begin: terms.answer_timeout.unwrap_or(config.response_timeout),
+                idle: terms.answer_idle.unwrap_or(config.body_timeout),
+                bidirectional: terms.bidirectional,
+            },
+            patience: Patience::default(),
+            attempts: 0,
+            names_host,
+            elsewhere: false,
+        }
+    }
+
+    /// Sends it here, as often as it may be. After an error it is whole in `sending` if it may be sent
+    /// elsewhere.
+    pub(super) async fn exchange(
+        &self,
+        sending: &mut Sending<B>,
+        terms: &Terms<'_>,
+    ) -> Result<Response<PooledBody<B>>, PoolError> {
+        let slots = &self.slots;
+        while sending.attempts < MAX_ATTEMPTS {
+            sending.attempts += 1;
+            let last = sending.attempts == MAX_ATTEMPTS;
+            let mut lease = acquire(slots, &mut sending.patience, terms, last).await?;
+            if sending.attempts > 1 && terms.still_wanted.is_some_and(|wanted| !wanted()) {
                 return Err(PoolError::Withdrawn);
             }
             let Some(link) = lease.link() else { continue };
-            slots.counters.requests.add(1);
-            let (copy, timer, outcome) = match link {
+            let Some(mut request) = sending.request.take() else { break };
+            if sending.attempts > 1 && !sending.names_host {
+                forget_host(&mut request);
+            }
+            slots.shared.counters.requests.add(1);
+            let (watch, waits) = (sending.watch.as_deref(), &sending.waits);
+            let again = sending.idempotent && sending.keeps && !last;
+            let (copy, stale, timer, outcome) = match link {
                 Link::H1(conn) => {
                     for_http1(&mut request, &slots.host);
-                    let copy = (keeps && idempotent && conn.reused && !last)
-                        .then(|| copy_of_head(&request, ()));
+                    let stale = conn.reused;
+                    let copy =
+                        (again && (stale || sending.elsewhere)).then(|| copy_of_head(&request, ()));
                     let mut timer = local_timer(conn.timer.take(), waits.begin);
-                    let sending = conn.sender.try_send_request(request);
+                    let sent = conn.sender.try_send_request(request);
                     lease.sent = true;
-                    let outcome = head(sending, timer.as_mut(), watch.as_deref(), &waits).await;
-                    (copy, Some(timer), outcome)
+                    let outcome = head(sent, timer.as_mut(), watch, waits).await;
+                    (copy, stale, timer, outcome)
                 }
                 Link::H2(conn) => {
                     for_http2(&mut request, &slots.host, slots.id.target.tls.is_some())?;
                     let copy = (!last).then(|| copy_of_head(&request, ()));
                     let mut timer = local_timer(None, waits.begin);
-                    let sending = conn.sender.clone().try_send_request(request);
+                    let sent = conn.sender.clone().try_send_request(request);
                     lease.sent = true;
-                    let outcome = head(sending, timer.as_mut(), watch.as_deref(), &waits).await;
-                    (copy, Some(timer), outcome)
+                    let outcome = head(sent, timer.as_mut(), watch, waits).await;
+                    (copy, true, timer, outcome)
                 }
             };
             let mut error = match outcome {
-                Ok(Ok(response)) => return Ok(self.finish(response, lease, watch, timer, &waits)),
+                Ok(Ok(response)) => {
+                    let watch = sending.watch.take();
+                    return Ok(self.finish(response, lease, watch, Some(timer), waits));
+                }
                 Ok(Err(error)) => error,
-                Err(late) => return Err(late.error(slots.name.clone(), &waits)),
+                Err(late) => return Err(late.error(slots.name.clone(), waits)),
             };
             drop(lease);
             if let Some(unsent) = error.take_message() {
                 if last {
-                    return Err(self.failed(error.into_error(), watch.as_deref()));
+                    return Err(self.failed(error.into_error(), watch));
                 }
-                request = unsent;
-                slots.counters.retries.add(1);
+                sending.request = Some(unsent);
+                slots.shared.counters.retries.add(1);
                 continue;
             }
-            let failed = watch.as_ref().is_some_and(|watch| watch.has_failed());
+            let failed = watch.is_some_and(Watch::has_failed);
             let refused = !failed && is_refusal(error.error());
-            let dead = !failed && idempotent && is_death(error.error());
-            let body = match &source {
+            let dead = !failed && sending.idempotent && is_death(error.error());
+            let body = match &sending.source {
                 _ if !refused && !dead => None,
                 None => Some(Outgoing::empty()),
                 Some(source) => source.again(),
             };
-            request = match copy.zip(body) {
-                Some((copy, body)) => copy.map(|()| body),
-                None if refused => {
+            let Some((copy, body)) = copy.zip(body) else {
+                if refused {
                     let upstream = slots.name.clone();
                     return Err(PoolError::NotTaken { upstream, source: error.into_error() });
                 }
-                None => return Err(self.failed(error.into_error(), watch.as_deref())),
+                return Err(self.failed(error.into_error(), watch));
             };
-            slots.counters.retries.add(1);
+            // What died may have been processed.
+            if !refused && !slots.shared.may_retry() {
+                return Err(self.failed(error.into_error(), watch));
+            }
+            slots.shared.counters.retries.add(1);
+            sending.request = Some(copy.map(|()| body));
+            // A connection that was new did not die of being idle: the address is to blame.
+            if dead && !refused && !stale {
+                return Err(self.failed(error.into_error(), watch));
+            }
         }
         Err(PoolError::Unsendable("no attempt is left"))
     }
@@ -204,6 +260,30 @@ impl<B: RequestBody> Upstream<B> {
             return PoolError::RequestBody { source };
         }
         PoolError::exchange(self.slots.name.clone(), source)
+    }
+}
+
+/// A request over all attempts to send it, here or elsewhere.
+pub(super) struct Sending<B> {
+    /// None: it is on a connection, or may not be sent any more.
+    request: Option<Request<Outgoing<B>>>,
+    source: Option<Arc<Source<B>>>,
+    watch: Option<Arc<Watch>>,
+    idempotent: bool,
+    keeps: bool,
+    waits: Waits,
+    patience: Patience,
+    attempts: usize,
+    /// It came with a host; else each address puts in its own.
+    names_host: bool,
+    /// There is another address to send it to, if its connection dies: also one that was new.
+    pub(super) elsewhere: bool,
+}
+
+impl<B> Sending<B> {
+    /// Whether it is whole, and may be sent (once more).
+    pub(super) fn is_whole(&self) -> bool {
+        self.request.is_some() && self.attempts < MAX_ATTEMPTS
     }
 }
 
@@ -365,7 +445,7 @@ async fn granted<B: RequestBody>(
 }
 
 fn too_late<B: RequestBody>(slots: &Slots<B>, since: Instant) -> PoolError {
-    slots.counters.queue_timeouts.add(1);
+    slots.shared.counters.queue_timeouts.add(1);
     let (upstream, after) = (slots.name.clone(), since.elapsed());
     match slots.shortage() {
         Some(source) => PoolError::PortsExhausted { upstream, after, source },

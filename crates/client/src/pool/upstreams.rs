@@ -7,6 +7,7 @@ use super::config::{PoolConfig, UpstreamId};
 use super::error::PoolError;
 use super::incoming::PooledBody;
 use super::outgoing::RequestBody;
+use super::shared::Shared;
 use super::stats::UpstreamStats;
 use super::upstream::Upstream;
 use crate::dial::Dialer;
@@ -46,7 +47,8 @@ impl<B: RequestBody> Pool<B> {
         known
             .entry(id.clone())
             .or_insert_with(|| {
-                Upstream::new(id.clone(), self.inner.dialer.clone(), self.inner.config.clone())
+                let (dialer, config) = (self.inner.dialer.clone(), self.inner.config.clone());
+                Upstream::new(id.clone(), dialer, config, Arc::new(Shared::new()), 1)
             })
             .clone()
     }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::age::{Clock, Currency};
 use super::metrics::Counters;
 use super::received::Received;
+use super::renewal::Renewal;
 use super::time::{Boot, TimeSource};
 use super::{Published, Replica, Shared, Standing};
 use crate::dial::{DialConfig, Dialer};
@@ -60,6 +61,7 @@ impl Replica {
             lineage: ArcSwap::default(),
             error: ArcSwapOption::empty(),
             current: Notify::new(),
+            renewal: Renewal::default(),
             services: Vec::new(),
             runtime: None,
         });

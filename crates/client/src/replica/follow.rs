@@ -119,6 +119,10 @@ impl Follower {
             // Whether it was said that the center refuses the token, since all was well.
             let mut refusal_said = false;
             loop {
+                if let Some(center) = self.shared.renewal.take() {
+                    self.center = center;
+                }
+                self.let_go();
                 let began = Instant::now();
                 let lost = self.follow_once(&mut well).await;
                 if began.elapsed() >= GOOD_CONNECTION {
@@ -136,7 +140,7 @@ impl Follower {
                 if let Lost::Unfollowed(standing) = lost {
                     self.unfollowed(standing);
                     well = false;
-                    tokio::time::sleep(pause).await;
+                    self.pause(pause).await;
                     continue;
                 }
                 let center = self.center.target();
@@ -151,7 +155,7 @@ impl Follower {
                     tracing::warn!(%center, error, "{}", self.without_center());
                 }
                 well = false;
-                tokio::time::sleep(pause).await;
+                self.pause(pause).await;
             }
         };
         tokio::select! {
@@ -162,6 +166,21 @@ impl Follower {
             () = follow => {}
         }
         self.shared.counters.set_connected(false);
+    }
+
+    /// Where the data directory is another's now, nothing more is written to it.
+    fn let_go(&mut self) {
+        if self.shared.renewal.lets_go() && self.disk.take().is_some() {
+            tracing::info!("let go of the data directory; the replica is kept in memory alone");
+        }
+    }
+
+    /// So long, or until there are other credentials.
+    async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.shared.renewal.told() => {}
+        }
     }
 
     /// What it means that there is no connection to the center.
@@ -429,6 +448,7 @@ impl Follower {
 
     /// What is to be done every now and then, beside following.
     fn due(&mut self, taking: &mut Taking, receiving: bool) -> Result<(), Resync> {
+        self.let_go();
         if receiving {
             return Ok(());
         }

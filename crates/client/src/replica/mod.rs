@@ -28,6 +28,7 @@ mod fixed;
 mod follow;
 mod metrics;
 mod received;
+mod renewal;
 mod say;
 mod standing;
 mod take;
@@ -47,15 +48,15 @@ use keepgate_policy::{Decision, HistoryId, Mark, Query, Revision, World};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use crate::dial::{DialConfig, Dialer, Identity, Roots, Target, TlsSettings};
+use crate::dial::{DialConfig, Dialer, Identity, Roots};
 pub use age::RestartAge;
 use age::{Clock, Currency};
-use center::Center;
 pub use disk::{KeptError, KeptState, read_kept};
 pub use error::{FollowError, NoDecision, StartError};
 use metrics::Counters;
 pub use metrics::ReplicaMetrics;
 use received::Received;
+use renewal::Renewal;
 use standing::Lineage;
 pub use standing::{Foreign, Standing};
 use time::{HostTime, TimeSource};
@@ -201,6 +202,8 @@ struct Shared {
     error: ArcSwapOption<FollowError>,
     /// Told of every new world and of every confirmation of its age.
     current: Notify,
+    /// Credentials for the next connection.
+    renewal: Renewal,
     /// The services asked for.
     services: Vec<String>,
     /// Where timers run; none: nothing ever changes.
@@ -269,18 +272,7 @@ impl Replica {
         if config.services.len() > MAX_SERVICES {
             return Err(StartError::Services(config.services.len()));
         }
-        let mut target = Target::from_url(&config.center_url, || {
-            let settings = TlsSettings::new(&config.roots, config.identity.as_ref(), &["h2"])?;
-            Ok(Arc::new(settings))
-        })
-        .map_err(StartError::Center)?;
-        if !config.allow_plain && !target.is_private() {
-            return Err(StartError::Plain { url: config.center_url });
-        }
-        target.sources.clone_from(&config.sources);
-        let center = Center::new(target, config.dialer.clone(), &config.token)
-            .map_err(|_| StartError::Token)?;
-
+        let center = renewal::center(&config)?;
         let shared = Arc::new(Shared {
             published: Arc::default(),
             clock: Clock::new(Arc::clone(&config.time)),
@@ -292,6 +284,7 @@ impl Replica {
             lineage: ArcSwap::default(),
             error: ArcSwapOption::empty(),
             current: Notify::new(),
+            renewal: Renewal::default(),
             services: config.services.clone(),
             runtime: Some(runtime.clone()),
         });

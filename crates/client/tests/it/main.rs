@@ -17,6 +17,7 @@ mod dial;
 mod disk;
 mod embed;
 mod goaway;
+mod group;
 mod history;
 mod netns;
 mod pool;
