@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keepgate_client::pool::{PoolConfig, Protocol};
+use keepgate_client::pool::{PoolConfig, Protocol, Sticky};
 use keepgate_client::replica::RestartAge;
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::TlsFiles;
@@ -167,7 +167,11 @@ pub struct Bounds {
     pub answer_idle: Duration,
     /// A caller that takes no byte of an answer.
     pub write_stall: Duration,
-    /// How long exchanges may go on when the gate is told to stop.
+    /// How long listeners stay open when the gate is told to stop: load balancers see meanwhile that
+    /// `/readyz` is 503, and callers are asked to go.
+    pub drain_delay: Duration,
+    /// How long exchanges may go on after that. What is open then is ended: a WebSocket with 1001, a
+    /// gRPC call with `UNAVAILABLE`.
     pub drain: Duration,
     /// How long a request waits for a revision it asks for (`Keepgate-Min-Revision`).
     pub revision_wait: Duration,
@@ -198,6 +202,7 @@ impl Default for Bounds {
             answer_timeout: Duration::from_secs(60),
             answer_idle: Duration::from_secs(300),
             write_stall: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(10),
             revision_wait: Duration::from_secs(2),
             revision_waiters: 256,
@@ -222,12 +227,17 @@ pub struct GateConfig {
     pub upstreams: Vec<UpstreamConfig>,
     /// The service whose gate this is.
     pub service: String,
-    /// The upstream: `http://host:port`, `https://host`, `unix:/path`.
+    /// The upstream: `http://host:port`, `https://host`, `unix:/path`; several with commas between
+    /// them, which are addresses of one upstream.
     pub upstream: String,
     /// How to speak to the upstream.
     pub upstream_protocol: Protocol,
     /// What the upstream sees as `Host`.
     pub upstream_host: UpstreamHost,
+    /// What keeps a caller at one of several addresses.
+    pub upstream_sticky: Option<Sticky>,
+    /// The path that addresses are asked for to see whether they are healthy; none: they are not.
+    pub upstream_check: Option<String>,
     /// A PEM file with the CA of the upstream's certificate; none: the host's store.
     pub upstream_ca: Option<PathBuf>,
     /// The gate's own certificate toward the upstream; none: it shows none.
@@ -248,6 +258,9 @@ pub struct GateConfig {
     pub data_dir: Option<PathBuf>,
     /// What the age of a kept replica counts from after a reboot of the host.
     pub restart_age: RestartAge,
+    /// The Unix socket at which this gate takes the place of another one, and another one its; none: it
+    /// closes its listeners when it stops.
+    pub takeover: Option<PathBuf>,
     /// Worker threads, each with its own listener and runtime; 0: one a core.
     pub workers: usize,
     /// Proxies in front whose `X-Forwarded-*` headers are believed. Where a connection begins with
@@ -286,6 +299,8 @@ impl Default for GateConfig {
             upstream: String::new(),
             upstream_protocol: Protocol::Auto,
             upstream_host: UpstreamHost::Auto,
+            upstream_sticky: None,
+            upstream_check: None,
             upstream_ca: None,
             upstream_client: None,
             listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080))),
@@ -296,6 +311,7 @@ impl Default for GateConfig {
             admin_hosts: Vec::new(),
             data_dir: None,
             restart_age: RestartAge::default(),
+            takeover: None,
             workers: 0,
             trusted_proxies: Peers::default(),
             forwarding_header: crate::message::headers::X_FORWARDED_FOR,

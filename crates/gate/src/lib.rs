@@ -50,4 +50,6 @@ pub use serve::check::faults;
 pub use serve::failure::{RunError, StartError};
 pub use serve::gate::Gate;
 pub use serve::listen::ListenError;
+pub use serve::reload::{Reloaded, Reloader};
+pub use serve::takeover::TakeoverError;
 pub use service::source::{DecisionSource, FixedSource};

@@ -1,8 +1,27 @@
-//! SIGINT and SIGTERM as a future: the first asks for a clean end; a second ends at once.
+//! SIGINT and SIGTERM as a future: the first asks for a clean end; a second ends at once. SIGHUP asks
+//! for files to be read anew.
 
 use crate::exit::Exit;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// SIGHUP, registered.
+pub(crate) struct Hangup(Signal);
+
+impl Hangup {
+    /// Registers; from here on the signal no longer ends the process.
+    pub(crate) fn register() -> anyhow::Result<Hangup> {
+        Ok(Hangup(signal(SignalKind::hangup()).context("registering SIGHUP")?))
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            // The runtime is going; so is who waits here.
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 /// The two signals that mean "stop", registered.
 pub(crate) struct Stop {

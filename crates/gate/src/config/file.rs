@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use http::{HeaderName, HeaderValue};
 use keepgate_client::dial::Endpoint;
-use keepgate_client::pool::{PoolConfig, Protocol};
+use keepgate_client::pool::{PoolConfig, Protocol, Sticky};
 use keepgate_policy::host::HostPattern;
 use keepgate_policy::service::is_service_name;
 use keepgate_serve::TlsFiles;
@@ -250,7 +250,23 @@ impl Reader<'_> {
                 (setting.write)(&mut pool, value);
             }
         }
-        let mut known = vec!["addresses", "protocol", "host", "tls"];
+        let sticky = self.sticky(&mut members);
+        let check = self.text(&mut members, "check_path").map(|(path, at)| {
+            if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
+                let wrong = format!("expected a path such as `/healthz`, got `{path}`");
+                self.fault(at, &members.shown, "check_path", wrong);
+            }
+            path
+        });
+        let mut known = vec![
+            "addresses",
+            "protocol",
+            "host",
+            "tls",
+            "sticky_header",
+            "sticky_cookie",
+            "check_path",
+        ];
         known.extend(UPSTREAM.iter().map(|setting| setting.name));
         self.end(members, &known);
         Some(UpstreamConfig {
@@ -260,7 +276,33 @@ impl Reader<'_> {
             host: host.unwrap_or_default(),
             tls,
             pool,
+            sticky,
+            check,
         })
+    }
+
+    /// What keeps callers at one address.
+    fn sticky(&mut self, members: &mut Members<'_, '_>) -> Option<Sticky> {
+        let header = self.text(members, "sticky_header").and_then(|(name, at)| {
+            let parsed = name.parse().ok();
+            if parsed.is_none() {
+                let wrong = format!("expected the name of a header, got `{name}`");
+                self.fault(at, &members.shown, "sticky_header", wrong);
+            }
+            parsed.map(Sticky::Header)
+        });
+        let cookie = self.text(members, "sticky_cookie").map(|(name, at)| {
+            if !is_cookie_name(&name) {
+                let wrong = format!("expected the name of a cookie, got `{name}`");
+                self.fault(at, &members.shown, "sticky_cookie", wrong);
+            }
+            if header.is_some() {
+                let wrong = "contradicts `sticky_header`; leave one of them out".to_owned();
+                self.fault(at, &members.shown, "sticky_cookie", wrong);
+            }
+            Sticky::Cookie(name)
+        });
+        header.or(cookie)
     }
 
     /// The addresses, and whether they ask for TLS.
@@ -653,6 +695,12 @@ impl Reader<'_> {
         let (cert, key) = (self.path(members, "cert"), self.path(members, "key"));
         Some(TlsFiles { cert: cert?, key: key? })
     }
+}
+
+/// A token of RFC 9110, as RFC 6265 has the names of cookies.
+pub fn is_cookie_name(name: &str) -> bool {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.len() <= NAME_BYTES && name.bytes().all(is_token)
 }
 
 /// An upstream's address, and the scheme that it names.

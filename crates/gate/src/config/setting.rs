@@ -192,6 +192,40 @@ macro_rules! number {
     };
 }
 
+/// A time of an upstream, from 100 ms to a day.
+macro_rules! rest {
+    ($name:literal, $($field:ident).+, $help:literal) => {
+        Setting {
+            name: $name,
+            help: $help,
+            unit: Unit::Time,
+            least: 100,
+            most: DAY,
+            default: None,
+            is_per_site: false,
+            read: |c| Some(ms(c.$($field).+)),
+            write: |c, value| c.$($field).+ = Duration::from_millis(value),
+        }
+    };
+}
+
+/// A small number of an upstream.
+macro_rules! few {
+    ($name:literal, $least:literal, $($field:ident).+, $help:literal) => {
+        Setting {
+            name: $name,
+            help: $help,
+            unit: Unit::Count,
+            least: $least,
+            most: 1_000,
+            default: None,
+            is_per_site: false,
+            read: |c| Some(u64::from(c.$($field).+)),
+            write: |c, value| c.$($field).+ = u32::try_from(value).unwrap_or(u32::MAX),
+        }
+    };
+}
+
 /// The most that a head is parsed for (`wire::head`).
 const HEADER_COUNT: u64 = 100;
 const CONNECTIONS: u64 = MAX_CONNECTIONS as u64;
@@ -334,8 +368,19 @@ pub const GATE: &[Setting<GateConfig>] = &[
         "A caller that reads nothing of its answer; then its connection is closed"
     ),
     Setting {
+        name: "drain_delay",
+        help: "How long the gate still takes connections when it is told to stop, and /readyz is 503",
+        unit: Unit::Time,
+        least: 0,
+        most: DAY,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(ms(c.bounds.drain_delay)),
+        write: |c, value| c.bounds.drain_delay = Duration::from_millis(value),
+    },
+    Setting {
         name: "drain",
-        help: "How long exchanges may continue when the gate stops",
+        help: "How long exchanges may continue after that; then they are ended",
         unit: Unit::Time,
         least: 0,
         most: DAY,
@@ -412,11 +457,11 @@ pub const GATE: &[Setting<GateConfig>] = &[
 pub const UPSTREAM: &[Setting<PoolConfig>] = &[
     Setting {
         name: "connections",
-        help: "Connections to the upstream at most",
+        help: "Connections to the upstream at most; each of its addresses gets an equal part",
         unit: Unit::Count,
         least: 1,
-        most: CONNECTIONS,
-        default: Some("half of the usable ports, at most 1024"),
+        most: MILLION,
+        default: Some("half of the usable ports, at most 1024, for each address"),
         is_per_site: false,
         read: |c| c.max_connections.map(wide),
         write: |c, value| c.max_connections = Some(narrow(value)),
@@ -426,7 +471,7 @@ pub const UPSTREAM: &[Setting<PoolConfig>] = &[
         false,
         Count 0..=MILLION,
         max_queue,
-        "Requests that may wait for a connection to the upstream; more get 503"
+        "Requests that may wait for a connection to one address of the upstream; more get 503"
     ),
     time!(
         "queue_timeout",
@@ -459,6 +504,58 @@ pub const UPSTREAM: &[Setting<PoolConfig>] = &[
         false,
         h2_ping,
         "How often a busy HTTP/2 connection to the upstream is asked whether it is alive"
+    ),
+    Setting {
+        name: "max_age",
+        help: "How old a connection to the upstream may become before it takes no more requests",
+        unit: Unit::Time,
+        least: 100,
+        most: DAY,
+        default: Some("no bound"),
+        is_per_site: false,
+        read: |c| c.max_age.map(ms),
+        write: |c, value| c.max_age = Some(Duration::from_millis(value)),
+    },
+    rest!("dns_refresh", dns_refresh, "How often the names of the upstream are looked up again"),
+    few!(
+        "eject_after_connects",
+        0,
+        balance.connect_failures,
+        "Connects in a row that fail before an address gets no requests for a while; 0: never"
+    ),
+    few!(
+        "eject_after_errors",
+        0,
+        balance.server_errors,
+        "Requests in a row that an address fails (5xx, no answer) before it gets none for a while; \
+         0: never"
+    ),
+    rest!("eject_min", balance.eject_min, "How long the first of these times is; then it doubles"),
+    rest!("eject_max", balance.eject_max, "How long it becomes at most"),
+    Setting {
+        name: "slow_start",
+        help: "How long the share of an address grows that is new or comes back",
+        unit: Unit::Time,
+        least: 0,
+        most: DAY,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(ms(c.balance.slow_start)),
+        write: |c, value| c.balance.slow_start = Duration::from_millis(value),
+    },
+    rest!("check_every", check_every, "From one check of an address to the next; see check_path"),
+    rest!("check_timeout", check_timeout, "How long the answer to a check may take"),
+    few!(
+        "check_fall",
+        1,
+        balance.check_fall,
+        "Checks in a row that fail before an address gets no requests"
+    ),
+    few!(
+        "check_rise",
+        1,
+        balance.check_rise,
+        "Checks in a row that succeed before it gets requests again"
     ),
 ];
 
@@ -589,12 +686,13 @@ mod tests {
             answer_timeout: _,
             answer_idle: _,
             write_stall: _,
+            drain_delay: _,
             drain: _,
             revision_wait: _,
             revision_waiters: _,
             revoke_after: _,
         } = crate::Bounds::default();
         let bounds = GATE.iter().filter(|s| !s.name.starts_with("jwks_") && s.unit != Unit::Switch);
-        assert_eq!(bounds.count(), 22);
+        assert_eq!(bounds.count(), 23);
     }
 }

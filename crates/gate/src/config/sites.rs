@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use http::{HeaderName, HeaderValue};
 use keepgate_client::dial::Endpoint;
-use keepgate_client::pool::{PoolConfig, Protocol};
+use keepgate_client::pool::{MAX_GROUP_ADDRESSES, PoolConfig, Protocol, Sticky};
 use keepgate_policy::host::HostPattern;
 use keepgate_serve::TlsFiles;
 
@@ -24,7 +24,7 @@ pub const SERVICES: usize = 256;
 /// Upstreams of one gate.
 pub const UPSTREAMS: usize = 1_000;
 /// Addresses of one upstream.
-pub const ADDRESSES: usize = 256;
+pub const ADDRESSES: usize = MAX_GROUP_ADDRESSES;
 /// Host patterns of one site.
 pub const HOSTS: usize = 200;
 /// Bytes of a path prefix.
@@ -62,6 +62,10 @@ pub struct UpstreamConfig {
     pub tls: Option<UpstreamTls>,
     /// The bounds and deadlines of its connections.
     pub pool: PoolConfig,
+    /// What keeps a caller at one of several addresses.
+    pub sticky: Option<Sticky>,
+    /// The path that addresses are asked for to see whether they are healthy; none: they are not.
+    pub check: Option<String>,
 }
 
 /// TLS toward an upstream.

@@ -207,6 +207,15 @@ impl List {
         (some, (next < state.entries.len()).then_some(next))
     }
 
+    /// Tells all of them that they are over.
+    pub(crate) fn end_all(&self, ending: Ending) {
+        // Not under the lock: who is woken may take its entry away.
+        let all: Vec<_> = self.lock().entries.iter().flatten().map(Arc::clone).collect();
+        for ongoing in all {
+            ongoing.end(ending);
+        }
+    }
+
     fn put(&self, ongoing: &Arc<Ongoing>) -> usize {
         let mut state = self.lock();
         let index = state.free.pop().unwrap_or(state.entries.len());

@@ -11,7 +11,7 @@ use http::header::{CONNECTION, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use keepgate_client::pool::{PoolError, PooledBody, Terms};
+use keepgate_client::pool::{Held, PoolError, PooledBody, Terms};
 use keepgate_limit::Permit;
 use keepgate_observe::chain;
 use serde_json::Value;
@@ -44,6 +44,8 @@ pub(crate) struct Forwarded {
 pub(crate) struct Upgrade {
     pub(crate) caller: OnUpgrade,
     pub(crate) upstream: OnUpgrade,
+    /// The tunnel counts as under way at its address.
+    pub(crate) held: Option<Held>,
     /// How long nothing may move.
     pub(crate) idle: Duration,
     pub(crate) listed: Listed,
@@ -121,13 +123,14 @@ fn answer(
         return Err(Problem::new(Kind::BadUpstream, detail));
     };
     let upstream = hyper::upgrade::on(&mut response);
+    let held = response.extensions_mut().remove::<Held>();
     arrived.peer.shared.become_tunnel();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let bounds = &entry.site.bounds;
     let idle = admitted.found().answer_idle.unwrap_or(bounds.answer_idle);
     let metrics = Arc::clone(&arrived.worker.metrics);
     let permits = admitted.take_permits();
-    let upgrade = Box::new(Upgrade { caller, upstream, idle, listed, permits, metrics });
+    let upgrade = Box::new(Upgrade { caller, upstream, held, idle, listed, permits, metrics });
     Ok((response.map(|body| GateBody::upstream(body, None, false)), Some(upgrade)))
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use keepgate_client::pool::Upstream;
+use keepgate_client::pool::Group;
 
 use super::context::Context;
 use crate::config::sites::{NoSite, SiteConfig, SiteMap, searched};
@@ -42,7 +42,7 @@ pub(crate) struct Common {
 pub(crate) struct Backend {
     /// Its name in the configuration; empty: the only one.
     pub(crate) name: String,
-    pub(crate) upstream: Upstream<CallerBody>,
+    pub(crate) upstream: Group<CallerBody>,
     /// Request bodies in progress.
     pub(crate) uploads: Arc<Uploads>,
     /// How long a request waits for a connection.

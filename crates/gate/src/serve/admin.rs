@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use keepgate_client::pool::UpstreamStats;
 use keepgate_limit::top::{MAX_TOLD, TopAnswer};
 use keepgate_observe::{Page, Sort};
 use keepgate_serve::{Place, Places, PlacesConfig};
@@ -23,7 +23,9 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::front::Front;
+use super::life::Life;
 use super::listen::ListenError;
+use super::upstream;
 use crate::observe::metrics::{self, WorkerMetrics};
 use crate::service::source::Peek;
 use crate::service::table::Tables;
@@ -56,9 +58,13 @@ impl Admin {
         addr: SocketAddr,
         front: Arc<Front>,
         workers: Arc<[Arc<WorkerMetrics>]>,
+        inherited: Option<std::net::TcpListener>,
     ) -> Result<Admin, ListenError> {
         let bind = || -> io::Result<(TcpListener, SocketAddr)> {
-            let listener = std::net::TcpListener::bind(addr)?;
+            let listener = match inherited {
+                Some(listener) => listener,
+                None => std::net::TcpListener::bind(addr)?,
+            };
             listener.set_nonblocking(true)?;
             let addr = listener.local_addr()?;
             Ok((TcpListener::from_std(listener)?, addr))
@@ -69,6 +75,11 @@ impl Admin {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// A copy of its listener, to be passed on.
+    pub(crate) fn copy(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     pub(crate) async fn run(self) {
@@ -199,7 +210,10 @@ impl View {
     fn ready(&self, services: &[Arc<Tables>]) -> Response<Full<Bytes>> {
         let mut services: Vec<ServiceReady> =
             services.iter().map(|t| ServiceReady::of(t)).collect();
-        let trouble = self.services().first().and_then(|tables| tables.source.trouble());
+        let trouble = match self.front.life.is(Life::Leaving) {
+            true => Some("the gate stops".to_owned()),
+            false => self.services().first().and_then(|tables| tables.source.trouble()),
+        };
         let ready = trouble.is_none() && services.iter().any(|service| service.missing.is_none());
         services.sort_by(|a, b| a.service.cmp(b.service));
         let body = Ready { ready, missing: trouble, services };
@@ -236,7 +250,7 @@ impl View {
         self.each_service(&mut page);
         self.places(&mut page);
         self.replica(&mut page);
-        self.upstream(&mut page);
+        upstream::metrics(&self.front.common.backends, &mut page);
         if let Some(tables) = self.services().first() {
             tables.source.metrics(&mut page);
         }
@@ -328,63 +342,6 @@ impl View {
             page.value(Sort::Gauge, "replica_age_seconds", help, age);
         }
     }
-
-    /// One line for each upstream; the only one has no name.
-    fn upstream(&self, page: &mut Page) {
-        let backends = &self.front.common.backends;
-        let all: Vec<(&str, UpstreamStats)> =
-            backends.iter().map(|backend| (&*backend.name, backend.upstream.stats())).collect();
-        type Row = (&'static str, Sort, &'static str, fn(&UpstreamStats) -> u64);
-        const ROWS: [Row; 12] = [
-            ("opened_total", Sort::Counter, "Connections that were opened.", |s| s.opened),
-            ("open_failures_total", Sort::Counter, "Connections that could not be opened.", |s| {
-                s.open_failures
-            }),
-            (
-                "ports_exhausted_total",
-                Sort::Counter,
-                "Of these, because no local port or descriptor was free.",
-                |s| s.ports_exhausted,
-            ),
-            ("requests_total", Sort::Counter, "Requests put on a connection.", |s| s.requests),
-            ("retries_total", Sort::Counter, "Requests sent a second time.", |s| s.retries),
-            ("queued_total", Sort::Counter, "Requests that waited for a connection.", |s| s.queued),
-            ("queue_full_total", Sort::Counter, "Requests refused by a full queue.", |s| {
-                s.queue_full
-            }),
-            (
-                "queue_timeouts_total",
-                Sort::Counter,
-                "Requests that waited for a connection and got none in time.",
-                |s| s.queue_timeouts,
-            ),
-            ("connections_open", Sort::Gauge, "Sockets, with those being opened.", |s| {
-                gauge(s.open)
-            }),
-            ("connections_idle", Sort::Gauge, "Connections that are idle.", |s| gauge(s.idle)),
-            ("connections_limit", Sort::Gauge, "Sockets that are allowed.", |s| gauge(s.limit)),
-            ("queue_waiting", Sort::Gauge, "Requests that wait for a connection.", |s| {
-                gauge(s.waiting)
-            }),
-        ];
-        for (name, sort, help, of) in ROWS {
-            let name = format!("upstream_{name}");
-            let mut series = page.metric(sort, &name, help);
-            for (upstream, stats) in &all {
-                let label = [("upstream", *upstream)];
-                series.line(if upstream.is_empty() { &[] } else { &label }, of(stats));
-            }
-        }
-        let help = "Requests for each connection opened, so far.";
-        let mut series = page.metric(Sort::Gauge, "upstream_requests_per_connection", help);
-        for (upstream, stats) in &all {
-            #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-            let ratio = stats.requests as f64 / stats.opened.max(1) as f64;
-            let label = [("upstream", *upstream)];
-            let labels: &[(&str, &str)] = if upstream.is_empty() { &[] } else { &label };
-            series.line(labels, format_args!("{ratio:.3}"));
-        }
-    }
 }
 
 fn gauge(n: usize) -> u64 {
@@ -414,6 +371,17 @@ struct ServiceReady<'s> {
 
 fn as_ms<S: serde::Serializer>(age: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
     age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)).serialize(to)
+}
+
+/// Why no service can be decided about yet; none: one can.
+pub(crate) fn unready(front: &Front) -> Option<String> {
+    let services = &front.common.services;
+    if let Some(trouble) = services.first().and_then(|tables| tables.source.trouble()) {
+        return Some(trouble);
+    }
+    let missing: Vec<&str> =
+        services.iter().filter_map(|tables| ServiceReady::of(tables).missing).collect();
+    (missing.len() == services.len()).then(|| missing.first().copied().unwrap_or_default().into())
 }
 
 impl ServiceReady<'_> {

@@ -6,7 +6,7 @@ use keepgate_policy::identify::is_everybody;
 use keepgate_serve::TlsFiles;
 
 use super::failure::StartError;
-use super::sites::{certificates, target, upstream_target};
+use super::sites::{Planned, certificates};
 use crate::config::GateConfig;
 use crate::config::sites::{LISTENERS, wrong_prefix};
 use crate::wire::head::MAX_HEADER_COUNT;
@@ -23,9 +23,9 @@ pub fn faults(config: &GateConfig) -> Vec<StartError> {
         }
     }
     if config.sites.is_empty() {
-        faults.extend(upstream_target(config).err());
+        faults.extend(Planned::sole(config).err());
     }
-    faults.extend(config.upstreams.iter().filter_map(|upstream| target(upstream).err()));
+    faults.extend(config.upstreams.iter().filter_map(|upstream| Planned::named(upstream).err()));
     faults
 }
 

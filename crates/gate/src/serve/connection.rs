@@ -6,19 +6,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
 use super::front::Front;
+use super::life::Life;
 use super::tunnel;
 use crate::config::Bounds;
 use crate::exchange::cut::{Cut, Cuts};
@@ -67,7 +69,7 @@ pub(crate) async fn serve(
     let seat = Arc::clone(place.seat());
     let opened = tokio::select! {
         opened = open(&front, socket, remote, place) => opened,
-        () = front.stopped() => Err(Early::Gone),
+        () = front.life.reached(Life::Draining) => Err(Early::Gone),
         // Nothing was asked yet, and another connection needs the place.
         () = seat.told() => Err(Early::Gone),
     };
@@ -109,7 +111,8 @@ async fn open(
     let mut is_h2 = false;
     let mut stream = match &front.tls {
         None => Stream::Plain(socket),
-        Some(acceptor) => {
+        Some(config) => {
+            let acceptor = TlsAcceptor::from(config.load_full());
             let socket = Rewound { prefix: prefix.split().to_vec(), socket };
             let handshake = acceptor.accept(socket);
             let tls = match tokio::time::timeout(bounds.handshake, handshake).await {
@@ -226,9 +229,14 @@ async fn exchange(
     request: Request<Incoming>,
 ) -> Result<Response<GateBody>, Infallible> {
     let (parts, body) = request.into_parts();
-    let (response, upgrade) = live(Arrived::new(parts, worker, Arc::clone(&peer)), body).await;
-    if let Some(upgrade) = upgrade {
-        tunnel::spawn(&front, peer, *upgrade);
+    let is_h2 = peer.is_h2;
+    let (mut response, upgrade) = live(Arrived::new(parts, worker, Arc::clone(&peer)), body).await;
+    match upgrade {
+        Some(upgrade) => tunnel::spawn(peer, *upgrade),
+        None if !is_h2 && front.life.is(Life::Leaving) => {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        None => {}
     }
     Ok(response.map(|body| body.holding(open)))
 }
@@ -236,19 +244,20 @@ async fn exchange(
 async fn serve_h1(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
     let shared = Arc::clone(&peer.shared);
     let metrics = Arc::clone(&worker.metrics);
-    let at_upgrade = Arc::clone(front);
+    let at_end = Arc::clone(front);
     let service = service_fn(move |request| {
         let open = OpenExchange::begun(Arc::clone(&peer.shared));
         let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
-        exchange(worker, peer, open, Arc::clone(&at_upgrade), request)
+        exchange(worker, peer, open, Arc::clone(&at_end), request)
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     // The guard keeps all deadlines.
     builder.header_read_timeout(None);
     let connection = pin!(builder.serve_connection(guard, service).with_upgrades());
-    let stop = pin!(front.stopped());
-    let graceful =
-        Graceful::new(connection, stop, &front.stopping, &shared, |c| c.graceful_shutdown());
+    // Until then each answer says that the connection closes.
+    let stop = pin!(front.life.reached(Life::Closing));
+    let is_due = || front.life.is(Life::Closing);
+    let graceful = Graceful::new(connection, stop, is_due, &shared, |c| c.graceful_shutdown());
     // How a caller's connection ends is the caller's business; requests are recorded.
     let _ = graceful.await;
     tell_cut(&metrics.cuts, &shared);
@@ -258,11 +267,11 @@ async fn serve_h2(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: A
     let shared = Arc::clone(&peer.shared);
     let metrics = Arc::clone(&worker.metrics);
     let bounds = &front.common.settings.bounds;
-    let at_upgrade = Arc::clone(front);
+    let at_end = Arc::clone(front);
     let service = service_fn(move |request| {
         let open = OpenExchange::begin(Arc::clone(&peer.shared));
         let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
-        exchange(worker, peer, open, Arc::clone(&at_upgrade), request)
+        exchange(worker, peer, open, Arc::clone(&at_end), request)
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -275,9 +284,11 @@ async fn serve_h2(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: A
         .keep_alive_timeout(bounds.write_stall)
         .serve_connection(guard, service);
     let connection = pin!(connection);
-    let stop = pin!(front.stopped());
-    let graceful =
-        Graceful::new(connection, stop, &front.stopping, &shared, |c| c.graceful_shutdown());
+    // A connection that comes while the gate is leaving is not sent away before its first request.
+    let end = if front.life.is(Life::Leaving) { Life::Draining } else { Life::Leaving };
+    let stop = pin!(front.life.reached(end));
+    let is_due = || front.life.is(end);
+    let graceful = Graceful::new(connection, stop, is_due, &shared, |c| c.graceful_shutdown());
     tokio::select! {
         _ = graceful => tell_cut(&metrics.cuts, &shared),
         // Ends the connection: a caller that takes nothing holds an upstream connection.
@@ -305,32 +316,33 @@ async fn stall(shared: &Shared, limit: Duration) {
 
 /// A connection that is told once to end after its exchanges: when the gate stops, or when another
 /// needs its place. Both are waited for once; after that each poll costs a few loads.
-struct Graceful<'c, C, S, F> {
+struct Graceful<'c, C, S, D, F> {
     connection: Pin<&'c mut C>,
     stop: Pin<&'c mut S>,
     waiting: bool,
     told: bool,
-    stopping: &'c AtomicBool,
+    is_due: D,
     shared: &'c Shared,
     graceful: F,
 }
 
-impl<'c, C, S, F: FnMut(Pin<&mut C>)> Graceful<'c, C, S, F> {
+impl<'c, C, S, D: Fn() -> bool, F: FnMut(Pin<&mut C>)> Graceful<'c, C, S, D, F> {
     fn new(
         connection: Pin<&'c mut C>,
         stop: Pin<&'c mut S>,
-        stopping: &'c AtomicBool,
+        is_due: D,
         shared: &'c Shared,
         graceful: F,
-    ) -> Graceful<'c, C, S, F> {
-        Graceful { connection, stop, waiting: false, told: false, stopping, shared, graceful }
+    ) -> Graceful<'c, C, S, D, F> {
+        Graceful { connection, stop, waiting: false, told: false, is_due, shared, graceful }
     }
 }
 
-impl<C, S, F> Future for Graceful<'_, C, S, F>
+impl<C, S, D, F> Future for Graceful<'_, C, S, D, F>
 where
     C: Future,
     S: Future<Output = ()>,
+    D: Fn() -> bool + Unpin,
     F: FnMut(Pin<&mut C>) + Unpin,
 {
     /// None: it was ended with its exchanges.
@@ -347,7 +359,7 @@ where
         if told == Some(true) {
             return Poll::Ready(None);
         }
-        if !this.told && (told.is_some() || this.stopping.load(Ordering::Acquire)) {
+        if !this.told && (told.is_some() || (this.is_due)()) {
             this.told = true;
             (this.graceful)(this.connection.as_mut());
         }

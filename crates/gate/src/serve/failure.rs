@@ -1,10 +1,12 @@
 //! Why a gate does not start, or does not go on.
 
 use keepgate_client::dial::TargetError;
+use keepgate_client::pool::GroupError;
 use keepgate_client::replica;
 use keepgate_serve::descriptors::TooFew;
 
 use super::listen::ListenError;
+use super::takeover::TakeoverError;
 
 /// Why a gate cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,18 @@ pub enum StartError {
     /// The upstream's URL.
     #[error("the upstream's URL cannot be used")]
     Upstream(#[source] TargetError),
+    /// Its addresses, or what is to be done with them.
+    #[error("{table}: the upstream cannot be used")]
+    Group {
+        /// As it is written in the file, or the flag.
+        table: String,
+        /// What is wrong.
+        #[source]
+        source: GroupError,
+    },
+    /// The gate before this one.
+    #[error("the gate cannot take another one's place")]
+    Takeover(#[source] TakeoverError),
     /// A listener.
     #[error("the gate cannot listen")]
     Listen(#[source] ListenError),
@@ -48,6 +62,9 @@ pub enum StartError {
 /// Why a gate stopped without being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// It could not take the place of another gate, or cannot be replaced by another.
+    #[error("the gate cannot take another one's place")]
+    Takeover(#[source] TakeoverError),
     /// A worker could not start, or ended.
     #[error("worker {worker} failed")]
     Worker {

@@ -1,21 +1,28 @@
 //! What the listeners and connections of all workers share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use keepgate_observe::Counter;
 use keepgate_serve::Places;
-use tokio::sync::watch;
 
-use crate::exchange::ongoing::List;
+use super::life::{Clock, Life};
+use crate::exchange::ongoing::{Ending, List};
 use crate::phase::worker::Common;
+
+/// How long a connection without an exchange stays once listeners are closed: a request may be on
+/// its way, and would be lost.
+const LAST_CHANCE: Duration = Duration::from_secs(2);
+/// Between two looks at what is still open at the end.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub(crate) struct Front {
     /// What their requests share.
     pub(crate) common: Arc<Common>,
-    pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
+    /// The certificates toward callers; none: plain.
+    pub(crate) tls: Option<ArcSwap<rustls::ServerConfig>>,
     /// The clock of `places` counts from here.
     pub(crate) began: Instant,
     /// Connections of callers, over all workers.
@@ -24,29 +31,34 @@ pub(crate) struct Front {
     pub(crate) ongoing: Box<[Arc<List>]>,
     /// Exchanges that were decided again.
     pub(crate) redecided: Counter,
-    /// Set once, when the gate stops.
-    pub(crate) stopping: AtomicBool,
-    pub(crate) stop: watch::Sender<bool>,
+    /// How far the end of the gate has come.
+    pub(crate) life: Clock,
 }
 
 impl Front {
+    /// Brings the gate to its end, step by step, and keeps ending what is open then. For so long, its
+    /// listeners stay open. Is dropped once all workers have ended.
+    pub(crate) async fn leave(&self, delay: Duration) -> std::convert::Infallible {
+        let bounds = &self.common.settings.bounds;
+        self.life.advance(Life::Leaving);
+        tokio::time::sleep(delay).await;
+        self.life.advance(Life::Draining);
+        let last_chance = LAST_CHANCE.min(bounds.drain / 2);
+        tokio::time::sleep(last_chance).await;
+        self.life.advance(Life::Closing);
+        tokio::time::sleep(bounds.drain.saturating_sub(last_chance)).await;
+        self.life.advance(Life::Ended);
+        loop {
+            // Also what has begun since, on a connection that was still open.
+            for list in &self.ongoing {
+                list.end_all(Ending::Stopping);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     /// On the clock of the places.
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Tells everybody that the gate stops.
-    pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.stop.send_replace(true);
-    }
-
-    /// Ends when the gate is told to stop.
-    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut stop = self.stop.subscribe();
-        async move {
-            // The sender lives as long as the gate; its end is the end too.
-            let _ = stop.wait_for(|stop| *stop).await;
-        }
     }
 }

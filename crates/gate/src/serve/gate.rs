@@ -3,21 +3,25 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use keepgate_client::dial::{Dialer, Roots};
 use keepgate_client::replica::{self, FollowConfig, Replica};
 use keepgate_observe::Counter;
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::admin::{self, Admin};
 use super::check::check;
 use super::failure::{RunError, StartError};
 use super::front::Front;
+use super::life::{Clock, Life};
 use super::listen::{self, Listener};
-use super::{revoke, sites, thread};
+use super::reload::Reloader;
+use super::takeover::{self, Inherited, Takeover};
+use super::{revoke, sites, thread, upstream};
 use crate::config::GateConfig;
 use crate::exchange::ongoing::List;
 use crate::identify::issuers::Issuers;
@@ -36,6 +40,9 @@ const FILES: usize = 32;
 /// For key sets that are fetched, and health checks.
 const KEY_FETCHES: usize = 16;
 
+/// How long another gate may take to let go of the data directory.
+const LET_GO: Duration = Duration::from_secs(20);
+
 /// See the module.
 pub struct Gate {
     front: Arc<Front>,
@@ -44,6 +51,8 @@ pub struct Gate {
     addrs: Vec<SocketAddr>,
     admin: Option<Admin>,
     metrics: Arc<[Arc<WorkerMetrics>]>,
+    takeover: Option<Takeover>,
+    follows: Option<Following>,
 }
 
 impl Gate {
@@ -59,16 +68,21 @@ impl Gate {
         if let Some(ca) = &config.center_ca {
             follow.roots = Roots::File(ca.clone());
         }
-        let replica = Replica::follow(follow).map_err(|error| match error {
-            replica::StartError::Plain { url } => StartError::Setting {
-                setting: "center",
-                reason: format!(
-                    "`{url}` is neither https nor on this host: the token and the permissions \
+        let inherited = match &config.takeover {
+            Some(path) => takeover::ask(path).await.map_err(StartError::Takeover)?,
+            None => Inherited::default(),
+        };
+        let replica =
+            followed(&follow, inherited.is_some()).await.map_err(|error| match error {
+                replica::StartError::Plain { url } => StartError::Setting {
+                    setting: "center",
+                    reason: format!(
+                        "`{url}` is neither https nor on this host: the token and the permissions \
                      would travel in the clear; use https, or, for tests, --insecure-center"
-                ),
-            },
-            error => StartError::Follow(error),
-        })?;
+                    ),
+                },
+                error => StartError::Follow(error),
+            })?;
         if config.insecure_center {
             tracing::warn!(
                 center = config.center,
@@ -76,7 +90,10 @@ impl Gate {
                  path can read the token and change the permissions"
             );
         }
-        Gate::with_source(config, Arc::new(replica)).await
+        let source = Arc::new(replica.clone());
+        let mut gate = Gate::with(config, source, inherited).await?;
+        gate.follows = Some(Following { replica, config: follow });
+        Ok(gate)
     }
 
     /// Binds, and has `source` decide. Must be called on a tokio runtime, which becomes the
@@ -84,6 +101,18 @@ impl Gate {
     pub async fn with_source(
         config: GateConfig,
         source: Arc<dyn DecisionSource>,
+    ) -> Result<Gate, StartError> {
+        let inherited = match &config.takeover {
+            Some(path) => takeover::ask(path).await.map_err(StartError::Takeover)?,
+            None => Inherited::default(),
+        };
+        Gate::with(config, source, inherited).await
+    }
+
+    async fn with(
+        config: GateConfig,
+        source: Arc<dyn DecisionSource>,
+        mut inherited: Inherited,
     ) -> Result<Gate, StartError> {
         check(&config)?;
         let workers = match config.workers {
@@ -97,16 +126,17 @@ impl Gate {
         config.bounds.max_connections = shares.connections;
         let dialer = Dialer::default();
         let backends = sites::backends(&config, &dialer, shares.upstream)?;
+        upstream::look_up(&backends).await;
         let (sites, map) = sites::made(&config, sites, &services, &backends)?;
         let certificates = sites::certificates(&config)?;
         let tls = match certificates.is_empty() {
             true => None,
-            false => Some(tokio_rustls::TlsAcceptor::from(certificates.load()?)),
+            false => Some(ArcSwap::from(certificates.load()?)),
         };
         let listens: Vec<_> =
             [&config.listen].into_iter().chain(&config.more_listen).cloned().collect();
-        let listeners =
-            listen::bind(&listens, config.unix_access, workers).map_err(StartError::Listen)?;
+        let listeners = listen::bind(&listens, config.unix_access, workers, &mut inherited)
+            .map_err(StartError::Listen)?;
         let control = tokio::runtime::Handle::current();
         let workers = listeners.each.len();
         let (keys, access) = (config.keys.clone(), config.key_access.clone());
@@ -143,17 +173,30 @@ impl Gate {
             places,
             ongoing: metrics.iter().map(list).collect(),
             redecided: Counter::default(),
-            stopping: AtomicBool::new(false),
-            stop: watch::Sender::new(false),
+            life: Clock::default(),
         });
         let admin = match admin_listen {
             None => None,
-            Some(addr) => Some(
-                Admin::bind(addr, Arc::clone(&front), Arc::clone(&metrics))
-                    .map_err(StartError::Listen)?,
-            ),
+            Some(addr) => {
+                let (front, metrics) = (Arc::clone(&front), Arc::clone(&metrics));
+                let listener = inherited.tcp(addr).pop();
+                Some(Admin::bind(addr, front, metrics, listener).map_err(StartError::Listen)?)
+            }
         };
-        Ok(Gate { front, listeners: listeners.each, addrs: listeners.addrs, admin, metrics })
+        let takeover = match &front.common.settings.takeover {
+            None => None,
+            Some(path) => {
+                let copies = || {
+                    let mut copies = listeners.copies()?;
+                    copies.extend(admin.as_ref().map(Admin::copy).transpose()?);
+                    Ok(copies)
+                };
+                let taken = Takeover::new(path, inherited.old(), copies());
+                Some(taken.map_err(StartError::Takeover)?)
+            }
+        };
+        let (listeners, addrs) = (listeners.each, listeners.addrs);
+        Ok(Gate { front, listeners, addrs, admin, metrics, takeover, follows: None })
     }
 
     /// Where callers connect, the first address; none where there are Unix sockets alone.
@@ -171,12 +214,27 @@ impl Gate {
         self.admin.as_ref().map(Admin::addr)
     }
 
-    /// Serves until `shutdown` is ready, then lets open exchanges end within their bound.
+    /// What reads certificates and credentials anew while it runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(Arc::clone(&self.front), self.follows.clone())
+    }
+
+    /// Serves until `shutdown` is ready, then leaves: see [`crate::config::Bounds::drain_delay`] and
+    /// `drain`.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        if let Some(takeover) = &self.takeover {
+            let ready = takeover.get_ready(|| admin::unready(&self.front));
+            tokio::select! {
+                ready = ready => ready.map_err(RunError::Takeover)?,
+                () = &mut shutdown => return Ok(()),
+            }
+        }
         let admin = self.admin.map(|admin| tokio::spawn(admin.run()));
         let Common { services, dropped, .. } = &*self.front.common;
         let reports = tokio::spawn(report::run(services.to_vec(), Arc::clone(dropped)));
         let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
+        let watching = tokio::spawn(upstream::watch(Arc::clone(&self.front)));
         let mut ends = Vec::new();
         let workers = self.metrics.iter().zip(&self.front.ongoing);
         for (number, (listeners, (metrics, ongoing))) in
@@ -191,7 +249,7 @@ impl Gate {
                 .stack_size(keepgate_policy::DECISION_STACK)
                 .spawn(move || drop(ended.send(thread::run(&front, &worker, listeners))));
             if let Err(source) = started {
-                self.front.stop();
+                self.front.life.advance(Life::Ended);
                 return Err(RunError::Worker { worker: number, source });
             }
             ends.push(async move {
@@ -203,24 +261,71 @@ impl Gate {
                 Err(RunError::Worker { worker: number, source })
             });
         }
+        let front = &self.front;
+        let takeover = self.takeover;
+        let taken = async {
+            let Some(takeover) = takeover else { return std::future::pending().await };
+            let let_go = || {
+                if let Some(tables) = front.common.services.first() {
+                    tables.source.let_go();
+                }
+            };
+            takeover.run(let_go).await
+        };
         let mut all = std::pin::pin!(futures_util::future::try_join_all(ends));
         let result = tokio::select! {
             result = &mut all => result,
-            () = shutdown => {
-                self.front.stop();
-                all.await
+            () = &mut shutdown => {
+                let delay = self.front.common.settings.bounds.drain_delay;
+                tokio::select! {
+                    result = &mut all => result,
+                    never = self.front.leave(delay) => match never {},
+                }
+            }
+            taken = taken => {
+                // Checks of this address reach the other gate from now on, and so does who asks it
+                // for metrics.
+                if let Some(admin) = &admin {
+                    admin.abort();
+                }
+                let ended = tokio::select! {
+                    result = &mut all => result,
+                    never = self.front.leave(Duration::ZERO) => match never {},
+                };
+                taken.map_err(RunError::Takeover).and(ended)
             }
         };
-        self.front.stop();
+        self.front.life.advance(Life::Ended);
         if let Some(admin) = admin {
             admin.abort();
         }
         reports.abort();
         rounds.abort();
+        watching.abort();
         if let Some(tables) = self.front.common.services.first() {
             tables.source.close();
         }
         result.map(|_| ())
+    }
+}
+
+/// A replica and what it was made from, for other credentials.
+#[derive(Clone)]
+pub(crate) struct Following {
+    pub(crate) replica: Replica,
+    pub(crate) config: FollowConfig,
+}
+
+/// Follows. Where another gate lets go of the data directory, that is waited for.
+async fn followed(config: &FollowConfig, waits: bool) -> Result<Replica, replica::StartError> {
+    let end = Instant::now() + LET_GO;
+    loop {
+        match Replica::follow(config.clone()) {
+            Err(replica::StartError::Locked { .. }) if waits && Instant::now() < end => {
+                tokio::time::sleep(LET_GO / 200).await;
+            }
+            result => return result,
+        }
     }
 }
 

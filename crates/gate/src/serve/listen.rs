@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::connection;
 use super::front::Front;
+use super::life::Life;
+use super::takeover::Inherited;
 use crate::config::{Listen, UnixAccess};
 use crate::phase::worker::Worker;
 use crate::wire::peer::CallerPlace;
@@ -66,20 +70,26 @@ pub(crate) fn bind(
     listens: &[Listen],
     access: UnixAccess,
     workers: usize,
+    inherited: &mut Inherited,
 ) -> Result<Listeners, ListenError> {
     let mut all =
         Listeners { each: (0..workers.max(1)).map(|_| Vec::new()).collect(), addrs: Vec::new() };
     for listen in listens {
         match listen {
-            Listen::Tcp(addr) => all.tcp(*addr, false)?,
+            Listen::Tcp(addr) => all.tcp(*addr, false, inherited)?,
             Listen::Localhost(port) => {
-                all.both(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST, *port)?;
+                all.both(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST, *port, inherited)?;
             }
-            Listen::Any(port) => all.both(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED, *port)?,
+            Listen::Any(port) => {
+                all.both(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED, *port, inherited)?;
+            }
             Listen::Unix(path) => {
                 let path = path.as_path();
                 let named = |source| ListenError::Unix { path: path.display().to_string(), source };
-                let socket = bind_unix(path, access).map_err(named)?;
+                let socket = match inherited.unix(path).pop() {
+                    Some(socket) => socket,
+                    None => bind_unix(path, access).map_err(named)?,
+                };
                 for each in &mut all.each {
                     each.push(Listener::Unix(socket.try_clone().map_err(named)?));
                 }
@@ -91,16 +101,31 @@ pub(crate) fn bind(
 
 impl Listeners {
     /// The same port over IPv4 and, where the host has it, over IPv6.
-    fn both(&mut self, v4: Ipv4Addr, v6: Ipv6Addr, port: u16) -> Result<(), ListenError> {
-        self.tcp(SocketAddr::from((v4, port)), false)?;
+    fn both(
+        &mut self,
+        v4: Ipv4Addr,
+        v6: Ipv6Addr,
+        port: u16,
+        inherited: &mut Inherited,
+    ) -> Result<(), ListenError> {
+        self.tcp(SocketAddr::from((v4, port)), false, inherited)?;
         let port = self.addrs.last().map_or(port, SocketAddr::port);
-        match self.tcp(SocketAddr::from((v6, port)), true) {
+        match self.tcp(SocketAddr::from((v6, port)), true, inherited) {
             Err(ListenError::Tcp { source, .. }) if has_no_ipv6(&source) => Ok(()),
             other => other,
         }
     }
 
-    fn tcp(&mut self, addr: SocketAddr, only_v6: bool) -> Result<(), ListenError> {
+    fn tcp(
+        &mut self,
+        addr: SocketAddr,
+        only_v6: bool,
+        inherited: &mut Inherited,
+    ) -> Result<(), ListenError> {
+        let sockets = inherited.tcp(addr);
+        if !sockets.is_empty() {
+            return self.adopt(addr, &sockets).map_err(|source| ListenError::Tcp { addr, source });
+        }
         let bound = bind_tcp(addr, only_v6, self.each.len());
         let (sockets, addr) = bound.map_err(|source| ListenError::Tcp { addr, source })?;
         for (each, socket) in self.each.iter_mut().zip(sockets) {
@@ -108,6 +133,40 @@ impl Listeners {
         }
         self.addrs.push(addr);
         Ok(())
+    }
+}
+
+impl Listeners {
+    /// Sockets of another gate. Each worker gets one at least, and each socket a worker: a connection
+    /// in a queue that nobody reads would wait for ever.
+    fn adopt(&mut self, addr: SocketAddr, sockets: &[std::net::TcpListener]) -> io::Result<()> {
+        let workers = self.each.len();
+        let pairs = sockets.iter().cycle().zip((0..workers).cycle());
+        for (socket, worker) in pairs.take(workers.max(sockets.len())) {
+            let socket = Listener::Tcp(socket.try_clone()?);
+            if let Some(each) = self.each.get_mut(worker) {
+                each.push(socket);
+            }
+        }
+        self.addrs.push(addr);
+        Ok(())
+    }
+
+    /// A copy of each, to be passed on; of a Unix socket, which all workers share, one.
+    pub(crate) fn copies(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut copies = Vec::new();
+        for (worker, each) in self.each.iter().enumerate() {
+            for listener in each {
+                match listener {
+                    Listener::Tcp(listener) => copies.push(listener.try_clone()?.into()),
+                    Listener::Unix(listener) if worker == 0 => {
+                        copies.push(listener.try_clone()?.into());
+                    }
+                    Listener::Unix(_) => {}
+                }
+            }
+        }
+        Ok(copies)
     }
 }
 
@@ -205,12 +264,12 @@ pub(crate) async fn accept(
         Listener::Tcp(listener) => Accepting::Tcp(TcpListener::from_std(listener)?),
         Listener::Unix(listener) => Accepting::Unix(UnixListener::from_std(listener)?),
     };
-    let mut stop = front.stop.subscribe();
+    let mut draining = pin!(front.life.reached(Life::Draining));
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            () = &mut draining => return Ok(()),
         };
         match accepted {
             Ok((socket, remote)) => {

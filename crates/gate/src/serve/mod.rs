@@ -4,7 +4,8 @@
 //! upstreams and certificates of a configuration, `thread` is one worker's thread, `listen` accepts,
 //! `connection` finds out the protocol and serves requests by `phase`, `tunnel` carries WebSockets.
 //! Beside them run `admin`, and `revoke`, which decides open exchanges again. What they share is the
-//! `front`.
+//! `front`; how far the end has come is its `life`. `takeover` passes listeners to the next process
+//! (`rights`), and `reload` reads certificates anew.
 
 pub(crate) mod admin;
 pub(crate) mod check;
@@ -12,8 +13,13 @@ pub(crate) mod connection;
 pub(crate) mod failure;
 pub(crate) mod front;
 pub(crate) mod gate;
+pub(crate) mod life;
 pub(crate) mod listen;
+pub(crate) mod reload;
 pub(crate) mod revoke;
+pub(crate) mod rights;
 pub(crate) mod sites;
+pub(crate) mod takeover;
 pub(crate) mod thread;
 pub(crate) mod tunnel;
+mod upstream;

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use keepgate_client::dial::{Dialer, Endpoint, Identity, Roots, Target, TlsSettings};
-use keepgate_client::pool::{MAX_CONNECTIONS, Pool, PoolConfig, Protocol, Upstream, UpstreamId};
+use keepgate_client::pool::{GroupConfig, MAX_CONNECTIONS, PoolConfig, Protocol};
 use keepgate_serve::{Certificates, TlsFiles};
 
 use super::failure::StartError;
+use super::upstream;
 use crate::config::setting::GATE;
 use crate::config::sites::{SiteConfig, SiteMap, UpstreamConfig, UpstreamHost, UpstreamTls};
 use crate::config::{Bounds, GateConfig};
-use crate::message::body::CallerBody;
 use crate::phase::worker::{Backend, Site};
 
 /// The sites of a configuration; where it has none, the one that takes everything.
@@ -31,12 +31,70 @@ pub(crate) fn services(sites: &[SiteConfig]) -> Vec<String> {
 
 /// How many connections the upstreams are to have at most, all together.
 pub(crate) fn connections(config: &GateConfig) -> usize {
-    let most =
-        |pool: &PoolConfig| pool.max_connections.unwrap_or(MAX_CONNECTIONS).min(MAX_CONNECTIONS);
     if config.sites.is_empty() {
-        return most(&config.pool);
+        return most(&config.pool, config.upstream.split(',').count());
     }
-    config.upstreams.iter().map(|upstream| most(&upstream.pool)).sum()
+    let upstreams = config.upstreams.iter();
+    upstreams.map(|upstream| most(&upstream.pool, upstream.addresses.len())).sum()
+}
+
+/// How many connections an upstream with so many addresses has at most.
+fn most(pool: &PoolConfig, addresses: usize) -> usize {
+    let bound = MAX_CONNECTIONS.saturating_mul(addresses.max(1));
+    pool.max_connections.unwrap_or(bound).min(bound)
+}
+
+/// An upstream before it is made.
+pub(crate) struct Planned {
+    /// As in `[upstream.NAME]`; empty: the only one.
+    name: String,
+    host: UpstreamHost,
+    group: GroupConfig,
+}
+
+impl Planned {
+    /// The only one.
+    pub(crate) fn sole(config: &GateConfig) -> Result<Planned, StartError> {
+        let group = GroupConfig {
+            protocol: config.upstream_protocol,
+            pool: config.pool.clone(),
+            sticky: config.upstream_sticky.clone(),
+            check: config.upstream_check.clone(),
+            ..GroupConfig::new(upstream_targets(config)?)
+        };
+        Planned { name: String::new(), host: config.upstream_host, group }.checked()
+    }
+
+    /// One of several.
+    pub(crate) fn named(upstream: &UpstreamConfig) -> Result<Planned, StartError> {
+        let group = GroupConfig {
+            protocol: upstream.protocol,
+            pool: upstream.pool.clone(),
+            sticky: upstream.sticky.clone(),
+            check: upstream.check.clone(),
+            ..GroupConfig::new(targets(upstream)?)
+        };
+        Planned { name: upstream.name.clone(), host: upstream.host, group }.checked()
+    }
+
+    fn checked(self) -> Result<Planned, StartError> {
+        match self.group.validate() {
+            Ok(()) => Ok(self),
+            Err(source) => Err(StartError::Group { table: upstream::table(&self.name), source }),
+        }
+    }
+
+    fn make(self, dialer: &Dialer) -> Result<Arc<Backend>, StartError> {
+        let Planned { name, host, group } = self;
+        let keeps_host = match host {
+            UpstreamHost::Caller => true,
+            UpstreamHost::Upstream => false,
+            UpstreamHost::Auto => group.targets.iter().all(|target| target.tls.is_none()),
+        };
+        let queue_timeout = group.pool.queue_timeout;
+        let upstream = upstream::group(&name, dialer.clone(), group)?;
+        Ok(Arc::new(Backend { name, upstream, uploads: Arc::default(), queue_timeout, keeps_host }))
+    }
 }
 
 /// The upstreams of a configuration. All together they open no more than `share` connections: where
@@ -47,50 +105,17 @@ pub(crate) fn backends(
     share: usize,
 ) -> Result<Vec<Arc<Backend>>, StartError> {
     let asked = connections(config).max(1);
-    let part = |pool: &PoolConfig| {
-        let own = pool.max_connections.unwrap_or(MAX_CONNECTIONS).min(MAX_CONNECTIONS);
-        if asked <= share { own } else { (own.saturating_mul(share) / asked).max(1) }
+    let planned: Vec<Planned> = match config.sites.is_empty() {
+        true => vec![Planned::sole(config)?],
+        false => config.upstreams.iter().map(Planned::named).collect::<Result<_, _>>()?,
     };
-    if config.sites.is_empty() {
-        let target = upstream_target(config)?;
-        let pool = bounded(config.pool.clone(), part(&config.pool));
-        let host = config.upstream_host;
-        let name = String::new();
-        return Ok(vec![backend(name, target, config.upstream_protocol, host, dialer, pool)]);
-    }
-    let made = config.upstreams.iter().map(|upstream| {
-        let pool = bounded(upstream.pool.clone(), part(&upstream.pool));
-        let (name, host) = (upstream.name.clone(), upstream.host);
-        Ok(backend(name, target(upstream)?, upstream.protocol, host, dialer, pool))
+    let made = planned.into_iter().map(|mut one| {
+        let own = most(&one.group.pool, one.group.targets.len());
+        one.group.pool.max_total =
+            if asked <= share { own } else { (own.saturating_mul(share) / asked).max(1) };
+        one.make(dialer)
     });
     made.collect()
-}
-
-fn backend(
-    name: String,
-    target: Target,
-    protocol: Protocol,
-    host: UpstreamHost,
-    dialer: &Dialer,
-    pool: PoolConfig,
-) -> Arc<Backend> {
-    let keeps_host = match host {
-        UpstreamHost::Caller => true,
-        UpstreamHost::Upstream => false,
-        UpstreamHost::Auto => target.tls.is_none(),
-    };
-    let queue_timeout = pool.queue_timeout;
-    let upstream: Upstream<CallerBody> =
-        Pool::new(dialer.clone(), pool).upstream(&UpstreamId { target, protocol });
-    Arc::new(Backend { name, upstream, uploads: Arc::default(), queue_timeout, keeps_host })
-}
-
-/// A pool opens no more connections than there are descriptors for.
-fn bounded(mut pool: PoolConfig, most: usize) -> PoolConfig {
-    pool.max_connections = pool.max_connections.map(|asked| asked.min(most));
-    let budget = Arc::clone(&pool.budget);
-    pool.budget = Arc::new(move |target| budget(target).min(most));
-    pool
 }
 
 fn alpn(protocol: Protocol) -> &'static [&'static str] {
@@ -101,7 +126,8 @@ fn alpn(protocol: Protocol) -> &'static [&'static str] {
     }
 }
 
-pub(crate) fn upstream_target(config: &GateConfig) -> Result<Target, StartError> {
+/// The addresses of the one upstream.
+pub(crate) fn upstream_targets(config: &GateConfig) -> Result<Vec<Target>, StartError> {
     let tls = UpstreamTls {
         ca: config.upstream_ca.clone(),
         client: config.upstream_client.clone(),
@@ -110,25 +136,22 @@ pub(crate) fn upstream_target(config: &GateConfig) -> Result<Target, StartError>
     let identity = identity("upstream", &tls)?;
     let roots = tls.ca.map_or(Roots::System, Roots::File);
     let alpn = alpn(config.upstream_protocol);
-    Target::from_url(&config.upstream, || {
-        TlsSettings::new(&roots, identity.as_ref(), alpn).map(Arc::new)
-    })
-    .map_err(StartError::Upstream)
+    let tls = || TlsSettings::new(&roots, identity.as_ref(), alpn).map(Arc::new);
+    let urls = config.upstream.split(',').map(str::trim);
+    urls.map(|url| Target::from_url(url, tls).map_err(StartError::Upstream)).collect()
 }
 
-/// The first address of an upstream.
-pub(crate) fn target(upstream: &UpstreamConfig) -> Result<Target, StartError> {
-    let mut target = match upstream.addresses.first() {
-        Some(Endpoint::Tcp { host, port }) => Target::tcp(host.clone(), *port),
-        Some(Endpoint::Unix(path)) => Target::unix(path.clone()),
-        None => {
-            let reason = "has no address; name at least one HOST:PORT or unix:/path".to_owned();
-            return Err(StartError::Named {
-                table: format!("[upstream.{}]", upstream.name),
-                reason,
-            });
-        }
+/// The addresses of an upstream.
+pub(crate) fn targets(upstream: &UpstreamConfig) -> Result<Vec<Target>, StartError> {
+    let of = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Tcp { host, port } => Target::tcp(host.clone(), *port),
+        Endpoint::Unix(path) => Target::unix(path.clone()),
     };
+    let mut targets: Vec<Target> = upstream.addresses.iter().map(of).collect();
+    if targets.is_empty() {
+        let reason = "has no address; name at least one HOST:PORT or unix:/path".to_owned();
+        return Err(StartError::Named { table: format!("[upstream.{}]", upstream.name), reason });
+    }
     if let Some(tls) = &upstream.tls {
         let table = format!("[upstream.{}], `tls`", upstream.name);
         let identity = identity(&table, tls)?;
@@ -137,10 +160,13 @@ pub(crate) fn target(upstream: &UpstreamConfig) -> Result<Target, StartError> {
             TlsSettings::new(&roots, identity.as_ref(), alpn(upstream.protocol)).map_err(
                 |error| StartError::Named { table, reason: keepgate_observe::chain(&error) },
             )?;
-        target.tls = Some(Arc::new(settings));
-        target.server_name.clone_from(&tls.server_name);
+        let settings = Arc::new(settings);
+        for target in &mut targets {
+            target.tls = Some(Arc::clone(&settings));
+            target.server_name.clone_from(&tls.server_name);
+        }
     }
-    Ok(target)
+    Ok(targets)
 }
 
 /// As whom the gate speaks to an upstream.

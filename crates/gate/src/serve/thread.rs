@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::front::Front;
+use super::life::Life;
 use super::listen::{self, Listener};
 use crate::phase::worker::Worker;
+
+/// How long callers have for what they are told at the very end: a WebSocket's close, and their own.
+const LAST_WORDS: Duration = Duration::from_millis(2_500);
 
 /// Serves until the gate stops, then lets what is open end within its bound.
 pub(crate) fn run(
@@ -14,11 +18,10 @@ pub(crate) fn run(
     listeners: Vec<Listener>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let drain = front.common.settings.bounds.drain;
     let result = runtime.block_on(async {
         let accepting = listeners.into_iter().map(|one| listen::accept(front, worker, one));
         futures_util::future::try_join_all(accepting).await?;
-        drained(worker, drain).await;
+        drained(front, worker).await;
         Ok(())
     });
     // Whatever is still open had its time.
@@ -26,15 +29,22 @@ pub(crate) fn run(
     result
 }
 
-/// Ends when this worker's connections have, or when their time is over.
-async fn drained(worker: &Worker, within: Duration) {
+/// Ends when this worker's connections have, or soon after their time is over.
+async fn drained(front: &Front, worker: &Worker) {
     let open = async {
         while worker.metrics.open.value() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    if tokio::time::timeout(within, open).await.is_err() {
+    let over = async {
+        front.life.reached(Life::Ended).await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        () = open => {}
+        () = over => {
         let left = worker.metrics.open.value();
-        tracing::info!(left, "connections were cut off at the end");
+            tracing::info!(left, "connections were cut off at the end");
+        }
     }
 }

@@ -16,7 +16,6 @@ use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
 };
 
-use super::front::Front;
 use crate::exchange::ongoing::{Ending, Listed};
 use crate::observe::metrics::WorkerMetrics;
 use crate::phase::forward::Upgrade;
@@ -29,17 +28,17 @@ const CLOSING: Duration = Duration::from_secs(1);
 const BUFFER: usize = 8 * 1024;
 
 /// Carries bytes once both sides have upgraded.
-pub(crate) fn spawn(front: &Arc<Front>, peer: Arc<Peer>, upgrade: Upgrade) {
-    let front = Arc::clone(front);
+pub(crate) fn spawn(peer: Arc<Peer>, upgrade: Upgrade) {
     tokio::spawn(async move {
         // Held until it ends: the connection's place, and the caller's places among the requests.
-        let Upgrade { caller, upstream, idle, listed, permits: _permits, metrics } = upgrade;
+        let Upgrade { caller, upstream, idle, listed, permits: _permits, metrics, held: _held } =
+            upgrade;
         let _busy = peer.seat.busy();
         let Ok((caller, upstream)) = tokio::try_join!(caller, upstream) else { return };
         metrics.tunnels.rise();
         let _open = OpenTunnel(&metrics);
         let mut tunnel = Tunnel::new(caller, upstream);
-        let ending = tunnel.carry(&front, &listed, idle).await;
+        let ending = tunnel.carry(&listed, idle).await;
         let Some(ending) = ending else {
             // It ended by itself, unless the caller took nothing for too long.
             if let Some(cut) = peer.shared.was_cut() {
@@ -88,7 +87,7 @@ impl Tunnel {
     }
 
     /// Until it ends, or is to be ended.
-    async fn carry(&mut self, front: &Front, listed: &Listed, idle: Duration) -> Option<Ending> {
+    async fn carry(&mut self, listed: &Listed, idle: Duration) -> Option<Ending> {
         let Tunnel { down, up, moved } = self;
         tokio::select! {
             // Bytes that are there do not get ahead of a decision that is there.
@@ -97,7 +96,6 @@ impl Tunnel {
             // Either end closing is how a tunnel ends; there is nobody left to tell.
             _ = async { tokio::try_join!(down.run(), up.run()) } => None,
             () = still_for(idle, moved) => Some(Ending::Idle),
-            () = front.stopped() => Some(Ending::Stopping),
         }
     }
 

@@ -102,6 +102,9 @@ pub trait DecisionSource: Send + Sync + 'static {
         let _ = (service, report);
     }
 
+    /// Another process takes over what only one may have, such as a directory.
+    fn let_go(&self) {}
+
     /// The gate has ended and asks no more.
     fn close(&self) {}
 }
@@ -129,6 +132,10 @@ impl DecisionSource for Replica {
 
     fn history(&self) -> Option<HistoryId> {
         Replica::history(self)
+    }
+
+    fn let_go(&self) {
+        self.let_go_of_data_dir();
     }
 
     fn is_lost_history(&self, digits: &str) -> bool {

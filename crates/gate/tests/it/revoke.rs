@@ -27,7 +27,7 @@ const BOB: (&str, &str) = ("x-user", "bob");
 const PROMISED: Duration = Duration::from_millis(1200);
 
 /// Bob may do all with orders as long as he is a clerk.
-fn clerks() -> Draft {
+pub(crate) fn clerks() -> Draft {
     let mut draft = Draft::orders();
     let role = uid("role", "clerk");
     draft.policies.push((
@@ -43,7 +43,7 @@ fn clerks() -> Draft {
     draft
 }
 
-async fn gate_of(draft: &Draft, upstream: &str, protocol: Protocol) -> TestGate {
+pub(crate) async fn gate_of(draft: &Draft, upstream: &str, protocol: Protocol) -> TestGate {
     TestGate::with(draft, upstream, |config| {
         config.upstream_protocol = protocol;
         config.bounds.revoke_after = Duration::from_millis(50);
@@ -88,7 +88,7 @@ async fn exchanges_end_with_the_membership_that_allows_them() {
 }
 
 /// An upstream of long answers: an event at once, then nothing; or a WebSocket that echoes.
-async fn events() -> Echo {
+pub(crate) async fn events() -> Echo {
     serve(|mut request: Request<Incoming>| async move {
         let mut response = Response::new(http_body_util::Either::Left(StreamBody::new(
             futures_util::stream::iter([Ok::<_, std::convert::Infallible>(Frame::data(
@@ -121,12 +121,12 @@ async fn events() -> Echo {
     .await
 }
 
-async fn websocket(gate: &TestGate) -> TcpStream {
+pub(crate) async fn websocket(gate: &TestGate) -> TcpStream {
     websocket_of(gate, "x-user", "bob").await
 }
 
 /// One whose caller shows this header.
-async fn websocket_of(gate: &TestGate, name: &str, value: &str) -> TcpStream {
+pub(crate) async fn websocket_of(gate: &TestGate, name: &str, value: &str) -> TcpStream {
     let mut stream = connect(gate.addr).await;
     let request = format!(
         "GET /orders HTTP/1.1\r\nHost: a\r\n{name}: {value}\r\nConnection: Upgrade\r\n\
@@ -143,7 +143,7 @@ async fn websocket_of(gate: &TestGate, name: &str, value: &str) -> TcpStream {
     stream
 }
 
-async fn event_stream(gate: &TestGate) -> TcpStream {
+pub(crate) async fn event_stream(gate: &TestGate) -> TcpStream {
     event_stream_of(gate, "x-user", "bob").await
 }
 
@@ -155,7 +155,7 @@ async fn event_stream_of(gate: &TestGate, name: &str, value: &str) -> TcpStream 
     stream
 }
 
-async fn call(gate: &TestGate, kind: &str) -> Response<Incoming> {
+pub(crate) async fn call(gate: &TestGate, kind: &str) -> Response<Incoming> {
     call_of(gate, kind, "x-user", "bob").await
 }
 
@@ -177,7 +177,7 @@ async fn call_of(gate: &TestGate, kind: &str, name: &str, value: &str) -> Respon
 }
 
 /// The close frame's code.
-async fn closed(mut stream: TcpStream) -> u16 {
+pub(crate) async fn closed(mut stream: TcpStream) -> u16 {
     let mut frame = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut frame)).await.unwrap().unwrap();
     assert!(frame.len() >= 4 && frame[0] == 0x88, "{frame:?}");
@@ -185,12 +185,12 @@ async fn closed(mut stream: TcpStream) -> u16 {
     u16::from_be_bytes([frame[2], frame[3]])
 }
 
-async fn grpc_status(answer: Response<Incoming>) -> String {
+pub(crate) async fn grpc_status(answer: Response<Incoming>) -> String {
     let body = tokio::time::timeout(PATIENCE, answer.into_body().collect()).await.unwrap().unwrap();
     body.trailers().unwrap()["grpc-status"].to_str().unwrap().to_owned()
 }
 
-async fn cut(gate: &TestGate, bound: &str) -> f64 {
+pub(crate) async fn cut(gate: &TestGate, bound: &str) -> f64 {
     gate.metric(&format!("keepgate_gate_cut_total{{bound=\"{bound}\"}}")).await
 }
 

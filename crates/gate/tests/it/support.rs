@@ -187,9 +187,14 @@ impl TestGate {
         TestGate { addr, admin, source, stop: Some(stop), ended: Some(ended) }
     }
 
+    /// Tells it to stop.
+    pub(crate) fn tell_to_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
     /// Tells it to stop, and waits until it has.
     pub(crate) async fn stop(mut self) {
-        drop(self.stop.take());
+        self.tell_to_stop();
         let ended = self.ended.take().unwrap();
         tokio::time::timeout(PATIENCE, ended).await.expect("the gate stops").unwrap();
     }

@@ -24,7 +24,7 @@ use super::support::{
 const ALICE: (&str, &str) = ("x-user", "alice");
 
 /// An HTTP/2 connection by prior knowledge.
-async fn h2(addr: SocketAddr) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+pub(crate) async fn h2(addr: SocketAddr) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
     let stream = connect(addr).await;
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -34,7 +34,7 @@ async fn h2(addr: SocketAddr) -> hyper::client::conn::http2::SendRequest<Full<By
     sender
 }
 
-fn h2_get(addr: SocketAddr, path: &str) -> http::request::Builder {
+pub(crate) fn h2_get(addr: SocketAddr, path: &str) -> http::request::Builder {
     Request::get(format!("http://{addr}{path}")).header("x-user", "alice")
 }
 

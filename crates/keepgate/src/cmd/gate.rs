@@ -1,7 +1,8 @@
 //! `keepgate gate`: a gate by itself, before one upstream or, with a file, before those of many
 //! sites, following a center.
 
-pub(crate) mod settings;
+pub(crate) mod reload;
+mod settings;
 pub(crate) mod sites;
 
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use keepgate_client::pool::Protocol;
+use keepgate_client::pool::{Protocol, Sticky};
 use keepgate_client::replica::RestartAge;
 use keepgate_gate::identify::access::{KeyAccess, Origin};
 use keepgate_gate::{
@@ -21,7 +22,7 @@ use serde_json::json;
 use crate::admin::{CENTER_DEFAULT, read_token};
 use crate::cmd::center::named;
 use crate::exit::{Exit, usage};
-use crate::signals::Stop;
+use crate::signals::{Hangup, Stop};
 use crate::style::{self, Paint};
 
 /// Run a gate in front of a service
@@ -68,21 +69,26 @@ pub(crate) struct Args {
         default_value = "wall-clock"
     )]
     restart_age: AgeFrom,
-    /// PEM file with the certificate chain for callers, leaf first
-    #[arg(long, env = "KEEPGATE_TLS_CERT", value_name = "F", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// PEM file with the certificate's private key
-    #[arg(long, env = "KEEPGATE_TLS_KEY", value_name = "F", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
+    /// Unix socket at which a new gate takes the place of a running one, which passes its listeners on
+    /// and drains: start both with the same path
+    #[arg(long, env = "KEEPGATE_TAKEOVER", value_name = "PATH")]
+    takeover: Option<PathBuf>,
     /// Print where it listens as one JSON object
     #[arg(long)]
     json: bool,
     /// Check the configuration, print everything that is wrong with it, and end
     #[arg(long)]
     check_config: bool,
-    /// The server to protect: http://host:port, https://host or unix:/path
-    #[arg(long, env = "KEEPGATE_UPSTREAM", value_name = "URL", required = true)]
-    upstream: Option<String>,
+    /// The server to protect: http://host:port, https://host or unix:/path; may be repeated for a
+    /// server with several addresses
+    #[arg(
+        long,
+        env = "KEEPGATE_UPSTREAM",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true
+    )]
+    upstream: Vec<String>,
     /// The file with [[site]] and [upstream.NAME]; filled in where --config has them
     #[arg(long, hide = true)]
     sites: Option<PathBuf>,
@@ -101,6 +107,12 @@ pub(crate) struct Traffic {
         value_delimiter = ','
     )]
     pub(crate) listen: Vec<Listen>,
+    /// PEM file with the certificate chain for callers, leaf first
+    #[arg(long, env = "KEEPGATE_TLS_CERT", value_name = "F", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "KEEPGATE_TLS_KEY", value_name = "F", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Permissions of the gate's Unix sockets, such as 0660; default: what the umask leaves
     #[arg(long, env = "KEEPGATE_UNIX_MODE", value_name = "MODE", value_parser = mode)]
     pub(crate) unix_mode: Option<u32>,
@@ -136,6 +148,21 @@ pub(crate) struct Traffic {
     /// PEM file with that certificate's private key
     #[arg(long, env = "KEEPGATE_UPSTREAM_KEY", value_name = "F", requires = "upstream_cert")]
     pub(crate) upstream_key: Option<PathBuf>,
+    /// A header whose value keeps a caller at one of several addresses of the upstream
+    #[arg(
+        long,
+        env = "KEEPGATE_UPSTREAM_STICKY_HEADER",
+        value_name = "NAME",
+        conflicts_with = "upstream_sticky_cookie"
+    )]
+    pub(crate) upstream_sticky_header: Option<http::HeaderName>,
+    /// A cookie whose value does so; the upstream sets it
+    #[arg(long, env = "KEEPGATE_UPSTREAM_STICKY_COOKIE", value_name = "NAME", value_parser = cookie)]
+    pub(crate) upstream_sticky_cookie: Option<String>,
+    /// A path that each address of the upstream is asked for now and then; one that fails gets no
+    /// requests until it succeeds
+    #[arg(long, env = "KEEPGATE_UPSTREAM_CHECK_PATH", value_name = "PATH")]
+    pub(crate) upstream_check_path: Option<String>,
     /// What the upstream sees as Host
     #[arg(
         long,
@@ -246,6 +273,7 @@ impl Traffic {
             listen: listen.next().unwrap_or(defaults.listen),
             more_listen: listen.collect(),
             unix_access: UnixAccess { mode: self.unix_mode, group: self.unix_group },
+            tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
             admin_listen: Some(self.admin_listen),
             admin_hosts: self.admin_host,
             upstream_protocol: match self.upstream_protocol {
@@ -258,6 +286,11 @@ impl Traffic {
                 HostOfUpstream::Caller => UpstreamHost::Caller,
                 HostOfUpstream::Upstream => UpstreamHost::Upstream,
             },
+            upstream_sticky: self
+                .upstream_sticky_header
+                .map(Sticky::Header)
+                .or(self.upstream_sticky_cookie.map(Sticky::Cookie)),
+            upstream_check: self.upstream_check_path,
             upstream_ca: self.upstream_ca_file,
             upstream_client: self
                 .upstream_cert
@@ -273,6 +306,14 @@ impl Traffic {
         };
         self.settings.apply(&mut config);
         config
+    }
+}
+
+/// The name of a cookie.
+fn cookie(text: &str) -> Result<String, String> {
+    match keepgate_gate::config::file::is_cookie_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("expected the name of a cookie, got `{text}`")),
     }
 }
 
@@ -311,6 +352,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         Some(_) => None,
     };
     let token = token(&args.token_file, named.as_deref());
+    let watched = reload::Watched { token: args.token_file.clone(), sites: args.sites.clone() };
     let config = config(args)?;
     if only_check || !config.sites.is_empty() {
         let mut wrong = sites::faults(&config);
@@ -326,6 +368,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let config = GateConfig { token: token?, ..config };
     super::server_runtime()?.block_on(async {
         let mut stop = Stop::register()?;
+        let hangup = Hangup::register()?;
         let (scheme, listen) = (sites::scheme(&config), config.listen.clone());
         let (upstream, center) = (sites::upstreams(&config), config.center.clone());
         let services = sites::services(&config);
@@ -355,7 +398,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             screen += &format!("  metrics  {}/metrics\n", admin.unwrap_or_default());
             style::print(&screen)?;
         }
-        gate.run(async move { stop.wait_twice().await }).await.context("running the gate")?;
+        let reloading = tokio::spawn(reload::run(hangup, gate.reloader(), watched));
+        let ended = gate.run(async move { stop.wait_twice().await }).await;
+        reloading.abort();
+        ended.context("running the gate")?;
         Ok(Exit::Ok)
     })
 }
@@ -383,11 +429,11 @@ fn config(args: Args) -> anyhow::Result<GateConfig> {
             AgeFrom::WallClock => RestartAge::WallClock,
             AgeFrom::Unknown => RestartAge::Unknown,
         },
-        tls: args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
+        takeover: args.takeover,
         ..args.traffic.config()
     };
-    match (&args.sites, args.service, args.upstream) {
-        (Some(path), None, None) => sites::read(path, &mut config)?,
+    match (&args.sites, args.service, args.upstream.as_slice()) {
+        (Some(path), None, []) => sites::read(path, &mut config)?,
         (Some(path), service, _) => {
             let flag = if service.is_some() { "--service" } else { "--upstream" };
             return Err(usage(format!(
@@ -397,7 +443,7 @@ fn config(args: Args) -> anyhow::Result<GateConfig> {
         }
         (None, service, upstream) => {
             config.service = service.unwrap_or_default();
-            config.upstream = upstream.unwrap_or_default();
+            config.upstream = upstream.join(",");
         }
     }
     Ok(config)

@@ -25,7 +25,7 @@ use crate::demo;
 use crate::exit::{Exit, usage};
 use crate::origin::Origin;
 use crate::secret::{self, TemporaryDirectory};
-use crate::signals::Stop;
+use crate::signals::{Hangup, Stop};
 use crate::started::{self, Started};
 use crate::style::{self, Paint};
 
@@ -47,9 +47,16 @@ Examples:
   keepgate up --upstream http://127.0.0.1:3000 --policy ./policy
   keepgate up --upstream unix:/run/app.sock --listen 0.0.0.0:8080 --data /var/lib/keepgate")]
 pub(crate) struct Args {
-    /// The server to protect: http://host:port, https://host or unix:/path
-    #[arg(long, env = "KEEPGATE_UPSTREAM", value_name = "URL", required_unless_present = "demo")]
-    upstream: Option<String>,
+    /// The server to protect: http://host:port, https://host or unix:/path; may be repeated for a
+    /// server with several addresses
+    #[arg(
+        long,
+        env = "KEEPGATE_UPSTREAM",
+        value_name = "URL",
+        value_delimiter = ',',
+        required_unless_present = "demo"
+    )]
+    upstream: Vec<String>,
     /// Where the center listens
     #[arg(long, env = "KEEPGATE_UP_CENTER", value_name = "ADDR", default_value = "127.0.0.1:7480")]
     center: SocketAddr,
@@ -88,6 +95,7 @@ async fn up(
     args: Args,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Exit> {
+    let hangup = Hangup::register()?;
     let data = Data::new(&args)?;
     let (dir, temporary) = (data.path().to_owned(), matches!(data, Data::Temporary(_)));
     started.keep("the data directory", data);
@@ -96,15 +104,15 @@ async fn up(
         (None, true) => Some(demo::bundle()?),
         (None, false) => None,
     };
-    let upstream = match (&args.upstream, args.demo) {
-        (Some(url), _) => url.clone(),
-        (None, true) => {
+    let upstream = match (args.upstream.as_slice(), args.demo) {
+        (urls @ [_, ..], _) => urls.join(","),
+        ([], true) => {
             let orders = demo::orders::Orders::start().await?;
             let url = orders.url();
             started.keep("the orders service", orders);
             url
         }
-        (None, false) => return Err(usage("pass --upstream URL, or --demo")),
+        ([], false) => return Err(usage("pass --upstream URL, or --demo")),
     };
 
     // Its only gate is in this process: nobody outside can hold more than the store.
@@ -144,9 +152,12 @@ async fn up(
     // Whoever runs both tries it out, or is the one who edits the service too.
     config.key_access.local = true;
     let listen = config.listen.clone();
+    let scheme = gate::sites::scheme(&config);
     let gate = gate::start(config).await?;
+    let watched = gate::reload::Watched { token: None, sites: None };
+    let reloading = tokio::spawn(gate::reload::run(hangup, gate.reloader(), watched));
     let screen = Screen {
-        gate: gate::url("http", &gate, &listen),
+        gate: gate::url(scheme, &gate, &listen),
         metrics: gate.admin_addr().map(|addr| format!("http://{addr}")),
         upstream,
         center: center_url,
@@ -155,7 +166,9 @@ async fn up(
         set_up,
     };
     started.serve("the gate", |closing| async move {
-        gate.run(closing.wait()).await.context("running the gate")
+        let ended = gate.run(closing.wait()).await;
+        reloading.abort();
+        ended.context("running the gate")
     });
     if let Some(metrics) = &screen.metrics {
         wait_until_ready(metrics).await;

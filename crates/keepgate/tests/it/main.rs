@@ -28,6 +28,7 @@ mod lab;
 mod nginx;
 mod outage;
 mod plans;
+mod reload;
 mod requests;
 mod separate;
 mod sites;

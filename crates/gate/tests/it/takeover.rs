@@ -1,0 +1,244 @@
+//! One gate takes the place of another under load, and no request is dropped.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Either, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use keepgate_gate::{GateConfig, Listen};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+
+use super::revoke::{closed, websocket_of};
+use super::support::{Draft, Echo, PATIENCE, TestGate, connect, eventually, get, serve};
+use super::upstreams::{h2, h2_get};
+
+/// Plain answers, gRPC calls that take a moment, and WebSockets that echo.
+async fn upstream() -> Echo {
+    serve(|mut request: Request<Incoming>| async move {
+        if request.headers().contains_key("upgrade") {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut io = TokioIo::new(upgrade.await.unwrap());
+                let mut buffer = [0; 1024];
+                while let Ok(n @ 1..) = io.read(&mut buffer).await {
+                    // Unmasked, as a server sends it: the mask of this test's frames is zero.
+                    let mut frame = vec![buffer[0], buffer[1] & 0x7f];
+                    frame.extend_from_slice(&buffer[6..n]);
+                    if io.write_all(&frame).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let mut response = Response::new(Either::Left(Full::<Bytes>::default()));
+            *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert("connection", "Upgrade".parse().unwrap());
+            response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+            return response;
+        }
+        let is_grpc =
+            request.headers().get("content-type").is_some_and(|t| t == "application/grpc");
+        let _ = request.into_body().collect().await;
+        if !is_grpc {
+            return Response::new(Either::Left(Full::from("fine")));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        let frames = [
+            Ok::<_, std::io::Error>(Frame::data(Bytes::from("message"))),
+            Ok(Frame::trailers(trailers)),
+        ];
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let mut response = Response::new(Either::Right(body));
+        response.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        response
+    })
+    .await
+}
+
+fn socket(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("keepgate-takeover-{}-{name}", std::process::id()))
+}
+
+/// What callers saw.
+#[derive(Default)]
+struct Seen {
+    over: AtomicBool,
+    answered: AtomicUsize,
+    /// Connections that callers were asked to leave.
+    moved: AtomicUsize,
+}
+
+/// Requests on kept connections, one after the other, until it is over. A caller that is told to go
+/// opens another connection; anything else that is no answer is a request that was dropped.
+async fn http1_caller(addr: SocketAddr, method: &str, seen: Arc<Seen>) -> Result<(), String> {
+    let request = format!(
+        "{method} /orders HTTP/1.1\r\nHost: a.example\r\nx-user: alice\r\nContent-Length: 0\r\n\r\n"
+    );
+    let mut stream = connect(addr).await;
+    while !seen.over.load(Ordering::SeqCst) {
+        stream.write_all(request.as_bytes()).await.map_err(|e| format!("{method}: {e}"))?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"fine") {
+            let mut chunk = [0; 4096];
+            let read = tokio::time::timeout(PATIENCE, stream.read(&mut chunk)).await;
+            let n = read.map_err(|e| e.to_string())?.map_err(|e| format!("{method}: {e}"))?;
+            let so_far = String::from_utf8_lossy(&answer);
+            if n == 0 {
+                return Err(format!("{method}: closed after `{so_far}`"));
+            }
+            answer.extend_from_slice(&chunk[..n]);
+        }
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        if !answer.starts_with("http/1.1 200") {
+            return Err(answer);
+        }
+        seen.answered.fetch_add(1, Ordering::SeqCst);
+        if answer.contains("\r\nconnection: close") {
+            seen.moved.fetch_add(1, Ordering::SeqCst);
+            stream = connect(addr).await;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
+}
+
+/// The same over HTTP/2. A request that the library hands back unsent was not dropped.
+async fn http2_caller(addr: SocketAddr, is_grpc: bool, seen: Arc<Seen>) -> Result<(), String> {
+    let mut sender = h2(addr).await;
+    while !seen.over.load(Ordering::SeqCst) {
+        if sender.ready().await.is_err() {
+            seen.moved.fetch_add(1, Ordering::SeqCst);
+            sender = h2(addr).await;
+            continue;
+        }
+        let mut request = h2_get(addr, "/orders").body(Full::<Bytes>::default()).unwrap();
+        if is_grpc {
+            let grpc = "application/grpc".parse().unwrap();
+            request.headers_mut().insert("content-type", grpc);
+            request.headers_mut().insert("te", "trailers".parse().unwrap());
+        }
+        let response = match sender.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut error) => match error.take_message() {
+                Some(_) => continue,
+                None => return Err(format!("{:?}", error.into_error())),
+            },
+        };
+        if response.status() != 200 {
+            return Err(response.status().to_string());
+        }
+        let body = response.into_body().collect().await.map_err(|e| format!("{e:?}"))?;
+        if is_grpc && body.trailers().is_none_or(|all| all["grpc-status"] != "0") {
+            return Err(format!("{:?}", body.trailers()));
+        }
+        seen.answered.fetch_add(1, Ordering::SeqCst);
+    }
+    Ok(())
+}
+
+async fn more(seen: &Seen, requests: usize) {
+    let before = seen.answered.load(Ordering::SeqCst);
+    eventually("callers are answered", async || {
+        seen.answered.load(Ordering::SeqCst) >= before + requests
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_under_load_drops_no_request() {
+    let upstream = upstream().await;
+    let path = socket("load");
+    let settings = |config: &mut GateConfig| {
+        config.takeover = Some(path.clone());
+        config.bounds.drain = Duration::from_secs(4);
+    };
+    let first = TestGate::with(&Draft::orders(), &upstream.url, settings).await;
+    let (addr, admin) = (first.addr, first.admin);
+    let seen = Arc::new(Seen::default());
+    let mut callers = JoinSet::new();
+    for method in ["GET", "POST", "GET", "POST"] {
+        callers.spawn(http1_caller(addr, method, Arc::clone(&seen)));
+    }
+    for is_grpc in [false, true, true] {
+        callers.spawn(http2_caller(addr, is_grpc, Arc::clone(&seen)));
+    }
+    let mut ws = websocket_of(&first, "x-user", "alice").await;
+    more(&seen, 200).await;
+
+    let second = TestGate::with(&Draft::orders(), &upstream.url, |config| {
+        settings(config);
+        (config.listen, config.admin_listen) = (Listen::Tcp(addr), Some(admin));
+        // Every listener has a worker, also where there are fewer.
+        config.workers = 1;
+    })
+    .await;
+    assert_eq!((second.addr, second.admin), (addr, admin));
+    more(&seen, 200).await;
+    eventually("all callers have moved", async || seen.moved.load(Ordering::SeqCst) >= 7).await;
+    // The WebSocket is the old gate's, and goes on until its time is over.
+    ws.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).await.unwrap();
+    let mut frame = [0; 4];
+    tokio::time::timeout(PATIENCE, ws.read_exact(&mut frame)).await.unwrap().unwrap();
+    assert_eq!(frame, [0x81, 2, b'h', b'i']);
+    let mut first = first;
+    let ended = first.ended.take().unwrap();
+    let (code, ended) = tokio::join!(closed(ws), tokio::time::timeout(PATIENCE, ended));
+    assert_eq!(code, 1001);
+    ended.expect("the old gate ends by itself").unwrap();
+    more(&seen, 200).await;
+    assert_eq!(get(admin, "/readyz", &[]).await.status, 200, "the new gate is asked");
+
+    seen.over.store(true, Ordering::SeqCst);
+    while let Some(ended) = callers.join_next().await {
+        assert_eq!(ended.unwrap(), Ok(()), "no request is dropped");
+    }
+    // And once more, by a gate with more workers.
+    let third = TestGate::with(&Draft::orders(), &upstream.url, |config| {
+        settings(config);
+        (config.listen, config.admin_listen) = (Listen::Tcp(addr), Some(admin));
+        config.workers = 4;
+    })
+    .await;
+    let mut second = second;
+    let ended = second.ended.take().unwrap();
+    tokio::time::timeout(PATIENCE, ended).await.expect("it ends").unwrap();
+    for _ in 0..20 {
+        assert_eq!(get(addr, "/orders", &[("x-user", "alice")]).await.status, 200);
+    }
+    third.stop().await;
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Who takes the listeners and goes away leaves the gate as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_does_not_get_ready_takes_no_place() {
+    let upstream = upstream().await;
+    let path = socket("gone");
+    let gate = TestGate::with(&Draft::orders(), &upstream.url, |config| {
+        config.takeover = Some(path.clone());
+    })
+    .await;
+    eventually("it can be asked", async || path.exists()).await;
+    for _ in 0..2 {
+        #[expect(clippy::disallowed_methods, reason = "the test is the other gate")]
+        let mut asking = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let mut hello = [0; 20];
+        tokio::time::timeout(PATIENCE, asking.read_exact(&mut hello)).await.unwrap().unwrap();
+        assert_eq!(&hello, b"keepgate takeover 1\n");
+        drop(asking);
+        for _ in 0..10 {
+            assert_eq!(get(gate.addr, "/orders", &[("x-user", "alice")]).await.status, 200);
+        }
+        assert_eq!(get(gate.admin, "/readyz", &[]).await.status, 200);
+    }
+    gate.stop().await;
+    std::fs::remove_file(&path).unwrap();
+}
