@@ -332,6 +332,11 @@ async fn followed(config: &FollowConfig, waits: bool) -> Result<Replica, replica
 /// Raises the limit of descriptors, and divides what there is.
 fn descriptors(config: &GateConfig, workers: usize) -> Result<Shares, StartError> {
     let limit = keepgate_serve::raise_limit().map_err(StartError::Limit)?;
+    // Of each listener one, to be passed on.
+    let copies = match config.takeover {
+        Some(_) => 2 * (1 + config.more_listen.len()) * workers + 1,
+        None => 0,
+    };
     let needs = Needs {
         connections: config.bounds.max_connections,
         upstream: sites::connections(config),
@@ -341,7 +346,7 @@ fn descriptors(config: &GateConfig, workers: usize) -> Result<Shares, StartError
         health_checks: KEY_FETCHES,
         // An epoll instance, its timer and its waker, and listeners (two of one with two families);
         // and the control runtime's.
-        own: (3 + 2 * config.more_listen.len() + 1) * workers + 16,
+        own: (3 + 2 * config.more_listen.len() + 1) * workers + 16 + copies,
     };
     let shares = needs.within(limit.now).map_err(StartError::Descriptors)?;
     if shares.connections < needs.connections {

@@ -67,9 +67,6 @@ pub enum TakeoverError {
     /// There are too many listeners for one message.
     #[error("at most 253 listeners can be passed on, there are {0}; use fewer workers")]
     TooMany(usize),
-    /// The old gate has gone meanwhile.
-    #[error("the gate before this one has gone")]
-    Gone(#[source] io::Error),
 }
 
 /// The listeners of the gate before this one, and itself, which waits.
@@ -209,16 +206,21 @@ impl Takeover {
     /// Tells the gate before this one that it serves, then waits until another one has taken its place.
     /// `let_go`: lets go of what only one may have.
     pub(crate) async fn run(mut self, let_go: impl Fn()) -> Result<(), TakeoverError> {
-        if let Some(old) = self.old.take() {
-            let said = tokio::task::spawn_blocking(move || (&old).write_all(READY));
-            said.await
-                .unwrap_or_else(|error| Err(io::Error::other(error)))
-                .map_err(TakeoverError::Gone)?;
-            tracing::info!("took the place of the gate before this one");
-        }
         let path = self.place.path.display().to_string();
         let socket = |source| TakeoverError::Socket { path: path.clone(), source };
         let listener = self.place.take().map_err(socket)?;
+        if let Some(old) = self.old.take() {
+            let said = tokio::task::spawn_blocking(move || (&old).write_all(READY)).await;
+            match said.unwrap_or_else(|error| Err(io::Error::other(error))) {
+                Ok(()) => tracing::info!("took the place of the gate before this one"),
+                // This one serves; to end it too would leave nobody.
+                Err(error) => tracing::warn!(
+                    %error,
+                    "the gate before this one did not hear that this one serves; if it still runs, \
+                     stop it"
+                ),
+            }
+        }
         loop {
             let asking = match listener.accept().await {
                 Ok((asking, _)) => asking,
