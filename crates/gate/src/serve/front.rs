@@ -11,9 +11,9 @@ use super::life::{Clock, Life};
 use crate::exchange::ongoing::{Ending, List};
 use crate::phase::worker::Common;
 
-/// How long a connection without an exchange stays once listeners are closed: a request may be on
-/// its way, and would be lost.
-const LAST_CHANCE: Duration = Duration::from_secs(2);
+/// The part of `drain` for which a connection without an exchange stays once listeners are closed: a
+/// request may be on its way, and would be lost.
+const LAST_CHANCE: u32 = 4;
 /// Between two looks at what is still open at the end.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -43,7 +43,7 @@ impl Front {
         self.life.advance(Life::Leaving);
         tokio::time::sleep(delay).await;
         self.life.advance(Life::Draining);
-        let last_chance = LAST_CHANCE.min(bounds.drain / 2);
+        let last_chance = bounds.drain / LAST_CHANCE;
         tokio::time::sleep(last_chance).await;
         self.life.advance(Life::Closing);
         tokio::time::sleep(bounds.drain.saturating_sub(last_chance)).await;

@@ -255,6 +255,6 @@ async fn fleet(scratch: &Path, hosts: &Path) {
     eprintln!(
         "{answered} answered; {died} deaths; {moved} moves ({moves} followed); {lost} POSTs lost; {failovers} failovers at one site"
     );
-    assert!(died > 5 && moves >= 2.0 && answered > 500, "{died} {moves} {answered}");
+    assert!(died > 5 && moves >= 2.0 && answered > 200, "{died} {moves} {answered}");
     gate.stop().await;
 }
