@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::harness::{Running, Scratch, eventually, run, text};
 use crate::requests::Http;
@@ -23,7 +23,7 @@ fn certificate(scratch: &Scratch, name: &str) {
 /// The name in the certificate that is shown there.
 fn shown(address: &str) -> String {
     let mut command = Command::new("openssl");
-    command.args(["s_client", "-connect", address]);
+    command.args(["s_client", "-connect", address]).stdin(Stdio::null());
     let said = run(command);
     let line = said.stdout.lines().find(|line| line.trim_start().starts_with("subject="));
     line.unwrap_or_else(|| panic!("{said:?}")).to_owned()
