@@ -69,7 +69,8 @@ pub(crate) async fn serve(
     let seat = Arc::clone(place.seat());
     let opened = tokio::select! {
         opened = open(&front, socket, remote, place) => opened,
-        () = front.life.reached(Life::Draining) => Err(Early::Gone),
+        // It was accepted, so its first request may be on its way.
+        () = front.life.reached(Life::Closing) => Err(Early::Gone),
         // Nothing was asked yet, and another connection needs the place.
         () = seat.told() => Err(Early::Gone),
     };

@@ -26,16 +26,18 @@ pub(crate) enum Life {
     Ended,
 }
 
-/// Where it is told.
+/// Where it is told. Each step has a channel of its own: a connection asks once to be woken, and no
+/// step before the one that it waits for may use that up.
 #[derive(Debug)]
 pub(crate) struct Clock {
     now: AtomicU8,
-    changes: watch::Sender<Life>,
+    steps: [(Life, watch::Sender<bool>); 4],
 }
 
 impl Default for Clock {
     fn default() -> Clock {
-        Clock { now: AtomicU8::new(0), changes: watch::Sender::new(Life::Serving) }
+        let steps = [Life::Leaving, Life::Draining, Life::Closing, Life::Ended];
+        Clock { now: AtomicU8::new(0), steps: steps.map(|life| (life, watch::Sender::new(false))) }
     }
 }
 
@@ -48,19 +50,46 @@ impl Clock {
     /// Goes on to `life`, never back.
     pub(crate) fn advance(&self, life: Life) {
         self.now.fetch_max(life as u8, Ordering::AcqRel);
-        self.changes.send_if_modified(|now| {
-            let later = life > *now;
-            *now = life.max(*now);
-            later
-        });
+        for (_, step) in self.steps.iter().filter(|(step, _)| *step <= life) {
+            step.send_if_modified(|reached| !std::mem::replace(reached, true));
+        }
     }
 
     /// Ends when it has come that far.
     pub(crate) fn reached(&self, life: Life) -> impl Future<Output = ()> + Send + 'static {
-        let mut changes = self.changes.subscribe();
+        let step = self.steps.iter().find(|(step, _)| *step == life);
+        let step = step.map(|(_, step)| step.subscribe());
         async move {
-            // The sender lives as long as the gate; its end is the end too.
-            let _ = changes.wait_for(|now| *now >= life).await;
+            if let Some(mut step) = step {
+                // The sender lives as long as the gate; its end is the end too.
+                let _ = step.wait_for(|reached| *reached).await;
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_later_step_is_woken_by_that_one() {
+        let clock = Clock::default();
+        let closing = tokio::spawn(clock.reached(Life::Closing));
+        tokio::task::yield_now().await;
+        clock.advance(Life::Leaving);
+        clock.advance(Life::Draining);
+        tokio::task::yield_now().await;
+        assert!(!closing.is_finished());
+        clock.advance(Life::Ended);
+        closing.await.unwrap();
+        for life in [Life::Serving, Life::Leaving, Life::Draining, Life::Closing, Life::Ended] {
+            assert!(clock.is(life));
+            assert!(clock.reached(life).now_or_never().is_some());
+        }
+        clock.advance(Life::Leaving);
+        assert!(clock.is(Life::Ended), "never back");
     }
 }

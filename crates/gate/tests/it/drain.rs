@@ -33,6 +33,9 @@ async fn a_gate_that_leaves_says_so_and_serves_on_until_its_listeners_close() {
     let answer = read_until(&mut kept, "host: a.example").await;
     assert!(!answer.to_lowercase().contains("\r\nconnection: close"), "{answer}");
     let mut multiplexed = h2(gate.addr).await;
+    // Once it was used it is no connection that comes while the gate leaves.
+    let request = h2_get(gate.addr, "/orders").body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(multiplexed.send_request(request).await.unwrap().status(), 200);
 
     gate.tell_to_stop();
     eventually("it says so", async || !is_ready(&gate).await).await;

@@ -182,7 +182,13 @@ async fn a_takeover_under_load_drops_no_request() {
     .await;
     assert_eq!((second.addr, second.admin), (addr, admin));
     more(&seen, 200).await;
-    eventually("all callers have moved", async || seen.moved.load(Ordering::SeqCst) >= 7).await;
+    eventually("all callers have moved", async || {
+        if let Some(ended) = callers.try_join_next() {
+            panic!("a request was dropped: {:?}", ended.unwrap());
+        }
+        seen.moved.load(Ordering::SeqCst) >= 7
+    })
+    .await;
     // The WebSocket is the old gate's, and goes on there.
     ws.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).await.unwrap();
     let mut frame = [0; 4];
