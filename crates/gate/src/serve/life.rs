@@ -10,14 +10,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::watch;
 
-/// See the module. Later ones are greater.
+/// See the module. Later ones are greater; before the first all is as always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Life {
-    /// All is as always.
-    Serving,
     /// It will stop: listeners are open, callers are asked to go.
-    Leaving,
+    Leaving = 1,
     /// Listeners are closed.
     Draining,
     /// Connections without an exchange are closed.
@@ -70,24 +68,39 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Context, Wake};
+
     use futures_util::FutureExt as _;
 
     use super::*;
 
-    #[tokio::test]
-    async fn who_waits_for_a_later_step_is_woken_by_that_one() {
-        let clock = Clock::default();
-        let closing = tokio::spawn(clock.reached(Life::Closing));
-        tokio::task::yield_now().await;
+    /// How often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Polled once, as a connection does: the step that it waits for wakes it, and none before that.
+    #[test]
+    fn who_waits_for_a_step_is_woken_by_that_one() {
+        let (clock, woken) = (Clock::default(), Arc::new(Woken::default()));
+        let mut closing = Box::pin(clock.reached(Life::Closing));
+        let waker = Arc::clone(&woken).into();
+        assert!(closing.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         clock.advance(Life::Leaving);
         clock.advance(Life::Draining);
-        tokio::task::yield_now().await;
-        assert!(!closing.is_finished());
+        assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+        clock.advance(Life::Closing);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
         clock.advance(Life::Ended);
-        closing.await.unwrap();
-        for life in [Life::Serving, Life::Leaving, Life::Draining, Life::Closing, Life::Ended] {
-            assert!(clock.is(life));
-            assert!(clock.reached(life).now_or_never().is_some());
+        for life in [Life::Leaving, Life::Draining, Life::Closing, Life::Ended] {
+            assert!(clock.is(life) && clock.reached(life).now_or_never().is_some());
         }
         clock.advance(Life::Leaving);
         assert!(clock.is(Life::Ended), "never back");
