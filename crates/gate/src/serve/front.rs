@@ -9,6 +9,7 @@ use keepgate_serve::Places;
 
 use super::life::{Clock, Life};
 use crate::exchange::ongoing::{Ending, List};
+use crate::observe::metrics::WorkerMetrics;
 use crate::phase::worker::Common;
 
 /// The part of `drain` for which a connection without an exchange stays once listeners are closed: a
@@ -31,6 +32,8 @@ pub(crate) struct Front {
     pub(crate) ongoing: Box<[Arc<List>]>,
     /// Exchanges that were decided again.
     pub(crate) redecided: Counter,
+    /// The workers' counters.
+    pub(crate) workers: Arc<[Arc<WorkerMetrics>]>,
     /// How far the end of the gate has come.
     pub(crate) life: Clock,
 }
@@ -55,6 +58,11 @@ impl Front {
             }
             tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    /// Connections of callers, of all workers.
+    pub(crate) fn open(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.open.value()).sum()
     }
 
     /// On the clock of the places.

@@ -173,6 +173,7 @@ impl Gate {
             places,
             ongoing: metrics.iter().map(list).collect(),
             redecided: Counter::default(),
+            workers: Arc::clone(&metrics),
             life: Clock::default(),
         });
         let admin = match admin_listen {

@@ -21,7 +21,7 @@ pub(crate) fn run(
     let result = runtime.block_on(async {
         let accepting = listeners.into_iter().map(|one| listen::accept(front, worker, one));
         futures_util::future::try_join_all(accepting).await?;
-        drained(front, worker).await;
+        drained(front).await;
         Ok(())
     });
     // Whatever is still open had its time.
@@ -29,10 +29,11 @@ pub(crate) fn run(
     result
 }
 
-/// Ends when this worker's connections have, or soon after their time is over.
-async fn drained(front: &Front, worker: &Worker) {
+/// Ends when all connections have, those of other workers too, or soon after their time is over: an
+/// exchange of another worker may use a connection to the upstream that this one's runtime drives.
+async fn drained(front: &Front) {
     let open = async {
-        while worker.metrics.open.value() > 0 {
+        while front.open() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -43,7 +44,7 @@ async fn drained(front: &Front, worker: &Worker) {
     tokio::select! {
         () = open => {}
         () = over => {
-        let left = worker.metrics.open.value();
+            let left = front.open();
             tracing::info!(left, "connections were cut off at the end");
         }
     }
