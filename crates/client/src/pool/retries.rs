@@ -4,7 +4,8 @@
 //! them all again would add load exactly when it is too much. So in each window at most a fifth of
 //! the requests are sent again, and a few where there are few.
 //!
-//! What the upstream provably did not process (it never got it, or says so) costs nothing here.
+//! What the upstream did not process costs nothing here: it never got it, or says so, or closed a kept
+//! connection before a byte of the answer, as it does with one that was idle.
 //!
 //! Pure: the clock and the number of requests so far are arguments.
 

@@ -167,7 +167,7 @@ impl<B: RequestBody> Upstream<B> {
             slots.shared.counters.requests.add(1);
             let (watch, waits) = (sending.watch.as_deref(), &sending.waits);
             let again = sending.idempotent && sending.keeps && !last;
-            let (copy, stale, timer, outcome) = match link {
+            let (copy, stale, counts, timer, outcome) = match link {
                 Link::H1(conn) => {
                     for_http1(&mut request, &slots.host);
                     let stale = conn.reused;
@@ -177,7 +177,7 @@ impl<B: RequestBody> Upstream<B> {
                     let sent = conn.sender.try_send_request(request);
                     lease.sent = true;
                     let outcome = head(sent, timer.as_mut(), watch, waits).await;
-                    (copy, stale, timer, outcome)
+                    (copy, stale, !stale, timer, outcome)
                 }
                 Link::H2(conn) => {
                     for_http2(&mut request, &slots.host, slots.id.target.tls.is_some())?;
@@ -186,7 +186,7 @@ impl<B: RequestBody> Upstream<B> {
                     let sent = conn.sender.clone().try_send_request(request);
                     lease.sent = true;
                     let outcome = head(sent, timer.as_mut(), watch, waits).await;
-                    (copy, true, timer, outcome)
+                    (copy, true, sending.elsewhere, timer, outcome)
                 }
             };
             let mut error = match outcome {
@@ -221,8 +221,9 @@ impl<B: RequestBody> Upstream<B> {
                 }
                 return Err(self.failed(error.into_error(), watch));
             };
-            // What died may have been processed.
-            if !refused && !slots.shared.may_retry() {
+            // A kept connection of HTTP/1.1 that dies before a byte of the answer was closed while it was
+            // idle, as a rule. Otherwise what was sent may have been processed.
+            if counts && !refused && !slots.shared.may_retry() {
                 return Err(self.failed(error.into_error(), watch));
             }
             slots.shared.counters.retries.add(1);

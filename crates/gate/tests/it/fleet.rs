@@ -240,7 +240,7 @@ async fn fleet(scratch: &Path, hosts: &Path) {
             }
         }
         tokio::time::sleep(Duration::from_millis(60)).await;
-        while let Some(ended) = callers.try_join_next() {
+        if let Some(ended) = callers.try_join_next() {
             panic!("after {died} deaths, {moved} moves: {:?}", ended.unwrap());
         }
     }
