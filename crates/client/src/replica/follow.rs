@@ -131,7 +131,7 @@ impl Follower {
                 self.shared.counters.set_connected(false);
                 self.shared.counters.disconnects.add(1);
                 let mut pause = backoff.next();
-                let refused = lost.is_refusal();
+                let refused = lost.is_refusal() && !self.shared.renewal.is_waiting();
                 if refused {
                     self.shared.counters.refusals.add(1);
                     pause = pause.max(REFUSED_PAUSE);

@@ -24,6 +24,11 @@ impl Renewal {
         self.next.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Whether there are other credentials, so that a refusal of the old ones is no alarm.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Whether the data directory is another's now.
     pub(super) fn lets_go(&self) -> bool {
         self.lets_go.load(Ordering::Acquire)

@@ -326,7 +326,8 @@ mod tests {
         assert_eq!(connections(&config), 1_000);
         for (share, parts) in [(1_000, [900, 90, 10]), (100, [90, 9, 1]), (10, [9, 1, 1])] {
             let backends = backends(&config, &Dialer::default(), share).unwrap();
-            let limits: Vec<usize> = backends.iter().map(|b| b.upstream.stats().all.limit).collect();
+            let limits: Vec<usize> =
+                backends.iter().map(|b| b.upstream.stats().all.limit).collect();
             assert_eq!(limits, parts, "{share}");
         }
     }
