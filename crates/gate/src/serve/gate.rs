@@ -19,7 +19,7 @@ use super::failure::{RunError, StartError};
 use super::front::Front;
 use super::life::{Clock, Life};
 use super::listen::{self, Listener};
-use super::reload::Reloader;
+use super::reload::{Following, Reloader};
 use super::takeover::{self, Inherited, Takeover};
 use super::{revoke, sites, thread, upstream};
 use crate::config::GateConfig;
@@ -308,13 +308,6 @@ impl Gate {
         }
         result.map(|_| ())
     }
-}
-
-/// A replica and what it was made from, for other credentials.
-#[derive(Clone)]
-pub(crate) struct Following {
-    pub(crate) replica: Replica,
-    pub(crate) config: FollowConfig,
 }
 
 /// Follows. Where another gate lets go of the data directory, that is waited for.

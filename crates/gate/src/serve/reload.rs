@@ -7,12 +7,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use keepgate_client::dial::Roots;
+use keepgate_client::replica::{FollowConfig, Replica};
 use keepgate_observe::chain;
 
 use super::front::Front;
-use super::gate::Following;
 use super::sites;
 use crate::config::GateConfig;
+
+/// A replica and what it was made from, for other credentials.
+#[derive(Clone)]
+pub(crate) struct Following {
+    pub(crate) replica: Replica,
+    pub(crate) config: FollowConfig,
+}
 
 /// See the module. A clone reloads the same gate.
 #[derive(Clone)]
