@@ -11,7 +11,7 @@ use keepgate_policy::openapi;
 use keepgate_policy::router::{Matched, Router};
 
 fn main() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/fixtures/github-openapi.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/fixtures/documents/github.json");
     let text = std::fs::read_to_string(path).unwrap();
 
     let mut loads: Vec<f64> = (0..5)
@@ -22,6 +22,7 @@ fn main() {
         })
         .collect();
     let routes = openapi::load(&text).unwrap();
+    let routes: Vec<_> = routes.into_iter().map(|placed| placed.route).collect();
     let count = routes.len();
     let mut builds: Vec<f64> = (0..5)
         .map(|_| {

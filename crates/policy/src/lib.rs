@@ -33,6 +33,7 @@ pub mod openapi;
 pub mod proto;
 pub mod route;
 pub mod router;
+pub mod sample;
 pub mod service;
 pub mod spelling;
 mod stack;

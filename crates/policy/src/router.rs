@@ -149,6 +149,10 @@ impl Router {
         Ok(router)
     }
 
+    fn empty(fold: PathsFold) -> Router {
+        Router { routes: Arc::new([]), compiled: Vec::new(), nodes: vec![Node::default()], fold }
+    }
+
     /// The routes, in the order given.
     pub fn routes(&self) -> &Arc<[Route]> {
         &self.routes
@@ -242,6 +246,19 @@ impl Router {
             }
         }
     }
+}
+
+/// The pairs of routes that match the same requests, by their places: the one that came first, and the
+/// other one. Routes that cannot be used alone are left out.
+pub fn conflicts(routes: &[Route], fold: PathsFold) -> Vec<(usize, usize)> {
+    let mut router = Router::empty(fold);
+    let mut pairs = Vec::new();
+    for (index, route) in routes.iter().enumerate() {
+        let Ok(template) = route.check() else { continue };
+        let first = router.insert(&route.method, index, template.segments.as_slice());
+        pairs.extend(first.map(|first| (first, index)));
+    }
+    pairs
 }
 
 struct Search<'r, 'p> {

@@ -14,6 +14,7 @@ mod clients;
 mod crawl;
 mod decide;
 mod depth;
+mod documents;
 mod drain;
 mod early;
 mod fleet;

@@ -15,6 +15,7 @@ mod limits;
 mod line;
 mod pack;
 mod roles;
+mod routes;
 mod sort;
 
 use std::collections::BTreeMap;
@@ -33,9 +34,7 @@ pub use pack::{Packed, Packer};
 pub use sort::{MAX_DIRECTORIES, is_entities_file, is_ignored, is_path};
 
 use self::sort::Sort;
-use crate::openapi;
 use crate::route::Route;
-use crate::router::Router;
 use crate::service::ServiceSettings;
 use crate::world::{World, WorldError};
 
@@ -151,7 +150,7 @@ impl Reader {
     /// All files but `service.toml`, whose name is needed first.
     fn files(&mut self, files: &BTreeMap<String, String>) {
         let reader = self;
-        let mut routes_from: Option<&str> = None;
+        let mut routes = routes::Files::default();
         let mut schema_from: Option<&str> = None;
         for (file, text) in files {
             let text = without_mark(text);
@@ -172,16 +171,8 @@ impl Reader {
                 Sort::Roles => roles::parse_roles(reader, text),
                 Sort::Links => roles::parse_links(reader, text),
                 Sort::Limits => limits::parse(reader, text),
-                sort @ (Sort::Routes | Sort::OpenApi) => {
-                    if let Some(other) = routes_from.replace(file) {
-                        let message = format!("`{other}` has the routes already; keep one of them");
-                        reader.error(file, None, message);
-                    } else if sort == Sort::Routes {
-                        reader.routes_file(text);
-                    } else {
-                        reader.openapi_file(file, text);
-                    }
-                }
+                Sort::Routes => routes.own = Some(text),
+                Sort::OpenApi => routes.document(reader, file, text),
                 Sort::Policies => cedar_files::parse(reader, file, text),
                 Sort::JsonPolicies => json_files::parse_policies(reader, file, text),
                 Sort::JsonLinks => json_files::parse_links(reader, file, text),
@@ -204,6 +195,7 @@ impl Reader {
             }
         }
         json_files::settle(reader);
+        routes.settle(reader);
     }
 }
 
@@ -290,13 +282,6 @@ impl Found {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RoutesIn {
-    #[serde(default)]
-    route: Vec<toml::Spanned<Route>>,
-}
-
 #[derive(Serialize)]
 struct RoutesOut<'a> {
     route: Vec<&'a Route>,
@@ -317,6 +302,10 @@ impl Reader {
             let line = start + line.map_or(0, |line| line.saturating_sub(1));
             self.error(file, Some(line), message);
         }
+    }
+
+    fn count_errors(&self) -> usize {
+        self.errors.len() + self.untold
     }
 
     fn put(&mut self, file: &str, line: usize, item: Item) {
@@ -375,52 +364,6 @@ impl Reader {
                 self.put(SERVICE, 1, item);
             }
             Err(error) => self.toml_error(SERVICE, text, &error),
-        }
-    }
-
-    fn routes_file(&mut self, text: &str) {
-        let file = match toml::from_str::<RoutesIn>(text) {
-            Ok(file) => file,
-            Err(error) => return self.toml_error(ROUTES, text, &error),
-        };
-        let mut routes = Vec::with_capacity(file.route.len());
-        let lines = Lines::of(text);
-        for route in file.route {
-            let line = lines.at(route.span().start);
-            let route = route.into_inner();
-            match route.check() {
-                Ok(_) => routes.push((line, route)),
-                Err(error) => self.error(ROUTES, Some(line), error.to_string()),
-            }
-        }
-        self.routes(ROUTES, routes);
-    }
-
-    fn openapi_file(&mut self, file: &str, text: &str) {
-        match openapi::load(text) {
-            Ok(routes) => {
-                let routes = routes.into_iter().map(|route| (1, route)).collect();
-                self.routes(file, routes);
-            }
-            Err(error) => self.error(file, error.line(), with_sources(&error)),
-        }
-    }
-
-    fn routes(&mut self, file: &str, routes: Vec<(usize, Route)>) {
-        let all: Vec<Route> = routes.iter().map(|(_, route)| route.clone()).collect();
-        if let Err(error) = Router::new(all) {
-            let line = match &error {
-                crate::route::RouteError::Conflict { second, .. } => routes
-                    .iter()
-                    .rev()
-                    .find(|(_, route)| route.name() == *second)
-                    .map(|(line, _)| *line),
-                _ => None,
-            };
-            return self.error(file, line, error.to_string());
-        }
-        for (line, route) in routes {
-            self.put(file, line, Item::new(&self.service, "", ItemBody::Route(Box::new(route))));
         }
     }
 

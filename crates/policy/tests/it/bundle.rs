@@ -199,6 +199,69 @@ fn openapi_becomes_routes() {
     assert_eq!(parsed(&rendered).items, bundle.items);
 }
 
+/// `routes.toml` beside a document: what it adds, what it takes the place of, and where each route
+/// stands.
+#[test]
+fn routes_beside_a_document_add_and_override() {
+    let openapi = "openapi: 3.1.0\nservers: [{ url: /v2 }]\npaths:\n  /a/{id}:\n    get: { x-keepgate-cost: 2 }\n    put: {}\n  /b:\n    get: {}\n";
+    let own = r#"
+[[route]]
+method = "GET"
+path = "/v2/a/{name}"
+max_age = "5s"
+
+[[route]]
+method = "*"
+path = "/v2/b"
+
+[[route]]
+method = "GET"
+path = "/health"
+anonymous = true
+"#;
+    let both = parsed(&files(&[("openapi.yaml", openapi), ("routes.toml", own)]));
+    let mut lines = String::new();
+    for (key, place) in &both.places {
+        if key.kind == Kind::Route {
+            lines.push_str(&format!("{}:{} {}\n", place.file, place.line, key.id));
+        }
+    }
+    expect![[r#"
+        routes.toml:7 * /v2/b
+        routes.toml:11 GET /health
+        routes.toml:2 GET /v2/a/{name}
+        openapi.yaml:8 GET /v2/b
+        openapi.yaml:6 PUT /v2/a/{id}
+    "#]]
+    .assert_eq(&lines);
+    // The whole route is another.
+    let body = |id: &str| {
+        let item = both.items.iter().find(|item| item.key.id == id).unwrap();
+        String::from_utf8(item.encode()).unwrap()
+    };
+    expect![[r#"{"max_age":"5s","method":"GET","path":"/v2/a/{name}"}"#]]
+        .assert_eq(&body("GET /v2/a/{name}"));
+    // An export of it says the same alone, and beside the document.
+    let rendered = bundle::render("s", &both.items);
+    assert_eq!(parsed(&rendered).items, both.items);
+    let mut beside = rendered.clone();
+    beside.insert("openapi.yaml".to_owned(), openapi.to_owned());
+    assert_eq!(parsed(&beside).items, both.items);
+    // What is wrong in either is told of both.
+    refused(
+        &[
+            ("openapi.yaml", &openapi.replace("get: {}", "get: 7").replace("/a/", "/a/*/")),
+            ("routes.toml", &own.replace("/v2/a/{name}", "/v2/{proxy+}").replace("/v2/b", "b")),
+        ],
+        expect![[r#"
+            routes.toml:2: expected a path such as `/v2/{*proxy}`, found `/v2/{proxy+}`
+            routes.toml:7: `b` is not a path template: it must start with `/`
+            openapi.yaml:5: `/v2/a/*/{id}`: `*` takes several segments, so it must be the last one; write a parameter such as `{name}` for each segment
+            openapi.yaml:6: `/v2/a/*/{id}`: `*` takes several segments, so it must be the last one; write a parameter such as `{name}` for each segment
+            openapi.yaml:8: expected an operation, found a number"#]],
+    );
+}
+
 #[track_caller]
 fn refused(list: &[(&str, &str)], expected: Expect) {
     let errors = bundle::parse(&files(list)).unwrap_err();
@@ -289,20 +352,18 @@ fn errors_name_file_and_line() {
             "[[route]]\nmethod = \"GET\"\npath = \"/{a}\"\n\n[[route]]\nmethod = \"GET\"\npath = \"/{b}\"\n",
         )],
         expect![
-            "routes.toml:5: `GET /{a}` and `GET /{b}` match the same requests; remove one of them"
+            "routes.toml:5: `GET /{b}` and `GET /{a}` (line 1) match the same requests; remove one of them"
         ],
     );
     refused(
-        &[("routes.toml", ""), ("openapi.json", "{}")],
+        &[("routes.toml", ""), ("openapi.json", "{}"), ("openapi.yaml", "")],
         expect![[r#"
-        openapi.json: the document has no `openapi` version; OpenAPI 3.0 and 3.1 are read
-        routes.toml: `openapi.json` has the routes already; keep one of them"#]],
+            openapi.yaml: `openapi.json` has the routes already; keep one of them
+            openapi.json:1: the document has no `openapi` or `swagger` version; OpenAPI 3.0 and 3.1 and Swagger 2.0 are read"#]],
     );
     refused(
         &[("openapi.yaml", "openapi: 3.1.0\npaths:\n  /a: { get: { x-keepgate-cots: 2 } }")],
-        expect![
-            "openapi.yaml:3: the document does not parse as YAML: error: line 3 column 14: `x-keepgate-cots` has no meaning in an operation"
-        ],
+        expect!["openapi.yaml:3: `x-keepgate-cots` has no meaning in an operation"],
     );
     refused(
         &[(
