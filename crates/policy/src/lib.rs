@@ -14,6 +14,7 @@ pub mod authzen;
 pub mod bundle;
 pub mod caution;
 mod cedar_text;
+pub mod cors;
 pub mod decision;
 pub mod digest;
 pub mod duration;

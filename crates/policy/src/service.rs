@@ -8,6 +8,7 @@ use keepgate_limit::rules::{Defaults, Dialect};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cors::Cors;
 use crate::host::HostPattern;
 use crate::identify::Identify;
 
@@ -112,6 +113,13 @@ pub struct ServiceSettings {
     /// What happens to an open exchange when the credential that it began with expires.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_token_expiry: OnTokenExpiry,
+    /// Which pages of other origins may call it from a browser; none: the gate knows nothing of CORS.
+    #[serde(
+        default,
+        deserialize_with = "crate::cors::checked",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub cors: Option<Cors>,
 }
 
 impl ServiceSettings {
@@ -135,13 +143,14 @@ impl ServiceSettings {
             answer_timeout_ms: None,
             answer_idle_ms: None,
             on_token_expiry: OnTokenExpiry::default(),
+            cors: None,
         }
     }
 
     /// The format of items that a reader must know to take these settings: 3 where they say what
     /// release 0.2 refuses, 2 where they say what release 0.1 refuses, else 1.
     pub fn needs(&self) -> u32 {
-        if self.authzen == Authzen::Default {
+        if self.authzen == Authzen::Default || self.cors.is_some() {
             return 3;
         }
         let new = self.answer_timeout_ms.is_some()

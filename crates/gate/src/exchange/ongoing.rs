@@ -93,6 +93,8 @@ pub(crate) struct Inputs {
     pub(crate) until_unix_s: Option<u64>,
     /// When it was decided first, or a little before: what has ended since may have been counted.
     pub(crate) decided_unix_s: u64,
+    /// Nothing was decided: there is nothing to decide again.
+    pub(crate) undecided: bool,
     pub(crate) request_id: HeaderValue,
 }
 

@@ -91,6 +91,8 @@ pub(crate) struct WorkerMetrics {
     pub(crate) forwarding_dropped: Counter,
     /// Policies that failed to evaluate.
     pub(crate) policy_errors: Counter,
+    /// Preflights that the gate answered.
+    pub(crate) preflights: Counter,
 }
 
 impl WorkerMetrics {
@@ -147,7 +149,7 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
     page.histogram("decision_seconds", help, &DECISION_LABELS, &decisions);
     cuts(workers, page);
     type Row = (Sort, &'static str, &'static str, fn(&WorkerMetrics) -> u64);
-    const ROWS: [Row; 10] = [
+    const ROWS: [Row; 11] = [
         (
             Sort::Counter,
             "connections_accepted_total",
@@ -193,6 +195,12 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
             "policy_errors_total",
             "Policies that failed to evaluate and were skipped.",
             |w| w.policy_errors.value(),
+        ),
+        (
+            Sort::Counter,
+            "preflights_total",
+            "Preflights of browsers that the gate answered itself.",
+            |w| w.preflights.value(),
         ),
     ];
     for (sort, name, help, of) in ROWS {

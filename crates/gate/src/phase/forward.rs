@@ -63,7 +63,8 @@ pub(crate) fn run(
     async move {
         let admitted = &mut allowed.admitted;
         let listed = listed(admitted, allowed.context);
-        let (body, fate) = if incoming.is_end_stream() {
+        // A preflight has nothing to say beyond its headers.
+        let (body, fate) = if incoming.is_end_stream() || admitted.found().cross.preflight {
             (CallerBody::default(), None)
         } else {
             match caller_body(admitted, incoming).await {
@@ -158,7 +159,7 @@ async fn send(
     let (arrived, found) = (admitted.arrived(), admitted.found());
     let site = &admitted.entry().site;
     let (bounds, backend) = (&site.bounds, &site.backend);
-    let still_wanted = || fresh(found).is_ok();
+    let still_wanted = || found.cross.preflight || fresh(found).is_ok();
     let waiting = |_: Duration| {
         backend.uploads.cut_slowest(bounds.pressure_rate, Instant::now());
     };
@@ -218,6 +219,7 @@ fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
         until_unix_s: identity.until_unix_s.filter(|_| found.service.closes_on_expiry),
         // Not after the decision, whatever was waited for since.
         decided_unix_s: keepgate_observe::unix_s().saturating_sub(started.elapsed().as_secs() + 1),
+        undecided: found.cross.preflight,
         request_id: request_id.clone(),
     };
     let connection = (!peer.is_h2).then(|| Arc::clone(&peer.shared));

@@ -4,6 +4,9 @@
 //! accept > route > limit by address > identify > limit by principal > decide > forward > record
 //! ```
 //!
+//! A browser's preflight leaves the list after the limit by address: it has no credentials
+//! ([`preflight`]).
+//!
 //! A phase takes the request at one stage and gives it back at the next ([`stage`]), or refuses it
 //! with all that is known by then. [`live`] is the list; nothing else calls a phase, but for the
 //! wait of `revision`, which lets a request through the first ones, and then begins anew.
@@ -15,6 +18,7 @@ pub(crate) mod forward;
 pub(crate) mod identify;
 pub(crate) mod limit_address;
 pub(crate) mod limit_principal;
+pub(crate) mod preflight;
 pub(crate) mod record;
 pub(crate) mod refusal;
 pub(crate) mod revision;
@@ -27,13 +31,13 @@ pub(crate) mod worker;
 
 use hyper::body::Incoming;
 
-use self::forward::Forwarded;
-use self::record::Answered;
+use self::preflight::Turn;
+use self::record::{Answered, Outcome};
 use self::revision::Behind;
 use self::stage::{Arrived, Refused};
 
 /// The list.
-async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Forwarded, Box<Refused>> {
+async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Outcome, Box<Refused>> {
     let accepted = accept::run(arrived, &body)?;
     let accepted = match Behind::of(accepted) {
         Ok(accepted) => accepted,
@@ -41,10 +45,16 @@ async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Forwarded, Box<
         Err(behind) => Box::pin(behind.wait()).await?,
     };
     let routed = limit_address::run(route::run(accepted))?;
-    let identified = identify::run(routed).await?;
-    let admitted = limit_principal::run(identified)?;
-    let allowed = decide::run(admitted)?;
-    forward::run(allowed, body).await
+    let allowed = match preflight::run(routed) {
+        Turn::Ordinary(routed) => {
+            let identified = identify::run(routed).await?;
+            let admitted = limit_principal::run(identified)?;
+            decide::run(admitted)?
+        }
+        Turn::Answered(preflight) => return Ok(Outcome::Preflight(preflight)),
+        Turn::Undecided(allowed) => *allowed,
+    };
+    forward::run(allowed, body).await.map(Outcome::Forwarded)
 }
 
 /// A request's whole life, from its head to its answer's head.

@@ -1,25 +1,49 @@
 //! What happened, for those who were not there: metrics, heavy hitters and the decision log; and
 //! for the caller, what is left of its limits.
 
-use http::{HeaderMap, Response, StatusCode};
+use http::header::ORIGIN;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use keepgate_limit::rules::Dialect;
 use keepgate_limit::top::Observation;
 
 use super::forward::{Forwarded, Upgrade};
+use super::preflight::Preflight;
 use super::refusal;
-use super::stage::{Arrived, Facts, Found, Refused};
+use super::stage::{Arrived, Cross, Facts, Found, Refused};
 use crate::message::answer;
 use crate::message::body::GateBody;
 use crate::observe::phase::Phase;
+use crate::service::cors::CorsRules;
 
 /// The answer to a caller, and what is to be carried after it where both sides switch protocols.
 pub(crate) type Answered = (Response<GateBody>, Option<Box<Upgrade>>);
 
+/// How a request went that was not refused.
+#[expect(clippy::large_enum_variant, reason = "the common case is taken apart at once")]
+pub(crate) enum Outcome {
+    Forwarded(Forwarded),
+    /// The gate answered a browser's question.
+    Preflight(Box<Preflight>),
+}
+
 /// Counts the outcome, logs it at debug, and makes the answer.
-pub(crate) fn run(outcome: Result<Forwarded, Box<Refused>>) -> Answered {
+pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
     match outcome {
-        Ok(Forwarded { mut sent, mut response, upgrade }) => {
+        Ok(Outcome::Preflight(preflight)) => {
+            let Preflight { mut ended, mut response } = *preflight;
+            let facts = ended.facts();
+            facts.arrived.worker.metrics.preflights.add(1);
+            tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
+            let permits = ended.take_permits();
+            (response.map(|body| body.keeping(permits)), None)
+        }
+        Ok(Outcome::Forwarded(Forwarded { mut sent, mut response, upgrade })) => {
             let facts = sent.facts();
+            let found = facts.found;
+            if let Some((rules, found)) = rules(&facts).zip(found).filter(|_| upgrade.is_none()) {
+                let Cross { preflight, origin } = &found.cross;
+                rules.stamp_forwarded(*preflight, origin.as_ref(), response.headers_mut());
+            }
             facts.arrived.worker.metrics.forwarded(response.status());
             if let Some(served) = facts.served {
                 served.metrics.forwarded(response.status());
@@ -45,12 +69,25 @@ pub(crate) fn run(outcome: Result<Forwarded, Box<Refused>>) -> Answered {
             } else {
                 answer::response(problem, request_id)
             };
+            if let Some(rules) = rules(&facts) {
+                rules.stamp_own(origin(&facts), response.headers_mut());
+            }
             let is_refusal = kind.status().is_client_error();
             tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
             let permits = ended.take_permits();
             (response.map(|body| body.keeping(permits)), None)
         }
     }
+}
+
+fn rules<'e>(facts: &Facts<'e>) -> Option<&'e CorsRules> {
+    facts.service?.cors.as_ref()
+}
+
+/// The origin of a request, also where its headers are the upstream's by now.
+fn origin<'e>(facts: &Facts<'e>) -> Option<&'e HeaderValue> {
+    let kept = facts.found.and_then(|found| found.cross.origin.as_ref());
+    kept.or_else(|| facts.arrived.parts.headers.get(ORIGIN))
 }
 
 fn tell(

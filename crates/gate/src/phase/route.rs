@@ -12,6 +12,7 @@ use keepgate_policy::Uid;
 use keepgate_policy::router::Matched;
 use keepgate_policy::service::PathsFold;
 
+use super::preflight;
 use super::stage::{Accepted, Found, Missed, Way};
 use super::undecided::no_decision;
 use super::worker::Site;
@@ -68,6 +69,7 @@ fn route(
     } else {
         form
     };
+    let (method, cross) = preflight::of(service, &arrived.parts, method, &form);
     let mut decided = None;
     let mut found = match service.router.matched(method, &form) {
         Matched::Found(found) => {
@@ -89,6 +91,7 @@ fn route(
                 answer_timeout: wait(route.and_then(|r| r.answer_timeout_ms))
                     .or(service.answer_timeout),
                 answer_idle: wait(route.and_then(|r| r.answer_idle_ms)).or(service.answer_idle),
+                cross,
                 service: Arc::clone(service),
                 table,
             }
@@ -102,6 +105,7 @@ fn route(
             max_age_ms: service.max_age_ms,
             answer_timeout: service.answer_timeout,
             answer_idle: service.answer_idle,
+            cross,
             service: Arc::clone(service),
             table,
         },

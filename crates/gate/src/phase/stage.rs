@@ -92,6 +92,17 @@ pub(crate) struct Found {
     pub(crate) answer_timeout: Option<Duration>,
     /// None: the gate's.
     pub(crate) answer_idle: Option<Duration>,
+    /// What a browser asks for a page of another origin.
+    pub(crate) cross: Cross,
+}
+
+/// What a request has to do with pages of other origins; nothing where the service has no `[cors]`.
+#[derive(Default)]
+pub(crate) struct Cross {
+    /// The request is a preflight: the route is that of the method that it asks about.
+    pub(crate) preflight: bool,
+    /// Kept beside the headers, which become the upstream's.
+    pub(crate) origin: Option<HeaderValue>,
 }
 
 /// Where routing has led a request.

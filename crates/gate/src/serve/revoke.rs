@@ -169,6 +169,9 @@ impl Seen {
         unix_s: u64,
     ) -> Option<Ending> {
         let inputs = &ongoing.inputs;
+        if inputs.undecided {
+            return None;
+        }
         if inputs.until_unix_s.is_some_and(|until| unix_s >= until) {
             return Some(Ending::Expired);
         }

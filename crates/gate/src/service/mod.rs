@@ -3,6 +3,7 @@
 //! [`source`] is where permissions come from, `table` compiles one version of them, `limits` keeps
 //! the limits in force from one version to the next, `methods` knows which methods are taken.
 
+pub(crate) mod cors;
 pub(crate) mod limits;
 pub(crate) mod methods;
 pub mod source;

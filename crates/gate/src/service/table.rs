@@ -20,6 +20,7 @@ use keepgate_policy::{Uid, World};
 
 use http::header::AUTHORIZATION;
 
+use super::cors::CorsRules;
 use super::limits::{InForce, Limiting};
 use super::methods::Methods;
 use super::source::{Currency, Dated, DecisionSource, Peek, Version};
@@ -116,6 +117,8 @@ pub(crate) struct Service {
     pub(crate) answer_idle: Option<Duration>,
     /// An open exchange ends when its credential expires.
     pub(crate) closes_on_expiry: bool,
+    /// None: what pages of other origins may do is the upstream's business.
+    pub(crate) cors: Option<CorsRules>,
 }
 
 impl Table {
@@ -198,6 +201,7 @@ impl Service {
             answer_timeout: settings.answer_timeout_ms.map(Duration::from_millis),
             answer_idle: settings.answer_idle_ms.map(Duration::from_millis),
             closes_on_expiry: settings.on_token_expiry == OnTokenExpiry::Close,
+            cors: settings.cors.as_ref().map(CorsRules::new),
             ways,
         })
     }
@@ -238,7 +242,7 @@ fn is_refused(settings: &ServiceSettings, tables: &Tables) -> bool {
 
 impl Ways {
     /// The headers that identify callers.
-    fn believed(&self) -> Vec<http::HeaderName> {
+    pub(crate) fn believed(&self) -> Vec<http::HeaderName> {
         let authorization =
             (!self.issuers.is_empty() || self.api_key.is_some()).then_some(AUTHORIZATION);
         let trusted = self.trusted.as_ref().map(|way| way.header.clone());

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use super::support::{Draft, Echo, TestGate, route, serve, skip, uid};
 
 /// How long a browser may take to start, beside other tests.
-const START: Duration = Duration::from_secs(60);
+pub(super) const START: Duration = Duration::from_secs(60);
 /// From the change to the end, as promised.
 const PROMISED_MS: f64 = 1_200.0;
 
@@ -64,7 +64,7 @@ events.onerror = () => {
 </script>"#;
 
 /// A running browser; it ends with the test, with all its processes.
-struct Browser {
+pub(super) struct Browser {
     child: Child,
     profile: PathBuf,
 }
@@ -83,7 +83,7 @@ impl Drop for Browser {
 
 impl Browser {
     /// None: there is none here, and the test may be left out.
-    fn start(page: &str) -> Option<Browser> {
+    pub(super) fn start(page: &str) -> Option<Browser> {
         use std::os::unix::process::CommandExt as _;
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let names = ["chromium", "chromium-headless-shell", "chromium-browser", "google-chrome"];

@@ -11,6 +11,7 @@
 mod bodies;
 mod browser;
 mod clients;
+mod cors;
 mod crawl;
 mod decide;
 mod depth;

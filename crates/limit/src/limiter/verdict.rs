@@ -80,6 +80,11 @@ impl LimitVerdict {
         }
     }
 
+    /// For a request that no limit was asked about.
+    pub fn unasked() -> LimitVerdict {
+        LimitVerdict::new(0)
+    }
+
     /// Whether the request may go on.
     pub fn is_admitted(&self) -> bool {
         self.admitted

@@ -103,7 +103,7 @@ fn settings_that_cannot_be_meant_are_refused() {
     refused(
         "color = 1",
         expect![
-            "unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`"
+            "unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`, `cors`"
         ],
     );
     refused(
@@ -169,5 +169,120 @@ fn ranges_hold_what_they_say() {
     assert!(!holds("2001:db8::/32", "2001:db9::5"));
     for bad in ["10.0.0.0/33", "10.0.0.0/", "x", "10.0.0.0/-1", "::/129", ""] {
         assert!(bad.parse::<AddressRange>().is_err(), "{bad}");
+    }
+}
+
+const CORS: &str = r#"
+name = "orders"
+[cors]
+origins = ["HTTPS://App.example:443", "https://*.app.example", "http://localhost:3000", "app://local"]
+headers = ["X-User", "content-type", "x-user"]
+expose = ["Location"]
+credentials = true
+max_age = "1h"
+preflight = "forward"
+"#;
+
+/// A gate of release 0.2 refuses what it does not know, so it is not sent to it.
+#[test]
+fn origins_are_of_format_3_and_have_one_form() {
+    let settings: ServiceSettings = toml::from_str(CORS).unwrap();
+    assert_eq!(settings.needs(), 3);
+    let json = serde_json::to_string(&settings.cors).unwrap();
+    expect![[r#"{"origins":["https://app.example","https://*.app.example","http://localhost:3000","app://local"],"headers":["content-type","x-user"],"expose":["location"],"credentials":true,"max_age":"1h","preflight":"forward"}"#]].assert_eq(&json);
+    let again: ServiceSettings =
+        serde_json::from_str(&serde_json::to_string(&settings).unwrap()).unwrap();
+    assert_eq!(again, settings);
+    let written = toml::to_string(&settings).unwrap();
+    assert_eq!(toml::from_str::<ServiceSettings>(&written).unwrap(), settings, "{written}");
+    let least: ServiceSettings =
+        toml::from_str("name = \"orders\"\ncors = { origins = [\"*\"] }").unwrap();
+    assert_eq!(serde_json::to_string(&least.cors).unwrap(), r#"{"origins":["*"]}"#);
+    let without = ServiceSettings::named("orders");
+    assert!(!serde_json::to_string(&without).unwrap().contains("cors"));
+}
+
+#[test]
+fn origins_match_whole_origins() {
+    let settings: ServiceSettings = toml::from_str(CORS).unwrap();
+    let origins = settings.cors.unwrap().origins;
+    let matched = |origin: &str| origins.iter().any(|pattern| pattern.matches(origin));
+    for origin in [
+        "https://app.example",
+        "https://a.app.example",
+        "https://b.a.app.example",
+        "http://localhost:3000",
+        "app://local",
+    ] {
+        assert!(matched(origin), "{origin}");
+    }
+    for origin in [
+        "",
+        "null",
+        "*",
+        "https://app.example/",
+        "https://app.example.",
+        "https://app.example:443",
+        "https://app.example:8443",
+        "http://app.example",
+        "https://.app.example",
+        "https://xapp.example",
+        "https://app.example.evil",
+        "https://evil.example#.app.example",
+        "https://evil@a.app.example",
+        "https://A.app.example",
+        "https://a.app.example.",
+        "https://a.app.example:8443",
+        "https://a.app.example/",
+        "http://localhost",
+        "http://localhost:30000",
+        "app://local.evil",
+    ] {
+        assert!(!matched(origin), "{origin}");
+    }
+}
+
+#[test]
+fn origins_that_cannot_be_meant_are_refused() {
+    let error = |cors: &str| {
+        let text = format!("name = \"orders\"\ncors = {{ {cors} }}");
+        let error = toml::from_str::<ServiceSettings>(&text).unwrap_err();
+        error.message().to_owned()
+    };
+    let list = |count: usize, before: &str, after: &str| {
+        (0..count).map(|n| format!("\"{before}{n}{after}\"")).collect::<Vec<_>>().join(",")
+    };
+    let origins = |count| format!("origins = [{}]", list(count, "https://a", ".example"));
+    let headers = |count| format!("origins = [\"*\"], headers = [{}]", list(count, "x", ""));
+    let mut told = String::new();
+    for cors in [
+        "",
+        "origins = []",
+        "origins = [\"*\"], credentials = true",
+        "origins = [\"https://a.example\", \"*\"], credentials = true",
+        "origins = [\"https://a.example\"], headers = [\"*\"], credentials = true",
+        "origins = [\"null\"]",
+        "origins = [\"app.example\"]",
+        "origins = [\"https://app.example/\"]",
+        "origins = [\"https://app.example/x\"]",
+        "origins = [\"https://a.*.example\"]",
+        "origins = [\"https://u@app.example\"]",
+        "origins = [\"https://*\"]",
+        "origins = [\"https://caf\u{e9}.example\"]",
+        "origins = [\"*\"], headers = [\"a b\"]",
+        "origins = [\"*\"], expose = [\"*\"]",
+        "origins = [\"*\"], max_age = \"2d\"",
+        "origins = [\"*\"], preflight = \"never\"",
+        "origins = [\"*\"], methods = [\"GET\"]",
+        &origins(101),
+        &headers(101),
+    ] {
+        let shown: String = cors.chars().take(60).collect();
+        told.push_str(&format!("{shown}\n    {}\n", error(cors).replace('\n', " ")));
+    }
+    expect![[r#""#]].assert_eq(&told);
+    for cors in [origins(100), headers(100), "origins = [\"*\"], max_age = \"1d\"".to_owned()] {
+        let text = format!("name = \"orders\"\ncors = {{ {cors} }}");
+        toml::from_str::<ServiceSettings>(&text).unwrap();
     }
 }
