@@ -99,6 +99,26 @@ pub struct Applied {
     /// How many items stay; only where `stays` does not list all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stays_total: Option<u64>,
+    /// Requests that the routes of the files serve, for example; only in a dry run. Of many routes
+    /// the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
+    /// How many routes there are; only where `samples` does not have all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes_total: Option<u64>,
+}
+
+/// A request that a route serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Sample {
+    /// Method and path, as a caller sends them.
+    pub request: String,
+    /// The route: method and template.
+    pub route: String,
+    /// The action that is decided on, as Cedar text.
+    pub action: String,
+    /// The resource that is decided on, as Cedar text.
+    pub resource: String,
 }
 
 /// Access that changes.

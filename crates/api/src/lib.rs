@@ -24,7 +24,7 @@ pub use access::{
 };
 pub use changes::{
     AccessChange, Applied, Brought, Change, Changed, Conflict, Imported, ItemName, Kept, Line, Op,
-    Progress, Stay, Warning,
+    Progress, Sample, Stay, Warning,
 };
 pub use check::{ActionInput, Answer, Determining, Effect, Miss, PolicyFailure, Question, Reason};
 pub use directory::{Member, Members, Membership, MembershipName};

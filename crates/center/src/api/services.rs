@@ -21,7 +21,7 @@ use super::items::Way;
 use super::problem::Problem;
 use super::sources::{self, Leave, Report};
 use super::spool::Spool;
-use super::{Answer, App, files, items, progress, review, since};
+use super::{Answer, App, files, items, progress, review, samples, since};
 use crate::access::Caller;
 use crate::desk::{self, Anew, Refusal, Step, Work};
 use crate::follow::Follower;
@@ -118,6 +118,12 @@ pub(crate) async fn apply(
             warned.extend(report.emptied.into_iter().map(missing_file));
             warned.extend(twice(&in_files, &report.twice));
             changed.warnings = warned;
+            let (samples, routes_total) = match dry_run {
+                false => (Vec::new(), None),
+                true => tokio::task::spawn_blocking(move || samples::of(&in_files))
+                    .await
+                    .map_err(|_| Problem::internal())?,
+            };
             Ok(Applied {
                 changed,
                 dry_run,
@@ -127,6 +133,8 @@ pub(crate) async fn apply(
                 access: report.access,
                 stays_total: report.stays.total(),
                 stays: report.stays.first,
+                samples,
+                routes_total,
             })
         }
     };

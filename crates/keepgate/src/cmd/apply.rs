@@ -319,12 +319,27 @@ pub(crate) fn is_bundle_file(name: &str) -> bool {
     FIXED_NAMES.contains(&name) || (is_path(name) && !is_ignored(name) && is_named)
 }
 
+/// Requests that the routes serve, and what they mean.
+fn samples(answer: &api::Applied, paint: Paint) -> String {
+    let mut out = String::new();
+    for api::Sample { request, action, resource, .. } in &answer.samples {
+        let meaning = paint.faint(&format!("-> {action} on {resource}"));
+        out.push_str(&format!("request {request:<44} {meaning}\n"));
+    }
+    if let Some(total) = answer.routes_total {
+        let more = total.saturating_sub(answer.samples.len() as u64);
+        out.push_str(&format!("request .. and those of {more} more routes\n"));
+    }
+    out
+}
+
 /// One line a change, then how many.
 fn changes(service: &str, answer: &api::Applied, paint: Paint) -> String {
     let api::Applied { changed, dry_run, .. } = answer;
     let revision = changed.revision;
     if changed.changes.is_empty() && changed.kept.is_empty() {
-        return format!("{service}: nothing to change, revision {revision}\n");
+        let samples = samples(answer, paint);
+        return format!("{samples}{service}: nothing to change, revision {revision}\n");
     }
     let mut out = String::new();
     let (mut created, mut updated, mut deleted) = (0_u64, 0_u64, 0_u64);
@@ -383,6 +398,7 @@ fn changes(service: &str, answer: &api::Applied, paint: Paint) -> String {
         out.push_str(line.trim_end());
         out.push('\n');
     }
+    out.push_str(&samples(answer, paint));
     let count = format!("{created} to create, {updated} to update, {deleted} to delete");
     out.push_str(&if *dry_run {
         format!("{service}: {count}; a dry run, nothing was changed\n")

@@ -5,6 +5,7 @@
 //! lives in memory and is revoked before the gate starts. [`started`] tears down what is up,
 //! however the function ends.
 
+mod first_steps;
 mod screen;
 mod set_up;
 

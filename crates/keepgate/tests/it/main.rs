@@ -17,6 +17,7 @@ mod connections;
 mod demo;
 mod door;
 mod faults;
+mod first_steps;
 mod flood;
 mod frozen;
 mod harness;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::first_steps::{Caller, FirstSteps, Missing, quoted};
 use super::set_up::SetUp;
 use crate::admin::{ADMIN_TOKEN_FILE, DATA_DEFAULT};
 use crate::demo;
@@ -85,19 +86,51 @@ impl Screen {
         let mut step = |remark: &str, command: String| {
             *out += &format!("  {}\n  {command}\n\n", paint.faint(&format!("# {remark}")));
         };
-        let service = &self.set_up.service;
-        if !self.set_up.has_routes {
-            step(
-                &format!(
-                    "`{service}` has no routes: every request is refused. Write policies (docs/files.md), with name = \"{service}\" in service.toml, then:"
-                ),
-                self.keepgate("apply ./policy"),
-            );
+        match &self.set_up.first {
+            None => {}
+            Some(FirstSteps::Missing(Missing { why, command })) => {
+                step(why, self.keepgate(command))
+            }
+            Some(FirstSteps::Try { request, caller, host }) => {
+                let service = &self.set_up.service;
+                let (who, header) = match caller {
+                    Caller::Anyone => ("anyone".to_owned(), None),
+                    Caller::Key { principal, header } => {
+                        let create = format!(
+                            "key create --service {service} --principal {}",
+                            quoted(&principal.to_string())
+                        );
+                        let create = format!("KEY=$({})", self.keepgate(&create));
+                        step(&format!("a key for {principal}, whom the policies name"), create);
+                        let word = if header == "authorization" { "Bearer " } else { "" };
+                        (principal.to_string(), Some(format!("\"{header}: {word}$KEY\"")))
+                    }
+                    Caller::Named { principal, header } => {
+                        let header = quoted(&format!("{header}: {}", principal.id));
+                        (principal.to_string(), Some(header))
+                    }
+                    Caller::Token { principal, issuer } => {
+                        let who = format!("{principal}, with a token of {issuer} in $TOKEN,");
+                        (who, Some("\"authorization: Bearer $TOKEN\"".to_owned()))
+                    }
+                };
+                let url = quoted(&format!("{}{}", self.gate, request.path));
+                let mut curl = format!("curl -i {url}");
+                if request.method == "HEAD" {
+                    curl = format!("curl -I {url}");
+                } else if request.method != "GET" {
+                    curl += &format!(" -X {}", request.method);
+                }
+                if let Some(host) = host {
+                    curl += &format!(" -H {}", quoted(&format!("host: {host}")));
+                }
+                if let Some(header) = header {
+                    curl += &format!(" -H {header}");
+                }
+                let what = format!("{} {}", request.method, request.path);
+                step(&format!("{who} may {what}: 200, if the server has it"), curl);
+            }
         }
-        step(
-            "a key for a caller",
-            self.keepgate(&format!("key create --service {service} --principal 'user::\"me\"'")),
-        );
         step("what a change would do, before it does", self.keepgate("apply ./policy --dry-run"));
     }
 

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use keepgate_api::{ItemList, Services, Token, Tokens};
+use keepgate_api::{Services, Token, Tokens};
 use serde::de::IgnoredAny;
 
+use super::first_steps::FirstSteps;
 use crate::admin::{Admin, Refusal, read_token, segment};
 use crate::cmd::apply::{Bundle, How, settings_of, show_left, show_problems, show_warnings};
 use crate::cmd::token::{self, TokenRole};
@@ -19,8 +20,8 @@ const SERVICE_DEFAULT: &str = "default";
 /// What the first start makes and later starts find.
 pub(super) struct SetUp {
     pub(super) service: String,
-    /// Whether the service has a route; without one the gate refuses everything.
-    pub(super) has_routes: bool,
+    /// What to try first; none: the demo has its own.
+    pub(super) first: Option<FirstSteps>,
     pub(super) gate_token: String,
     pub(super) keys: Option<demo::Keys>,
 }
@@ -62,13 +63,14 @@ impl SetUp {
                 }
             }
         };
-        let routes = format!("/v1/services/{}/routes", segment(&service));
-        let routes: ItemList<IgnoredAny> = admin.load(&routes).await?;
-        let has_routes = !routes.items.is_empty();
+        let first = match wanted.demo {
+            true => None,
+            false => Some(FirstSteps::find(admin, &service).await?),
+        };
         let gate_token = gate_token(admin, &service, data).await?;
         let keys =
             if wanted.demo { Some(demo::Keys::ensure(admin, &service, data).await?) } else { None };
-        Ok(SetUp { service, has_routes, gate_token, keys })
+        Ok(SetUp { service, first, gate_token, keys })
     }
 }
 
