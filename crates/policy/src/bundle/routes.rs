@@ -9,7 +9,7 @@ use super::line::Lines;
 use super::{ROUTES, Reader};
 use crate::model::{Item, ItemBody};
 use crate::openapi;
-use crate::route::{MAX_ROUTES, Route};
+use crate::route::{MAX_ROUTES, MAX_TEMPLATE_BYTES, Route};
 use crate::router;
 use crate::service::PathsFold;
 
@@ -95,6 +95,8 @@ fn own(reader: &mut Reader, text: &str) -> Vec<Placed<'static>> {
         let route = route.into_inner();
         match openapi::own_spelling(&route.path) {
             Ok(own) if own == route.path => {}
+            // What is too long is said so, and not repeated.
+            _ if route.path.len() > MAX_TEMPLATE_BYTES => {}
             Ok(own) => {
                 let message = format!("expected a path such as `{own}`, found `{}`", route.path);
                 reader.error(ROUTES, Some(line), message);

@@ -21,6 +21,8 @@ pub(super) static SERVER: Want = Want::Object(&[
 
 /// The most paths that the variables of one server may lead to.
 const MAX_COMBINATIONS: usize = 64;
+/// The longest URL of a server, with the values of its variables, in bytes.
+const MAX_URL_BYTES: usize = 8_192;
 
 /// The servers of a document, path item or operation, if there are any.
 pub(super) fn listed(of: &Node) -> Option<&Node> {
@@ -162,6 +164,12 @@ fn paths_of(server: &Node) -> Result<BTreeSet<String>, String> {
     let mut paths = BTreeSet::new();
     let mut tried = 0_usize;
     while let Some(url) = left.pop() {
+        if url.len() > MAX_URL_BYTES {
+            let found = url.len();
+            return Err(format!(
+                "a server's `url`: expected at most {MAX_URL_BYTES} bytes, found {found}"
+            ));
+        }
         tried += 1;
         if tried > 4 * MAX_COMBINATIONS {
             return Err(format!(

@@ -36,6 +36,8 @@ pub(crate) use self::wildcard::own_spelling;
 pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024 * 1024;
 /// The most problems of a document that are told.
 pub const MAX_PROBLEMS: usize = 1_000;
+/// The longest message, in bytes: what is quoted may be of any length.
+const MAX_MESSAGE_BYTES: usize = 1_000;
 /// How many `$ref`s may lead to one path item.
 const MAX_REFS: usize = 8;
 
@@ -85,11 +87,22 @@ pub fn load(text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
     } else {
         yaml::read(text, &DOCUMENT)
     };
-    let root = read.map_err(|problem| vec![problem])?;
+    let root = read.map_err(|Problem { line, message }| {
+        let message = cut(message);
+        vec![Problem { line, message }]
+    })?;
     let mut problems = Problems::default();
     let document = Document::new(&root, &mut problems);
     let routes = document.map(|document| document.routes(&mut problems)).unwrap_or_default();
     problems.end().map(|()| routes)
+}
+
+fn cut(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        message.push_str(" ..");
+    }
+    message
 }
 
 /// What is wrong, within the bound.
@@ -102,7 +115,8 @@ struct Problems {
 impl Problems {
     fn add(&mut self, line: usize, message: impl Into<String>) {
         if self.told.len() < MAX_PROBLEMS {
-            self.told.push(Problem { line: Some(line), message: message.into() });
+            let message = cut(message.into());
+            self.told.push(Problem { line: Some(line), message });
         } else {
             self.untold += 1;
         }

@@ -267,6 +267,25 @@ fn problems_are_bounded() {
     assert_eq!(problems.last().unwrap().to_string(), "5 more problems are not shown");
     let problems = openapi::load(&document("", &paths[..openapi::MAX_PROBLEMS])).unwrap_err();
     assert_eq!(problems.len(), openapi::MAX_PROBLEMS);
+    // What is quoted is cut, wherever it stands.
+    let long = "a\u{e9}".repeat(100_000);
+    for text in [
+        format!("openapi: '{long}'"),
+        format!("openapi: 3.0.0\nx-keepgate-base-path: '{long}'"),
+        document("", &[&format!("'/*/{long}'")]),
+        document("", &[&format!("'/{long}*'")]),
+        document(
+            &format!("servers: [{{url: '/{{v}}', variables: {{v: {{default: '{long}'}}}}}}]"),
+            &["/a"],
+        ),
+        document(&format!("servers: [{{url: '{long}'}}]"), &["/a"]),
+        format!("openapi: 3.0.0\npaths: {{/a: {{$ref: '{long}'}}}}"),
+        format!("{{\"openapi\":\"3.0.0\",\"paths\":{{\"/{long}\":{{}},\"/{long}\":{{}}}}}}"),
+    ] {
+        let problems = openapi::load(&text).unwrap_err();
+        assert_eq!(problems.len(), 1, "{}", text.len());
+        assert!(problems[0].message.len() < 1_010, "{}", problems[0].message.len());
+    }
 }
 
 /// The base path of every server is in front of every path.

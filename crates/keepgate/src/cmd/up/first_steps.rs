@@ -68,7 +68,17 @@ pub(super) enum Caller {
 }
 
 impl FirstSteps {
-    pub(super) async fn find(admin: &mut Admin, service: &str) -> anyhow::Result<FirstSteps> {
+    /// Whatever is wrong with the search, the start goes on.
+    pub(super) async fn find(admin: &mut Admin, service: &str) -> FirstSteps {
+        FirstSteps::search(admin, service).await.unwrap_or_else(|error| {
+            FirstSteps::Missing(Missing {
+                why: format!("the center did not say what to try: {error:#}"),
+                command: "status".to_owned(),
+            })
+        })
+    }
+
+    async fn search(admin: &mut Admin, service: &str) -> anyhow::Result<FirstSteps> {
         let path = |list: &str| format!("/v1/services/{}/{list}", segment(service));
         let of_service = format!("/v1/services/{}", segment(service));
         let about: api::Service<ServiceSettings> = admin.load(&of_service).await?;

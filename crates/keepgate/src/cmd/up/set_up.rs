@@ -65,7 +65,7 @@ impl SetUp {
         };
         let first = match wanted.demo {
             true => None,
-            false => Some(FirstSteps::find(admin, &service).await?),
+            false => Some(FirstSteps::find(admin, &service).await),
         };
         let gate_token = gate_token(admin, &service, data).await?;
         let keys =
