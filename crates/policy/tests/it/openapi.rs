@@ -627,7 +627,15 @@ paths:
         .iter()
         .map(|s| format!("{} {} ({}): {} on {}\n", s.method, s.path, s.route, s.action, s.resource))
         .collect();
-    expect![[r#""#]].assert_eq(&shown.concat());
+    expect![[r#"
+        GET /admin (* /admin{/*rest}): Action::"GET" on route::"/admin"
+        PUT /v2/files/a/b (PUT /v2/files/{*proxy}): Action::"write" on route::"/v2/files/{*proxy}"
+        GET /v2/pet/1 (GET /v2/pet/1): Action::"GET" on route::"/v2/pet/1"
+        GET /v2/pet/name.format (GET /v2/pet/{name}.{format}): Action::"GET" on route::"/v2/pet/{name}.{format}"
+        POST /v2/pet/1 (* /v2/pet/{petId}): Action::"POST" on route::"/v2/pet/{petId}"
+        DELETE /v2/pet/1 (DELETE /v2/pet/{petId}): Action::"DELETE" on route::"/v2/pet/{petId}"
+        GET /v2/pet/sample-1 (GET /v2/pet/{petId}): Action::"GET" on pet::"sample-1"
+    "#]].assert_eq(&shown.concat());
 }
 
 /// A path of the route with values that no literal of the document has.

@@ -280,7 +280,48 @@ fn origins_that_cannot_be_meant_are_refused() {
         let shown: String = cors.chars().take(60).collect();
         told.push_str(&format!("{shown}\n    {}\n", error(cors).replace('\n', " ")));
     }
-    expect![[r#""#]].assert_eq(&told);
+    expect![[r#"
+
+            missing field `origins`
+        origins = []
+            `cors`: expected at least one origin in `origins`, found none
+        origins = ["*"], credentials = true
+            `cors`: `*` in `origins` with `credentials = true` would let every page act as its visitor; list the origins
+        origins = ["https://a.example", "*"], credentials = true
+            `cors`: `*` in `origins` with `credentials = true` would let every page act as its visitor; list the origins
+        origins = ["https://a.example"], headers = ["*"], credential
+            `cors`: `*` in `headers` cannot be used with `credentials = true`; list the headers
+        origins = ["null"]
+            `null` is not an origin: expected `https://app.example`, with a port where it is not the usual one and without a path, `https://*.app.example` for all names below, or `*`
+        origins = ["app.example"]
+            `app.example` is not an origin: expected `https://app.example`, with a port where it is not the usual one and without a path, `https://*.app.example` for all names below, or `*`
+        origins = ["https://app.example/"]
+            `https://app.example/` is not an origin: expected `https://app.example`, with a port where it is not the usual one and without a path, `https://*.app.example` for all names below, or `*`
+        origins = ["https://app.example/x"]
+            `https://app.example/x` is not an origin: expected `https://app.example`, with a port where it is not the usual one and without a path, `https://*.app.example` for all names below, or `*`
+        origins = ["https://a.*.example"]
+            `https://a.*.example` is not an origin: expected `https://app.example`, with a port where it is not the usual one and without a path, `https://*.app.example` for all names below, or `*`
+        origins = ["https://u@app.example"]
+            `https://u@app.example` is not an origin: expected `https://app.example`, with a port where it is not the usual one and without a path, `https://*.app.example` for all names below, or `*`
+        origins = ["https://*"]
+            `https://*` is not an origin: expected `https://app.example`, with a port where it is not the usual one and without a path, `https://*.app.example` for all names below, or `*`
+        origins = ["https://café.example"]
+            `https://café.example` is not an origin: expected `https://app.example`, with a port where it is not the usual one and without a path, `https://*.app.example` for all names below, or `*`
+        origins = ["*"], headers = ["a b"]
+            `cors`: expected names of headers in `headers`, got `a b`
+        origins = ["*"], expose = ["*"]
+            `cors`: expected names of headers in `expose`, got `*`
+        origins = ["*"], max_age = "2d"
+            `cors`: expected a `max_age` of at most 1d, got `2d`
+        origins = ["*"], preflight = "never"
+            unknown variant `never`, expected `answer` or `forward`
+        origins = ["*"], methods = ["GET"]
+            unknown field `methods`, expected one of `origins`, `headers`, `expose`, `credentials`, `max_age`, `preflight`
+        origins = ["https://a0.example","https://a1.example","https:
+            `cors`: expected at most 100 entries in `origins`, found 101
+        origins = ["*"], headers = ["x0","x1","x2","x3","x4","x5","x
+            `cors`: expected at most 100 entries in `headers`, found 101
+    "#]].assert_eq(&told);
     for cors in [origins(100), headers(100), "origins = [\"*\"], max_age = \"1d\"".to_owned()] {
         let text = format!("name = \"orders\"\ncors = {{ {cors} }}");
         toml::from_str::<ServiceSettings>(&text).unwrap();
