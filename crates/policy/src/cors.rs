@@ -225,8 +225,7 @@ fn names(list: &str, mut names: Vec<String>, star: bool) -> Result<Vec<String>, 
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&b);
     for name in &mut names {
         name.make_ascii_lowercase();
-        let is_name =
-            !name.is_empty() && name.len() <= MAX_ENTRY_BYTES && name.bytes().all(token);
+        let is_name = !name.is_empty() && name.len() <= MAX_ENTRY_BYTES && name.bytes().all(token);
         let is_any = star && name == "*";
         if !(is_name || is_any) {
             let shown: String = name.chars().take(100).collect();
