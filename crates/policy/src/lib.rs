@@ -36,6 +36,7 @@ pub mod route;
 pub mod router;
 pub mod sample;
 pub mod service;
+pub mod size;
 pub mod spelling;
 mod stack;
 pub mod uid;

@@ -71,6 +71,10 @@ pub struct Route {
     )]
     #[schemars(with = "Option<String>")]
     pub answer_idle_ms: Option<u64>,
+    /// How many bytes a request body may have; none: the service's.
+    #[serde(default, with = "crate::size::body", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub body_bytes: Option<u64>,
 }
 
 /// A route's own resource: a type and the path parameter that holds the id.
@@ -149,12 +153,16 @@ impl Route {
             cost: None,
             answer_timeout_ms: None,
             answer_idle_ms: None,
+            body_bytes: None,
         }
     }
 
-    /// The format of items that a reader must know to take this one: 2 where the route says what
-    /// release 0.1 refuses, else 1.
+    /// The format of items that a reader must know to take this one: 3 where the route says what
+    /// release 0.2 refuses, 2 where it says what release 0.1 refuses, else 1.
     pub fn needs(&self) -> u32 {
+        if self.body_bytes.is_some() {
+            return 3;
+        }
         let new = self.answer_timeout_ms.is_some()
             || self.answer_idle_ms.is_some()
             || split_tree(&self.path).is_some();

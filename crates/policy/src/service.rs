@@ -110,6 +110,10 @@ pub struct ServiceSettings {
     )]
     #[schemars(with = "Option<String>")]
     pub answer_idle_ms: Option<u64>,
+    /// How many bytes a request body may have; none: the gate's.
+    #[serde(default, with = "crate::size::body", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub body_bytes: Option<u64>,
     /// What happens to an open exchange when the credential that it began with expires.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_token_expiry: OnTokenExpiry,
@@ -142,6 +146,7 @@ impl ServiceSettings {
             identify: Identify::default(),
             answer_timeout_ms: None,
             answer_idle_ms: None,
+            body_bytes: None,
             on_token_expiry: OnTokenExpiry::default(),
             cors: None,
         }
@@ -150,7 +155,7 @@ impl ServiceSettings {
     /// The format of items that a reader must know to take these settings: 3 where they say what
     /// release 0.2 refuses, 2 where they say what release 0.1 refuses, else 1.
     pub fn needs(&self) -> u32 {
-        if self.authzen == Authzen::Default || self.cors.is_some() {
+        if self.authzen == Authzen::Default || self.cors.is_some() || self.body_bytes.is_some() {
             return 3;
         }
         let new = self.answer_timeout_ms.is_some()

@@ -25,7 +25,7 @@ pub(super) struct Idle<B> {
 /// An HTTP/1.1 connection between two requests, or lent to one.
 pub(super) struct H1<B> {
     pub(super) sender: http1::SendRequest<Outgoing<B>>,
-    look: Arc<Look>,
+    pub(super) look: Arc<Look>,
     shard: usize,
     pub(super) timer: Option<Timer>,
     /// How long it may be idle.

@@ -6,21 +6,36 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
 /// See the module. Shared by a socket and those who may want to use it.
 #[derive(Debug)]
 pub(super) struct Look {
     /// INVARIANT: the descriptor is open as long as it is here; the socket takes it away first.
     fd: Mutex<Option<RawFd>>,
+    ended: Notify,
 }
 
 impl Look {
     pub(super) fn at(stream: &impl AsRawFd) -> Look {
-        Look { fd: Mutex::new(Some(stream.as_raw_fd())) }
+        Look { fd: Mutex::new(Some(stream.as_raw_fd())), ended: Notify::new() }
     }
 
     /// The socket is about to be closed.
     pub(super) fn gone(&self) {
         *self.fd.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.ended.notify_waiters();
+    }
+
+    /// Whether our side has closed it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.fd.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Ready if [`Look::gone`] comes from now on.
+    pub(super) fn ended(&self) -> Notified<'_> {
+        self.ended.notified()
     }
 
     /// Whether the peer has closed, or reset, the connection.

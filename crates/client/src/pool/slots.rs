@@ -423,19 +423,19 @@ impl<B: RequestBody> Lease<B> {
         }
     }
 
-    /// The response has ended.
-    pub(super) fn give_back(mut self, timer: Option<Pin<Box<Sleep>>>) {
-        self.sent = false;
-        if let Some(Link::H1(conn)) = &mut self.link
-            && let Some(sleep) = timer
-        {
-            conn.timer = Some(Timer { shard: shard(), sleep });
+    /// The connection has ended; nothing of it is kept.
+    ///
+    /// A request may cross the end of its connection: hyper's task drains its channel of requests,
+    /// and then one more is put there. Its sender hears of that when all handles on the channel are
+    /// gone, and not before.
+    pub(super) fn let_go(&mut self) {
+        if let Some(Link::H2(conn)) = &self.link {
+            self.home.lock().streams.forget(conn);
         }
+        self.end();
     }
-}
 
-impl<B: RequestBody> Drop for Lease<B> {
-    fn drop(&mut self) {
+    fn end(&mut self) {
         match self.link.take() {
             Some(Link::H1(conn)) if !self.sent => self.home.take_back(conn),
             Some(Link::H1(_)) | None => {}
@@ -449,6 +449,22 @@ impl<B: RequestBody> Drop for Lease<B> {
                 }
             }
         }
+    }
+
+    /// The response has ended.
+    pub(super) fn give_back(mut self, timer: Option<Pin<Box<Sleep>>>) {
+        self.sent = false;
+        if let Some(Link::H1(conn)) = &mut self.link
+            && let Some(sleep) = timer
+        {
+            conn.timer = Some(Timer { shard: shard(), sleep });
+        }
+    }
+}
+
+impl<B: RequestBody> Drop for Lease<B> {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Streams<B> {
 /// An HTTP/2 connection.
 pub(super) struct H2<B> {
     pub(super) sender: http2::SendRequest<Outgoing<B>>,
-    look: Arc<Look>,
+    pub(super) look: Arc<Look>,
     /// Streams in use; changed under the lock of its [`Streams`] only.
     streams: AtomicUsize,
     /// The peer's limit, as last announced.

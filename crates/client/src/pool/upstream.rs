@@ -15,6 +15,7 @@ use super::config::{PoolConfig, UpstreamId};
 use super::error::PoolError;
 use super::idle::{Timer, shard};
 use super::incoming::PooledBody;
+use super::look::Look;
 use super::opening::{OpenError, open};
 use super::outgoing::{Outgoing, RequestBody, Source, Watch};
 use super::request::{copy_of_head, for_http1, for_http2, forget_host, is_idempotent, names_host};
@@ -175,8 +176,10 @@ impl<B: RequestBody> Upstream<B> {
                         (again && (stale || sending.elsewhere)).then(|| copy_of_head(&request, ()));
                     let mut timer = local_timer(conn.timer.take(), waits.begin);
                     let sent = conn.sender.try_send_request(request);
+                    let look = Arc::clone(&conn.look);
                     lease.sent = true;
-                    let outcome = head(sent, timer.as_mut(), watch, waits).await;
+                    let ended = Ended { look: &look, let_go: || lease.let_go() };
+                    let outcome = head(sent, timer.as_mut(), watch, waits, ended).await;
                     (copy, stale, !stale, timer, outcome)
                 }
                 Link::H2(conn) => {
@@ -184,8 +187,10 @@ impl<B: RequestBody> Upstream<B> {
                     let copy = (!last).then(|| copy_of_head(&request, ()));
                     let mut timer = local_timer(None, waits.begin);
                     let sent = conn.sender.clone().try_send_request(request);
+                    let look = Arc::clone(&conn.look);
                     lease.sent = true;
-                    let outcome = head(sent, timer.as_mut(), watch, waits).await;
+                    let ended = Ended { look: &look, let_go: || lease.let_go() };
+                    let outcome = head(sent, timer.as_mut(), watch, waits, ended).await;
                     (copy, true, sending.elsewhere, timer, outcome)
                 }
             };
@@ -310,19 +315,37 @@ impl Late {
     }
 }
 
+/// What is done once a connection has ended: its request, if that crossed the end, comes back when
+/// nothing else holds on to the connection.
+struct Ended<'a, F> {
+    look: &'a Look,
+    let_go: F,
+}
+
 /// The response's head, or the deadline.
 async fn head<F: Future>(
     sending: F,
     mut timer: Pin<&mut Sleep>,
     watch: Option<&Watch>,
     waits: &Waits,
+    Ended { look, let_go }: Ended<'_, impl FnOnce()>,
 ) -> Result<F::Output, Late> {
     let mut sending = pin!(sending);
+    let mut ended = pin!(look.ended());
+    let mut let_go = Some(let_go);
+    // What ended before `ended` was made does not wake it.
+    let is_over = look.is_gone();
     poll_fn(|cx| {
         if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
             return Poll::Ready(Ok(outcome));
         }
-        while is_over(timer.as_mut(), cx) {
+        if let_go.is_some()
+            && (is_over || ended.as_mut().poll(cx).is_ready())
+            && let Some(let_go) = let_go.take()
+        {
+            let_go();
+        }
+        while has_passed(timer.as_mut(), cx) {
             match later(watch, waits) {
                 Ok(later) => timer.as_mut().reset(later),
                 Err(late) => return Poll::Ready(Err(late)),
@@ -335,7 +358,7 @@ async fn head<F: Future>(
 
 /// Whether the timer has ended. It is asked outside of tokio's budget: an upstream that sends without
 /// pause, informational answers for instance, uses that up, and the timer would never be looked at.
-fn is_over(timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
+fn has_passed(timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
     pin!(tokio::task::unconstrained(timer)).poll(cx).is_ready()
 }
 
@@ -513,7 +536,40 @@ fn granted_idle(value: &HeaderValue) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    /// A request that crosses the end of its connection, before or while it is waited for.
+    #[tokio::test]
+    async fn a_request_that_crossed_the_end_comes_back() {
+        for ends_before in [true, false] {
+            let (socket, _peer) = UnixStream::pair().unwrap();
+            let look = Look::at(&socket);
+            let waits = Waits {
+                begin: Duration::from_secs(3600),
+                idle: Duration::from_secs(3600),
+                bidirectional: false,
+            };
+            // As hyper's channel: it answers when the last handle on it is dropped.
+            let (handle, sending) = oneshot::channel::<()>();
+            if ends_before {
+                look.gone();
+            }
+            let mut timer = local_timer(None, waits.begin);
+            let ended = Ended { look: &look, let_go: || drop(handle) };
+            let waiting = head(sending, timer.as_mut(), None, &waits, ended);
+            let ends = async {
+                tokio::task::yield_now().await;
+                look.gone();
+            };
+            let bounded = tokio::time::timeout(Duration::from_secs(20), async {
+                tokio::join!(waiting, ends)
+            });
+            let (outcome, ()) = bounded.await.expect("it hangs");
+            assert!(matches!(outcome, Ok(Err(_))), "ends_before: {ends_before}");
+        }
+    }
 
     #[test]
     fn keep_alive_timeouts() {

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Method, Version};
-use hyper::body::{Body as _, Incoming};
 
 use super::stage::{Accepted, Arrived, Ended, Refused};
 use super::wanted::Wanted;
@@ -19,8 +18,8 @@ use crate::message::problem::{Kind, Problem};
 use crate::observe::phase::Phase;
 use crate::wire::h2::FRAGMENT;
 
-pub(crate) fn run(arrived: Box<Arrived>, body: &Incoming) -> Result<Accepted, Box<Refused>> {
-    let Judged { host, entry, asked, websocket, min_revision } = match judge(&arrived, body) {
+pub(crate) fn run(arrived: Box<Arrived>) -> Result<Accepted, Box<Refused>> {
+    let Judged { host, entry, asked, websocket, min_revision } = match judge(&arrived) {
         Ok(judged) => judged,
         Err(problem) => return Err(refused(problem, arrived, None)),
     };
@@ -62,7 +61,7 @@ struct Judged {
     min_revision: Option<Wanted>,
 }
 
-fn judge(arrived: &Arrived, body: &Incoming) -> Result<Judged, Problem> {
+fn judge(arrived: &Arrived) -> Result<Judged, Problem> {
     let bounds = &arrived.worker.common.settings.bounds;
     let parts = &arrived.parts;
     let is_h2 = parts.version == Version::HTTP_2;
@@ -92,11 +91,6 @@ fn judge(arrived: &Arrived, body: &Incoming) -> Result<Judged, Problem> {
         && parts.version == Version::HTTP_11
         && headers::is_websocket(&parts.headers, asked);
     let entry = arrived.worker.entry(&host, parts.uri.path()).map(Arc::clone);
-    let body_bytes = entry.as_ref().map_or(bounds.body_bytes, |e| e.site.bounds.body_bytes);
-    if body.size_hint().exact().is_some_and(|bytes| bytes > body_bytes) {
-        let detail = "the request body is over the gate's bound";
-        return Err(Problem::new(Kind::BodyTooLarge, detail).close());
-    }
     Ok(Judged { host, entry, asked, websocket, min_revision: min_revision(arrived)? })
 }
 

@@ -196,7 +196,7 @@ async fn caller_body(
         _ => None,
     };
     let bounds = BodyBounds {
-        bytes: bounds.body_bytes,
+        bytes: admitted.found().body_bytes,
         idle: bounds.body_idle,
         window: bounds.body_window,
         least: bounds.body_least,

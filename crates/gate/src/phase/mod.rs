@@ -38,7 +38,7 @@ use self::stage::{Arrived, Refused};
 
 /// The list.
 async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Outcome, Box<Refused>> {
-    let accepted = accept::run(arrived, &body)?;
+    let accepted = accept::run(arrived)?;
     let accepted = match Behind::of(accepted) {
         Ok(accepted) => accepted,
         // Boxed: it is the rare case.

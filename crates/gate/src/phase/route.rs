@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use keepgate_policy::Uid;
 use keepgate_policy::router::Matched;
@@ -70,6 +72,7 @@ fn route(
         form
     };
     let (method, cross) = preflight::of(service, &arrived.parts, method, &form);
+    let body_bytes = service.body_bytes.unwrap_or(entry.site.bounds.body_bytes);
     let mut decided = None;
     let mut found = match service.router.matched(method, &form) {
         Matched::Found(found) => {
@@ -91,6 +94,7 @@ fn route(
                 answer_timeout: wait(route.and_then(|r| r.answer_timeout_ms))
                     .or(service.answer_timeout),
                 answer_idle: wait(route.and_then(|r| r.answer_idle_ms)).or(service.answer_idle),
+                body_bytes: route.and_then(|r| r.body_bytes).unwrap_or(body_bytes),
                 cross,
                 service: Arc::clone(service),
                 table,
@@ -105,6 +109,7 @@ fn route(
             max_age_ms: service.max_age_ms,
             answer_timeout: service.answer_timeout,
             answer_idle: service.answer_idle,
+            body_bytes,
             cross,
             service: Arc::clone(service),
             table,
@@ -112,6 +117,10 @@ fn route(
         Matched::MethodNotAllowed(methods) => return Err(not_allowed(&methods)),
         Matched::NotFound => return Err(Problem::new(Kind::NoRoute, "")),
     };
+    if announced(&arrived.parts).is_some_and(|bytes| bytes > found.body_bytes) {
+        let detail = "the request body is over the bound";
+        return Err(Problem::new(Kind::BodyTooLarge, detail).close());
+    }
     let decided = match (decided, form) {
         (Some(spelled), _) => Some(spelled),
         (None, Cow::Owned(form)) => Some(form),
@@ -130,6 +139,11 @@ fn route(
             uri.ok_or_else(|| Problem::new(Kind::BadPath, "the path is malformed"))?;
     }
     Ok(found)
+}
+
+/// How many bytes the body has, as the request says.
+fn announced(parts: &Parts) -> Option<u64> {
+    parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// A site was found by the path as it came. What an upstream may read in the path that it gets must

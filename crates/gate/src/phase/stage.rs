@@ -92,6 +92,8 @@ pub(crate) struct Found {
     pub(crate) answer_timeout: Option<Duration>,
     /// None: the gate's.
     pub(crate) answer_idle: Option<Duration>,
+    /// How many bytes the body may have.
+    pub(crate) body_bytes: u64,
     /// What a browser asks for a page of another origin.
     pub(crate) cross: Cross,
 }

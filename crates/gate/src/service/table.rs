@@ -115,6 +115,8 @@ pub(crate) struct Service {
     pub(crate) answer_timeout: Option<Duration>,
     /// None: the gate's.
     pub(crate) answer_idle: Option<Duration>,
+    /// None: the gate's.
+    pub(crate) body_bytes: Option<u64>,
     /// An open exchange ends when its credential expires.
     pub(crate) closes_on_expiry: bool,
     /// None: what pages of other origins may do is the upstream's business.
@@ -200,6 +202,7 @@ impl Service {
             max_age_ms: settings.max_age_ms,
             answer_timeout: settings.answer_timeout_ms.map(Duration::from_millis),
             answer_idle: settings.answer_idle_ms.map(Duration::from_millis),
+            body_bytes: settings.body_bytes,
             closes_on_expiry: settings.on_token_expiry == OnTokenExpiry::Close,
             cors: settings.cors.as_ref().map(CorsRules::new),
             ways,

@@ -284,6 +284,37 @@ body_bytes = "200MB"
     assert_eq!(ask(gate.addr, "POST", "/large", &[], "12345").await.status, 200);
 }
 
+/// A route overrides its service, which overrides the site.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_and_a_route_have_their_own_bound_of_bodies() {
+    let echo = Echo::start().await;
+    let mut draft = Draft::orders();
+    draft.settings.body_bytes = Some(4);
+    for (path, bytes) in [("/large", Some(8)), ("/small", Some(2)), ("/as-the-service", None)] {
+        let mut route = route("POST", path);
+        (route.anonymous, route.body_bytes) = (true, bytes);
+        draft.routes.push(route);
+    }
+    draft.policies.push(("all".to_owned(), "permit (principal, action, resource);".to_owned()));
+    let gate = TestGate::with(&draft, &echo.url, |config| config.bounds.body_bytes = 1).await;
+    for (path, most) in [("/large", 8), ("/small", 2), ("/as-the-service", 4)] {
+        let body = "x".repeat(most + 1);
+        let chunked = |body: &str| {
+            format!(
+                "POST {path} HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\
+                 Connection: close\r\n\r\n{}\r\n{body}\r\n0\r\n\r\n",
+                body.len()
+            )
+        };
+        assert_eq!(ask(gate.addr, "POST", path, &[], &body[..most]).await.status, 200, "{path}");
+        ask(gate.addr, "POST", path, &[], &body).await.is_problem(413, "body-too-large");
+        let announced = Answer::parse(&talk(gate.addr, chunked(&body[..most])).await);
+        assert_eq!(announced.status, 200, "{path}");
+        let over = Answer::parse(&talk(gate.addr, chunked(&body)).await);
+        over.is_problem(413, "body-too-large");
+    }
+}
+
 /// 200 MB in one request: refused by default, and streamed where a site allows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_upload_arrives_where_the_site_allows_it() {

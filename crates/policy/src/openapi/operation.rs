@@ -2,8 +2,8 @@
 
 use super::Problems;
 use super::node::{Node, Value, Want};
-use crate::duration;
 use crate::route::{ResourceRule, Route};
+use crate::{duration, size};
 
 /// What is read of an operation.
 pub(super) static OPERATION: Want = Want::Object(&[
@@ -13,7 +13,7 @@ pub(super) static OPERATION: Want = Want::Object(&[
 ]);
 
 /// Members of ours that an operation may have.
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 8] = [
     "x-keepgate-action",
     "x-keepgate-resource",
     "x-keepgate-anonymous",
@@ -21,6 +21,7 @@ const KNOWN: [&str; 7] = [
     "x-keepgate-cost",
     "x-keepgate-answer-timeout",
     "x-keepgate-answer-idle",
+    "x-keepgate-body-bytes",
 ];
 
 /// The route; none: it is no operation, which is told.
@@ -72,6 +73,10 @@ pub(super) fn route(
             },
             "x-keepgate-answer-idle" => match ms(node, duration::parse_wait_ms) {
                 Ok(ms) => route.answer_idle_ms = Some(ms),
+                Err(reason) => wrong(node, format!("`{name}`: {reason}")),
+            },
+            "x-keepgate-body-bytes" => match size::parse_body(&node.scalar().unwrap_or_default()) {
+                Ok(bytes) => route.body_bytes = Some(bytes),
                 Err(reason) => wrong(node, format!("`{name}`: {reason}")),
             },
             _ => {}

@@ -75,6 +75,24 @@ fn waits_and_expiry_are_of_format_2() {
 }
 
 #[test]
+fn a_bound_on_bodies_is_a_size() {
+    let settings: ServiceSettings =
+        toml::from_str("name = \"orders\"\nbody_bytes = \"200MB\"").unwrap();
+    assert_eq!((settings.body_bytes, settings.needs()), (Some(200_000_000), 3));
+    let text = serde_json::to_string(&settings).unwrap();
+    assert_eq!(serde_json::from_str::<ServiceSettings>(&text).unwrap(), settings);
+    let of_route = |size: &str| {
+        toml::from_str::<Route>(&format!("method = \"GET\"\npath = \"/\"\nbody_bytes = \"{size}\""))
+    };
+    let route = of_route("1TiB").unwrap();
+    assert_eq!((route.body_bytes, route.needs()), (Some(1 << 40), 3));
+    for bad in ["2TiB", "1099511627777", "5s", "-1", ""] {
+        let error = of_route(bad).unwrap_err().to_string();
+        assert!(error.contains(&format!("got `{bad}`")), "{error}");
+    }
+}
+
+#[test]
 fn toml_and_json_agree() {
     let settings: ServiceSettings = toml::from_str(FULL).unwrap();
     assert_eq!(settings.max_age_ms, 5_000);
@@ -103,7 +121,7 @@ fn settings_that_cannot_be_meant_are_refused() {
     refused(
         "color = 1",
         expect![
-            "unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `on_token_expiry`, `cors`"
+            "unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `body_bytes`, `on_token_expiry`, `cors`"
         ],
     );
     refused(
