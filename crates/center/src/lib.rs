@@ -32,7 +32,6 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
 use store::{Retention, SqliteStore, Store, StoreError};
@@ -41,7 +40,7 @@ use token::{RandomError, Role};
 pub use door::{DoorError, SOCKET, admin_token, short_path};
 pub use keepgate_serve::TlsFiles;
 pub use server::{APPLY_BYTES, Bounds};
-pub use tls::TlsError;
+pub use tls::{Certificate, TlsError};
 
 /// How often the times of token use are written down.
 const USAGE_EVERY: Duration = Duration::from_secs(30);
@@ -163,7 +162,7 @@ pub struct Center {
     app: api::App,
     listener: TcpListener,
     addr: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Certificate>,
     bounds: Bounds,
     seats: server::Seats,
     admin_token_file: Option<PathBuf>,
@@ -175,7 +174,7 @@ impl Center {
         if let Some(url) = &config.public_url {
             tls::check_public_url(url)?;
         }
-        let tls = tls::config(config.tls.as_ref(), config.listen)?.map(TlsAcceptor::from);
+        let tls = tls::certificate(config.tls.as_ref(), config.listen)?;
         let seats = server::Seats::new(&config.bounds)?;
         let bind = |source| StartError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
@@ -230,6 +229,11 @@ impl Center {
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Its certificate, to be read anew while it runs; none: plain HTTP.
+    pub fn certificate(&self) -> Option<Certificate> {
+        self.tls.clone()
     }
 
     /// The file that this start wrote the first admin token to; none: it was not the first.

@@ -1,10 +1,13 @@
-//! The rule that tokens never travel in clear text between hosts.
+//! The rule that tokens never travel in clear text between hosts, and the certificate for it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use keepgate_serve::TlsFiles;
 use rustls::ServerConfig;
+use tokio_rustls::TlsAcceptor;
 
 /// TLS cannot be used, or must be.
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +51,45 @@ pub(crate) fn check_public_url(url: &str) -> Result<(), TlsError> {
     }
 }
 
-/// The configuration of the listener; none: plain HTTP, on loopback only.
-pub(crate) fn config(
+/// The certificate of a center. A clone is the same one.
+#[derive(Clone)]
+pub struct Certificate {
+    files: TlsFiles,
+    current: Arc<ArcSwap<ServerConfig>>,
+}
+
+impl Certificate {
+    fn load(files: &TlsFiles) -> Result<Certificate, TlsError> {
+        let current = Arc::new(ArcSwap::from(files.load()?));
+        Ok(Certificate { files: files.clone(), current })
+    }
+
+    /// The files that it is read from.
+    pub fn files(&self) -> [PathBuf; 2] {
+        [self.files.cert.clone(), self.files.key.clone()]
+    }
+
+    /// Reads it anew, for connections from now on. Blocks on the files.
+    ///
+    /// # Errors
+    /// Names the file that cannot be used; what was used before stays.
+    pub fn reload(&self) -> Result<(), keepgate_serve::TlsError> {
+        self.current.store(self.files.load()?);
+        Ok(())
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load_full())
+    }
+}
+
+/// The certificate of the listener; none: plain HTTP, on loopback only.
+pub(crate) fn certificate(
     files: Option<&TlsFiles>,
     listen: SocketAddr,
-) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+) -> Result<Option<Certificate>, TlsError> {
     match files {
-        Some(files) => Ok(Some(files.load()?)),
+        Some(files) => Certificate::load(files).map(Some),
         None if listen.ip().to_canonical().is_loopback() => Ok(None),
         None => Err(TlsError::Plain(listen)),
     }

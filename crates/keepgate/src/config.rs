@@ -34,6 +34,17 @@ pub(crate) enum Stop {
 }
 
 impl Stop {
+    /// In words, without colors.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Stop::Clap(error, None) => error.to_string(),
+            Stop::Clap(error, Some(culprit)) => {
+                format!("{error}\nThe value comes from {culprit}.")
+            }
+            Stop::File(text) => text.clone(),
+        }
+    }
+
     /// Prints it where it belongs; says which exit code it means.
     pub(crate) fn report(&self) -> Exit {
         match self {
@@ -100,6 +111,12 @@ pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
         ))),
         _ => Ok(cli),
     }
+}
+
+/// The configuration file of this process, if it has one.
+pub(crate) fn file() -> Option<PathBuf> {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    config_path(&argv).map(|(path, _)| path)
 }
 
 /// The configuration file's path and who named it. Looked for by hand, because what the file says

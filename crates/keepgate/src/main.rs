@@ -13,6 +13,7 @@ mod exit;
 mod logs;
 mod origin;
 mod progress;
+mod reread;
 mod secret;
 mod signals;
 mod started;

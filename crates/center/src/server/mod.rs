@@ -24,12 +24,12 @@ use keepgate_serve::places::{Busy, Place, Places, PlacesConfig, Refused, Seat};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
 use self::linger::Linger;
 use self::rest::Held;
 use crate::metrics::Metrics;
+use crate::tls::Certificate;
 
 /// Bounds on clients; the defaults suit ten thousand followers.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +101,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<Certificate>,
     pub(crate) router: Router,
     pub(crate) bounds: Bounds,
     pub(crate) metrics: Arc<Metrics>,
@@ -257,7 +257,7 @@ pub(crate) async fn closed(closing: &mut watch::Receiver<bool>) {
 
 struct Connection {
     router: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Certificate>,
     bounds: Bounds,
     metrics: Arc<Metrics>,
     closing: watch::Receiver<bool>,
@@ -274,6 +274,7 @@ impl Connection {
         match self.tls.clone() {
             None => self.http(stream).await,
             Some(tls) => {
+                let tls = tls.acceptor();
                 let handshake = tokio::time::timeout(self.bounds.handshake, tls.accept(stream));
                 // Until its first request a connection is idle, and may have to give way.
                 let accepted = tokio::select! {

@@ -1,6 +1,6 @@
 //! How many connections an upstream may have.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::dial::{Endpoint, Target};
 
@@ -21,6 +21,12 @@ pub fn half_of_the_usable_ports(target: &Target) -> usize {
     }
     let usable = usable_ports().unwrap_or(2 * MAX_CONNECTIONS);
     (usable / 2 * target.sources.len().max(1)).clamp(1, MAX_CONNECTIONS)
+}
+
+/// [`half_of_the_usable_ports`]; always the same one, so that defaults are equal.
+pub(super) fn default_budget() -> Budget {
+    static DEFAULT: LazyLock<Budget> = LazyLock::new(|| Arc::new(half_of_the_usable_ports));
+    Arc::clone(&DEFAULT)
 }
 
 fn usable_ports() -> Option<usize> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::balance::BalanceConfig;
-use super::budget::{Budget, MAX_CONNECTIONS, half_of_the_usable_ports};
+use super::budget::{Budget, MAX_CONNECTIONS, default_budget};
 use crate::dial::Target;
 
 /// Bounds and deadlines; each upstream has them to itself.
@@ -54,7 +54,7 @@ impl Default for PoolConfig {
     fn default() -> PoolConfig {
         PoolConfig {
             max_connections: None,
-            budget: Arc::new(half_of_the_usable_ports),
+            budget: default_budget(),
             max_total: usize::MAX,
             max_queue: 1024,
             queue_timeout: Duration::from_secs(5),
@@ -83,6 +83,41 @@ impl PoolConfig {
             None => (self.budget)(&id.target),
         };
         asked.min(share(self.max_total)).clamp(1, MAX_CONNECTIONS)
+    }
+}
+
+impl PartialEq for PoolConfig {
+    /// Whether they mean the same; budgets do if they are one function.
+    fn eq(&self, other: &PoolConfig) -> bool {
+        let PoolConfig {
+            max_connections,
+            budget,
+            max_total,
+            max_queue,
+            queue_timeout,
+            idle_timeout,
+            max_age,
+            response_timeout,
+            body_timeout,
+            h2_max_connections,
+            h2_max_streams,
+            h2_ping,
+            balance,
+            dns_refresh,
+            check_every,
+            check_timeout,
+        } = self;
+        Arc::ptr_eq(budget, &other.budget)
+            && *balance == other.balance
+            && (*max_connections, *max_total, *max_queue)
+                == (other.max_connections, other.max_total, other.max_queue)
+            && (*queue_timeout, *idle_timeout, *max_age)
+                == (other.queue_timeout, other.idle_timeout, other.max_age)
+            && (*response_timeout, *body_timeout) == (other.response_timeout, other.body_timeout)
+            && (*h2_max_connections, *h2_max_streams, *h2_ping)
+                == (other.h2_max_connections, other.h2_max_streams, other.h2_ping)
+            && (*dns_refresh, *check_every, *check_timeout)
+                == (other.dns_refresh, other.check_every, other.check_timeout)
     }
 }
 

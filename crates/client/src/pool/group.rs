@@ -210,6 +210,14 @@ impl<B: RequestBody> Group<B> {
         self.inner.members.retarget(targets);
     }
 
+    /// The upstream is not used any more: idle connections are closed, and those in use when their
+    /// requests have ended.
+    pub fn retire(&self) {
+        for member in &self.inner.members.now().members {
+            member.upstream.close_idle();
+        }
+    }
+
     /// How many connections there may be, where each carries one request at a time (HTTP/1.1).
     pub fn unshared(&self) -> Option<usize> {
         self.inner.members.now().members.iter().map(|member| member.upstream.unshared()).sum()

@@ -48,7 +48,7 @@ pub enum UpstreamHost {
 }
 
 /// An upstream of a gate with several sites.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamConfig {
     /// Its name in `[upstream.NAME]`.
     pub name: String,
@@ -89,7 +89,7 @@ pub struct HeaderChanges {
 }
 
 /// One site.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SiteConfig {
     /// The hosts; empty: any.
     pub hosts: Vec<HostPattern>,

@@ -90,7 +90,7 @@ fn judge(arrived: &Arrived) -> Result<Judged, Problem> {
         && parts.method == Method::GET
         && parts.version == Version::HTTP_11
         && headers::is_websocket(&parts.headers, asked);
-    let entry = arrived.worker.entry(&host, parts.uri.path()).map(Arc::clone);
+    let entry = arrived.worker.entry(&host, parts.uri.path());
     Ok(Judged { host, entry, asked, websocket, min_revision: min_revision(arrived)? })
 }
 

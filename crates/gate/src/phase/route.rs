@@ -59,7 +59,7 @@ fn route(
     let came = arrived.parts.uri.path();
     let form = path::normal(came, rules).map_err(|e| Problem::new(Kind::BadPath, e.to_string()))?;
     let folds = service.router.fold() == PathsFold::Case;
-    is_of_site(&arrived.worker.common.map, &entry.site, host, &form, folds)?;
+    is_of_site(&entry.live.map, &entry.site, host, &form, folds)?;
     // What the upstream gets of the path as it came, where it gets that.
     let mut forwarded = None;
     let form = if entry.site.config.strip_prefix {

@@ -8,7 +8,9 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use keepgate_client::pool::Group;
+use tokio::sync::Notify;
 
 use super::context::Context;
 use crate::config::sites::{NoSite, SiteConfig, SiteMap, searched};
@@ -30,12 +32,22 @@ pub(crate) struct Common {
     pub(crate) settings: GateConfig,
     /// The services of the sites, each once.
     pub(crate) services: Box<[Arc<Tables>]>,
-    pub(crate) backends: Box<[Arc<Backend>]>,
-    pub(crate) sites: Box<[Arc<Site>]>,
-    pub(crate) map: SiteMap,
+    /// What the gate's file says of sites and upstreams, as it is now.
+    pub(crate) live: ArcSwap<Live>,
+    /// Is told when `live` has changed.
+    pub(crate) relived: Notify,
     pub(crate) dropped: Arc<Dropped>,
     /// Requests that wait for a revision.
     pub(crate) revision_waiters: AtomicUsize,
+}
+
+/// Sites and their upstreams. Another state of the file takes the place of all of it at once.
+pub(crate) struct Live {
+    /// What they were made from.
+    pub(crate) config: GateConfig,
+    pub(crate) backends: Box<[Arc<Backend>]>,
+    pub(crate) sites: Box<[Arc<Site>]>,
+    pub(crate) map: SiteMap,
 }
 
 /// An upstream, and what the requests to it share.
@@ -49,6 +61,8 @@ pub(crate) struct Backend {
     pub(crate) queue_timeout: Duration,
     /// It sees the caller's `Host`, else its own.
     pub(crate) keeps_host: bool,
+    /// How many connections it may have, as the gate divides them.
+    pub(crate) max_total: usize,
 }
 
 /// A site, with all that it needs.
@@ -67,6 +81,25 @@ pub(crate) struct Site {
 pub(crate) struct Entry {
     pub(crate) site: Arc<Site>,
     pub(crate) served: Arc<Served>,
+    /// The state of the file that it is of.
+    pub(crate) live: Arc<Live>,
+}
+
+/// The sites of one state of the file at one worker, in their order.
+struct Entries {
+    live: Arc<Live>,
+    each: Box<[Arc<Entry>]>,
+}
+
+impl Entries {
+    fn new(live: Arc<Live>, served: &[Arc<Served>]) -> Entries {
+        let entry = |site: &Arc<Site>| {
+            let served = Arc::clone(served.get(site.service)?);
+            Some(Arc::new(Entry { site: Arc::clone(site), served, live: Arc::clone(&live) }))
+        };
+        let each = live.sites.iter().filter_map(entry).collect();
+        Entries { live, each }
+    }
 }
 
 /// A service at one worker.
@@ -113,8 +146,9 @@ pub(crate) struct Worker {
     pub(crate) warnings: UpstreamWarnings,
     /// How long callers are asked to wait.
     pub(crate) waits: Waits,
-    /// In the order of the sites.
-    entries: Box<[Arc<Entry>]>,
+    /// In the order of the services.
+    served: Box<[Arc<Served>]>,
+    entries: Mutex<Entries>,
     context: Mutex<Context>,
 }
 
@@ -126,16 +160,12 @@ impl Worker {
         ongoing: Arc<List>,
     ) -> Worker {
         let services = common.services.iter().zip(metrics.services.iter()).enumerate();
-        let served: Vec<Arc<Served>> = services
+        let served: Box<[Arc<Served>]> = services
             .map(|(number, (tables, metrics))| {
                 Arc::new(Served::new(number, Arc::clone(tables), Arc::clone(metrics)))
             })
             .collect();
-        let entry = |site: &Arc<Site>| {
-            let served = Arc::clone(served.get(site.service)?);
-            Some(Arc::new(Entry { site: Arc::clone(site), served }))
-        };
-        let entries = common.sites.iter().filter_map(entry).collect();
+        let entries = Mutex::new(Entries::new(common.live.load_full(), &served));
         Worker {
             common,
             number,
@@ -144,22 +174,28 @@ impl Worker {
             request_ids: Arc::new(RequestIds::new()),
             warnings: UpstreamWarnings::default(),
             waits: Waits::default(),
+            served,
             entries,
             context: Mutex::default(),
         }
     }
 
     /// The site of a host, in its one form, and a path as it came.
-    pub(crate) fn entry(&self, host: &str, path: &str) -> Result<&Arc<Entry>, Problem> {
-        let map = &self.common.map;
+    pub(crate) fn entry(&self, host: &str, path: &str) -> Result<Arc<Entry>, Problem> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.common.live.load();
+        if !Arc::ptr_eq(&entries.live, &live) {
+            *entries = Entries::new(Arc::clone(&live), &self.served);
+        }
+        let map = &entries.live.map;
         let found = if map.is_by_host() {
             map.find(host, "/")
         } else {
             let form = searched(path).map_err(|e| Problem::new(Kind::BadPath, e.to_string()))?;
             map.find(host, &form)
         };
-        match found.map(|place| self.entries.get(place)) {
-            Ok(Some(entry)) => Ok(entry),
+        match found.map(|place| entries.each.get(place)) {
+            Ok(Some(entry)) => Ok(Arc::clone(entry)),
             Ok(None) | Err(NoSite::Path) => {
                 Err(Problem::new(Kind::NoRoute, "no site of the host has this path"))
             }
@@ -171,8 +207,8 @@ impl Worker {
 
     /// The only service, if there is one alone: what has no site is told of it.
     pub(crate) fn only(&self) -> Option<&Arc<Served>> {
-        let first = self.entries.first()?;
-        (self.common.services.len() == 1).then_some(&first.served)
+        let [only] = &*self.served else { return None };
+        Some(only)
     }
 
     /// Lends the decision context's memory.

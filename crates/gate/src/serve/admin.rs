@@ -250,7 +250,7 @@ impl View {
         self.each_service(&mut page);
         self.places(&mut page);
         self.replica(&mut page);
-        upstream::metrics(&self.front.common.backends, &mut page);
+        upstream::metrics(&self.front.common.live.load().backends, &mut page);
         if let Some(tables) = self.services().first() {
             tables.source.metrics(&mut page);
         }

@@ -11,7 +11,7 @@ use keepgate_client::replica::{self, FollowConfig, Replica};
 use keepgate_observe::Counter;
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::admin::{self, Admin};
 use super::check::check;
@@ -28,7 +28,7 @@ use crate::identify::issuers::Issuers;
 use crate::observe::dropped::Dropped;
 use crate::observe::metrics::WorkerMetrics;
 use crate::observe::report;
-use crate::phase::worker::{Common, Worker};
+use crate::phase::worker::{Common, Live, Worker};
 use crate::service::limits::Limiting;
 use crate::service::source::DecisionSource;
 use crate::service::table::Tables;
@@ -53,6 +53,9 @@ pub struct Gate {
     metrics: Arc<[Arc<WorkerMetrics>]>,
     takeover: Option<Takeover>,
     follows: Option<Following>,
+    /// For upstreams that are made while it runs, and how many connections all may have.
+    dialer: Dialer,
+    share: usize,
 }
 
 impl Gate {
@@ -119,13 +122,14 @@ impl Gate {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
+        let given = GateConfig { token: String::new(), ..config.clone() };
         let mut config = config;
         let sites = sites::of(&config);
         let services = sites::services(&sites);
         let shares = descriptors(&config, workers)?;
         config.bounds.max_connections = shares.connections;
         let dialer = Dialer::default();
-        let backends = sites::backends(&config, &dialer, shares.upstream)?;
+        let backends = sites::backends(&config, &dialer, shares.upstream, None)?;
         upstream::look_up(&backends).await;
         let (sites, map) = sites::made(&config, sites, &services, &backends)?;
         let certificates = sites::certificates(&config)?;
@@ -140,7 +144,7 @@ impl Gate {
         let control = tokio::runtime::Handle::current();
         let workers = listeners.each.len();
         let (keys, access) = (config.keys.clone(), config.key_access.clone());
-        let issuers = Arc::new(Issuers::new(control, dialer, keys, access));
+        let issuers = Arc::new(Issuers::new(control, dialer.clone(), keys, access));
         let tables = services.into_iter().map(|service| {
             Arc::new(Tables {
                 service,
@@ -155,12 +159,13 @@ impl Gate {
         let metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..workers).map(|_| Arc::new(WorkerMetrics::new(services.len()))).collect();
         let places = places(&config);
+        let settings = GateConfig { token: String::new(), ..config };
+        let live = Live { config: given, backends: backends.into(), sites: sites.into(), map };
         let common = Arc::new(Common {
-            settings: GateConfig { token: String::new(), ..config },
+            settings,
             services,
-            backends: backends.into(),
-            sites: sites.into(),
-            map,
+            live: ArcSwap::from_pointee(live),
+            relived: Notify::new(),
             dropped: Arc::new(Dropped::new(workers)),
             revision_waiters: AtomicUsize::new(0),
         });
@@ -197,7 +202,8 @@ impl Gate {
             }
         };
         let (listeners, addrs) = (listeners.each, listeners.addrs);
-        Ok(Gate { front, listeners, addrs, admin, metrics, takeover, follows: None })
+        let share = shares.upstream;
+        Ok(Gate { front, listeners, addrs, admin, metrics, takeover, follows: None, dialer, share })
     }
 
     /// Where callers connect, the first address; none where there are Unix sockets alone.
@@ -217,7 +223,8 @@ impl Gate {
 
     /// What reads certificates and credentials anew while it runs.
     pub fn reloader(&self) -> Reloader {
-        Reloader::new(Arc::clone(&self.front), self.follows.clone())
+        let (front, follows) = (Arc::clone(&self.front), self.follows.clone());
+        Reloader::new(front, follows, self.dialer.clone(), self.share)
     }
 
     /// Serves until `shutdown` is ready, then leaves: see [`crate::config::Bounds::drain_delay`] and

@@ -12,7 +12,7 @@ use super::upstream;
 use crate::config::setting::GATE;
 use crate::config::sites::{SiteConfig, SiteMap, UpstreamConfig, UpstreamHost, UpstreamTls};
 use crate::config::{Bounds, GateConfig};
-use crate::phase::worker::{Backend, Site};
+use crate::phase::worker::{Backend, Live, Site};
 
 /// The sites of a configuration; where it has none, the one that takes everything.
 pub(crate) fn of(config: &GateConfig) -> Vec<SiteConfig> {
@@ -91,18 +91,21 @@ impl Planned {
             UpstreamHost::Upstream => false,
             UpstreamHost::Auto => group.targets.iter().all(|target| target.tls.is_none()),
         };
-        let queue_timeout = group.pool.queue_timeout;
+        let (queue_timeout, max_total) = (group.pool.queue_timeout, group.pool.max_total);
         let upstream = upstream::group(&name, dialer.clone(), group)?;
-        Ok(Arc::new(Backend { name, upstream, uploads: Arc::default(), queue_timeout, keeps_host }))
+        let uploads = Arc::default();
+        Ok(Arc::new(Backend { name, upstream, uploads, queue_timeout, keeps_host, max_total }))
     }
 }
 
 /// The upstreams of a configuration. All together they open no more than `share` connections: where
-/// more are asked for, each has its part.
+/// more are asked for, each has its part. Those of `held` that stay as they are stay themselves, with
+/// their connections.
 pub(crate) fn backends(
     config: &GateConfig,
     dialer: &Dialer,
     share: usize,
+    held: Option<&Live>,
 ) -> Result<Vec<Arc<Backend>>, StartError> {
     let asked = connections(config).max(1);
     let planned: Vec<Planned> = match config.sites.is_empty() {
@@ -113,9 +116,22 @@ pub(crate) fn backends(
         let own = most(&one.group.pool, one.group.targets.len());
         one.group.pool.max_total =
             if asked <= share { own } else { (own.saturating_mul(share) / asked).max(1) };
-        one.make(dialer)
+        let stays = held.and_then(|live| live.same(config, &one.name, one.group.pool.max_total));
+        stays.map_or_else(|| one.make(dialer), |backend| Ok(Arc::clone(backend)))
     });
     made.collect()
+}
+
+impl Live {
+    /// The upstream of this name, if the configuration says of it what was said before.
+    fn same(&self, config: &GateConfig, name: &str, max_total: usize) -> Option<&Arc<Backend>> {
+        let told = |config: &'_ GateConfig| {
+            config.upstreams.iter().find(|upstream| upstream.name == name).cloned()
+        };
+        let backend = self.backends.iter().find(|backend| backend.name == name)?;
+        let is_same = told(&self.config) == told(config) && backend.max_total == max_total;
+        is_same.then_some(backend)
+    }
 }
 
 fn alpn(protocol: Protocol) -> &'static [&'static str] {
@@ -325,7 +341,7 @@ mod tests {
             GateConfig { sites: read.sites, upstreams: read.upstreams, ..GateConfig::default() };
         assert_eq!(connections(&config), 1_000);
         for (share, parts) in [(1_000, [900, 90, 10]), (100, [90, 9, 1]), (10, [9, 1, 1])] {
-            let backends = backends(&config, &Dialer::default(), share).unwrap();
+            let backends = backends(&config, &Dialer::default(), share, None).unwrap();
             let limits: Vec<usize> =
                 backends.iter().map(|b| b.upstream.stats().all.limit).collect();
             assert_eq!(limits, parts, "{share}");

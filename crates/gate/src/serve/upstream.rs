@@ -45,7 +45,17 @@ pub(crate) async fn look_up(backends: &[Arc<Backend>]) {
 
 /// Follows the names of all upstreams, and checks their addresses. Runs until it is dropped.
 pub(crate) async fn watch(front: Arc<Front>) {
-    join_all(front.common.backends.iter().map(|backend| backend.upstream.clone().watch())).await;
+    loop {
+        let live = front.common.live.load_full();
+        let all = async {
+            join_all(live.backends.iter().map(|backend| backend.upstream.clone().watch())).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = all => (),
+            () = front.common.relived.notified() => (),
+        }
+    }
 }
 
 fn say(upstream: &str, event: &GroupEvent) {

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use keepgate_gate::identify::access::KeyAccess;
-use keepgate_gate::{FixedSource, Gate, GateConfig, Listen};
+use keepgate_gate::{FixedSource, Gate, GateConfig, Listen, Reloader};
 use keepgate_policy::limits::Written;
 use keepgate_policy::model::{GrantBody, KeyBody, MemberBody, PolicyBody};
 use keepgate_policy::route::Route;
@@ -134,6 +134,7 @@ pub(crate) struct TestGate {
     pub(crate) addr: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) source: Arc<FixedSource>,
+    pub(crate) reloader: Reloader,
     stop: Option<oneshot::Sender<()>>,
     pub(crate) ended: Option<tokio::task::JoinHandle<()>>,
 }
@@ -175,7 +176,7 @@ impl TestGate {
         config.bounds.drain = Duration::from_secs(2);
         change(&mut config);
         let gate = Gate::with_source(config, source.clone()).await.unwrap();
-        let addr = gate.addr().unwrap_or(loopback);
+        let (addr, reloader) = (gate.addr().unwrap_or(loopback), gate.reloader());
         let admin = gate.admin_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let ended = tokio::spawn(async move {
@@ -184,7 +185,7 @@ impl TestGate {
             };
             gate.run(shutdown).await.unwrap();
         });
-        TestGate { addr, admin, source, stop: Some(stop), ended: Some(ended) }
+        TestGate { addr, admin, source, reloader, stop: Some(stop), ended: Some(ended) }
     }
 
     /// Tells it to stop.

@@ -11,6 +11,8 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
+use keepgate_client::pool::PoolConfig;
+use keepgate_gate::config::file;
 use keepgate_gate::{GateConfig, Listen};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
@@ -224,6 +226,72 @@ async fn a_takeover_under_load_drops_no_request() {
     }
     third.stop().await;
     std::fs::remove_file(&path).unwrap();
+}
+
+/// Established connections of this host to a URL's port.
+fn connections_to(url: &str) -> usize {
+    let port: u16 = url.rsplit(':').next().unwrap().parse().unwrap();
+    let (end, established) = (format!(":{port:04X}"), "01");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[2].ends_with(&end) && row[3] == established).count()
+}
+
+/// Sites and upstreams come and go under callers of every sort, who notice nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_under_load_drops_no_request() {
+    let (one, two) = (upstream().await, upstream().await);
+    let file = |url: &str, more: &str| {
+        let text = format!(
+            "[upstream.u]\naddresses = \"{url}\"\n\
+             [[site]]\nservice = \"orders\"\nupstream = \"u\"\n{more}"
+        );
+        file::read(&text, std::path::Path::new("/"), &PoolConfig::default()).unwrap()
+    };
+    let mut config = GateConfig::default();
+    let gate = TestGate::with(&Draft::orders(), "", |config_of_gate| {
+        let read = file(&one.url, "");
+        config_of_gate.service = String::new();
+        (config_of_gate.sites, config_of_gate.upstreams) = (read.sites, read.upstreams);
+        config = config_of_gate.clone();
+    })
+    .await;
+    let seen = Arc::new(Seen::default());
+    let mut callers = JoinSet::new();
+    for method in ["GET", "POST"] {
+        callers.spawn(http1_caller(gate.addr, method, Arc::clone(&seen)));
+    }
+    for is_grpc in [false, true] {
+        callers.spawn(http2_caller(gate.addr, is_grpc, Arc::clone(&seen)));
+    }
+    let mut ws = websocket_of(&gate, "x-user", "alice").await;
+    for round in 0..10 {
+        let url = if round % 2 == 0 { &two.url } else { &one.url };
+        let read = file(url, &format!("body_bytes = {}\n", 1_000 + round));
+        (config.sites, config.upstreams) = (read.sites, read.upstreams);
+        let said = gate.reloader.reconfigure(config.clone()).await;
+        let what: Vec<_> = said.iter().map(|done| (&*done.what, &done.error)).collect();
+        assert_eq!(what, [("sites and upstreams", &None)]);
+        more(&seen, 50).await;
+    }
+    // The same again is nothing, and what cannot change is named.
+    assert_eq!(gate.reloader.reconfigure(config.clone()).await, []);
+    let said = gate.reloader.reconfigure(GateConfig { workers: 7, ..config.clone() }).await;
+    assert!(matches!(&*said, [left] if left.what == "`workers`" && left.error.is_some()));
+    // The WebSocket is on the upstream that it began with.
+    ws.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).await.unwrap();
+    let mut frame = [0; 4];
+    tokio::time::timeout(PATIENCE, ws.read_exact(&mut frame)).await.unwrap().unwrap();
+    assert_eq!(frame, [0x81, 2, b'h', b'i']);
+    seen.over.store(true, Ordering::SeqCst);
+    while let Some(ended) = callers.join_next().await {
+        assert_eq!(ended.unwrap(), Ok(()), "no request is dropped");
+    }
+    assert_eq!(seen.moved.load(Ordering::SeqCst), 0, "nobody has to go");
+    // The connections to upstreams that are gone are closed with their last exchange.
+    drop(ws);
+    eventually("no connection to it is left", async || connections_to(&two.url) == 0).await;
+    gate.stop().await;
 }
 
 /// Who takes the listeners and goes away leaves the gate as it was.

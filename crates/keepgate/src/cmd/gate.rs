@@ -352,7 +352,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         Some(_) => None,
     };
     let token = token(&args.token_file, named.as_deref());
-    let watched = reload::Watched { token: args.token_file.clone(), sites: args.sites.clone() };
+    let file = crate::config::file().map(|file| reload::File { path: file, read: read_again });
+    let watched = reload::Watched { token: args.token_file.clone(), file };
     let config = config(args)?;
     if only_check || !config.sites.is_empty() {
         let mut wrong = sites::faults(&config);
@@ -447,6 +448,20 @@ fn config(args: Args) -> anyhow::Result<GateConfig> {
         }
     }
     Ok(config)
+}
+
+/// The configuration as flags, environment and file say it now.
+fn read_again() -> anyhow::Result<GateConfig> {
+    let cli = crate::config::parse(std::env::args_os().collect())
+        .map_err(|stop| anyhow::anyhow!(stop.text()))?;
+    let super::Command::Gate(args) = cli.command else {
+        anyhow::bail!("the command line is not one of a gate");
+    };
+    let config = config(args)?;
+    match sites::faults(&config) {
+        faults if faults.is_empty() => Ok(config),
+        faults => anyhow::bail!(faults.join("\nerror: ")),
+    }
 }
 
 /// Starts a gate; says which flag to change when a port is taken.

@@ -155,7 +155,7 @@ async fn up(
     let listen = config.listen.clone();
     let scheme = gate::sites::scheme(&config);
     let gate = gate::start(config).await?;
-    let watched = gate::reload::Watched { token: None, sites: None };
+    let watched = gate::reload::Watched { token: None, file: None };
     let reloading = tokio::spawn(gate::reload::run(hangup, gate.reloader(), watched));
     let screen = Screen {
         gate: gate::url(scheme, &gate, &listen),

@@ -1,8 +1,10 @@
-//! SIGHUP, and files that change, of a running gate: certificates and the token.
+//! SIGHUP, and files that change, of a running gate or center: certificates and the token.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::{Running, Scratch, eventually, run, text};
 use crate::requests::Http;
@@ -86,6 +88,24 @@ fn certificates_and_the_token_are_read_anew() {
     });
     assert!(shown(&address).contains("first"));
 
+    // Callers on kept connections, all the time.
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers = ["--http1.1", "--http2"].map(|version| {
+        let (url, stop) = (format!("{url}/[1-50]"), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let mut command = Command::new("curl");
+                command.args(["-sk", version, "--rate", "200/s", "-w", "%{http_code}\\n"]);
+                let said = run({
+                    command.args(["-o", "/dev/null", &url]);
+                    command
+                });
+                // The service has no route.
+                assert_eq!((said.code, said.stdout.as_str()), (0, "404\n".repeat(50).as_str()));
+            }
+        })
+    });
+
     // By signal.
     certificate(&scratch, "second");
     gate.send(libc::SIGHUP);
@@ -100,6 +120,10 @@ fn certificates_and_the_token_are_read_anew() {
     assert!(shown(&address).contains("third"));
     certificate(&scratch, "fourth");
     eventually("the fourth is shown", || shown(&address).contains("fourth").then_some(()));
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.join().unwrap();
+    }
 
     // The token: the old one is revoked only after the new one was read, and the gate follows on.
     let old = std::fs::read_to_string(&token).unwrap();
@@ -116,4 +140,74 @@ fn certificates_and_the_token_are_read_anew() {
     eventually("it follows with the new token", || (streams() >= 2 && followed()).then_some(()));
     gate.stop_but(&["what was used before stays", "lost the center"]);
     center.process.stop();
+}
+
+/// The certificate changes by signal and by itself; one that cannot be used changes nothing.
+fn certificate_changes(program: &Running, scratch: &Scratch, address: &str) {
+    assert!(shown(address).contains("first"));
+    certificate(scratch, "second");
+    program.send(libc::SIGHUP);
+    eventually("the second is shown", || shown(address).contains("second").then_some(()));
+    certificate(scratch, "third");
+    eventually("the third is shown", || shown(address).contains("third").then_some(()));
+    scratch.write("key.pem", "no key\n");
+    program.send(libc::SIGHUP);
+    let stays = "what was used before stays";
+    eventually("it is said", || program.stderr().contains(stays).then_some(()));
+    assert!(shown(address).contains("third"));
+}
+
+#[test]
+fn a_center_reads_its_certificate_anew_and_outlives_a_hangup() {
+    let scratch = Scratch::new();
+    certificate(&scratch, "first");
+    let (data, cert, key) =
+        (scratch.join("data"), scratch.join("cert.pem"), scratch.join("key.pem"));
+    let [data, cert, key] = [&data, &cert, &key].map(|path| path.to_str().unwrap());
+    let args = ["center", "--json", "--data", data, "--listen", "127.0.0.1:0"];
+    let mut center =
+        Running::keepgate(&[&args[..], &["--tls-cert", cert, "--tls-key", key]].concat());
+    let url = text(&center.json(), "/center");
+    certificate_changes(&center, &scratch, url.strip_prefix("https://").unwrap());
+    center.stop_but(&["what was used before stays"]);
+
+    // Without one there is nothing to read, and it stays.
+    let mut center = Running::keepgate(&args);
+    let url = text(&center.json(), "/center");
+    center.send(libc::SIGHUP);
+    let said = "there is no file to read anew";
+    eventually("it is said", || center.stderr().contains(said).then_some(()));
+    assert_eq!(Http::new(&url, &[]).get("/healthz").status, 200);
+    center.stop();
+}
+
+#[test]
+fn up_speaks_tls() {
+    let scratch = Scratch::new();
+    certificate(&scratch, "first");
+    let (data, cert, key) =
+        (scratch.join("data"), scratch.join("cert.pem"), scratch.join("key.pem"));
+    let [data, cert, key] = [&data, &cert, &key].map(|path| path.to_str().unwrap());
+    let upstream = server();
+    let mut up = Running::keepgate(&[
+        "up",
+        "--json",
+        "--data",
+        data,
+        "--upstream",
+        &upstream,
+        "--listen",
+        "127.0.0.1:0",
+        "--center",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+        cert,
+        "--tls-key",
+        key,
+    ]);
+    let url = text(&up.json(), "/gate");
+    certificate_changes(&up, &scratch, url.strip_prefix("https://").unwrap());
+    up.stop_but(&["what was used before stays"]);
 }

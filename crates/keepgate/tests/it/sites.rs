@@ -2,6 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -208,4 +210,111 @@ fn a_setting_is_in_reach_of_flag_variable_and_file() {
     assert_eq!(limit(file, None, None), "5");
     assert_eq!(limit(file, Some("6"), None), "6");
     assert_eq!(limit(file, Some("6"), flag), "7");
+}
+
+#[test]
+fn the_file_takes_effect_while_the_gate_runs() {
+    let scratch = Scratch::new();
+    let center = CenterProcess::start(None, &scratch.join("data"), "127.0.0.1:0");
+    for name in ["orders", "shop", "other"] {
+        center.ok(&["apply", &policy(&scratch, name, true)]);
+    }
+    let make = ["token", "create", "--role", "gate", "--service", "orders", "--service", "shop"];
+    let token = scratch.write("gate.token", &center.ok(&make));
+    let (one, two) = (server("one"), server("two"));
+    let head = |listen: &str| {
+        format!(
+            "[gate]\nlisten = [{listen}]\nadmin_listen = \"127.0.0.1:0\"\n\
+             center = [\"{}\"]\ntoken_file = \"{}\"\n",
+            center.url,
+            token.display()
+        )
+    };
+    let upstream =
+        |name: &str, address: &str| format!("[upstream.{name}]\naddresses = \"{address}\"\n");
+    let site = |path: &str, service: &str, upstream: &str, more: &str| {
+        format!(
+            "[[site]]\npath = \"{path}\"\nservice = \"{service}\"\nupstream = \"{upstream}\"\n{more}"
+        )
+    };
+    let listen = "\"127.0.0.1:0\"";
+    let first = [
+        head(listen),
+        upstream("one", &one),
+        site("/orders", "orders", "one", ""),
+        site("/", "shop", "one", ""),
+    ];
+    let file = scratch.write("gate.toml", &first.concat());
+    let gate_args = ["gate", "--config", file.to_str().unwrap(), "--json"];
+    let mut gate = Running::keepgate(&gate_args);
+    let screen = gate.json();
+    let (url, admin) = (text(&screen, "/gate"), text(&screen, "/admin"));
+    let mut http = Http::new(&url, &[]);
+    eventually("it is ready", || (http.get("/x").status == 200).then_some(()));
+    assert_eq!(http.get("/x").text(), "one GET /x HTTP/1.1");
+
+    // Under load, all the time: nobody sees an error.
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = {
+        let (stop, url) = (Arc::clone(&stop), url.clone());
+        std::thread::spawn(move || {
+            let (mut http, mut asked) = (Http::new(&url, &[]), 0);
+            while !stop.load(Ordering::Relaxed) {
+                let answer = http.get("/load");
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                asked += 1;
+            }
+            asked
+        })
+    };
+
+    // By itself: another upstream, a prefix that is stripped, a bound.
+    let second = [
+        head(listen),
+        upstream("two", &two),
+        site("/orders", "orders", "two", "strip_prefix = true\n"),
+        site("/", "shop", "two", "body_bytes = 4\n"),
+    ];
+    scratch.write("gate.toml", &second.concat());
+    eventually("the other upstream answers", || {
+        (http.get("/x").text() == "two GET /x HTTP/1.1").then_some(())
+    });
+    assert_eq!(http.get("/orders/7").text(), "two GET /7 HTTP/1.1");
+    let page = Http::new(&admin, &[]).get("/metrics").text();
+    assert!(page.contains("upstream=\"two\"") && !page.contains("upstream=\"one\""), "{page}");
+
+    // What cannot change is said and left; the rest of the file takes effect.
+    let third = [
+        head("\"127.0.0.1:0\", \"127.0.0.1:0\""),
+        upstream("one", &one),
+        upstream("two", &two),
+        site("/orders", "orders", "one", ""),
+        site("/", "shop", "two", ""),
+    ];
+    scratch.write("gate.toml", &third.concat());
+    gate.send(libc::SIGHUP);
+    eventually("it is said", || gate.stderr().contains("at the next start").then_some(()));
+    eventually("the rest takes effect", || {
+        (http.get("/orders/7").text() == "one GET /orders/7 HTTP/1.1").then_some(())
+    });
+    assert!(gate.stderr().contains("`listen`"), "{}", gate.stderr());
+
+    // All or nothing: a service that it does not follow, and a file that cannot be read.
+    let unknown = [third[..4].concat(), site("/", "other", "one", "")].concat();
+    scratch.write("gate.toml", &unknown);
+    gate.send(libc::SIGHUP);
+    eventually("it is said", || {
+        gate.stderr().contains("does not follow the service `other`").then_some(())
+    });
+    assert_eq!(http.get("/x").text(), "two GET /x HTTP/1.1");
+    scratch.write("gate.toml", "[[site]\n");
+    gate.send(libc::SIGHUP);
+    eventually("it is said", || {
+        gate.stderr().contains("the configuration file cannot be used").then_some(())
+    });
+    assert_eq!(http.get("/x").text(), "two GET /x HTTP/1.1");
+    stop.store(true, Ordering::Relaxed);
+    assert!(load.join().unwrap() > 100);
+    gate.stop_but(&["what was used before stays"]);
+    center.process.stop();
 }

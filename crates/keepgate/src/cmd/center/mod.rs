@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use keepgate_center::{Bounds, Center, CenterConfig, TlsFiles};
+use keepgate_center::{Bounds, Center, CenterConfig, Certificate, TlsFiles};
 use keepgate_policy::duration;
 use serde_json::json;
 
 use crate::admin::{ADMIN_TOKEN_FILE, DATA_DEFAULT};
 use crate::exit::{Exit, usage};
-use crate::signals::Stop;
+use crate::reread::Files;
+use crate::signals::{Hangup, Stop};
 use crate::style::{self, Paint};
 
 /// Run an authorization center
@@ -79,6 +80,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let json = args.json;
     super::server_runtime()?.block_on(async {
         let mut stop = Stop::register()?;
+        let hangup = Hangup::register()?;
         let data = args.data.clone();
         let secure = args.tls_cert.is_some();
         let center = start(config(args), "--listen").await?;
@@ -100,9 +102,35 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             };
             style::print(&screen)?;
         }
-        center.run(async move { stop.wait_twice().await }).await.context("running the center")?;
+        let rereading = tokio::spawn(reread(hangup, center.certificate()));
+        let ran = center.run(async move { stop.wait_twice().await }).await;
+        rereading.abort();
+        ran.context("running the center")?;
         Ok(Exit::Ok)
     })
+}
+
+/// Reads the certificate anew on SIGHUP and when its files change. Runs until it is dropped.
+async fn reread(hangup: Hangup, certificate: Option<Certificate>) {
+    let paths = certificate.iter().flat_map(Certificate::files).collect();
+    let mut files = Files::new(hangup, paths).await;
+    loop {
+        let asked = files.next().await;
+        let Some(certificate) = certificate.clone() else {
+            tracing::info!("SIGHUP: there is no file to read anew");
+            continue;
+        };
+        let read = tokio::task::spawn_blocking(move || certificate.reload()).await;
+        match read {
+            Ok(Ok(())) => tracing::info!(asked, "the certificate was read anew"),
+            Ok(Err(error)) => tracing::warn!(
+                error = keepgate_observe::chain(&error),
+                "the certificate cannot be used as it is now; what was used before stays"
+            ),
+            // The runtime is going.
+            Err(_) => return,
+        }
+    }
 }
 
 fn config(args: Args) -> CenterConfig {

@@ -1,61 +1,73 @@
-//! SIGHUP, and files that change: certificates, keys, CAs and the token are read anew.
+//! SIGHUP, and files that change: certificates, keys, CAs, the token and the configuration file are
+//! read anew.
 //!
-//! A file counts as changed once it has looked the same twice: a certificate and its key are rarely
-//! written at one moment. What cannot be used changes nothing, and is said.
+//! What cannot be used changes nothing, and is said.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use keepgate_gate::Reloader;
+use keepgate_gate::{GateConfig, Reloaded, Reloader};
 
 use crate::admin::read_token;
+use crate::reread::Files;
 use crate::signals::Hangup;
-
-/// Between two looks at the files.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// What is watched besides the gate's own files.
 pub(crate) struct Watched {
     /// The file with the token for the center, if it is in one.
     pub(crate) token: Option<PathBuf>,
-    /// The file with the sites, whose changes need a start.
-    pub(crate) sites: Option<PathBuf>,
+    /// The configuration file, if it is read anew.
+    pub(crate) file: Option<File>,
 }
 
-/// How a file looks; none: it is not there.
-type Look = Option<(u64, u64, i64, i64)>;
+/// A configuration file.
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
+    /// Reads the whole configuration anew.
+    pub(crate) read: fn() -> anyhow::Result<GateConfig>,
+}
 
 /// Runs until it is dropped.
-pub(crate) async fn run(mut hangup: Hangup, reloader: Reloader, watched: Watched) {
-    let mut files = reloader.files();
-    files.extend(watched.token.clone());
-    let mut known = looks(&files).await;
-    let mut seen = known.clone();
-    let sites: Vec<PathBuf> = watched.sites.iter().cloned().collect();
-    let mut known_sites = looks(&sites).await;
+pub(crate) async fn run(hangup: Hangup, reloader: Reloader, watched: Watched) {
+    let mut files = Files::new(hangup, paths(&reloader, &watched)).await;
     loop {
-        let asked = tokio::select! {
-            () = hangup.next() => true,
-            () = tokio::time::sleep(LOOK) => false,
-        };
-        let now = looks(&files).await;
-        let settled = std::mem::replace(&mut seen, now.clone()) == now;
-        if asked || settled && now != known {
-            known = now;
-            reload(&reloader, watched.token.as_deref(), asked).await;
+        let asked = files.next().await;
+        if let Some(file) = &watched.file {
+            reconfigure(&reloader, file, asked).await;
         }
-        let now = looks(&sites).await;
-        if now != known_sites {
-            known_sites = now;
-            let file = sites.first().map(|path| path.display().to_string()).unwrap_or_default();
-            tracing::warn!(
-                file,
-                "the configuration file has changed, and takes effect at the next start; a gate \
-                 with --takeover can be started beside this one, and no request is dropped"
-            );
-        }
+        reload(&reloader, watched.token.as_deref(), asked && watched.file.is_none()).await;
+        // The configuration file may name others now.
+        files.watch(paths(&reloader, &watched)).await;
     }
+}
+
+fn paths(reloader: &Reloader, watched: &Watched) -> Vec<PathBuf> {
+    let mut paths = reloader.files();
+    paths.extend(watched.token.clone());
+    paths.extend(watched.file.as_ref().map(|file| file.path.clone()));
+    paths
+}
+
+/// Takes what the configuration file says now.
+async fn reconfigure(reloader: &Reloader, file: &File, asked: bool) {
+    let path = file.path.display().to_string();
+    let read = tokio::task::spawn_blocking(file.read).await;
+    let config = match read.map_err(anyhow::Error::from).flatten() {
+        Ok(config) => config,
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::warn!(
+                file = path,
+                error,
+                "the configuration file cannot be used; what was used before stays"
+            );
+            return;
+        }
+    };
+    let done = reloader.reconfigure(config).await;
+    if done.is_empty() && asked {
+        tracing::info!(file = path, "the configuration file says nothing new");
+    }
+    say(&done);
 }
 
 async fn reload(reloader: &Reloader, token_file: Option<&Path>, asked: bool) {
@@ -71,7 +83,14 @@ async fn reload(reloader: &Reloader, token_file: Option<&Path>, asked: bool) {
     let reloader = reloader.clone();
     let read = tokio::task::spawn_blocking(move || reloader.reload(token.as_deref())).await;
     let read = read.unwrap_or_default();
-    for done in &read {
+    say(&read);
+    if read.is_empty() && asked {
+        tracing::info!("SIGHUP: there is no file to read anew");
+    }
+}
+
+fn say(all: &[Reloaded]) {
+    for done in all {
         match &done.error {
             None => tracing::info!(what = done.what, "read anew"),
             Some(error) => tracing::warn!(
@@ -81,17 +100,4 @@ async fn reload(reloader: &Reloader, token_file: Option<&Path>, asked: bool) {
             ),
         }
     }
-    if read.is_empty() && asked {
-        tracing::info!("SIGHUP: there is no file to read anew");
-    }
-}
-
-async fn looks(files: &[PathBuf]) -> Vec<Look> {
-    let files = files.to_vec();
-    let look = |path: &PathBuf| {
-        let meta = std::fs::metadata(path).ok()?;
-        Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
-    };
-    let all = move || files.iter().map(look).collect();
-    tokio::task::spawn_blocking(all).await.unwrap_or_default()
 }
