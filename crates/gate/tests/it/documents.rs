@@ -18,6 +18,17 @@ fn document(name: &str) -> Option<String> {
     text
 }
 
+/// Okta's document has two paths with a query, which OpenAPI does not allow. Both are named, and nothing
+/// else is in the way.
+fn without_queries(text: &str) -> String {
+    let problems = openapi::load(text).unwrap_err();
+    let told: Vec<_> = problems.iter().map(|problem| problem.line).collect();
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| line.contains("?tempPassword="));
+    assert_eq!(told, lines.map(|(number, _)| Some(number)).collect::<Vec<_>>());
+    assert_eq!(told.len(), 2);
+    text.replace("?tempPassword=", "/")
+}
+
 fn routes(text: &str) -> Vec<Route> {
     let placed = openapi::load(text).unwrap_or_else(|problems| panic!("{problems:#?}"));
     placed.into_iter().map(|placed| placed.route).collect()
@@ -115,6 +126,9 @@ async fn requests_of_real_documents_are_routed() {
             let advice = "`x-keepgate-base-path: /api/v0`";
             assert!(told.contains("`/` (line 346)") && told.contains(advice), "{told}");
             text.push_str("\nx-keepgate-base-path: /api/v0\n");
+        }
+        if name == "okta.yaml" {
+            text = without_queries(&text);
         }
         let mut draft = Draft::orders();
         draft.routes = routes(&text);

@@ -59,6 +59,10 @@ fn a_directory_goes_in_and_comes_out() {
         - access    whom it applies to loses what policy `clients-only-read` forbids
         + access    role::"orders-admin" gains DELETE, GET, POST on route::"/orders" (grant `orders-admin-all`)
         + access    role::"orders-reader" gains GET on route::"/orders" (grant `orders-reader-get`)
+        request GET /orders                                  -> Action::"GET" on route::"/orders"
+        request POST /orders                                 -> Action::"POST" on route::"/orders"
+        request DELETE /orders/1                             -> Action::"DELETE" on route::"/orders/{id}"
+        request GET /orders/1                                -> Action::"GET" on route::"/orders/{id}"
         orders: 16 to create, 0 to update, 0 to delete; a dry run, nothing was changed
     "#]];
     check(&center, &["apply", &orders, "--dry-run"], 0, dry);
@@ -139,6 +143,10 @@ fn a_directory_goes_in_and_comes_out() {
         expect![[r#"
             - policy    clients-only-read
             + access    whom it applies to gains what policy `clients-only-read` forbids
+            request GET /orders                                  -> Action::"GET" on route::"/orders"
+            request POST /orders                                 -> Action::"POST" on route::"/orders"
+            request DELETE /orders/1                             -> Action::"DELETE" on route::"/orders/{id}"
+            request GET /orders/1                                -> Action::"GET" on route::"/orders/{id}"
             orders: 0 to create, 0 to update, 1 to delete; a dry run, nothing was changed
         "#]],
     );

@@ -198,10 +198,14 @@ impl Running {
 
     /// `keepgate up --json` before this upstream, with these policies, on any free ports.
     pub(crate) fn up(upstream: &str, policy: &str, data: &Path) -> Running {
+        Running::up_with(upstream, policy, data, &["--json"])
+    }
+
+    /// As [`Running::up`], with these flags in place of `--json`.
+    pub(crate) fn up_with(upstream: &str, policy: &str, data: &Path, more: &[&str]) -> Running {
         let any = "127.0.0.1:0";
-        Running::keepgate(&[
+        let args = [
             "up",
-            "--json",
             "--upstream",
             upstream,
             "--policy",
@@ -214,7 +218,8 @@ impl Running {
             any,
             "--admin-listen",
             any,
-        ])
+        ];
+        Running::keepgate(&[&args[..], more].concat())
     }
 
     /// `keepgate ARGS..` in a network namespace.
@@ -294,6 +299,15 @@ impl Running {
     /// What it has logged so far.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
+    }
+
+    /// Waits until it has said this on stderr.
+    pub(crate) fn says(&self, text: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.stderr().contains(text) {
+            assert!(Instant::now() < until, "`{text}` is not said: {}", self.stderr());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Sends it a signal.
