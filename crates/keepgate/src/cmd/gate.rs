@@ -89,7 +89,7 @@ pub(crate) struct Args {
         required = true
     )]
     upstream: Vec<String>,
-    /// The file with [[site]] and [upstream.NAME]; filled in where --config has them
+    /// The file with the tables of sites and upstreams; filled in where --config has them
     #[arg(long, hide = true)]
     sites: Option<PathBuf>,
 }

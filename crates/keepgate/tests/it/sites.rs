@@ -263,6 +263,7 @@ fn the_file_takes_effect_while_the_gate_runs() {
                 let answer = http.get("/load");
                 assert_eq!(answer.status, 200, "{}", answer.text());
                 asked += 1;
+                std::thread::sleep(std::time::Duration::from_millis(2));
             }
             asked
         })
