@@ -1,5 +1,5 @@
 //! What a gate is told when it starts. Values, and the one file that is no list of flags:
-//! [`file`] reads the text of a `gate.toml`. Whoever opens files and reads flags is elsewhere.
+//! [`mod@file`] reads the text of a `gate.toml`. Whoever opens files and reads flags is elsewhere.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
