@@ -188,6 +188,8 @@ pub(crate) struct Running {
     name: String,
     stdout: Receiver<String>,
     stderr: Arc<Mutex<String>>,
+    /// Reads stderr to its end.
+    reader: std::thread::JoinHandle<()>,
 }
 
 impl Running {
@@ -246,14 +248,14 @@ impl Running {
         let stderr = Arc::new(Mutex::new(String::new()));
         let err = BufReader::new(child.stderr.take().unwrap());
         let into = Arc::clone(&stderr);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in err.lines().map_while(Result::ok) {
                 let mut text = into.lock().unwrap();
                 text.push_str(&line);
                 text.push('\n');
             }
         });
-        Running { child, name: format!("{command:?}"), stdout, stderr }
+        Running { child, name: format!("{command:?}"), stdout, stderr, reader }
     }
 
     /// The next line of stdout.
@@ -328,6 +330,7 @@ impl Running {
     pub(crate) fn stop_but(mut self, announced: &[&str]) {
         self.send(libc::SIGTERM);
         let code = wait(&mut self.child);
+        eventually("all that it said is read", || self.reader.is_finished().then_some(()));
         let log = self.stderr();
         assert_eq!(code, Some(0), "{}: {log}", self.name);
         let loud: Vec<&str> = log

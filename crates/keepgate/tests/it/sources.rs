@@ -96,9 +96,8 @@ fn a_day_by_commands_alone() {
         up = Up::start(&upstream, &policy, &data);
         up.until("alice reads", &alice, 200);
         assert_eq!(up.status(&bob), 403);
-        let log = up.process.stderr();
-        assert!(log.contains("user::\"bob\" in role::\"orders-reader\"`: deleted at"), "{log}");
-        assert!(log.contains("starting on what is stored"), "{log}");
+        up.process.says("user::\"bob\" in role::\"orders-reader\"`: deleted at");
+        up.process.says("starting on what is stored");
     }
     let said = up.run(&["apply", &policy]);
     assert_eq!(said.code, 1, "{said:?}");

@@ -136,6 +136,7 @@ fn an_insecure_center_is_warned_of_at_each_start() {
         token.to_str().unwrap(),
     ]);
     gate.json();
+    gate.says("--insecure-center");
     let stderr = gate.stderr();
     assert!(stderr.contains("WARN") && stderr.contains("--insecure-center"), "{stderr}");
     gate.kill();
@@ -196,6 +197,8 @@ fn whom_a_gate_does_not_believe_is_said_once_with_the_flag() {
         let said = Http::new(&url, &[("X-User", "admin")]).get("/orders");
         assert_eq!((said.status, text(&said.json(), "/type").as_str()), NO_IDENTITY);
     }
+    gate.says("start the gate with --trusted-proxy 127.0.0.1");
+    gate.says("--trust-everybody");
     let log = gate.stderr();
     let lines = |words: &str| log.lines().filter(|line| line.contains(words)).count();
     assert_eq!(lines("start the gate with --trusted-proxy 127.0.0.1"), 1, "{log}");
