@@ -287,6 +287,13 @@ pub struct GateConfig {
     pub keys: KeyRefresh,
 }
 
+impl GateConfig {
+    /// The upstream of this name in `[upstream.NAME]`.
+    pub(crate) fn upstream_named(&self, name: &str) -> Option<&UpstreamConfig> {
+        self.upstreams.iter().find(|upstream| upstream.name == name)
+    }
+}
+
 impl Default for GateConfig {
     fn default() -> GateConfig {
         GateConfig {

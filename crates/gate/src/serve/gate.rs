@@ -132,11 +132,7 @@ impl Gate {
         let backends = sites::backends(&config, &dialer, shares.upstream, None)?;
         upstream::look_up(&backends).await;
         let (sites, map) = sites::made(&config, sites, &services, &backends)?;
-        let certificates = sites::certificates(&config)?;
-        let tls = match certificates.is_empty() {
-            true => None,
-            false => Some(ArcSwap::from(certificates.load()?)),
-        };
+        let tls = sites::tls(&config)?.map(ArcSwap::from);
         let listens: Vec<_> =
             [&config.listen].into_iter().chain(&config.more_listen).cloned().collect();
         let listeners = listen::bind(&listens, config.unix_access, workers, &mut inherited)

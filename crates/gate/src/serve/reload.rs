@@ -83,10 +83,9 @@ impl Reloader {
             all.push(Reloaded { what, error: result.err() });
         };
         if let Some(tls) = &self.front.tls {
-            let read = sites::certificates(config)
-                .map_err(|error| chain(&error))
-                .and_then(|certificates| certificates.load().map_err(|error| chain(&error)));
-            note("the certificates toward callers".to_owned(), read.map(|read| tls.store(read)));
+            let read =
+                sites::tls(config).map(|read| read.into_iter().for_each(|read| tls.store(read)));
+            note("the certificates toward callers".to_owned(), read.map_err(|error| chain(&error)));
         }
         reload_upstreams(&live, &mut note);
         if let Some(Following { replica, config: follow }) = &self.follows {
@@ -108,8 +107,8 @@ impl Reloader {
     /// files.
     pub async fn reconfigure(&self, config: GateConfig) -> Vec<Reloaded> {
         let before = self.front.common.live.load_full();
-        let reason = "takes effect at the next start; a gate with --takeover can be started beside \
-                      this one, and no request is dropped";
+        let reason = "cannot change while the gate runs: it takes effect at the next start; a gate \
+                      with --takeover can be started beside this one, and no request is dropped";
         let left = |what: String| Reloaded { what, error: Some(reason.to_owned()) };
         let mut all: Vec<Reloaded> =
             unchangeable(&before.config, &config).into_iter().map(left).collect();
@@ -153,12 +152,11 @@ impl Reloader {
             );
             return Err(StartError::Named { table: format!("[[site]] {}", number + 1), reason });
         }
-        let certificates = sites::certificates(&config)?;
-        if certificates.is_empty() != self.front.tls.is_none() {
+        let tls = sites::tls(&config)?;
+        if tls.is_none() != self.front.tls.is_none() {
             let reason = "TLS toward callers cannot come or go while the gate runs; start it anew";
             return Err(StartError::Setting { setting: "tls", reason: reason.to_owned() });
         }
-        let tls = if certificates.is_empty() { None } else { Some(certificates.load()?) };
         let backends = sites::backends(&config, &self.dialer, self.share, Some(before))?;
         let is_kept = |backend| before.backends.iter().any(|held| Arc::ptr_eq(held, backend));
         let new: Vec<_> = backends.iter().filter(|backend| !is_kept(backend)).cloned().collect();
@@ -182,8 +180,7 @@ impl Reloader {
 fn reload_upstreams(live: &Live, note: &mut impl FnMut(String, Result<(), String>)) {
     let config = &live.config;
     for backend in &live.backends {
-        let upstream = config.upstreams.iter().find(|upstream| upstream.name == backend.name);
-        let targets = match upstream {
+        let targets = match config.upstream_named(&backend.name) {
             Some(upstream) => sites::targets(upstream),
             None => sites::upstream_targets(config),
         };

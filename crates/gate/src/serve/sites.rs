@@ -6,6 +6,7 @@ use std::sync::Arc;
 use keepgate_client::dial::{Dialer, Endpoint, Identity, Roots, Target, TlsSettings};
 use keepgate_client::pool::{GroupConfig, MAX_CONNECTIONS, PoolConfig, Protocol};
 use keepgate_serve::{Certificates, TlsFiles};
+use rustls::ServerConfig;
 
 use super::failure::StartError;
 use super::upstream;
@@ -125,11 +126,9 @@ pub(crate) fn backends(
 impl Live {
     /// The upstream of this name, if the configuration says of it what was said before.
     fn same(&self, config: &GateConfig, name: &str, max_total: usize) -> Option<&Arc<Backend>> {
-        let told = |config: &'_ GateConfig| {
-            config.upstreams.iter().find(|upstream| upstream.name == name).cloned()
-        };
         let backend = self.backends.iter().find(|backend| backend.name == name)?;
-        let is_same = told(&self.config) == told(config) && backend.max_total == max_total;
+        let is_same = self.config.upstream_named(name) == config.upstream_named(name)
+            && backend.max_total == max_total;
         is_same.then_some(backend)
     }
 }
@@ -246,6 +245,18 @@ fn covers(named: &str, host: &str) -> bool {
         || named
             .strip_prefix('*')
             .is_some_and(|end| below.len() > end.len() && below.ends_with(end))
+}
+
+/// TLS toward callers; none: plain. Blocks on the files of the certificates.
+///
+/// # Errors
+/// Names the site of a host that has no certificate, or two; or the file that cannot be used.
+pub(crate) fn tls(config: &GateConfig) -> Result<Option<Arc<ServerConfig>>, StartError> {
+    let certificates = certificates(config)?;
+    if certificates.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(certificates.load()?))
 }
 
 /// The certificates toward callers. Where there are any, each host has one.

@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::support::{
-    Draft, Echo, PATIENCE, TestGate, connect, eventually, get, read_to_close, read_until, serve,
-    uid,
+    Draft, Echo, PATIENCE, TestGate, connect, echo_websocket, eventually, get, read_to_close,
+    read_until, serve, uid,
 };
 
 const BOB: (&str, &str) = ("x-user", "bob");
@@ -97,23 +97,7 @@ pub(crate) async fn events() -> Echo {
             .chain(futures_util::stream::pending()),
         )));
         if request.headers().contains_key("upgrade") {
-            let upgrade = hyper::upgrade::on(&mut request);
-            tokio::spawn(async move {
-                let mut io = TokioIo::new(upgrade.await.unwrap());
-                let mut buffer = [0; 1024];
-                while let Ok(n @ 1..) = io.read(&mut buffer).await {
-                    // Unmasked, as a server sends it: the mask of this test's frames is zero.
-                    let mut frame = vec![buffer[0], buffer[1] & 0x7f];
-                    frame.extend_from_slice(&buffer[6..n]);
-                    if io.write_all(&frame).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
-            let headers = response.headers_mut();
-            headers.insert("connection", HeaderValue::from_static("Upgrade"));
-            headers.insert("upgrade", HeaderValue::from_static("websocket"));
+            echo_websocket(&mut request, &mut response);
             *response.body_mut() = http_body_util::Either::Right(Full::<Bytes>::default());
         }
         response

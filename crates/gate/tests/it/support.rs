@@ -211,6 +211,27 @@ impl TestGate {
     }
 }
 
+/// Accepts a WebSocket, and sends its frames back: unmasked, as a server does; the mask of the tests'
+/// frames is zero.
+pub(crate) fn echo_websocket<B>(request: &mut Request<Incoming>, response: &mut Response<B>) {
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let mut io = TokioIo::new(upgrade.await.unwrap());
+        let mut buffer = [0; 1024];
+        while let Ok(n @ 1..) = io.read(&mut buffer).await {
+            let mut frame = vec![buffer[0], buffer[1] & 0x7f];
+            frame.extend_from_slice(&buffer[6..n]);
+            if io.write_all(&frame).await.is_err() {
+                return;
+            }
+        }
+    });
+    *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert("connection", HeaderValue::from_static("Upgrade"));
+    headers.insert("upgrade", HeaderValue::from_static("websocket"));
+}
+
 #[expect(clippy::disallowed_methods, reason = "the test is the caller")]
 pub(crate) async fn connect(addr: SocketAddr) -> TcpStream {
     tokio::time::timeout(PATIENCE, TcpStream::connect(addr)).await.unwrap().unwrap()

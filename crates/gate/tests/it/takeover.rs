@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::TokioIo;
 use keepgate_client::pool::PoolConfig;
 use keepgate_gate::config::file;
 use keepgate_gate::{GateConfig, Listen};
@@ -18,30 +17,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 use super::revoke::websocket_of;
-use super::support::{Draft, Echo, PATIENCE, TestGate, connect, eventually, get, serve};
+use super::support::{
+    Draft, Echo, PATIENCE, TestGate, connect, echo_websocket, eventually, get, serve,
+};
 use super::upstreams::{h2, h2_get};
 
 /// Plain answers, gRPC calls that take a moment, and WebSockets that echo.
 async fn upstream() -> Echo {
     serve(|mut request: Request<Incoming>| async move {
         if request.headers().contains_key("upgrade") {
-            let upgrade = hyper::upgrade::on(&mut request);
-            tokio::spawn(async move {
-                let mut io = TokioIo::new(upgrade.await.unwrap());
-                let mut buffer = [0; 1024];
-                while let Ok(n @ 1..) = io.read(&mut buffer).await {
-                    // Unmasked, as a server sends it: the mask of this test's frames is zero.
-                    let mut frame = vec![buffer[0], buffer[1] & 0x7f];
-                    frame.extend_from_slice(&buffer[6..n]);
-                    if io.write_all(&frame).await.is_err() {
-                        return;
-                    }
-                }
-            });
             let mut response = Response::new(Either::Left(Full::<Bytes>::default()));
-            *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
-            response.headers_mut().insert("connection", "Upgrade".parse().unwrap());
-            response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+            echo_websocket(&mut request, &mut response);
             return response;
         }
         let is_grpc =

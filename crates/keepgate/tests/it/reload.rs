@@ -1,12 +1,10 @@
 //! SIGHUP, and files that change, of a running gate or center: certificates and the token.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Running, Scratch, eventually, run, text};
+use crate::harness::{Running, Scratch, eventually, gate_args, run, text};
 use crate::requests::Http;
 use crate::separate::CenterProcess;
 
@@ -31,26 +29,6 @@ fn shown(address: &str) -> String {
     line.unwrap_or_else(|| panic!("{said:?}")).to_owned()
 }
 
-fn server() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { continue };
-            std::thread::spawn(move || {
-                let mut buffer = [0; 4096];
-                while matches!(stream.read(&mut buffer), Ok(1..)) {
-                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-                    if stream.write_all(answer).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    url
-}
-
 #[test]
 fn certificates_and_the_token_are_read_anew() {
     let scratch = Scratch::new();
@@ -62,33 +40,16 @@ fn certificates_and_the_token_are_read_anew() {
     let token = scratch.write("gate.token", &center.ok(&create));
     certificate(&scratch, "first");
     let (cert, key) = (scratch.join("cert.pem"), scratch.join("key.pem"));
-    let mut gate = Running::keepgate(&[
-        "gate",
-        "--json",
-        "--center",
-        &center.url,
-        "--token-file",
-        token.to_str().unwrap(),
-        "--service",
-        "orders",
-        "--upstream",
-        &server(),
-        "--listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-        "--tls-cert",
-        cert.to_str().unwrap(),
-        "--tls-key",
-        key.to_str().unwrap(),
-    ]);
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let mut args = gate_args(&center.url, token.to_str().unwrap(), "127.0.0.1:0");
+    args.extend(["--tls-cert", cert, "--tls-key", key]);
+    let mut gate = Running::keepgate(&args);
     let screen = gate.json();
     let (url, admin) = (text(&screen, "/gate"), text(&screen, "/admin"));
     let address = url.strip_prefix("https://").unwrap().to_owned();
     eventually("it is ready", || {
         (Http::new(&admin, &[]).get("/readyz").status == 200).then_some(())
     });
-    assert!(shown(&address).contains("first"));
 
     // Callers on kept connections, all the time.
     let stop = Arc::new(AtomicBool::new(false));
@@ -108,18 +69,7 @@ fn certificates_and_the_token_are_read_anew() {
         })
     });
 
-    // By signal.
-    certificate(&scratch, "second");
-    gate.send(libc::SIGHUP);
-    eventually("the second is shown", || shown(&address).contains("second").then_some(()));
-    // By itself.
-    certificate(&scratch, "third");
-    eventually("the third is shown", || shown(&address).contains("third").then_some(()));
-    // What cannot be used changes nothing.
-    scratch.write("cert.pem", "no certificate\n");
-    gate.send(libc::SIGHUP);
-    eventually("it is said", || gate.stderr().contains("what was used before stays").then_some(()));
-    assert!(shown(&address).contains("third"));
+    certificate_changes(&gate, &scratch, &address, "cert.pem");
     certificate(&scratch, "fourth");
     eventually("the fourth is shown", || shown(&address).contains("fourth").then_some(()));
     stop.store(true, Ordering::Relaxed);
@@ -144,15 +94,16 @@ fn certificates_and_the_token_are_read_anew() {
     center.process.stop();
 }
 
-/// The certificate changes by signal and by itself; one that cannot be used changes nothing.
-fn certificate_changes(program: &Running, scratch: &Scratch, address: &str) {
+/// The certificate changes by signal and by itself; one that cannot be used (the file `broken` holds
+/// nothing) changes nothing.
+fn certificate_changes(program: &Running, scratch: &Scratch, address: &str, broken: &str) {
     assert!(shown(address).contains("first"));
     certificate(scratch, "second");
     program.send(libc::SIGHUP);
     eventually("the second is shown", || shown(address).contains("second").then_some(()));
     certificate(scratch, "third");
     eventually("the third is shown", || shown(address).contains("third").then_some(()));
-    scratch.write("key.pem", "no key\n");
+    scratch.write(broken, "neither certificate nor key\n");
     program.send(libc::SIGHUP);
     program.says("what was used before stays");
     assert!(shown(address).contains("third"));
@@ -169,7 +120,7 @@ fn a_center_reads_its_certificate_anew_and_outlives_a_hangup() {
     let mut center =
         Running::keepgate(&[&args[..], &["--tls-cert", cert, "--tls-key", key]].concat());
     let url = text(&center.json(), "/center");
-    certificate_changes(&center, &scratch, url.strip_prefix("https://").unwrap());
+    certificate_changes(&center, &scratch, url.strip_prefix("https://").unwrap(), "key.pem");
     center.stop_but(&["what was used before stays"]);
 
     // Without one there is nothing to read, and it stays.
@@ -188,14 +139,13 @@ fn up_speaks_tls() {
     let (data, cert, key) =
         (scratch.join("data"), scratch.join("cert.pem"), scratch.join("key.pem"));
     let [data, cert, key] = [&data, &cert, &key].map(|path| path.to_str().unwrap());
-    let upstream = server();
     let mut up = Running::keepgate(&[
         "up",
         "--json",
         "--data",
         data,
         "--upstream",
-        &upstream,
+        "http://127.0.0.1:9",
         "--listen",
         "127.0.0.1:0",
         "--center",
@@ -208,6 +158,6 @@ fn up_speaks_tls() {
         key,
     ]);
     let url = text(&up.json(), "/gate");
-    certificate_changes(&up, &scratch, url.strip_prefix("https://").unwrap());
+    certificate_changes(&up, &scratch, url.strip_prefix("https://").unwrap(), "key.pem");
     up.stop_but(&["what was used before stays"]);
 }
