@@ -19,6 +19,7 @@ pub mod setting;
 pub mod sites;
 
 pub use self::sites::UpstreamHost;
+use crate::serve::acme::AcmeConfig;
 
 /// Where the gate listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,6 +262,8 @@ pub struct GateConfig {
     /// The Unix socket at which this gate takes the place of another one, and another one its; none: it
     /// closes its listeners when it stops.
     pub takeover: Option<PathBuf>,
+    /// Where certificates toward callers are obtained; none: nowhere.
+    pub acme: Option<AcmeConfig>,
     /// Worker threads, each with its own listener and runtime; 0: one a core.
     pub workers: usize,
     /// Proxies in front whose `X-Forwarded-*` headers are believed. Where a connection begins with
@@ -319,6 +322,7 @@ impl Default for GateConfig {
             data_dir: None,
             restart_age: RestartAge::default(),
             takeover: None,
+            acme: None,
             workers: 0,
             trusted_proxies: Peers::default(),
             forwarding_header: crate::message::headers::X_FORWARDED_FOR,

@@ -19,4 +19,4 @@ mod tls;
 pub use descriptors::{DescriptorLimit, Needs, Shares, raise_limit};
 pub use places::{Busy, Network, Place, Places, PlacesConfig, Refused, Seat};
 pub use retry::Outages;
-pub use tls::{Certificates, TlsError, TlsFiles};
+pub use tls::{ACME_TLS, Certificates, Issued, TlsError, TlsFiles};

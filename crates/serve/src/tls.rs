@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -60,7 +60,15 @@ impl TlsFiles {
     /// # Errors
     /// Names the file that is at fault; see [`TlsError`].
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        Certificates { default: Some(self.clone()), named: Vec::new() }.load()
+        Certificates { default: Some(self.clone()), ..Certificates::default() }.load()
+    }
+
+    /// The certificate with its key.
+    ///
+    /// # Errors
+    /// Names the file that is at fault; see [`TlsError`].
+    pub fn certified_key(&self) -> Result<CertifiedKey, TlsError> {
+        self.certified(&rustls::crypto::ring::default_provider())
     }
 
     fn certified(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
@@ -93,12 +101,59 @@ pub struct Certificates {
     /// By name, in lower case; `*.` before a name means all names below it. A name counts before a
     /// wildcard, and a longer wildcard before a shorter one.
     pub named: Vec<(String, TlsFiles)>,
+    /// Those that are obtained while the listener runs. They count after names and before wildcards.
+    pub issued: Option<Issued>,
+}
+
+/// The protocol of a handshake that proves that a name is ours (TLS-ALPN-01, RFC 8737).
+pub const ACME_TLS: &[u8] = b"acme-tls/1";
+
+/// Certificates that are obtained while a listener runs. A clone is the same.
+#[derive(Clone, Debug, Default)]
+pub struct Issued(Arc<RwLock<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+    /// What is shown to those who want a proof.
+    proofs: HashMap<String, Arc<CertifiedKey>>,
+}
+
+impl PartialEq for Issued {
+    fn eq(&self, other: &Issued) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Issued {}
+
+impl Issued {
+    /// Shows this certificate for a name, in lower case, from now on.
+    pub fn put(&self, name: &str, certified: CertifiedKey) {
+        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        held.by_name.insert(name.to_owned(), Arc::new(certified));
+    }
+
+    /// Shows this proof for a name, or none any more.
+    pub fn prove(&self, name: &str, proof: Option<CertifiedKey>) {
+        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match proof {
+            Some(proof) => held.proofs.insert(name.to_owned(), Arc::new(proof)),
+            None => held.proofs.remove(name),
+        };
+    }
+
+    fn of(&self, name: &str, is_proof: bool) -> Option<Arc<CertifiedKey>> {
+        let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let all = if is_proof { &held.proofs } else { &held.by_name };
+        all.get(name).cloned()
+    }
 }
 
 impl Certificates {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.default.is_none() && self.named.is_empty()
+        self.default.is_none() && self.named.is_empty() && self.issued.is_none()
     }
 
     /// The configuration of a listener that speaks HTTP/2 and HTTP/1.1 (by ALPN), TLS 1.2 and 1.3,
@@ -118,6 +173,7 @@ impl Certificates {
                 Ok::<_, TlsError>(certified)
             }
         };
+        by_name.issued.clone_from(&self.issued);
         by_name.default = self.default.as_ref().map(&mut certified).transpose()?;
         for (name, files) in &self.named {
             let certified = certified(files)?;
@@ -132,6 +188,7 @@ impl Certificates {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(by_name));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols.extend(self.issued.as_ref().map(|_| ACME_TLS.to_vec()));
         Ok(Arc::new(config))
     }
 }
@@ -142,17 +199,21 @@ struct ByName {
     exact: HashMap<String, Arc<CertifiedKey>>,
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     default: Option<Arc<CertifiedKey>>,
+    issued: Option<Issued>,
 }
 
 impl ByName {
-    fn of(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    fn of(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         if let Some(certified) = self.exact.get(name) {
+            return Some(Arc::clone(certified));
+        }
+        if let Some(certified) = self.issued.as_ref().and_then(|issued| issued.of(name, false)) {
             return Some(certified);
         }
         let mut rest = name;
         while let Some((_, below)) = rest.split_once('.') {
             if let Some(certified) = self.wildcard.get(below) {
-                return Some(certified);
+                return Some(Arc::clone(certified));
             }
             rest = below;
         }
@@ -163,8 +224,14 @@ impl ByName {
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase());
+        if let Some(issued) = &self.issued
+            && hello.alpn().is_some_and(|mut all| all.any(|protocol| protocol == ACME_TLS))
+        {
+            // Only who asks for a proof offers this; no other certificate is one.
+            return issued.of(name.as_deref()?, true);
+        }
         let named = name.as_deref().and_then(|name| self.of(name));
-        named.or(self.default.as_ref()).cloned()
+        named.or_else(|| self.default.clone())
     }
 }
 
@@ -273,7 +340,7 @@ mod tests {
                 .max_by_key(|(name, _)| (!name.starts_with('*'), name.len()));
             let found = by_name.of(asked);
             let same = match (found, best) {
-                (Some(found), Some((_, best))) => Arc::ptr_eq(found, best),
+                (Some(found), Some((_, best))) => Arc::ptr_eq(&found, best),
                 (None, None) => true,
                 _ => false,
             };

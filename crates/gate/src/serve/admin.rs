@@ -251,6 +251,9 @@ impl View {
         self.places(&mut page);
         self.replica(&mut page);
         upstream::metrics(&self.front.common.live.load().backends, &mut page);
+        if let Some(acme) = &self.front.acme {
+            acme.metrics(&mut page);
+        }
         if let Some(tables) = self.services().first() {
             tables.source.metrics(&mut page);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use keepgate_policy::identify::is_everybody;
 use keepgate_serve::TlsFiles;
 
+use super::acme::AcmeConfig;
 use super::failure::StartError;
 use super::sites::{Planned, certificates};
 use crate::config::GateConfig;
@@ -14,7 +15,7 @@ use crate::wire::head::MAX_HEADER_COUNT;
 /// All that is wrong with a configuration and needs neither a listener nor a connection to be seen.
 pub fn faults(config: &GateConfig) -> Vec<StartError> {
     let mut faults: Vec<StartError> = check(config).err().into_iter().collect();
-    faults.extend(certificates(config).err());
+    faults.extend(certificates(config, None).err());
     let mut seen: Vec<&TlsFiles> = Vec::new();
     for files in config.tls.iter().chain(config.sites.iter().filter_map(|site| site.tls.as_ref())) {
         if !seen.contains(&files) {
@@ -36,6 +37,9 @@ pub(crate) fn check(config: &GateConfig) -> Result<(), StartError> {
     let bounds = &config.bounds;
     if config.sites.is_empty() && config.service.is_empty() {
         return bad("service", "is empty; name the service this gate protects");
+    }
+    if let Some(reason) = config.acme.as_ref().and_then(AcmeConfig::wrong) {
+        return Err(StartError::Setting { setting: "acme_host", reason });
     }
     if config.more_listen.len() >= LISTENERS {
         return bad("listen", "names more than 64 places; leave some out");

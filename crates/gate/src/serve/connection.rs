@@ -121,7 +121,12 @@ async fn open(
                 Ok(Err(e)) => return Err(Early::Handshake(e.to_string())),
                 Ok(Ok(tls)) => tls,
             };
-            is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+            let protocol = tls.get_ref().1.alpn_protocol();
+            // Who wanted a proof has it.
+            if protocol == Some(keepgate_serve::ACME_TLS) {
+                return Err(Early::Gone);
+            }
+            is_h2 = protocol == Some(b"h2");
             Stream::Tls(Box::new(tls))
         }
     };

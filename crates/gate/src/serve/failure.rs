@@ -54,6 +54,9 @@ pub enum StartError {
     /// The certificate or key toward callers.
     #[error(transparent)]
     Tls(#[from] keepgate_serve::TlsError),
+    /// The directory of certificates by ACME.
+    #[error(transparent)]
+    Acme(#[from] super::acme::DirectoryError),
     /// The center cannot be followed.
     #[error("the center cannot be followed")]
     Follow(#[source] replica::StartError),

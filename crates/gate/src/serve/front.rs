@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use keepgate_observe::Counter;
 use keepgate_serve::Places;
 
+use super::acme::Acme;
 use super::life::{Clock, Life};
 use crate::exchange::ongoing::{Ending, List};
 use crate::observe::metrics::WorkerMetrics;
@@ -22,6 +23,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct Front {
     /// What their requests share.
     pub(crate) common: Arc<Common>,
+    /// Obtains certificates toward callers; none: nobody does.
+    pub(crate) acme: Option<Acme>,
     /// The certificates toward callers; none: plain.
     pub(crate) tls: Option<ArcSwap<rustls::ServerConfig>>,
     /// The clock of `places` counts from here.

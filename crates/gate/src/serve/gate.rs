@@ -13,6 +13,7 @@ use keepgate_policy::identify::AddressRange;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
 use tokio::sync::{Notify, oneshot};
 
+use super::acme::Acme;
 use super::admin::{self, Admin};
 use super::check::check;
 use super::failure::{RunError, StartError};
@@ -132,7 +133,8 @@ impl Gate {
         let backends = sites::backends(&config, &dialer, shares.upstream, None)?;
         upstream::look_up(&backends).await;
         let (sites, map) = sites::made(&config, sites, &services, &backends)?;
-        let tls = sites::tls(&config)?.map(ArcSwap::from);
+        let acme = config.acme.as_ref().map(|acme| Acme::open(acme, dialer.clone())).transpose()?;
+        let tls = sites::tls(&config, acme.as_ref().map(Acme::issued))?.map(ArcSwap::from);
         let listens: Vec<_> =
             [&config.listen].into_iter().chain(&config.more_listen).cloned().collect();
         let listeners = listen::bind(&listens, config.unix_access, workers, &mut inherited)
@@ -169,6 +171,7 @@ impl Gate {
         let list = |metrics: &Arc<WorkerMetrics>| Arc::new(List::new(Arc::clone(&metrics.cuts)));
         let front = Arc::new(Front {
             common,
+            acme,
             tls,
             began: Instant::now(),
             places,
@@ -239,6 +242,7 @@ impl Gate {
         let reports = tokio::spawn(report::run(services.to_vec(), Arc::clone(dropped)));
         let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
         let watching = tokio::spawn(upstream::watch(Arc::clone(&self.front)));
+        let obtaining = tokio::spawn(obtain(Arc::clone(&self.front)));
         let mut ends = Vec::new();
         let workers = self.metrics.iter().zip(&self.front.ongoing);
         for (number, (listeners, (metrics, ongoing))) in
@@ -306,10 +310,21 @@ impl Gate {
         reports.abort();
         rounds.abort();
         watching.abort();
+        obtaining.abort();
         if let Some(tables) = self.front.common.services.first() {
             tables.source.close();
         }
         result.map(|_| ())
+    }
+}
+
+/// Obtains certificates, as long as the gate is not leaving: then another one may do so.
+async fn obtain(front: Arc<Front>) {
+    if let Some(acme) = &front.acme {
+        tokio::select! {
+            () = acme.run() => (),
+            () = front.life.reached(Life::Leaving) => (),
+        }
     }
 }
 

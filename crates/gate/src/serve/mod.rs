@@ -5,8 +5,9 @@
 //! `connection` finds out the protocol and serves requests by `phase`, `tunnel` carries WebSockets.
 //! Beside them run `admin`, and `revoke`, which decides open exchanges again. What they share is the
 //! `front`; how far the end has come is its `life`. `takeover` passes listeners to the next process
-//! (`rights`), and `reload` reads certificates anew.
+//! (`rights`), and `reload` reads certificates anew, and `acme` obtains them.
 
+pub(crate) mod acme;
 pub(crate) mod admin;
 pub(crate) mod check;
 pub(crate) mod connection;

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use keepgate_client::dial::{Dialer, Roots};
 use keepgate_client::replica::{FollowConfig, Replica};
 use keepgate_observe::chain;
+use keepgate_serve::Issued;
 
+use super::acme::Acme;
 use super::failure::StartError;
 use super::front::Front;
 use super::{sites, upstream};
@@ -83,8 +85,8 @@ impl Reloader {
             all.push(Reloaded { what, error: result.err() });
         };
         if let Some(tls) = &self.front.tls {
-            let read =
-                sites::tls(config).map(|read| read.into_iter().for_each(|read| tls.store(read)));
+            let read = sites::tls(config, self.issued())
+                .map(|read| read.into_iter().for_each(|read| tls.store(read)));
             note("the certificates toward callers".to_owned(), read.map_err(|error| chain(&error)));
         }
         reload_upstreams(&live, &mut note);
@@ -133,6 +135,10 @@ impl Reloader {
         all
     }
 
+    fn issued(&self) -> Option<Issued> {
+        self.front.acme.as_ref().map(Acme::issued)
+    }
+
     async fn relive(&self, before: &Arc<Live>, config: GateConfig) -> Result<(), StartError> {
         let common = &self.front.common;
         if config.sites.is_empty() != before.config.sites.is_empty() {
@@ -152,7 +158,7 @@ impl Reloader {
             );
             return Err(StartError::Named { table: format!("[[site]] {}", number + 1), reason });
         }
-        let tls = sites::tls(&config)?;
+        let tls = sites::tls(&config, self.issued())?;
         if tls.is_none() != self.front.tls.is_none() {
             let reason = "TLS toward callers cannot come or go while the gate runs; start it anew";
             return Err(StartError::Setting { setting: "tls", reason: reason.to_owned() });
@@ -239,6 +245,7 @@ fn unchangeable(before: &GateConfig, now: &GateConfig) -> Vec<String> {
         ("data", before.data_dir == now.data_dir),
         ("restart_age", before.restart_age == now.restart_age),
         ("takeover", before.takeover == now.takeover),
+        ("acme_..", before.acme == now.acme),
         ("workers", before.workers == now.workers),
         ("trusted_proxy", before.trusted_proxies == now.trusted_proxies),
         ("forwarded_header", before.forwarding_header == now.forwarding_header),

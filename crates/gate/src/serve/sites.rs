@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keepgate_client::dial::{Dialer, Endpoint, Identity, Roots, Target, TlsSettings};
 use keepgate_client::pool::{GroupConfig, MAX_CONNECTIONS, PoolConfig, Protocol};
-use keepgate_serve::{Certificates, TlsFiles};
+use keepgate_serve::{Certificates, Issued, TlsFiles};
 use rustls::ServerConfig;
 
 use super::failure::StartError;
@@ -251,8 +251,11 @@ fn covers(named: &str, host: &str) -> bool {
 ///
 /// # Errors
 /// Names the site of a host that has no certificate, or two; or the file that cannot be used.
-pub(crate) fn tls(config: &GateConfig) -> Result<Option<Arc<ServerConfig>>, StartError> {
-    let certificates = certificates(config)?;
+pub(crate) fn tls(
+    config: &GateConfig,
+    issued: Option<Issued>,
+) -> Result<Option<Arc<ServerConfig>>, StartError> {
+    let certificates = certificates(config, issued)?;
     if certificates.is_empty() {
         return Ok(None);
     }
@@ -263,8 +266,12 @@ pub(crate) fn tls(config: &GateConfig) -> Result<Option<Arc<ServerConfig>>, Star
 ///
 /// # Errors
 /// Names the site of a host that has none, or two.
-pub(crate) fn certificates(config: &GateConfig) -> Result<Certificates, StartError> {
-    let mut certificates = Certificates { default: config.tls.clone(), named: Vec::new() };
+pub(crate) fn certificates(
+    config: &GateConfig,
+    issued: Option<Issued>,
+) -> Result<Certificates, StartError> {
+    let obtained = config.acme.as_ref().map_or(&[][..], |acme| &acme.hosts);
+    let mut certificates = Certificates { default: config.tls.clone(), named: Vec::new(), issued };
     let mut by_host: HashMap<String, (usize, &TlsFiles)> = HashMap::new();
     let named = |number: usize, reason: String| {
         Err(StartError::Named { table: format!("[[site]] {}", number + 1), reason })
@@ -293,7 +300,8 @@ pub(crate) fn certificates(config: &GateConfig) -> Result<Certificates, StartErr
             }
         }
     }
-    if certificates.named.is_empty() || certificates.default.is_some() {
+    let is_plain = certificates.named.is_empty() && obtained.is_empty();
+    if is_plain || certificates.default.is_some() {
         return Ok(certificates);
     }
     for (number, site) in config.sites.iter().enumerate() {
@@ -301,7 +309,10 @@ pub(crate) fn certificates(config: &GateConfig) -> Result<Certificates, StartErr
             true => Some("any host".to_owned()),
             false => {
                 let mut hosts = site.hosts.iter().cloned().map(String::from);
-                let is_covered = |host: &str| by_host.keys().any(|named| covers(named, host));
+                let is_covered = |host: &str| {
+                    by_host.keys().any(|named| covers(named, host))
+                        || obtained.iter().any(|name| name == host)
+                };
                 hosts.find(|host| !is_covered(host)).map(|host| format!("`{host}`"))
             }
         };

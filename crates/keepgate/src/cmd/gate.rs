@@ -14,7 +14,7 @@ use keepgate_client::pool::{Protocol, Sticky};
 use keepgate_client::replica::RestartAge;
 use keepgate_gate::identify::access::{KeyAccess, Origin};
 use keepgate_gate::{
-    Gate, GateConfig, Listen, ListenError, Peers, TlsFiles, UnixAccess, UpstreamHost,
+    AcmeConfig, Gate, GateConfig, Listen, ListenError, Peers, TlsFiles, UnixAccess, UpstreamHost,
 };
 use keepgate_policy::identify::AddressRange;
 use serde_json::json;
@@ -198,11 +198,55 @@ pub(crate) struct Traffic {
     /// HTTP and this host must be named. Default: HTTPS from any other host; in `up`, any origin
     #[arg(long, env = "KEEPGATE_JWKS_ALLOW", value_name = "ORIGIN", value_delimiter = ',')]
     pub(crate) jwks_allow: Vec<Origin>,
+    #[command(flatten)]
+    acme: Acme,
     /// Worker threads; 0: one a core
     #[arg(long, env = "KEEPGATE_WORKERS", value_name = "N", default_value_t = 0)]
     pub(crate) workers: usize,
     #[command(flatten)]
     pub(crate) settings: settings::Settings,
+}
+
+/// Certificates that the gate obtains.
+#[derive(Debug, clap::Args)]
+struct Acme {
+    /// A host name for which the gate obtains and renews a certificate by ACME; callers and the
+    /// authority must reach the gate's port as 443; may be repeated
+    #[arg(long, env = "KEEPGATE_ACME_HOST", value_name = "NAME", value_delimiter = ',')]
+    acme_host: Vec<String>,
+    /// Directory for the ACME account, certificates and keys
+    #[arg(long, env = "KEEPGATE_ACME_DIR", value_name = "DIR")]
+    acme_dir: Option<PathBuf>,
+    /// Accept the terms of service of the certificate authority
+    #[arg(long, env = "KEEPGATE_ACME_ACCEPT_TERMS")]
+    acme_accept_terms: bool,
+    /// Where the authority may write to, such as mailto:ops@example.com
+    #[arg(long, env = "KEEPGATE_ACME_CONTACT", value_name = "URL")]
+    acme_contact: Option<String>,
+    /// The URL of the authority's directory
+    #[arg(
+        long,
+        env = "KEEPGATE_ACME_DIRECTORY",
+        value_name = "URL",
+        default_value = keepgate_gate::LETS_ENCRYPT
+    )]
+    acme_directory: String,
+    /// PEM file with the certificates to trust for the authority in place of this host's store
+    #[arg(long, env = "KEEPGATE_ACME_CA_FILE", value_name = "F")]
+    acme_ca_file: Option<PathBuf>,
+}
+
+impl Acme {
+    fn config(self) -> Option<AcmeConfig> {
+        (!self.acme_host.is_empty()).then(|| AcmeConfig {
+            directory: self.acme_directory,
+            hosts: self.acme_host,
+            contact: self.acme_contact,
+            dir: self.acme_dir.unwrap_or_default(),
+            accepts_terms: self.acme_accept_terms,
+            ca: self.acme_ca_file,
+        })
+    }
 }
 
 /// What the upstream sees as `Host`.
@@ -297,6 +341,7 @@ impl Traffic {
                 .zip(self.upstream_key)
                 .map(|(cert, key)| TlsFiles { cert, key }),
             workers: self.workers,
+            acme: self.acme.config(),
             trusted_proxies: peers(&self.trusted_proxy),
             forwarding_header: self.forwarded_header,
             proxy_senders: peers(&self.proxy_protocol),

@@ -8,6 +8,7 @@
     reason = "a failed expectation is a failed test"
 )]
 
+mod acme;
 mod apply;
 mod authzen;
 mod cedar_files;

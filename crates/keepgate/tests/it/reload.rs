@@ -9,7 +9,7 @@ use crate::requests::Http;
 use crate::separate::CenterProcess;
 
 /// A certificate for 127.0.0.1 with this name, and its key, written over what was there.
-fn certificate(scratch: &Scratch, name: &str) {
+pub(crate) fn certificate(scratch: &Scratch, name: &str) {
     let mut command = Command::new("openssl");
     command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
     command.args(["-nodes", "-days", "2", "-subj", &format!("/CN={name}")]);

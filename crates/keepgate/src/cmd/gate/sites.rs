@@ -61,5 +61,5 @@ pub(crate) fn upstreams(config: &GateConfig) -> Vec<String> {
 /// `https` where the gate has a certificate.
 pub(crate) fn scheme(config: &GateConfig) -> &'static str {
     let is_named = config.sites.iter().any(|site| site.tls.is_some());
-    if config.tls.is_some() || is_named { "https" } else { "http" }
+    if config.tls.is_some() || is_named || config.acme.is_some() { "https" } else { "http" }
 }

@@ -1,0 +1,388 @@
+//! Certificates by ACME (RFC 8555). A certificate authority wants a proof that a name is the gate's; it
+//! is given in a TLS handshake on the gate's own listener (TLS-ALPN-01, RFC 8737), so no other port and
+//! no other program is needed.
+//!
+//! A directory keeps the account and, for each name, the certificate with its key in one file. A name
+//! without a certificate gets one at the start; each is renewed when two thirds of its life have passed.
+//! What fails is tried again later, at growing intervals: authorities limit how often one may fail.
+
+mod directory;
+mod http;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use instant_acme::{
+    Account, AuthorizationStatus, ChallengeType, Identifier, NewAccount, NewOrder, OrderStatus,
+    RetryPolicy,
+};
+use keepgate_client::dial::{Dialer, Roots};
+use keepgate_observe::{Counter, Page, Sort, chain};
+use keepgate_serve::Issued;
+use rustls::sign::CertifiedKey;
+
+use self::directory::Directory;
+pub use self::directory::DirectoryError;
+use self::http::Http;
+
+/// The directory of Let's Encrypt, RFC 8555 section 7.1.1.
+pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+/// Names that a gate obtains certificates for.
+pub const ACME_HOSTS: usize = 200;
+
+/// After the first failure for a name.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// How long one certificate may take.
+const LONGEST_ORDER: Duration = Duration::from_secs(300);
+/// Between two looks at the clock, which may be set.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// Where certificates come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcmeConfig {
+    /// The URL of the authority's directory.
+    pub directory: String,
+    /// The names, in lower case; each has a certificate of its own. At most [`ACME_HOSTS`].
+    pub hosts: Vec<String>,
+    /// Where the authority may write to, such as `mailto:ops@example.com`; none: nowhere.
+    pub contact: Option<String>,
+    /// Where account, certificates and keys are kept.
+    pub dir: PathBuf,
+    /// The authority's terms of service are accepted.
+    pub accepts_terms: bool,
+    /// A PEM file with the certificates to trust for the authority; none: the host's store.
+    pub ca: Option<PathBuf>,
+}
+
+/// Why a certificate could not be obtained.
+#[derive(Debug, thiserror::Error)]
+enum OrderError {
+    #[error(transparent)]
+    Acme(#[from] instant_acme::Error),
+    #[error("the authority offers no proof by TLS (TLS-ALPN-01)")]
+    NoChallenge,
+    #[error("the authority did not accept the proof: the order is {0:?}")]
+    NotReady(OrderStatus),
+    #[error("the authorization is {0:?}")]
+    NotPending(AuthorizationStatus),
+    #[error("the proof cannot be made")]
+    Proof(#[from] rcgen::Error),
+    #[error("the proof cannot be used")]
+    ProofKey(#[source] rustls::Error),
+    #[error("the authority's root certificates cannot be used")]
+    Roots(#[source] keepgate_client::dial::TlsError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("it took more than {LONGEST_ORDER:?}")]
+    TooLong,
+}
+
+/// See the module.
+pub(crate) struct Acme {
+    config: AcmeConfig,
+    directory: Directory,
+    issued: Issued,
+    dialer: Dialer,
+    names: Vec<Name>,
+    failures: Counter,
+}
+
+/// A name and its certificate.
+struct Name {
+    host: String,
+    /// When its certificate ends, in seconds of Unix time; 0: there is none.
+    ends: AtomicU64,
+    /// When one is to be obtained, in milliseconds of Unix time.
+    due: AtomicU64,
+    /// Failures in a row.
+    failed: AtomicU64,
+}
+
+impl Acme {
+    /// Takes what the directory has.
+    pub(crate) fn open(config: &AcmeConfig, dialer: Dialer) -> Result<Acme, DirectoryError> {
+        let directory = Directory::open(&config.dir)?;
+        let issued = Issued::default();
+        let mut names = Vec::with_capacity(config.hosts.len());
+        for host in &config.hosts {
+            let name = Name {
+                host: host.clone(),
+                ends: AtomicU64::new(0),
+                due: AtomicU64::new(0),
+                failed: AtomicU64::new(0),
+            };
+            match directory.certificate(host) {
+                None => {}
+                Some(Ok(certified)) => name.has(&issued, certified),
+                Some(Err(error)) => {
+                    let error = chain(&error);
+                    tracing::warn!(
+                        host,
+                        error,
+                        "the certificate cannot be used; another is obtained"
+                    );
+                }
+            }
+            names.push(name);
+        }
+        let (config, failures) = (config.clone(), Counter::default());
+        Ok(Acme { config, directory, issued, dialer, names, failures })
+    }
+
+    /// The certificates, as they are now and will be.
+    pub(crate) fn issued(&self) -> Issued {
+        self.issued.clone()
+    }
+
+    /// Obtains and renews certificates. Runs until it is dropped.
+    pub(crate) async fn run(&self) {
+        loop {
+            for name in &self.names {
+                if name.due.load(Ordering::Relaxed) <= now_ms() {
+                    self.attempt(name).await;
+                }
+            }
+            let next = self.names.iter().map(|name| name.due.load(Ordering::Relaxed)).min();
+            let until = next.unwrap_or(u64::MAX).saturating_sub(now_ms());
+            tokio::time::sleep(Duration::from_millis(until).min(LONGEST_SLEEP)).await;
+        }
+    }
+
+    async fn attempt(&self, name: &Name) {
+        let host = &name.host;
+        let order = tokio::time::timeout(LONGEST_ORDER, self.obtain(host)).await;
+        self.issued.prove(host, None);
+        match order.unwrap_or(Err(OrderError::TooLong)) {
+            Ok(certified) => {
+                name.has(&self.issued, certified);
+                let ends = name.ends.load(Ordering::Relaxed);
+                tracing::info!(host, ends_unix_s = ends, "a certificate was obtained");
+            }
+            Err(error) => {
+                self.failures.add(1);
+                let failed = name.failed.fetch_add(1, Ordering::Relaxed).min(16);
+                let pause = FIRST_PAUSE.saturating_mul(1 << failed).min(LONGEST_PAUSE);
+                name.due.store(now_ms().saturating_add(ms(pause)), Ordering::Relaxed);
+                let error = chain(&error);
+                let has_one = name.ends.load(Ordering::Relaxed) != 0;
+                tracing::warn!(
+                    host, error, has_one, again_in = ?pause,
+                    "no certificate could be obtained; the one that there is stays"
+                );
+            }
+        }
+    }
+
+    async fn obtain(&self, host: &str) -> Result<CertifiedKey, OrderError> {
+        let account = self.account().await?;
+        let names = [Identifier::Dns(host.to_owned())];
+        let mut order = account.new_order(&NewOrder::new(&names)).await?;
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization?;
+            match authorization.status {
+                AuthorizationStatus::Valid => continue,
+                AuthorizationStatus::Pending => {}
+                other => return Err(OrderError::NotPending(other)),
+            }
+            let challenge = authorization.challenge(ChallengeType::TlsAlpn01);
+            let mut challenge = challenge.ok_or(OrderError::NoChallenge)?;
+            let digest = challenge.key_authorization().digest();
+            self.issued.prove(host, Some(proof(host, digest.as_ref())?));
+            challenge.set_ready().await?;
+        }
+        let patience = RetryPolicy::new().timeout(LONGEST_ORDER / 3);
+        match order.poll_ready(&patience).await? {
+            OrderStatus::Ready => {}
+            other => return Err(OrderError::NotReady(other)),
+        }
+        let key = order.finalize().await?;
+        let certificates = order.poll_certificate(&patience).await?;
+        Ok(self.directory.keep(host, &certificates, &key)?)
+    }
+
+    async fn account(&self) -> Result<Account, OrderError> {
+        let roots = self.config.ca.clone().map_or(Roots::System, Roots::File);
+        let http = Http::new(self.dialer.clone(), &roots).map_err(OrderError::Roots)?;
+        let builder = Account::builder_with_http(Box::new(http));
+        let url = &self.config.directory;
+        if let Some(held) = self.directory.account(url)? {
+            return Ok(builder.from_credentials(held).await?);
+        }
+        let contact: Vec<&str> = self.config.contact.iter().map(String::as_str).collect();
+        let new = NewAccount {
+            contact: &contact,
+            terms_of_service_agreed: true,
+            only_return_existing: false,
+        };
+        let (account, credentials) = builder.create(&new, url.clone(), None).await?;
+        self.directory.keep_account(url, &credentials)?;
+        Ok(account)
+    }
+
+    /// Its lines of the metrics page.
+    pub(crate) fn metrics(&self, page: &mut Page) {
+        let help =
+            "When the certificate of a name ends, in seconds of Unix time; 0: there is none.";
+        let mut series = page.metric(Sort::Gauge, "acme_certificate_ends_seconds", help);
+        for name in &self.names {
+            series.line(&[("host", &name.host)], name.ends.load(Ordering::Relaxed));
+        }
+        let help = "Certificates that could not be obtained.";
+        page.metric(Sort::Counter, "acme_failures_total", help).line(&[], self.failures.value());
+    }
+}
+
+impl Name {
+    /// It has this certificate, which is renewed in time.
+    fn has(&self, issued: &Issued, certified: CertifiedKey) {
+        if let Some((begins, ends)) = certified.cert.first().and_then(|leaf| validity(leaf)) {
+            self.ends.store(ends, Ordering::Relaxed);
+            let life = ends.saturating_sub(begins).saturating_mul(1000);
+            let due = begins.saturating_mul(1000).saturating_add(life / 3 * 2);
+            self.due.store(due, Ordering::Relaxed);
+        }
+        self.failed.store(0, Ordering::Relaxed);
+        issued.put(&self.host, certified);
+    }
+}
+
+/// The certificate that proves that a name is ours (RFC 8737 section 3).
+fn proof(host: &str, digest: &[u8]) -> Result<CertifiedKey, OrderError> {
+    let mut params = rcgen::CertificateParams::new(vec![host.to_owned()])?;
+    params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(digest)];
+    let key = rcgen::KeyPair::generate()?;
+    let made = params.self_signed(&key)?;
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let provider = rustls::crypto::ring::default_provider();
+    CertifiedKey::from_der(vec![made.der().clone()], key, &provider).map_err(OrderError::ProofKey)
+}
+
+/// When a certificate begins and ends to be valid, in seconds of Unix time. The library says so when it
+/// is asked whether it is valid at a time at which it is not.
+fn validity(leaf: &rustls::pki_types::CertificateDer<'_>) -> Option<(u64, u64)> {
+    let leaf = webpki::EndEntityCert::try_from(leaf).ok()?;
+    let at = |seconds: u64| {
+        let time = rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let usage = webpki::KeyUsage::server_auth();
+        leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[], &[], time, usage, None, None)
+            .err()
+    };
+    let begins = match at(0)? {
+        webpki::Error::CertNotValidYet { not_before, .. } => not_before.as_secs(),
+        _ => 0,
+    };
+    // The year 9999, as the last that a certificate can name.
+    match at(253_402_300_800)? {
+        webpki::Error::CertExpired { not_after, .. } => Some((begins, not_after.as_secs())),
+        _ => None,
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, ms)
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl AcmeConfig {
+    /// What makes no sense; none: all does.
+    pub(crate) fn wrong(&self) -> Option<String> {
+        if self.hosts.is_empty() || self.hosts.len() > ACME_HOSTS {
+            return Some(format!("names {} hosts; expected 1 to {ACME_HOSTS}", self.hosts.len()));
+        }
+        if self.dir.as_os_str().is_empty() {
+            return Some("needs a directory for certificates and keys: pass --acme-dir".to_owned());
+        }
+        if !self.accepts_terms {
+            let directory = &self.directory;
+            return Some(format!(
+                "needs the terms of service of `{directory}` to be accepted: read them, and pass \
+                 --acme-accept-terms"
+            ));
+        }
+        if !self.directory.starts_with("https://") {
+            return Some(format!("expected an https URL as directory, got `{}`", self.directory));
+        }
+        let is_name = |host: &&String| {
+            host.contains('.')
+                && host.len() <= 253
+                && host.parse::<std::net::IpAddr>().is_err()
+                && host.split('.').all(|label| {
+                    !label.is_empty()
+                        && label.len() <= 63
+                        && label
+                            .bytes()
+                            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                })
+        };
+        let bad = self.hosts.iter().find(|host| !is_name(host))?;
+        Some(format!(
+            "expected a host name such as `shop.example`, in lower case and without `*`, got `{bad}`; \
+             a wildcard needs a certificate from elsewhere (`tls`)"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_after_two_thirds_of_its_life() {
+        let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2030, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 1, 31);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.self_signed(&key).unwrap();
+        let (begins, ends) = validity(made.der()).unwrap();
+        assert_eq!((begins, ends - begins), (1_893_456_000, 30 * 86_400));
+        let der = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let provider = rustls::crypto::ring::default_provider();
+        let certified = CertifiedKey::from_der(vec![made.der().clone()], der, &provider).unwrap();
+        let name = Name {
+            host: "a.example".to_owned(),
+            ends: AtomicU64::new(0),
+            due: AtomicU64::new(0),
+            failed: AtomicU64::new(3),
+        };
+        name.has(&Issued::default(), certified);
+        assert_eq!(name.due.into_inner(), (begins + 20 * 86_400) * 1000);
+        assert_eq!(name.failed.into_inner(), 0);
+    }
+
+    #[test]
+    fn names_that_no_authority_certifies_are_refused() {
+        let config = |host: &str| AcmeConfig {
+            directory: LETS_ENCRYPT.to_owned(),
+            hosts: vec![host.to_owned()],
+            contact: None,
+            dir: "certificates".into(),
+            accepts_terms: true,
+            ca: None,
+        };
+        for good in ["shop.example", "a-1.shop.example"] {
+            assert_eq!(config(good).wrong(), None);
+        }
+        for bad in ["*.shop.example", "127.0.0.1", "shop", "Shop.example", "a..b", "../x.y", ""] {
+            assert!(config(bad).wrong().is_some_and(|said| said.contains(bad)), "{bad}");
+        }
+        let plain = AcmeConfig { directory: "http://a/".to_owned(), ..config("a.example") };
+        assert!(plain.wrong().is_some());
+        let none = AcmeConfig { hosts: Vec::new(), ..config("a.example") };
+        assert!(none.wrong().is_some());
+        let nowhere = AcmeConfig { dir: PathBuf::new(), ..config("a.example") };
+        assert!(nowhere.wrong().is_some_and(|said| said.contains("--acme-dir")));
+        let unread = AcmeConfig { accepts_terms: false, ..config("a.example") };
+        assert!(unread.wrong().is_some_and(|said| said.contains("--acme-accept-terms")));
+        let many = vec!["a.example".to_owned(); ACME_HOSTS];
+        let at = AcmeConfig { hosts: many.clone(), ..config("a.example") };
+        assert_eq!(at.wrong(), None);
+        let beyond = AcmeConfig { hosts: [many, vec!["b.example".to_owned()]].concat(), ..at };
+        assert!(beyond.wrong().is_some());
+    }
+}
