@@ -355,6 +355,7 @@ mod tests {
         let mut certificates = Certificates {
             default: Some(good.0.clone()),
             named: vec![("a.example".to_owned(), good.0.clone())],
+            issued: None,
         };
         certificates.load().unwrap();
         certificates.named.push(("b.example".to_owned(), bad.0.clone()));
