@@ -256,8 +256,10 @@ fn proof(host: &str, digest: &[u8]) -> Result<CertifiedKey, OrderError> {
     let key = rcgen::KeyPair::generate()?;
     let made = params.self_signed(&key)?;
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    let provider = rustls::crypto::ring::default_provider();
-    CertifiedKey::from_der(vec![made.der().clone()], key, &provider).map_err(OrderError::ProofKey)
+    // The key is the certificate's. The library's own check of that does not read a certificate with an
+    // extension that is critical and unknown to it, as this one's must be.
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(OrderError::ProofKey)?;
+    Ok(CertifiedKey::new(vec![made.der().clone()], key))
 }
 
 /// When a certificate begins and ends to be valid, in seconds of Unix time. The library says so when it
