@@ -121,9 +121,7 @@ fn certificates_are_obtained_renewed_and_kept() {
         "--acme-ca-file",
         ca.to_str().unwrap(),
     ];
-    eventually("the authority is up", || {
-        std::net::TcpStream::connect(("127.0.0.1", authority_port)).ok()
-    });
+    eventually("the authority is up", || shown(authority_port, "localhost"));
     let mut gate = Running::keepgate(&args);
     let screen = gate.json();
     assert!(text(&screen, "/gate").starts_with("https://"));
