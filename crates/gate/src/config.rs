@@ -10,16 +10,17 @@ use keepgate_client::replica::RestartAge;
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::TlsFiles;
 
+use self::acme::AcmeConfig;
 use self::sites::{SiteConfig, UpstreamConfig};
 use crate::identify::access::KeyAccess;
 use crate::identify::issuers::KeyRefresh;
 
+pub mod acme;
 pub mod file;
 pub mod setting;
 pub mod sites;
 
 pub use self::sites::UpstreamHost;
-use crate::serve::acme::AcmeConfig;
 
 /// Where the gate listens.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,9 +44,10 @@ mod serve;
 pub mod service;
 pub mod wire;
 
+pub use config::acme::{ACME_HOSTS, AcmeConfig, LETS_ENCRYPT};
 pub use config::{Bounds, GateConfig, Listen, Peers, UnixAccess, UpstreamHost};
 pub use keepgate_serve::TlsFiles;
-pub use serve::acme::{ACME_HOSTS, AcmeConfig, DirectoryError, LETS_ENCRYPT};
+pub use serve::acme::DirectoryError;
 pub use serve::check::faults;
 pub use serve::failure::{RunError, StartError};
 pub use serve::gate::Gate;

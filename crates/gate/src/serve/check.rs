@@ -5,10 +5,10 @@ use std::time::Duration;
 use keepgate_policy::identify::is_everybody;
 use keepgate_serve::TlsFiles;
 
-use super::acme::AcmeConfig;
 use super::failure::StartError;
 use super::sites::{Planned, certificates};
 use crate::config::GateConfig;
+use crate::config::acme::AcmeConfig;
 use crate::config::sites::{LISTENERS, wrong_prefix};
 use crate::wire::head::MAX_HEADER_COUNT;
 
