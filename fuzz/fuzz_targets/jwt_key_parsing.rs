@@ -23,6 +23,7 @@ fuzz_target!(|input: (&str, &[u8])| {
         principal_type: "user".to_owned(),
         principal_claim: "sub".to_owned(),
         leeway_s: 30,
+        certificate_bound: false,
     };
     for keys in [own, secret].into_iter().flatten() {
         let _ = unverified.verify(&issuer, &keys, 1_700_000_000);

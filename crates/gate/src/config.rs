@@ -252,6 +252,9 @@ pub struct GateConfig {
     pub unix_access: UnixAccess,
     /// TLS toward callers; none: plain.
     pub tls: Option<TlsFiles>,
+    /// A PEM file with the authorities whose certificates identify callers; none: callers are not
+    /// asked for one, but for sites that say otherwise.
+    pub client_ca: Option<PathBuf>,
     /// Where `/metrics`, `/healthz` and `/readyz` are; none: nowhere.
     pub admin_listen: Option<SocketAddr>,
     /// Names by which the admin listener may be asked for, besides IP addresses and `localhost`.
@@ -292,6 +295,28 @@ pub struct GateConfig {
 }
 
 impl GateConfig {
+    /// Whether callers are spoken to in clear text.
+    pub(crate) fn speaks_plain(&self) -> bool {
+        self.tls.is_none()
+            && self.acme.is_none()
+            && self.sites.iter().all(|site| site.tls.is_none())
+    }
+
+    /// The files of authorities whose certificates callers may show, each once.
+    pub(crate) fn client_cas(&self) -> Vec<PathBuf> {
+        let of_sites = self.sites.iter().filter_map(|site| site.client_ca.as_ref());
+        let mut all: Vec<PathBuf> = self.client_ca.iter().chain(of_sites).cloned().collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Whether any site of a service asks callers for certificates.
+    pub(crate) fn asks_for_certificates(&self, service: &str) -> bool {
+        let mut sites = self.sites.iter().filter(|site| site.service == service);
+        self.client_ca.is_some() || sites.any(|site| site.client_ca.is_some())
+    }
+
     /// The upstream of this name in `[upstream.NAME]`.
     pub(crate) fn upstream_named(&self, name: &str) -> Option<&UpstreamConfig> {
         self.upstreams.iter().find(|upstream| upstream.name == name)
@@ -318,6 +343,7 @@ impl Default for GateConfig {
             more_listen: Vec::new(),
             unix_access: UnixAccess::default(),
             tls: None,
+            client_ca: None,
             admin_listen: None,
             admin_hosts: Vec::new(),
             data_dir: None,

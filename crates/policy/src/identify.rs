@@ -51,6 +51,9 @@ pub struct JwtIssuer {
     pub principal_claim: String,
     /// Seconds by which clocks may differ in `exp` and `nbf`; at most [`JwtIssuer::MAX_LEEWAY_S`].
     pub leeway_s: u32,
+    /// Only tokens that are bound to a client certificate are accepted (RFC 8705). One that is bound
+    /// needs that certificate in any case.
+    pub certificate_bound: bool,
 }
 
 impl JwtIssuer {
@@ -202,6 +205,8 @@ struct JwtTable {
     principal_claim: String,
     #[serde(default = "default_leeway_s")]
     leeway_s: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    certificate_bound: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -279,6 +284,7 @@ impl TryFrom<JwtTable> for JwtIssuer {
             principal_type: table.principal_type,
             principal_claim: table.principal_claim,
             leeway_s: table.leeway_s,
+            certificate_bound: table.certificate_bound,
         })
     }
 }
@@ -320,6 +326,7 @@ impl From<JwtIssuer> for JwtTable {
             principal_type: issuer.principal_type,
             principal_claim: issuer.principal_claim,
             leeway_s: issuer.leeway_s,
+            certificate_bound: issuer.certificate_bound,
         }
     }
 }

@@ -155,7 +155,11 @@ impl ServiceSettings {
     /// The format of items that a reader must know to take these settings: 3 where they say what
     /// release 0.2 refuses, 2 where they say what release 0.1 refuses, else 1.
     pub fn needs(&self) -> u32 {
-        if self.authzen == Authzen::Default || self.cors.is_some() || self.body_bytes.is_some() {
+        if self.authzen == Authzen::Default
+            || self.cors.is_some()
+            || self.body_bytes.is_some()
+            || self.identify.jwt.iter().any(|issuer| issuer.certificate_bound)
+        {
             return 3;
         }
         let new = self.answer_timeout_ms.is_some()

@@ -4,8 +4,8 @@
 //!   between callers, the upstream, the center and the program's own needs.
 //! - [`retry`]: how long a caller waits after a refusal.
 //! - [`places`]: who may hold how many connections, and which one gives way to the next.
-//! - [`Certificates`]: the certificates and keys of a listener, by name; an error names the file
-//!   at fault.
+//! - [`Certificates`]: the certificates and keys of a listener, by name, and the authorities of
+//!   callers' certificates; an error names the file at fault.
 //!
 //! It names no other crate of Keepgate, accepts no connection and reads no clock: every call
 //! that depends on time takes milliseconds on the caller's own monotonic clock. The one system
@@ -19,4 +19,4 @@ mod tls;
 pub use descriptors::{DescriptorLimit, Needs, Shares, raise_limit};
 pub use places::{Busy, Network, Place, Places, PlacesConfig, Refused, Seat};
 pub use retry::Outages;
-pub use tls::{ACME_TLS, Certificates, Issued, TlsError, TlsFiles};
+pub use tls::{ACME_TLS, Certificates, ClientCas, Issued, Loaded, TlsError, TlsFiles};

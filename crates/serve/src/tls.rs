@@ -1,15 +1,18 @@
-//! A server's certificates and keys, read from PEM files, and which one a caller is shown.
+//! A server's certificates and keys, read from PEM files, and which one a caller is shown; and the
+//! authorities whose certificates callers may show.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 
 /// Where certificate and key are, both PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,15 @@ pub enum TlsError {
     /// The certificate file holds none.
     #[error("there is no certificate in `{0}`")]
     Empty(String),
+    /// A file of authorities has none that can be used.
+    #[error("there is no certificate of an authority in `{path}` that can be used")]
+    Authority {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
     /// The TLS library supports none of the versions.
     #[error("TLS cannot be set up")]
     Versions(#[source] rustls::Error),
@@ -60,7 +72,19 @@ impl TlsFiles {
     /// # Errors
     /// Names the file that is at fault; see [`TlsError`].
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        Certificates { default: Some(self.clone()), ..Certificates::default() }.load()
+        Ok(Certificates { default: Some(self.clone()), ..Certificates::default() }.load()?.config)
+    }
+
+    /// As [`TlsFiles::load`], for a listener that asks callers for a certificate of an authority in
+    /// this file, and takes those that show none all the same.
+    ///
+    /// # Errors
+    /// Names the file that is at fault; see [`TlsError`].
+    pub fn load_asking(&self, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, TlsError> {
+        let client_cas = client_ca.map(Path::to_owned).into_iter().collect();
+        let all =
+            Certificates { default: Some(self.clone()), client_cas, ..Certificates::default() };
+        Ok(all.load()?.config)
     }
 
     /// The certificate with its key.
@@ -103,6 +127,68 @@ pub struct Certificates {
     pub named: Vec<(String, TlsFiles)>,
     /// Those that are obtained while the listener runs. They count after names and before wildcards.
     pub issued: Option<Issued>,
+    /// PEM files with authorities. Where there are any, callers are asked for a certificate of one of
+    /// them; one that is shown must hold, and who shows none is taken all the same.
+    pub client_cas: Vec<PathBuf>,
+}
+
+/// What a listener needs, read from files.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration of the listener.
+    pub config: Arc<ServerConfig>,
+    /// Those who may issue callers' certificates.
+    pub client_cas: Arc<ClientCas>,
+}
+
+/// The authorities of callers' certificates, by file. A handshake takes a certificate of any of them;
+/// whether one of a certain file has issued it is asked here.
+#[derive(Debug, Default)]
+pub struct ClientCas(Vec<(PathBuf, Arc<dyn ClientCertVerifier>)>);
+
+impl ClientCas {
+    /// Whether a handshake that one of these has accepted was accepted by this one.
+    pub fn is_only(&self, ca: &Path) -> bool {
+        matches!(self.0.as_slice(), [(only, _)] if only == ca)
+    }
+
+    /// Whether an authority in this file has issued the first certificate of a chain, and it holds at
+    /// this time, in seconds since the Unix epoch.
+    pub fn accepts(&self, ca: &Path, chain: &[CertificateDer<'_>], now_unix_s: u64) -> bool {
+        let Some((_, verifier)) = self.0.iter().find(|(path, _)| path == ca) else { return false };
+        let Some((own, others)) = chain.split_first() else { return false };
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now_unix_s));
+        verifier.verify_client_cert(own, others, now).is_ok()
+    }
+}
+
+/// The authorities in a file.
+fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let shown = || path.display().to_string();
+    let pem = |source| TlsError::Pem { what: "certificate", path: shown(), source };
+    let all = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(pem)?;
+    if all.is_empty() {
+        return Err(TlsError::Empty(shown()));
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in all {
+        let added = roots.add(certificate);
+        added.map_err(|source| TlsError::Authority { path: shown(), source })?;
+    }
+    Ok(roots)
+}
+
+/// What asks for a certificate of one of these authorities, and insists on none.
+fn verifier(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TlsError::Versions(rustls::Error::General(error.to_string())))
 }
 
 /// The protocol of a handshake that proves that a name is ours (TLS-ALPN-01, RFC 8737).
@@ -157,11 +243,12 @@ impl Certificates {
     }
 
     /// The configuration of a listener that speaks HTTP/2 and HTTP/1.1 (by ALPN), TLS 1.2 and 1.3,
-    /// and asks callers for no certificate. Reads each file once.
+    /// and asks callers for a certificate only where there are authorities of such. Reads each file
+    /// once. Sessions of an earlier configuration are not resumed: what it took is judged anew.
     ///
     /// # Errors
     /// Names the file that is at fault; see [`TlsError`].
-    pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+    pub fn load(&self) -> Result<Loaded, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut by_name = ByName::default();
         let mut read: Vec<(&TlsFiles, Arc<CertifiedKey>)> = Vec::new();
@@ -182,14 +269,25 @@ impl Certificates {
                 None => by_name.exact.insert(name.clone(), certified),
             };
         }
+        let mut client_cas = ClientCas::default();
+        let mut everybody = RootCertStore::empty();
+        for path in &self.client_cas {
+            let roots = authorities(path)?;
+            everybody.extend(roots.roots.iter().cloned());
+            client_cas.0.push((path.clone(), verifier(roots, &provider)?));
+        }
+        let clients = match everybody.is_empty() {
+            true => WebPkiClientVerifier::no_client_auth(),
+            false => verifier(everybody, &provider)?,
+        };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Versions)?
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::new(by_name));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.alpn_protocols.extend(self.issued.as_ref().map(|_| ACME_TLS.to_vec()));
-        Ok(Arc::new(config))
+        Ok(Loaded { config: Arc::new(config), client_cas: Arc::new(client_cas) })
     }
 }
 
@@ -355,12 +453,19 @@ mod tests {
         let mut certificates = Certificates {
             default: Some(good.0.clone()),
             named: vec![("a.example".to_owned(), good.0.clone())],
-            issued: None,
+            ..Certificates::default()
         };
         certificates.load().unwrap();
         certificates.named.push(("b.example".to_owned(), bad.0.clone()));
         let error = certificates.load().unwrap_err().to_string();
         assert!(error.contains("cannot read the private key in `"), "{error}");
+        let at =
+            |client_ca: &Path| good.0.load_asking(Some(client_ca)).err().map(|e| e.to_string());
+        assert_eq!(at(&good.0.cert), None);
+        let said = at(&good.0.key).unwrap();
+        assert!(said.contains("there is no certificate in `"), "{said}");
+        let said = at(Path::new("/nowhere/ca.pem")).unwrap();
+        assert!(said.contains("cannot read the certificate in `/nowhere/ca.pem`"), "{said}");
         assert!(Certificates::default().is_empty() && !certificates.is_empty());
     }
 }

@@ -428,13 +428,22 @@ impl Reader<'_> {
             self.end(inner, &["cert", "key"]);
             pair
         });
+        let client_ca = self.path(&mut members, "client_ca");
         let request_headers = self.headers(&mut members);
         let mut settings = Vec::new();
         for (place, setting) in GATE.iter().enumerate().filter(|(_, s)| s.is_per_site) {
             settings.extend(self.setting(&mut members, setting).map(|value| (place, value)));
         }
-        let mut known =
-            vec!["hosts", "path", "strip_prefix", "service", "upstream", "tls", "request_headers"];
+        let mut known = vec![
+            "hosts",
+            "path",
+            "strip_prefix",
+            "service",
+            "upstream",
+            "tls",
+            "client_ca",
+            "request_headers",
+        ];
         known.extend(GATE.iter().filter(|s| s.is_per_site).map(|setting| setting.name));
         self.end(members, &known);
         let site = SiteConfig {
@@ -444,6 +453,7 @@ impl Reader<'_> {
             service,
             upstream,
             tls,
+            client_ca,
             request_headers,
             settings,
         };

@@ -103,6 +103,8 @@ pub struct SiteConfig {
     pub upstream: String,
     /// The certificate for its hosts; none: the gate's own.
     pub tls: Option<TlsFiles>,
+    /// A PEM file with the authorities whose certificates identify callers here; none: the gate's.
+    pub client_ca: Option<PathBuf>,
     /// What is changed in the headers of its requests.
     pub request_headers: HeaderChanges,
     /// Settings of the gate that this site has for itself: places in
@@ -120,6 +122,7 @@ impl SiteConfig {
             service: service.to_owned(),
             upstream: upstream.to_owned(),
             tls: None,
+            client_ca: None,
             request_headers: HeaderChanges::default(),
             settings: Vec::new(),
         }

@@ -21,6 +21,8 @@ pub(crate) struct Known {
     pub(crate) header: http::HeaderValue,
     pub(crate) from_unix_s: u64,
     pub(crate) until_unix_s: u64,
+    /// The client certificate that the connection must have (RFC 8705): asked on each use.
+    pub(crate) bound: Option<[u8; 32]>,
 }
 
 /// See the module.
@@ -83,7 +85,7 @@ mod tests {
     fn known(until_unix_s: u64) -> Known {
         let principal = Arc::new(Uid::new("user", "a"));
         let header = http::HeaderValue::from_static("a");
-        Known { principal, header, from_unix_s: 5, until_unix_s }
+        Known { principal, header, from_unix_s: 5, until_unix_s, bound: None }
     }
 
     #[test]

@@ -68,6 +68,12 @@ pub enum JwtError {
     /// The principal's claim is missing or is no text.
     #[error("the token does not say who the caller is")]
     Principal,
+    /// `cnf` asks for a proof that is not one by a client certificate (RFC 8705).
+    #[error("the token asks for a proof of possession that is not supported")]
+    Confirmation,
+    /// No `cnf`, and the issuer's tokens must have one.
+    #[error("the token is not bound to a client certificate")]
+    Unbound,
 }
 
 /// Who a verified token says the caller is.
@@ -79,6 +85,8 @@ pub struct Verified {
     pub until_unix_s: u64,
     /// Before when it is refused; leeway included.
     pub from_unix_s: u64,
+    /// SHA-256 of the client certificate that the connection must have (RFC 8705, `x5t#S256`).
+    pub bound: Option<[u8; 32]>,
 }
 
 /// A token that was read but not verified; nothing in it may be believed.
@@ -190,13 +198,32 @@ impl<'a> Unverified<'a> {
         if !for_us {
             return Err(JwtError::Audience);
         }
+        let bound = confirmation(&self.claims)?;
+        if issuer.certificate_bound && bound.is_none() {
+            return Err(JwtError::Unbound);
+        }
         match self.claims.get(&issuer.principal_claim) {
             Some(Value::String(id)) if !id.is_empty() => {
-                Ok(Verified { id: id.clone(), until_unix_s: until, from_unix_s: from })
+                Ok(Verified { id: id.clone(), until_unix_s: until, from_unix_s: from, bound })
             }
             _ => Err(JwtError::Principal),
         }
     }
+}
+
+/// The certificate that a token is bound to (RFC 8705, section 3.1). Whoever issues a token with
+/// another confirmation (RFC 7800) counts on its being asked for: it is refused, not ignored.
+pub(crate) fn confirmation(
+    claims: &serde_json::Map<String, Value>,
+) -> Result<Option<[u8; 32]>, JwtError> {
+    let Some(cnf) = claims.get("cnf") else { return Ok(None) };
+    let hash = match cnf.as_object() {
+        Some(members) if !members.contains_key("jkt") => members.get("x5t#S256"),
+        _ => None,
+    };
+    let hash = hash.and_then(Value::as_str).ok_or(JwtError::Confirmation)?;
+    let hash = URL_SAFE_NO_PAD.decode(hash).ok().and_then(|hash| hash.try_into().ok());
+    hash.map(Some).ok_or(JwtError::Confirmation)
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, JwtError> {

@@ -2,13 +2,14 @@
 //!
 //! [`jwt`] verifies tokens (pure: the time is an argument), [`jwks`] reads key sets (pure),
 //! `issuers` keeps them fresh, `cache` remembers tokens that were verified, `key` checks
-//! API keys. Which ways a service takes is in its settings (`policy::identify`).
+//! API keys, [`certificate`] reads client certificates (pure). Which ways a service takes is in its settings (`policy::identify`).
 //!
 //! INVARIANT: a credential that is shown and does not hold is a refusal; it never falls through
 //! to the next way or to anonymity.
 
 pub mod access;
 pub(crate) mod cache;
+pub mod certificate;
 pub(crate) mod issuers;
 pub mod jwks;
 pub mod jwt;

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use keepgate_observe::unix_s;
 use keepgate_policy::Uid;
+use subtle::ConstantTimeEq as _;
 
-use super::stage::{Ended, Found, Identified, Identity, Refused, Routed, ShownKey};
-use super::worker::{Served, Worker};
+use super::stage::{Accepted, Ended, Found, Identified, Identity, Refused, Routed, ShownKey};
+use super::worker::Served;
 use crate::identify::cache::{self, Known};
+use crate::identify::certificate::CertificateError;
 use crate::identify::jwt::{JwtError, Unverified, Verified};
 use crate::identify::key;
 use crate::message::problem::{Kind, Problem};
 use crate::observe::phase::Phase;
 use crate::service::table::{Issuer, Ways};
+use crate::wire::peer::Peer;
 
 /// The longest id that a trusted header may carry.
 const MAX_ID: usize = 256;
@@ -77,10 +80,7 @@ fn disbelieve(routed: &mut Routed, ways: &Ways) -> Belief {
 async fn by_any_way(routed: &mut Routed, ways: &Ways, belief: Belief) -> Result<Identity, Problem> {
     let mut is_other = false;
     match bearer(fields(routed), ways)? {
-        Shown::Token(token) => {
-            let accepted = &routed.accepted;
-            return by_token(&accepted.arrived.worker, &accepted.entry.served, ways, &token).await;
-        }
+        Shown::Token(token) => return by_token(&routed.accepted, ways, &token).await,
         Shown::Key(key) => return by_key(routed, ways, AUTHORIZATION, &key),
         Shown::Other => is_other = true,
         Shown::Nothing => {}
@@ -90,6 +90,9 @@ async fn by_any_way(routed: &mut Routed, ways: &Ways, belief: Belief) -> Result<
     {
         let key = value.to_owned();
         return by_key(routed, ways, header.clone(), &key);
+    }
+    if let Some(identity) = by_certificate(&routed.accepted, ways)? {
+        return Ok(identity);
     }
     if belief == Belief::Refused {
         // Nobody is told that a name does not hold because of how the gate was started.
@@ -108,6 +111,12 @@ async fn by_any_way(routed: &mut Routed, ways: &Ways, belief: Belief) -> Result<
         let header = header_of(&principal);
         let (key, until_unix_s) = (None, None);
         return Ok(Identity { principal, header, is_anonymous: true, key, until_unix_s });
+    }
+    if ways.certificate.is_some() && routed.accepted.entry.site.client_ca.is_none() {
+        // Nobody is told to show what the gate does not ask for.
+        let detail =
+            "the gate does not ask callers for the client certificate that the service takes";
+        return Err(Problem::new(Kind::NoIdentity, detail));
     }
     Err(Problem::new(Kind::Unauthenticated, "no credentials were shown")
         .header(WWW_AUTHENTICATE, ways.challenge.clone()))
@@ -182,18 +191,15 @@ fn only<'f>(
     }
 }
 
-async fn by_token(
-    worker: &Worker,
-    served: &Served,
-    ways: &Ways,
-    token: &str,
-) -> Result<Identity, Problem> {
+async fn by_token(accepted: &Accepted, ways: &Ways, token: &str) -> Result<Identity, Problem> {
+    let (worker, peer) = (&accepted.arrived.worker, &accepted.arrived.peer);
+    let served: &Served = &accepted.entry.served;
     let name = cache::name(token);
     let mut state = served.tables.issuers.state();
     let now = unix_s();
     if let Some(known) = served.known_token(state, &name, now) {
         worker.metrics.token_cached.add(1);
-        let until = Some(known.until_unix_s);
+        let until = Some(known.until_unix_s.min(bound_to(peer, ways, known.bound, now)?));
         return somebody(ways, known.principal, Some(known.header), None, until);
     }
     let unverified = Unverified::parse(token).map_err(|e| jwt_refused(ways, e))?;
@@ -201,16 +207,57 @@ async fn by_token(
     worker.metrics.token_verified.add(1);
     let principal = Arc::new(Uid::new(&issuer.settings.principal_type, verified.id));
     let header = header_of(&principal);
+    let until = verified.until_unix_s.min(bound_to(peer, ways, verified.bound, now)?);
     if let Some(header) = &header {
         let known = Known {
             principal: Arc::clone(&principal),
             header: header.clone(),
             from_unix_s: verified.from_unix_s,
             until_unix_s: verified.until_unix_s,
+            bound: verified.bound,
         };
         served.keep_token(state, name, known);
     }
-    somebody(ways, principal, header, None, Some(verified.until_unix_s))
+    somebody(ways, principal, header, None, Some(until))
+}
+
+/// Refuses a token that is bound to a certificate (RFC 8705) on a connection that has not shown it.
+/// Until when the connection's holds; without a binding it does not matter.
+fn bound_to(peer: &Peer, ways: &Ways, bound: Option<[u8; 32]>, now: u64) -> Result<u64, Problem> {
+    let Some(bound) = bound else { return Ok(u64::MAX) };
+    let shown = peer.certificate.as_ref().and_then(|shown| shown.read.as_ref().ok());
+    match shown.filter(|shown| bool::from(shown.sha256.ct_eq(&bound))) {
+        None => Err(refused(
+            ways,
+            "the token is bound to a client certificate that this connection has not shown",
+        )),
+        Some(shown) if now >= shown.until_unix_s() => {
+            Err(refused(ways, CertificateError::Expired.to_string()))
+        }
+        Some(shown) => Ok(shown.until_unix_s()),
+    }
+}
+
+/// Whom the connection's certificate names, if it has one and the service takes it.
+fn by_certificate(accepted: &Accepted, ways: &Ways) -> Result<Option<Identity>, Problem> {
+    let (Some(way), Some(ca)) = (&ways.certificate, &accepted.entry.site.client_ca) else {
+        return Ok(None);
+    };
+    let Some(shown) = &accepted.arrived.peer.certificate else { return Ok(None) };
+    if !shown.is_of(ca) {
+        let detail = "the client certificate is of an authority that this site does not accept";
+        return Err(refused(ways, detail));
+    }
+    let wrong = |error: CertificateError| refused(ways, error.to_string());
+    let certificate = shown.read.as_ref().map_err(|error| wrong(*error))?;
+    let until = certificate.until_unix_s();
+    if unix_s() >= until {
+        return Err(wrong(CertificateError::Expired));
+    }
+    let id = certificate.name(way.principal_from).map_err(wrong)?;
+    let principal = Arc::new(Uid::new(&way.principal_type, id));
+    let header = header_of(&principal);
+    somebody(ways, principal, header, None, Some(until)).map(Some)
 }
 
 /// Verifies with each issuer of that name; waits for keys where they are missing. `state` is

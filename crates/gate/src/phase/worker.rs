@@ -4,6 +4,7 @@
 //! caches, the ids and the pointers to sites are each worker's own.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -72,6 +73,8 @@ pub(crate) struct Site {
     pub(crate) number: usize,
     /// The gate's, with what the site sets for itself.
     pub(crate) bounds: Bounds,
+    /// The authorities whose certificates identify its callers; none: it does not ask for any.
+    pub(crate) client_ca: Option<PathBuf>,
     /// The place of its service.
     pub(crate) service: usize,
     pub(crate) backend: Arc<Backend>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keepgate_policy::identify::is_everybody;
-use keepgate_serve::TlsFiles;
+use keepgate_serve::{Certificates, TlsFiles};
 
 use super::failure::StartError;
 use super::sites::{Planned, certificates};
@@ -16,6 +16,8 @@ use crate::wire::head::MAX_HEADER_COUNT;
 pub fn faults(config: &GateConfig) -> Vec<StartError> {
     let mut faults: Vec<StartError> = check(config).err().into_iter().collect();
     faults.extend(certificates(config, None).err());
+    let cas = Certificates { client_cas: config.client_cas(), ..Certificates::default() };
+    faults.extend(cas.load().err().map(StartError::Tls));
     let mut seen: Vec<&TlsFiles> = Vec::new();
     for files in config.tls.iter().chain(config.sites.iter().filter_map(|site| site.tls.as_ref())) {
         if !seen.contains(&files) {
@@ -53,6 +55,14 @@ pub(crate) fn check(config: &GateConfig) -> Result<(), StartError> {
             let table = format!("[[site]] {}, `path`", number + 1);
             return Err(StartError::Named { table, reason });
         }
+    }
+    if let (Some(ca), true) = (config.client_cas().first(), config.speaks_plain()) {
+        let reason = format!(
+            "`{}`: callers show certificates in TLS, and the gate listens in clear text; give it a \
+             certificate (tls_cert and tls_key, `tls` of a site, or acme_host), or leave client_ca out",
+            ca.display()
+        );
+        return Err(StartError::Setting { setting: "client_ca", reason });
     }
     if bounds.header_count > MAX_HEADER_COUNT || bounds.header_count == 0 {
         return bad("header_count", "must be between 1 and 100");

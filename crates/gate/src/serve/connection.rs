@@ -31,7 +31,7 @@ use crate::phase::stage::Arrived;
 use crate::phase::worker::Worker;
 use crate::wire::guard::{Deadlines, Guard};
 use crate::wire::head::{HeadBounds, MAX_HEADER_COUNT};
-use crate::wire::peer::{CallerPlace, NO_REQUEST, Peer};
+use crate::wire::peer::{CallerPlace, NO_REQUEST, Peer, ShownCertificate};
 use crate::wire::proxy_protocol;
 use crate::wire::stream::{Rewound, Socket, Stream};
 
@@ -110,10 +110,12 @@ async fn open(
         client = source.or(client);
     }
     let mut is_h2 = false;
+    let mut certificate = None;
     let mut stream = match &front.tls {
         None => Stream::Plain(socket),
         Some(config) => {
-            let acceptor = TlsAcceptor::from(config.load_full());
+            let loaded = config.load_full();
+            let acceptor = TlsAcceptor::from(Arc::clone(&loaded.config));
             let socket = Rewound { prefix: prefix.split().to_vec(), socket };
             let handshake = acceptor.accept(socket);
             let tls = match tokio::time::timeout(bounds.handshake, handshake).await {
@@ -127,6 +129,9 @@ async fn open(
                 return Err(Early::Gone);
             }
             is_h2 = protocol == Some(b"h2");
+            let chain = tls.get_ref().1.peer_certificates();
+            certificate = chain
+                .and_then(|chain| ShownCertificate::new(chain, Arc::clone(&loaded.client_cas)));
             Stream::Tls(Box::new(tls))
         }
     };
@@ -138,8 +143,17 @@ async fn open(
     let is_tls = matches!(stream, Stream::Tls(_));
     let seat = Arc::clone(place.seat());
     let shared = Arc::new(Shared::new(Arc::clone(&seat), front.began));
-    let peer =
-        Arc::new(Peer { client, is_unnamed, forwarded_for, is_tls, is_h2, shared, seat, place });
+    let peer = Arc::new(Peer {
+        client,
+        is_unnamed,
+        forwarded_for,
+        is_tls,
+        is_h2,
+        certificate,
+        shared,
+        seat,
+        place,
+    });
     Ok(Opened { stream, prefix, is_h2, peer })
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use keepgate_observe::Counter;
-use keepgate_serve::Places;
+use keepgate_serve::{Loaded, Places};
 
 use super::acme::Acme;
 use super::life::{Clock, Life};
@@ -25,8 +25,8 @@ pub(crate) struct Front {
     pub(crate) common: Arc<Common>,
     /// Obtains certificates toward callers; none: nobody does.
     pub(crate) acme: Option<Acme>,
-    /// The certificates toward callers; none: plain.
-    pub(crate) tls: Option<ArcSwap<rustls::ServerConfig>>,
+    /// The certificates toward callers, and whose certificates they may show; none: plain.
+    pub(crate) tls: Option<ArcSwap<Loaded>>,
     /// The clock of `places` counts from here.
     pub(crate) began: Instant,
     /// Connections of callers, over all workers.

@@ -145,6 +145,7 @@ impl Gate {
         let issuers = Arc::new(Issuers::new(control, dialer.clone(), keys, access));
         let tables = services.into_iter().map(|service| {
             Arc::new(Tables {
+                asks_for_certificates: AtomicBool::new(config.asks_for_certificates(&service)),
                 service,
                 source: Arc::clone(&source),
                 issuers: Arc::clone(&issuers),

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use keepgate_client::dial::{Dialer, Roots};
 use keepgate_client::replica::{FollowConfig, Replica};
@@ -64,6 +65,7 @@ impl Reloader {
         let pair = |files: &keepgate_serve::TlsFiles| [files.cert.clone(), files.key.clone()];
         let mut files: Vec<PathBuf> = config.tls.iter().flat_map(pair).collect();
         files.extend(config.sites.iter().filter_map(|site| site.tls.as_ref()).flat_map(pair));
+        files.extend(config.client_cas());
         files.extend(config.upstream_ca.clone());
         files.extend(config.upstream_client.iter().flat_map(pair));
         for tls in config.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref()) {
@@ -117,6 +119,7 @@ impl Reloader {
         let is_same = before.config.sites == config.sites
             && before.config.upstreams == config.upstreams
             && before.config.tls == config.tls
+            && before.config.client_ca == config.client_ca
             && values(&before.config).eq(values(&config));
         if is_same {
             return all;
@@ -125,6 +128,7 @@ impl Reloader {
             sites: config.sites.clone(),
             upstreams: config.upstreams.clone(),
             tls: config.tls.clone(),
+            client_ca: config.client_ca.clone(),
             ..before.config.clone()
         };
         for (setting, value) in site_settings(&config) {
@@ -170,6 +174,10 @@ impl Reloader {
         let (made, map) = sites::made(&config, drafts, &services, &backends)?;
         let live = Live { config, backends: backends.into(), sites: made.into(), map };
         let live = Arc::new(live);
+        for tables in &common.services {
+            let asks = live.config.asks_for_certificates(&tables.service);
+            tables.asks_for_certificates.store(asks, Ordering::Relaxed);
+        }
         common.live.store(Arc::clone(&live));
         common.relived.notify_one();
         if let Some((held, read)) = self.front.tls.as_ref().zip(tls) {

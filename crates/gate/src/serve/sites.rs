@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use keepgate_client::dial::{Dialer, Endpoint, Identity, Roots, Target, TlsSettings};
 use keepgate_client::pool::{GroupConfig, MAX_CONNECTIONS, PoolConfig, Protocol};
-use keepgate_serve::{Certificates, Issued, TlsFiles};
-use rustls::ServerConfig;
+use keepgate_serve::{Certificates, Issued, Loaded, TlsFiles};
 
 use super::failure::StartError;
 use super::upstream;
@@ -220,8 +219,9 @@ pub(crate) fn made(
             return Err(StartError::Named { table: format!("[[site]] {}", number + 1), reason });
         };
         let bounds = bounds(config, &site);
+        let client_ca = site.client_ca.clone().or_else(|| config.client_ca.clone());
         let (service, backend) = (*service, Arc::clone(backend));
-        all.push(Arc::new(Site { config: site, number, bounds, service, backend }));
+        all.push(Arc::new(Site { config: site, number, bounds, client_ca, service, backend }));
     }
     Ok((all, map))
 }
@@ -254,12 +254,12 @@ fn covers(named: &str, host: &str) -> bool {
 pub(crate) fn tls(
     config: &GateConfig,
     issued: Option<Issued>,
-) -> Result<Option<Arc<ServerConfig>>, StartError> {
+) -> Result<Option<Arc<Loaded>>, StartError> {
     let certificates = certificates(config, issued)?;
     if certificates.is_empty() {
         return Ok(None);
     }
-    Ok(Some(certificates.load()?))
+    Ok(Some(Arc::new(certificates.load()?)))
 }
 
 /// The certificates toward callers. Where there are any, each host has one.
@@ -271,7 +271,12 @@ pub(crate) fn certificates(
     issued: Option<Issued>,
 ) -> Result<Certificates, StartError> {
     let obtained = config.acme.as_ref().map_or(&[][..], |acme| &acme.hosts);
-    let mut certificates = Certificates { default: config.tls.clone(), named: Vec::new(), issued };
+    let mut certificates = Certificates {
+        default: config.tls.clone(),
+        named: Vec::new(),
+        issued,
+        client_cas: config.client_cas(),
+    };
     let mut by_host: HashMap<String, (usize, &TlsFiles)> = HashMap::new();
     let named = |number: usize, reason: String| {
         Err(StartError::Named { table: format!("[[site]] {}", number + 1), reason })

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keepgate_limit::rules::{NamedPlan, Rule};
 use keepgate_policy::host::HostPattern;
-use keepgate_policy::identify::{AddressRange, JwtIssuer, is_everybody};
+use keepgate_policy::identify::{AddressRange, ClientCertificate, JwtIssuer, is_everybody};
 use keepgate_policy::model::KeyBody;
 use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
@@ -37,6 +37,8 @@ pub(crate) struct Tables {
     pub(crate) limiting: Limiting,
     /// The operator's word that a trusted header's peers may be everybody.
     pub(crate) trust_everybody: bool,
+    /// A site of the service asks callers for certificates.
+    pub(crate) asks_for_certificates: AtomicBool,
     /// It was said that a trusted header's peers are everybody.
     pub(crate) said_everybody: AtomicBool,
 }
@@ -77,6 +79,7 @@ pub(crate) struct Believed {
 pub(crate) struct Ways {
     pub(crate) issuers: Vec<Issuer>,
     pub(crate) api_key: Option<http::HeaderName>,
+    pub(crate) certificate: Option<ClientCertificate>,
     pub(crate) trusted: Option<Believed>,
     pub(crate) anonymous: Arc<Uid>,
     /// `WWW-Authenticate` of a 401.
@@ -254,10 +257,13 @@ impl Ways {
 
     fn new(settings: &ServiceSettings, tables: &Tables) -> Ways {
         let identify = &settings.identify;
-        if identify.client_certificate.is_some() {
+        if identify.client_certificate.is_some()
+            && !tables.asks_for_certificates.load(Ordering::Relaxed)
+        {
             tracing::warn!(
                 service = settings.name,
-                "this gate does not identify callers by client certificate; such callers get 401"
+                "the service identifies callers by client certificate, and this gate asks for none: \
+                 callers without another credential get 503; start the gate with --client-ca FILE"
             );
         }
         let header = |name: &str| http::HeaderName::from_bytes(name.as_bytes()).ok();
@@ -272,6 +278,7 @@ impl Ways {
                 })
                 .collect(),
             api_key: identify.api_key.as_ref().and_then(|way| header(&way.header)),
+            certificate: identify.client_certificate.clone(),
             trusted: identify.trusted_header.as_ref().and_then(|way| {
                 Some(Believed {
                     header: header(&way.header)?,

@@ -1,13 +1,16 @@
 //! The other end of a caller's connection: who it is, and its place among the connections.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
-use keepgate_serve::{Place, Seat};
+use keepgate_serve::{ClientCas, Place, Seat};
+use rustls::pki_types::CertificateDer;
 
 use crate::exchange::cut::Cut;
 use crate::exchange::shared::Shared;
+use crate::identify::certificate::{Certificate, CertificateError};
 use crate::observe::metrics::WorkerMetrics;
 
 /// The request of a cut that is a whole connection's.
@@ -23,6 +26,8 @@ pub(crate) struct Peer {
     pub(crate) forwarded_for: Option<HeaderValue>,
     pub(crate) is_tls: bool,
     pub(crate) is_h2: bool,
+    /// What the caller has shown of itself in the handshake; none: nothing.
+    pub(crate) certificate: Option<ShownCertificate>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) seat: Arc<Seat>,
     #[expect(dead_code, reason = "held for its Drop, also by what outlives the connection")]
@@ -33,6 +38,42 @@ impl Peer {
     /// `client`'s address, an IPv4 one as such.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         self.client.map(|addr| addr.ip().to_canonical())
+    }
+}
+
+/// A client certificate that a handshake has accepted. It is of the connection: read once, and the
+/// same for every site and service that the connection's requests are for.
+pub(crate) struct ShownCertificate {
+    chain: Vec<CertificateDer<'static>>,
+    pub(crate) read: Result<Certificate, CertificateError>,
+    cas: Arc<ClientCas>,
+    /// Which files of authorities have issued it, as far as that was asked.
+    judged: Mutex<Vec<(PathBuf, bool)>>,
+}
+
+impl ShownCertificate {
+    /// Of a chain that was accepted by one of the authorities; none: it is empty.
+    pub(crate) fn new(
+        chain: &[CertificateDer<'_>],
+        cas: Arc<ClientCas>,
+    ) -> Option<ShownCertificate> {
+        let read = Certificate::parse(chain.first()?);
+        let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+        Some(ShownCertificate { chain, read, cas, judged: Mutex::default() })
+    }
+
+    /// Whether an authority in this file has issued it.
+    pub(crate) fn is_of(&self, ca: &Path) -> bool {
+        if self.cas.is_only(ca) {
+            return true;
+        }
+        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, is_of)) = judged.iter().find(|(path, _)| path == ca) {
+            return *is_of;
+        }
+        let is_of = self.cas.accepts(ca, &self.chain, keepgate_observe::unix_s());
+        judged.push((ca.to_owned(), is_of));
+        is_of
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod bodies;
 mod browser;
+mod certificates;
 mod clients;
 mod cors;
 mod crawl;

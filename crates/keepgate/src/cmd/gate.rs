@@ -113,6 +113,10 @@ pub(crate) struct Traffic {
     /// PEM file with the certificate's private key
     #[arg(long, env = "KEEPGATE_TLS_KEY", value_name = "F", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// PEM file with the authorities whose certificates identify callers; with it, callers are asked
+    /// for a certificate in TLS, and may go without
+    #[arg(long, env = "KEEPGATE_CLIENT_CA", value_name = "F")]
+    pub(crate) client_ca: Option<PathBuf>,
     /// Permissions of the gate's Unix sockets, such as 0660; default: what the umask leaves
     #[arg(long, env = "KEEPGATE_UNIX_MODE", value_name = "MODE", value_parser = mode)]
     pub(crate) unix_mode: Option<u32>,
@@ -318,6 +322,7 @@ impl Traffic {
             more_listen: listen.collect(),
             unix_access: UnixAccess { mode: self.unix_mode, group: self.unix_group },
             tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
+            client_ca: self.client_ca,
             admin_listen: Some(self.admin_listen),
             admin_hosts: self.admin_host,
             upstream_protocol: match self.upstream_protocol {
