@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keepgate_client::replica::{FollowConfig, Replica};
-use keepgate_gate::DecisionSource;
+use keepgate_gate::{AcmeConfig, DecisionSource};
 use keepgate_observe::Page;
 
 use super::support::{Draft, Echo, TestGate, get};
@@ -15,6 +15,21 @@ async fn every_metric_is_in_the_table() {
     let gate = TestGate::start(&Draft::orders(), &echo.url).await;
     assert_eq!(get(gate.addr, "/orders", &[("x-user", "alice")]).await.status, 200);
     let mut text = get(gate.admin, "/metrics", &[]).await.body;
+    // A gate that obtains certificates adds its own; its authority need not be there.
+    let dir = std::env::temp_dir().join(format!("keepgate-metrics-{}", std::process::id()));
+    let obtaining = TestGate::with(&Draft::orders(), &echo.url, |config| {
+        config.acme = Some(AcmeConfig {
+            directory: "https://127.0.0.1:9/".to_owned(),
+            hosts: vec!["a.example".to_owned()],
+            contact: None,
+            dir: dir.clone(),
+            accepts_terms: true,
+            ca: None,
+        });
+    })
+    .await;
+    text.push_str(&get(obtaining.admin, "/metrics", &[]).await.body);
+    std::fs::remove_dir_all(&dir).unwrap();
     // The gate under test has a world in hand; a replica adds its own.
     let config = FollowConfig::new("http://127.0.0.1:9", "none");
     let replica = Arc::new(Replica::follow(config).unwrap());
