@@ -1,9 +1,12 @@
-//! Tokens, key sets and secrets of any bytes: no panic, and nothing made up ever verifies.
+//! Tokens, key sets, secrets, claims and issuers' documents of any bytes: no panic, and nothing made up
+//! ever verifies.
 #![no_main]
 
+use keepgate_gate::identify::claims::{MAX_ROLES, said};
+use keepgate_gate::identify::discovery::jwks_uri;
 use keepgate_gate::identify::jwks::KeySet;
 use keepgate_gate::identify::jwt::Unverified;
-use keepgate_policy::identify::{Algorithm, JwtIssuer, KeySource};
+use keepgate_policy::identify::{Algorithm, ClaimUses, JwtIssuer, KeySource};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (&str, &[u8])| {
@@ -14,16 +17,31 @@ fuzz_target!(|input: (&str, &[u8])| {
         br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"e",
             "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#,
     );
-    let Ok(unverified) = Unverified::parse(token) else { return };
+    let _ = jwks_uri("https://id.example", keys);
+    if let Ok(serde_json::Value::Object(claims)) = keepgate_policy::json::parse(keys) {
+        let Ok(issuer) = serde_json::from_str::<JwtIssuer>(
+            r#"{"issuer":"https://i","audience":"a","claims":true,
+                "roles_from":["groups","a.b","scope"],"role_prefix":"p:",
+                "attributes_from":{"x":"x"},"claim_headers":{"x-y":"y"}}"#,
+        ) else {
+            return;
+        };
+        if let Ok(Some(said)) = said(&issuer.uses, &claims) {
+            assert!(said.roles.len() <= MAX_ROLES);
+            assert!(said.roles.iter().all(|role| role.id.starts_with("p:")));
+        }
+    }
+    let Ok(unverified) = Unverified::parse(token, 16 * 1024) else { return };
     let issuer = JwtIssuer {
         issuer: unverified.issuer().unwrap_or_default().to_owned(),
         audiences: vec!["orders".to_owned()],
         keys: KeySource::JwksFile(String::new()),
-        algorithms: vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa, Algorithm::Hs256],
+        algorithms: Algorithm::ALL.to_vec(),
         principal_type: "user".to_owned(),
         principal_claim: "sub".to_owned(),
         leeway_s: 30,
         certificate_bound: false,
+        uses: ClaimUses::default(),
     };
     for keys in [own, secret].into_iter().flatten() {
         let _ = unverified.verify(&issuer, &keys, 1_700_000_000);

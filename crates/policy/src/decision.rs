@@ -36,6 +36,9 @@ pub struct Query<'a> {
     pub resource: &'a Uid,
     /// The request's context; empty for none.
     pub context: &'a BTreeMap<String, serde_json::Value>,
+    /// Parents that the principal has for this evaluation, besides those that are stored: `principal in`
+    /// each of them holds, and in what each of them is in. They need not exist.
+    pub principal_parents: &'a [Uid],
     /// Properties that overlay the principal's stored attributes for this evaluation.
     pub principal_properties: &'a BTreeMap<String, serde_json::Value>,
     /// Properties of the action; they become `context.action`, in place of a member `action` of
@@ -62,6 +65,7 @@ impl<'a> Query<'a> {
             action,
             resource,
             context: &NOTHING,
+            principal_parents: &[],
             principal_properties: &NOTHING,
             action_properties: &NOTHING,
             resource_properties: &NOTHING,
@@ -94,6 +98,12 @@ impl<'a> Query<'a> {
     #[must_use]
     pub fn cedar_json(self) -> Query<'a> {
         Query { escapes: true, ..self }
+    }
+
+    /// Parents that the principal has besides those that are stored.
+    #[must_use]
+    pub fn principal_parents(self, principal_parents: &'a [Uid]) -> Query<'a> {
+        Query { principal_parents, ..self }
     }
 
     /// Properties that overlay the principal's stored attributes.

@@ -7,6 +7,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod claims;
+mod jwt;
+
+pub use self::claims::{ClaimPath, ClaimUses, ContextClaims, NotAnObject, check_prefixes};
+pub use self::jwt::{Algorithm, JwtIssuer, KeySource};
 pub use crate::address::{AddressRange, AddressRangeError, is_everybody};
 use crate::service::is_default;
 use crate::uid::{Uid, is_type_name};
@@ -18,6 +23,10 @@ pub struct Identify {
     /// Bearer tokens (RFC 7519), one entry an issuer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub jwt: Vec<JwtIssuer>,
+    /// The longest token that is read, in bytes; none: [`Identify::TOKEN_BYTES`].
+    #[serde(default, with = "crate::size::token", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub token_bytes: Option<u64>,
     /// API keys of the center.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key: Option<ApiKeyHeader>,
@@ -32,88 +41,41 @@ pub struct Identify {
     pub anonymous: Anonymous,
 }
 
-/// One issuer of JWTs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "JwtTable", into = "JwtTable")]
-#[schemars(with = "JwtTable")]
-pub struct JwtIssuer {
-    /// The exact `iss` claim.
-    pub issuer: String,
-    /// `aud` must name at least one of these; never empty.
-    pub audiences: Vec<String>,
-    /// Where the keys are.
-    pub keys: KeySource,
-    /// The algorithms that are accepted; never empty, and all of them fit the keys.
-    pub algorithms: Vec<Algorithm>,
-    /// The entity type of the principal.
-    pub principal_type: String,
-    /// The claim that holds the principal's id.
-    pub principal_claim: String,
-    /// Seconds by which clocks may differ in `exp` and `nbf`; at most [`JwtIssuer::MAX_LEEWAY_S`].
-    pub leeway_s: u32,
-    /// Only tokens that are bound to a client certificate are accepted (RFC 8705). One that is bound
-    /// needs that certificate in any case.
-    pub certificate_bound: bool,
-}
+impl Identify {
+    /// The longest token where nothing else is said, in bytes.
+    pub const TOKEN_BYTES: u64 = 8 * 1024;
+    /// The longest that may be set: with the other headers it fits in a gate's `header_bytes`.
+    pub const MAX_TOKEN_BYTES: u64 = 16 * 1024;
 
-impl JwtIssuer {
-    /// Above this a leeway is a mistake.
-    pub const MAX_LEEWAY_S: u32 = 300;
-    /// The leeway where none is given.
-    pub const DEFAULT_LEEWAY_S: u32 = 30;
-}
+    /// Whether it says what release 0.2 refuses.
+    pub(crate) fn is_new(&self) -> bool {
+        self.token_bytes.is_some() || self.jwt.iter().any(JwtIssuer::is_new)
+    }
 
-/// Where the keys of a JWT issuer are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeySource {
-    /// A JWKS (RFC 7517) behind a URL, cached and refreshed by the gate.
-    JwksUrl(String),
-    /// A JWKS in a file at the gate.
-    JwksFile(String),
-    /// The shared secret of HS256 in a file at the gate.
-    SecretFile(String),
-}
-
-/// Signature algorithms of JWTs (RFC 7518, RFC 8037); there is no `none`.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-pub enum Algorithm {
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
-    #[serde(rename = "RS256")]
-    Rs256,
-    /// ECDSA on P-256 with SHA-256.
-    #[serde(rename = "ES256")]
-    Es256,
-    /// Ed25519.
-    #[serde(rename = "EdDSA")]
-    EdDsa,
-    /// HMAC with SHA-256.
-    #[serde(rename = "HS256")]
-    Hs256,
-}
-
-impl Algorithm {
-    /// The `alg` header's text.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Algorithm::Rs256 => "RS256",
-            Algorithm::Es256 => "ES256",
-            Algorithm::EdDsa => "EdDSA",
-            Algorithm::Hs256 => "HS256",
+    /// What its ways say together that they may not; see [`check_prefixes`]. Names what to change.
+    fn check(&self) -> Result<(), String> {
+        check_prefixes(self.jwt.iter().map(|jwt| (jwt.issuer.as_str(), &jwt.uses)))?;
+        let claimed = self.jwt.iter().flat_map(|jwt| jwt.uses.claim_headers.keys());
+        let taken = [
+            self.api_key.as_ref().map(|way| &way.header),
+            self.trusted_header.as_ref().map(|way| &way.header),
+        ];
+        for header in claimed {
+            if taken.contains(&Some(header)) {
+                return Err(format!(
+                    "`{header}` cannot carry a claim to the upstream: callers are identified by it"
+                ));
+            }
         }
+        Ok(())
     }
+}
 
-    /// The algorithm of an `alg` header; case matters.
-    pub fn from_name(name: &str) -> Option<Algorithm> {
-        [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa, Algorithm::Hs256]
-            .into_iter()
-            .find(|algorithm| algorithm.as_str() == name)
-    }
-
-    const fn is_symmetric(self) -> bool {
-        matches!(self, Algorithm::Hs256)
-    }
+/// Reads `[identify]`, and checks its ways against each other.
+pub(crate) fn checked<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Identify, D::Error> {
+    let identify = Identify::deserialize(from)?;
+    identify.check().map_err(serde::de::Error::custom)?;
+    Ok(identify)
 }
 
 /// The header that carries API keys.
@@ -185,166 +147,12 @@ impl Default for Anonymous {
     }
 }
 
-/// `[[identify.jwt]]` as written.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct JwtTable {
-    issuer: String,
-    audience: OneOrMany,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    jwks_url: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    jwks_file: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    secret_file: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    algorithms: Vec<Algorithm>,
-    #[serde(default = "user", deserialize_with = "type_name")]
-    principal_type: String,
-    #[serde(default = "sub")]
-    principal_claim: String,
-    #[serde(default = "default_leeway_s")]
-    leeway_s: u32,
-    #[serde(default, skip_serializing_if = "is_default")]
-    certificate_bound: bool,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-#[derive(Debug, thiserror::Error)]
-enum JwtTableError {
-    #[error("`issuer` is empty")]
-    Issuer,
-    #[error("`audience` is empty; name the audience that tokens for this service carry")]
-    Audience,
-    #[error("give exactly one of `jwks_url`, `jwks_file` and `secret_file`")]
-    Keys,
-    #[error("`jwks_url` must start with `https://` or `http://`: `{0}`")]
-    Url(String),
-    #[error("`{}` does not fit the keys: HS256 needs `secret_file`, the others `jwks_url` or `jwks_file`", .0.as_str())]
-    Algorithm(Algorithm),
-    #[error("`leeway_s` is at most {}", JwtIssuer::MAX_LEEWAY_S)]
-    Leeway,
-    #[error("`principal_claim` is empty")]
-    Claim,
-}
-
-const ASYMMETRIC: [Algorithm; 3] = [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa];
-
-impl TryFrom<JwtTable> for JwtIssuer {
-    type Error = JwtTableError;
-
-    fn try_from(table: JwtTable) -> Result<JwtIssuer, JwtTableError> {
-        let audiences = match table.audience {
-            OneOrMany::One(one) => vec![one],
-            OneOrMany::Many(many) => many,
-        };
-        if table.issuer.is_empty() {
-            return Err(JwtTableError::Issuer);
-        }
-        if audiences.is_empty() || audiences.iter().any(String::is_empty) {
-            return Err(JwtTableError::Audience);
-        }
-        let keys = match (table.jwks_url, table.jwks_file, table.secret_file) {
-            (Some(url), None, None)
-                if url.starts_with("https://") || url.starts_with("http://") =>
-            {
-                KeySource::JwksUrl(url)
-            }
-            (Some(url), None, None) => return Err(JwtTableError::Url(url)),
-            (None, Some(file), None) => KeySource::JwksFile(file),
-            (None, None, Some(file)) => KeySource::SecretFile(file),
-            _ => return Err(JwtTableError::Keys),
-        };
-        let symmetric = matches!(keys, KeySource::SecretFile(_));
-        if let Some(odd) = table.algorithms.iter().find(|a| a.is_symmetric() != symmetric) {
-            return Err(JwtTableError::Algorithm(*odd));
-        }
-        let algorithms = match (table.algorithms.is_empty(), symmetric) {
-            (false, _) => table.algorithms,
-            (true, true) => vec![Algorithm::Hs256],
-            (true, false) => ASYMMETRIC.to_vec(),
-        };
-        if table.leeway_s > JwtIssuer::MAX_LEEWAY_S {
-            return Err(JwtTableError::Leeway);
-        }
-        if table.principal_claim.is_empty() {
-            return Err(JwtTableError::Claim);
-        }
-        Ok(JwtIssuer {
-            issuer: table.issuer,
-            audiences,
-            keys,
-            algorithms,
-            principal_type: table.principal_type,
-            principal_claim: table.principal_claim,
-            leeway_s: table.leeway_s,
-            certificate_bound: table.certificate_bound,
-        })
-    }
-}
-
-impl From<JwtIssuer> for JwtTable {
-    fn from(issuer: JwtIssuer) -> JwtTable {
-        let mut audiences = issuer.audiences;
-        let audience = match (audiences.len(), audiences.pop()) {
-            (1, Some(one)) => OneOrMany::One(one),
-            (_, Some(last)) => {
-                audiences.push(last);
-                OneOrMany::Many(audiences)
-            }
-            (_, None) => OneOrMany::Many(Vec::new()),
-        };
-        let (mut jwks_url, mut jwks_file, mut secret_file) = (None, None, None);
-        let default = match issuer.keys {
-            KeySource::JwksUrl(url) => {
-                jwks_url = Some(url);
-                ASYMMETRIC.as_slice()
-            }
-            KeySource::JwksFile(file) => {
-                jwks_file = Some(file);
-                ASYMMETRIC.as_slice()
-            }
-            KeySource::SecretFile(file) => {
-                secret_file = Some(file);
-                [Algorithm::Hs256].as_slice()
-            }
-        };
-        let algorithms = if issuer.algorithms == default { Vec::new() } else { issuer.algorithms };
-        JwtTable {
-            issuer: issuer.issuer,
-            audience,
-            jwks_url,
-            jwks_file,
-            secret_file,
-            algorithms,
-            principal_type: issuer.principal_type,
-            principal_claim: issuer.principal_claim,
-            leeway_s: issuer.leeway_s,
-            certificate_bound: issuer.certificate_bound,
-        }
-    }
-}
-
 fn user() -> String {
     "user".to_owned()
 }
 
-fn sub() -> String {
-    "sub".to_owned()
-}
-
 fn x_api_key() -> String {
     "x-api-key".to_owned()
-}
-
-fn default_leeway_s() -> u32 {
-    JwtIssuer::DEFAULT_LEEWAY_S
 }
 
 fn anonymous_user() -> Uid {

@@ -89,7 +89,11 @@ pub struct ServiceSettings {
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: LimitSettings,
     /// How callers are identified.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        deserialize_with = "crate::identify::checked",
+        skip_serializing_if = "is_default"
+    )]
     pub identify: Identify,
     /// How long the upstream may take to begin its answer, counted from the last byte of the request
     /// that was forwarded, in milliseconds; none: the gate's.
@@ -158,7 +162,7 @@ impl ServiceSettings {
         if self.authzen == Authzen::Default
             || self.cors.is_some()
             || self.body_bytes.is_some()
-            || self.identify.jwt.iter().any(|issuer| issuer.certificate_bound)
+            || self.identify.is_new()
         {
             return 3;
         }

@@ -62,6 +62,29 @@ pub(crate) mod body {
     }
 }
 
+/// For `#[serde(with = "..")]` on an `Option<u64>` of bytes that a token may have.
+pub(crate) mod token {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::identify::Identify;
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+        super::body::serialize(bytes, to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+        let most = Identify::MAX_TOKEN_BYTES;
+        match super::parse(&text).filter(|bytes| (1024..=most).contains(bytes)) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Err(serde::de::Error::custom(format!(
+                "expected a size from 1KiB to {}, got `{text}`",
+                super::to_text(most)
+            ))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -142,6 +142,9 @@ fn facts<'a>(
     let ways = &settings.identify;
     headers.extend(ways.api_key.iter().map(|way| way.header.as_str()));
     headers.extend(ways.trusted_header.iter().map(|way| way.header.as_str()));
+    // What a caller sends in them is nobody's: the gate removes it.
+    headers
+        .extend(ways.jwt.iter().flat_map(|jwt| jwt.uses.claim_headers.keys()).map(String::as_str));
     let identifies = !ways.jwt.is_empty()
         || ways.api_key.is_some()
         || ways.client_certificate.is_some()

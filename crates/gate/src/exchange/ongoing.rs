@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::cut::{Cut, Cuts};
 use super::shared::Shared;
+use crate::identify::claims::Said;
 
 /// Why an exchange that is under way is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,8 @@ pub(crate) struct Inputs {
     pub(crate) action: Uid,
     pub(crate) resource: Uid,
     pub(crate) context: BTreeMap<String, Value>,
+    /// What its token said beyond a name; shared with the token's other exchanges.
+    pub(crate) said: Option<Arc<Said>>,
     pub(crate) max_age: Duration,
     /// The prefix of the API key that was shown.
     pub(crate) api_key: Option<String>,

@@ -1,15 +1,15 @@
 //! The key sets of JWT issuers, fetched and kept fresh away from any request.
 //!
-//! Each source of keys (a URL or a file) has one task. It reads the source at the start, then
-//! again at intervals, and on demand when a token names an unknown key: at most once a minute,
-//! so that made-up key ids are no lever against the issuer. A source that fails leaves the last
-//! good key set in place.
+//! Each source of keys (an issuer's document, a URL or a file) has one task. It reads the source at the
+//! start, then again at intervals, and on demand when a token names an unknown key: a few times in a
+//! row, then once a minute, so that an issuer may change its keys twice at once, and made-up key ids
+//! are no lever against it. A source that fails leaves the last good key set in place.
 //!
 //! The tasks run on one control runtime, not on the workers; workers read an atomic pointer.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::access::{AccessError, KeyAccess};
+use super::discovery::{self, DocumentError};
 use super::jwks::{KeySet, KeySetError, MAX_BYTES};
 
 /// How often key sets are read and how long that may take.
@@ -35,7 +36,7 @@ pub struct KeyRefresh {
     pub interval: Duration,
     /// Between two looks at a file.
     pub file_interval: Duration,
-    /// Between two reads because of unknown key ids.
+    /// Between two reads because of unknown key ids, once [`KeyRefresh::UNKNOWN_BURST`] were made.
     pub unknown_interval: Duration,
     /// Before the first retry while there is no key set; doubles up to `interval`.
     pub retry: Duration,
@@ -43,6 +44,12 @@ pub struct KeyRefresh {
     pub timeout: Duration,
     /// How long a request waits for keys that it needs.
     pub wait: Duration,
+}
+
+impl KeyRefresh {
+    /// Reads because of unknown key ids that may follow each other at once; one comes back each
+    /// `unknown_interval`.
+    pub const UNKNOWN_BURST: u32 = 5;
 }
 
 impl Default for KeyRefresh {
@@ -78,6 +85,8 @@ enum ReadError {
     #[error("the answer broke off or is too large")]
     Body,
     #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error(transparent)]
     Access(#[from] AccessError),
     #[error(transparent)]
     Keys(KeySetError),
@@ -91,7 +100,32 @@ pub(crate) struct IssuerKeys {
     /// Reads that were done, well or not.
     reads: watch::Sender<u64>,
     asked: tokio::sync::Notify,
-    last_asked: Mutex<Option<Instant>>,
+    /// Reads that may be asked for.
+    allowance: Mutex<Allowance>,
+    /// The last read went wrong.
+    failing: AtomicBool,
+}
+
+/// How often a source may be asked again: a bucket of tokens.
+#[derive(Debug)]
+struct Allowance {
+    /// When the bucket is full again.
+    full_at: Option<Instant>,
+    /// How many reads were done when the last one was asked for: until there are more, it goes on.
+    asked_after: Option<u64>,
+}
+
+impl Allowance {
+    /// Takes one read, if there is one.
+    fn take(&mut self, now: Instant, interval: Duration) -> bool {
+        let full_at = self.full_at.map_or(now, |at| at.max(now));
+        // Empty: all of the burst is yet to come back.
+        if full_at + interval > now + interval * KeyRefresh::UNKNOWN_BURST {
+            return false;
+        }
+        self.full_at = Some(full_at + interval);
+        true
+    }
 }
 
 impl IssuerKeys {
@@ -100,20 +134,27 @@ impl IssuerKeys {
         self.keys.load_full()
     }
 
-    /// Has the keys read again, unless that was asked for too short a while ago, and waits for
-    /// it within bounds. Whether something was read.
+    /// Whether the last read went wrong, so that the keys may be others by now.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
+    }
+
+    /// Has the keys read again, unless that was asked for too often, and waits for it within bounds.
+    /// Whether something was read. Who comes while a read is under way waits for that one.
     pub(crate) async fn renewed(&self, refresh: &KeyRefresh) -> bool {
         let mut reads = self.reads.subscribe();
         reads.mark_unchanged();
         if self.current().is_some() {
-            let mut last = self.last_asked.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            if last.is_some_and(|at| now < at + refresh.unknown_interval) {
-                return false;
+            let done = *reads.borrow();
+            let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+            if allowance.asked_after != Some(done) {
+                if !allowance.take(Instant::now(), refresh.unknown_interval) {
+                    return false;
+                }
+                allowance.asked_after = Some(done);
+                self.asked.notify_one();
             }
-            *last = Some(now);
-            drop(last);
-            self.asked.notify_one();
+            drop(allowance);
         } else if *reads.borrow() > 0 {
             // The source fails; its task retries on its own.
             return false;
@@ -159,6 +200,13 @@ impl Issuers {
         self.state.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Whether the keys of a source were never read, so that no token of its issuer can be judged.
+    pub(crate) fn is_unread(&self, source: &KeySource) -> bool {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = sources.get(&format!("{source:?}")).and_then(Weak::upgrade);
+        keys.is_none_or(|keys| keys.keys.load().is_none())
+    }
+
     /// The keys of a source; its task runs as long as somebody holds them.
     pub(crate) fn keys(&self, source: &KeySource) -> Arc<IssuerKeys> {
         let name = format!("{source:?}");
@@ -172,7 +220,8 @@ impl Issuers {
             keys: ArcSwapOption::empty(),
             reads: watch::Sender::new(0),
             asked: tokio::sync::Notify::new(),
-            last_asked: Mutex::new(None),
+            allowance: Mutex::new(Allowance { full_at: None, asked_after: None }),
+            failing: AtomicBool::new(false),
         });
         sources.insert(name, Arc::downgrade(&keys));
         let task = keep_fresh(
@@ -201,7 +250,7 @@ async fn keep_fresh(
     loop {
         let Some(keys) = weak.upgrade() else { return };
         let interval = match keys.source {
-            KeySource::JwksUrl(_) => refresh.interval,
+            KeySource::Discovery(_) | KeySource::JwksUrl(_) => refresh.interval,
             KeySource::JwksFile(_) | KeySource::SecretFile(_) => refresh.file_interval,
         };
         let read = read(&keys.source, &dialer, &access, refresh.timeout, held.as_ref());
@@ -211,6 +260,7 @@ async fn keep_fresh(
                     tracing::info!(source = name(&keys.source), "keys of a JWT issuer are back");
                     failing = false;
                 }
+                keys.failing.store(false, Ordering::Release);
                 retry = refresh.retry;
                 if let Some((bytes, set)) = fresh {
                     tracing::info!(
@@ -235,6 +285,7 @@ async fn keep_fresh(
                     );
                     failing = true;
                 }
+                keys.failing.store(true, Ordering::Release);
                 let pause = retry;
                 retry = (2 * retry).min(interval.max(refresh.retry));
                 pause
@@ -297,7 +348,10 @@ async fn dial_first(
 
 fn name(source: &KeySource) -> &str {
     match source {
-        KeySource::JwksUrl(text) | KeySource::JwksFile(text) | KeySource::SecretFile(text) => text,
+        KeySource::Discovery(text)
+        | KeySource::JwksUrl(text)
+        | KeySource::JwksFile(text)
+        | KeySource::SecretFile(text) => text,
     }
 }
 
@@ -310,9 +364,14 @@ async fn read(
     held: Option<&Bytes>,
 ) -> Result<Option<(Bytes, KeySet)>, ReadError> {
     let bytes = match source {
-        KeySource::JwksUrl(url) => tokio::time::timeout(timeout, fetch(url, dialer, access))
-            .await
-            .map_err(|_| ReadError::Timeout)??,
+        KeySource::Discovery(issuer) => {
+            let read = discovered(issuer, dialer, access);
+            tokio::time::timeout(timeout, read).await.map_err(|_| ReadError::Timeout)??
+        }
+        KeySource::JwksUrl(url) => {
+            let read = fetch(url, MAX_BYTES, dialer, access);
+            tokio::time::timeout(timeout, read).await.map_err(|_| ReadError::Timeout)??
+        }
         KeySource::JwksFile(path) | KeySource::SecretFile(path) => {
             let (access, path) = (Arc::clone(access), path.clone());
             // A file system may be slow: not on the runtime's threads.
@@ -325,14 +384,30 @@ async fn read(
     }
     let set = match source {
         KeySource::SecretFile(_) => KeySet::from_secret(&bytes),
-        KeySource::JwksUrl(_) | KeySource::JwksFile(_) => KeySet::from_jwks(&bytes),
+        KeySource::Discovery(_) | KeySource::JwksUrl(_) | KeySource::JwksFile(_) => {
+            KeySet::from_jwks(&bytes)
+        }
     };
     let set = set.map_err(ReadError::Keys)?;
     Ok(Some((bytes, set)))
 }
 
+/// The key set that an issuer's own document names. Both URLs are judged by the same rules, and the
+/// document is read each time: an issuer may move its keys.
+async fn discovered(issuer: &str, dialer: &Dialer, access: &KeyAccess) -> Result<Bytes, ReadError> {
+    let at = discovery::url(issuer);
+    let document = fetch(&at, discovery::MAX_BYTES, dialer, access).await?;
+    let keys = discovery::jwks_uri(issuer, &document)?;
+    fetch(&keys, MAX_BYTES, dialer, access).await
+}
+
 /// GET without following redirects: an issuer's keys are where the operator said.
-async fn fetch(url: &str, dialer: &Dialer, access: &KeyAccess) -> Result<Bytes, ReadError> {
+async fn fetch(
+    url: &str,
+    max_bytes: usize,
+    dialer: &Dialer,
+    access: &KeyAccess,
+) -> Result<Bytes, ReadError> {
     let bad = |source| ReadError::Target { url: url.to_owned(), source };
     let asked = access.url(url)?;
     let mut target = Target::tcp(asked.host(), asked.port());
@@ -364,7 +439,29 @@ async fn fetch(url: &str, dialer: &Dialer, access: &KeyAccess) -> Result<Bytes, 
         drive.abort();
         return Err(ReadError::Status(response.status()));
     }
-    let body = Limited::new(response.into_body(), MAX_BYTES).collect().await;
+    let body = Limited::new(response.into_body(), max_bytes).collect().await;
     drive.abort();
     Ok(body.map_err(|_| ReadError::Body)?.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A burst at once, then one an interval, whatever was asked in between.
+    #[test]
+    fn reads_on_demand_are_bounded_by_rate() {
+        let (start, interval) = (Instant::now(), Duration::from_secs(60));
+        let mut allowance = Allowance { full_at: None, asked_after: None };
+        let mut taken = |after_s: u64, tries: usize| {
+            let now = start + Duration::from_secs(after_s);
+            (0..tries).filter(|_| allowance.take(now, interval)).count()
+        };
+        assert_eq!(taken(0, 20), 5);
+        assert_eq!(taken(59, 20), 0);
+        assert_eq!(taken(60, 20), 1);
+        assert_eq!(taken(61, 20), 0);
+        assert_eq!(taken(180, 20), 2);
+        assert_eq!(taken(3_600, 20), 5, "never more than the burst");
+    }
 }

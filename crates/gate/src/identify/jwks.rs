@@ -1,13 +1,16 @@
 //! JSON Web Key Sets (RFC 7517) and the keys in them.
 //!
-//! INVARIANT: a key verifies exactly one algorithm, which follows from its type. A public key
-//! can therefore never be taken for an HMAC secret.
+//! INVARIANT: which algorithms a key verifies follows from its type, and from its `alg` where it has
+//! one: RSA those of RSA, a curve the one of that curve. A public key can therefore never be taken
+//! for an HMAC secret.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keepgate_policy::identify::Algorithm;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
     UnparsedPublicKey,
 };
 use serde::Deserialize;
@@ -29,7 +32,8 @@ pub enum KeySetError {
     TooLarge,
     /// Nothing in it can verify a signature.
     #[error(
-        "the key set has no usable key; RSA (2048 bits or more), EC P-256 and Ed25519 are taken"
+        "the key set has no usable key; RSA (2048 bits or more), EC P-256 and P-384, and Ed25519 are \
+         taken"
     )]
     NoKey,
     /// A secret that is too short.
@@ -47,11 +51,14 @@ pub struct KeySet {
 pub struct Key {
     kid: Option<String>,
     material: Material,
+    /// The only algorithm, where the key set names one.
+    only: Option<Algorithm>,
 }
 
 enum Material {
     Rsa { n: Vec<u8>, e: Vec<u8> },
     P256(Vec<u8>),
+    P384(Vec<u8>),
     Ed25519(Vec<u8>),
     Secret(ring::hmac::Key),
 }
@@ -104,7 +111,7 @@ impl KeySet {
             return Err(KeySetError::ShortSecret);
         }
         let material = Material::Secret(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, bytes));
-        Ok(KeySet { keys: vec![Key { kid: None, material }] })
+        Ok(KeySet { keys: vec![Key { kid: None, material, only: None }] })
     }
 
     /// The keys that may have signed a token with this key id and algorithm.
@@ -114,7 +121,7 @@ impl KeySet {
         algorithm: Algorithm,
     ) -> impl Iterator<Item = &'a Key> {
         self.keys.iter().filter(move |key| {
-            key.algorithm() == algorithm
+            key.takes(algorithm)
                 // A key without an id answers to any; a token without one asks all.
                 && (kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid)
         })
@@ -144,29 +151,36 @@ impl Jwk {
                 let e = strip_zeros(decode(self.e.as_ref())?);
                 (n.len() >= 256 && n.len() <= 1024).then_some(Material::Rsa { n, e })?
             }
-            ("EC", Some("P-256")) => {
-                let (x, y) = (decode(self.x.as_ref())?, decode(self.y.as_ref())?);
-                if x.len() != 32 || y.len() != 32 {
-                    return None;
-                }
-                let mut point = vec![4];
-                point.extend(x);
-                point.extend(y);
-                Material::P256(point)
-            }
+            ("EC", Some("P-256")) => Material::P256(self.point(32)?),
+            ("EC", Some("P-384")) => Material::P384(self.point(48)?),
             ("OKP", Some("Ed25519")) => {
                 let x = decode(self.x.as_ref())?;
                 (x.len() == 32).then_some(Material::Ed25519(x))?
             }
             _ => return None,
         };
-        let key = Key { kid: self.kid, material };
-        let named = self.alg.as_deref().is_none_or(|alg| {
+        let only = match self.alg.as_deref() {
+            None => None,
             // RFC 9864 names the curve.
-            alg == key.algorithm().as_str()
-                || (alg == "Ed25519" && key.algorithm() == Algorithm::EdDsa)
-        });
-        named.then_some(key)
+            Some("Ed25519") => Some(Algorithm::EdDsa),
+            // An algorithm that is not taken, or that of an encryption.
+            Some(alg) => Some(Algorithm::from_name(alg)?),
+        };
+        let key = Key { kid: self.kid, material, only: None };
+        // It must be one of its own family.
+        only.is_none_or(|only| key.takes(only)).then_some(Key { only, ..key })
+    }
+
+    /// A point of a curve whose coordinates have so many bytes, uncompressed (SEC 1 section 2.3.3).
+    fn point(&self, bytes: usize) -> Option<Vec<u8>> {
+        let (x, y) = (decode(self.x.as_ref())?, decode(self.y.as_ref())?);
+        if x.len() != bytes || y.len() != bytes {
+            return None;
+        }
+        let mut point = vec![4];
+        point.extend(x);
+        point.extend(y);
+        Some(point)
     }
 }
 
@@ -181,30 +195,63 @@ fn strip_zeros(bytes: Vec<u8>) -> Vec<u8> {
 }
 
 impl Key {
-    /// The one algorithm it verifies.
-    pub fn algorithm(&self) -> Algorithm {
-        match self.material {
-            Material::Rsa { .. } => Algorithm::Rs256,
-            Material::P256(_) => Algorithm::Es256,
-            Material::Ed25519(_) => Algorithm::EdDsa,
-            Material::Secret(_) => Algorithm::Hs256,
+    /// Whether it verifies this algorithm.
+    pub fn takes(&self, algorithm: Algorithm) -> bool {
+        let family = match self.material {
+            Material::Rsa { .. } => rsa(algorithm).is_some(),
+            Material::P256(_) => algorithm == Algorithm::Es256,
+            Material::P384(_) => algorithm == Algorithm::Es384,
+            Material::Ed25519(_) => algorithm == Algorithm::EdDsa,
+            Material::Secret(_) => algorithm == Algorithm::Hs256,
+        };
+        family && self.only.is_none_or(|only| only == algorithm)
+    }
+
+    /// Whether this is its signature of `message` by this algorithm.
+    pub fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        if !self.takes(algorithm) {
+            return false;
+        }
+        match (&self.material, rsa(algorithm)) {
+            (Material::Rsa { n, e }, Some(parameters)) => {
+                RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).is_ok()
+            }
+            (Material::Rsa { .. }, None) => false,
+            (Material::P256(point), _) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+                .verify(message, signature)
+                .is_ok(),
+            (Material::P384(point), _) => UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point)
+                .verify(message, signature)
+                .is_ok(),
+            (Material::Ed25519(x), _) => {
+                UnparsedPublicKey::new(&ED25519, x).verify(message, signature).is_ok()
+            }
+            (Material::Secret(key), _) => ring::hmac::verify(key, message, signature).is_ok(),
         }
     }
 
-    /// Whether this is its signature of `message`.
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        match &self.material {
-            Material::Rsa { n, e } => RsaPublicKeyComponents { n, e }
-                .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
-                .is_ok(),
-            Material::P256(point) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
-                .verify(message, signature)
-                .is_ok(),
-            Material::Ed25519(x) => {
-                UnparsedPublicKey::new(&ED25519, x).verify(message, signature).is_ok()
-            }
-            Material::Secret(key) => ring::hmac::verify(key, message, signature).is_ok(),
+    /// Its type, in words.
+    fn sort(&self) -> &'static str {
+        match self.material {
+            Material::Rsa { .. } => "RSA",
+            Material::P256(_) => "P-256",
+            Material::P384(_) => "P-384",
+            Material::Ed25519(_) => "Ed25519",
+            Material::Secret(_) => "secret",
         }
+    }
+}
+
+/// How RSA verifies an algorithm; none: it is not one of RSA's.
+fn rsa(algorithm: Algorithm) -> Option<&'static RsaParameters> {
+    match algorithm {
+        Algorithm::Rs256 => Some(&RSA_PKCS1_2048_8192_SHA256),
+        Algorithm::Rs384 => Some(&RSA_PKCS1_2048_8192_SHA384),
+        Algorithm::Rs512 => Some(&RSA_PKCS1_2048_8192_SHA512),
+        Algorithm::Ps256 => Some(&RSA_PSS_2048_8192_SHA256),
+        Algorithm::Ps384 => Some(&RSA_PSS_2048_8192_SHA384),
+        Algorithm::Ps512 => Some(&RSA_PSS_2048_8192_SHA512),
+        Algorithm::Es256 | Algorithm::Es384 | Algorithm::EdDsa | Algorithm::Hs256 => None,
     }
 }
 
@@ -213,7 +260,8 @@ impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Key")
             .field("kid", &self.kid)
-            .field("algorithm", &self.algorithm())
+            .field("sort", &self.sort())
+            .field("only", &self.only)
             .finish_non_exhaustive()
     }
 }

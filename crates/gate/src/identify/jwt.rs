@@ -15,8 +15,6 @@ use serde_json::Value;
 
 use super::jwks::KeySet;
 
-/// The longest token that is looked at, in bytes.
-pub const MAX_TOKEN: usize = 8 * 1024;
 /// The longest `kid`.
 const MAX_KID: usize = 256;
 /// How many keys are tried for a token without `kid`.
@@ -26,7 +24,7 @@ const MAX_TRIES: usize = 4;
 /// token, never what the gate knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
-    /// Over [`MAX_TOKEN`].
+    /// Over the service's bound.
     #[error("the token is too long")]
     TooLong,
     /// Not three base64url parts with JSON objects in the first two.
@@ -102,9 +100,9 @@ pub struct Unverified<'a> {
 }
 
 impl<'a> Unverified<'a> {
-    /// Reads a token.
-    pub fn parse(token: &'a str) -> Result<Unverified<'a>, JwtError> {
-        if token.len() > MAX_TOKEN {
+    /// Reads a token of at most so many bytes.
+    pub fn parse(token: &'a str, max_bytes: usize) -> Result<Unverified<'a>, JwtError> {
+        if token.len() > max_bytes {
             return Err(JwtError::TooLong);
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed)?;
@@ -147,6 +145,11 @@ impl<'a> Unverified<'a> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
+    /// Its claims, once somebody has verified it.
+    pub fn claims(&self, _verified: &Verified) -> &serde_json::Map<String, Value> {
+        &self.claims
+    }
+
     /// Verifies it with an issuer's settings and keys.
     pub fn verify(
         &self,
@@ -165,7 +168,9 @@ impl<'a> Unverified<'a> {
         if candidates.peek().is_none() {
             return Err(JwtError::UnknownKey);
         }
-        if !candidates.any(|key| key.verifies(self.signed.as_bytes(), &self.signature)) {
+        if !candidates
+            .any(|key| key.verifies(self.algorithm, self.signed.as_bytes(), &self.signature))
+        {
             return Err(JwtError::Signature);
         }
         self.check_claims(issuer, now_unix_s)

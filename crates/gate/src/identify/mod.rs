@@ -1,7 +1,8 @@
 //! Who a caller is, from what it shows.
 //!
-//! [`jwt`] verifies tokens (pure: the time is an argument), [`jwks`] reads key sets (pure),
-//! `issuers` keeps them fresh, `cache` remembers tokens that were verified, `key` checks
+//! [`jwt`] verifies tokens (pure: the time is an argument), [`claims`] reads what they say beyond a
+//! name (pure), [`jwks`] reads key sets (pure), `issuers` keeps them fresh, [`discovery`] reads where
+//! they are (pure), `cache` remembers tokens that were verified, `key` checks
 //! API keys, [`certificate`] reads client certificates (pure). Which ways a service takes is in its settings (`policy::identify`).
 //!
 //! INVARIANT: a credential that is shown and does not hold is a refusal; it never falls through
@@ -10,6 +11,8 @@
 pub mod access;
 pub(crate) mod cache;
 pub mod certificate;
+pub mod claims;
+pub mod discovery;
 pub(crate) mod issuers;
 pub mod jwks;
 pub mod jwt;

@@ -16,7 +16,7 @@ use keepgate_client::pool::{BodyError, PooledBody};
 use keepgate_limit::Permit;
 use tokio::time::{Instant, Sleep};
 
-use super::headers::{self, GRPC_MESSAGE, GRPC_STATUS};
+use super::headers::{self, GRPC_MESSAGE, GRPC_STATUS, Regard};
 use super::uploads::{InProgress, Slot, Upload};
 use crate::exchange::cut::Cut;
 use crate::exchange::ongoing::{Ending, Listed};
@@ -102,6 +102,7 @@ pub(crate) struct CallerBody {
 struct Watched {
     incoming: Incoming,
     bounds: BodyBounds,
+    regard: Arc<Regard>,
     fate: Arc<BodyFate>,
     got: u64,
     pace: Pace,
@@ -114,10 +115,11 @@ struct Watched {
 
 impl CallerBody {
     /// A body that is not empty. `stream`: it is one half of a conversation (gRPC), which no bound
-    /// on bodies holds for. `slot`: its address's right to have it in progress.
+    /// on bodies holds for. `regard`: of its trailers. `slot`: its address's right to have it in progress.
     pub(crate) fn new(
         incoming: Incoming,
         bounds: BodyBounds,
+        regard: Arc<Regard>,
         stream: bool,
         in_progress: InProgress,
         slot: Option<Slot>,
@@ -130,6 +132,7 @@ impl CallerBody {
         let watched = Watched {
             incoming,
             bounds,
+            regard,
             fate: Arc::clone(&fate),
             got: 0,
             pace: Pace::default(),
@@ -250,7 +253,7 @@ impl Body for CallerBody {
                     BodyFault::TooLarge
                 } else {
                     if let Some(trailers) = frame.trailers_mut() {
-                        headers::clean_trailers(trailers);
+                        headers::clean_trailers(trailers, &body.regard);
                     }
                     if body.incoming.is_end_stream() {
                         // Over: its address may have another one.

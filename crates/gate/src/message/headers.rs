@@ -185,6 +185,8 @@ pub(crate) struct Regard {
     pub(crate) believed: Vec<HeaderName>,
     /// Headers that override a method, path or host, and pass.
     pub(crate) kept: Vec<String>,
+    /// Headers in which the gate sends claims: neither they nor look-alikes pass.
+    pub(crate) claimed: Vec<HeaderName>,
 }
 
 /// Who sends a request, as far as its headers are concerned.
@@ -212,7 +214,10 @@ fn ends_here(name: &str, sender: Sender<'_>, regard: &Regard) -> bool {
         name.into()
     };
     let looks_believed = |believed: &HeaderName| believed != name && alike(believed.as_str(), name);
-    if dashed.starts_with("keepgate-") || regard.believed.iter().any(looks_believed) {
+    if dashed.starts_with("keepgate-")
+        || regard.believed.iter().any(looks_believed)
+        || regard.claimed.iter().any(|claimed| alike(claimed.as_str(), name))
+    {
         return true;
     }
     if regard.believed.iter().any(|believed| believed == name) {
@@ -287,11 +292,13 @@ pub(crate) fn clean_response(headers: &mut HeaderMap, upgraded: bool) {
     }
 }
 
-/// Takes away what no trailer may carry.
-pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+/// Takes away what no trailer may carry: an upstream may read it as a header.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap, regard: &Regard) {
     let not_a_trailer = |name: &str| {
         let dashed: String = name.bytes().map(|b| char::from(plain(b))).collect();
+        let looks = |header: &HeaderName| alike(header.as_str(), name);
         is_protected(&dashed)
+            || regard.believed.iter().chain(&regard.claimed).any(looks)
             || OVERRIDE_HEADERS.contains(&dashed.as_str())
             || HOP_BY_HOP.iter().any(|n| *n == *dashed)
             || dashed == TRAILER.as_str()
@@ -379,6 +386,31 @@ mod tests {
     }
 
     #[test]
+    fn trailers_carry_nothing_that_is_believed() {
+        let regard = Regard {
+            believed: vec![HeaderName::from_static("x-remote-user")],
+            kept: Vec::new(),
+            claimed: vec![HeaderName::from_static("x-user-email")],
+        };
+        let mut trailers = map(&[
+            ("x-checksum", "1"),
+            ("x-remote-user", "root"),
+            ("x_remote_user", "root"),
+            ("x-user-email", "root"),
+            ("x_user_email", "root"),
+            ("keepgate-principal", "root"),
+            ("x-forwarded-for", "::1"),
+        ]);
+        clean_trailers(&mut trailers, &regard);
+        let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-checksum"]);
+    }
+
+    fn passes_of(regard: &Regard, name: &str, trusted: bool) -> bool {
+        !ends_here(name, Sender { trusted, forwarding: &X_FORWARDED_FOR }, regard)
+    }
+
+    #[test]
     fn no_spelling_of_what_is_believed_passes() {
         let regard = Regard {
             believed: vec![
@@ -387,7 +419,11 @@ mod tests {
                 AUTHORIZATION,
             ],
             kept: vec!["x-http-method-override".to_owned()],
+            claimed: vec![HeaderName::from_static("x-user-email")],
         };
+        for trusted in [false, true] {
+            assert!(!passes_of(&regard, "x-user-email", trusted), "it is the gate's alone");
+        }
         let passes = |name: &str, trusted: bool, forwarding: &HeaderName| {
             !ends_here(name, Sender { trusted, forwarding }, &regard)
         };
@@ -395,6 +431,7 @@ mod tests {
         for mark in "!#$%&'*+.^_`|~".chars() {
             for believed in [
                 "x-remote-user",
+                "x-user-email",
                 "keepgate-principal",
                 "x-forwarded-for",
                 "x-forwarded-prefix",

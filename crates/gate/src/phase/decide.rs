@@ -24,7 +24,7 @@ pub(crate) fn run(admitted: Admitted) -> Result<Allowed, Box<Refused>> {
 
 /// The context that it was permitted on.
 fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
-    let (found, principal) = (admitted.found(), &admitted.identified.identity.principal);
+    let (found, identity) = (admitted.found(), &admitted.identified.identity);
     let Accepted { arrived, entry, host, client, .. } = &admitted.identified.routed.accepted;
     let worker = &arrived.worker;
     fresh(found)?;
@@ -33,11 +33,13 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
     let (decision, context) = worker.with_context(|context| {
         let path = found.path.as_deref().unwrap_or(arrived.parts.uri.path());
         context.fill(arrived.parts.method.as_str(), path, host, *client);
-        let decision = found.table.world.decide(
-            &Query::new(principal, &found.action, &found.resource)
+        let decision = found.table.world.decide_prepared(
+            &Query::new(&identity.principal, &found.action, &found.resource)
                 .service(&entry.served.tables.service)
                 .context(&context.map)
+                .principal_parents(identity.roles())
                 .at(now),
+            identity.prepared(),
         );
         (decision, context.map.clone())
     });
@@ -57,8 +59,20 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
             );
             Err(no_decision("undecided", "a policy cannot be evaluated"))
         }
+        // The caller's token is none of its making, and the schema none of its token's issuer.
+        Err(QueryError::Value { path, reason }) if is_of_token(&path) => {
+            let detail = format!("`{path}` does not fit the service's schema: {reason}");
+            Err(Problem::new(Kind::NoDecision, detail).reason("claims"))
+        }
         Err(error) => Err(Problem::new(Kind::BadRequest, error.to_string())),
     }
+}
+
+/// Whether a value of a question is a claim, or an attribute that a claim gives.
+fn is_of_token(path: &str) -> bool {
+    path == "context.claims"
+        || path.starts_with("context.claims.")
+        || path.starts_with("principal.properties")
 }
 
 fn judge(arrived: &Arrived, decision: &Decision) -> Result<(), Problem> {

@@ -201,7 +201,8 @@ async fn caller_body(
         window: bounds.body_window,
         least: bounds.body_least,
     };
-    Ok(CallerBody::new(incoming, bounds, arrived.grpc, uploads.begin(), slot))
+    let regard = Arc::clone(&admitted.found().service.regard);
+    Ok(CallerBody::new(incoming, bounds, regard, arrived.grpc, uploads.begin(), slot))
 }
 
 /// Puts the exchange among those that are decided again, with the context that it was decided on.
@@ -214,6 +215,7 @@ fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
         action: found.action.clone(),
         resource: found.resource.clone(),
         context,
+        said: identity.said.clone(),
         max_age: Duration::from_millis(found.max_age_ms),
         api_key: identity.key.as_ref().map(|key| key.prefix.clone()),
         until_unix_s: identity.until_unix_s.filter(|_| found.service.closes_on_expiry),

@@ -12,6 +12,7 @@ use super::stage::{Accepted, Ended, Found, Identified, Identity, Refused, Routed
 use super::worker::Served;
 use crate::identify::cache::{self, Known};
 use crate::identify::certificate::CertificateError;
+use crate::identify::claims::{self, Said, Unsayable};
 use crate::identify::jwt::{JwtError, Unverified, Verified};
 use crate::identify::key;
 use crate::message::problem::{Kind, Problem};
@@ -109,8 +110,8 @@ async fn by_any_way(routed: &mut Routed, ways: &Ways, belief: Belief) -> Result<
     if routed.found.anonymous {
         let principal = Arc::clone(&ways.anonymous);
         let header = header_of(&principal);
-        let (key, until_unix_s) = (None, None);
-        return Ok(Identity { principal, header, is_anonymous: true, key, until_unix_s });
+        let (key, until_unix_s, said) = (None, None, None);
+        return Ok(Identity { principal, header, is_anonymous: true, key, until_unix_s, said });
     }
     if ways.certificate.is_some() && routed.accepted.entry.site.client_ca.is_none() {
         // Nobody is told to show what the gate does not ask for.
@@ -200,11 +201,15 @@ async fn by_token(accepted: &Accepted, ways: &Ways, token: &str) -> Result<Ident
     if let Some(known) = served.known_token(state, &name, now) {
         worker.metrics.token_cached.add(1);
         let until = Some(known.until_unix_s.min(bound_to(peer, ways, known.bound, now)?));
-        return somebody(ways, known.principal, Some(known.header), None, until);
+        let identity = somebody(ways, known.principal, Some(known.header), None, until)?;
+        return saying(identity, known.said);
     }
-    let unverified = Unverified::parse(token).map_err(|e| jwt_refused(ways, e))?;
+    let unverified =
+        Unverified::parse(token, ways.token_bytes).map_err(|e| jwt_refused(ways, e))?;
     let (issuer, verified) = verify(served, ways, &unverified, now, &mut state).await?;
     worker.metrics.token_verified.add(1);
+    let said = claims::said(&issuer.settings.uses, unverified.claims(&verified));
+    let said = said.map_err(Arc::new);
     let principal = Arc::new(Uid::new(&issuer.settings.principal_type, verified.id));
     let header = header_of(&principal);
     let until = verified.until_unix_s.min(bound_to(peer, ways, verified.bound, now)?);
@@ -215,10 +220,26 @@ async fn by_token(accepted: &Accepted, ways: &Ways, token: &str) -> Result<Ident
             from_unix_s: verified.from_unix_s,
             until_unix_s: verified.until_unix_s,
             bound: verified.bound,
+            said: said.clone(),
         };
         served.keep_token(state, name, known);
     }
-    somebody(ways, principal, header, None, Some(until))
+    saying(somebody(ways, principal, header, None, Some(until))?, said)
+}
+
+/// The identity with what its token says beyond a name. Where that cannot be told, nothing can be
+/// decided about it: it is not denied, and who it is holds all the same.
+fn saying(
+    identity: Identity,
+    said: Result<Option<Arc<Said>>, Arc<Unsayable>>,
+) -> Result<Identity, Problem> {
+    match said {
+        Ok(said) => Ok(Identity { said, ..identity }),
+        Err(unsayable) => {
+            let problem = Problem::new(Kind::NoDecision, unsayable.to_string());
+            Err(problem.reason(unsayable.reason()))
+        }
+    }
 }
 
 /// Refuses a token that is bound to a certificate (RFC 8705) on a connection that has not shown it.
@@ -283,6 +304,13 @@ async fn verify<'w>(
         }
         match verdict {
             Some(Ok(verified)) => return Ok((issuer, verified)),
+            // The issuer may have changed its keys, and cannot be asked: nobody knows that the token
+            // does not hold.
+            Some(Err(JwtError::UnknownKey)) if issuer.keys.is_failing() => {
+                let detail =
+                    "the token's key is not known, and the issuer's keys cannot be read anew";
+                return Err(Problem::new(Kind::NoIdentity, detail));
+            }
             Some(Err(error)) => last = error,
             None => {
                 let detail = "the keys of the token's issuer are not available";
@@ -339,7 +367,7 @@ fn somebody(
     if principal == ways.anonymous {
         return Err(refused(ways, "the credential names the principal of anonymous callers"));
     }
-    Ok(Identity { principal, header, is_anonymous: false, key, until_unix_s })
+    Ok(Identity { principal, header, is_anonymous: false, key, until_unix_s, said: None })
 }
 
 /// A principal in Cedar syntax, as a header's value; its escapes leave no control character.

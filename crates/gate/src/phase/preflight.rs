@@ -95,6 +95,7 @@ fn undecided(mut routed: Routed) -> Allowed {
         is_anonymous: true,
         key: None,
         until_unix_s: None,
+        said: None,
     };
     let identified = routed.identified(identity);
     let admitted = Admitted { identified, by_principal: LimitVerdict::unasked() };

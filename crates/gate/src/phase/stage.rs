@@ -18,10 +18,12 @@ use http::request::Parts;
 use http::{HeaderValue, Version};
 use keepgate_limit::{AddressKey, LimitVerdict, Permit};
 use keepgate_policy::Uid;
+use keepgate_policy::world::Prepared;
 use serde_json::Value;
 
 use super::wanted::Wanted;
 use super::worker::{Entry, Served, Worker};
+use crate::identify::claims::Said;
 use crate::message::headers::{self, Asked, X_REQUEST_ID};
 use crate::message::problem::Problem;
 use crate::observe::phase::Phase;
@@ -148,6 +150,8 @@ pub(crate) struct Identity {
     pub(crate) key: Option<ShownKey>,
     /// When the credential that was shown expires; none: never, or there is none.
     pub(crate) until_unix_s: Option<u64>,
+    /// What its token says beyond a name: roles, attributes, claims, headers.
+    pub(crate) said: Option<Arc<Said>>,
 }
 
 /// An API key that holds.
@@ -292,6 +296,16 @@ impl Routed {
 }
 
 impl Identity {
+    /// Roles that it is in for this request alone.
+    pub(crate) fn roles(&self) -> &[Uid] {
+        self.said.as_ref().map_or(&[], |said| &said.roles)
+    }
+
+    /// Its claims and attributes, as decisions take them.
+    pub(crate) fn prepared(&self) -> &Prepared {
+        self.said.as_ref().map_or(Prepared::nothing(), |said| &said.prepared)
+    }
+
     /// Type and id of the principal; none for an anonymous caller.
     pub(crate) fn known(&self) -> Option<(&str, &str)> {
         (!self.is_anonymous).then_some((&self.principal.kind, &self.principal.id))

@@ -76,6 +76,10 @@ pub(crate) fn prepare(identified: &mut Identified, has_body: bool) {
     if let Some(principal) = &identity.header {
         map.insert(KEEPGATE_PRINCIPAL, principal.clone());
     }
+    // Last, so that nothing that was set before passes for a claim.
+    for (name, value) in identity.said.iter().flat_map(|said| &said.headers) {
+        map.insert(name, value.clone());
+    }
     if *websocket {
         map.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         map.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -370,6 +370,10 @@ struct ServiceReady<'s> {
     /// None: nobody knows.
     #[serde(rename = "age_ms", serialize_with = "as_ms")]
     age: Option<Duration>,
+    /// Issuers of tokens whose keys were never read: their tokens get 503. It is no reason not to be
+    /// ready, since other callers are served.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    issuers_without_keys: Vec<String>,
 }
 
 fn as_ms<S: serde::Serializer>(age: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
@@ -393,10 +397,22 @@ impl ServiceReady<'_> {
         let service = tables.service.as_str();
         let Peek::New(dated) = tables.source.peek_service(service, None) else {
             let missing = Some("there is no replica yet");
-            return ServiceReady { service, missing, revision: 0, age: None };
+            return ServiceReady {
+                service,
+                missing,
+                revision: 0,
+                age: None,
+                issuers_without_keys: Vec::new(),
+            };
         };
         let (revision, age) = (dated.version.0.0, dated.currency.age());
-        let missing = if dated.world.service(service).is_none() {
+        let view = dated.world.service(service);
+        let issuers = view.iter().flat_map(|view| &view.settings().identify.jwt);
+        let unread = issuers.filter(|jwt| tables.issuers.is_unread(&jwt.keys));
+        let mut issuers_without_keys: Vec<String> = unread.map(|jwt| jwt.issuer.clone()).collect();
+        issuers_without_keys.sort_unstable();
+        issuers_without_keys.dedup();
+        let missing = if view.is_none() {
             Some("the replica does not know the service")
         } else if age.is_none() {
             // As after the first snapshot, or a reboot without a center: every answer is 503.
@@ -404,7 +420,7 @@ impl ServiceReady<'_> {
         } else {
             None
         };
-        ServiceReady { service, missing, revision, age }
+        ServiceReady { service, missing, revision, age, issuers_without_keys }
     }
 }
 

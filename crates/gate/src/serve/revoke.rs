@@ -12,11 +12,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use keepgate_policy::service::ServiceSettings;
+use keepgate_policy::world::Prepared;
 use keepgate_policy::{Query, Revision, World};
 use tokio::time::MissedTickBehavior;
 
 use super::front::Front;
 use crate::exchange::ongoing::{Ending, Inputs, Ongoing};
+use crate::identify::issuers::IssuerKeys;
 use crate::service::source::{Dated, Peek};
 use crate::service::table::Tables;
 
@@ -77,6 +80,10 @@ struct Seen {
     all: bool,
     /// The last end of a grant or a membership of its world, up to this round.
     last_end: Option<u64>,
+    /// The keys of the issuers in its settings: held, they are read before a request needs them.
+    keys: Arc<[Arc<IssuerKeys>]>,
+    /// The settings that they are of.
+    settings: Option<Arc<ServiceSettings>>,
 }
 
 impl Seen {
@@ -84,6 +91,9 @@ impl Seen {
     fn look(&mut self, tables: &Tables) {
         let Peek::New(dated) = tables.source.peek_service(&tables.service, None) else { return };
         let world = &dated.world;
+        if let Some(service) = world.service(&tables.service) {
+            self.hold_keys(service.settings(), tables);
+        }
         let Some(before) = &self.world else {
             self.since = world.revision();
             self.world = Some(dated);
@@ -95,6 +105,16 @@ impl Seen {
             self.since = world.revision();
         }
         self.world = Some(dated);
+    }
+}
+
+impl Seen {
+    fn hold_keys(&mut self, settings: &Arc<ServiceSettings>, tables: &Tables) {
+        let jwt = &settings.identify.jwt;
+        if self.settings.as_ref().is_none_or(|held| held.identify.jwt != *jwt) {
+            self.keys = jwt.iter().map(|issuer| tables.issuers.keys(&issuer.keys)).collect();
+        }
+        self.settings = Some(Arc::clone(settings));
     }
 }
 
@@ -204,11 +224,14 @@ fn decide(world: &World, service: &str, inputs: &Inputs, unix_s: u64) -> Option<
             return Some(Ending::Denied);
         }
     }
-    let decision = world.decide(
+    let said = inputs.said.as_deref();
+    let decision = world.decide_prepared(
         &Query::new(&inputs.principal, &inputs.action, &inputs.resource)
             .service(service)
             .context(&inputs.context)
+            .principal_parents(said.map_or(&[], |said| &said.roles))
             .at(unix_s),
+        said.map_or(Prepared::nothing(), |said| &said.prepared),
     );
     match decision {
         Ok(decision) => (!decision.is_allowed()).then_some(Ending::Denied),

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use keepgate_limit::rules::{NamedPlan, Rule};
 use keepgate_policy::host::HostPattern;
-use keepgate_policy::identify::{AddressRange, ClientCertificate, JwtIssuer, is_everybody};
+use keepgate_policy::identify::{
+    AddressRange, ClientCertificate, Identify, JwtIssuer, is_everybody,
+};
 use keepgate_policy::model::KeyBody;
 use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
@@ -82,6 +84,10 @@ pub(crate) struct Ways {
     pub(crate) certificate: Option<ClientCertificate>,
     pub(crate) trusted: Option<Believed>,
     pub(crate) anonymous: Arc<Uid>,
+    /// The longest token that is read.
+    pub(crate) token_bytes: usize,
+    /// Headers that carry claims to the upstream: nobody else's pass.
+    pub(crate) claimed: Vec<http::HeaderName>,
     /// `WWW-Authenticate` of a 401.
     pub(crate) challenge: http::HeaderValue,
 }
@@ -111,7 +117,7 @@ pub(crate) struct Service {
     pub(crate) hosts: Vec<HostPattern>,
     pub(crate) methods: Methods,
     pub(crate) paths: PathRules,
-    pub(crate) regard: Regard,
+    pub(crate) regard: Arc<Regard>,
     pub(crate) forward_unmatched: bool,
     pub(crate) max_age_ms: u64,
     /// None: the gate's.
@@ -200,7 +206,11 @@ impl Service {
             hosts: settings.hosts.clone(),
             methods: Methods::of(routes),
             paths: PathRules::of(settings),
-            regard: Regard { believed: ways.believed(), kept: settings.keep_headers.clone() },
+            regard: Arc::new(Regard {
+                believed: ways.believed(),
+                kept: settings.keep_headers.clone(),
+                claimed: ways.claimed.clone(),
+            }),
             forward_unmatched: settings.unmatched == Unmatched::Forward,
             max_age_ms: settings.max_age_ms,
             answer_timeout: settings.answer_timeout_ms.map(Duration::from_millis),
@@ -288,6 +298,12 @@ impl Ways {
                 })
             }),
             anonymous: Arc::new(identify.anonymous.principal.clone()),
+            token_bytes: usize::try_from(identify.token_bytes.unwrap_or(Identify::TOKEN_BYTES))
+                .unwrap_or_default(),
+            claimed: {
+                let named = identify.jwt.iter().flat_map(|jwt| jwt.uses.claim_headers.keys());
+                named.filter_map(|name| header(name)).collect()
+            },
             challenge: http::HeaderValue::try_from(challenge)
                 .unwrap_or_else(|_| http::HeaderValue::from_static("Bearer")),
         }

@@ -11,8 +11,9 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use keepgate_policy::model::KeyBody;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
-    RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+    KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256,
+    RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -26,18 +27,26 @@ const SECRET: &[u8] = b"a secret of 32 bytes or more, for HS256";
 pub(crate) enum Signer {
     Ed(Ed25519KeyPair),
     Ec(Box<EcdsaKeyPair>),
+    Ec384(Box<EcdsaKeyPair>),
     Rsa(Box<RsaKeyPair>),
     Hmac(Vec<u8>),
 }
 
 impl Signer {
-    fn ed() -> Signer {
+    pub(crate) fn ed() -> Signer {
         let rng = ring::rand::SystemRandom::new();
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&rng).unwrap();
         Signer::Ed(Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap())
     }
 
-    fn ec() -> Signer {
+    pub(crate) fn ec384() -> Signer {
+        let rng = ring::rand::SystemRandom::new();
+        let alg = &ECDSA_P384_SHA384_FIXED_SIGNING;
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(alg, &rng).unwrap();
+        Signer::Ec384(Box::new(EcdsaKeyPair::from_pkcs8(alg, pkcs8.as_ref(), &rng).unwrap()))
+    }
+
+    pub(crate) fn ec() -> Signer {
         let rng = ring::rand::SystemRandom::new();
         let alg = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(alg, &rng).unwrap();
@@ -45,7 +54,7 @@ impl Signer {
     }
 
     /// ring makes no RSA keys; this one was made for the tests and protects nothing.
-    fn rsa() -> Signer {
+    pub(crate) fn rsa() -> Signer {
         let pem = include_str!("rsa_test_key.pem");
         let der: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
         let der = base64::engine::general_purpose::STANDARD.decode(der).unwrap();
@@ -56,12 +65,13 @@ impl Signer {
         match self {
             Signer::Ed(_) => "EdDSA",
             Signer::Ec(_) => "ES256",
+            Signer::Ec384(_) => "ES384",
             Signer::Rsa(_) => "RS256",
             Signer::Hmac(_) => "HS256",
         }
     }
 
-    fn jwk(&self, kid: &str) -> Value {
+    pub(crate) fn jwk(&self, kid: &str) -> Value {
         match self {
             Signer::Ed(key) => json!({
                 "kty": "OKP", "crv": "Ed25519", "kid": kid, "use": "sig",
@@ -72,6 +82,13 @@ impl Signer {
                 json!({
                     "kty": "EC", "crv": "P-256", "kid": kid,
                     "x": B64.encode(&point[1..33]), "y": B64.encode(&point[33..]),
+                })
+            }
+            Signer::Ec384(key) => {
+                let point = key.public_key().as_ref();
+                json!({
+                    "kty": "EC", "crv": "P-384", "kid": kid, "alg": "ES384",
+                    "x": B64.encode(&point[1..49]), "y": B64.encode(&point[49..]),
                 })
             }
             Signer::Rsa(key) => {
@@ -86,13 +103,27 @@ impl Signer {
     }
 
     fn signature(&self, message: &[u8]) -> Vec<u8> {
+        self.signature_by(self.alg(), message)
+    }
+
+    fn signature_by(&self, alg: &str, message: &[u8]) -> Vec<u8> {
         let rng = ring::rand::SystemRandom::new();
         match self {
             Signer::Ed(key) => key.sign(message).as_ref().to_vec(),
-            Signer::Ec(key) => key.sign(&rng, message).unwrap().as_ref().to_vec(),
+            Signer::Ec(key) | Signer::Ec384(key) => {
+                key.sign(&rng, message).unwrap().as_ref().to_vec()
+            }
             Signer::Rsa(key) => {
+                let encoding: &dyn RsaEncoding = match alg {
+                    "RS256" => &RSA_PKCS1_SHA256,
+                    "RS384" => &RSA_PKCS1_SHA384,
+                    "RS512" => &RSA_PKCS1_SHA512,
+                    "PS256" => &RSA_PSS_SHA256,
+                    "PS384" => &RSA_PSS_SHA384,
+                    _ => &RSA_PSS_SHA512,
+                };
                 let mut signature = vec![0; key.public().modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &rng, message, &mut signature).unwrap();
+                key.sign(encoding, &rng, message, &mut signature).unwrap();
                 signature
             }
             Signer::Hmac(secret) => {
@@ -102,8 +133,16 @@ impl Signer {
         }
     }
 
+    /// A token that names an algorithm and is signed by another.
+    pub(crate) fn token_saying(&self, said: &str, by: &str, kid: &str, claims: &Value) -> String {
+        let header = json!({"alg": said, "kid": kid}).to_string();
+        let message = format!("{}.{}", B64.encode(header), B64.encode(claims.to_string()));
+        let signature = B64.encode(self.signature_by(by, message.as_bytes()));
+        format!("{message}.{signature}")
+    }
+
     /// A token of these very texts.
-    fn token_of(&self, header: &str, claims: &str) -> String {
+    pub(crate) fn token_of(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", B64.encode(header), B64.encode(claims));
         let signature = B64.encode(self.signature(message.as_bytes()));
         format!("{message}.{signature}")
@@ -115,7 +154,7 @@ impl Signer {
     }
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
@@ -246,7 +285,8 @@ async fn every_way_not_to_hold() {
         ("alg none", ed.token_of(r#"{"alg":"none"}"#, &text), "algorithm"),
         ("alg None", ed.token_of(r#"{"alg":"None"}"#, &text), "algorithm"),
         ("no alg", ed.token_of("{}", &text), "algorithm"),
-        ("alg RS512", ed.token_of(r#"{"alg":"RS512"}"#, &text), "algorithm"),
+        ("alg RS512", ed.token_of(r#"{"alg":"RS512"}"#, &text), "not known"),
+        ("alg ES512", ed.token_of(r#"{"alg":"ES512"}"#, &text), "algorithm"),
         (
             "the public key as an HMAC secret",
             Signer::Hmac(public).token("e", &claims()),
@@ -306,7 +346,7 @@ async fn every_way_not_to_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_keys_are_fetched_once_a_minute() {
+async fn unknown_keys_are_fetched_a_few_times_and_then_once_a_minute() {
     let echo = Echo::start().await;
     let (old, new) = (Signer::ed(), Signer::ed());
     let jwks = JwksServer::start(vec![old.jwk("old")]).await;
@@ -317,14 +357,14 @@ async fn unknown_keys_are_fetched_once_a_minute() {
     *jwks.keys.lock().unwrap() = vec![new.jwk("new")];
     assert_eq!(shown(&gate, &new.token("new", &claims())).await.status, 200);
     assert_eq!(jwks.asked.load(Ordering::SeqCst), 2);
-    // The old key is withdrawn, also where its token was remembered.
+    // The old key is withdrawn, also where its token was remembered; whether it is back is asked.
     shown(&gate, &old.token("old", &claims())).await.is_problem(401, "unauthenticated");
     // Made-up key ids are no lever.
     for i in 0..20 {
         let token = new.token(&format!("made-up-{i}"), &claims());
         shown(&gate, &token).await.is_problem(401, "unauthenticated");
     }
-    assert_eq!(jwks.asked.load(Ordering::SeqCst), 2);
+    assert_eq!(jwks.asked.load(Ordering::SeqCst), 6, "the first, and five on demand");
     // A failing key server leaves the keys in place.
     jwks.broken.store(1, Ordering::SeqCst);
     assert_eq!(shown(&gate, &new.token("new", &claims())).await.status, 200);

@@ -11,6 +11,7 @@
 mod bodies;
 mod browser;
 mod certificates;
+mod claims;
 mod clients;
 mod cors;
 mod crawl;
@@ -23,6 +24,7 @@ mod fleet;
 mod frameworks;
 mod http2;
 mod identify;
+mod issuer;
 mod limits;
 mod limits_of_time;
 mod metrics;

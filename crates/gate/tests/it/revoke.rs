@@ -131,7 +131,7 @@ pub(crate) async fn event_stream(gate: &TestGate) -> TcpStream {
     event_stream_of(gate, "x-user", "bob").await
 }
 
-async fn event_stream_of(gate: &TestGate, name: &str, value: &str) -> TcpStream {
+pub(crate) async fn event_stream_of(gate: &TestGate, name: &str, value: &str) -> TcpStream {
     let mut stream = connect(gate.addr).await;
     let request = format!("GET /orders HTTP/1.1\r\nHost: a\r\n{name}: {value}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -16,7 +16,7 @@ use hyper_util::server::conn::auto;
 use keepgate_gate::identify::access::KeyAccess;
 use keepgate_gate::{FixedSource, Gate, GateConfig, Listen, Reloader};
 use keepgate_policy::limits::Written;
-use keepgate_policy::model::{GrantBody, KeyBody, MemberBody, PolicyBody};
+use keepgate_policy::model::{GrantBody, KeyBody, MemberBody, PolicyBody, SchemaBody};
 use keepgate_policy::route::Route;
 use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::{Digest, Item, ItemBody, Revision, Snapshot, Uid, World};
@@ -38,10 +38,17 @@ pub(crate) struct Draft {
     pub(crate) keys: Vec<KeyBody>,
     pub(crate) grants: Vec<(String, GrantBody)>,
     pub(crate) members: Vec<MemberBody>,
+    /// The Cedar schema.
+    pub(crate) schema: Option<String>,
     /// Rules and plans, as in `limits.toml`.
     pub(crate) limits: Vec<serde_json::Value>,
     pub(crate) plans: Vec<serde_json::Value>,
     pub(crate) revision: u64,
+}
+
+/// A membership without an end.
+pub(crate) fn member(member: Uid, role: Uid) -> MemberBody {
+    MemberBody { member, role, source: String::new(), until_unix_s: None }
 }
 
 pub(crate) fn route(method: &str, path: &str) -> Route {
@@ -87,6 +94,7 @@ impl Draft {
             keys: Vec::new(),
             grants: Vec::new(),
             members: Vec::new(),
+            schema: None,
             limits: Vec::new(),
             plans: Vec::new(),
             revision: 1,
@@ -114,6 +122,10 @@ impl Draft {
         for plan in &self.plans {
             let plan = Written::read(plan.clone()).unwrap();
             items.push(Item::new(SERVICE, "", ItemBody::Plan(Box::new(plan))));
+        }
+        if let Some(text) = &self.schema {
+            let schema = SchemaBody { text: text.clone() };
+            items.push(Item::new(SERVICE, "", ItemBody::Schema(schema)));
         }
         for (id, grant) in &self.grants {
             items.push(Item::new(SERVICE, id, ItemBody::Grant(grant.clone())));

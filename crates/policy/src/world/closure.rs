@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use super::layer::Layer;
 use super::names::{Id, Names};
+use crate::model::Uid;
 
 /// The entity type whose members are in each other by their paths.
 pub(super) const ROUTE: &str = "route";
@@ -23,6 +24,17 @@ pub(super) struct Graph<'a> {
     pub(super) route: Option<Id>,
     /// Seconds since the Unix epoch: memberships that end up to then do not count.
     pub(super) now: u64,
+    /// Parents that one entity has for this request alone.
+    pub(super) given: Option<Given<'a>>,
+}
+
+/// Parents that an entity has besides those that are stored.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) uid: &'a Uid,
+    /// Its number; none: nothing stored names it.
+    id: Option<Id>,
+    parents: &'a [Uid],
 }
 
 /// A reusable list of ids without repetition.
@@ -59,9 +71,43 @@ impl IdSet {
     }
 }
 
+impl<'a> Graph<'a> {
+    /// The same graph, in which an entity has these parents too.
+    pub(super) fn giving(self, uid: &'a Uid, parents: &'a [Uid]) -> Graph<'a> {
+        if parents.is_empty() {
+            return self;
+        }
+        let id = self.names.entity(&uid.kind, &uid.id).map(|(id, _)| id);
+        Graph { given: Some(Given { uid, id, parents }), ..self }
+    }
+}
+
+impl<'a> Given<'a> {
+    pub(super) fn is(&self, kind: &str, id: &str) -> bool {
+        self.uid.id == id && self.uid.kind == kind
+    }
+
+    /// Whether an entity is this one, or in it. `set`: the entity's closure.
+    pub(super) fn is_above(&self, kind: &str, id: &str, set: &IdSet) -> bool {
+        self.is(kind, id) || self.id.is_some_and(|own| set.contains(own))
+    }
+
+    pub(super) fn parents(&self) -> impl Iterator<Item = &'a Uid> + use<'a> {
+        self.parents.iter()
+    }
+}
+
 impl Graph<'_> {
     /// The entity itself (where it is interned) and all its ancestors, into an empty set.
-    pub(super) fn close(&self, kind: Option<Id>, text: &str, id: Option<Id>, into: &mut IdSet) {
+    /// `is_given`: it is the one that [`Graph::giving`] named.
+    pub(super) fn close(
+        &self,
+        kind: Option<Id>,
+        text: &str,
+        id: Option<Id>,
+        is_given: bool,
+        into: &mut IdSet,
+    ) {
         match id {
             Some(id) => into.insert(id),
             // An entity that nothing names still has a path.
@@ -70,11 +116,18 @@ impl Graph<'_> {
                     into.insert(above);
                 }
             }
+            None if is_given => {}
             None => return,
+        }
+        if is_given && id.is_none() {
+            self.give(into);
         }
         let mut at = 0;
         while let Some(&id) = into.ids.get(at) {
             at += 1;
+            if self.given.is_some_and(|given| given.id == Some(id)) {
+                self.give(into);
+            }
             if self.directory.has_ends() {
                 self.directory.parents_at(id, self.now).for_each(|parent| into.insert(parent));
             } else {
@@ -87,6 +140,22 @@ impl Graph<'_> {
                 && let Some(above) = self.route_above(self.names.text(id))
             {
                 into.insert(above);
+            }
+        }
+    }
+
+    /// Adds the parents that are given, as far as anything names them.
+    fn give(&self, into: &mut IdSet) {
+        for parent in self.given.iter().flat_map(Given::parents) {
+            match self.names.entity(&parent.kind, &parent.id) {
+                Some((id, _)) => into.insert(id),
+                None if parent.kind == ROUTE => {
+                    if let Some(above) = self.route_above(&parent.id) {
+                        into.insert(above);
+                    }
+                }
+                // Nothing is said of it, and nothing that is stored is above it.
+                None => {}
             }
         }
     }

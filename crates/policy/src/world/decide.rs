@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use super::closure::{Graph, IdSet, ROUTE, paths_above};
+use super::closure::{Given, Graph, IdSet, ROUTE, paths_above};
 use super::conditions::{
     CedarUid, Facts, Failure, Question, Record, Store, Subject, Trust, TypeName, ValueProblem,
     evaluate, texts,
@@ -14,6 +14,7 @@ use super::conditions::{
 use super::index::{Ask, Policy, Side};
 use super::names::Id;
 use super::part::Part;
+use super::prepared::Prepared;
 use super::{Inner, World};
 use crate::decision::{
     Decision, DenyReason, Effect, EvaluationError, PolicyName, Query, QueryError,
@@ -37,8 +38,18 @@ impl World {
 
     /// Decides, exactly as Cedar's authorizer would on the same policies and entities.
     pub fn decide(&self, query: &Query<'_>) -> Result<Decision, QueryError> {
+        self.decide_prepared(query, Prepared::nothing())
+    }
+
+    /// The same, of a question part of which was read before: as if its context had the claims as
+    /// its member `claims`, and its principal the properties besides its own.
+    pub fn decide_prepared(
+        &self,
+        query: &Query<'_>,
+        prepared: &Prepared,
+    ) -> Result<Decision, QueryError> {
         let part = self.part_of(query.service)?;
-        with_scratch(|scratch| Case::new(&self.inner, part, query, scratch)?.decide())
+        with_scratch(|scratch| Case::new(&self.inner, part, query, prepared, scratch)?.decide())
     }
 
     /// Decides by all services whose settings do not say `authzen = false`, whatever service the
@@ -123,6 +134,7 @@ impl<'a> Case<'a> {
         inner: &'a Inner,
         part: &'a Part,
         query: &'a Query<'a>,
+        prepared: &Prepared,
         scratch: &'a mut Scratch,
     ) -> Result<Case<'a>, QueryError> {
         let now = match query.at_unix_s {
@@ -137,7 +149,9 @@ impl<'a> Case<'a> {
             service: &part.layer,
             route: inner.names.route(),
             now,
+            given: None,
         };
+        let graph = graph.giving(query.principal, query.principal_parents);
         let ask = Ask {
             principal: side(graph, query.principal, &mut scratch.principal)?,
             action: side(graph, query.action, &mut scratch.action)?,
@@ -148,10 +162,11 @@ impl<'a> Case<'a> {
             && none(query.principal_properties)
             && none(query.action_properties)
             && none(query.resource_properties)
+            && prepared.is_empty()
         {
             None
         } else {
-            Some(Values::read(query)?)
+            Some(Values::read(query, prepared)?)
         };
         Ok(Case { inner, part, graph, query, ask, values })
     }
@@ -239,7 +254,7 @@ impl<'a> Case<'a> {
 }
 
 impl Values {
-    fn read(query: &Query<'_>) -> Result<Values, QueryError> {
+    fn read(query: &Query<'_>, prepared: &Prepared) -> Result<Values, QueryError> {
         let read = |json, path| Record::of_request(json, Trust::Request, path).map_err(value_error);
         let trust = if query.escapes { Trust::CedarRequest } else { Trust::Request };
         let mut context =
@@ -248,15 +263,20 @@ impl Values {
         if !action.is_empty() {
             context.insert("action", action);
         }
+        if let Some(claims) = &prepared.claims {
+            context.insert_shared("claims", claims);
+        }
+        let mut principal = prepared.properties.clone();
+        principal.append(read(query.principal_properties, "principal.properties")?);
         Ok(Values {
             context,
-            principal: read(query.principal_properties, "principal.properties")?,
+            principal,
             resource: read(query.resource_properties, "resource.properties")?,
         })
     }
 }
 
-fn value_error(problem: ValueProblem) -> QueryError {
+pub(super) fn value_error(problem: ValueProblem) -> QueryError {
     QueryError::Value { path: problem.path, reason: problem.reason }
 }
 
@@ -272,7 +292,8 @@ fn side<'a>(graph: Graph<'_>, uid: &Uid, set: &'a mut IdSet) -> Result<Side<'a>,
     if kind.is_none() && !is_type_name(&uid.kind) {
         return Err(QueryError::Type(uid.kind.clone()));
     }
-    graph.close(kind, &uid.id, id, set);
+    let is_given = graph.given.is_some_and(|given| given.is(&uid.kind, &uid.id));
+    graph.close(kind, &uid.id, id, is_given, set);
     Ok(Side { id, kind, closure: set.as_slice() })
 }
 
@@ -306,12 +327,13 @@ impl Tally {
 
 impl Graph<'_> {
     fn above(&self, kind: &str, id: &str) -> (Option<Id>, IdSet) {
+        let is_given = self.given.is_some_and(|given| given.is(kind, id));
         let (found, kind) = match self.names.entity(kind, id) {
             Some((id, kind)) => (Some(id), Some(kind)),
             None => (None, self.names.type_id(kind)),
         };
         let mut set = IdSet::default();
-        self.close(kind, id, found, &mut set);
+        self.close(kind, id, found, is_given, &mut set);
         (found, set)
     }
 
@@ -324,15 +346,34 @@ impl Graph<'_> {
     ) -> impl Iterator<Item = &'s str> {
         let is_route = |id: &&Id| self.route.is_some_and(|route| self.names.kind(**id) == route);
         let named = set.as_slice().iter().filter(is_route).map(|id| self.names.text(*id));
-        (kind == ROUTE).then_some(id).into_iter().chain(named).flat_map(paths_above)
+        let given = self.given_above(kind, id, set).filter(|parent| parent.kind == ROUTE);
+        let given = given.map(|parent| parent.id.as_str());
+        (kind == ROUTE).then_some(id).into_iter().chain(named).chain(given).flat_map(paths_above)
+    }
+
+    /// The parents that are given for this request, if an entity is in the one that has them.
+    fn given_above<'s>(
+        &'s self,
+        kind: &str,
+        id: &str,
+        set: &IdSet,
+    ) -> impl Iterator<Item = &'s Uid> {
+        let given = self.given.filter(|given| given.is_above(kind, id, set));
+        given.into_iter().flat_map(|given: Given<'s>| given.parents())
     }
 }
 
 impl Store for Graph<'_> {
     fn facts(&self, kind: &str, id: &str) -> Option<Facts<'_>> {
-        let (id, _) = self.names.entity(kind, id)?;
-        let layers = [self.directory, self.service].map(|layer| layer.slot_at(id, self.now));
-        if layers.iter().all(Option::is_none) {
+        // Who has a parent exists.
+        let is_given = self.given.is_some_and(|given| given.is(kind, id));
+        let layers = match self.names.entity(kind, id) {
+            Some((id, _)) => {
+                [self.directory, self.service].map(|layer| layer.slot_at(id, self.now))
+            }
+            None => [None, None],
+        };
+        if layers.iter().all(Option::is_none) && !is_given {
             return None;
         }
         let attributes = layers.map(|slot| slot?.extra.as_deref().map(|extra| &extra.attributes));
@@ -347,6 +388,13 @@ impl Store for Graph<'_> {
             Some(kind.uid(self.names.text(*id)))
         });
         let mut all: Vec<CedarUid> = named.collect();
+        // A parent for this request need not be named by anything that is stored.
+        let is_other = |parent: &&Uid| (parent.kind.as_str(), parent.id.as_str()) != (kind, id);
+        all.extend(
+            self.given_above(kind, id, &set)
+                .filter(is_other)
+                .filter_map(|parent| Some(TypeName::parse(&parent.kind).ok()?.uid(&parent.id))),
+        );
         // An attribute or a condition may hold a route that nothing else names.
         let unnamed = self.routes_above(kind, id, &set);
         let mut unnamed =
@@ -364,6 +412,10 @@ impl Store for Graph<'_> {
         let own = (kind, id);
         let is_above = |group: &&CedarUid| {
             let (kind, id) = texts(group);
+            let is_given = |parent: &Uid| parent.id == id && parent.kind == *kind;
+            if (&*kind, id) != own && self.given_above(own.0, own.1, &set).any(is_given) {
+                return true;
+            }
             match self.names.entity(&kind, id) {
                 Some((group, _)) => Some(group) != itself && set.contains(group),
                 // A route that only conditions name is not in the closure.

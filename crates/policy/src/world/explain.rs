@@ -11,6 +11,7 @@ use super::decide::{Case, with_scratch};
 use super::index::{ActionScope, Policy, Scope};
 use super::names::Names;
 use super::part::{Body, Part, Stored};
+use super::prepared::Prepared;
 use crate::decision::{Decision, PolicyName, Query, QueryError};
 use crate::model::Kind;
 
@@ -79,7 +80,7 @@ impl World {
             Vec::new()
         } else {
             with_scratch(|scratch| {
-                let case = Case::new(&self.inner, part, query, scratch)?;
+                let case = Case::new(&self.inner, part, query, Prepared::nothing(), scratch)?;
                 near_misses(&self.inner.names, case, query, &held)
             })?
         };

@@ -21,6 +21,7 @@ mod names;
 mod naming;
 mod paged;
 mod part;
+mod prepared;
 mod trie;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub use self::circle::Circle;
 pub use self::explain::{Explanation, NearMiss, PolicyText};
 pub use self::naming::Naming;
 pub use self::part::member_key;
+pub use self::prepared::Prepared;
 
 /// An immutable, indexed state; a clone is cheap and shares everything.
 #[derive(Clone, Default)]

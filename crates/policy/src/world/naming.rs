@@ -41,6 +41,7 @@ impl World {
                 service: &part.layer,
                 route: inner.names.route(),
                 now: 0,
+                given: None,
             };
             let named = Named::of(part, graph);
             entities.iter().find_map(|entity| {
@@ -97,7 +98,7 @@ impl<'a> Named<'a> {
             None => (None, names.type_id(&entity.kind)),
         };
         let mut above = IdSet::default();
-        graph.close(kind, &entity.id, id, &mut above);
+        graph.close(kind, &entity.id, id, false, &mut above);
         let by = above.as_slice().iter().find_map(|id| self.by.get(id).copied());
         by.or_else(|| self.others.get(entity).copied()).or(self.anything)
     }

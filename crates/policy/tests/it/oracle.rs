@@ -161,8 +161,14 @@ fn stock(truth: &Truth, entities: &Entities, policies: &PolicySet, question: &Qu
     if !action.is_empty() {
         context.insert("action".to_owned(), json!(action));
     }
+    if let Some(claims) = &question.claims {
+        context.insert("claims".to_owned(), json!(plain_all(claims)));
+    }
     let context = Context::from_json_value(json!(context), None).unwrap();
     let mut overlaid: BTreeMap<Uid, Json> = BTreeMap::new();
+    if !question.principal_parents.is_empty() {
+        overlaid.entry(question.principal.clone()).or_default();
+    }
     for (uid, properties) in [
         (&question.principal, &question.principal_properties),
         (&question.resource, &question.resource_properties),
@@ -186,6 +192,9 @@ fn stock(truth: &Truth, entities: &Entities, policies: &PolicySet, question: &Qu
                     tags: BTreeMap::new(),
                 });
                 body.attrs.extend(properties);
+                if uid == question.principal {
+                    body.parents.extend(question.principal_parents.clone());
+                }
                 let json = json!({"uid": body.uid, "attrs": body.attrs, "parents": body.parents,
                     "tags": body.tags});
                 Entity::from_json_value(json, None).unwrap()
@@ -256,17 +265,19 @@ fn compare(
     for at in 0..QUESTIONS {
         let question = Question { at: now, ..Question::random(shape, rng) };
         let (allow, reasons, errors) = stock(&truth, &entities, &policies, &question);
-        let decision = world.decide(&question.query()).unwrap();
+        let decision = question.ask(world).unwrap();
         let ours: BTreeSet<String> = decision.determining.iter().map(ToString::to_string).collect();
         let failed: BTreeSet<String> =
             decision.errors.iter().map(|error| error.policy.to_string()).collect();
         let explain = || {
             format!(
-                "{place}, question {at}, time {now}: {} {} {}, context {:?}, properties {:?} {:?} {:?}",
+                "{place}, question {at}, time {now}: {} in {:?} {} {}, context {:?} {:?}, properties {:?} {:?} {:?}",
                 question.principal,
+                question.principal_parents,
                 question.action,
                 question.resource,
                 question.context,
+                question.claims,
                 question.principal_properties,
                 question.action_properties,
                 question.resource_properties
@@ -325,6 +336,22 @@ fn compare(
         tally.count(
             "with properties",
             !question.principal_properties.is_empty() || !question.resource_properties.is_empty(),
+        );
+        let has_parents = !question.principal_parents.is_empty();
+        tally.count("with parents for the request", has_parents);
+        let without = Question { principal_parents: Vec::new(), ..question.clone() };
+        let matters = has_parents && without.ask(world).unwrap() != decision;
+        tally.count("decided by parents for the request", matters);
+        let of_itself = question.resource == question.principal;
+        tally.count("decided by parents, about oneself", matters && of_itself);
+        tally.count(
+            "with parents, principal unknown",
+            has_parents && !truth.contains_key(&question.principal),
+        );
+        tally.count("with claims", question.claims.is_some());
+        tally.count(
+            "determined by a claim",
+            any(&|t| t.contains("context.claims")) && question.claims.is_some(),
         );
         tally.count("with action properties", !question.action_properties.is_empty());
         tally.count("about a route", question.resource.kind == "route");

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use keepgate_policy::decision::QueryError;
 use keepgate_policy::model::{EntityBody, GrantBody, LinkBody, MemberBody, PolicyBody, RoleBody};
-use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind, Uid};
+use keepgate_policy::world::Prepared;
+use keepgate_policy::{Change, Decision, Item, ItemBody, ItemKey, Kind, Uid, World};
 use serde_json::{Value, json};
 
 pub(crate) type Json = BTreeMap<String, Value>;
@@ -126,6 +128,22 @@ impl Shape {
         }
     }
 
+    /// Parents for one request that make no circle: nothing is in a user, and what is in a group may
+    /// be in the one that asks.
+    fn given_parents(&self, principal: &Uid, rng: &mut Rng) -> Vec<Uid> {
+        if !rng.chance(22) {
+            return Vec::new();
+        }
+        let one = |rng: &mut Rng| match rng.below(8) {
+            0 => Uid::role("nothing stored names it"),
+            1 => Uid::route(rng.pick(&PATHS)),
+            2 => self.folder(rng),
+            _ if principal.kind == "user" => self.group(rng),
+            _ => Uid::new("group", "g999"),
+        };
+        (0..1 + rng.below(4)).map(|_| one(rng)).collect()
+    }
+
     pub(crate) fn action(&self, rng: &mut Rng) -> Uid {
         Uid::action(&format!("a{}", rng.below(self.actions + 1)))
     }
@@ -222,6 +240,10 @@ impl Shape {
             }
             6..=7 => {
                 let mut parents = vec![self.folder(rng)];
+                // What is in a principal is in what that is in.
+                if rng.chance(15) {
+                    parents.push(self.user(rng));
+                }
                 if rng.chance(20) {
                     parents.push(Uid::route(rng.pick(&PATHS)));
                 }
@@ -322,7 +344,7 @@ impl Shape {
         }
         let e = self.entity_expr(rng);
         let n = rng.below(5);
-        match rng.below(21) {
+        match rng.below(23) {
             0 => format!("{e}.level > {n}"),
             1 => format!("{e} has level && {e}.level < {n}"),
             2 => format!("{e} has rec.who.level"),
@@ -343,6 +365,10 @@ impl Shape {
             ),
             16 => format!("context.action.level + {n} > 3"),
             17 => format!("{{\"x\": {e}, \"y\": 1}}.x.level == {n}"),
+            20 => format!("context.claims.level == {n}"),
+            21 => format!(
+                "context has claims && context.claims has rec && context.claims.rec.n < {n}"
+            ),
             18 => format!("{e}[\"level \\\"odd\\\" name\"] == {n}"),
             19 => format!("context.rec.n == {e}.level * {n}"),
             _ => format!(
@@ -479,11 +505,15 @@ impl Items {
 }
 
 /// One question, owned.
+#[derive(Clone)]
 pub(crate) struct Question {
     pub(crate) principal: Uid,
     pub(crate) action: Uid,
     pub(crate) resource: Uid,
     pub(crate) context: Json,
+    /// What becomes `context.claims`; with it the principal's properties are read beforehand.
+    pub(crate) claims: Option<Json>,
+    pub(crate) principal_parents: Vec<Uid>,
     pub(crate) principal_properties: Json,
     pub(crate) action_properties: Json,
     pub(crate) resource_properties: Json,
@@ -493,11 +523,16 @@ pub(crate) struct Question {
 
 impl Question {
     pub(crate) fn random(shape: &Shape, rng: &mut Rng) -> Question {
+        let principal = if rng.chance(92) { shape.user(rng) } else { shape.group(rng) };
+        let principal_parents = shape.given_parents(&principal, rng);
+        let is_itself = !principal_parents.is_empty() && rng.chance(35);
         Question {
-            principal: if rng.chance(92) { shape.user(rng) } else { shape.group(rng) },
+            resource: if is_itself { principal.clone() } else { shape.resource(rng) },
+            principal,
+            principal_parents,
             action: shape.action(rng),
-            resource: shape.resource(rng),
             context: shape.asked(rng, 40),
+            claims: rng.chance(30).then(|| shape.asked(rng, 90)),
             principal_properties: shape.asked(rng, 15),
             action_properties: shape.asked(rng, 15),
             resource_properties: shape.asked(rng, 15),
@@ -509,9 +544,18 @@ impl Question {
         keepgate_policy::Query::new(&self.principal, &self.action, &self.resource)
             .service(SERVICE)
             .context(&self.context)
+            .principal_parents(&self.principal_parents)
             .principal_properties(&self.principal_properties)
             .action_properties(&self.action_properties)
             .resource_properties(&self.resource_properties)
             .at(self.at)
+    }
+
+    /// Asks a world, with what is known of the principal beforehand read beforehand.
+    pub(crate) fn ask(&self, world: &World) -> Result<Decision, QueryError> {
+        let Some(claims) = &self.claims else { return world.decide(&self.query()) };
+        let prepared = Prepared::new(Some(claims), &self.principal_properties)?;
+        let nothing = Json::new();
+        world.decide_prepared(&self.query().principal_properties(&nothing), &prepared)
     }
 }

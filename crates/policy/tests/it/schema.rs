@@ -23,12 +23,17 @@ const SCHEMA: &str = r#"
     action any;
     action read, write in [any] appliesTo {
         principal: [user], resource: [doc, folder],
-        context: { hour: Long, ip?: ipaddr, who?: user, action?: { soft?: Bool } },
+        context: { hour: Long, ip?: ipaddr, who?: user, action?: { soft?: Bool },
+            claims?: { email?: String, level?: Long, groups?: Set<String>, manager?: user } },
     };
     action paint in [any] appliesTo { principal: [user], resource: [color] };
 "#;
 
-const POLICIES: [&str; 9] = [
+const POLICIES: [&str; 13] = [
+    "permit (principal in role::\"given\", action, resource);",
+    "permit (principal, action == Action::\"read\", resource) when { principal in role::\"given\" };",
+    "permit (principal, action == Action::\"read\", resource) when { context has claims && context.claims has level && context.claims.level > 2 };",
+    "forbid (principal, action == Action::\"write\", resource) when { context has claims && context.claims has groups && context.claims.groups.contains(\"bad\") };",
     "permit (principal in role::\"r0\", action in [Action::\"any\"], resource);",
     "permit (principal, action == Action::\"read\", resource is doc) when { resource.owner == principal };",
     "permit (principal, action == Action::\"read\", resource is doc) when { resource.owner.level > 2 };",
@@ -128,6 +133,20 @@ fn question(rng: &mut Rng) -> Question {
             kind => Uid::new(kind, format!("{}{}", kind.chars().next().unwrap(), rng.below(5))),
         },
         context,
+        claims: rng.chance(40).then(|| {
+            Json::from([
+                ("email".to_owned(), json!("a@b")),
+                ("level".to_owned(), json!(rng.below(5))),
+                ("groups".to_owned(), json!(["x", rng.pick(&["good", "bad"])])),
+                ("iss".to_owned(), json!("not in the schema")),
+                ("manager".to_owned(), json!({"type": "user", "id": "u1"})),
+            ])
+        }),
+        principal_parents: if rng.chance(30) {
+            vec![Uid::role(rng.pick(&["given", "r0", "strange"]))]
+        } else {
+            Vec::new()
+        },
         principal_properties: properties(rng, principal),
         action_properties: properties(rng, soft),
         resource_properties: if resource == "doc" { properties(rng, price) } else { Json::new() },
@@ -182,6 +201,12 @@ fn stock(schema: &Schema, items: &[Item], question: &Question) -> Answer {
             bodies.entry(uid.clone()).or_insert(blank).attrs.extend(properties);
         }
     }
+    if !question.principal_parents.is_empty() && question.principal.kind == "user" {
+        let (attrs, parents, tags) = Default::default();
+        let blank = EntityBody { uid: question.principal.clone(), attrs, parents, tags };
+        let body = bodies.entry(question.principal.clone()).or_insert(blank);
+        body.parents.extend(question.principal_parents.clone());
+    }
     // An entity that only properties make lacks required attributes, which stock Cedar refuses
     // to load; without a schema it loads, if values are written in full.
     let typed: Vec<Value> = bodies
@@ -200,6 +225,10 @@ fn stock(schema: &Schema, items: &[Item], question: &Question) -> Answer {
         if !question.action_properties.is_empty() {
             context
                 .insert("action".to_owned(), json!(known(&question.action_properties, &["soft"])));
+        }
+        if let Some(claims) = &question.claims {
+            let claims = known(claims, &["email", "level", "groups", "manager"]);
+            context.insert("claims".to_owned(), json!(claims));
         }
         Context::from_json_value(json!(context), Some((schema, &action))).unwrap()
     };
@@ -244,7 +273,7 @@ fn with_a_schema_the_world_decides_as_cedar_does() {
         let world = world(items.clone());
         for at in 0..50 {
             let question = question(rng);
-            let decision = world.decide(&question.query()).unwrap();
+            let decision = question.ask(&world).unwrap();
             let place = format!(
                 "world {seed}, question {at}: {} {} {} {:?} {:?} {:?}",
                 question.principal,

@@ -97,7 +97,8 @@ fn toml_and_json_agree() {
     let settings: ServiceSettings = toml::from_str(FULL).unwrap();
     assert_eq!(settings.max_age_ms, 5_000);
     let [first, second] = settings.identify.jwt.as_slice() else { panic!("two issuers") };
-    assert_eq!(first.algorithms, [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa]);
+    // All that public keys can do.
+    assert_eq!(first.algorithms, Algorithm::ALL[..9]);
     assert_eq!(second.keys, KeySource::SecretFile("demo.secret".to_owned()));
     let json = serde_json::to_string(&settings).unwrap();
     assert_eq!(serde_json::from_str::<ServiceSettings>(&json).unwrap(), settings);
@@ -106,6 +107,73 @@ fn toml_and_json_agree() {
     expect![[r#"name = "orders"
 "#]]
     .assert_eq(&toml::to_string(&ServiceSettings::named("orders")).unwrap());
+}
+
+/// What release 0.1 wrote of an issuer is read and written as it was, byte for byte: the digest of a
+/// store's item is that of these bytes.
+#[test]
+fn issuers_of_older_stores_are_written_as_they_were() {
+    for jwt in [
+        r#"{"issuer":"https://id.example.org","audience":"orders","jwks_url":"https://id.example.org/k","principal_type":"user","principal_claim":"sub","leeway_s":30}"#,
+        r#"{"issuer":"i","audience":["a","b"],"jwks_file":"k","algorithms":["RS256"],"principal_type":"user","principal_claim":"email","leeway_s":5}"#,
+        r#"{"issuer":"i","audience":"a","jwks_file":"k","algorithms":["EdDSA","RS256","ES256"],"principal_type":"user","principal_claim":"sub","leeway_s":30}"#,
+        r#"{"issuer":"i","audience":"a","secret_file":"s","principal_type":"user","principal_claim":"sub","leeway_s":30}"#,
+    ] {
+        let json = format!(r#"{{"name":"orders","max_age":"1h","identify":{{"jwt":[{jwt}]}}}}"#);
+        let settings: ServiceSettings = serde_json::from_str(&json).unwrap();
+        let written = serde_json::to_string(&settings).unwrap();
+        assert!(written.contains(jwt), "{written}");
+        assert_eq!(settings.needs(), 1, "{jwt}");
+    }
+}
+
+/// What release 0.2 does not know is written only where it is said, and then asks for format 3.
+#[test]
+fn what_claims_are_used_for_is_of_format_3() {
+    let of = |text: &str| -> ServiceSettings {
+        toml::from_str(&format!("name = \"orders\"\n{text}")).unwrap()
+    };
+    let jwt = "[[identify.jwt]]\nissuer = \"https://a.example\"\naudience = \"a\"\n";
+    let discovered = of(jwt);
+    let [issuer] = discovered.identify.jwt.as_slice() else { panic!("one issuer") };
+    assert_eq!(issuer.keys, KeySource::Discovery("https://a.example".to_owned()));
+    for text in [
+        jwt.to_owned(),
+        "[identify]\ntoken_bytes = \"16KiB\"".to_owned(),
+        "[identify]\ntoken_bytes = \"1KiB\"".to_owned(),
+    ]
+    .into_iter()
+    .chain(
+        [
+            "algorithms = [\"PS256\"]",
+            "claims = true",
+            "claims = [\"email\", \"https://x/y\"]",
+            "roles_from = [\"groups\", \"realm_access.roles\", [\"https://x.example/roles\"]]",
+            "roles_from = [[\"resource_access\", \"my.app\", \"roles\"]]\nrole_prefix = \"kc:\"",
+            "attributes_from = { department = \"dept\" }",
+            "claim_headers = { X-User-Email = \"email\" }",
+        ]
+        .map(|rest| format!("{jwt}jwks_file = \"k\"\n{rest}")),
+    ) {
+        let settings = of(&text);
+        assert_eq!(settings.needs(), 3, "{text}");
+        let json = serde_json::to_string(&settings).unwrap();
+        assert_eq!(serde_json::from_str::<ServiceSettings>(&json).unwrap(), settings, "{json}");
+        let again = toml::to_string(&settings).unwrap();
+        assert_eq!(toml::from_str::<ServiceSettings>(&again).unwrap(), settings, "{again}");
+    }
+    let plain = of(&format!("{jwt}jwks_file = \"k\"\nclaims = false\nroles_from = []"));
+    assert_eq!(plain.needs(), 1);
+    let two = |a: &str, b: &str| {
+        let jwt = |issuer: &str, prefix: &str| {
+            format!(
+                "[[identify.jwt]]\nissuer = \"{issuer}\"\naudience = \"a\"\n\
+                 roles_from = [\"groups\"]\nrole_prefix = \"{prefix}\"\n"
+            )
+        };
+        of(&(jwt("https://a", a) + &jwt("https://b", b)))
+    };
+    assert_eq!(two("a:", "b:").identify.jwt.len(), 2);
 }
 
 #[track_caller]
@@ -136,21 +204,75 @@ fn settings_that_cannot_be_meant_are_refused() {
             "`99999999999999999d` is not a duration; write a whole number and a unit: `500ms`, `5s`, `90m`, `1h`, `7d`"
         ],
     );
-    refused(&jwt(""), expect!["give exactly one of `jwks_url`, `jwks_file` and `secret_file`"]);
     refused(
-        &jwt("jwks_file = \"k\"\nsecret_file = \"s\""),
-        expect!["give exactly one of `jwks_url`, `jwks_file` and `secret_file`"],
-    );
-    refused(
-        &jwt("jwks_file = \"k\"\nalgorithms = [\"RS256\", \"HS256\"]"),
+        &jwt(""),
         expect![
-            "`HS256` does not fit the keys: HS256 needs `secret_file`, the others `jwks_url` or `jwks_file`"
+            "`i` has no document that names its keys: expected an issuer such as `https://id.example.org`, without `?` and `#`, or one of `jwks_url`, `jwks_file` and `secret_file`"
         ],
     );
     refused(
-        &jwt("secret_file = \"k\"\nalgorithms = [\"none\"]"),
-        expect!["unknown variant `none`, expected one of `RS256`, `ES256`, `EdDSA`, `HS256`"],
+        &jwt("jwks_file = \"k\"\nsecret_file = \"s\""),
+        expect!["give at most one of `jwks_url`, `jwks_file` and `secret_file`"],
     );
+    refused(
+        &jwt("jwks_file = \"k\"\nalgorithms = [\"RS256\", \"HS256\"]"),
+        expect!["`HS256` does not fit the keys: HS256 needs `secret_file`, the others public keys"],
+    );
+    let issuer = |url: &str, rest: &str| {
+        format!("[[identify.jwt]]\nissuer = \"{url}\"\naudience = \"a\"\n{rest}\n")
+    };
+    let giving = |url: &str, prefix: &str| {
+        issuer(url, &format!("roles_from = [\"groups\"]\nrole_prefix = \"{prefix}\""))
+    };
+    let keyed = |rest: &str| jwt(&format!("jwks_file = \"k\"\n{rest}"));
+    for (text, said) in [
+        (
+            keyed("algorithms = [\"none\"]"),
+            "`none` is never accepted: expected one of RS256, RS384,",
+        ),
+        (
+            keyed("algorithms = [\"ES512\"]"),
+            "no curve P-521; let the issuer sign with ES256, ES384 or",
+        ),
+        (keyed("algorithms = [\"ES256K\"]"), "unknown algorithm `ES256K`: expected one of RS256,"),
+        (keyed("role_prefix = \"a:\""), "`role_prefix` is of no use without `roles_from`"),
+        (keyed("roles_from = [\"a..b\"]"), "`a..b` is not a claim: expected 1 to 8 keys"),
+        (keyed("claims = 1"), "expected `true`, `false` or a list of claims"),
+        (
+            keyed("claim_headers = { Host = \"email\" }"),
+            "`Host` cannot carry a claim; use a name of",
+        ),
+        (
+            keyed("claim_headers = { x-a = \"a\", X-A = \"b\" }"),
+            "`claim_headers` names `x-a` twice",
+        ),
+        (
+            "[identify]\ntoken_bytes = \"17KiB\"".to_owned(),
+            "a size from 1KiB to 16KiB, got `17KiB`",
+        ),
+        (issuer("https://id.example/?x", ""), "has no document that names its keys"),
+        (
+            giving("https://a", "") + &giving("https://b", "b:"),
+            "issuer `https://a` has `roles_from` and",
+        ),
+        (
+            giving("https://a", "") + &issuer("https://b", ""),
+            "issuer `https://a` has `roles_from` and",
+        ),
+        (
+            giving("https://a", "x") + &giving("https://b", "xy"),
+            "is the beginning of `xy` of issuer",
+        ),
+        (
+            issuer("https://a", "claim_headers = { x-key = \"email\" }")
+                + "[identify.api_key]\nheader = \"x-key\"",
+            "`x-key` cannot carry a claim to the upstream: callers are identified by it",
+        ),
+    ] {
+        let text = format!("name = \"orders\"\n{text}");
+        let error = toml::from_str::<ServiceSettings>(&text).unwrap_err();
+        assert!(error.message().contains(said), "{text}: {}", error.message());
+    }
     refused(&jwt("secret_file = \"k\"\nleeway_s = 86400"), expect!["`leeway_s` is at most 300"]);
     refused(
         "[identify.trusted_header]\nheader = \"x-user\"\npeers = []",

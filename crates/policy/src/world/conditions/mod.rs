@@ -22,7 +22,7 @@ use smol_str::SmolStr;
 pub(super) use parse::{ActionText, Condition, Parsed, Ref, ScopeText, Unreadable, parse};
 pub(super) use schema::Schema;
 pub(super) use slice::{Facts, Failure, Question, Store, Subject, evaluate};
-pub(super) use value::{Trust, ValueProblem};
+pub(super) use value::{ESCAPES, Trust, ValueProblem};
 
 /// An entity's identifier as the evaluator has it.
 pub(super) type CedarUid = EntityUID;
@@ -60,6 +60,9 @@ impl TypeName {
 pub(super) struct Record(BTreeMap<SmolStr, Value>);
 
 impl Record {
+    /// One without members.
+    pub(super) const EMPTY: Record = Record(BTreeMap::new());
+
     /// Reads JSON of a request; `path` names the record in problems.
     pub(super) fn of_request(
         json: &BTreeMap<String, serde_json::Value>,
@@ -79,11 +82,30 @@ impl Record {
         self.0.is_empty()
     }
 
+    /// Takes over the members of another; they win.
+    pub(super) fn append(&mut self, mut other: Record) {
+        self.0.append(&mut other.0);
+    }
+
     /// The record with one member more, itself a record.
     pub(super) fn insert(&mut self, name: &str, member: Record) {
-        self.0.insert(name.into(), Value::record_arc(member.0.into(), None));
+        self.insert_shared(name, &member.share());
+    }
+
+    /// The same, of a record that others have too.
+    pub(super) fn insert_shared(&mut self, name: &str, member: &Shared) {
+        self.0.insert(name.into(), member.0.clone());
+    }
+
+    /// The record as a value whose clone is a pointer.
+    pub(super) fn share(self) -> Shared {
+        Shared(Value::record_arc(self.0.into(), None))
     }
 }
+
+/// A record that many questions have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Shared(Value);
 
 /// A stored entity's attributes and tags.
 #[derive(Clone, Debug)]

@@ -50,7 +50,7 @@ impl ValueProblem {
     }
 }
 
-const ESCAPES: [&str; 3] = ["__entity", "__extn", "__expr"];
+pub(in crate::world) const ESCAPES: [&str; 3] = ["__entity", "__extn", "__expr"];
 
 /// None for what is absent.
 pub(super) fn read(json: &Json, trust: Trust) -> Result<Option<Value>, ValueProblem> {

@@ -1,0 +1,694 @@
+//! Identities of a provider: what a token's claims open, with no user in the directory, and every way in
+//! which they may not.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use keepgate_client::pool::Protocol;
+use keepgate_policy::model::GrantBody;
+use keepgate_policy::service::ServiceSettings;
+use serde_json::{Map, Value, json};
+
+use super::identify::{Signer, now};
+use super::issuer::TestIssuer;
+use super::revoke::{event_stream_of, events, gate_of};
+use super::support::{
+    Answer, Draft, Echo, TestGate, connect, eventually, get, member, read_to_close, route, uid,
+};
+
+/// Routes with a grant to a role each, and nobody in the directory.
+fn draft(identify: &Value) -> Draft {
+    let mut draft = Draft::orders();
+    draft.settings = serde_json::from_value::<ServiceSettings>(json!({
+        "name": "orders", "limits": {"default": "off"}, "identify": identify,
+    }))
+    .unwrap();
+    draft.policies.clear();
+    draft.routes = ["/admin", "/client", "/group", "/scope", "/api", "/mine", "/any"]
+        .map(|path| route("GET", path))
+        .to_vec();
+    draft
+}
+
+fn grant(draft: &mut Draft, role: &str, path: &str) {
+    let grant = GrantBody {
+        principal: uid("role", role),
+        actions: Vec::new(),
+        resource: Some(uid("route", path)),
+        until_unix_s: None,
+    };
+    draft.grants.push((format!("{role} {path}"), grant));
+}
+
+fn claims(issuer: &TestIssuer, more: &Value) -> Value {
+    let mut claims =
+        json!({"iss": issuer.url, "aud": "orders", "sub": "alice", "exp": now() + 600});
+    let more = more.as_object().cloned().unwrap_or_default();
+    claims.as_object_mut().unwrap().extend(more);
+    claims
+}
+
+async fn shown(gate: &TestGate, path: &str, token: &str) -> Answer {
+    get(gate.addr, path, &[("Authorization", &format!("Bearer {token}"))]).await
+}
+
+/// What each path answers to a token of these claims.
+async fn statuses(gate: &TestGate, paths: &[&str], token: &str) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for path in paths {
+        statuses.push(shown(gate, path, token).await.status);
+    }
+    statuses
+}
+
+/// Tokens of three providers' shapes open what grants to their roles say, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_each_provider_open_what_their_roles_may() {
+    let keycloak = json!({
+        "typ": "Bearer", "azp": "shop", "preferred_username": "alice", "scope": "openid email",
+        "realm_access": {"roles": ["offline_access", "admin"]},
+        "resource_access": {"shop": {"roles": ["viewer"]}, "account": {"roles": ["manage-account"]}},
+        "groups": ["/shop/clerks"], "aud": ["orders", "account"],
+    });
+    let entra = json!({
+        "tid": "9188040d-6c67-4c5b-b112-36a304b66dad", "oid": "oid-of-alice", "ver": "2.0",
+        "roles": ["Orders.Admin"], "groups": ["2b5f2c5f-0000-0000-0000-000000000001"],
+        "scp": "access_as_user", "wids": [], "sub": "pairwise",
+    });
+    let okta = json!({
+        "ver": 1, "cid": "client", "uid": "00u1", "scp": ["openid", "orders:read"],
+        "groups": ["Everyone", "Order Clerks"],
+    });
+    let auth0 = json!({
+        "scope": "openid orders:read", "permissions": ["read:orders"],
+        "https://shop.example/roles": ["admin"],
+    });
+    // Settings, claims, which role opens which path, and what is open.
+    let all = ["/admin", "/client", "/group", "/scope", "/any"];
+    let table = [
+        (
+            "keycloak",
+            json!({"roles_from": ["realm_access.roles", "resource_access.shop.roles", "groups"]}),
+            &keycloak,
+            [
+                ("admin", "/admin"),
+                ("viewer", "/client"),
+                ("/shop/clerks", "/group"),
+                ("email", "/scope"),
+            ],
+            [200, 200, 200, 403, 403],
+            "user::\"alice\"",
+        ),
+        (
+            "keycloak, another client's roles",
+            json!({"roles_from": ["resource_access.account.roles"]}),
+            &keycloak,
+            [
+                ("admin", "/admin"),
+                ("viewer", "/client"),
+                ("/shop/clerks", "/group"),
+                ("email", "/scope"),
+            ],
+            [403, 403, 403, 403, 403],
+            "user::\"alice\"",
+        ),
+        (
+            "entra",
+            json!({"roles_from": ["roles", "groups", "scp"], "principal_claim": "oid"}),
+            &entra,
+            [
+                ("Orders.Admin", "/admin"),
+                ("Orders.Viewer", "/client"),
+                ("2b5f2c5f-0000-0000-0000-000000000001", "/group"),
+                ("access_as_user", "/scope"),
+            ],
+            [200, 403, 200, 200, 403],
+            "user::\"oid-of-alice\"",
+        ),
+        (
+            "okta",
+            json!({"roles_from": ["groups", "scp"]}),
+            &okta,
+            [
+                ("Admins", "/admin"),
+                ("Everyone", "/client"),
+                ("Order Clerks", "/group"),
+                ("orders:read", "/scope"),
+            ],
+            [403, 200, 200, 200, 403],
+            "user::\"alice\"",
+        ),
+        (
+            "auth0",
+            json!({"roles_from": ["https://shop.example/roles", "permissions", "scope"]}),
+            &auth0,
+            [
+                ("admin", "/admin"),
+                ("read:orders", "/client"),
+                ("Order", "/group"),
+                ("orders:read", "/scope"),
+            ],
+            [200, 200, 403, 200, 403],
+            "user::\"alice\"",
+        ),
+        (
+            "with a prefix",
+            json!({"roles_from": ["groups"], "role_prefix": "okta:"}),
+            &okta,
+            [
+                ("Everyone", "/admin"),
+                ("okta:Everyone", "/client"),
+                ("okta:", "/group"),
+                ("okta", "/scope"),
+            ],
+            [403, 200, 403, 403, 403],
+            "user::\"alice\"",
+        ),
+        (
+            "roles are not asked for",
+            json!({}),
+            &keycloak,
+            [
+                ("admin", "/admin"),
+                ("viewer", "/client"),
+                ("/shop/clerks", "/group"),
+                ("email", "/scope"),
+            ],
+            [403, 403, 403, 403, 403],
+            "user::\"alice\"",
+        ),
+    ];
+    let echo = Echo::start().await;
+    let signer = Signer::ed();
+    let issuer = TestIssuer::start(vec![signer.jwk("k")]).await;
+    for (name, settings, shape, grants, expected, principal) in table {
+        let mut jwt = json!({"issuer": issuer.url, "audience": "orders"});
+        jwt.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        let mut draft = draft(&json!({"jwt": [jwt]}));
+        for (role, path) in grants {
+            grant(&mut draft, role, path);
+        }
+        let gate = TestGate::start(&draft, &echo.url).await;
+        let token = signer.token("k", &claims(&issuer, shape));
+        assert_eq!(statuses(&gate, &all, &token).await, expected, "{name}");
+        // The same from the cache.
+        assert_eq!(statuses(&gate, &all, &token).await, expected, "{name}, again");
+        if let Some(open) = expected.iter().position(|status| *status == 200) {
+            let answer = shown(&gate, all[open], &token).await;
+            let told = format!("keepgate-principal: {principal}\n");
+            assert!(answer.body.contains(&told), "{name}: {answer:?}");
+        }
+        gate.stop().await;
+    }
+}
+
+/// A role of a token is what any other parent is: in conditions, in roles that it is a member of, for a
+/// forbid.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_of_a_token_are_roles_everywhere() {
+    let echo = Echo::start().await;
+    let signer = Signer::ed();
+    let issuer = TestIssuer::start(vec![signer.jwk("k")]).await;
+    let jwt = json!({"issuer": issuer.url, "audience": "orders", "roles_from": ["groups"], "role_prefix": "kc:"});
+    let mut draft = draft(&json!({"jwt": [jwt]}));
+    draft.members = vec![member(uid("role", "kc:ops"), uid("role", "staff"))];
+    grant(&mut draft, "staff", "/admin");
+    let policy = |id: &str, text: &str| (id.to_owned(), text.to_owned());
+    draft.policies = vec![
+        policy(
+            "when",
+            "permit (principal, action, resource == route::\"/client\") when { principal in role::\"kc:nobody stores it\" };",
+        ),
+        policy("all", "permit (principal, action, resource == route::\"/group\");"),
+        policy(
+            "not",
+            "forbid (principal in role::\"kc:barred\", action, resource == route::\"/group\");",
+        ),
+    ];
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let paths = ["/admin", "/client", "/group"];
+    for (groups, expected) in [
+        (json!(["ops"]), [200, 403, 200]),
+        (json!(["nobody stores it"]), [403, 200, 200]),
+        (json!(["ops", "barred"]), [200, 403, 403]),
+        (json!(["staff"]), [403, 403, 200]),
+        (json!([]), [403, 403, 200]),
+        (json!(null), [403, 403, 200]),
+    ] {
+        let token = signer.token("k", &claims(&issuer, &json!({"groups": groups})));
+        assert_eq!(statuses(&gate, &paths, &token).await, expected, "{groups}");
+    }
+    gate.stop().await;
+}
+
+/// What cannot be told of a token is 503, never a denial, also from the cache; who it is of holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_told_is_503() {
+    let echo = Echo::start().await;
+    let signer = Signer::ed();
+    let issuer = TestIssuer::start(vec![signer.jwk("k")]).await;
+    let jwt = json!({
+        "issuer": issuer.url, "audience": "orders", "claims": true,
+        "roles_from": ["groups", "roles"],
+        "attributes_from": {"department": "dept"}, "claim_headers": {"x-user-email": "email"},
+    });
+    let mut draft = draft(&json!({"jwt": [jwt]}));
+    grant(&mut draft, "ops", "/any");
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let fine = signer.token("k", &claims(&issuer, &json!({"groups": ["ops"], "email": "a@b"})));
+    assert_eq!(shown(&gate, "/any", &fine).await.status, 200);
+    let many: Vec<String> = (0..1_001).map(|n| format!("{n}")).collect();
+    for (reason, more) in [
+        (
+            "claims_left_out",
+            json!({"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {}}}),
+        ),
+        ("claims_left_out", json!({"hasgroups": true})),
+        ("claims_left_out", json!({"groups": ["ops"], "_claim_names": {"dept": "src1"}})),
+        ("claims", json!({"groups": {"ops": true}})),
+        ("claims", json!({"groups": ["ops", 7]})),
+        ("claims", json!({"groups": many})),
+        ("claims", json!({"groups": ["ops"], "level": 1.23456})),
+        (
+            "claims",
+            json!({"groups": ["ops"], "dept": {"__entity": {"type": "role", "id": "admin"}}}),
+        ),
+        ("claims", json!({"groups": ["ops"], "x": {"__extn": {"fn": "ip", "arg": "127.0.0.1"}}})),
+        ("claims", json!({"groups": ["ops"], "email": "a\r\nx-admin: 1"})),
+    ] {
+        let token = signer.token("k", &claims(&issuer, &more));
+        for again in ["first", "again"] {
+            let json = shown(&gate, "/any", &token).await.is_problem(503, "no-decision");
+            assert_eq!(json["reason"], reason, "{more}, {again}: {json}");
+        }
+    }
+    // An overage of what is not read is no matter.
+    let other = json!({"groups": ["ops"], "_claim_names": {"photos": "src1"}});
+    assert_eq!(
+        shown(&gate, "/any", &signer.token("k", &claims(&issuer, &other))).await.status,
+        200
+    );
+    gate.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_context_attributes_and_headers() {
+    let echo = Echo::start().await;
+    let signer = Signer::ed();
+    let issuer = TestIssuer::start(vec![signer.jwk("k")]).await;
+    let jwt = json!({
+        "issuer": issuer.url, "audience": "orders", "claims": true,
+        "attributes_from": {"department": "org.dept"},
+        "claim_headers": {"X-User-Email": "email", "x-user-groups": "groups"},
+    });
+    let mut draft = draft(&json!({
+        "jwt": [jwt],
+        "trusted_header": {"header": "x-user", "peers": ["127.0.0.0/8"]},
+    }));
+    let policy = |id: &str, text: &str| (id.to_owned(), text.to_owned());
+    draft.policies = vec![
+        policy(
+            "mfa",
+            "permit (principal, action, resource == route::\"/admin\") when { context has claims && context.claims has amr && context.claims.amr.contains(\"mfa\") && context.claims.level > 2 };",
+        ),
+        policy(
+            "dept",
+            "permit (principal, action, resource == route::\"/client\") when { principal has department && principal.department == \"sales\" };",
+        ),
+        policy(
+            "record",
+            "permit (principal, action, resource == route::\"/group\") when { context has claims && context.claims.org.dept like \"sal*\" && context.claims.email_verified };",
+        ),
+        policy("any", "permit (principal, action, resource == route::\"/any\");"),
+    ];
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let paths = ["/admin", "/client", "/group"];
+    let full = json!({
+        "amr": ["pwd", "mfa"], "level": 3, "org": {"dept": "sales"}, "email_verified": true,
+        "email": "zoë@shop.example", "groups": ["a", "b"], "nothing": null,
+    });
+    let token = signer.token("k", &claims(&issuer, &full));
+    assert_eq!(statuses(&gate, &paths, &token).await, [200, 200, 200]);
+    let less =
+        json!({"amr": ["pwd"], "level": 3, "org": {"dept": "legal"}, "email_verified": true});
+    let token_of_less = signer.token("k", &claims(&issuer, &less));
+    assert_eq!(statuses(&gate, &paths, &token_of_less).await, [403, 403, 403]);
+
+    // Headers: what the token says, and nothing that the caller sends, however it spells it.
+    let bearer = format!("Bearer {token}");
+    let forged = [
+        ("Authorization", bearer.as_str()),
+        ("X-User-Email", "root@shop.example"),
+        ("x_user_email", "root@shop.example"),
+        ("X-User.Email", "root@shop.example"),
+        ("x-user-groups", "admins"),
+        ("Connection", "x-user-groups"),
+    ];
+    let answer = get(gate.addr, "/any", &forged).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.body.contains("x-user-email: zoë@shop.example\n"), "{answer:?}");
+    assert!(answer.body.contains("x-user-groups: a,b\n"), "{answer:?}");
+    assert!(!answer.body.contains("root@") && !answer.body.contains("admins"), "{answer:?}");
+    // Also where the token has no such claim, and where another way identified the caller.
+    let bearer = format!("Bearer {token_of_less}");
+    for way in [("Authorization", bearer.as_str()), ("x-user", "bob")] {
+        let headers = [way, forged[1], forged[2], forged[3], forged[4]];
+        let answer = get(gate.addr, "/any", &headers).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(!answer.body.contains("root@") && !answer.body.contains("admins"), "{answer:?}");
+    }
+    // Who came another way has no claims.
+    assert_eq!(get(gate.addr, "/admin", &[("x-user", "bob")]).await.status, 403);
+    gate.stop().await;
+}
+
+/// `issuer` alone is enough; keys that change twice at once are followed; made-up keys are no lever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_changes_its_keys_is_followed() {
+    let echo = Echo::start().await;
+    let signers =
+        [Signer::ed(), Signer::ec(), Signer::ed(), Signer::ec(), Signer::ed(), Signer::ec()];
+    let issuer = TestIssuer::start(vec![signers[0].jwk("k0")]).await;
+    let mut draft = draft(&json!({"jwt": [{"issuer": issuer.url, "audience": "orders"}]}));
+    draft.policies = vec![(
+        "any".to_owned(),
+        "permit (principal, action, resource == route::\"/any\");".to_owned(),
+    )];
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let status = async |n: usize| {
+        let token = signers[n].token(&format!("k{n}"), &claims(&issuer, &json!({})));
+        shown(&gate, "/any", &token).await.status
+    };
+    assert_eq!((status(0).await, issuer.asked()), (200, 1));
+    for (n, signer) in signers.iter().enumerate().skip(1).take(3) {
+        issuer.rotate(vec![signer.jwk(&format!("k{n}"))]);
+        assert_eq!(status(n).await, 200, "rotation {n}");
+        assert_eq!(status(n - 1).await, 401, "the key before rotation {n} is withdrawn");
+        assert!(issuer.asked() <= 6, "{}", issuer.asked());
+    }
+    // The burst is used up by keys that do not exist: no more is asked, for a minute.
+    for n in 0..20 {
+        let token = signers[0].token(&format!("made-up-{n}"), &claims(&issuer, &json!({})));
+        shown(&gate, "/any", &token).await.is_problem(401, "unauthenticated");
+    }
+    assert_eq!(issuer.asked(), 6);
+    gate.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_cannot_be_read_is_503_and_is_named() {
+    let echo = Echo::start().await;
+    let signer = Signer::ed();
+    let issuer = TestIssuer::start(vec![signer.jwk("k")]).await;
+    let other = TestIssuer::start(vec![signer.jwk("k")]).await;
+    issuer.set_broken(true);
+    let mut draft = draft(&json!({"jwt": [
+        {"issuer": issuer.url, "audience": "orders"},
+        {"issuer": other.url, "audience": "orders"},
+    ]}));
+    draft.policies = vec![(
+        "any".to_owned(),
+        "permit (principal, action, resource == route::\"/any\");".to_owned(),
+    )];
+    let gate = TestGate::with(&draft, &echo.url, |config| {
+        config.keys.retry = Duration::from_millis(20);
+        config.keys.interval = Duration::from_millis(50);
+    })
+    .await;
+    let ready = async || {
+        let answer = get_ready(&gate).await;
+        assert_eq!(answer.status, 200, "one issuer is no reason: {answer:?}");
+        answer.json()["services"][0]["issuers_without_keys"].clone()
+    };
+    eventually("the other's keys are read", async || ready().await == json!([issuer.url])).await;
+    let token = |issuer: &TestIssuer, kid: &str| signer.token(kid, &claims(issuer, &json!({})));
+    shown(&gate, "/any", &token(&issuer, "k")).await.is_problem(503, "no-identity");
+    assert_eq!(shown(&gate, "/any", &token(&other, "k")).await.status, 200, "the other one works");
+
+    // Documents that are not the issuer's own, or lead to where the gate does not ask.
+    issuer.set_broken(false);
+    let keys = format!("{}/keys", issuer.url);
+    for document in [
+        json!({"issuer": format!("{}/", issuer.url), "jwks_uri": keys}),
+        json!({"issuer": issuer.url.to_uppercase(), "jwks_uri": keys}),
+        json!({"issuer": other.url, "jwks_uri": keys}),
+        json!({"issuer": issuer.url, "jwks_uri": "http://169.254.169.254/latest"}),
+        json!({"issuer": issuer.url, "jwks_uri": "file:///etc/passwd"}),
+        json!({"issuer": issuer.url}),
+        json!({"issuer": issuer.url, "jwks_uri": keys, "x": "y".repeat(64 * 1024)}),
+    ] {
+        issuer.set_document(Some(document.to_string()));
+        // The second read from here on began with this document, and at the third one it is over.
+        let before = issuer.documents();
+        eventually("the document is read", async || issuer.documents() >= before + 3).await;
+        shown(&gate, "/any", &token(&issuer, "k")).await.is_problem(503, "no-identity");
+        assert_eq!(ready().await, json!([issuer.url]), "{document}");
+    }
+    issuer.set_document(None);
+    eventually("its keys are read", async || {
+        shown(&gate, "/any", &token(&issuer, "k")).await.status == 200
+    })
+    .await;
+    assert_eq!(ready().await, json!(null));
+
+    // Keys that were read stay in force; of a key that is new nobody can tell.
+    issuer.set_broken(true);
+    eventually("the failure is seen", async || {
+        shown(&gate, "/any", &token(&issuer, "new")).await.status == 503
+    })
+    .await;
+    assert_eq!(shown(&gate, "/any", &token(&issuer, "k")).await.status, 200);
+    let wrong =
+        json!({"iss": "https://evil.example", "aud": "orders", "sub": "a", "exp": now() + 60});
+    shown(&gate, "/any", &signer.token("k", &wrong)).await.is_problem(401, "unauthenticated");
+    gate.stop().await;
+}
+
+async fn get_ready(gate: &TestGate) -> Answer {
+    get(gate.admin, "/readyz", &[]).await
+}
+
+/// A token at the bound and beyond it, over both versions of HTTP, with the gate's own bounds.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_have_the_size_that_is_set() {
+    let echo = Echo::start().await;
+    let signer = Signer::ed();
+    let issuer = TestIssuer::start(vec![signer.jwk("k")]).await;
+    for (setting, bound) in [(None, 8 * 1024), (Some("16KiB"), 16 * 1024)] {
+        let mut identify = json!({"jwt": [{"issuer": issuer.url, "audience": "orders"}]});
+        if let Some(size) = setting {
+            identify["token_bytes"] = json!(size);
+        }
+        let mut draft = draft(&identify);
+        draft.policies = vec![(
+            "any".to_owned(),
+            "permit (principal, action, resource == route::\"/any\");".to_owned(),
+        )];
+        let gate = TestGate::start(&draft, &echo.url).await;
+        let token = sized(&signer, &issuer, bound);
+        assert_eq!(shown(&gate, "/any", &token).await.status, 200, "{bound}");
+        assert_eq!(over_h2(&gate, &token).await, 200, "{bound} over HTTP/2");
+        let json =
+            shown(&gate, "/any", &format!("{token}x")).await.is_problem(401, "unauthenticated");
+        assert!(json["detail"].as_str().unwrap().contains("too long"), "{json}");
+        gate.stop().await;
+    }
+}
+
+/// A token of exactly so many bytes.
+fn sized(signer: &Signer, issuer: &TestIssuer, bytes: usize) -> String {
+    // Base64 leaves out every fourth length; that of the header makes up for it.
+    let headers = (0..4).map(|pad| json!({"alg": "EdDSA", "kid": "k", "pad": "x".repeat(pad)}));
+    let headers: Vec<String> = headers.map(|header| header.to_string()).collect();
+    let least = bytes * 3 / 4 - 500;
+    (least..least + 500)
+        .flat_map(|filler| headers.iter().map(move |header| (filler, header)))
+        .map(|(filler, header)| {
+            let claims = claims(issuer, &json!({"filler": "x".repeat(filler)}));
+            signer.token_of(header, &claims.to_string())
+        })
+        .find(|token| token.len() == bytes)
+        .unwrap()
+}
+
+/// The status of a request with this token, over HTTP/2.
+async fn over_h2(gate: &TestGate, token: &str) -> u16 {
+    let io = TokioIo::new(connect(gate.addr).await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get(format!("http://{}/any", gate.addr))
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::<Bytes>::default())
+        .unwrap();
+    sender.send_request(request).await.unwrap().status().as_u16()
+}
+
+/// An open exchange is decided again with the roles, claims and attributes that its token gave it.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_exchanges_keep_what_their_token_said() {
+    let upstream = events().await;
+    let signer = Signer::ed();
+    let issuer = TestIssuer::start(vec![signer.jwk("k")]).await;
+    let jwt = json!({
+        "issuer": issuer.url, "audience": "orders", "roles_from": ["groups"], "claims": true,
+        "attributes_from": {"department": "dept"},
+    });
+    let mut draft = Draft { settings: draft(&json!({"jwt": [jwt]})).settings, ..Draft::orders() };
+    let policy = |id: &str, text: &str| (id.to_owned(), text.to_owned());
+    draft.policies = vec![policy(
+        "ops",
+        "permit (principal in role::\"ops\", action, resource in route::\"/orders\")
+         when { context.claims.level > 2 && principal.department == \"sales\" };",
+    )];
+    let gate = gate_of(&draft, &upstream.url, Protocol::Http1).await;
+    let says = |groups: Value| json!({"groups": groups, "level": 3, "dept": "sales"});
+    let stream = async |groups: Value| {
+        let token = signer.token("k", &claims(&issuer, &says(groups)));
+        event_stream_of(&gate, "Authorization", &format!("Bearer {token}")).await
+    };
+    let mut barred = stream(json!(["ops", "temps"])).await;
+    let stays = stream(json!(["ops"])).await;
+    draft
+        .policies
+        .push(policy("temps", "forbid (principal in role::\"temps\", action, resource);"));
+    draft.revision += 1;
+    gate.source.replace(draft.world());
+    read_to_close(&mut barred).await;
+    eventually("both were decided again", async || {
+        gate.metric("keepgate_gate_exchanges_redecided_total").await >= 2.0
+    })
+    .await;
+    assert_eq!(gate.metric("keepgate_gate_exchanges_open").await, 1.0, "the other goes on");
+    drop(stays);
+    gate.stop().await;
+}
+
+/// Each algorithm by a key of its family, and by no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_verifies_its_family() {
+    let echo = Echo::start().await;
+    let (rsa, ec, ec384, ed) = (Signer::rsa(), Signer::ec(), Signer::ec384(), Signer::ed());
+    let mut narrowed = rsa.jwk("rs256");
+    narrowed["alg"] = json!("RS256");
+    let mut open = rsa.jwk("rsa");
+    open.as_object_mut().unwrap().remove("alg");
+    let keys = vec![open, narrowed, ec.jwk("p256"), ec384.jwk("p384"), ed.jwk("ed")];
+    let issuer = TestIssuer::start(keys).await;
+    let mut draft = draft(&json!({"jwt": [{"issuer": issuer.url, "audience": "orders"}]}));
+    draft.policies = vec![(
+        "any".to_owned(),
+        "permit (principal, action, resource == route::\"/any\");".to_owned(),
+    )];
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let of_rsa = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
+    let signed: Vec<(&Signer, &str)> = of_rsa
+        .iter()
+        .map(|alg| (&rsa, *alg))
+        .chain([(&ec, "ES256"), (&ec384, "ES384"), (&ed, "EdDSA")])
+        .collect();
+    for (signer, alg) in signed {
+        let own = match alg {
+            "ES256" => vec!["p256"],
+            "ES384" => vec!["p384"],
+            "EdDSA" => vec!["ed"],
+            "RS256" => vec!["rsa", "rs256"],
+            _ => vec!["rsa"],
+        };
+        for kid in ["rsa", "rs256", "p256", "p384", "ed"] {
+            let token = signer.token_saying(alg, alg, kid, &claims(&issuer, &json!({})));
+            let expected = if own.contains(&kid) { 200 } else { 401 };
+            let answer = shown(&gate, "/any", &token).await;
+            assert_eq!(answer.status, expected, "{alg} by {kid}: {answer:?}");
+        }
+    }
+    // The header says one, the signature is another of the same key.
+    for (said, signed) in [("PS256", "RS256"), ("RS256", "PS256"), ("RS512", "RS256")] {
+        let token = rsa.token_saying(said, signed, "rsa", &claims(&issuer, &json!({})));
+        shown(&gate, "/any", &token).await.is_problem(401, "unauthenticated");
+    }
+    gate.stop().await;
+}
+
+/// With a schema: a claim has the type that the action's context declares, what is not declared is not
+/// there, and what does not fit is no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_have_the_types_of_the_schema() {
+    let echo = Echo::start().await;
+    let signer = Signer::ed();
+    let issuer = TestIssuer::start(vec![signer.jwk("k")]).await;
+    let mut draft = draft(&json!({"jwt": [{
+        "issuer": issuer.url, "audience": "orders", "claims": true, "roles_from": ["groups"],
+        "attributes_from": {"department": "dept", "undeclared": "dept"},
+    }]}));
+    draft.schema = Some(
+        "entity role in [role]; entity user in [role] { department?: String }; entity route in [route];
+         action GET appliesTo { principal: [user], resource: [route], context: {
+             method: String, path: String, host: String, ip?: ipaddr,
+             claims?: { level?: Long, manager?: user, amr?: Set<String> } } };"
+            .to_owned(),
+    );
+    let policy = |id: &str, text: &str| (id.to_owned(), text.to_owned());
+    draft.policies = vec![
+        policy(
+            "level",
+            "permit (principal, action, resource == route::\"/admin\") when { context has claims && context.claims has level && context.claims.level > 2 };",
+        ),
+        policy(
+            "manager",
+            "permit (principal, action, resource == route::\"/client\") when { context has claims && context.claims has manager && context.claims.manager == user::\"bob\" };",
+        ),
+        policy(
+            "dept",
+            "permit (principal in role::\"ops\", action, resource == route::\"/group\") when { principal has department && principal.department == \"sales\" };",
+        ),
+    ];
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let paths = ["/admin", "/client", "/group"];
+    for (more, expected) in [
+        (
+            json!({"level": 3, "manager": {"type": "user", "id": "bob"}, "groups": ["ops"], "dept": "sales"}),
+            [200, 200, 200],
+        ),
+        (json!({"level": 1, "groups": ["ops"], "unknown": {"x": 1.5}}), [403, 403, 403]),
+        (json!({"level": "3"}), [503, 503, 503]),
+        (json!({"manager": {"type": "role", "id": "admin"}}), [503, 503, 503]),
+        (json!({"dept": 7}), [503, 503, 503]),
+    ] {
+        let token = signer.token("k", &claims(&issuer, &more));
+        assert_eq!(statuses(&gate, &paths, &token).await, expected, "{more}");
+    }
+    gate.stop().await;
+}
+
+/// The settings that `apply` reads: a prefix where there are several issuers.
+#[test]
+fn several_issuers_need_a_prefix_each() {
+    let read = |jwt: &[Value]| {
+        let settings = json!({"name": "orders", "identify": {"jwt": jwt}});
+        serde_json::from_value::<ServiceSettings>(settings).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let of = |n: usize, prefix: &str| {
+        let mut jwt = Map::new();
+        jwt.insert("issuer".to_owned(), json!(format!("https://id{n}.example")));
+        jwt.insert("audience".to_owned(), json!("orders"));
+        jwt.insert("roles_from".to_owned(), json!(["groups"]));
+        if !prefix.is_empty() {
+            jwt.insert("role_prefix".to_owned(), json!(prefix));
+        }
+        Value::Object(jwt)
+    };
+    assert_eq!(read(&[of(1, "")]), Ok(()));
+    assert_eq!(read(&[of(1, "a:"), of(2, "b:")]), Ok(()));
+    for bad in [
+        [of(1, ""), of(2, "")],
+        [of(1, "a:"), of(2, "")],
+        [of(1, "a"), of(2, "ab")],
+        [of(1, "a:"), of(2, "a:")],
+    ] {
+        let error = read(&bad).unwrap_err();
+        assert!(error.contains("role_prefix"), "{error}");
+    }
+}
