@@ -396,7 +396,7 @@ pub const GATE: &[Setting<GateConfig>] = &[
         "jwks_unknown_interval",
         false,
         keys.unknown_interval,
-        "Between two reads of a key set because of unknown key ids"
+        "Between two reads of a key set because of unknown key ids, after five at once"
     ),
     time!(
         "jwks_retry",

@@ -25,6 +25,7 @@ mod frameworks;
 mod http2;
 mod identify;
 mod issuer;
+mod issuers;
 mod limits;
 mod limits_of_time;
 mod metrics;
