@@ -33,6 +33,19 @@ pub enum Listen {
     Any(u16),
     /// A Unix socket; an old socket file there is replaced.
     Unix(PathBuf),
+    /// The gate takes no requests; it only answers other proxies.
+    Nowhere,
+}
+
+impl Listen {
+    /// The kernel chooses a port each time.
+    pub(crate) fn is_any_port(&self) -> bool {
+        match self {
+            Listen::Tcp(addr) => addr.port() == 0,
+            Listen::Localhost(port) | Listen::Any(port) => *port == 0,
+            Listen::Unix(_) | Listen::Nowhere => false,
+        }
+    }
 }
 
 impl std::fmt::Display for Listen {
@@ -43,6 +56,7 @@ impl std::fmt::Display for Listen {
             Listen::Localhost(port) => write!(f, "localhost:{port}"),
             Listen::Any(port) => write!(f, ":{port}"),
             Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+            Listen::Nowhere => write!(f, "none"),
         }
     }
 }
@@ -112,6 +126,15 @@ impl Peers {
         }
     }
 
+    /// This host.
+    pub fn loopback() -> Peers {
+        let range = |network: IpAddr, prefix| AddressRange { network, prefix };
+        Peers::from(vec![
+            range(IpAddr::from([127, 0, 0, 0]), 8),
+            range(IpAddr::from(std::net::Ipv6Addr::LOCALHOST), 128),
+        ])
+    }
+
     /// Whether there is nobody.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty() && !self.unix
@@ -133,6 +156,8 @@ pub struct Bounds {
     /// Of these, one address's (IPv6: one /64's); none: a quarter. Trusted proxies, senders of the
     /// PROXY protocol and Unix sockets have no such bound.
     pub max_connections_per_address: Option<usize>,
+    /// Connections of other proxies to the check listener, over all workers.
+    pub check_connections: usize,
     /// Exchanges at once on one HTTP/2 connection.
     pub max_streams: u32,
     /// Header fields; at most 100.
@@ -188,6 +213,7 @@ impl Default for Bounds {
         Bounds {
             max_connections: 10_000,
             max_connections_per_address: None,
+            check_connections: 1_024,
             max_streams: 128,
             header_count: 100,
             header_bytes: 32 * 1024,
@@ -248,6 +274,11 @@ pub struct GateConfig {
     pub listen: Listen,
     /// Where else they do.
     pub more_listen: Vec<Listen>,
+    /// Where other proxies ask about requests that they forward themselves.
+    pub check_listen: Vec<Listen>,
+    /// Who may ask there, beside whoever the gate runs as, over a Unix socket. `unix`: whoever the
+    /// permissions of the socket let connect.
+    pub check_peers: Peers,
     /// Who may connect to those that are Unix sockets.
     pub unix_access: UnixAccess,
     /// TLS toward callers; none: plain.
@@ -317,6 +348,11 @@ impl GateConfig {
         self.client_ca.is_some() || sites.any(|site| site.client_ca.is_some())
     }
 
+    /// The gate forwards nothing: it only answers other proxies.
+    pub fn has_no_upstream(&self) -> bool {
+        self.upstream.is_empty() && self.upstreams.is_empty() && self.listen == Listen::Nowhere
+    }
+
     /// The upstream of this name in `[upstream.NAME]`.
     pub(crate) fn upstream_named(&self, name: &str) -> Option<&UpstreamConfig> {
         self.upstreams.iter().find(|upstream| upstream.name == name)
@@ -341,6 +377,8 @@ impl Default for GateConfig {
             upstream_client: None,
             listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080))),
             more_listen: Vec::new(),
+            check_listen: Vec::new(),
+            check_peers: Peers::loopback(),
             unix_access: UnixAccess::default(),
             tls: None,
             client_ca: None,

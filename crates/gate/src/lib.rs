@@ -15,6 +15,7 @@
 //! observe   what operators see
 //! wire      bytes before they are a request
 //! phase     the life of a request
+//! check     requests that other proxies ask about and forward themselves
 //! serve     the gate: listeners, connections, workers, background tasks
 //! ```
 //!
@@ -34,12 +35,14 @@
 //!   pool's, a shard of the limits' stores and, of a request with a body, the list of uploads.
 //! - No module reaches another in a circle (`cargo xtask tidy`).
 
+pub mod check;
 pub mod config;
 mod exchange;
 pub mod identify;
 pub mod message;
 mod observe;
 mod phase;
+pub mod proto;
 mod serve;
 pub mod service;
 pub mod wire;

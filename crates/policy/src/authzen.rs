@@ -21,6 +21,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -301,6 +302,25 @@ pub enum BatchResponse {
         /// In the order of the request.
         evaluations: Vec<Response>,
     },
+}
+
+/// Where the endpoints of a policy decision point are (section 9).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Metadata {
+    policy_decision_point: String,
+    access_evaluation_endpoint: String,
+    access_evaluations_endpoint: String,
+}
+
+impl Metadata {
+    /// Of the one at this URL, which has no slash at its end.
+    pub fn of(base: &str) -> Metadata {
+        Metadata {
+            policy_decision_point: base.to_owned(),
+            access_evaluation_endpoint: format!("{base}/access/v1/evaluation"),
+            access_evaluations_endpoint: format!("{base}/access/v1/evaluations"),
+        }
+    }
 }
 
 /// The Cedar entity type of an AuthZEN type; see the module.

@@ -11,11 +11,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Uri, header};
 use keepgate_policy::Decision;
 use keepgate_policy::authzen::{
-    BadRequest, Batch, BatchResponse, Evaluation, MAX_VALUES, Response,
+    BadRequest, Batch, BatchResponse, Evaluation, MAX_VALUES, Metadata, Response,
 };
 use keepgate_policy::decision::QueryError;
-use schemars::JsonSchema;
-use serde::Serialize;
 
 use super::input::{self, Params};
 use super::problem::Problem;
@@ -186,24 +184,6 @@ impl Panel {
         match self.decide(evaluation) {
             Ok(decision) => Response::decided(&decision),
             Err(e) => Response::refused(&e),
-        }
-    }
-}
-
-/// AuthZEN metadata (section 9).
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct Metadata {
-    policy_decision_point: String,
-    access_evaluation_endpoint: String,
-    access_evaluations_endpoint: String,
-}
-
-impl Metadata {
-    fn of(base: &str) -> Metadata {
-        Metadata {
-            policy_decision_point: base.to_owned(),
-            access_evaluation_endpoint: format!("{base}/access/v1/evaluation"),
-            access_evaluations_endpoint: format!("{base}/access/v1/evaluations"),
         }
     }
 }

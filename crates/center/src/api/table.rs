@@ -606,14 +606,14 @@ fn of_authzen(t: &mut Table) {
         ("authzenConfiguration", "AuthZEN metadata"),
         || get(authzen::configuration),
     )
-    .answers::<authzen::Metadata>();
+    .answers::<keepgate_policy::authzen::Metadata>();
     t.add(
         ("GET", "/.well-known/authzen-configuration/s/{service}"),
         Open,
         ("authzenServiceConfiguration", "AuthZEN metadata of one service"),
         || get(authzen::service_configuration),
     )
-    .answers::<authzen::Metadata>();
+    .answers::<keepgate_policy::authzen::Metadata>();
     t.add(
         ("POST", "/access/v1/evaluation"),
         Decide,

@@ -83,7 +83,7 @@ pub fn has_sites(table: &toml::Table) -> bool {
 /// # Errors
 /// All faults, in the order of their lines; at most [`FAULTS`].
 pub fn read(text: &str, dir: &Path, pool: &PoolConfig) -> Result<SitesFile, Vec<Fault>> {
-    let mut reader = Reader { text, dir, faults: Vec::new() };
+    let mut reader = Reader { text, dir, only_checks: false, faults: Vec::new() };
     if text.len() > FILE_BYTES {
         reader.fault(0, "", "", format!("expected at most {FILE_BYTES} bytes, got {}", text.len()));
         return Err(reader.faults);
@@ -97,6 +97,7 @@ pub fn read(text: &str, dir: &Path, pool: &PoolConfig) -> Result<SitesFile, Vec<
         // What could be read of the rest would only be guessed.
         return Err(reader.told());
     }
+    reader.only_checks = only_checks(table.get_ref());
     let (mut upstreams, mut sites) = (BTreeMap::new(), Vec::new());
     let mut ends = Vec::new();
     for (key, value) in table.get_ref() {
@@ -155,6 +156,13 @@ pub fn read(text: &str, dir: &Path, pool: &PoolConfig) -> Result<SitesFile, Vec<
     Ok(SitesFile { upstreams: upstreams.into_values().collect(), sites })
 }
 
+/// Whether the gate has no upstream, and other proxies ask it.
+fn only_checks(table: &DeTable<'_>) -> bool {
+    let gate = table.get("gate").map(Spanned::get_ref);
+    let asked = |key: &str| matches!(gate, Some(DeValue::Table(gate)) if gate.contains_key(key));
+    !table.contains_key("upstream") && (asked("check_listen") || asked("check-listen"))
+}
+
 /// A table's members that were not asked for yet.
 struct Members<'t, 'i> {
     shown: String,
@@ -165,6 +173,8 @@ struct Members<'t, 'i> {
 struct Reader<'f> {
     text: &'f str,
     dir: &'f Path,
+    /// Sites need no upstream.
+    only_checks: bool,
     faults: Vec<Fault>,
 }
 
@@ -414,6 +424,7 @@ impl Reader<'_> {
         };
         let upstream = match self.text(&mut members, "upstream") {
             Some((name, _)) => name,
+            None if self.only_checks => String::new(),
             None => {
                 self.missing(&members, "upstream", "name one of the `[upstream.NAME]` tables");
                 String::new()

@@ -222,6 +222,13 @@ pub const GATE: &[Setting<GateConfig>] = &[
         read: |c| c.bounds.max_connections_per_address.map(wide),
         write: |c, value| c.bounds.max_connections_per_address = Some(narrow(value)),
     },
+    number!(
+        "check_connections",
+        false,
+        Count 1..=MILLION,
+        bounds.check_connections,
+        "Connections to the check listener; at the limit, an idle one is closed for the next"
+    ),
     Setting {
         name: "max_streams",
         help: "Exchanges at once on one HTTP/2 connection of a caller",
@@ -623,6 +630,7 @@ mod tests {
         let crate::Bounds {
             max_connections: _,
             max_connections_per_address: _,
+            check_connections: _,
             max_streams: _,
             header_count: _,
             header_bytes: _,
@@ -646,6 +654,6 @@ mod tests {
             revoke_after: _,
         } = crate::Bounds::default();
         let bounds = GATE.iter().filter(|s| !s.name.starts_with("jwks_") && s.unit != Unit::Switch);
-        assert_eq!(bounds.count(), 23);
+        assert_eq!(bounds.count(), 24);
     }
 }

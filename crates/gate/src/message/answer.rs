@@ -11,8 +11,13 @@ use super::problem::Problem;
 
 /// The answer as a response.
 pub(crate) fn response(problem: Problem, request_id: &HeaderValue) -> Response<GateBody> {
+    written(problem, request_id).map(GateBody::full)
+}
+
+/// The same, with its bytes in hand.
+pub(crate) fn written(problem: Problem, request_id: &HeaderValue) -> Response<Bytes> {
     let json = problem.json(request_id.to_str().unwrap_or_default());
-    let mut response = Response::new(GateBody::full(Bytes::from(json)));
+    let mut response = Response::new(Bytes::from(json));
     *response.status_mut() = problem.kind.status();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -31,15 +36,7 @@ pub(crate) fn response(problem: Problem, request_id: &HeaderValue) -> Response<G
 /// The answer to a gRPC caller: a response of headers alone (grpc/doc/PROTOCOL-HTTP2.md), whose
 /// status and message every gRPC library shows.
 pub(crate) fn grpc(problem: Problem, request_id: &HeaderValue) -> Response<GateBody> {
-    let mut message = problem.kind.title().to_owned();
-    for part in [Some(&*problem.detail), problem.reason].into_iter().flatten() {
-        if !part.is_empty() {
-            message.push_str(": ");
-            message.push_str(part);
-        }
-    }
-    let message = HeaderValue::try_from(percent_encoded(&message))
-        .unwrap_or_else(|_| HeaderValue::from_static("refused by the gateway"));
+    let message = grpc_message(&line(&problem));
     let mut response = Response::new(GateBody::full(Bytes::new()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -52,6 +49,24 @@ pub(crate) fn grpc(problem: Problem, request_id: &HeaderValue) -> Response<GateB
     }
     extend(headers, problem.headers);
     response
+}
+
+/// The answer in one line.
+pub(crate) fn line(problem: &Problem) -> String {
+    let mut line = problem.kind.title().to_owned();
+    for part in [Some(&*problem.detail), problem.reason].into_iter().flatten() {
+        if !part.is_empty() {
+            line.push_str(": ");
+            line.push_str(part);
+        }
+    }
+    line
+}
+
+/// A text as a `grpc-message`.
+pub(crate) fn grpc_message(text: &str) -> HeaderValue {
+    HeaderValue::try_from(percent_encoded(text))
+        .unwrap_or_else(|_| HeaderValue::from_static("refused by the gateway"))
 }
 
 /// The answer as HTTP/1.1 bytes, for requests that never become one: it ends the connection.

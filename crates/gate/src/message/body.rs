@@ -312,6 +312,8 @@ pub(crate) struct GateBody {
 
 enum Answer {
     Full(Bytes),
+    /// Bytes, and trailers after them.
+    Trailed(Bytes, Option<HeaderMap>),
     Upstream(PooledBody<CallerBody>),
     Over,
 }
@@ -320,6 +322,11 @@ impl GateBody {
     /// A body that is here.
     pub(crate) fn full(bytes: Bytes) -> GateBody {
         GateBody::of(Answer::Full(bytes), None, false)
+    }
+
+    /// A body that is here, with trailers.
+    pub(crate) fn trailed(bytes: Bytes, trailers: HeaderMap) -> GateBody {
+        GateBody::of(Answer::Trailed(bytes, Some(trailers)), None, false)
     }
 
     /// The upstream's, of an exchange that may be told to end.
@@ -380,6 +387,12 @@ impl GateBody {
             Answer::Full(bytes) => {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
+            Answer::Trailed(bytes, _) if !bytes.is_empty() => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+            Answer::Trailed(_, trailers) => {
+                return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+            }
             Answer::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
         match polled {
@@ -420,6 +433,7 @@ impl Body for GateBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Answer::Full(bytes) => bytes.is_empty(),
+            Answer::Trailed(bytes, trailers) => bytes.is_empty() && trailers.is_none(),
             Answer::Upstream(body) => body.is_end_stream(),
             Answer::Over => true,
         }
@@ -427,7 +441,9 @@ impl Body for GateBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Answer::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Answer::Full(bytes) | Answer::Trailed(bytes, _) => {
+                SizeHint::with_exact(bytes.len() as u64)
+            }
             Answer::Upstream(body) => body.size_hint(),
             Answer::Over => SizeHint::with_exact(0),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use keepgate_observe::{Counter, Gauge, Histogram, Page, Sort};
 
+use super::hook::Hook;
 use super::phase::Phase;
 use crate::exchange::cut::{Cut, Cuts};
 use crate::message::problem::Kind;
@@ -37,6 +38,20 @@ const LIMITED: [(Phase, bool); 4] = [
 
 const KINDS: usize = Kind::ALL.len();
 const PHASES: usize = Phase::ALL.len();
+const HOOKS: usize = Hook::ALL.len();
+/// The outcomes of a check that are no [`Kind`].
+const CHECKED: [&str; 2] = ["allowed", "preflight"];
+
+/// What became of a request that another proxy asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CheckOutcome {
+    Allowed,
+    Preflight,
+    Refused(Kind),
+}
+
+/// What became of the questions by one hook: those of `CHECKED`, then the kinds.
+type Checks = ([Counter; CHECKED.len()], [Counter; KINDS]);
 
 /// One service's counters at one worker.
 #[derive(Debug, Default)]
@@ -45,6 +60,8 @@ pub(crate) struct ServiceMetrics {
     answered: [Counter; KINDS],
     /// Upstream's answers, by the first digit of their status.
     forwarded: [Counter; 6],
+    /// Requests that another proxy may pass on.
+    pub(crate) allowed: Counter,
 }
 
 impl ServiceMetrics {
@@ -93,6 +110,12 @@ pub(crate) struct WorkerMetrics {
     pub(crate) policy_errors: Counter,
     /// Preflights that the gate answered.
     pub(crate) preflights: Counter,
+    /// Requests that another proxy may pass on.
+    pub(crate) allowed: Counter,
+    /// What other proxies asked about, by hook.
+    checks: [Checks; HOOKS],
+    /// Connections to the check listener that were closed: their peers may not ask.
+    pub(crate) check_refused: Counter,
 }
 
 impl WorkerMetrics {
@@ -113,6 +136,19 @@ impl WorkerMetrics {
     /// The upstream answered.
     pub(crate) fn forwarded(&self, status: StatusCode) {
         if let Some(counter) = self.forwarded.get(usize::from(status.as_u16() / 100)) {
+            counter.add(1);
+        }
+    }
+
+    /// Another proxy was answered.
+    pub(crate) fn checked(&self, hook: Hook, outcome: CheckOutcome) {
+        let Some((plain, kinds)) = self.checks.get(hook as usize) else { return };
+        let counter = match outcome {
+            CheckOutcome::Allowed => plain.first(),
+            CheckOutcome::Preflight => plain.get(1),
+            CheckOutcome::Refused(kind) => kinds.get(kind as usize),
+        };
+        if let Some(counter) = counter {
             counter.add(1);
         }
     }
@@ -143,13 +179,14 @@ fn total(workers: &Workers, of: impl Fn(&WorkerMetrics) -> u64) -> u64 {
 /// The workers' metrics.
 pub(crate) fn render(workers: &Workers, page: &mut Page) {
     requests(workers, page);
+    checks(workers, page);
     limited(workers, page);
     let decisions: Vec<_> = workers.iter().map(|worker| &worker.decisions).collect();
     let help = "Time to decide one request.";
     page.histogram("decision_seconds", help, &DECISION_LABELS, &decisions);
     cuts(workers, page);
     type Row = (Sort, &'static str, &'static str, fn(&WorkerMetrics) -> u64);
-    const ROWS: [Row; 11] = [
+    const ROWS: [Row; 12] = [
         (
             Sort::Counter,
             "connections_accepted_total",
@@ -202,6 +239,12 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
             "Preflights of browsers that the gate answered itself.",
             |w| w.preflights.value(),
         ),
+        (
+            Sort::Counter,
+            "check_connections_refused_total",
+            "Connections to the check listener closed at once: the peer is not one of --check-peer.",
+            |w| w.check_refused.value(),
+        ),
     ];
     for (sort, name, help, of) in ROWS {
         page.value(sort, name, help, total(workers, of));
@@ -215,6 +258,11 @@ fn requests(workers: &Workers, page: &mut Page) {
         let n = total(workers, |w| w.forwarded.get(digit).map_or(0, Counter::value));
         let labels = [("outcome", "forwarded"), ("phase", "forward"), ("status", class)];
         series.line(&labels, n);
+    }
+    let allowed = total(workers, |w| w.allowed.value());
+    if allowed > 0 {
+        let labels = [("outcome", "allowed"), ("phase", "decide"), ("status", "200")];
+        series.line(&labels, allowed);
     }
     for phase in Phase::ALL {
         for kind in Kind::ALL {
@@ -235,6 +283,28 @@ fn requests(workers: &Workers, page: &mut Page) {
     }
 }
 
+fn checks(workers: &Workers, page: &mut Page) {
+    let help = "Requests that other proxies asked about, by how they asked and by outcome.";
+    let mut series = page.metric(Sort::Counter, "checks_total", help);
+    for hook in Hook::ALL {
+        let sum = |of: &dyn Fn(&Checks) -> u64| {
+            total(workers, |w| w.checks.get(*hook as usize).map_or(0, of))
+        };
+        for (place, outcome) in CHECKED.iter().enumerate() {
+            let n = sum(&|(plain, _)| plain.get(place).map_or(0, Counter::value));
+            if n > 0 {
+                series.line(&[("hook", hook.name()), ("outcome", outcome)], n);
+            }
+        }
+        for kind in Kind::ALL {
+            let n = sum(&|(_, kinds)| kinds.get(*kind as usize).map_or(0, Counter::value));
+            if n > 0 {
+                series.line(&[("hook", hook.name()), ("outcome", kind.suffix())], n);
+            }
+        }
+    }
+}
+
 /// The requests of each service, in the order of their names here.
 pub(crate) fn services(workers: &Workers, names: &[&str], page: &mut Page) {
     let help = "Requests of each service by outcome.";
@@ -249,6 +319,11 @@ pub(crate) fn services(workers: &Workers, names: &[&str], page: &mut Page) {
                 let labels = [("service", *name), ("outcome", "forwarded"), ("status", *class)];
                 series.line(&labels, n);
             }
+        }
+        let allowed = sum(&|s| s.allowed.value());
+        if allowed > 0 {
+            let labels = [("service", *name), ("outcome", "allowed"), ("status", "200")];
+            series.line(&labels, allowed);
         }
         for kind in Kind::ALL {
             let n = sum(&|s| s.answered.get(*kind as usize).map_or(0, Counter::value));

@@ -3,6 +3,7 @@
 //! What is measured here has happened; nothing here decides about a request.
 
 pub(crate) mod dropped;
+pub(crate) mod hook;
 pub(crate) mod metrics;
 pub(crate) mod phase;
 pub(crate) mod report;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::{Method, Version};
 
-use super::stage::{Accepted, Arrived, Ended, Refused};
+use super::stage::{Accepted, Arrived, Carrier, Ended, Refused};
 use super::wanted::Wanted;
 use super::worker::Entry;
 use crate::message::forwarding;
@@ -73,7 +73,10 @@ fn judge(arrived: &Arrived) -> Result<Judged, Problem> {
     if parts.headers.len() > bounds.header_count {
         return Err(Problem::new(Kind::HeadersTooLarge, "more header fields than the gate takes"));
     }
-    if is_h2 && parts.uri.path_and_query().is_some_and(|p| p.as_str().len() > bounds.uri_bytes) {
+    let was_judged = !is_h2 && arrived.carrier == Carrier::Gate;
+    if !was_judged
+        && parts.uri.path_and_query().is_some_and(|p| p.as_str().len() > bounds.uri_bytes)
+    {
         return Err(Problem::new(Kind::UriTooLong, "the target is over the gate's bound"));
     }
     if is_h2 && parts.headers.contains_key(FRAGMENT) {

@@ -21,6 +21,7 @@ use super::stage::{
 };
 use super::undecided::{fresh, no_decision};
 use super::upstream_headers;
+use super::worker::Backend;
 use crate::exchange::cut::Cut;
 use crate::exchange::ongoing::{Ending, Inputs, Listed};
 use crate::message::body::{BodyBounds, BodyFate, BodyFault, CallerBody, GateBody};
@@ -62,12 +63,19 @@ pub(crate) fn run(
 ) -> impl Future<Output = Result<Forwarded, Box<Refused>>> + Send {
     async move {
         let admitted = &mut allowed.admitted;
+        let entry = Arc::clone(admitted.entry());
+        let Some(backend) = entry.site.backend.as_deref() else {
+            // A gate without upstreams has no listener for callers.
+            let problem =
+                Problem::new(Kind::NoConnection, "the gate has no upstream for this site");
+            return Err(Refused::new(Phase::Forward, problem, Ended::Admitted(allowed.admitted)));
+        };
         let listed = listed(admitted, allowed.context);
         // A preflight has nothing to say beyond its headers.
         let (body, fate) = if incoming.is_end_stream() || admitted.found().cross.preflight {
             (CallerBody::default(), None)
         } else {
-            match caller_body(admitted, incoming).await {
+            match caller_body(admitted, backend, incoming).await {
                 Ok((body, fate)) => (body, Some(fate)),
                 Err(problem) => {
                     let ended = Ended::Admitted(allowed.admitted);
@@ -76,10 +84,10 @@ pub(crate) fn run(
             }
         };
         let caller_side = admitted.arrived_mut().parts.extensions.remove::<OnUpgrade>();
-        let (request, user_agent) = give_away(admitted, body, fate.is_some());
+        let (request, user_agent) = give_away(admitted, backend, body, fate.is_some());
         let answered = tokio::select! {
             biased;
-            answered = send(admitted, request) => answered.map_err(|error| {
+            answered = send(admitted, backend, request) => answered.map_err(|error| {
                 let fault = fate.as_ref().and_then(|fate| fate.fault());
                 problem(admitted.arrived(), fault, &error)
             }),
@@ -138,10 +146,11 @@ fn answer(
 /// The request as the upstream gets it, with its headers; and what is reported of those.
 fn give_away(
     admitted: &mut Admitted,
+    backend: &Backend,
     body: CallerBody,
     has_body: bool,
 ) -> (Request<CallerBody>, Option<HeaderValue>) {
-    upstream_headers::prepare(&mut admitted.identified, has_body);
+    upstream_headers::prepare(&mut admitted.identified, backend, has_body);
     let parts = &mut admitted.arrived_mut().parts;
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
@@ -154,11 +163,11 @@ fn give_away(
 /// Sends it on the route's own terms.
 async fn send(
     admitted: &Admitted,
+    backend: &Backend,
     request: Request<CallerBody>,
 ) -> Result<Response<PooledBody<CallerBody>>, PoolError> {
     let (arrived, found) = (admitted.arrived(), admitted.found());
-    let site = &admitted.entry().site;
-    let (bounds, backend) = (&site.bounds, &site.backend);
+    let bounds = &admitted.entry().site.bounds;
     let still_wanted = || found.cross.preflight || fresh(found).is_ok();
     let waiting = |_: Duration| {
         backend.uploads.cut_slowest(bounds.pressure_rate, Instant::now());
@@ -176,10 +185,11 @@ async fn send(
 /// The caller's body. On HTTP/1.1 it waits until its address may have one more in progress.
 async fn caller_body(
     admitted: &Admitted,
+    backend: &Backend,
     incoming: Incoming,
 ) -> Result<(CallerBody, Arc<BodyFate>), Problem> {
     let Accepted { arrived, entry, client, .. } = &admitted.identified.routed.accepted;
-    let (backend, bounds) = (&entry.site.backend, &entry.site.bounds);
+    let bounds = &entry.site.bounds;
     let uploads = &backend.uploads;
     let slot = match (*client, backend.upstream.unshared()) {
         (Some(address), Some(connections)) if !arrived.grpc => {

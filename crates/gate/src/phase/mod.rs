@@ -7,11 +7,14 @@
 //! A browser's preflight leaves the list after the limit by address: it has no credentials
 //! ([`preflight`]).
 //!
+//! Where another proxy passes the request on, the list ends with the decision ([`check`]).
+//!
 //! A phase takes the request at one stage and gives it back at the next ([`stage`]), or refuses it
 //! with all that is known by then. [`live`] is the list; nothing else calls a phase, but for the
 //! wait of `revision`, which lets a request through the first ones, and then begins anew.
 
 pub(crate) mod accept;
+pub(crate) mod checked;
 pub(crate) mod context;
 pub(crate) mod decide;
 pub(crate) mod forward;
@@ -31,13 +34,14 @@ pub(crate) mod worker;
 
 use hyper::body::Incoming;
 
+use self::checked::{Checked, Decided};
 use self::preflight::Turn;
 use self::record::{Answered, Outcome};
 use self::revision::Behind;
 use self::stage::{Arrived, Refused};
 
-/// The list.
-async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Outcome, Box<Refused>> {
+/// The list up to the decision.
+async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
     let accepted = accept::run(arrived)?;
     let accepted = match Behind::of(accepted) {
         Ok(accepted) => accepted,
@@ -51,13 +55,26 @@ async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Outcome, Box<Re
             let admitted = limit_principal::run(identified)?;
             decide::run(admitted)?
         }
-        Turn::Answered(preflight) => return Ok(Outcome::Preflight(preflight)),
+        Turn::Answered(preflight) => return Ok(Decided::Answered(preflight)),
         Turn::Undecided(allowed) => *allowed,
     };
-    forward::run(allowed, body).await.map(Outcome::Forwarded)
+    Ok(Decided::Allowed(allowed))
+}
+
+/// The list.
+async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Outcome, Box<Refused>> {
+    match decided(arrived).await? {
+        Decided::Allowed(allowed) => forward::run(allowed, body).await.map(Outcome::Forwarded),
+        Decided::Answered(preflight) => Ok(Outcome::Preflight(preflight)),
+    }
 }
 
 /// A request's whole life, from its head to its answer's head.
 pub(crate) async fn live(arrived: Box<Arrived>, body: Incoming) -> Answered {
     record::run(phases(arrived, body).await)
+}
+
+/// The life of a request that another proxy describes: up to the decision.
+pub(crate) async fn check(arrived: Box<Arrived>) -> Checked {
+    checked::run(decided(arrived).await)
 }

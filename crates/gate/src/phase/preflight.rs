@@ -17,7 +17,7 @@ use http::{Method, Response, StatusCode};
 use keepgate_limit::LimitVerdict;
 use keepgate_policy::router::Matched;
 
-use super::stage::{Admitted, Allowed, Cross, Ended, Found, Identity, Routed};
+use super::stage::{Admitted, Allowed, Carrier, Cross, Ended, Found, Identity, Routed};
 use crate::message::body::GateBody;
 use crate::message::headers::X_REQUEST_ID;
 use crate::service::table::{Service, Ways};
@@ -39,14 +39,16 @@ pub(crate) enum Turn {
 }
 
 /// What routing has to know: the method whose route counts, and what the request has to do with other
-/// origins. `method` is the request's, `path` its normal form.
+/// origins. `method` is the request's, `path` its normal form. A `carrier` that cannot give an answer
+/// of the gate's to a browser has no preflights: each OPTIONS is an ordinary request.
 pub(super) fn of<'p>(
     service: &Service,
+    carrier: Carrier,
     parts: &'p Parts,
     method: &'p str,
     path: &str,
 ) -> (&'p str, Cross) {
-    if service.cors.is_none() {
+    if service.cors.is_none() || !carrier.answers() {
         return (method, Cross::default());
     }
     let origin = parts.headers.get(ORIGIN).cloned();

@@ -9,9 +9,10 @@ use keepgate_limit::top::Observation;
 use super::forward::{Forwarded, Upgrade};
 use super::preflight::Preflight;
 use super::refusal;
-use super::stage::{Arrived, Cross, Facts, Found, Refused};
+use super::stage::{Arrived, Carrier, Cross, Facts, Found, Refused};
 use crate::message::answer;
 use crate::message::body::GateBody;
+use crate::message::problem::Problem;
 use crate::observe::phase::Phase;
 use crate::service::cors::CorsRules;
 
@@ -55,28 +56,40 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
         Err(refused) => {
             let Refused { phase, mut problem, mut ended } = *refused;
             let facts = ended.facts();
-            let Arrived { worker, request_id, grpc, .. } = facts.arrived;
+            let Arrived { request_id, grpc, .. } = facts.arrived;
             let kind = problem.kind;
-            if kind.status() == StatusCode::SERVICE_UNAVAILABLE {
-                problem.retry_after_s = Some(worker.waits.after(kind));
-            }
-            worker.metrics.answered(phase, kind);
-            if let Some(served) = facts.served {
-                served.metrics.answered(kind);
-            }
+            count_refusal(&facts, phase, &mut problem);
             let mut response = if *grpc {
                 answer::grpc(problem, request_id)
             } else {
                 answer::response(problem, request_id)
             };
-            if let Some(rules) = rules(&facts) {
-                rules.stamp_own(origin(&facts), response.headers_mut());
-            }
+            stamp(&facts, response.headers_mut());
             let is_refusal = kind.status().is_client_error();
             tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
             let permits = ended.take_permits();
             (response.map(|body| body.keeping(permits)), None)
         }
+    }
+}
+
+/// Counts an answer of the gate's own, and says when to come back.
+pub(super) fn count_refusal(facts: &Facts<'_>, phase: Phase, problem: &mut Problem) {
+    let worker = &facts.arrived.worker;
+    let kind = problem.kind;
+    if kind.status() == StatusCode::SERVICE_UNAVAILABLE {
+        problem.retry_after_s = Some(worker.waits.after(kind));
+    }
+    worker.metrics.answered(phase, kind);
+    if let Some(served) = facts.served {
+        served.metrics.answered(kind);
+    }
+}
+
+/// What pages of other origins may read of an answer of the gate's own.
+pub(super) fn stamp(facts: &Facts<'_>, headers: &mut HeaderMap) {
+    if let Some(rules) = rules(facts) {
+        rules.stamp_own(origin(facts), headers);
     }
 }
 
@@ -90,9 +103,9 @@ fn origin<'e>(facts: &Facts<'e>) -> Option<&'e HeaderValue> {
     kept.or_else(|| facts.arrived.parts.headers.get(ORIGIN))
 }
 
-fn tell(
+pub(super) fn tell<B>(
     facts: &Facts<'_>,
-    response: &mut Response<GateBody>,
+    response: &mut Response<B>,
     phase: Phase,
     outcome: &str,
     refused: bool,
@@ -137,13 +150,17 @@ fn observe(facts: &Facts<'_>, refused: bool) {
 }
 
 /// One line a request: who, what, how it ended. No header, query or body.
-fn log(facts: &Facts<'_>, response: &Response<GateBody>, phase: Phase, outcome: &str) {
+fn log<B>(facts: &Facts<'_>, response: &Response<B>, phase: Phase, outcome: &str) {
     let text = |value: Option<String>| value.unwrap_or_default();
     let found = facts.found;
     tracing::debug!(
         target: "keepgate::decision",
         request_id = facts.arrived.request_id.to_str().unwrap_or_default(),
         outcome,
+        check = match facts.arrived.carrier {
+            Carrier::Gate => "",
+            Carrier::Proxy(hook) => hook.name(),
+        },
         service = facts.served.map(|served| served.tables.service.as_str()).unwrap_or_default(),
         site = facts.site,
         phase = phase.name(),

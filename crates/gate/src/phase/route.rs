@@ -15,7 +15,7 @@ use keepgate_policy::router::Matched;
 use keepgate_policy::service::PathsFold;
 
 use super::preflight;
-use super::stage::{Accepted, Found, Missed, Way};
+use super::stage::{Accepted, Carrier, Found, Missed, Way};
 use super::undecided::no_decision;
 use super::worker::Site;
 use crate::config::sites::{SiteMap, generous, stripped};
@@ -60,6 +60,7 @@ fn route(
     let form = path::normal(came, rules).map_err(|e| Problem::new(Kind::BadPath, e.to_string()))?;
     let folds = service.router.fold() == PathsFold::Case;
     is_of_site(&entry.live.map, &entry.site, host, &form, folds)?;
+    let is_kept = form == came;
     // What the upstream gets of the path as it came, where it gets that.
     let mut forwarded = None;
     let form = if entry.site.config.strip_prefix {
@@ -71,7 +72,7 @@ fn route(
     } else {
         form
     };
-    let (method, cross) = preflight::of(service, &arrived.parts, method, &form);
+    let (method, cross) = preflight::of(service, arrived.carrier, &arrived.parts, method, &form);
     let body_bytes = service.body_bytes.unwrap_or(entry.site.bounds.body_bytes);
     let mut decided = None;
     let mut found = match service.router.matched(method, &form) {
@@ -87,6 +88,7 @@ fn route(
             Found {
                 index: Some(found.index),
                 path: None,
+                replaced: None,
                 action: found.action().into_owned(),
                 resource,
                 anonymous: route.is_some_and(|route| route.anonymous),
@@ -103,6 +105,7 @@ fn route(
         _ if service.forward_unmatched => Found {
             index: None,
             path: None,
+            replaced: None,
             action: Uid::new("Action", method),
             resource: Uid::route("/"),
             anonymous: false,
@@ -120,6 +123,18 @@ fn route(
     if announced(&arrived.parts).is_some_and(|bytes| bytes > found.body_bytes) {
         let detail = "the request body is over the bound";
         return Err(Problem::new(Kind::BodyTooLarge, detail).close());
+    }
+    if arrived.carrier != Carrier::Gate && (decided.is_some() || !is_kept) {
+        if arrived.carrier.keeps_path() {
+            let detail = "the path is not in the form that is decided on, and the proxy in front \
+                          forwards it as it came";
+            return Err(Problem::new(Kind::BadPath, detail));
+        }
+        // The proxy takes no prefix away: what it forwards is the whole path.
+        let site = &entry.site.config;
+        let prefix = if site.strip_prefix { site.path.as_str() } else { "" };
+        let whole = [prefix, decided.as_deref().unwrap_or(&form)].concat();
+        found.replaced = Some(whole.into());
     }
     let decided = match (decided, form) {
         (Some(spelled), _) => Some(spelled),

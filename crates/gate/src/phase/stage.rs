@@ -26,6 +26,7 @@ use super::worker::{Entry, Served, Worker};
 use crate::identify::claims::Said;
 use crate::message::headers::{self, Asked, X_REQUEST_ID};
 use crate::message::problem::Problem;
+use crate::observe::hook::Hook;
 use crate::observe::phase::Phase;
 use crate::service::table::{Service, Table};
 use crate::wire::peer::Peer;
@@ -39,6 +40,33 @@ pub(crate) struct Arrived {
     pub(crate) request_id: HeaderValue,
     /// The caller speaks gRPC, and is answered in it.
     pub(crate) grpc: bool,
+    /// Who passes it on.
+    pub(crate) carrier: Carrier,
+}
+
+/// Who passes a request on once it is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// The gate.
+    Gate,
+    /// The proxy that asks by this hook.
+    Proxy(Hook),
+}
+
+impl Carrier {
+    /// The path that is decided on must be the one that came: nobody puts the one in the place of
+    /// the other.
+    pub(crate) fn keeps_path(self) -> bool {
+        matches!(self, Carrier::Proxy(hook) if !hook.takes_path())
+    }
+
+    /// A browser's preflight can be answered in its place.
+    pub(crate) fn answers(self) -> bool {
+        match self {
+            Carrier::Gate => true,
+            Carrier::Proxy(hook) => hook.takes_answers(),
+        }
+    }
 }
 
 /// A request that is one, and from whom.
@@ -86,6 +114,8 @@ pub(crate) struct Found {
     pub(crate) index: Option<usize>,
     /// The path that is decided on, where it is not the one that is forwarded.
     pub(crate) path: Option<Box<str>>,
+    /// The whole path that another proxy is to forward in place of the one that came.
+    pub(crate) replaced: Option<Box<str>>,
     pub(crate) action: Uid,
     pub(crate) resource: Uid,
     pub(crate) anonymous: bool,
@@ -229,7 +259,29 @@ impl Arrived {
     pub(crate) fn new(parts: Parts, worker: Arc<Worker>, peer: Arc<Peer>) -> Box<Arrived> {
         let request_id = worker.request_ids.of(parts.headers.get(X_REQUEST_ID));
         let grpc = parts.version == Version::HTTP_2 && headers::is_grpc(&parts.headers);
-        Box::new(Arrived { parts, worker, peer, started: Instant::now(), request_id, grpc })
+        let carrier = Carrier::Gate;
+        Box::new(Arrived {
+            parts,
+            worker,
+            peer,
+            started: Instant::now(),
+            request_id,
+            grpc,
+            carrier,
+        })
+    }
+
+    /// A request that another proxy describes and asks about. Whoever made it, the proxy is answered
+    /// by HTTP.
+    pub(crate) fn described(
+        parts: Parts,
+        worker: Arc<Worker>,
+        peer: Arc<Peer>,
+        hook: Hook,
+    ) -> Box<Arrived> {
+        let mut arrived = Arrived::new(parts, worker, peer);
+        (arrived.grpc, arrived.carrier) = (false, Carrier::Proxy(hook));
+        arrived
     }
 
     fn facts(&self, client: Option<IpAddr>) -> Facts<'_> {

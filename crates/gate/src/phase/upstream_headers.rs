@@ -8,6 +8,7 @@ use http::header::{
 use http::{HeaderMap, Method};
 
 use super::stage::{Accepted, Identified, Routed};
+use super::worker::Backend;
 use crate::message::headers::{
     self, KEEPGATE_PRINCIPAL, Sender, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT,
     X_FORWARDED_PROTO, X_REQUEST_ID,
@@ -15,7 +16,7 @@ use crate::message::headers::{
 use crate::wire::peer::Peer;
 
 /// Cleans them, and adds what the gate says of the request. Its target has no authority any more.
-pub(crate) fn prepare(identified: &mut Identified, has_body: bool) {
+pub(crate) fn prepare(identified: &mut Identified, backend: &Backend, has_body: bool) {
     let Identified { routed: Routed { accepted, found, .. }, identity } = identified;
     let Accepted { arrived, entry, client, trusted, asked, websocket, .. } = accepted;
     let (client, trusted, peer) = (*client, *trusted, &arrived.peer);
@@ -63,7 +64,7 @@ pub(crate) fn prepare(identified: &mut Identified, has_body: bool) {
     {
         map.insert(X_FORWARDED_HOST, host.clone());
     }
-    match (entry.site.backend.keeps_host, host) {
+    match (backend.keeps_host, host) {
         (true, Some(host)) => {
             map.insert(HOST, host);
         }

@@ -77,7 +77,8 @@ pub(crate) struct Site {
     pub(crate) client_ca: Option<PathBuf>,
     /// The place of its service.
     pub(crate) service: usize,
-    pub(crate) backend: Arc<Backend>,
+    /// None: the gate only answers other proxies.
+    pub(crate) backend: Option<Arc<Backend>>,
 }
 
 /// A site at one worker.
@@ -214,9 +215,31 @@ impl Worker {
         Some(only)
     }
 
+    /// The services, in their order.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Served> {
+        self.served.iter().map(Arc::as_ref)
+    }
+
+    /// The service of this name.
+    pub(crate) fn service(&self, name: &str) -> Option<&Served> {
+        self.services().find(|served| served.tables.service == name)
+    }
+
     /// Lends the decision context's memory.
     pub(crate) fn with_context<T>(&self, with: impl FnOnce(&mut Context) -> T) -> T {
         with(&mut self.context.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another proxy does not say whose request it asks about: all count as one caller's.
+    pub(crate) fn address_is_missing(&self, peer: Option<IpAddr>) {
+        if self.common.dropped.record(self.number, peer) {
+            let shown = shown(peer);
+            tracing::warn!(
+                peer = shown,
+                "a proxy asks about requests without the address of who makes them: all of them \
+                 count as one caller's; let it send X-Forwarded-For"
+            );
+        }
     }
 
     /// A peer that is no trusted proxy names callers.

@@ -7,9 +7,9 @@ use keepgate_serve::{Certificates, TlsFiles};
 
 use super::failure::StartError;
 use super::sites::{Planned, certificates};
-use crate::config::GateConfig;
 use crate::config::acme::AcmeConfig;
 use crate::config::sites::{LISTENERS, wrong_prefix};
+use crate::config::{GateConfig, Listen};
 use crate::wire::head::MAX_HEADER_COUNT;
 
 /// All that is wrong with a configuration and needs neither a listener nor a connection to be seen.
@@ -25,7 +25,7 @@ pub fn faults(config: &GateConfig) -> Vec<StartError> {
             faults.extend(files.load().err().map(StartError::Tls));
         }
     }
-    if config.sites.is_empty() {
+    if config.sites.is_empty() && !config.has_no_upstream() {
         faults.extend(Planned::sole(config).err());
     }
     faults.extend(config.upstreams.iter().filter_map(|upstream| Planned::named(upstream).err()));
@@ -42,6 +42,23 @@ pub(crate) fn check(config: &GateConfig) -> Result<(), StartError> {
     }
     if let Some(reason) = config.acme.as_ref().and_then(AcmeConfig::wrong) {
         return Err(StartError::Setting { setting: "acme_host", reason });
+    }
+    if config.check_listen.len() > LISTENERS {
+        return bad("check_listen", "names more than 64 places; leave some out");
+    }
+    if config.listen == Listen::Nowhere && config.check_listen.is_empty() {
+        return bad(
+            "listen",
+            "is nowhere, and no other proxy can ask either; name one place to listen",
+        );
+    }
+    let listens = config.more_listen.iter().chain([&config.listen]);
+    let check_listens = || config.check_listen.iter().filter(|listen| !listen.is_any_port());
+    if let Some(twice) =
+        listens.into_iter().find(|listen| check_listens().any(|own| own == *listen))
+    {
+        let reason = format!("`{twice}` is also a place for callers; name another one");
+        return Err(StartError::Setting { setting: "check_listen", reason });
     }
     if config.more_listen.len() >= LISTENERS {
         return bad("listen", "names more than 64 places; leave some out");
@@ -80,9 +97,11 @@ pub(crate) fn check(config: &GateConfig) -> Result<(), StartError> {
             return bad(setting, "must be at least 1 ms");
         }
     }
-    for (setting, peers) in
-        [("trusted_proxies", &config.trusted_proxies), ("proxy_senders", &config.proxy_senders)]
-    {
+    for (setting, peers) in [
+        ("trusted_proxies", &config.trusted_proxies),
+        ("proxy_senders", &config.proxy_senders),
+        ("check_peer", &config.check_peers),
+    ] {
         if !config.trust_everybody && is_everybody(&peers.ranges) {
             let reason = "covers every address, so any caller could claim any address; name the \
                           proxies in front, or pass --trust-everybody if nobody else can connect";

@@ -19,9 +19,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use super::front::Front;
+use super::front::{Door, Front};
 use super::life::Life;
 use super::tunnel;
+use crate::check;
 use crate::config::Bounds;
 use crate::exchange::cut::{Cut, Cuts};
 use crate::exchange::shared::{OpenExchange, Shared};
@@ -65,10 +66,11 @@ pub(crate) async fn serve(
     socket: Socket,
     remote: Option<SocketAddr>,
     place: CallerPlace,
+    door: Door,
 ) {
     let seat = Arc::clone(place.seat());
     let opened = tokio::select! {
-        opened = open(&front, socket, remote, place) => opened,
+        opened = open(&front, socket, remote, place, door) => opened,
         // It was accepted, so its first request may be on its way.
         () = front.life.reached(Life::Closing) => Err(Early::Gone),
         // Nothing was asked yet, and another connection needs the place.
@@ -91,6 +93,7 @@ struct Opened {
     prefix: BytesMut,
     is_h2: bool,
     peer: Arc<Peer>,
+    door: Door,
 }
 
 async fn open(
@@ -98,20 +101,22 @@ async fn open(
     mut socket: Socket,
     remote: Option<SocketAddr>,
     place: CallerPlace,
+    door: Door,
 ) -> Result<Opened, Early> {
     let settings = &front.common.settings;
     let bounds = &settings.bounds;
     let mut prefix = BytesMut::new();
     let mut client = remote;
     let mut is_unnamed = false;
-    if settings.proxy_senders.contains(remote.map(|addr| addr.ip())) {
+    let is_check = door == Door::Check;
+    if !is_check && settings.proxy_senders.contains(remote.map(|addr| addr.ip())) {
         let source = read_proxy_header(&mut socket, &mut prefix, bounds.first_byte).await?;
         is_unnamed = source.is_none();
         client = source.or(client);
     }
     let mut is_h2 = false;
     let mut certificate = None;
-    let mut stream = match &front.tls {
+    let mut stream = match front.tls.as_ref().filter(|_| !is_check) {
         None => Stream::Plain(socket),
         Some(config) => {
             let loaded = config.load_full();
@@ -152,9 +157,9 @@ async fn open(
         certificate,
         shared,
         seat,
-        place,
+        place: Arc::new(place),
     });
-    Ok(Opened { stream, prefix, is_h2, peer })
+    Ok(Opened { stream, prefix, is_h2, peer, door })
 }
 
 async fn read_proxy_header(
@@ -233,9 +238,9 @@ impl Opened {
             ids,
         );
         if self.is_h2 {
-            serve_h2(&front, worker, guard, self.peer).await;
+            serve_h2(&front, worker, guard, self.peer, self.door).await;
         } else {
-            serve_h1(&front, worker, guard, self.peer).await;
+            serve_h1(&front, worker, guard, self.peer, self.door).await;
         }
     }
 }
@@ -246,11 +251,18 @@ async fn exchange(
     peer: Arc<Peer>,
     open: OpenExchange,
     front: Arc<Front>,
+    door: Door,
     request: Request<Incoming>,
 ) -> Result<Response<GateBody>, Infallible> {
-    let (parts, body) = request.into_parts();
     let is_h2 = peer.is_h2;
-    let (mut response, upgrade) = live(Arrived::new(parts, worker, Arc::clone(&peer)), body).await;
+    let (mut response, upgrade) = match door {
+        Door::Callers => {
+            let (parts, body) = request.into_parts();
+            live(Arrived::new(parts, worker, Arc::clone(&peer)), body).await
+        }
+        // Boxed: it must not make every exchange larger.
+        Door::Check => (Box::pin(check::answer(worker, Arc::clone(&peer), request)).await, None),
+    };
     match upgrade {
         Some(upgrade) => tunnel::spawn(peer, *upgrade),
         None if !is_h2 && front.life.is(Life::Leaving) => {
@@ -261,14 +273,20 @@ async fn exchange(
     Ok(response.map(|body| body.holding(open)))
 }
 
-async fn serve_h1(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
+async fn serve_h1(
+    front: &Arc<Front>,
+    worker: Arc<Worker>,
+    guard: Guard,
+    peer: Arc<Peer>,
+    door: Door,
+) {
     let shared = Arc::clone(&peer.shared);
     let metrics = Arc::clone(&worker.metrics);
     let at_end = Arc::clone(front);
     let service = service_fn(move |request| {
         let open = OpenExchange::begun(Arc::clone(&peer.shared));
         let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
-        exchange(worker, peer, open, Arc::clone(&at_end), request)
+        exchange(worker, peer, open, Arc::clone(&at_end), door, request)
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     // The guard keeps all deadlines.
@@ -283,7 +301,13 @@ async fn serve_h1(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: A
     tell_cut(&metrics.cuts, &shared);
 }
 
-async fn serve_h2(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: Arc<Peer>) {
+async fn serve_h2(
+    front: &Arc<Front>,
+    worker: Arc<Worker>,
+    guard: Guard,
+    peer: Arc<Peer>,
+    door: Door,
+) {
     let shared = Arc::clone(&peer.shared);
     let metrics = Arc::clone(&worker.metrics);
     let bounds = &front.common.settings.bounds;
@@ -291,7 +315,7 @@ async fn serve_h2(front: &Arc<Front>, worker: Arc<Worker>, guard: Guard, peer: A
     let service = service_fn(move |request| {
         let open = OpenExchange::begin(Arc::clone(&peer.shared));
         let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
-        exchange(worker, peer, open, Arc::clone(&at_end), request)
+        exchange(worker, peer, open, Arc::clone(&at_end), door, request)
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

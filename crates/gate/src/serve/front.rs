@@ -1,6 +1,8 @@
 //! What the listeners and connections of all workers share.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -31,6 +33,12 @@ pub(crate) struct Front {
     pub(crate) began: Instant,
     /// Connections of callers, over all workers.
     pub(crate) places: Places,
+    /// Connections of proxies that ask.
+    pub(crate) check_places: Places,
+    /// As whom the gate runs; none: that is not known.
+    pub(crate) user: Option<u32>,
+    /// It was said that somebody may not ask.
+    pub(crate) told_stranger: AtomicBool,
     /// Exchanges that are under way, by worker.
     pub(crate) ongoing: Box<[Arc<List>]>,
     /// Exchanges that were decided again.
@@ -63,6 +71,29 @@ impl Front {
         }
     }
 
+    /// Says once that a peer of the check listener is not answered.
+    pub(crate) fn tell_stranger(&self, remote: Option<SocketAddr>, user: Option<u32>) {
+        if self.told_stranger.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        match remote {
+            Some(remote) => {
+                let peer = remote.ip().to_canonical();
+                tracing::warn!(
+                    %peer,
+                    "a connection to the check listener was closed: its peer may not ask; if it is \
+                     your proxy, start the gate with --check-peer {peer}"
+                );
+            }
+            None => tracing::warn!(
+                user,
+                "a connection to the check listener was closed: its peer is another user; if it is \
+                 your proxy, start the gate with --check-peer unix, and see to who may connect with \
+                 --unix-mode and --unix-group"
+            ),
+        }
+    }
+
     /// Connections of callers, of all workers.
     pub(crate) fn open(&self) -> u64 {
         self.workers.iter().map(|worker| worker.open.value()).sum()
@@ -71,5 +102,38 @@ impl Front {
     /// On the clock of the places.
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// Callers and their requests.
+    Callers,
+    /// Other proxies and their questions.
+    Check,
+}
+
+impl Door {
+    pub(super) fn places(self, front: &Front) -> &Places {
+        match self {
+            Door::Callers => &front.places,
+            Door::Check => &front.check_places,
+        }
+    }
+
+    /// Whether this peer is answered.
+    pub(super) fn admits(
+        self,
+        front: &Front,
+        remote: Option<SocketAddr>,
+        user: Option<u32>,
+    ) -> bool {
+        let peers = match self {
+            Door::Callers => return true,
+            Door::Check => &front.common.settings.check_peers,
+        };
+        peers.contains(remote.map(|addr| addr.ip().to_canonical()))
+            || (remote.is_none() && user.is_some() && user == front.user)
     }
 }

@@ -1,6 +1,7 @@
 //! A gate: bound early, run until told to stop.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use super::acme::Acme;
 use super::admin::{self, Admin};
 use super::check::check;
 use super::failure::{RunError, StartError};
-use super::front::Front;
+use super::front::{Door, Front};
 use super::life::{Clock, Life};
 use super::listen::{self, Listener};
 use super::reload::{Following, Reloader};
@@ -48,8 +49,9 @@ const LET_GO: Duration = Duration::from_secs(20);
 pub struct Gate {
     front: Arc<Front>,
     /// Each worker's.
-    listeners: Vec<Vec<Listener>>,
+    listeners: Vec<Vec<(Door, Listener)>>,
     addrs: Vec<SocketAddr>,
+    check_addrs: Vec<SocketAddr>,
     admin: Option<Admin>,
     metrics: Arc<[Arc<WorkerMetrics>]>,
     takeover: Option<Takeover>,
@@ -139,6 +141,9 @@ impl Gate {
             [&config.listen].into_iter().chain(&config.more_listen).cloned().collect();
         let listeners = listen::bind(&listens, config.unix_access, workers, &mut inherited)
             .map_err(StartError::Listen)?;
+        let checks =
+            listen::bind(&config.check_listen, config.unix_access, workers, &mut inherited)
+                .map_err(StartError::Listen)?;
         let control = tokio::runtime::Handle::current();
         let workers = listeners.each.len();
         let (keys, access) = (config.keys.clone(), config.key_access.clone());
@@ -157,7 +162,7 @@ impl Gate {
         let services: Box<[Arc<Tables>]> = tables.collect();
         let metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..workers).map(|_| Arc::new(WorkerMetrics::new(services.len()))).collect();
-        let places = places(&config);
+        let (places, check_places) = (places(&config), check_places(&config));
         let settings = GateConfig { token: String::new(), ..config };
         let live = Live { config: given, backends: backends.into(), sites: sites.into(), map };
         let common = Arc::new(Common {
@@ -176,6 +181,9 @@ impl Gate {
             tls,
             began: Instant::now(),
             places,
+            check_places,
+            user: std::fs::metadata("/proc/self").ok().map(|own| own.uid()),
+            told_stranger: AtomicBool::new(false),
             ongoing: metrics.iter().map(list).collect(),
             redecided: Counter::default(),
             workers: Arc::clone(&metrics),
@@ -194,6 +202,7 @@ impl Gate {
             Some(path) => {
                 let copies = || {
                     let mut copies = listeners.copies()?;
+                    copies.extend(checks.copies()?);
                     copies.extend(admin.as_ref().map(Admin::copy).transpose()?);
                     Ok(copies)
                 };
@@ -201,9 +210,25 @@ impl Gate {
                 Some(taken.map_err(StartError::Takeover)?)
             }
         };
-        let (listeners, addrs) = (listeners.each, listeners.addrs);
-        let share = shares.upstream;
-        Ok(Gate { front, listeners, addrs, admin, metrics, takeover, follows: None, dialer, share })
+        let each = listeners.each.into_iter().zip(checks.each);
+        let each = each.map(|(callers, checks)| {
+            let callers = callers.into_iter().map(|one| (Door::Callers, one));
+            callers.chain(checks.into_iter().map(|one| (Door::Check, one))).collect()
+        });
+        let (addrs, check_addrs) = (listeners.addrs, checks.addrs);
+        let (listeners, share) = (each.collect(), shares.upstream);
+        Ok(Gate {
+            front,
+            listeners,
+            addrs,
+            check_addrs,
+            admin,
+            metrics,
+            takeover,
+            follows: None,
+            dialer,
+            share,
+        })
     }
 
     /// Where callers connect, the first address; none where there are Unix sockets alone.
@@ -214,6 +239,11 @@ impl Gate {
     /// All addresses where callers connect; Unix sockets are not among them.
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
+    }
+
+    /// All addresses where other proxies ask; Unix sockets are not among them.
+    pub fn check_addrs(&self) -> &[SocketAddr] {
+        &self.check_addrs
     }
 
     /// Where the metrics are, if anywhere.
@@ -345,9 +375,11 @@ async fn followed(config: &FollowConfig, waits: bool) -> Result<Replica, replica
 /// Raises the limit of descriptors, and divides what there is.
 fn descriptors(config: &GateConfig, workers: usize) -> Result<Shares, StartError> {
     let limit = keepgate_serve::raise_limit().map_err(StartError::Limit)?;
+    let listens = 1 + config.more_listen.len() + config.check_listen.len();
+    let checks = if config.check_listen.is_empty() { 0 } else { config.bounds.check_connections };
     // Of each listener one, to be passed on.
     let copies = match config.takeover {
-        Some(_) => 2 * (1 + config.more_listen.len()) * workers + 1,
+        Some(_) => 2 * listens * workers + 1,
         None => 0,
     };
     let needs = Needs {
@@ -359,7 +391,7 @@ fn descriptors(config: &GateConfig, workers: usize) -> Result<Shares, StartError
         health_checks: KEY_FETCHES,
         // An epoll instance, its timer and its waker, and listeners (two of one with two families);
         // and the control runtime's.
-        own: (3 + 2 * config.more_listen.len() + 1) * workers + 16 + copies,
+        own: (2 + 2 * listens) * workers + 16 + copies + checks,
     };
     let shares = needs.within(limit.now).map_err(StartError::Descriptors)?;
     if shares.connections < needs.connections {
@@ -373,6 +405,12 @@ fn descriptors(config: &GateConfig, workers: usize) -> Result<Shares, StartError
         );
     }
     Ok(shares)
+}
+
+/// Who may ask is one of few, and has no bound of its own.
+fn check_places(config: &GateConfig) -> Places {
+    let bound = config.bounds.check_connections;
+    Places::new(PlacesConfig { per_peer: Some(bound), ..PlacesConfig::new(bound) })
 }
 
 fn places(config: &GateConfig) -> Places {

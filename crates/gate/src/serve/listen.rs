@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::connection;
-use super::front::Front;
+use super::front::{Door, Front};
 use super::life::Life;
 use super::takeover::Inherited;
 use crate::config::{Listen, UnixAccess};
@@ -83,6 +83,7 @@ pub(crate) fn bind(
             Listen::Any(port) => {
                 all.both(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED, *port, inherited)?;
             }
+            Listen::Nowhere => {}
             Listen::Unix(path) => {
                 let path = path.as_path();
                 let named = |source| ListenError::Unix { path: path.display().to_string(), source };
@@ -239,16 +240,18 @@ enum Accepting {
 }
 
 impl Accepting {
-    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+    /// The connection, its peer's address, and over a Unix socket its peer's user.
+    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>, Option<u32>)> {
         match self {
             Accepting::Tcp(listener) => {
                 let (stream, remote) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Socket::Tcp(stream), Some(remote)))
+                Ok((Socket::Tcp(stream), Some(remote), None))
             }
             Accepting::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Socket::Unix(stream), None))
+                let user = stream.peer_cred().ok().map(|peer| peer.uid());
+                Ok((Socket::Unix(stream), None, user))
             }
         }
     }
@@ -259,6 +262,7 @@ pub(crate) async fn accept(
     front: &Arc<Front>,
     worker: &Arc<Worker>,
     listener: Listener,
+    door: Door,
 ) -> io::Result<()> {
     let listener = match listener {
         Listener::Tcp(listener) => Accepting::Tcp(TcpListener::from_std(listener)?),
@@ -272,16 +276,21 @@ pub(crate) async fn accept(
             () = &mut draining => return Ok(()),
         };
         match accepted {
-            Ok((socket, remote)) => {
+            Ok((_, remote, user)) if !door.admits(front, remote, user) => {
+                // It is closed without a word: an answer would be a status that callers may see.
+                worker.metrics.check_refused.add(1);
+                front.tell_stranger(remote, user);
+            }
+            Ok((socket, remote, _)) => {
                 failing = false;
                 worker.metrics.accepted.add(1);
-                match front.places.take(remote.map(|addr| addr.ip()), front.now_ms()) {
+                match door.places(front).take(remote.map(|addr| addr.ip()), front.now_ms()) {
                     // The connection is closed.
                     Err(_) => worker.metrics.over_bound.add(1),
                     Ok(place) => {
                         let place = CallerPlace::new(place, &worker.metrics);
                         let (front, worker) = (Arc::clone(front), Arc::clone(worker));
-                        tokio::spawn(connection::serve(front, worker, socket, remote, place));
+                        tokio::spawn(connection::serve(front, worker, socket, remote, place, door));
                     }
                 }
             }

@@ -247,6 +247,8 @@ fn unchangeable(before: &GateConfig, now: &GateConfig) -> Vec<String> {
         ("upstream_cert", before.upstream_client == now.upstream_client),
         ("upstream_..", before.pool == now.pool || !now.sites.is_empty()),
         ("listen", before.listen == now.listen && before.more_listen == now.more_listen),
+        ("check_listen", before.check_listen == now.check_listen),
+        ("check_peer", before.check_peers == now.check_peers),
         ("unix_mode and unix_group", before.unix_access == now.unix_access),
         ("admin_listen", before.admin_listen == now.admin_listen),
         ("admin_host", before.admin_hosts == now.admin_hosts),

@@ -11,7 +11,7 @@ use super::failure::StartError;
 use super::upstream;
 use crate::config::setting::GATE;
 use crate::config::sites::{SiteConfig, SiteMap, UpstreamConfig, UpstreamHost, UpstreamTls};
-use crate::config::{Bounds, GateConfig};
+use crate::config::{Bounds, GateConfig, Listen};
 use crate::phase::worker::{Backend, Live, Site};
 
 /// The sites of a configuration; where it has none, the one that takes everything.
@@ -31,6 +31,9 @@ pub(crate) fn services(sites: &[SiteConfig]) -> Vec<String> {
 
 /// How many connections the upstreams are to have at most, all together.
 pub(crate) fn connections(config: &GateConfig) -> usize {
+    if config.has_no_upstream() {
+        return 0;
+    }
     if config.sites.is_empty() {
         return most(&config.pool, config.upstream.split(',').count());
     }
@@ -109,6 +112,7 @@ pub(crate) fn backends(
 ) -> Result<Vec<Arc<Backend>>, StartError> {
     let asked = connections(config).max(1);
     let planned: Vec<Planned> = match config.sites.is_empty() {
+        true if config.has_no_upstream() => Vec::new(),
         true => vec![Planned::sole(config)?],
         false => config.upstreams.iter().map(Planned::named).collect::<Result<_, _>>()?,
     };
@@ -214,13 +218,14 @@ pub(crate) fn made(
     let mut all = Vec::with_capacity(sites.len());
     for (number, site) in sites.into_iter().enumerate() {
         let place = places.get(site.service.as_str());
-        let (Some(service), Some(backend)) = (place, by_name.get(site.upstream.as_str())) else {
+        let backend = by_name.get(site.upstream.as_str()).map(|backend| Arc::clone(backend));
+        let is_answered = config.listen == Listen::Nowhere && site.upstream.is_empty();
+        let (Some(service), true) = (place, backend.is_some() || is_answered) else {
             let reason = format!("there is no `[upstream.{}]`; add that table", site.upstream);
             return Err(StartError::Named { table: format!("[[site]] {}", number + 1), reason });
         };
-        let bounds = bounds(config, &site);
+        let (service, bounds) = (*service, bounds(config, &site));
         let client_ca = site.client_ca.clone().or_else(|| config.client_ca.clone());
-        let (service, backend) = (*service, Arc::clone(backend));
         all.push(Arc::new(Site { config: site, number, bounds, client_ca, service, backend }));
     }
     Ok((all, map))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::front::Front;
+use super::front::{Door, Front};
 use super::life::Life;
 use super::listen::{self, Listener};
 use crate::phase::worker::Worker;
@@ -15,11 +15,13 @@ const LAST_WORDS: Duration = Duration::from_millis(2_500);
 pub(crate) fn run(
     front: &Arc<Front>,
     worker: &Arc<Worker>,
-    listeners: Vec<Listener>,
+    listeners: Vec<(Door, Listener)>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let accepting = listeners.into_iter().map(|one| listen::accept(front, worker, one));
+        let accepting = listeners
+            .into_iter()
+            .map(|(door, listener)| listen::accept(front, worker, listener, door));
         futures_util::future::try_join_all(accepting).await?;
         drained(front).await;
         Ok(())

@@ -15,7 +15,7 @@ use keepgate_policy::identify::{
 use keepgate_policy::model::KeyBody;
 use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
-use keepgate_policy::service::{OnTokenExpiry, ServiceSettings, Unmatched};
+use keepgate_policy::service::{Authzen, OnTokenExpiry, ServiceSettings, Unmatched};
 use keepgate_policy::validate::MIN_MAX_AGE_MS;
 use keepgate_policy::world::ServiceView;
 use keepgate_policy::{Uid, World};
@@ -164,6 +164,11 @@ impl Table {
 }
 
 impl Service {
+    /// Whether it decides AuthZEN requests that name no service.
+    pub(crate) fn authzen(&self) -> Authzen {
+        self.settings.authzen
+    }
+
     fn compile(
         view: &ServiceView<'_>,
         before: Option<&Arc<Service>>,

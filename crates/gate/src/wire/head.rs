@@ -121,7 +121,8 @@ fn parse_problem(e: httparse::Error, head: &[u8], bounds: &HeadBounds) -> Proble
     }
 }
 
-fn check_target(target: &[u8]) -> Result<(), Problem> {
+/// Whether a target can be that of a request; also where it did not come in a head.
+pub(crate) fn check_target(target: &[u8]) -> Result<(), Problem> {
     if target.contains(&b'#') {
         return Err(bad("the target has a fragment"));
     }

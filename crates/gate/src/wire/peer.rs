@@ -30,14 +30,34 @@ pub(crate) struct Peer {
     pub(crate) certificate: Option<ShownCertificate>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) seat: Arc<Seat>,
-    #[expect(dead_code, reason = "held for its Drop, also by what outlives the connection")]
-    pub(crate) place: CallerPlace,
+    /// Held for its Drop, also by what outlives the connection.
+    pub(crate) place: Arc<CallerPlace>,
 }
 
 impl Peer {
     /// `client`'s address, an IPv4 one as such.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         self.client.map(|addr| addr.ip().to_canonical())
+    }
+
+    /// The peer of another proxy, which asks over this one's connection. None of `whose`: it did not
+    /// say, so it is this peer that counts, and it is trusted with nothing.
+    pub(crate) fn of_proxy(&self, whose: Option<Option<IpAddr>>) -> Peer {
+        let client = match whose {
+            Some(address) => address.map(|address| SocketAddr::new(address, 0)),
+            None => self.client,
+        };
+        Peer {
+            client,
+            is_unnamed: whose.is_none(),
+            forwarded_for: None,
+            is_tls: false,
+            is_h2: false,
+            certificate: None,
+            shared: Arc::clone(&self.shared),
+            seat: Arc::clone(&self.seat),
+            place: Arc::clone(&self.place),
+        }
     }
 }
 

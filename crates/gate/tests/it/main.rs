@@ -11,6 +11,7 @@
 mod bodies;
 mod browser;
 mod certificates;
+mod check;
 mod claims;
 mod clients;
 mod cors;

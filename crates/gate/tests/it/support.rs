@@ -145,6 +145,8 @@ impl Draft {
 pub(crate) struct TestGate {
     pub(crate) addr: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Where other proxies ask, if anywhere.
+    pub(crate) check: Option<SocketAddr>,
     pub(crate) source: Arc<FixedSource>,
     pub(crate) reloader: Reloader,
     stop: Option<oneshot::Sender<()>>,
@@ -190,6 +192,7 @@ impl TestGate {
         let gate = Gate::with_source(config, source.clone()).await.unwrap();
         let (addr, reloader) = (gate.addr().unwrap_or(loopback), gate.reloader());
         let admin = gate.admin_addr().unwrap();
+        let check = gate.check_addrs().first().copied();
         let (stop, stopped) = oneshot::channel();
         let ended = tokio::spawn(async move {
             let shutdown = async {
@@ -197,7 +200,7 @@ impl TestGate {
             };
             gate.run(shutdown).await.unwrap();
         });
-        TestGate { addr, admin, source, reloader, stop: Some(stop), ended: Some(ended) }
+        TestGate { addr, admin, check, source, reloader, stop: Some(stop), ended: Some(ended) }
     }
 
     /// Tells it to stop.

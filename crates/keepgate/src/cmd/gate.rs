@@ -36,6 +36,7 @@ Examples:
   keepgate gate --center http://127.0.0.1:7480 --token-file gate.token \\
       --service orders --upstream http://127.0.0.1:3000
   keepgate gate --service orders --upstream unix:/run/orders.sock --listen unix:/run/gate.sock
+  keepgate gate --service orders --check-listen 127.0.0.1:8090      answers another proxy
   keepgate gate --config gate.toml --check-config
   keepgate gate --config gate.toml        many sites; see docs/gate.md")]
 pub(crate) struct Args {
@@ -80,14 +81,8 @@ pub(crate) struct Args {
     #[arg(long)]
     check_config: bool,
     /// The server to protect: http://host:port, https://host or unix:/path; may be repeated for a
-    /// server with several addresses
-    #[arg(
-        long,
-        env = "KEEPGATE_UPSTREAM",
-        value_name = "URL",
-        value_delimiter = ',',
-        required = true
-    )]
+    /// server with several addresses. A gate with --check-listen needs none
+    #[arg(long, env = "KEEPGATE_UPSTREAM", value_name = "URL", value_delimiter = ',')]
     upstream: Vec<String>,
     /// The file with the tables of sites and upstreams; filled in where --config has them
     #[arg(long, hide = true)]
@@ -98,15 +93,18 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Traffic {
     /// Where callers connect: ADDR:PORT, localhost:PORT, :PORT for all addresses, or unix:/path;
-    /// may be repeated
-    #[arg(
-        long,
-        env = "KEEPGATE_LISTEN",
-        value_name = "ADDR",
-        default_value = "127.0.0.1:8080",
-        value_delimiter = ','
-    )]
+    /// may be repeated. Default: 127.0.0.1:8080; nowhere with --check-listen and no upstream
+    #[arg(long, env = "KEEPGATE_LISTEN", value_name = "ADDR", value_delimiter = ',')]
     pub(crate) listen: Vec<Listen>,
+    /// Where other proxies (Envoy, nginx, Caddy, Traefik, HAProxy) ask whether a request that they
+    /// forward is allowed, and programs ask by AuthZEN: as --listen; may be repeated
+    #[arg(long, env = "KEEPGATE_CHECK_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+    pub(crate) check_listen: Vec<Listen>,
+    /// Addresses of the proxies that may ask there, `unix` for every user whom the permissions of the
+    /// Unix socket let connect; may be repeated. Others are not answered. Default: this host, and
+    /// over a Unix socket the user that the gate runs as
+    #[arg(long, env = "KEEPGATE_CHECK_PEER", value_name = "RANGE", value_delimiter = ',')]
+    pub(crate) check_peer: Vec<Peer>,
     /// PEM file with the certificate chain for callers, leaf first
     #[arg(long, env = "KEEPGATE_TLS_CERT", value_name = "F", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
@@ -320,6 +318,11 @@ impl Traffic {
         let mut config = GateConfig {
             listen: listen.next().unwrap_or(defaults.listen),
             more_listen: listen.collect(),
+            check_listen: self.check_listen,
+            check_peers: match self.check_peer.as_slice() {
+                [] => defaults.check_peers,
+                named => peers(named),
+            },
             unix_access: UnixAccess { mode: self.unix_mode, group: self.unix_group },
             tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
             client_ca: self.client_ca,
@@ -421,10 +424,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         let mut stop = Stop::register()?;
         let hangup = Hangup::register()?;
         let (scheme, listen) = (sites::scheme(&config), config.listen.clone());
+        let check_listen = config.check_listen.clone();
         let (upstream, center) = (sites::upstreams(&config), config.center.clone());
         let services = sites::services(&config);
         let gate = start(config).await?;
         let url = url(scheme, &gate, &listen);
+        let checks = checks(&gate, &check_listen);
         let admin = gate.admin_addr().map(|addr| format!("http://{addr}"));
         if json {
             let mut screen = json!({ "gate": url, "admin": admin });
@@ -435,6 +440,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             if let Some(screen) = screen.as_object_mut() {
                 screen.insert("service".to_owned(), one(&services));
                 screen.insert("upstream".to_owned(), one(&upstream));
+                if !checks.is_empty() {
+                    screen.insert("check".to_owned(), one(&checks));
+                }
             }
             style::print(&format!("{screen}\n"))?;
         } else {
@@ -444,7 +452,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 several => ("services", several.join(", ")),
             };
             let upstream = upstream.join(", ");
-            let mut screen = format!("{}  {url}  ->  {upstream}\n", paint.strong("keepgate gate"));
+            let mut screen = match listen {
+                Listen::Nowhere => format!("{}\n", paint.strong("keepgate gate")),
+                _ => format!("{}  {url}  ->  {upstream}\n", paint.strong("keepgate gate")),
+            };
+            if !checks.is_empty() {
+                screen += &format!("  checks   {}  for other proxies\n", checks.join(", "));
+            }
             screen += &format!("  {noun} {shown}, following {center}\n");
             screen += &format!("  metrics  {}/metrics\n", admin.unwrap_or_default());
             style::print(&screen)?;
@@ -471,6 +485,7 @@ fn token(file: &Option<PathBuf>, service: Option<&str>) -> anyhow::Result<String
 
 /// The configuration, but for the token.
 fn config(args: Args) -> anyhow::Result<GateConfig> {
+    let is_told_to_listen = !args.traffic.listen.is_empty();
     let mut config = GateConfig {
         center: args.center,
         center_ca: args.ca_file,
@@ -497,6 +512,21 @@ fn config(args: Args) -> anyhow::Result<GateConfig> {
             config.upstream = upstream.join(",");
         }
     }
+    if config.upstream.is_empty() && config.upstreams.is_empty() {
+        if config.check_listen.is_empty() {
+            return Err(usage(
+                "no upstream: pass --upstream URL (or set KEEPGATE_UPSTREAM) with the server to \
+                 protect, or --check-listen ADDR if another proxy forwards the requests",
+            ));
+        }
+        if is_told_to_listen {
+            return Err(usage(
+                "--listen is for requests that the gate forwards, and there is no upstream: pass \
+                 --upstream URL, or leave --listen (and KEEPGATE_LISTEN) out",
+            ));
+        }
+        config.listen = Listen::Nowhere;
+    }
     Ok(config)
 }
 
@@ -517,6 +547,7 @@ fn read_again() -> anyhow::Result<GateConfig> {
 /// Starts a gate; says which flag to change when a port is taken.
 pub(crate) async fn start(config: GateConfig) -> anyhow::Result<Gate> {
     let listen = config.listen.to_string();
+    let checks: Vec<String> = config.check_listen.iter().map(Listen::to_string).collect();
     let is_of_callers = |place: &str| {
         let mut all = config.more_listen.iter().chain([&config.listen]);
         all.any(|listen| listen.to_string() == place)
@@ -535,6 +566,9 @@ pub(crate) async fn start(config: GateConfig) -> anyhow::Result<Gate> {
             Some(place) if place == admin && is_of_admin => {
                 named(error, "the gate's metrics", admin, "--admin-listen")
             }
+            Some(place) if checks.contains(&place) => {
+                named(error, "the check listener", place, "--check-listen")
+            }
             place => named(error, "the gate", place.unwrap_or(listen), "--listen"),
         }
     })
@@ -545,8 +579,20 @@ fn warn_of_clear_text(config: &GateConfig) {
     let is_open = |listen: &&Listen| match listen {
         Listen::Tcp(addr) => addr.ip().to_canonical().is_unspecified(),
         Listen::Any(_) => true,
-        Listen::Localhost(_) | Listen::Unix(_) => false,
+        Listen::Localhost(_) | Listen::Unix(_) | Listen::Nowhere => false,
     };
+    let is_beyond = |listen: &&Listen| match listen {
+        Listen::Tcp(addr) => !addr.ip().to_canonical().is_loopback(),
+        listen => is_open(listen),
+    };
+    if let Some(listen) = config.check_listen.iter().find(is_beyond) {
+        tracing::warn!(
+            %listen,
+            "the check listener speaks clear text beyond this host: what proxies send of their \
+             callers' credentials can be read on the way; listen on 127.0.0.1 or a Unix socket \
+             beside the proxy, or on a network that nobody else can read"
+        );
+    }
     let open = [&config.listen].into_iter().chain(&config.more_listen).find(is_open);
     if let Some(listen) = open
         && sites::scheme(config) == "http"
@@ -557,6 +603,13 @@ fn warn_of_clear_text(config: &GateConfig) {
              way; pass --tls-cert and --tls-key, or listen on the address of a proxy that speaks TLS"
         );
     }
+}
+
+/// Where other proxies ask: URLs and Unix sockets.
+fn checks(gate: &Gate, listens: &[Listen]) -> Vec<String> {
+    let addrs = gate.check_addrs().iter().map(|addr| format!("http://{addr}"));
+    let sockets = listens.iter().filter(|listen| matches!(listen, Listen::Unix(_)));
+    addrs.chain(sockets.map(Listen::to_string)).collect()
 }
 
 /// Where callers connect, as a URL.

@@ -319,6 +319,19 @@ impl Running {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
 
+    /// SIGSTOP, and waits until all its threads stand still.
+    pub(crate) fn freeze(&self) {
+        self.send(libc::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually("all threads stand still", || {
+            let mut all = std::fs::read_dir(&tasks).unwrap().map_while(Result::ok);
+            let stopped =
+                |stat: String| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('T'));
+            all.all(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(stopped))
+                .then_some(())
+        });
+    }
+
     /// SIGKILL: what a crash is.
     pub(crate) fn kill(mut self) {
         self.send(libc::SIGKILL);

@@ -25,6 +25,7 @@ mod harness;
 mod help;
 mod history;
 mod import;
+mod integrations;
 mod keeping;
 mod lab;
 mod nginx;

@@ -181,6 +181,50 @@ fn a_configuration_is_checked() {
     assert!(said.code == 64 && said.stderr.contains("`ftp://a`"), "{said:?}");
 }
 
+/// A gate that only answers other proxies needs no upstream, in flags, variables, and file; and any
+/// other does.
+#[test]
+fn a_check_listener_needs_no_upstream() {
+    let scratch = Scratch::new();
+    let one = |more: &[&str], variable: Option<&str>| {
+        let mut command = keepgate();
+        command.args(["gate", "--check-config", "--service", "s"]).args(more);
+        command.env("KEEPGATE_TOKEN", "kgt_a_b");
+        if let Some(listen) = variable {
+            command.env("KEEPGATE_CHECK_LISTEN", listen);
+        }
+        run(command)
+    };
+    let told =
+        "the configuration is valid: 1 site, 1 service, 0 upstreams, checks on 127.0.0.1:1\n";
+    for said in [
+        one(&["--check-listen", "127.0.0.1:1"], None),
+        one(&[], Some("127.0.0.1:1")),
+        check(&scratch, "[gate]\ncheck_listen = \"127.0.0.1:1\"\nservice = \"s\"\n", &[]),
+        check(&scratch, "[gate]\ncheck_listen = \"127.0.0.1:1\"\n[[site]]\nservice = \"s\"\n", &[]),
+    ] {
+        assert_eq!((said.code, said.stdout.as_str()), (0, told), "{said:?}");
+    }
+    let both = ["--check-listen", "unix:/run/c.sock", "--upstream", "http://a:1", "--check-peer"];
+    let said = one(&[&both[..], &["10.0.0.0/8,unix"]].concat(), None);
+    assert!(said.code == 0 && said.stdout.contains("checks on unix:/run/c.sock"), "{said:?}");
+    for (said, part) in [
+        (one(&[], None), "--check-listen"),
+        (
+            one(&["--check-listen", "127.0.0.1:1", "--listen", ":0"], None),
+            "--listen is for requests",
+        ),
+        (one(&["--check-listen", "here"], None), "expected ADDR:PORT"),
+        (one(&[&both[..], &["0.0.0.0/0"]].concat(), None), "covers every address"),
+        (
+            check(&scratch, "[gate]\nlisten = \":0\"\n[[site]]\nservice = \"s\"\n", &[]),
+            "[[site]] 1, `upstream`: is missing",
+        ),
+    ] {
+        assert!(said.code == 64 && said.stderr.contains(part), "no `{part}` in {said:?}");
+    }
+}
+
 /// The flag counts before the variable, and that before the file.
 #[test]
 fn a_setting_is_in_reach_of_flag_variable_and_file() {

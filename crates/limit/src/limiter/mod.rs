@@ -93,6 +93,8 @@ struct Call<'a, 'c> {
     caller: &'a Caller<'c>,
     method: &'a str,
     route: Option<&'a str>,
+    /// How many requests it stands for.
+    hits: u32,
     now: Nanos,
 }
 
@@ -183,8 +185,20 @@ impl Limiter {
         route: Option<&str>,
         now: Nanos,
     ) -> LimitVerdict {
+        self.check_address_for(address, method, route, 1, now)
+    }
+
+    /// The same for so many requests at once: all of them pass, or none.
+    pub fn check_address_for(
+        &self,
+        address: &AddressKey,
+        method: &str,
+        route: Option<&str>,
+        hits: u32,
+        now: Nanos,
+    ) -> LimitVerdict {
         let caller = Caller::anonymous(*address);
-        self.check(&self.address, &Call { caller: &caller, method, route, now })
+        self.check(&self.address, &Call { caller: &caller, method, route, hits, now })
     }
 
     /// The second phase, when the caller is known (or known to be anonymous).
@@ -195,8 +209,20 @@ impl Limiter {
         route: Option<&str>,
         now: Nanos,
     ) -> LimitVerdict {
+        self.check_principal_for(caller, method, route, 1, now)
+    }
+
+    /// The same for so many requests at once: all of them pass, or none.
+    pub fn check_principal_for(
+        &self,
+        caller: &Caller<'_>,
+        method: &str,
+        route: Option<&str>,
+        hits: u32,
+        now: Nanos,
+    ) -> LimitVerdict {
         let plan = caller.plan.and_then(|plan| self.plans.get(plan));
-        self.check(plan.unwrap_or(&self.principal), &Call { caller, method, route, now })
+        self.check(plan.unwrap_or(&self.principal), &Call { caller, method, route, hits, now })
     }
 
     /// The policy a report is about; `None` if another limiter made the report.
@@ -356,7 +382,7 @@ impl Policy {
     fn ask(&self, seed: &Seed, call: &Call<'_, '_>, charge: bool) -> Option<(&Quota, Charge)> {
         let Metered { quota, store } = self.rate.as_ref()?;
         let key = self.key(seed, call);
-        let cost = self.rule.cost_of(call.method, call.route);
+        let cost = self.rule.cost_of(call.method, call.route).saturating_mul(call.hits);
         let answer = if charge {
             store.charge(key, quota, cost, call.now)
         } else {

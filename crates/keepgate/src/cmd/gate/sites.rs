@@ -32,12 +32,16 @@ pub(crate) fn faults(config: &GateConfig) -> Vec<String> {
 pub(crate) fn summary(config: &GateConfig) -> String {
     let (services, upstreams) = (services(config).len(), upstreams(config).len());
     let count = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
-    format!(
-        "the configuration is valid: {}, {}, {}\n",
+    let mut parts = vec![
         count(config.sites.len().max(1), "site"),
         count(services, "service"),
         count(upstreams, "upstream"),
-    )
+    ];
+    if !config.check_listen.is_empty() {
+        let places: Vec<String> = config.check_listen.iter().map(ToString::to_string).collect();
+        parts.push(format!("checks on {}", places.join(" and ")));
+    }
+    format!("the configuration is valid: {}\n", parts.join(", "))
 }
 
 /// The services, each once, in their order.
@@ -53,7 +57,8 @@ pub(crate) fn services(config: &GateConfig) -> Vec<String> {
 /// The upstream's URL, or the upstreams' names.
 pub(crate) fn upstreams(config: &GateConfig) -> Vec<String> {
     if config.sites.is_empty() {
-        return vec![config.upstream.clone()];
+        let only = Some(&config.upstream).filter(|only| !only.is_empty());
+        return only.into_iter().cloned().collect();
     }
     config.upstreams.iter().map(|upstream| upstream.name.clone()).collect()
 }
