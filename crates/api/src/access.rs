@@ -37,6 +37,10 @@ pub struct NewToken {
     /// When it ends, in Unix seconds; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_unix_s: Option<u64>,
+    /// A gate's client certificate that is shown in place of a secret: a DNS name or a URI among its
+    /// alternative names. Then there is no token's text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub certificate: String,
 }
 
 /// An admin token to make for whoever can reach the center's socket in its data directory.
@@ -72,7 +76,7 @@ pub struct Rotate {
 pub struct MadeToken {
     /// Its id, which lists show.
     pub id: String,
-    /// The token itself. It is shown once.
+    /// The token itself. It is shown once. Empty: a client certificate is shown in its place.
     pub token: String,
     /// The revision at which it is good.
     pub revision: u64,
@@ -117,6 +121,9 @@ pub struct Token {
     /// When it ends, in Unix seconds; null: never.
     #[serde(default)]
     pub expires_unix_s: Option<u64>,
+    /// The name of the client certificate that is shown in place of a secret; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// An API key to make.

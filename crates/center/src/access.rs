@@ -11,7 +11,7 @@ use keepgate_policy::{Change, ItemBody, ItemKey, Kind, Uid, World, source_of};
 
 use crate::desk::{Head, Refusal, Step, is_default};
 use crate::store::{Reading, StoreError, TokenRow};
-use crate::token::{self, Role};
+use crate::token::{self, PeerCertificate, Role};
 
 /// What an endpoint asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +165,31 @@ impl Caller {
         (same && row.is_good(keepgate_observe::unix_s())).then(|| Caller(Arc::new(row.clone())))
     }
 
+    /// The gate of a connection's client certificate, if one of its names takes the place of a good
+    /// token. It ends with the certificate.
+    pub(crate) fn of_certificate(certificate: &PeerCertificate, head: &Head) -> Option<Caller> {
+        let now = keepgate_observe::unix_s();
+        if now >= certificate.until_unix_s {
+            return None;
+        }
+        let hashes: Vec<_> =
+            certificate.names.iter().map(|name| token::certificate_sha256(name)).collect();
+        let mut found: Vec<&TokenRow> = head
+            .tokens
+            .values()
+            .filter(|row| row.role == Role::Gate && row.is_good(now))
+            .filter(|row| hashes.contains(&row.sha256))
+            .collect();
+        // Of several names the first that is known counts, and of a name there is one.
+        found.sort_by_key(|row| {
+            (hashes.iter().position(|hash| *hash == row.sha256), row.created_unix_s, row.id.clone())
+        });
+        let row = TokenRow::clone(found.first()?);
+        let until = certificate.until_unix_s;
+        let until = row.expires_unix_s.map_or(until, |ends| ends.min(until));
+        Some(Caller(Arc::new(TokenRow { expires_unix_s: Some(until), ..row })))
+    }
+
     /// Its token's id.
     pub fn token_id(&self) -> &str {
         &self.0.id
@@ -201,5 +226,28 @@ impl Caller {
         head.tokens
             .get(&self.0.id)
             .is_some_and(|row| row.is_good(now) && row.sha256 == self.0.sha256)
+            && self.0.is_good(now)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The caller with a gate's token.
+    pub(crate) fn caller(id: &str, service: &str) -> Caller {
+        let row = TokenRow {
+            id: id.to_owned(),
+            role: Role::Gate,
+            service: service.to_owned(),
+            sha256: [7; 32],
+            note: String::new(),
+            created_unix_s: 0,
+            last_used_unix_s: None,
+            last_used_from: String::new(),
+            revoked_unix_s: None,
+            expires_unix_s: None,
+        };
+        Caller(Arc::new(row))
     }
 }

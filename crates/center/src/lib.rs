@@ -57,6 +57,9 @@ pub struct CenterConfig {
     /// The URL callers reach it by: for AuthZEN metadata (none: what they call it in `Host`), and for
     /// the `Host` of their requests. Plain HTTP is for loopback names only.
     pub public_url: Option<String>,
+    /// A PEM file with the authorities whose certificates gates may show in place of a token; none:
+    /// nobody is asked for one. Needs TLS.
+    pub client_ca: Option<PathBuf>,
     /// Bounds on clients.
     pub bounds: Bounds,
     /// How much history is kept.
@@ -80,6 +83,7 @@ impl Default for CenterConfig {
             data_dir: PathBuf::from("keepgate-data"),
             listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
             tls: None,
+            client_ca: None,
             public_url: None,
             bounds: Bounds::default(),
             retention: Retention::default(),
@@ -174,7 +178,8 @@ impl Center {
         if let Some(url) = &config.public_url {
             tls::check_public_url(url)?;
         }
-        let tls = tls::certificate(config.tls.as_ref(), config.listen)?;
+        let tls =
+            tls::certificate(config.tls.as_ref(), config.client_ca.as_deref(), config.listen)?;
         let seats = server::Seats::new(&config.bounds)?;
         let bind = |source| StartError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;

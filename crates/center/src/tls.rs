@@ -1,7 +1,7 @@
 //! The rule that tokens never travel in clear text between hosts, and the certificate for it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,12 @@ pub enum TlsError {
          127.0.0.1:7480"
     )]
     Plain(SocketAddr),
+    /// Client certificates where there is no TLS.
+    #[error(
+        "client certificates (`{0}`) are shown in TLS: give the center a certificate and key \
+         (--tls-cert FILE --tls-key FILE)"
+    )]
+    ClientCa(String),
     /// Callers are to use plain HTTP where others can listen.
     #[error(
         "refusing the public URL `{0}`: tokens would travel in clear text; give an `https` URL, or \
@@ -55,18 +61,21 @@ pub(crate) fn check_public_url(url: &str) -> Result<(), TlsError> {
 #[derive(Clone)]
 pub struct Certificate {
     files: TlsFiles,
+    client_ca: Option<PathBuf>,
     current: Arc<ArcSwap<ServerConfig>>,
 }
 
 impl Certificate {
-    fn load(files: &TlsFiles) -> Result<Certificate, TlsError> {
-        let current = Arc::new(ArcSwap::from(files.load()?));
-        Ok(Certificate { files: files.clone(), current })
+    fn load(files: &TlsFiles, client_ca: Option<&Path>) -> Result<Certificate, TlsError> {
+        let current = Arc::new(ArcSwap::from(files.load_asking(client_ca)?));
+        let client_ca = client_ca.map(Path::to_owned);
+        Ok(Certificate { files: files.clone(), client_ca, current })
     }
 
     /// The files that it is read from.
-    pub fn files(&self) -> [PathBuf; 2] {
-        [self.files.cert.clone(), self.files.key.clone()]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let own = [self.files.cert.clone(), self.files.key.clone()];
+        own.into_iter().chain(self.client_ca.clone()).collect()
     }
 
     /// Reads it anew, for connections from now on. Blocks on the files.
@@ -74,7 +83,7 @@ impl Certificate {
     /// # Errors
     /// Names the file that cannot be used; what was used before stays.
     pub fn reload(&self) -> Result<(), keepgate_serve::TlsError> {
-        self.current.store(self.files.load()?);
+        self.current.store(self.files.load_asking(self.client_ca.as_deref())?);
         Ok(())
     }
 
@@ -86,10 +95,14 @@ impl Certificate {
 /// The certificate of the listener; none: plain HTTP, on loopback only.
 pub(crate) fn certificate(
     files: Option<&TlsFiles>,
+    client_ca: Option<&Path>,
     listen: SocketAddr,
 ) -> Result<Option<Certificate>, TlsError> {
     match files {
-        Some(files) => Certificate::load(files).map(Some),
+        Some(files) => Certificate::load(files, client_ca).map(Some),
+        None if client_ca.is_some() => {
+            Err(TlsError::ClientCa(client_ca.unwrap_or(Path::new("")).display().to_string()))
+        }
         None if listen.ip().to_canonical().is_loopback() => Ok(None),
         None => Err(TlsError::Plain(listen)),
     }

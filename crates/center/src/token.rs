@@ -3,7 +3,11 @@
 //! A token is `kgt_<id>_<secret>`, 256 random bits of secret; the store keeps SHA-256 of the
 //! whole text. A plain hash is enough: nobody guesses 256 bits, so there is nothing to slow down.
 
+use std::sync::Arc;
+
+use keepgate_serve::certificate::Certificate;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -69,6 +73,51 @@ pub(crate) fn mint(prefix: &str) -> Result<Minted, RandomError> {
     Ok(Minted { id, text, sha256 })
 }
 
+/// What a connection's client certificate says; in the extensions of its requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerCertificate {
+    /// The names by which a machine is known.
+    pub(crate) names: Vec<String>,
+    /// From when on it is refused, in seconds since the Unix epoch.
+    pub(crate) until_unix_s: u64,
+}
+
+impl PeerCertificate {
+    /// Of a chain that the handshake has accepted; none: there is none, or it cannot be read.
+    pub(crate) fn of(chain: Option<&[CertificateDer<'_>]>) -> Option<Arc<PeerCertificate>> {
+        let read = Certificate::parse(chain?.first()?).ok()?;
+        let (names, until_unix_s) = (read.machine_names(), read.until_unix_s());
+        Some(Arc::new(PeerCertificate { names, until_unix_s }))
+    }
+}
+
+/// The longest name of a certificate that takes a secret's place, in bytes.
+pub(crate) const CERTIFICATE_BYTES: usize = 400;
+
+/// What a note of a token begins with whose secret is a client certificate.
+const CERTIFICATE: &str = "certificate ";
+
+/// What is kept of the name of a certificate that takes a secret's place. No text of a token has this
+/// hash, and no name has that of a token.
+pub(crate) fn certificate_sha256(name: &str) -> [u8; 32] {
+    Sha256::new_with_prefix(b"keepgate certificate\0").chain_update(name).finalize().into()
+}
+
+/// The note of such a token: the name, and what people say.
+pub(crate) fn certificate_note(name: &str, note: &str) -> String {
+    if note.is_empty() {
+        format!("{CERTIFICATE}{name}")
+    } else {
+        format!("{CERTIFICATE}{name} {note}")
+    }
+}
+
+/// The name of the certificate that takes the place of a token's secret; none: it has a secret.
+pub(crate) fn certificate_of<'n>(note: &'n str, sha256: &[u8; 32]) -> Option<&'n str> {
+    let name = note.strip_prefix(CERTIFICATE)?.split(' ').next()?;
+    (certificate_sha256(name) == *sha256).then_some(name)
+}
+
 /// The id part of a token text; none: it is no such text.
 pub(crate) fn id_of(text: &str) -> Option<&str> {
     let (id, secret) = text.strip_prefix("kgt_")?.split_once('_')?;
@@ -94,6 +143,19 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificates_name_is_found_in_its_note_alone() {
+        let sha256 = certificate_sha256("spiffe://a/gate");
+        for note in ["", "for the shop"] {
+            let note = certificate_note("spiffe://a/gate", note);
+            assert_eq!(certificate_of(&note, &sha256), Some("spiffe://a/gate"));
+            assert_eq!(certificate_of(&note, &certificate_sha256("b")), None);
+        }
+        assert_eq!(certificate_of("spiffe://a/gate", &sha256), None);
+        let minted = mint("kgt").unwrap();
+        assert_eq!(certificate_of(&certificate_note(&minted.text, ""), &minted.sha256), None);
+    }
 
     #[test]
     fn a_minted_token_is_found_by_its_id_and_matches_only_itself() {

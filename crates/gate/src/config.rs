@@ -248,6 +248,9 @@ pub struct GateConfig {
     pub token: String,
     /// A PEM file with the CA of the center's certificate; none: the host's store.
     pub center_ca: Option<PathBuf>,
+    /// The gate's own certificate toward the center, which may take the token's place; none: it shows
+    /// none.
+    pub center_client: Option<TlsFiles>,
     /// Which hosts and paths lead to which service and upstream. Empty: everything leads to
     /// `service` and `upstream`, and else these two say nothing.
     pub sites: Vec<SiteConfig>,
@@ -365,6 +368,7 @@ impl Default for GateConfig {
             center: "http://127.0.0.1:7480".to_owned(),
             token: String::new(),
             center_ca: None,
+            center_client: None,
             sites: Vec::new(),
             upstreams: Vec::new(),
             service: String::new(),

@@ -8,9 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod claims;
+mod introspection;
 mod jwt;
 
 pub use self::claims::{ClaimPath, ClaimUses, ContextClaims, NotAnObject, check_prefixes};
+pub use self::introspection::{Credential, Introspection};
 pub use self::jwt::{Algorithm, JwtIssuer, KeySource};
 pub use crate::address::{AddressRange, AddressRangeError, is_everybody};
 use crate::service::is_default;
@@ -23,6 +25,10 @@ pub struct Identify {
     /// Bearer tokens (RFC 7519), one entry an issuer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub jwt: Vec<JwtIssuer>,
+    /// A server that says what other bearer tokens mean (RFC 7662); at most one, for a token does not
+    /// say whose it is, and is nobody else's business.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub introspection: Vec<Introspection>,
     /// The longest token that is read, in bytes; none: [`Identify::TOKEN_BYTES`].
     #[serde(default, with = "crate::size::token", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
@@ -49,13 +55,28 @@ impl Identify {
 
     /// Whether it says what release 0.2 refuses.
     pub(crate) fn is_new(&self) -> bool {
-        self.token_bytes.is_some() || self.jwt.iter().any(JwtIssuer::is_new)
+        self.token_bytes.is_some()
+            || !self.introspection.is_empty()
+            || self.jwt.iter().any(JwtIssuer::is_new)
+    }
+
+    /// Who gives tokens, by name, and what else their claims are used for.
+    pub fn issuers(&self) -> impl Iterator<Item = (&str, &ClaimUses)> {
+        let jwt = self.jwt.iter().map(|jwt| (jwt.issuer.as_str(), &jwt.uses));
+        jwt.chain(self.introspection.iter().map(|server| (server.name(), &server.uses)))
     }
 
     /// What its ways say together that they may not; see [`check_prefixes`]. Names what to change.
     fn check(&self) -> Result<(), String> {
-        check_prefixes(self.jwt.iter().map(|jwt| (jwt.issuer.as_str(), &jwt.uses)))?;
-        let claimed = self.jwt.iter().flat_map(|jwt| jwt.uses.claim_headers.keys());
+        if self.introspection.len() > 1 {
+            return Err(format!(
+                "expected at most one [[identify.introspection]], got {}: a token does not say whose \
+                 it is, so each server would see the tokens of the others",
+                self.introspection.len()
+            ));
+        }
+        check_prefixes(self.issuers())?;
+        let claimed = self.issuers().flat_map(|(_, uses)| uses.claim_headers.keys());
         let taken = [
             self.api_key.as_ref().map(|way| &way.header),
             self.trusted_header.as_ref().map(|way| &way.header),

@@ -10,6 +10,7 @@
 //! - the *wire* ([`wire`], [`authzen`], [`json`]): the bytes both travel as.
 
 mod address;
+pub mod assertion;
 pub mod authzen;
 pub mod bundle;
 pub mod caution;

@@ -121,6 +121,9 @@ pub struct ServiceSettings {
     /// What happens to an open exchange when the credential that it began with expires.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_token_expiry: OnTokenExpiry,
+    /// The upstream gets a signed assertion about each caller (`Keepgate-Assertion`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub assertion: bool,
     /// Which pages of other origins may call it from a browser; none: the gate knows nothing of CORS.
     #[serde(
         default,
@@ -152,6 +155,7 @@ impl ServiceSettings {
             answer_idle_ms: None,
             body_bytes: None,
             on_token_expiry: OnTokenExpiry::default(),
+            assertion: false,
             cors: None,
         }
     }
@@ -162,6 +166,7 @@ impl ServiceSettings {
         if self.authzen == Authzen::Default
             || self.cors.is_some()
             || self.body_bytes.is_some()
+            || self.assertion
             || self.identify.is_new()
         {
             return 3;

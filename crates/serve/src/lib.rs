@@ -2,6 +2,7 @@
 //!
 //! - [`descriptors`]: raises the soft limit of open descriptors and divides what there is
 //!   between callers, the upstream, the center and the program's own needs.
+//! - [`certificate`]: what a client certificate says of its holder.
 //! - [`retry`]: how long a caller waits after a refusal.
 //! - [`places`]: who may hold how many connections, and which one gives way to the next.
 //! - [`Certificates`]: the certificates and keys of a listener, by name, and the authorities of
@@ -11,6 +12,7 @@
 //! that depends on time takes milliseconds on the caller's own monotonic clock. The one system
 //! call it makes is the one about the limit of descriptors.
 
+pub mod certificate;
 pub mod descriptors;
 pub mod places;
 pub mod retry;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::RequestExt as _;
@@ -14,12 +14,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::App;
-use super::problem::Problem;
+use super::problem::{GATHERING, Problem};
 use crate::access::{Caller, Permission};
 use crate::metrics::Api;
 use crate::server::Peer;
 use crate::store::TokenUse;
-use crate::token;
+use crate::token::{self, PeerCertificate};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -45,7 +45,9 @@ pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Nex
         app.metrics.took(began.elapsed());
     }
     let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
-    if response.status().is_server_error() && !is_crowded {
+    let kind = response.extensions().get::<Problem>().map(Problem::kind);
+    let is_expected = is_crowded || kind == Some(GATHERING);
+    if response.status().is_server_error() && !is_expected {
         tracing::error!(%method, path, status = response.status().as_u16(), request_id = shown,
             "a request failed");
     }
@@ -140,7 +142,7 @@ async fn service_of(request: &mut Request) -> Option<String> {
 
 /// In front of the follow protocol: the same, in the words of gRPC.
 pub(crate) async fn follower(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    match caller(&app, &request) {
+    match follower_of(&app, &request) {
         Ok(caller) if caller.may(Permission::Follow) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -158,6 +160,39 @@ pub(crate) async fn follower(State(app): State<App>, mut request: Request, next:
     }
 }
 
+/// Who follows: by token, or without one by the connection's client certificate.
+fn follower_of(app: &App, request: &Request) -> Result<Caller, Problem> {
+    let certificate = request.extensions().get::<Arc<PeerCertificate>>();
+    let Some(certificate) =
+        certificate.filter(|_| !request.headers().contains_key(header::AUTHORIZATION))
+    else {
+        return caller(app, request);
+    };
+    match Caller::of_certificate(certificate, &app.desk.head()) {
+        Some(caller) => {
+            note_use(app, &caller, request);
+            Ok(caller)
+        }
+        None => {
+            app.metrics.unauthenticated.add(1);
+            let shown: Vec<&str> = certificate.names.iter().map(String::as_str).take(4).collect();
+            let shown = match shown.as_slice() {
+                [] => "no DNS name and no URI".to_owned(),
+                names => format!("`{}`", names.join("`, `")),
+            };
+            Err(Problem::unauthenticated(format!(
+                "the client certificate has expired, or none of its names may follow: it has {shown}; \
+                 `keepgate token create --role gate --service NAME --certificate NAME` lets one"
+            )))
+        }
+    }
+}
+
+fn note_use(app: &App, caller: &Caller, request: &Request) {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+    app.usage.note(caller.token_id(), peer);
+}
+
 fn caller(app: &App, request: &Request) -> Result<Caller, Problem> {
     let head = app.desk.head();
     let found = bearer(request.headers()).and_then(|text| {
@@ -167,8 +202,7 @@ fn caller(app: &App, request: &Request) -> Result<Caller, Problem> {
     });
     match found {
         Ok(caller) => {
-            let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
-            app.usage.note(caller.token_id(), peer);
+            note_use(app, &caller, request);
             Ok(caller)
         }
         Err(problem) => {

@@ -3,6 +3,7 @@
 //! [`table`] lists every endpoint once, with what it needs and what it says; the router, the
 //! OpenAPI document and the guard are made from it.
 
+pub(crate) mod assertions;
 pub(crate) mod audit;
 pub(crate) mod authzen;
 pub(crate) mod authzen_shapes;

@@ -21,6 +21,9 @@ pub(crate) struct Problem {
     problems: Vec<desk::EditProblem>,
 }
 
+/// The kind of [`Problem::gathering`], which is no failure of the center.
+pub(crate) const GATHERING: &str = "gathering";
+
 impl Problem {
     fn new(
         status: StatusCode,
@@ -130,6 +133,13 @@ impl Problem {
     /// All connections are taken, but for a reserve.
     pub(crate) fn crowded() -> Problem {
         Problem::unavailable("all connections are taken; try again")
+    }
+
+    /// Gates have not said their keys yet since the center began.
+    pub(crate) fn gathering() -> Problem {
+        let title = "the center cannot do it now";
+        let detail = "the gates have not said their keys yet; try again";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, GATHERING, title, detail)
     }
 
     fn unavailable(detail: impl Into<String>) -> Problem {

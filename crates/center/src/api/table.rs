@@ -21,8 +21,8 @@ use super::input::{Args, Condition, Json, Page, Params};
 use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
-    App, audit, authzen, authzen_shapes, check, directory, extras, import, items, keys, openapi,
-    removal, services, status, tokens, top,
+    App, assertions, audit, authzen, authzen_shapes, check, directory, extras, import, items, keys,
+    openapi, removal, services, status, tokens, top,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -600,6 +600,13 @@ fn of_status(t: &mut Table) {
 
 fn of_authzen(t: &mut Table) {
     use Permission::{Decide, Open};
+    t.add(
+        ("GET", "/s/{service}/.well-known/jwks.json"),
+        Open,
+        ("assertionKeys", "the keys by which upstreams verify what gates assert"),
+        || get(assertions::jwks),
+    )
+    .answers::<assertions::KeySet>();
     t.add(
         ("GET", "/.well-known/authzen-configuration"),
         Open,

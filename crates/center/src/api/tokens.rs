@@ -8,6 +8,7 @@ use axum::extract::State;
 use http::StatusCode;
 use keepgate_api::{Landed, MadeToken, NewToken, Rotate, Token, Tokens};
 use keepgate_policy::service::is_service_name;
+use keepgate_serve::certificate::wrong_machine_name;
 
 use super::input::{Args, Json, Page, Params};
 use super::problem::Problem;
@@ -44,14 +45,45 @@ pub(crate) async fn create(
         return Err(Problem::unprocessable(format!("`note`: at most {NOTE_BYTES} bytes")));
     }
     in_the_future("expires_unix_s", asked.expires_unix_s)?;
-    let minted = mint_one_more(&app)?;
+    let mut minted = mint_one_more(&app)?;
+    let mut note = asked.note;
+    if !asked.certificate.is_empty() {
+        (minted, note) = of_certificate(role, &asked.certificate, minted.id, &note)?;
+    }
     let expires_unix_s = asked.expires_unix_s;
-    let row = TokenRow { expires_unix_s, ..row(&minted, role, asked.service, asked.note) };
-    let outcome = items::edit(&app, &caller, "token.create", move |_, _| {
+    let row = TokenRow { expires_unix_s, ..row(&minted, role, asked.service, note) };
+    let outcome = items::edit(&app, &caller, "token.create", move |_, head| {
+        let now = keepgate_observe::unix_s();
+        let same = |other: &&TokenRow| other.sha256 == row.sha256 && other.is_good(now);
+        if let Some(other) = head.tokens.values().find(same) {
+            let id = &other.id;
+            return Err(Refusal::Unfit(format!(
+                "`certificate`: token `{id}` is for a certificate of this name already; revoke it, or \
+                 let it follow the other service too by a new one with both"
+            )));
+        }
         Ok(EditPlan { tokens: vec![row], ..EditPlan::default() })
     })
     .await?;
     Ok(made(minted, outcome.revision.0))
+}
+
+/// What is kept where a certificate takes the secret's place, and the note that names it.
+fn of_certificate(role: Role, name: &str, id: String, note: &str) -> Answer<(Minted, String)> {
+    if role != Role::Gate {
+        let detail = "`certificate`: only a gate shows one in place of a token; leave it out";
+        return Err(Problem::unprocessable(detail));
+    }
+    let wrong =
+        |what: &str| Err(Problem::unprocessable(format!("`certificate`: {what}, got `{name}`")));
+    if name.len() > token::CERTIFICATE_BYTES {
+        return wrong(&format!("expected at most {} bytes", token::CERTIFICATE_BYTES));
+    }
+    if let Some(what) = wrong_machine_name(name) {
+        return wrong(what);
+    }
+    let sha256 = token::certificate_sha256(name);
+    Ok((Minted { id, text: String::new(), sha256 }, token::certificate_note(name, note)))
 }
 
 /// One more, where there is room for it.
@@ -153,6 +185,13 @@ pub(crate) async fn rotate(
         if !old.is_good(now) {
             return Err(Refusal::Ended(id));
         }
+        if token::certificate_of(&old.note, &old.sha256).is_some() {
+            return Err(Refusal::Unfit(
+                "a certificate takes the place of this token's secret, so there is none to rotate: \
+                 renew the certificate under the same name"
+                    .to_owned(),
+            ));
+        }
         let term = new_term(&asked, Some(old.created_unix_s), old.expires_unix_s, now);
         let new = TokenRow {
             role: old.role,
@@ -217,7 +256,9 @@ pub(crate) async fn list(State(app): State<App>, Args(page): Args<Page>) -> Answ
             Some(last) => (Some(last.unix_s), last.from),
             None => (row.last_used_unix_s, row.last_used_from),
         };
+        let certificate = token::certificate_of(&row.note, &row.sha256).map(str::to_owned);
         Token {
+            certificate,
             id: row.id,
             role: row.role.name().to_owned(),
             service: row.service,

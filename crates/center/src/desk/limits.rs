@@ -146,6 +146,7 @@ fn facts<'a>(
     headers
         .extend(ways.jwt.iter().flat_map(|jwt| jwt.uses.claim_headers.keys()).map(String::as_str));
     let identifies = !ways.jwt.is_empty()
+        || !ways.introspection.is_empty()
         || ways.api_key.is_some()
         || ways.client_certificate.is_some()
         || ways.trusted_header.is_some();

@@ -52,6 +52,11 @@ pub(crate) fn heartbeat(head: &Mark, unix_ms: u64, echo: u64) -> Bytes {
     encode(Response::Heartbeat(proto::Heartbeat { head: head.revision.0, unix_ms, mark, echo }))
 }
 
+/// Which keys of a follower's assertions are published.
+pub(crate) fn keys_published(kids: Vec<String>) -> Bytes {
+    encode(Response::AssertionKeysPublished(proto::AssertionKeysPublished { kids }))
+}
+
 /// The beginning of a snapshot.
 pub(crate) fn snapshot_begin(mark: &Mark, digest: Digest, items: u64) -> Bytes {
     let mut begin = wire::snapshot_begin(mark.revision, digest, items);

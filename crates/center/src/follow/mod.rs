@@ -8,6 +8,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod frame;
+pub(crate) mod keys;
 pub(crate) mod snapshot;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use crate::proto::sync_server::Sync;
 use crate::store::Changes;
 use activity::{Activities, Dropped};
 use frame::Frame;
+use keys::{AssertionKeys, Pace};
 use snapshot::Snapshots;
 
 /// How often a follower hears of the head.
@@ -119,6 +121,7 @@ pub struct Followers {
     next: AtomicU64,
     connected: Mutex<BTreeMap<u64, Follower>>,
     activities: Activities,
+    keys: AssertionKeys,
 }
 
 impl Followers {
@@ -135,6 +138,11 @@ impl Followers {
     /// What they last said about who makes the requests.
     pub(crate) fn activities(&self) -> &Activities {
         &self.activities
+    }
+
+    /// The keys with which they sign what they assert.
+    pub(crate) fn keys(&self) -> &AssertionKeys {
+        &self.keys
     }
 
     /// How many there are.
@@ -180,6 +188,7 @@ impl Drop for Joined {
     fn drop(&mut self) {
         self.followers.lock().remove(&self.number);
         self.followers.activities.forget(self.number);
+        self.followers.keys.leave(self.number, std::time::Instant::now());
     }
 }
 
@@ -389,7 +398,9 @@ impl Feed {
         let joined = Arc::clone(&self.joined);
         let (scope, metrics) = (self.scope.clone(), Arc::clone(&self.service.metrics));
         let (desk, pulse) = (Arc::clone(&self.service.desk), self.pulse.clone());
+        let (caller, answers) = (self.caller.clone(), self.to.clone());
         let listen = async move {
+            let mut keys_pace = Pace::default();
             loop {
                 match asked.message().await {
                     Ok(Some(proto::FollowRequest { request: Some(Asked::Applied(applied)) })) => {
@@ -427,6 +438,18 @@ impl Feed {
                                 let error = keepgate_observe::chain(&dropped);
                                 tracing::debug!(error, "a follower's report was dropped");
                             }
+                        }
+                    }
+                    Ok(Some(proto::FollowRequest {
+                        request: Some(Asked::AssertionKeys(said)),
+                    })) => {
+                        keys_pace.turn().await;
+                        let now = std::time::Instant::now();
+                        let all = &joined.followers.keys;
+                        let kids = all.tell(joined.number, (&caller, &scope), &said.keys, now);
+                        let published = Ok(Frame(frame::keys_published(kids)));
+                        if answers.send(published).await.is_err() {
+                            return End::Gone;
                         }
                     }
                     Ok(Some(proto::FollowRequest { request: Some(Asked::Hello(_)) })) => {
@@ -728,7 +751,9 @@ impl Feed {
         if self.caller.still_good(&self.service.desk.head()) {
             Ok(())
         } else {
-            Err(End::Status(Status::unauthenticated("the token was revoked")))
+            Err(End::Status(Status::unauthenticated(
+                "the token or certificate was revoked, or has expired",
+            )))
         }
     }
 

@@ -30,6 +30,7 @@ use self::linger::Linger;
 use self::rest::Held;
 use crate::metrics::Metrics;
 use crate::tls::Certificate;
+use crate::token::PeerCertificate;
 
 /// Bounds on clients; the defaults suit ten thousand followers.
 #[derive(Clone, Copy, Debug)]
@@ -272,7 +273,7 @@ impl Connection {
         // Heartbeats and deltas are small and must not wait for more.
         let _ = stream.set_nodelay(true);
         match self.tls.clone() {
-            None => self.http(stream).await,
+            None => self.http(stream, None).await,
             Some(tls) => {
                 let tls = tls.acceptor();
                 let handshake = tokio::time::timeout(self.bounds.handshake, tls.accept(stream));
@@ -282,7 +283,11 @@ impl Connection {
                     () = self.seat.told() => return,
                 };
                 match accepted {
-                    Ok(Ok(stream)) => self.http(stream).await,
+                    Ok(Ok(stream)) => {
+                        let certificate =
+                            PeerCertificate::of(stream.get_ref().1.peer_certificates());
+                        self.http(stream, certificate).await;
+                    }
                     Ok(Err(e)) => {
                         tracing::debug!(error = %e, peer = %self.peer, "no TLS handshake")
                     }
@@ -292,7 +297,11 @@ impl Connection {
         }
     }
 
-    async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
+    async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self,
+        stream: S,
+        certificate: Option<Arc<PeerCertificate>>,
+    ) {
         let Connection { router, bounds, metrics, mut closing, peer, seat, is_reserve, .. } = self;
         let begun = Arc::new(Begun::default());
         let unread = Arc::new(AtomicBool::new(false));
@@ -306,6 +315,7 @@ impl Connection {
                     unread: Arc::clone(&unread),
                     busy: seat.busy(),
                     peer,
+                    certificate: certificate.clone(),
                     is_reserve,
                 };
                 answer.answer(request)
@@ -364,6 +374,7 @@ struct Exchange {
     unread: Arc<AtomicBool>,
     busy: Busy,
     peer: SocketAddr,
+    certificate: Option<Arc<PeerCertificate>>,
     is_reserve: bool,
 }
 
@@ -381,6 +392,9 @@ impl Exchange {
         let may_stay = !self.is_reserve || is_for_the_reserve(parts.uri.path());
         let (body, rest) = rest::track(body, waits);
         parts.extensions.insert(Peer(self.peer));
+        if let Some(certificate) = self.certificate {
+            parts.extensions.insert(certificate);
+        }
         let body = if may_stay {
             Body::new(body)
         } else {

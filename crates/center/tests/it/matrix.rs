@@ -156,6 +156,7 @@ async fn every_endpoint_with_every_role() {
         GET    /v1/audit: admin editor viewer
         GET    /v1/followers: admin editor viewer
         POST   /v1/check: admin editor viewer pep
+        GET    /s/{service}/.well-known/jwks.json: none admin editor viewer gate pep
         GET    /.well-known/authzen-configuration: none admin editor viewer gate pep
         GET    /.well-known/authzen-configuration/s/{service}: none admin editor viewer gate pep
         POST   /access/v1/evaluation: admin editor viewer pep

@@ -30,7 +30,8 @@ pub(super) struct Center {
     target: Target,
     origin: Uri,
     dialer: Dialer,
-    authorization: MetadataValue<Ascii>,
+    /// None: the client certificate says who it is.
+    authorization: Option<MetadataValue<Ascii>>,
     /// Addresses of this name where another center answered; at most as many as a name has.
     foreign: Vec<SocketAddr>,
 }
@@ -57,8 +58,14 @@ impl Center {
         dialer: Dialer,
         token: &str,
     ) -> Result<Center, tonic::metadata::errors::InvalidMetadataValue> {
-        let mut authorization: MetadataValue<Ascii> = format!("Bearer {token}").parse()?;
-        authorization.set_sensitive(true);
+        let authorization = match token {
+            "" => None,
+            token => {
+                let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse()?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
         let scheme = if target.tls.is_some() { "https" } else { "http" };
         let origin = Uri::builder()
             .scheme(scheme)
@@ -76,7 +83,9 @@ impl Center {
     /// The request with our credentials.
     pub(super) fn authorized<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
-        request.metadata_mut().insert("authorization", self.authorization.clone());
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
         request
     }
 

@@ -56,6 +56,8 @@ impl Replica {
             counters: Counters::default(),
             revision: watch::Sender::new(Revision(0)),
             activity: watch::Sender::new(super::Activities::default()),
+            assertion_keys: watch::Sender::new(Arc::default()),
+            assertion_kids: ArcSwap::default(),
             dialer: Dialer::new(DialConfig::default()),
             standing: ArcSwap::from_pointee(Standing::Following),
             lineage: ArcSwap::default(),

@@ -57,7 +57,7 @@ enum Lost {
     Connect(#[from] ConnectError),
     #[error("the center ended the stream")]
     Ended,
-    #[error("the center answered: {}: {}", .0.code(), .0.message())]
+    #[error("the center answered: {}: {}{}", .0.code(), .0.message(), cause(.0))]
     Status(Box<tonic::Status>),
     #[error("the center said nothing for {0:?}")]
     Silent(Duration),
@@ -69,6 +69,13 @@ impl From<tonic::Status> for Lost {
     fn from(status: tonic::Status) -> Lost {
         Lost::Status(Box::new(status))
     }
+}
+
+/// Why a status is one that the connection has, and not the center: such as a certificate that it
+/// refuses.
+fn cause(status: &tonic::Status) -> String {
+    let source = std::error::Error::source(status);
+    source.map_or_else(String::new, |source| format!(": {}", chain(source)))
 }
 
 /// Why a stream is begun anew.
@@ -255,7 +262,12 @@ impl Follower {
         // Pulses are numbered within a stream, so an echo is of this stream or of none.
         let ring = Arc::new(Mutex::new(Ring::default()));
         let pulses = (Arc::clone(&ring), Arc::clone(&self.shared), self.pulse);
-        let requests = requests(self.hello(holding), acks, reports, pulses);
+        let mut keys = self.shared.assertion_keys.subscribe();
+        // A center that was away does not know them.
+        if !keys.borrow().is_empty() {
+            keys.mark_changed();
+        }
+        let requests = requests(self.hello(holding), acks, reports, keys, pulses);
         let request = self.center.authorized(requests);
         let begun = tokio::time::timeout(silence, connection.client.follow(request));
         let told = begun.await.map_err(|_| self.silent())??.into_inner();
@@ -314,6 +326,12 @@ impl Follower {
                     Err(Resync::Order("a delta within a snapshot"))
                 }
                 Some(Told::Delta(delta)) => self.delta(&mut taking, delta).await,
+                Some(Told::AssertionKeysPublished(published)) => {
+                    let mut kids = published.kids;
+                    kids.truncate(keepgate_policy::assertion::KEYS);
+                    self.shared.assertion_kids.store(Arc::new(kids));
+                    Ok(None)
+                }
                 Some(Told::Welcome(_)) => Err(Resync::Order("a second Welcome")),
                 // A newer center may say more; what it says is not needed to stay correct.
                 None => Ok(None),

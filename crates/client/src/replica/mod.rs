@@ -43,6 +43,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt as _;
+use keepgate_policy::assertion::PublicKey;
 use keepgate_policy::decision::QueryError;
 use keepgate_policy::{Decision, HistoryId, Mark, Query, Revision, World};
 use tokio::runtime::Handle;
@@ -83,7 +84,8 @@ struct Activities {
 pub struct FollowConfig {
     /// The center: `http://host:port`, `https://host:port` or `unix:/path`.
     pub center_url: String,
-    /// A token with the role `gate`; never logged.
+    /// A token with the role `gate`; never logged. Empty: the center knows the replica by the client
+    /// certificate of `identity`.
     pub token: String,
     /// The services to follow; empty: all that the token may see.
     pub services: Vec<String>,
@@ -195,6 +197,10 @@ struct Shared {
     revision: watch::Sender<Revision>,
     /// The last report about each service; one that is not sent when the next one comes never is.
     activity: watch::Sender<Activities>,
+    /// The keys of assertions that the center is to publish.
+    assertion_keys: watch::Sender<Arc<[PublicKey]>>,
+    /// The names of those that it said it does.
+    assertion_kids: ArcSwap<Vec<String>>,
     dialer: Dialer,
     standing: ArcSwap<Standing>,
     lineage: ArcSwap<Lineage>,
@@ -279,6 +285,8 @@ impl Replica {
             counters: Counters::default(),
             revision: watch::Sender::new(Revision(0)),
             activity: watch::Sender::new(Activities::default()),
+            assertion_keys: watch::Sender::new(Arc::default()),
+            assertion_kids: ArcSwap::default(),
             dialer: config.dialer.clone(),
             standing: ArcSwap::default(),
             lineage: ArcSwap::default(),
@@ -485,6 +493,24 @@ impl Replica {
             is_taken
         });
         is_taken
+    }
+
+    /// Has the center publish these keys of assertions in place of those before, on this connection
+    /// and each later one; at most [`keepgate_policy::assertion::KEYS`]. Never waits.
+    pub fn publish_assertion_keys(&self, keys: &[PublicKey]) {
+        self.shared.assertion_keys.send_if_modified(|told| {
+            let is_new = told.as_ref() != keys;
+            if is_new {
+                *told = keys.into();
+            }
+            is_new
+        });
+    }
+
+    /// Whether the center has said that it publishes the key. It keeps it for a while when this
+    /// replica is gone, and is told again after a restart of its own.
+    pub fn is_assertion_key_published(&self, key: &PublicKey) -> bool {
+        self.shared.assertion_kids.load().contains(&key.kid())
     }
 
     /// Ends following, for all handles: the connection closes, the world stays as it is and

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt as _};
+use keepgate_policy::assertion::PublicKey;
 use keepgate_policy::proto::{self, follow_request};
 use keepgate_policy::{Digest, Mark};
 use tokio::sync::watch;
@@ -23,11 +24,13 @@ pub(super) struct Applied {
 type Pulses = (Arc<Mutex<Ring>>, Arc<Shared>, Duration);
 
 /// The Hello, then a Pulse each second, an Applied for each revision published and an Activity for
-/// each report (when they come fast, for the last). Ends with the stream that it belongs to.
+/// each report (when they come fast, for the last), and the keys of assertions, at once and whenever
+/// they change. Ends with the stream that it belongs to.
 pub(super) fn requests(
     hello: proto::Hello,
     acks: watch::Receiver<Option<Applied>>,
     reports: watch::Receiver<Activities>,
+    keys: watch::Receiver<Arc<[PublicKey]>>,
     (ring, shared, every): Pulses,
 ) -> impl Stream<Item = proto::FollowRequest> + Send + 'static {
     let hello = follow_request::Request::Hello(hello);
@@ -35,41 +38,47 @@ pub(super) fn requests(
     // After a stop one pulse is enough.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The number of the newest report that was sent on this stream.
-    let state = (acks, reports, 0, ticks);
-    let later = stream::unfold(state, move |(mut acks, mut reports, mut told, mut ticks)| {
-        let (ring, shared) = (Arc::clone(&ring), Arc::clone(&shared));
-        async move {
-            let request = tokio::select! {
-                biased;
-                _ = ticks.tick() => {
-                    // The time is taken before the pulse is handed on: what happens to it later
-                    // only makes the age larger.
-                    let now = shared.clock.now();
-                    let nonce = ring.lock().unwrap_or_else(PoisonError::into_inner).next(now);
-                    follow_request::Request::Pulse(proto::Pulse {
-                        nonce,
-                        age_ms: age_ms(&shared),
-                    })
-                }
-                changed = acks.changed() => {
-                    changed.ok()?;
-                    let latest = *acks.borrow_and_update();
-                    let Applied { mark, digest } = latest?;
-                    follow_request::Request::Applied(proto::Applied {
-                        revision: mark.revision.0,
-                        digest: digest.to_bytes().to_vec(),
-                        mark: Some(mark.to_proto()),
-                    })
-                }
-                Ok(()) = reports.changed() => {
-                    let activity;
-                    (activity, told) = next_report(&mut reports, told)?;
-                    follow_request::Request::Activity(activity)
-                }
-            };
-            Some((request, (acks, reports, told, ticks)))
-        }
-    });
+    let state = (acks, reports, keys, 0, ticks);
+    let later =
+        stream::unfold(state, move |(mut acks, mut reports, mut keys, mut told, mut ticks)| {
+            let (ring, shared) = (Arc::clone(&ring), Arc::clone(&shared));
+            async move {
+                let request = tokio::select! {
+                    biased;
+                    _ = ticks.tick() => {
+                        // The time is taken before the pulse is handed on: what happens to it later
+                        // only makes the age larger.
+                        let now = shared.clock.now();
+                        let nonce = ring.lock().unwrap_or_else(PoisonError::into_inner).next(now);
+                        follow_request::Request::Pulse(proto::Pulse {
+                            nonce,
+                            age_ms: age_ms(&shared),
+                        })
+                    }
+                    changed = acks.changed() => {
+                        changed.ok()?;
+                        let latest = *acks.borrow_and_update();
+                        let Applied { mark, digest } = latest?;
+                        follow_request::Request::Applied(proto::Applied {
+                            revision: mark.revision.0,
+                            digest: digest.to_bytes().to_vec(),
+                            mark: Some(mark.to_proto()),
+                        })
+                    }
+                    Ok(()) = keys.changed() => {
+                        let keys = Arc::clone(&keys.borrow_and_update());
+                        let keys = keys.iter().map(PublicKey::to_proto).collect();
+                        follow_request::Request::AssertionKeys(proto::AssertionKeys { keys })
+                    }
+                    Ok(()) = reports.changed() => {
+                        let activity;
+                        (activity, told) = next_report(&mut reports, told)?;
+                        follow_request::Request::Activity(activity)
+                    }
+                };
+                Some((request, (acks, reports, keys, told, ticks)))
+            }
+        });
     stream::iter([hello])
         .chain(later)
         .map(|request| proto::FollowRequest { request: Some(request) })

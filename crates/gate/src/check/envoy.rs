@@ -161,7 +161,7 @@ fn allowed(grant: &Grant, told: &HeaderMap, kept: &Kept) -> OkHttpResponse {
             headers.push(option(name.as_str(), value.as_bytes(), false));
         }
     }
-    for (name, value) in &grant.claims {
+    for (name, value) in &grant.says {
         headers.push(option(name.as_str(), value.as_bytes(), false));
     }
     if let Some(path) = &grant.path {
@@ -175,9 +175,9 @@ fn allowed(grant: &Grant, told: &HeaderMap, kept: &Kept) -> OkHttpResponse {
     if grant.principal.is_none() && !remove.contains(&KEEPGATE_PRINCIPAL) {
         remove.push(KEEPGATE_PRINCIPAL);
     }
-    let is_claim = |name: &HeaderName| grant.claims.iter().any(|(claim, _)| claim == name);
+    let is_said = |name: &HeaderName| grant.says.iter().any(|(said, _)| said == name);
     let of_callers = |name: &HeaderName| {
-        !is_claim(name)
+        !is_said(name)
             && *name != CACHE_CONTROL
             && *name != X_REQUEST_ID
             && !name.as_str().starts_with("keepgate-")

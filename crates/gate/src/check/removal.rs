@@ -8,9 +8,9 @@ use crate::phase::checked::Grant;
 /// The headers of a request that the upstream must not see. Those that the proxy writes itself are its
 /// business, as are those between neighbors.
 pub(super) fn removed(came: &[HeaderName], grant: &Grant) -> Vec<HeaderName> {
-    let is_claim = |name: &HeaderName| grant.claims.iter().any(|(claim, _)| claim == name);
+    let is_said = |name: &HeaderName| grant.says.iter().any(|(said, _)| said == name);
     let is_set = |name: &HeaderName| {
-        (*name == KEEPGATE_PRINCIPAL && grant.principal.is_some()) || is_claim(name)
+        (*name == KEEPGATE_PRINCIPAL && grant.principal.is_some()) || is_said(name)
     };
     let ends = |name: &&HeaderName| {
         !grant.headers.contains_key(*name) && !is_proxys(name.as_str()) && !is_set(name)

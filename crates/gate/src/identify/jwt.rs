@@ -66,6 +66,9 @@ pub enum JwtError {
     /// The principal's claim is missing or is no text.
     #[error("the token does not say who the caller is")]
     Principal,
+    /// The server that has issued it says so (RFC 7662).
+    #[error("the token is not active")]
+    Inactive,
     /// `cnf` asks for a proof that is not one by a client certificate (RFC 8705).
     #[error("the token asks for a proof of possession that is not supported")]
     Confirmation,
@@ -216,8 +219,8 @@ impl<'a> Unverified<'a> {
     }
 }
 
-/// The certificate that a token is bound to (RFC 8705, section 3.1). Whoever issues a token with
-/// another confirmation (RFC 7800) counts on its being asked for: it is refused, not ignored.
+/// The certificate that a token is bound to (RFC 8705, section 3.1). An issuer that asks for
+/// another confirmation (RFC 7800) counts on it: such a token is refused, not ignored.
 pub(crate) fn confirmation(
     claims: &serde_json::Map<String, Value>,
 ) -> Result<Option<[u8; 32]>, JwtError> {
@@ -236,7 +239,7 @@ fn decode(part: &str) -> Result<Vec<u8>, JwtError> {
 }
 
 /// NumericDate: a JSON number of seconds; a fraction is cut off.
-fn seconds(value: &Value) -> Result<u64, JwtError> {
+pub(crate) fn seconds(value: &Value) -> Result<u64, JwtError> {
     if let Some(n) = value.as_u64() {
         return Ok(n);
     }

@@ -100,6 +100,9 @@ pub(crate) struct WorkerMetrics {
     pub(crate) first_byte_late: Counter,
     /// Tokens found in the cache, and verified.
     pub(crate) token_cached: Counter,
+    pub(crate) introspections: Counter,
+    pub(crate) introspection_failed: Counter,
+    pub(crate) assertion_signed: Counter,
     pub(crate) token_verified: Counter,
     pub(crate) tunnels: Gauge,
     /// What was cut short, by bound.
@@ -186,7 +189,7 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
     page.histogram("decision_seconds", help, &DECISION_LABELS, &decisions);
     cuts(workers, page);
     type Row = (Sort, &'static str, &'static str, fn(&WorkerMetrics) -> u64);
-    const ROWS: [Row; 12] = [
+    const ROWS: [Row; 15] = [
         (
             Sort::Counter,
             "connections_accepted_total",
@@ -213,6 +216,21 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
             "first_byte_late_total",
             "Connections closed because their first request did not begin in time.",
             |w| w.first_byte_late.value(),
+        ),
+        (
+            Sort::Counter,
+            "assertions_signed_total",
+            "Assertions to upstreams that were signed.",
+            |w| w.assertion_signed.value(),
+        ),
+        (Sort::Counter, "introspections_total", "Questions to introspection servers.", |w| {
+            w.introspections.value()
+        }),
+        (
+            Sort::Counter,
+            "introspections_failed_total",
+            "Requests whose token nobody has said the meaning of.",
+            |w| w.introspection_failed.value(),
         ),
         (Sort::Counter, "tokens_cached_total", "Tokens whose verification was remembered.", |w| {
             w.token_cached.value()

@@ -10,10 +10,11 @@ use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use super::preflight::Preflight;
-use super::record;
 use super::stage::{
     Accepted, Admitted, Allowed, Arrived, Carrier, Ended, Identified, Refused, Routed,
 };
+use super::{asserted, record};
+use crate::identify::assertion;
 use crate::message::answer;
 use crate::message::headers::{self, KEEPGATE_PRINCIPAL, Sender, X_REQUEST_ID};
 use crate::message::problem::Kind;
@@ -59,13 +60,19 @@ pub(crate) struct Grant {
     pub(crate) path: Option<Box<str>>,
     /// The headers of the request that the upstream may see.
     pub(crate) headers: HeaderMap,
-    /// Headers with claims, in place of any of these names that came.
-    pub(crate) claims: Vec<(HeaderName, HeaderValue)>,
+    /// Headers that say more of the caller (claims, an assertion), in place of any that came.
+    pub(crate) says: Vec<(HeaderName, HeaderValue)>,
 }
 
 pub(super) fn run(decided: Result<Decided, Box<Refused>>) -> Checked {
     match decided {
-        Ok(Decided::Allowed(allowed)) => granted(allowed.admitted),
+        Ok(Decided::Allowed(allowed)) => match asserted::by(&allowed.admitted) {
+            Ok(assertion) => granted(allowed.admitted, assertion),
+            Err(problem) => {
+                let ended = Ended::Admitted(allowed.admitted);
+                refused(*Refused::new(Phase::Forward, problem, ended))
+            }
+        },
         Ok(Decided::Answered(preflight)) => {
             let Preflight { ended, response } = *preflight;
             let facts = ended.facts();
@@ -75,31 +82,35 @@ pub(super) fn run(decided: Result<Decided, Box<Refused>>) -> Checked {
             record::tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
             Checked { verdict: Verdict::Answered, response }
         }
-        Err(refused) => {
-            let Refused { phase, mut problem, ended } = *refused;
-            let facts = ended.facts();
-            let kind = problem.kind;
-            // What is wrong with the request is no reason to leave the proxy.
-            problem.close = false;
-            record::count_refusal(&facts, phase, &mut problem);
-            count(facts.arrived, CheckOutcome::Refused(kind));
-            let message = answer::line(&problem);
-            let mut response = answer::written(problem, &facts.arrived.request_id);
-            record::stamp(&facts, response.headers_mut());
-            let is_refusal = kind.status().is_client_error();
-            record::tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
-            Checked { verdict: Verdict::Refused { kind, message }, response }
-        }
+        Err(wrong) => refused(*wrong),
     }
 }
 
-fn granted(mut admitted: Admitted) -> Checked {
+fn refused(refused: Refused) -> Checked {
+    let Refused { phase, mut problem, ended } = refused;
+    let facts = ended.facts();
+    let kind = problem.kind;
+    // What is wrong with the request is no reason to leave the proxy.
+    problem.close = false;
+    record::count_refusal(&facts, phase, &mut problem);
+    count(facts.arrived, CheckOutcome::Refused(kind));
+    let message = answer::line(&problem);
+    let mut response = answer::written(problem, &facts.arrived.request_id);
+    record::stamp(&facts, response.headers_mut());
+    let is_refusal = kind.status().is_client_error();
+    record::tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+    Checked { verdict: Verdict::Refused { kind, message }, response }
+}
+
+fn granted(mut admitted: Admitted, assertion: Option<HeaderValue>) -> Checked {
     let headers = left(&mut admitted.identified);
     let found = admitted.found();
-    let said = admitted.identified.identity.said.as_ref();
+    let said = admitted.identified.identity.said.iter();
+    let claims = said.flat_map(|said| said.headers.iter().cloned());
+    let assertion = assertion.map(|assertion| (assertion::HEADER, assertion));
     let grant = Grant {
         principal: admitted.identified.identity.header.clone(),
-        claims: said.map(|said| said.headers.to_vec()).unwrap_or_default(),
+        says: claims.chain(assertion).collect(),
         revision: found.table.version.0.0,
         route: found.template().map(str::to_owned),
         path: found.replaced.clone(),
@@ -115,7 +126,7 @@ fn granted(mut admitted: Admitted) -> Checked {
     if let Some(principal) = &grant.principal {
         told.insert(KEEPGATE_PRINCIPAL, principal.clone());
     }
-    for (name, value) in &grant.claims {
+    for (name, value) in &grant.says {
         told.insert(name, value.clone());
     }
     told.insert(KEEPGATE_REVISION, HeaderValue::from(grant.revision));

@@ -16,6 +16,7 @@ use keepgate_limit::Permit;
 use keepgate_observe::chain;
 use serde_json::Value;
 
+use super::asserted;
 use super::stage::{
     Accepted, Admitted, Allowed, Arrived, Ended, Identified, Refused, Routed, Sent,
 };
@@ -24,6 +25,7 @@ use super::upstream_headers;
 use super::worker::Backend;
 use crate::exchange::cut::Cut;
 use crate::exchange::ongoing::{Ending, Inputs, Listed};
+use crate::identify::assertion;
 use crate::message::body::{BodyBounds, BodyFate, BodyFault, CallerBody, GateBody};
 use crate::message::headers::{self, X_REQUEST_ID};
 use crate::message::problem::{Kind, Problem};
@@ -83,8 +85,15 @@ pub(crate) fn run(
                 }
             }
         };
+        let assertion = match asserted::by(admitted) {
+            Ok(assertion) => assertion,
+            Err(problem) => {
+                let ended = Ended::Admitted(allowed.admitted);
+                return Err(Refused::new(Phase::Forward, problem, ended));
+            }
+        };
         let caller_side = admitted.arrived_mut().parts.extensions.remove::<OnUpgrade>();
-        let (request, user_agent) = give_away(admitted, backend, body, fate.is_some());
+        let (request, user_agent) = give_away(admitted, backend, body, fate.is_some(), assertion);
         let answered = tokio::select! {
             biased;
             answered = send(admitted, backend, request) => answered.map_err(|error| {
@@ -149,8 +158,12 @@ fn give_away(
     backend: &Backend,
     body: CallerBody,
     has_body: bool,
+    assertion: Option<HeaderValue>,
 ) -> (Request<CallerBody>, Option<HeaderValue>) {
     upstream_headers::prepare(&mut admitted.identified, backend, has_body);
+    if let Some(assertion) = assertion {
+        admitted.arrived_mut().parts.headers.insert(assertion::HEADER, assertion);
+    }
     let parts = &mut admitted.arrived_mut().parts;
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();

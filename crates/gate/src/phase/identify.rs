@@ -6,13 +6,15 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use keepgate_observe::unix_s;
 use keepgate_policy::Uid;
+use keepgate_policy::identify::CertificateName;
+use keepgate_serve::certificate::{CertificateError, NameOf};
 use subtle::ConstantTimeEq as _;
 
 use super::stage::{Accepted, Ended, Found, Identified, Identity, Refused, Routed, ShownKey};
 use super::worker::Served;
 use crate::identify::cache::{self, Known};
-use crate::identify::certificate::CertificateError;
 use crate::identify::claims::{self, Said, Unsayable};
+use crate::identify::introspection::{self, Introspector, Verdict};
 use crate::identify::jwt::{JwtError, Unverified, Verified};
 use crate::identify::key;
 use crate::message::problem::{Kind, Problem};
@@ -140,7 +142,7 @@ fn bearer(fields: &HeaderMap, ways: &Ways) -> Result<Shown, Problem> {
     for value in fields.get_all(AUTHORIZATION) {
         let shown = match value.to_str() {
             Ok(text) => credential(text, ways),
-            Err(_) if is_bearer(value.as_bytes()) && !ways.issuers.is_empty() => {
+            Err(_) if is_bearer(value.as_bytes()) && ways.takes_tokens() => {
                 return Err(refused(ways, "the credential is malformed"));
             }
             Err(_) => Shown::Other,
@@ -150,7 +152,7 @@ fn bearer(fields: &HeaderMap, ways: &Ways) -> Result<Shown, Problem> {
             (Shown::Token(_) | Shown::Key(_), Shown::Token(_) | Shown::Key(_)) => {
                 return Err(refused(ways, "more than one credential was shown"));
             }
-            (Shown::Nothing, Shown::Other) if !ways.issuers.is_empty() => Shown::Other,
+            (Shown::Nothing, Shown::Other) if ways.takes_tokens() => Shown::Other,
             (found, _) => found,
         };
     }
@@ -168,9 +170,9 @@ fn credential(value: &str, ways: &Ways) -> Shown {
         return Shown::Other;
     }
     let token = value.get(6..).unwrap_or_default().trim().to_owned();
-    match (token.starts_with("kgk_"), ways.api_key.is_some(), ways.issuers.is_empty()) {
+    match (token.starts_with("kgk_"), ways.api_key.is_some(), ways.takes_tokens()) {
         (true, true, _) => Shown::Key(token),
-        (false, _, false) => Shown::Token(token),
+        (false, _, true) => Shown::Token(token),
         _ => Shown::Other,
     }
 }
@@ -203,6 +205,9 @@ async fn by_token(accepted: &Accepted, ways: &Ways, token: &str) -> Result<Ident
         let until = Some(known.until_unix_s.min(bound_to(peer, ways, known.bound, now)?));
         let identity = somebody(ways, known.principal, Some(known.header), None, until)?;
         return saying(identity, known.said);
+    }
+    if let Some(server) = ways.introspection.as_ref().filter(|_| is_opaque(token, ways)) {
+        return by_introspection(accepted, ways, server, (token, name)).await;
     }
     let unverified =
         Unverified::parse(token, ways.token_bytes).map_err(|e| jwt_refused(ways, e))?;
@@ -242,6 +247,65 @@ fn saying(
     }
 }
 
+/// The token in a request's headers whose meaning its issuer alone knows, and its name.
+pub(super) fn opaque(fields: &HeaderMap, ways: &Ways) -> Option<(String, [u8; 32])> {
+    match bearer(fields, ways) {
+        Ok(Shown::Token(token)) if is_opaque(&token, ways) => {
+            let name = cache::name(&token);
+            Some((token, name))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a token is no JWT of one of the issuers whose keys are known here. What is too long is
+/// nobody's.
+fn is_opaque(token: &str, ways: &Ways) -> bool {
+    token.len() <= ways.token_bytes
+        && introspection::claimed_issuer(token)
+            .is_none_or(|issuer| ways.issuers.iter().all(|known| known.settings.issuer != issuer))
+}
+
+/// Whom a token names whose meaning was asked. That has happened before, but for a token whose answer
+/// is not kept any more.
+async fn by_introspection(
+    accepted: &Accepted,
+    ways: &Ways,
+    server: &Arc<Introspector>,
+    (token, name): (&str, [u8; 32]),
+) -> Result<Identity, Problem> {
+    let (metrics, peer) = (&accepted.arrived.worker.metrics, &accepted.arrived.peer);
+    let verdict = match server.held(&name) {
+        Some(verdict) => verdict,
+        None => server
+            .ask(token, name, || metrics.introspections.add(1))
+            .await
+            .map_err(|_| unavailable())?,
+    };
+    let active = match verdict {
+        Verdict::Active(active) => active,
+        Verdict::Refused(error) => return Err(jwt_refused(ways, error)),
+    };
+    let now = unix_s();
+    // The answer may be kept for a second in which the token ends.
+    if active.until_unix_s.is_some_and(|until| now >= until) {
+        return Err(jwt_refused(ways, JwtError::Expired));
+    }
+    let bound = bound_to(peer, ways, active.bound, now)?;
+    let until = active.until_unix_s.unwrap_or(u64::MAX).min(bound);
+    let until = (until < u64::MAX).then_some(until);
+    let principal = Arc::clone(&active.principal);
+    let header = header_of(&principal);
+    let said = active.said.clone().map_err(Arc::new);
+    saying(somebody(ways, principal, header, None, until)?, said)
+}
+
+/// No answer is no denial.
+pub(super) fn unavailable() -> Problem {
+    let detail = "the server that knows the token's meaning does not say it right now";
+    Problem::new(Kind::NoIdentity, detail).reason("introspection")
+}
+
 /// Refuses a token that is bound to a certificate (RFC 8705) on a connection that has not shown it.
 /// Until when the connection's holds; without a binding it does not matter.
 fn bound_to(peer: &Peer, ways: &Ways, bound: Option<[u8; 32]>, now: u64) -> Result<u64, Problem> {
@@ -275,7 +339,7 @@ fn by_certificate(accepted: &Accepted, ways: &Ways) -> Result<Option<Identity>, 
     if unix_s() >= until {
         return Err(wrong(CertificateError::Expired));
     }
-    let id = certificate.name(way.principal_from).map_err(wrong)?;
+    let id = certificate.name(name_of(way.principal_from)).map_err(wrong)?;
     let principal = Arc::new(Uid::new(&way.principal_type, id));
     let header = header_of(&principal);
     somebody(ways, principal, header, None, Some(until)).map(Some)
@@ -339,6 +403,16 @@ fn by_key(
     accepted.arrived.parts.headers.remove(header);
     let key = ShownKey { prefix: prefix.to_owned(), plan: body.plan.clone() };
     somebody(ways, principal, value, Some(key), body.expires_unix_s)
+}
+
+fn name_of(name: CertificateName) -> NameOf {
+    match name {
+        CertificateName::CommonName => NameOf::CommonName,
+        CertificateName::Dns => NameOf::Dns,
+        CertificateName::Uri => NameOf::Uri,
+        CertificateName::Email => NameOf::Email,
+        CertificateName::Sha256 => NameOf::Sha256,
+    }
 }
 
 /// Whom a trusted header says it is, if it is there: it is only if its sender is believed.

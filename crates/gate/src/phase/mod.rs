@@ -11,14 +11,17 @@
 //!
 //! A phase takes the request at one stage and gives it back at the next ([`stage`]), or refuses it
 //! with all that is known by then. [`live`] is the list; nothing else calls a phase, but for the
-//! wait of `revision`, which lets a request through the first ones, and then begins anew.
+//! waits of `revision` and of `introspect`, which let a request through the first ones, and then begin
+//! anew.
 
 pub(crate) mod accept;
+mod asserted;
 pub(crate) mod checked;
 pub(crate) mod context;
 pub(crate) mod decide;
 pub(crate) mod forward;
 pub(crate) mod identify;
+pub(crate) mod introspect;
 pub(crate) mod limit_address;
 pub(crate) mod limit_principal;
 pub(crate) mod preflight;
@@ -35,6 +38,7 @@ pub(crate) mod worker;
 use hyper::body::Incoming;
 
 use self::checked::{Checked, Decided};
+use self::introspect::Asking;
 use self::preflight::Turn;
 use self::record::{Answered, Outcome};
 use self::revision::Behind;
@@ -47,6 +51,11 @@ async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
         Ok(accepted) => accepted,
         // Boxed: it is the rare case.
         Err(behind) => Box::pin(behind.wait()).await?,
+    };
+    let accepted = match Asking::of(accepted) {
+        Ok(accepted) => accepted,
+        // Boxed: a token is asked about once in a while.
+        Err(asking) => Box::pin(asking.wait()).await?,
     };
     let routed = limit_address::run(route::run(accepted))?;
     let allowed = match preflight::run(routed) {

@@ -10,13 +10,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use keepgate_client::pool::Group;
+use keepgate_policy::Uid;
 use tokio::sync::Notify;
 
 use super::context::Context;
 use crate::config::sites::{NoSite, SiteConfig, SiteMap, searched};
 use crate::config::{Bounds, GateConfig};
 use crate::exchange::ongoing::List;
+use crate::identify::assertion::{Assertions, Keyring, Signer};
 use crate::identify::cache::{Known, TokenCache};
 use crate::message::body::CallerBody;
 use crate::message::problem::{Kind, Problem};
@@ -40,6 +43,8 @@ pub(crate) struct Common {
     pub(crate) dropped: Arc<Dropped>,
     /// Requests that wait for a revision.
     pub(crate) revision_waiters: AtomicUsize,
+    /// The keys that sign what upstreams are told of callers.
+    pub(crate) keyring: Keyring,
 }
 
 /// Sites and their upstreams. Another state of the file takes the place of all of it at once.
@@ -115,12 +120,13 @@ pub(crate) struct Served {
     table: Mutex<Option<Arc<Table>>>,
     /// Tokens that its issuers have signed; another service's issuers are not asked.
     tokens: Mutex<TokenCache>,
+    assertions: Mutex<Assertions>,
 }
 
 impl Served {
     fn new(number: usize, tables: Arc<Tables>, metrics: Arc<ServiceMetrics>) -> Served {
-        let (table, tokens) = (Mutex::new(None), Mutex::default());
-        Served { tables, number, metrics, table, tokens }
+        let (table, tokens, assertions) = (Mutex::new(None), Mutex::default(), Mutex::default());
+        Served { tables, number, metrics, table, tokens, assertions }
     }
 
     /// The table of the world as it is now; compiled anew where the world has changed.
@@ -131,6 +137,17 @@ impl Served {
 
     pub(crate) fn known_token(&self, state: u64, name: &[u8; 32], now: u64) -> Option<Known> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).find(state, name, now)
+    }
+
+    /// An assertion about a principal, and whether it was signed just now; none: it cannot be.
+    pub(crate) fn assertion(
+        &self,
+        signer: &Signer,
+        principal: &Arc<Uid>,
+        now: u64,
+    ) -> Option<(HeaderValue, bool)> {
+        let mut assertions = self.assertions.lock().unwrap_or_else(PoisonError::into_inner);
+        assertions.of(signer, principal, &self.tables.service, now)
     }
 
     pub(crate) fn keep_token(&self, state: u64, name: [u8; 32], known: Known) {

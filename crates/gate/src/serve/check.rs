@@ -81,6 +81,13 @@ pub(crate) fn check(config: &GateConfig) -> Result<(), StartError> {
         );
         return Err(StartError::Setting { setting: "client_ca", reason });
     }
+    if config.center_client.is_some() && !config.center.starts_with("https://") {
+        let reason = format!(
+            "is shown in TLS, and `{}` is not https; give the center's https URL, or use a token",
+            config.center
+        );
+        return Err(StartError::Setting { setting: "center_cert", reason });
+    }
     if bounds.header_count > MAX_HEADER_COUNT || bounds.header_count == 0 {
         return bad("header_count", "must be between 1 and 100");
     }

@@ -23,9 +23,11 @@ use super::life::{Clock, Life};
 use super::listen::{self, Listener};
 use super::reload::{Following, Reloader};
 use super::takeover::{self, Inherited, Takeover};
-use super::{revoke, sites, thread, upstream};
+use super::{assertions, revoke, sites, thread, upstream};
 use crate::config::GateConfig;
 use crate::exchange::ongoing::List;
+use crate::identify::assertion::Keyring;
+use crate::identify::introspection::Introspectors;
 use crate::identify::issuers::Issuers;
 use crate::observe::dropped::Dropped;
 use crate::observe::metrics::WorkerMetrics;
@@ -74,6 +76,7 @@ impl Gate {
         if let Some(ca) = &config.center_ca {
             follow.roots = Roots::File(ca.clone());
         }
+        follow.identity = sites::center_identity(&config)?;
         let inherited = match &config.takeover {
             Some(path) => takeover::ask(path).await.map_err(StartError::Takeover)?,
             None => Inherited::default(),
@@ -147,6 +150,8 @@ impl Gate {
         let control = tokio::runtime::Handle::current();
         let workers = listeners.each.len();
         let (keys, access) = (config.keys.clone(), config.key_access.clone());
+        let introspectors = Introspectors::new(control.clone(), dialer.clone(), access.clone());
+        let introspectors = Arc::new(introspectors);
         let issuers = Arc::new(Issuers::new(control, dialer.clone(), keys, access));
         let tables = services.into_iter().map(|service| {
             Arc::new(Tables {
@@ -154,6 +159,7 @@ impl Gate {
                 service,
                 source: Arc::clone(&source),
                 issuers: Arc::clone(&issuers),
+                introspectors: Arc::clone(&introspectors),
                 limiting: Limiting::new(workers),
                 trust_everybody: config.trust_everybody,
                 said_everybody: AtomicBool::new(false),
@@ -165,7 +171,11 @@ impl Gate {
         let (places, check_places) = (places(&config), check_places(&config));
         let settings = GateConfig { token: String::new(), ..config };
         let live = Live { config: given, backends: backends.into(), sites: sites.into(), map };
+        let dir = settings.data_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || Keyring::open(dir.as_deref()));
+        let keyring = opened.await.unwrap_or_else(|_| Keyring::open(None));
         let common = Arc::new(Common {
+            keyring,
             settings,
             services,
             live: ArcSwap::from_pointee(live),
@@ -173,6 +183,7 @@ impl Gate {
             dropped: Arc::new(Dropped::new(workers)),
             revision_waiters: AtomicUsize::new(0),
         });
+        assertions::renew(&common);
         let admin_listen = common.settings.admin_listen;
         let list = |metrics: &Arc<WorkerMetrics>| Arc::new(List::new(Arc::clone(&metrics.cuts)));
         let front = Arc::new(Front {
@@ -274,6 +285,7 @@ impl Gate {
         let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
         let watching = tokio::spawn(upstream::watch(Arc::clone(&self.front)));
         let obtaining = tokio::spawn(obtain(Arc::clone(&self.front)));
+        let asserting = tokio::spawn(assertions::run(Arc::clone(&self.front.common)));
         let mut ends = Vec::new();
         let workers = self.metrics.iter().zip(&self.front.ongoing);
         for (number, (listeners, (metrics, ongoing))) in
@@ -342,6 +354,7 @@ impl Gate {
         rounds.abort();
         watching.abort();
         obtaining.abort();
+        asserting.abort();
         if let Some(tables) = self.front.common.services.first() {
             tables.source.close();
         }

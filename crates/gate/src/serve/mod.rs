@@ -5,10 +5,12 @@
 //! `connection` finds out the protocol and serves requests by `phase`, `tunnel` carries WebSockets.
 //! Beside them run `admin`, and `revoke`, which decides open exchanges again. What they share is the
 //! `front`; how far the end has come is its `life`. `takeover` passes listeners to the next process
-//! (`rights`), and `reload` reads certificates anew, and `acme` obtains them.
+//! (`rights`), `reload` reads certificates anew, `acme` obtains them, and
+//! `assertions` keeps the key that signs what upstreams are told.
 
 pub(crate) mod acme;
 pub(crate) mod admin;
+mod assertions;
 pub(crate) mod check;
 pub(crate) mod connection;
 pub(crate) mod failure;

@@ -73,6 +73,7 @@ impl Reloader {
             files.extend(tls.client.iter().flat_map(pair));
         }
         files.extend(config.center_ca.clone());
+        files.extend(config.center_client.iter().flat_map(pair));
         files.sort();
         files.dedup();
         files
@@ -100,8 +101,16 @@ impl Reloader {
             if let Some(ca) = &config.center_ca {
                 follow.roots = Roots::File(ca.clone());
             }
-            let renewed = replica.renew(&follow).map_err(|error| chain(&error));
-            note("the token and the CA of the center".to_owned(), renewed);
+            let identity = sites::center_identity(config).map_err(|error| chain(&error));
+            let renewed = identity.and_then(|identity| {
+                follow.identity = identity;
+                replica.renew(&follow).map_err(|error| chain(&error))
+            });
+            let what = match config.center_client {
+                None => "the token and the CA of the center",
+                Some(_) => "the certificate toward the center, the token and the CA of the center",
+            };
+            note(what.to_owned(), renewed);
         }
         all
     }
@@ -236,6 +245,7 @@ fn unchangeable(before: &GateConfig, now: &GateConfig) -> Vec<String> {
     for (name, is_same) in [
         ("center", before.center == now.center),
         ("ca_file", before.center_ca == now.center_ca),
+        ("center_cert", before.center_client == now.center_client),
         ("insecure_center", before.insecure_center == now.insecure_center),
         ("service", before.service == now.service),
         ("upstream", before.upstream == now.upstream),

@@ -189,7 +189,16 @@ pub(crate) fn targets(upstream: &UpstreamConfig) -> Result<Vec<Target>, StartErr
 
 /// As whom the gate speaks to an upstream.
 fn identity(table: &str, tls: &UpstreamTls) -> Result<Option<Identity>, StartError> {
-    let Some(TlsFiles { cert, key }) = &tls.client else { return Ok(None) };
+    client(table, tls.client.as_ref())
+}
+
+/// As whom the gate speaks to its center.
+pub(crate) fn center_identity(config: &GateConfig) -> Result<Option<Identity>, StartError> {
+    client("center_cert", config.center_client.as_ref())
+}
+
+fn client(table: &str, files: Option<&TlsFiles>) -> Result<Option<Identity>, StartError> {
+    let Some(TlsFiles { cert, key }) = files else { return Ok(None) };
     let read = |path: &std::path::Path| {
         std::fs::read(path).map_err(|error| StartError::Named {
             table: table.to_owned(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use keepgate_client::replica::{Pinned, Replica, ReplicaMetrics};
 use keepgate_observe::{Page, Sort};
+use keepgate_policy::assertion::PublicKey;
 use keepgate_policy::{Digest, HistoryId, Revision, World};
 use tokio::sync::watch;
 
@@ -102,6 +103,19 @@ pub trait DecisionSource: Send + Sync + 'static {
         let _ = (service, report);
     }
 
+    /// Has these keys of assertions published in place of those before; must not wait. By default
+    /// nobody publishes any.
+    fn publish_assertion_keys(&self, keys: &[PublicKey]) {
+        let _ = keys;
+    }
+
+    /// Whether a key is published, so that upstreams can verify what it signs. By default it is: the
+    /// program that embeds the gate publishes it.
+    fn is_assertion_key_published(&self, key: &PublicKey) -> bool {
+        let _ = key;
+        true
+    }
+
     /// Another process takes over what only one may have, such as a directory.
     fn let_go(&self) {}
 
@@ -170,6 +184,14 @@ impl DecisionSource for Replica {
     fn report(&self, service: &str, report: Vec<u8>) {
         // INVARIANT: a gate's reports are within the bound; see `crate::observe::report`.
         let _ = Replica::report(self, service, report);
+    }
+
+    fn publish_assertion_keys(&self, keys: &[PublicKey]) {
+        Replica::publish_assertion_keys(self, keys);
+    }
+
+    fn is_assertion_key_published(&self, key: &PublicKey) -> bool {
+        Replica::is_assertion_key_published(self, key)
     }
 
     fn close(&self) {

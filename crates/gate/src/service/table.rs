@@ -26,6 +26,7 @@ use super::cors::CorsRules;
 use super::limits::{InForce, Limiting};
 use super::methods::Methods;
 use super::source::{Currency, Dated, DecisionSource, Peek, Version};
+use crate::identify::introspection::{Introspector, Introspectors};
 use crate::identify::issuers::{IssuerKeys, Issuers};
 use crate::message::headers::Regard;
 use crate::message::path::PathRules;
@@ -36,6 +37,7 @@ pub(crate) struct Tables {
     pub(crate) service: String,
     pub(crate) source: Arc<dyn DecisionSource>,
     pub(crate) issuers: Arc<Issuers>,
+    pub(crate) introspectors: Arc<Introspectors>,
     pub(crate) limiting: Limiting,
     /// The operator's word that a trusted header's peers may be everybody.
     pub(crate) trust_everybody: bool,
@@ -80,6 +82,8 @@ pub(crate) struct Believed {
 /// The ways to identify a caller, ready for use.
 pub(crate) struct Ways {
     pub(crate) issuers: Vec<Issuer>,
+    /// Who knows the tokens that are of none of them.
+    pub(crate) introspection: Option<Arc<Introspector>>,
     pub(crate) api_key: Option<http::HeaderName>,
     pub(crate) certificate: Option<ClientCertificate>,
     pub(crate) trusted: Option<Believed>,
@@ -128,6 +132,8 @@ pub(crate) struct Service {
     pub(crate) body_bytes: Option<u64>,
     /// An open exchange ends when its credential expires.
     pub(crate) closes_on_expiry: bool,
+    /// The upstream gets an assertion about each caller.
+    pub(crate) asserts: bool,
     /// None: what pages of other origins may do is the upstream's business.
     pub(crate) cors: Option<CorsRules>,
 }
@@ -222,6 +228,7 @@ impl Service {
             answer_idle: settings.answer_idle_ms.map(Duration::from_millis),
             body_bytes: settings.body_bytes,
             closes_on_expiry: settings.on_token_expiry == OnTokenExpiry::Close,
+            asserts: settings.assertion,
             cors: settings.cors.as_ref().map(CorsRules::new),
             ways,
         })
@@ -262,10 +269,15 @@ fn is_refused(settings: &ServiceSettings, tables: &Tables) -> bool {
 }
 
 impl Ways {
+    /// Whether bearer tokens identify callers.
+    pub(crate) fn takes_tokens(&self) -> bool {
+        !self.issuers.is_empty() || self.introspection.is_some()
+    }
+
     /// The headers that identify callers.
     pub(crate) fn believed(&self) -> Vec<http::HeaderName> {
         let authorization =
-            (!self.issuers.is_empty() || self.api_key.is_some()).then_some(AUTHORIZATION);
+            (self.takes_tokens() || self.api_key.is_some()).then_some(AUTHORIZATION);
         let trusted = self.trusted.as_ref().map(|way| way.header.clone());
         authorization.into_iter().chain(self.api_key.clone()).chain(trusted).collect()
     }
@@ -292,6 +304,10 @@ impl Ways {
                     keys: tables.issuers.keys(&settings.keys),
                 })
                 .collect(),
+            introspection: {
+                let server = identify.introspection.first();
+                server.map(|settings| tables.introspectors.of(settings))
+            },
             api_key: identify.api_key.as_ref().and_then(|way| header(&way.header)),
             certificate: identify.client_certificate.clone(),
             trusted: identify.trusted_header.as_ref().and_then(|way| {
@@ -306,7 +322,7 @@ impl Ways {
             token_bytes: usize::try_from(identify.token_bytes.unwrap_or(Identify::TOKEN_BYTES))
                 .unwrap_or_default(),
             claimed: {
-                let named = identify.jwt.iter().flat_map(|jwt| jwt.uses.claim_headers.keys());
+                let named = identify.issuers().flat_map(|(_, uses)| uses.claim_headers.keys());
                 named.filter_map(|name| header(name)).collect()
             },
             challenge: http::HeaderValue::try_from(challenge)

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
+use keepgate_serve::certificate::{Certificate, CertificateError};
 use keepgate_serve::{ClientCas, Place, Seat};
 use rustls::pki_types::CertificateDer;
 
 use crate::exchange::cut::Cut;
 use crate::exchange::shared::Shared;
-use crate::identify::certificate::{Certificate, CertificateError};
 use crate::observe::metrics::WorkerMetrics;
 
 /// The request of a cut that is a whole connection's.

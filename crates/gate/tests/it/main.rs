@@ -25,6 +25,7 @@ mod fleet;
 mod frameworks;
 mod http2;
 mod identify;
+mod introspection;
 mod issuer;
 mod issuers;
 mod limits;

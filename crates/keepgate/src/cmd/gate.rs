@@ -49,6 +49,13 @@ pub(crate) struct Args {
     /// PEM file with the certificates to trust for the center in place of this host's store
     #[arg(long, env = "KEEPGATE_CA_FILE", value_name = "F")]
     ca_file: Option<PathBuf>,
+    /// PEM file with the gate's own certificate chain for the center, leaf first: it may take the place
+    /// of a token
+    #[arg(long, env = "KEEPGATE_CENTER_CERT", value_name = "F", requires = "center_key")]
+    center_cert: Option<PathBuf>,
+    /// PEM file with that certificate's private key
+    #[arg(long, env = "KEEPGATE_CENTER_KEY", value_name = "F", requires = "center_cert")]
+    center_key: Option<PathBuf>,
     /// Follow a center on another host over plain HTTP, for tests: anyone on the network path can
     /// read the token and change the permissions
     #[arg(long, env = "KEEPGATE_INSECURE_CENTER")]
@@ -404,7 +411,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         None => args.service.clone(),
         Some(_) => None,
     };
-    let token = token(&args.token_file, named.as_deref());
+    let token = token(&args.token_file, args.center_cert.is_some(), named.as_deref());
     let file = crate::config::file().map(|file| reload::File { path: file, read: read_again });
     let watched = reload::Watched { token: args.token_file.clone(), file };
     let config = config(args)?;
@@ -471,9 +478,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     })
 }
 
-/// The gate's token; `service` is the only one, if there is one.
-fn token(file: &Option<PathBuf>, service: Option<&str>) -> anyhow::Result<String> {
+/// The gate's token; `service` is the only one, if there is one. Empty: a certificate takes its place.
+fn token(
+    file: &Option<PathBuf>,
+    has_certificate: bool,
+    service: Option<&str>,
+) -> anyhow::Result<String> {
     match (file, std::env::var("KEEPGATE_TOKEN")) {
+        (None, Err(_)) if has_certificate => Ok(String::new()),
         (Some(path), _) => read_token(path),
         (None, Ok(token)) => Ok(token.trim().to_owned()),
         (None, Err(_)) => Err(usage(format!(
@@ -489,6 +501,10 @@ fn config(args: Args) -> anyhow::Result<GateConfig> {
     let mut config = GateConfig {
         center: args.center,
         center_ca: args.ca_file,
+        center_client: args
+            .center_cert
+            .zip(args.center_key)
+            .map(|(cert, key)| TlsFiles { cert, key }),
         insecure_center: args.insecure_center,
         data_dir: args.data,
         restart_age: match args.restart_age {

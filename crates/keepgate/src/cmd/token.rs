@@ -19,6 +19,7 @@ use crate::style::{self, Paint, Table};
 Examples:
   keepgate token create --role gate --service orders --out gate.token
   keepgate token create --role gate --service orders --service shop --out gate.token
+  keepgate token create --role gate --service orders --certificate spiffe://prod.example/gate
   keepgate token create --role editor --service orders --expires 90d
   keepgate token rotate 4f9c2a7e1b03 --overlap 1h --out gate.token
   keepgate token list
@@ -41,6 +42,10 @@ enum Action {
         /// How long the token is valid, such as 90d; default: until it is revoked
         #[arg(long, value_name = "DURATION", value_parser = duration::parse_ms)]
         expires: Option<u64>,
+        /// A gate's client certificate that takes the place of a secret: a DNS name or a URI, such as
+        /// a SPIFFE id, among its alternative names; prints the id alone
+        #[arg(long, value_name = "NAME", conflicts_with = "out")]
+        certificate: Option<String>,
         /// A note for people
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
@@ -127,7 +132,7 @@ impl TokenRole {
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let runtime = super::runtime()?;
     match args.action {
-        Action::Create { role, service, expires, note, hand } => {
+        Action::Create { role, service, expires, certificate, note, hand } => {
             if role == TokenRole::Gate && service.is_empty() {
                 return Err(usage(
                     "a gate's token is for one or more services: pass --service NAME for each",
@@ -146,9 +151,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
                 service: service.join(","),
                 note,
                 expires_unix_s: expires.map(ends_in).transpose()?,
+                certificate: certificate.clone().unwrap_or_default(),
             };
-            let answer = runtime.block_on(admin.post("/v1/tokens", &asked))?;
-            hand.over(&mut admin, &runtime, &answer)?;
+            let answer: MadeToken = runtime.block_on(admin.post("/v1/tokens", &asked))?;
+            match certificate {
+                Some(_) if hand.json => style::print_json(&answer)?,
+                // There is no secret: the id is what is revoked.
+                Some(_) => style::print(&format!("{}\n", answer.id))?,
+                None => hand.over(&mut admin, &runtime, &answer)?,
+            }
         }
         Action::Rotate { id, overlap, expires, hand } => {
             let mut admin = hand.center.connect()?;
@@ -248,6 +259,6 @@ pub(crate) async fn create(
     note: &str,
 ) -> anyhow::Result<MadeToken> {
     let (role, service) = (role.name().to_owned(), service.unwrap_or_default().to_owned());
-    let (note, expires_unix_s) = (note.to_owned(), None);
-    admin.post("/v1/tokens", &NewToken { role, service, note, expires_unix_s }).await
+    let (note, expires_unix_s, certificate) = (note.to_owned(), None, String::new());
+    admin.post("/v1/tokens", &NewToken { role, service, note, expires_unix_s, certificate }).await
 }

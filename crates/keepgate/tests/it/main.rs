@@ -10,6 +10,7 @@
 
 mod acme;
 mod apply;
+mod assertions;
 mod authzen;
 mod cedar_files;
 mod clients;
@@ -28,6 +29,7 @@ mod import;
 mod integrations;
 mod keeping;
 mod lab;
+mod mutual_tls;
 mod nginx;
 mod outage;
 mod plans;

@@ -202,6 +202,16 @@ impl Shape {
             .collect()
     }
 
+    /// Claims of a token, of which some are mostly what conditions want.
+    fn claims(&self, rng: &mut Rng) -> Json {
+        let mut claims = self.asked(rng, 50);
+        if rng.chance(80) {
+            claims.insert("level".to_owned(), json!(rng.below(6)));
+            claims.insert("n".to_owned(), json!(rng.below(9)));
+        }
+        claims
+    }
+
     fn attributes(&self, rng: &mut Rng, percent: usize) -> Json {
         let mut attributes = Json::new();
         for name in NAMES {
@@ -344,7 +354,7 @@ impl Shape {
         }
         let e = self.entity_expr(rng);
         let n = rng.below(5);
-        match rng.below(23) {
+        match rng.below(26) {
             0 => format!("{e}.level > {n}"),
             1 => format!("{e} has level && {e}.level < {n}"),
             2 => format!("{e} has rec.who.level"),
@@ -366,7 +376,11 @@ impl Shape {
             16 => format!("context.action.level + {n} > 3"),
             17 => format!("{{\"x\": {e}, \"y\": 1}}.x.level == {n}"),
             20 => format!("context.claims.level == {n}"),
-            21 => format!(
+            21 => format!("context has claims && context.claims.level < {n} + 1"),
+            22..=23 => {
+                format!("context has claims && context.claims has n && context.claims.n >= {n}")
+            }
+            24 => format!(
                 "context has claims && context.claims has rec && context.claims.rec.n < {n}"
             ),
             18 => format!("{e}[\"level \\\"odd\\\" name\"] == {n}"),
@@ -532,7 +546,7 @@ impl Question {
             principal_parents,
             action: shape.action(rng),
             context: shape.asked(rng, 40),
-            claims: rng.chance(30).then(|| shape.asked(rng, 90)),
+            claims: rng.chance(50).then(|| shape.claims(rng)),
             principal_properties: shape.asked(rng, 15),
             action_properties: shape.asked(rng, 15),
             resource_properties: shape.asked(rng, 15),

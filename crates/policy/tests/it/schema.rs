@@ -30,10 +30,6 @@ const SCHEMA: &str = r#"
 "#;
 
 const POLICIES: [&str; 13] = [
-    "permit (principal in role::\"given\", action, resource);",
-    "permit (principal, action == Action::\"read\", resource) when { principal in role::\"given\" };",
-    "permit (principal, action == Action::\"read\", resource) when { context has claims && context.claims has level && context.claims.level > 2 };",
-    "forbid (principal, action == Action::\"write\", resource) when { context has claims && context.claims has groups && context.claims.groups.contains(\"bad\") };",
     "permit (principal in role::\"r0\", action in [Action::\"any\"], resource);",
     "permit (principal, action == Action::\"read\", resource is doc) when { resource.owner == principal };",
     "permit (principal, action == Action::\"read\", resource is doc) when { resource.owner.level > 2 };",
@@ -43,6 +39,10 @@ const POLICIES: [&str; 13] = [
     "permit (principal, action == Action::\"read\", resource) when { context has who && context.who.level == 1 };",
     "forbid (principal, action == Action::\"read\", resource) when { context has action && context.action has soft && context.action.soft };",
     "permit (principal, action == Action::\"paint\", resource == color::\"red\") when { principal.manager.level > 1 };",
+    "permit (principal in role::\"given\", action, resource);",
+    "permit (principal, action == Action::\"read\", resource) when { principal in role::\"given\" };",
+    "permit (principal, action == Action::\"read\", resource) when { context has claims && context.claims has level && context.claims.level > 2 };",
+    "forbid (principal, action == Action::\"write\", resource) when { context has claims && context.claims has groups && context.claims.groups.contains(\"bad\") };",
 ];
 
 fn policy(at: usize) -> Item {

@@ -189,7 +189,7 @@ fn settings_that_cannot_be_meant_are_refused() {
     refused(
         "color = 1",
         expect![
-            "unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `body_bytes`, `on_token_expiry`, `cors`"
+            "unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `body_bytes`, `on_token_expiry`, `assertion`, `cors`"
         ],
     );
     refused(

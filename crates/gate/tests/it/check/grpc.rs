@@ -142,7 +142,7 @@ pub(crate) async fn checked(gate: &TestGate, request: &Original, raw: bool) -> a
     call(gate.check.unwrap(), CHECK, &described(request, raw)).await.unwrap()
 }
 
-fn ok(answer: auth::CheckResponse) -> auth::OkHttpResponse {
+pub(super) fn ok(answer: auth::CheckResponse) -> auth::OkHttpResponse {
     match answer.http_response {
         Some(auth::check_response::HttpResponse::OkResponse(ok)) => ok,
         other => panic!("{other:?}"),
@@ -159,7 +159,7 @@ fn denied(answer: auth::CheckResponse) -> (i32, BTreeMap<String, String>, String
     }
 }
 
-fn values(headers: &[core::HeaderValueOption]) -> BTreeMap<String, String> {
+pub(super) fn values(headers: &[core::HeaderValueOption]) -> BTreeMap<String, String> {
     let pair = |option: &core::HeaderValueOption| {
         let header = option.header.clone().unwrap();
         (header.key, header.value)

@@ -5,6 +5,7 @@ pub(crate) mod grpc;
 mod hooks;
 mod peers;
 mod rls;
+mod says;
 mod table;
 
 use std::net::SocketAddr;

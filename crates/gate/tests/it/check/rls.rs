@@ -114,7 +114,7 @@ async fn the_gates_own_buckets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys() {
     let echo = Echo::start().await;
-    let mut draft = limited(json!([{"name": "key", "key": "api-key", "rate": "2/h"}]));
+    let mut draft = limited(json!([{"name": "key", "key": "api_key", "rate": "2/h"}]));
     draft.settings.identify = serde_json::from_value(json!({"api_key": {}})).unwrap();
     draft.keys = vec![KeyBody {
         prefix: "good".to_owned(),

@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// PEM file with the certificate's private key
     #[arg(long, env = "KEEPGATE_TLS_KEY", value_name = "F", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// PEM file with the authorities whose certificates gates may show in place of a token
+    #[arg(long, env = "KEEPGATE_CLIENT_CA", value_name = "F", requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
     /// The URL that callers reach it by: for the AuthZEN metadata, and as a name that requests may have
     /// in `Host`. Without it, a center on a loopback address answers to loopback names only
     #[arg(long, env = "KEEPGATE_PUBLIC_URL", value_name = "URL")]
@@ -142,6 +145,7 @@ fn config(args: Args) -> CenterConfig {
     };
     CenterConfig {
         tls,
+        client_ca: args.client_ca,
         public_url: args.public_url,
         witness_wait: Duration::from_millis(args.witness_wait),
         bounds,

@@ -7,7 +7,6 @@
 //!
 //! Pure: the time is an argument, in seconds since the Unix epoch.
 
-use keepgate_policy::identify::CertificateName;
 use sha2::{Digest as _, Sha256};
 
 /// The largest certificate that is read, in bytes.
@@ -45,6 +44,21 @@ pub enum CertificateError {
     Expired,
 }
 
+/// A name in a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameOf {
+    /// The subject's common name.
+    CommonName,
+    /// The first DNS name among the alternative names.
+    Dns,
+    /// The URI among the alternative names (SPIFFE).
+    Uri,
+    /// The first e-mail address among the alternative names.
+    Email,
+    /// SHA-256 of the certificate, 64 lower-case hex digits.
+    Sha256,
+}
+
 /// A certificate that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
@@ -80,13 +94,13 @@ impl Certificate {
     ///
     /// # Errors
     /// It has no such name, several where one is expected, or one that cannot be used.
-    pub fn name(&self, from: CertificateName) -> Result<String, CertificateError> {
+    pub fn name(&self, from: NameOf) -> Result<String, CertificateError> {
         match from {
-            CertificateName::CommonName => only(&self.common_names, "common name", MAX_NAME),
-            CertificateName::Dns => first(&self.dns, "DNS name", MAX_NAME),
-            CertificateName::Email => first(&self.emails, "e-mail address", MAX_NAME),
-            CertificateName::Sha256 => Ok(hex(&self.sha256)),
-            CertificateName::Uri => {
+            NameOf::CommonName => only(&self.common_names, "common name", MAX_NAME),
+            NameOf::Dns => first(&self.dns, "DNS name", MAX_NAME),
+            NameOf::Email => first(&self.emails, "e-mail address", MAX_NAME),
+            NameOf::Sha256 => Ok(hex(&self.sha256)),
+            NameOf::Uri => {
                 let uri = only(&self.uris, "URI", MAX_URI)?;
                 if is_spiffe(&uri) {
                     check_spiffe(&uri)?;
@@ -97,6 +111,14 @@ impl Certificate {
                 Ok(uri)
             }
         }
+    }
+
+    /// The names by which a machine is known: its URI, then its DNS names in lower case. Without those
+    /// that cannot be used.
+    pub fn machine_names(&self) -> Vec<String> {
+        let uri = self.name(NameOf::Uri).ok();
+        let dns = self.dns.iter().filter_map(|name| usable(name, "DNS name", MAX_NAME).ok());
+        uri.into_iter().chain(dns.map(|name| name.to_ascii_lowercase())).collect()
     }
 
     /// From when on it is refused, in seconds since the Unix epoch: `notAfter` itself is still good.
@@ -128,6 +150,30 @@ fn usable(name: &str, what: &'static str, most: usize) -> Result<String, Certifi
     Ok(name.to_owned())
 }
 
+/// What is wrong with a name by which a certificate is to be known, a DNS name or a URI, if anything.
+pub fn wrong_machine_name(name: &str) -> Option<&'static str> {
+    let is_visible = name.bytes().all(|b| b.is_ascii_graphic());
+    if name.contains(':') {
+        let is_uri = name.split_once("://").is_some_and(|(scheme, rest)| {
+            !scheme.is_empty()
+                && !rest.is_empty()
+                && scheme.bytes().all(|b| b.is_ascii_alphanumeric())
+        });
+        let fits = is_uri && is_visible && name.len() <= MAX_URI;
+        return match (fits, is_spiffe(name)) {
+            (false, _) => Some("expected a URI such as spiffe://prod.example/gate"),
+            (true, true) if check_spiffe(name).is_err() => {
+                Some("expected a SPIFFE id of a workload, such as spiffe://prod.example/gate")
+            }
+            (true, _) => None,
+        };
+    }
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
+    let is_dns = name.len() <= MAX_NAME && name.split('.').all(is_label);
+    (!is_dns).then_some("expected a DNS name in lower case such as gate.example, or a URI")
+}
+
 /// Whether a URI is meant as a SPIFFE id; schemes are compared without case (RFC 3986).
 fn is_spiffe(uri: &str) -> bool {
     uri.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("spiffe:"))
@@ -149,7 +195,7 @@ fn check_spiffe(uri: &str) -> Result<(), CertificateError> {
 }
 
 /// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a String cannot fail.

@@ -17,7 +17,7 @@ fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }
 
-fn name(der: &[u8], from: CertificateName) -> Result<String, CertificateError> {
+fn name(der: &[u8], from: NameOf) -> Result<String, CertificateError> {
     Certificate::parse(der).unwrap().name(from)
 }
 
@@ -37,11 +37,11 @@ fn each_name_is_read() {
     });
     let read = Certificate::parse(&der).unwrap();
     for (from, expected) in [
-        (CertificateName::CommonName, "wörker".to_owned()),
-        (CertificateName::Dns, "a.example".to_owned()),
-        (CertificateName::Uri, "spiffe://prod.example/ns/shop/sa/worker".to_owned()),
-        (CertificateName::Email, "worker@example.com".to_owned()),
-        (CertificateName::Sha256, hex(&Sha256::digest(&der))),
+        (NameOf::CommonName, "wörker".to_owned()),
+        (NameOf::Dns, "a.example".to_owned()),
+        (NameOf::Uri, "spiffe://prod.example/ns/shop/sa/worker".to_owned()),
+        (NameOf::Email, "worker@example.com".to_owned()),
+        (NameOf::Sha256, hex(&Sha256::digest(&der))),
     ] {
         assert_eq!(read.name(from), Ok(expected), "{from:?}");
     }
@@ -72,12 +72,7 @@ fn webpki_reads_the_same_names() {
 #[test]
 fn a_name_that_is_not_there_or_not_one() {
     let der = made(|_| {});
-    for from in [
-        CertificateName::CommonName,
-        CertificateName::Dns,
-        CertificateName::Uri,
-        CertificateName::Email,
-    ] {
+    for from in [NameOf::CommonName, NameOf::Dns, NameOf::Uri, NameOf::Email] {
         assert!(matches!(name(&der, from), Err(CertificateError::NoName(_))), "{from:?}");
     }
     let two = made(|params| {
@@ -86,7 +81,7 @@ fn a_name_that_is_not_there_or_not_one() {
         params.subject_alt_names = vec![uri("spiffe://a/b"), uri("spiffe://a/c")];
     });
     let several = |from| matches!(name(&two, from), Err(CertificateError::Several(_)));
-    assert!(several(CertificateName::CommonName) && several(CertificateName::Uri));
+    assert!(several(NameOf::CommonName) && several(NameOf::Uri));
     for (common_name, fits) in [
         ("x".repeat(MAX_NAME), true),
         ("x".repeat(MAX_NAME + 1), false),
@@ -95,7 +90,7 @@ fn a_name_that_is_not_there_or_not_one() {
         ("a\0".to_owned(), false),
     ] {
         let der = made(|params| params.distinguished_name.push(DnType::CommonName, &*common_name));
-        assert_eq!(name(&der, CertificateName::CommonName).is_ok(), fits, "{common_name:?}");
+        assert_eq!(name(&der, NameOf::CommonName).is_ok(), fits, "{common_name:?}");
     }
 }
 
@@ -105,7 +100,7 @@ fn spiffe_ids() {
     for good in ["spiffe://a/b", "spiffe://prod.example_1-x/a/B.c/d-_", "https://a/b?c=d#e", &long]
     {
         let der = made(|params| params.subject_alt_names = vec![uri(good)]);
-        assert_eq!(name(&der, CertificateName::Uri).as_deref(), Ok(good));
+        assert_eq!(name(&der, NameOf::Uri).as_deref(), Ok(good));
     }
     for bad in [
         "spiffe://a",
@@ -127,7 +122,7 @@ fn spiffe_ids() {
         &format!("{long}b"),
     ] {
         let der = made(|params| params.subject_alt_names = vec![uri(bad)]);
-        assert!(name(&der, CertificateName::Uri).is_err(), "{bad}");
+        assert!(name(&der, NameOf::Uri).is_err(), "{bad}");
     }
 }
 
@@ -145,8 +140,40 @@ fn what_signs_is_no_workload() {
             params.subject_alt_names = vec![uri("spiffe://a/b")];
             (params.key_usages, params.is_ca) = (usages, is_ca);
         });
-        assert_eq!(name(&der, CertificateName::Uri).is_ok(), fits, "{shown}");
+        assert_eq!(name(&der, NameOf::Uri).is_ok(), fits, "{shown}");
     }
+}
+
+#[test]
+fn names_of_machines() {
+    let der = made(|params| {
+        params.distinguished_name.push(DnType::CommonName, "no-machine");
+        params.subject_alt_names = vec![
+            SanType::DnsName("Gate.Example".try_into().unwrap()),
+            uri("spiffe://a/gate"),
+            SanType::DnsName("b.example".try_into().unwrap()),
+        ];
+    });
+    let names = Certificate::parse(&der).unwrap().machine_names();
+    assert_eq!(names, ["spiffe://a/gate", "gate.example", "b.example"]);
+    for good in ["gate.example", "gate-1", "spiffe://a/gate", "https://a.example/gate"] {
+        assert_eq!(wrong_machine_name(good), None, "{good}");
+    }
+    for bad in [
+        "",
+        "A.example",
+        "a..b",
+        "*.example",
+        "a b",
+        "spiffe://a",
+        "spiffe://A/b",
+        "a:b",
+        "://x",
+        "https://a b",
+    ] {
+        assert!(wrong_machine_name(bad).is_some(), "{bad}");
+    }
+    assert!(wrong_machine_name(&format!("https://{}", "a".repeat(MAX_URI))).is_some());
 }
 
 #[test]
