@@ -1,6 +1,6 @@
 //! The check listener: other proxies ask about requests that they forward themselves.
 //!
-//! Each hook says in its own way which request it means. [`described`] makes one request of that, and
+//! Each hook says in its own way which request it means. `described` makes one request of that, and
 //! it lives as the gate's own do, up to the decision (`phase::check`): the same sites, limits,
 //! identities and policies, one path of decisions. Then the hook is told the answer in its own way.
 //!

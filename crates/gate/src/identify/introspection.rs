@@ -3,7 +3,7 @@
 //! A token is asked about once, however many requests come with it at the same time: the first one
 //! begins a *flight*, and the others wait for it. The answer is used again for a while, never past the
 //! token's own end. A server that does not answer, or not as it should, is no word about the token:
-//! that is [`Unavailable`], never a refusal.
+//! that is `Unavailable`, never a refusal.
 //!
 //! Flights run on the control runtime and go on when their request is gone. They reuse connections,
 //! of which there are few. Everything has a bound: flights, waiting, answers and what is kept of them.
