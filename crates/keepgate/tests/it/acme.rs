@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
 
-use crate::harness::{Running, Scratch, eventually, free_port, run, skipped, text};
+use crate::harness::{Running, Scratch, eventually, free_port, gate_args, run, skipped, text};
 use crate::reload::certificate;
 use crate::requests::Http;
 use crate::separate::CenterProcess;
@@ -94,21 +94,8 @@ fn certificates_are_obtained_renewed_and_kept() {
     let directory = format!("https://127.0.0.1:{authority_port}/dir");
     let ca = scratch.join("cert.pem");
     let names = ["a.shop.example", "b.shop.example"];
-    let args = [
-        "gate",
-        "--json",
-        "--center",
-        &center.url,
-        "--token-file",
-        token.to_str().unwrap(),
-        "--service",
-        "orders",
-        "--upstream",
-        "http://127.0.0.1:1",
-        "--listen",
-        &listen,
-        "--admin-listen",
-        "127.0.0.1:0",
+    let mut args = gate_args(&center.url, token.to_str().unwrap(), &listen);
+    args.extend([
         "--acme-host",
         names[0],
         "--acme-host",
@@ -120,7 +107,7 @@ fn certificates_are_obtained_renewed_and_kept() {
         &directory,
         "--acme-ca-file",
         ca.to_str().unwrap(),
-    ];
+    ]);
     eventually("the authority is up", || shown(authority_port, "localhost"));
     let mut gate = Running::keepgate(&args);
     let screen = gate.json();
