@@ -3,6 +3,7 @@
 //! What this crate deliberately does not know: HTTP semantics of a gateway (who may send what),
 //! how a center stores anything, and how metrics are exposed.
 
+pub mod blocking;
 pub mod dial;
 pub mod pool;
 #[cfg(feature = "replica")]

@@ -66,5 +66,5 @@ async fn looks(files: &[PathBuf]) -> Vec<Look> {
         Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
     };
     let all = move || files.iter().map(look).collect();
-    tokio::task::spawn_blocking(all).await.unwrap_or_default()
+    keepgate_client::blocking::run(all).await.unwrap_or_default()
 }

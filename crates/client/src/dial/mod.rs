@@ -184,7 +184,7 @@ impl Dialer {
         let permit = Arc::clone(&self.inner.resolutions).acquire_owned().await;
         let name = (host.to_owned(), port);
         // Who waits for it may go away; the thread, and so the permit, stays until it is over.
-        let looked_up = tokio::task::spawn_blocking(move || {
+        let looked_up = crate::blocking::run(move || {
             let found = name.to_socket_addrs();
             drop(permit);
             found

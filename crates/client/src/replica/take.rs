@@ -311,7 +311,7 @@ impl Incoming {
 pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Unusable> + Send + 'static,
 ) -> Result<T, Unusable> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Unusable::Thread))
+    crate::blocking::run(work).await.unwrap_or(Err(Unusable::Thread))
 }
 
 /// Drops a world, perhaps the last handle to a million entities, where that disturbs nobody.

@@ -19,6 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http_body_util::{BodyExt as _, Full, Limited};
+use keepgate_client::blocking;
 use keepgate_client::dial::{DialError, Dialer, Roots, Target, TlsError, TlsSettings};
 use keepgate_client::pool::{Pool, PoolConfig, PoolError, Protocol, UpstreamId};
 use keepgate_observe::chain;
@@ -314,7 +315,7 @@ impl Introspector {
             &self.settings.credential;
         let (access, path) = (Arc::clone(&self.access), file.clone());
         // A file system may be slow: not on the runtime's threads. Read each time: it may be replaced.
-        let read = tokio::task::spawn_blocking(move || access.file(&path)).await;
+        let read = blocking::run(move || access.file(&path)).await;
         let bytes = read.map_err(|_| AskError::Timeout)??;
         let wrong = || AskError::Secret(file.clone());
         let secret = std::str::from_utf8(&bytes).map_err(|_| wrong())?.trim();

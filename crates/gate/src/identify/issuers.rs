@@ -17,6 +17,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use keepgate_client::blocking;
 use keepgate_client::dial::{
     DialError, Dialed, Dialer, Endpoint, Roots, Target, TargetError, TlsSettings,
 };
@@ -375,7 +376,7 @@ async fn read(
         KeySource::JwksFile(path) | KeySource::SecretFile(path) => {
             let (access, path) = (Arc::clone(access), path.clone());
             // A file system may be slow: not on the runtime's threads.
-            let read = tokio::task::spawn_blocking(move || access.file(&path));
+            let read = blocking::run(move || access.file(&path));
             Bytes::from(read.await.map_err(|_| ReadError::Timeout)??)
         }
     };

@@ -28,9 +28,14 @@ use crate::config::acme::AcmeConfig;
 
 /// After the first failure for a name.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
+/// Whatever is said of a certificate's life.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// How long one certificate may take.
 const LONGEST_ORDER: Duration = Duration::from_secs(300);
+/// Orders begun anew because of nonces.
+const NONCE_ATTEMPTS: usize = 5;
+const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";
 /// Between two looks at the clock, which may be set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -72,6 +77,8 @@ struct Name {
     host: String,
     /// When its certificate ends, in seconds of Unix time; 0: there is none.
     ends: AtomicU64,
+    /// How long that certificate is valid, in milliseconds; 0: there is none.
+    life: AtomicU64,
     /// When one is to be obtained, in milliseconds of Unix time.
     due: AtomicU64,
     /// Failures in a row.
@@ -88,6 +95,7 @@ impl Acme {
             let name = Name {
                 host: host.clone(),
                 ends: AtomicU64::new(0),
+                life: AtomicU64::new(0),
                 due: AtomicU64::new(0),
                 failed: AtomicU64::new(0),
             };
@@ -130,7 +138,7 @@ impl Acme {
 
     async fn attempt(&self, name: &Name) {
         let host = &name.host;
-        let order = tokio::time::timeout(LONGEST_ORDER, self.obtain(host)).await;
+        let order = tokio::time::timeout(LONGEST_ORDER, self.obtain_anew(host)).await;
         self.issued.prove(host, None);
         match order.unwrap_or(Err(OrderError::TooLong)) {
             Ok(certified) => {
@@ -140,8 +148,7 @@ impl Acme {
             }
             Err(error) => {
                 self.failures.add(1);
-                let failed = name.failed.fetch_add(1, Ordering::Relaxed).min(16);
-                let pause = FIRST_PAUSE.saturating_mul(1 << failed).min(LONGEST_PAUSE);
+                let pause = name.pause();
                 name.due.store(now_ms().saturating_add(ms(pause)), Ordering::Relaxed);
                 let error = chain(&error);
                 let has_one = name.ends.load(Ordering::Relaxed) != 0;
@@ -151,6 +158,19 @@ impl Acme {
                 );
             }
         }
+    }
+
+    /// An authority may forget its nonces at any time; then a request is made anew (RFC 8555 section 6.5).
+    /// The library does so twice, and that is no failure of the name yet.
+    async fn obtain_anew(&self, host: &str) -> Result<CertifiedKey, OrderError> {
+        for _ in 1..NONCE_ATTEMPTS {
+            match self.obtain(host).await {
+                Err(OrderError::Acme(instant_acme::Error::Api(problem)))
+                    if problem.r#type.as_deref() == Some(BAD_NONCE) => {}
+                done => return done,
+            }
+        }
+        self.obtain(host).await
     }
 
     async fn obtain(&self, host: &str) -> Result<CertifiedKey, OrderError> {
@@ -214,11 +234,23 @@ impl Acme {
 }
 
 impl Name {
+    /// How long to wait after one more failure. Of a certificate that lives shortly, no more than a tenth
+    /// of its life: three attempts fit into what is left of it.
+    fn pause(&self) -> Duration {
+        let failed = self.failed.fetch_add(1, Ordering::Relaxed).min(16);
+        let pause = FIRST_PAUSE.saturating_mul(1 << failed).min(LONGEST_PAUSE);
+        match self.life.load(Ordering::Relaxed) {
+            0 => pause,
+            life => pause.min(Duration::from_millis(life / 10).max(SHORTEST_PAUSE)),
+        }
+    }
+
     /// It has this certificate, which is renewed in time.
     fn has(&self, issued: &Issued, certified: CertifiedKey) {
         if let Some((begins, ends)) = certified.cert.first().and_then(|leaf| validity(leaf)) {
             self.ends.store(ends, Ordering::Relaxed);
             let life = ends.saturating_sub(begins).saturating_mul(1000);
+            self.life.store(life, Ordering::Relaxed);
             let due = begins.saturating_mul(1000).saturating_add(life / 3 * 2);
             self.due.store(due, Ordering::Relaxed);
         }
@@ -288,11 +320,17 @@ mod tests {
         let name = Name {
             host: "a.example".to_owned(),
             ends: AtomicU64::new(0),
+            life: AtomicU64::new(0),
             due: AtomicU64::new(0),
             failed: AtomicU64::new(3),
         };
         name.has(&Issued::default(), certified);
-        assert_eq!(name.due.into_inner(), (begins + 20 * 86_400) * 1000);
-        assert_eq!(name.failed.into_inner(), 0);
+        assert_eq!(name.due.load(Ordering::Relaxed), (begins + 20 * 86_400) * 1000);
+        assert_eq!(name.failed.load(Ordering::Relaxed), 0);
+        // Of thirty days a tenth is far off; of twenty seconds it is not.
+        let pauses = || [(); 8].map(|()| name.pause().as_secs());
+        assert_eq!(pauses(), [60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        name.life.store(20_000, Ordering::Relaxed);
+        assert_eq!(pauses(), [2; 8]);
     }
 }

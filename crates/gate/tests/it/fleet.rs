@@ -14,7 +14,7 @@ use keepgate_gate::config::file;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
-use super::support::{Draft, PATIENCE, TestGate, connect, eventually, skip};
+use super::support::{Draft, PATIENCE, TestGate, connect, eventually, free_port, skip};
 
 const SITES: usize = 12;
 const ADDRESSES: usize = 40;
@@ -168,7 +168,7 @@ fn forty_addresses_of_twelve_sites_die_come_back_and_move_and_no_safe_request_fa
 }
 
 async fn fleet(scratch: &Path, hosts: &Path) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let mut servers: Vec<Nginx> =
         (1..=ADDRESSES).map(|number| Nginx::new(scratch, number, port)).collect();
     servers.iter_mut().for_each(Nginx::start);

@@ -15,7 +15,7 @@ use keepgate_client::pool::Protocol;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::support::{Draft, PATIENCE, TestGate, ask, eventually, serve, skip};
+use super::support::{Draft, PATIENCE, TestGate, ask, eventually, free_port, serve, skip};
 
 /// A running `streams.py`.
 struct Peer {
@@ -301,8 +301,7 @@ impl Nginx {
             skip("nginx is not installed");
             return None;
         };
-        // Free again at once: who else listened there would be taken for nginx.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let name = format!("keepgate-peers-{}-{port}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -469,4 +470,23 @@ pub(crate) fn skip(why: &str) {
 
 pub(crate) fn uid(kind: &str, id: &str) -> Uid {
     Uid::new(kind, id)
+}
+
+/// A free port, for servers that cannot say which one they took. It is below those that the kernel gives
+/// to clients (32768 on), so no connection takes it before the server does; no two calls of this process
+/// return the same.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 12_000;
+    const PORTS: u16 = 20_000;
+    // Two processes at the same time begin apart.
+    let begin = (std::process::id().wrapping_mul(67) % u32::from(PORTS)) as u16;
+    loop {
+        let at = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(at < PORTS, "no free port from {FIRST} on");
+        let port = FIRST + (begin + at) % PORTS;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

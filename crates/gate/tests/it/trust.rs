@@ -7,9 +7,11 @@ use keepgate_gate::identify::access::KeyAccess;
 use keepgate_gate::{Gate, GateConfig, Listen, Peers, StartError};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpSocket, UnixStream};
+use tokio::net::{TcpSocket, UnixStream};
 
-use super::support::{Answer, Draft, Echo, PATIENCE, TestGate, eventually, get, skip, talk};
+use super::support::{
+    Answer, Draft, Echo, PATIENCE, TestGate, eventually, free_port, get, skip, talk,
+};
 
 /// Everybody may `/public`, but for what a policy says of addresses.
 fn public(ban: &str) -> Draft {
@@ -72,10 +74,7 @@ async fn a_real_nginx_speaks_for_its_callers() {
     .await;
     let dir = std::env::temp_dir().join(format!("keepgate-front-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
-    let port = {
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        free.local_addr().unwrap().port()
-    };
+    let port = free_port();
     let (at, to) = (dir.display(), gate.addr);
     let config = format!(
         "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;\n\

@@ -18,7 +18,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::support::{
-    Answer, Draft, Echo, PATIENCE, TestGate, connect, eventually, get, read_until, serve, skip,
+    Answer, Draft, Echo, PATIENCE, TestGate, connect, eventually, free_port, get, read_until,
+    serve, skip,
 };
 
 const ALICE: (&str, &str) = ("x-user", "alice");
@@ -274,10 +275,8 @@ async fn tls_in_front_with_either_protocol() {
 #[tokio::test(flavor = "multi_thread")]
 async fn upstreams_that_fail_are_told_apart() {
     // Nobody there.
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = free.local_addr().unwrap();
-    drop(free);
-    let gate = TestGate::start(&Draft::orders(), &format!("http://{addr}")).await;
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let gate = TestGate::start(&Draft::orders(), &nobody).await;
     let json = get(gate.addr, "/orders", &[ALICE]).await.is_problem(502, "bad-upstream");
     assert_eq!(json["reason"], "refused");
 
@@ -422,10 +421,7 @@ async fn in_front_of_a_real_nginx() {
     let dir = std::env::temp_dir().join(format!("keepgate-nginx-{}", std::process::id()));
     std::fs::create_dir_all(dir.join("html/orders")).unwrap();
     std::fs::write(dir.join("html/orders/7"), "order seven").unwrap();
-    let port = {
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        free.local_addr().unwrap().port()
-    };
+    let port = free_port();
     let at = dir.display();
     let config = format!(
         "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;\n\

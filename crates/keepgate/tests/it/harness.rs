@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -64,9 +64,23 @@ impl Drop for Scratch {
     }
 }
 
-/// A port that was free a moment ago, for programs that cannot say which one they took.
+/// A free port, for programs that cannot say which one they took. It is below those that the kernel
+/// gives to clients (32768 on), so no connection takes it before the program does; no two calls of this
+/// process return the same.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 12_000;
+    const PORTS: u16 = 20_000;
+    // Two processes at the same time begin apart.
+    let begin = (std::process::id().wrapping_mul(67) % u32::from(PORTS)) as u16;
+    loop {
+        let at = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(at < PORTS, "no free port from {FIRST} on");
+        let port = FIRST + (begin + at) % PORTS;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The executable, without this process's own settings.
@@ -365,6 +379,9 @@ impl Drop for Running {
         if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
             let _ = self.child.kill();
             let _ = self.child.wait();
+            if std::thread::panicking() {
+                eprintln!("{} said:\n{}", self.name, self.stderr());
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use keepgate_client::blocking;
 use keepgate_gate::{GateConfig, Reloaded, Reloader};
 
 use crate::admin::read_token;
@@ -50,7 +51,7 @@ fn paths(reloader: &Reloader, watched: &Watched) -> Vec<PathBuf> {
 /// Takes what the configuration file says now.
 async fn reconfigure(reloader: &Reloader, file: &File, asked: bool) {
     let path = file.path.display().to_string();
-    let read = tokio::task::spawn_blocking(file.read).await;
+    let read = blocking::run(file.read).await;
     let config = match read.map_err(anyhow::Error::from).flatten() {
         Ok(config) => config,
         Err(error) => {
@@ -81,7 +82,7 @@ async fn reload(reloader: &Reloader, token_file: Option<&Path>, asked: bool) {
         None => None,
     };
     let reloader = reloader.clone();
-    let read = tokio::task::spawn_blocking(move || reloader.reload(token.as_deref())).await;
+    let read = blocking::run(move || reloader.reload(token.as_deref())).await;
     let read = read.unwrap_or_default();
     say(&read);
     if read.is_empty() && asked {
