@@ -242,8 +242,8 @@ impl Default for Bounds {
 /// A gate's configuration.
 #[derive(Clone)]
 pub struct GateConfig {
-    /// The center's URL.
-    pub center: String,
+    /// The centers' URLs, from 1 to 16: one of them is followed, and the next one when that fails.
+    pub centers: Vec<String>,
     /// The token shown to the center; never logged.
     pub token: String,
     /// A PEM file with the CA of the center's certificate; none: the host's store.
@@ -365,7 +365,7 @@ impl GateConfig {
 impl Default for GateConfig {
     fn default() -> GateConfig {
         GateConfig {
-            center: "http://127.0.0.1:7480".to_owned(),
+            centers: vec!["http://127.0.0.1:7480".to_owned()],
             token: String::new(),
             center_ca: None,
             center_client: None,
@@ -411,7 +411,7 @@ impl std::fmt::Debug for GateConfig {
     /// Never shows the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("GateConfig")
-            .field("center", &self.center)
+            .field("centers", &self.centers)
             .field("service", &self.service)
             .field("upstream", &self.upstream)
             .field("sites", &self.sites.len())

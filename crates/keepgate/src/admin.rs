@@ -35,15 +35,17 @@ const MAX_TOKEN_BYTES: u64 = 4096;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Center")]
 pub(crate) struct CenterArgs {
-    /// The center's URL
+    /// The center's URL; of several with commas between them, the first that can be connected to is
+    /// asked
     #[arg(
         long,
         env = "KEEPGATE_CENTER",
         value_name = "URL",
+        value_delimiter = ',',
         default_value = CENTER_DEFAULT,
         display_order = 800
     )]
-    center: String,
+    center: Vec<String>,
     /// File with the token; KEEPGATE_TOKEN may hold the token itself. For the default center,
     /// ./keepgate-data/admin.token is used if it can be read
     #[arg(long, env = "KEEPGATE_TOKEN_FILE", value_name = "F", display_order = 801)]
@@ -92,9 +94,13 @@ pub(crate) async fn only_service(admin: &mut Admin, named: Option<&str>) -> anyh
 impl CenterArgs {
     /// The center, ready to be asked.
     pub(crate) fn connect(&self) -> anyhow::Result<Admin> {
-        let origin = Origin::new(&self.center, self.ca_file.as_deref())
+        let origin = Origin::first_of(&self.center, self.ca_file.as_deref())
             .map_err(|e| usage(format!("--center: {e:#}")))?;
-        Admin::new(origin, self.center.clone(), &self.token()?)
+        Admin::new(origin, self.shown(), &self.token()?)
+    }
+
+    fn shown(&self) -> String {
+        self.center.join(", ")
     }
 
     fn token(&self) -> anyhow::Result<String> {
@@ -105,21 +111,21 @@ impl CenterArgs {
             let token = token.into_string().map_err(|_| usage("KEEPGATE_TOKEN is not text"))?;
             return Ok(token.trim().to_owned());
         }
-        if self.center == CENTER_DEFAULT {
+        if self.center == [CENTER_DEFAULT] {
             let path = Path::new(DATA_DEFAULT).join(ADMIN_TOKEN_FILE);
             return match read_token(&path) {
                 Ok(token) => Ok(token),
                 Err(_) => Err(usage(format!(
                     "no token for the center `{}`: pass --token-file F (or set KEEPGATE_TOKEN_FILE, or KEEPGATE_TOKEN to the token itself). \
                      The first start of `keepgate up` or `keepgate center` wrote one to admin.token in its data directory; `{}` cannot be read here",
-                    self.center,
+                    self.shown(),
                     path.display()
                 ))),
             };
         }
         Err(usage(format!(
             "no token for the center `{}`: pass --token-file F (or set KEEPGATE_TOKEN_FILE, or KEEPGATE_TOKEN to the token itself)",
-            self.center
+            self.shown()
         )))
     }
 }

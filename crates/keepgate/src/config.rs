@@ -263,11 +263,16 @@ fn fill(
         if long == "token-file" && std::env::var_os("KEEPGATE_TOKEN").is_some() {
             continue;
         }
-        let values = texts(value).ok_or_else(|| {
+        let mut values = texts(value).ok_or_else(|| {
             format!("{file}: expected a string, number, true, false or a list of those for `{key}`")
         })?;
         if let Some(wrong) = too_many(&command, id.as_str(), value) {
-            return Err(format!("{file}: `{key}`: {wrong}"));
+            if long != "center" || here.contains_key(&long) {
+                return Err(format!("{file}: `{key}`: {wrong}"));
+            }
+            // URLs for gates and commands. `up` has another flag of this name, and refuses the first
+            // of them when it is run.
+            values.truncate(1);
         }
         let place = format!("{file}, key `{key}`");
         for value in &values {
@@ -311,15 +316,7 @@ fn too_many(command: &Command, id: &str, value: &toml::Value) -> Option<String> 
     if takes_several || values.len() == 1 {
         return None;
     }
-    Some(if id == "center" {
-        format!(
-            "expected one address, got {}; a gate follows one center in this release: name one, or \
-             a name that leads to all of them",
-            values.len()
-        )
-    } else {
-        format!("expected one value, got a list of {}", values.len())
-    })
+    Some(format!("expected one value, got a list of {}", values.len()))
 }
 
 fn texts(value: &toml::Value) -> Option<Vec<String>> {

@@ -1,5 +1,6 @@
 //! A small HTTP/1.1 client for one origin, over [`keepgate_client::dial`]. It keeps its one
-//! connection for the next request, follows no redirect and retries nothing.
+//! connection for the next request, follows no redirect and retries nothing. Where an origin has
+//! several places, the first one that can be connected to is spoken to.
 //!
 //! Bounds: [`TIMEOUT`] for a whole exchange, [`MAX_BODY_BYTES`] for an answer's body.
 
@@ -28,7 +29,10 @@ const MAX_BODY_BYTES: usize = 256 << 20;
 /// One origin and the connection to it.
 pub(crate) struct Origin {
     dialer: Dialer,
+    /// Where the connection leads, or the next one.
     target: Target,
+    /// Where else the same is served.
+    others: Vec<Target>,
     /// The path that all paths are below; empty or without a slash at its end.
     base: String,
     connection: Option<SendRequest<Full<Bytes>>>,
@@ -46,19 +50,35 @@ impl Origin {
     /// `http://host:port`, `https://host` or `unix:/path`, with a base path where it is a URL.
     /// `ca` trusts that PEM file in place of the host's certificate store.
     pub(crate) fn new(url: &str, ca: Option<&Path>) -> anyhow::Result<Origin> {
-        let (origin, base) = split(url);
+        Origin::first_of(&[url.to_owned()], ca)
+    }
+
+    /// As [`Origin::new`], with several places that serve the same: the first that can be connected to
+    /// is spoken to.
+    pub(crate) fn first_of(urls: &[String], ca: Option<&Path>) -> anyhow::Result<Origin> {
         let roots = ca.map_or(Roots::System, |path| Roots::File(path.to_owned()));
-        let target = Target::from_url(origin, || {
-            TlsSettings::new(&roots, None, &["http/1.1"]).map(Arc::new)
-        })?;
+        let mut base = None;
+        let mut targets = Vec::with_capacity(urls.len());
+        for url in urls {
+            let (origin, own) = split(url);
+            let own = own.trim_end_matches('/');
+            if *base.get_or_insert(own) != own {
+                bail!("`{url}`: expected the same path in each URL, got `{own}` here");
+            }
+            targets.push(Target::from_url(origin, || {
+                TlsSettings::new(&roots, None, &["http/1.1"]).map(Arc::new)
+            })?);
+        }
+        let mut targets = targets.into_iter();
+        let target = targets.next().context("no URL is given")?;
         let dialer = Dialer::new(DialConfig::default());
-        let base = base.trim_end_matches('/').to_owned();
-        Ok(Origin { dialer, target, base, connection: None })
+        let base = base.unwrap_or_default().to_owned();
+        Ok(Origin { dialer, target, others: targets.collect(), base, connection: None })
     }
 
     /// Whether bytes to it can be read by nobody on the way: TLS, a Unix socket, or loopback.
     pub(crate) fn is_private(&self) -> bool {
-        self.target.is_private()
+        self.target.is_private() && self.others.iter().all(Target::is_private)
     }
 
     /// Sends a request for a path below the base path and reads the answer.
@@ -118,6 +138,7 @@ impl Origin {
         headers: &[(HeaderName, HeaderValue)],
         body: Option<(&str, Vec<u8>)>,
     ) -> anyhow::Result<Answer> {
+        let mut sender = self.sender().await?;
         let mut request = self.request(method, path, headers);
         let bytes = match body {
             None => Bytes::new(),
@@ -127,10 +148,6 @@ impl Origin {
             }
         };
         let request = request.body(Full::new(bytes)).context("building the request")?;
-        let mut sender = match self.kept().await {
-            Some(kept) => kept,
-            None => self.connect().await?,
-        };
         let response = sender.send_request(request).await?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, MAX_BODY_BYTES)
@@ -151,14 +168,11 @@ impl Origin {
         body: (&str, Vec<u8>),
     ) -> anyhow::Result<Following> {
         let path = format!("{}{path}", self.base);
+        let mut sender = self.sender().await?;
         let shown = format!("{}{path}", self.target);
         let mut request = self.request(method, &path, headers);
         request = request.header(CONTENT_TYPE, body.0);
         let request = request.body(Full::new(body.1.into())).context("building the request")?;
-        let mut sender = match self.kept().await {
-            Some(kept) => kept,
-            None => self.connect().await?,
-        };
         let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
         let response = match answer {
             Ok(response) => response.with_context(|| format!("no answer from `{shown}`"))?,
@@ -175,13 +189,30 @@ impl Origin {
         Some(kept)
     }
 
-    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-        let dialed = self.dialer.dial(&self.target).await?;
-        let (sender, connection) = handshake(TokioIo::new(dialed.stream)).await?;
-        // It ends when the sender is dropped; its error is the one the sender reports.
-        tokio::spawn(connection);
-        Ok(sender)
+    /// That connection, or a new one: to the first place that can be connected to, and to the one of
+    /// before first of all.
+    async fn sender(&mut self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        if let Some(kept) = self.kept().await {
+            return Ok(kept);
+        }
+        let mut last = connect(&self.dialer, &self.target).await;
+        for other in &mut self.others {
+            if last.is_ok() {
+                break;
+            }
+            std::mem::swap(&mut self.target, other);
+            last = connect(&self.dialer, &self.target).await;
+        }
+        last
     }
+}
+
+async fn connect(dialer: &Dialer, target: &Target) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+    let dialed = dialer.dial(target).await?;
+    let (sender, connection) = handshake(TokioIo::new(dialed.stream)).await?;
+    // It ends when the sender is dropped; its error is the one the sender reports.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// An answer that is read line by line.

@@ -114,17 +114,18 @@ impl Dialer {
 
     /// Opens one connection.
     pub async fn dial(&self, target: &Target) -> Result<Dialed, DialError> {
-        self.dial_avoiding(target, &[]).await
+        self.dial_some(target, |found| found).await
     }
 
-    /// Opens one connection, to none of these addresses as long as the name has others.
-    pub async fn dial_avoiding(
+    /// Opens one connection. `choose` gets the addresses that the host leads to, and gives those to
+    /// try, in this order. It is not asked for a Unix socket, nor where the target has its address.
+    pub async fn dial_some(
         &self,
         target: &Target,
-        avoid: &[SocketAddr],
+        choose: impl FnOnce(Vec<SocketAddr>) -> Vec<SocketAddr> + Send,
     ) -> Result<Dialed, DialError> {
         let mut attempt = Attempt { counters: &self.inner.counters, done: false };
-        let result = self.within_deadline(target, avoid).await;
+        let result = self.within_deadline(target, choose).await;
         attempt.finish(match &result {
             Ok(_) => DialOutcome::Connected,
             Err(error) => error.outcome(),
@@ -135,22 +136,26 @@ impl Dialer {
     async fn within_deadline(
         &self,
         target: &Target,
-        avoid: &[SocketAddr],
+        choose: impl FnOnce(Vec<SocketAddr>) -> Vec<SocketAddr> + Send,
     ) -> Result<Dialed, DialError> {
         let timeout = self.inner.config.connect_timeout;
-        match tokio::time::timeout(timeout, self.open(target, avoid)).await {
+        match tokio::time::timeout(timeout, self.open(target, choose)).await {
             Ok(result) => result,
             Err(_) => Err(DialError::Timeout { peer: target.to_string(), after: Some(timeout) }),
         }
     }
 
-    async fn open(&self, target: &Target, avoid: &[SocketAddr]) -> Result<Dialed, DialError> {
+    async fn open(
+        &self,
+        target: &Target,
+        choose: impl FnOnce(Vec<SocketAddr>) -> Vec<SocketAddr> + Send,
+    ) -> Result<Dialed, DialError> {
         let (stream, local, remote) = match &target.place {
             Endpoint::Unix(path) => (Stream::Unix(socket::connect_unix(path).await?), None, None),
             Endpoint::Tcp { host, port } => {
                 let addresses = match target.address {
                     Some(address) => vec![address],
-                    None => without(self.resolve(host, *port).await?, avoid),
+                    None => choose(self.resolve(host, *port).await?),
                 };
                 let tcp = self.first_of(&addresses, &target.sources).await?;
                 let (local, remote) = (tcp.local_addr().ok(), tcp.peer_addr().ok());
@@ -298,14 +303,6 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// The addresses that are not to be avoided; all of them where none would be left.
-fn without(mut addresses: Vec<SocketAddr>, avoid: &[SocketAddr]) -> Vec<SocketAddr> {
-    if addresses.iter().any(|address| !avoid.contains(address)) {
-        addresses.retain(|address| !avoid.contains(address));
-    }
-    addresses
-}
-
 /// IPv6 and IPv4 in turn, beginning with the family of the first (RFC 8305, section 4).
 fn interleaved(found: impl Iterator<Item = SocketAddr>, most: usize) -> Vec<SocketAddr> {
     let mut all: Vec<SocketAddr> = Vec::new();
@@ -335,16 +332,6 @@ fn interleaved(found: impl Iterator<Item = SocketAddr>, most: usize) -> Vec<Sock
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn avoided_addresses_are_the_last_resort() {
-        let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let (a, b) = (parse("[::1]:1"), parse("1.1.1.1:1"));
-        assert_eq!(without(vec![a, b], &[]), [a, b]);
-        assert_eq!(without(vec![a, b], &[a]), [b]);
-        assert_eq!(without(vec![a, b], &[a, b]), [a, b]);
-        assert_eq!(without(vec![a], &[b]), [a]);
-    }
 
     #[test]
     fn families_take_turns() {

@@ -28,6 +28,19 @@ impl Backoff {
     }
 }
 
+/// A number below `n`; 0 where that is 0.
+pub(super) fn random_below(n: usize) -> usize {
+    let bits = RandomState::new().build_hasher().finish();
+    // INVARIANT: less than `n`, which is a usize.
+    let scaled = (u128::from(bits) * n as u128) >> 64;
+    usize::try_from(scaled).unwrap_or_default()
+}
+
+/// A pause from `min` up to eight times that, and `max` at most: between two centers of a list.
+pub(super) fn short((min, max): (Duration, Duration)) -> Duration {
+    (min + (min * 7).mul_f64(random())).min(max.max(min))
+}
+
 /// At least 0, less than 1; from the keys of a fresh hash map, which the standard library seeds
 /// from the system.
 fn random() -> f64 {
@@ -58,5 +71,18 @@ mod tests {
         );
         backoff.reset();
         assert_eq!(backoff.next(), min);
+    }
+
+    #[test]
+    fn pauses_between_centers_are_short_and_numbers_are_spread() {
+        let bounds = (Duration::from_millis(50), Duration::from_secs(1));
+        let pauses: Vec<Duration> = (0..1000).map(|_| short(bounds)).collect();
+        assert!(pauses.iter().all(|pause| (50..=400).contains(&pause.as_millis())));
+        assert!(pauses.iter().any(|pause| pause.as_millis() < 150));
+        assert!(pauses.iter().any(|pause| pause.as_millis() > 300));
+        let mut counts = [0; 3];
+        (0..3000).for_each(|_| counts[random_below(3)] += 1);
+        assert!(counts.iter().all(|count| *count > 500), "{counts:?}");
+        assert_eq!((random_below(0), random_below(1)), (0, 0));
     }
 }

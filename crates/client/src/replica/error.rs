@@ -7,7 +7,7 @@ use std::time::Duration;
 use keepgate_policy::Revision;
 use keepgate_policy::decision::QueryError;
 
-use super::{MAX_SERVICES, Standing};
+use super::{MAX_CENTERS, MAX_SERVICES, Standing};
 use crate::dial::TargetError;
 
 /// A replica that cannot start.
@@ -17,6 +17,20 @@ pub enum StartError {
     /// The center's URL.
     #[error("the center's URL cannot be used")]
     Center(#[source] TargetError),
+    /// No center at all.
+    #[error("no center is named")]
+    NoCenter,
+    /// More than 16 centers.
+    #[error("{0} centers, at most {MAX_CENTERS} are possible")]
+    TooManyCenters(usize),
+    /// Two that lead to the same place.
+    #[error("the center `{url}` is named twice{}; leave one", also(url, other))]
+    Twice {
+        /// The center's URL.
+        url: String,
+        /// The one before it.
+        other: String,
+    },
     /// Plain HTTP to another host.
     #[error(
         "the center `{url}` is neither https nor on this host: the token and the permissions would \
@@ -50,6 +64,11 @@ pub enum StartError {
         /// The directory.
         path: PathBuf,
     },
+}
+
+/// Where the same center is written in another way.
+fn also(url: &str, other: &str) -> String {
+    if url == other { String::new() } else { format!(", also as `{other}`") }
 }
 
 /// Why there is no decision. None of these is a denial.

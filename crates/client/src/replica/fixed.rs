@@ -59,6 +59,8 @@ impl Replica {
             assertion_keys: watch::Sender::new(Arc::default()),
             assertion_kids: ArcSwap::default(),
             dialer: Dialer::new(DialConfig::default()),
+            place: ArcSwapOption::empty(),
+            centers: Vec::new(),
             standing: ArcSwap::from_pointee(Standing::Following),
             lineage: ArcSwap::default(),
             error: ArcSwapOption::empty(),

@@ -1,12 +1,16 @@
 //! The follower: connect, follow, publish, and begin again when anything is wrong.
 //!
-//! Three kinds of trouble are told apart. When the *connection* fails, ends or falls silent, it is
-//! opened again after a jittered pause. When the *center* is not one to follow (its Welcome says
-//! so, or it sends none), nothing is taken from it and the next address is tried. When a *message*
+//! Three kinds of trouble are told apart. When the *connection* fails, ends or falls silent, another
+//! one is opened after a jittered pause. When the *center* is not one to follow (its Welcome says
+//! so, or it sends none), nothing is taken from it. In both cases the next place is tried: another
+//! address, or another center of the list. Pauses are short until all places have failed once; then
+//! they grow, and it is said that there is no center. When a *message*
 //! does not fit (a gap, a digest that differs, bytes that do not decode), a new stream is begun on
 //! the same connection, with what is held or, where that is in doubt, with nothing; after the first
 //! time, too, with a pause.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,34 +24,83 @@ use keepgate_policy::{HistoryId, Mark, Revision, proto};
 use tokio::sync::watch;
 
 use super::age::{Moment, Pending, Ring};
-use super::backoff::Backoff;
-use super::center::{Center, ConnectError, Connection};
+use super::backoff::{self, Backoff};
+use super::center::{ConnectError, Connection};
+use super::centers::Centers;
 use super::disk::Disk;
 use super::error::FollowError;
 use super::received::Unusable;
 use super::say::{Applied, requests};
 use super::standing::{Foreign, Lineage, Standing};
 use super::take::{Incoming, Taking, off_thread};
-use super::{Published, Shared};
+use super::{Place, Published, Shared};
 
 /// A connection that lasted this long was good: the next pause is a short one.
 const GOOD_CONNECTION: Duration = Duration::from_secs(5);
 /// The shortest pause after the center refused the token, or is not one to follow.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// While some places are not reached, and the others not followed, for so long, a person must look.
+const UNFOLLOWED: Duration = Duration::from_secs(10);
 /// Histories that one continues; a center has few, and memory is bounded.
 const MAX_ANCESTORS: usize = 1024;
 
 pub(super) struct Follower {
     pub(super) shared: Arc<Shared>,
-    pub(super) center: Center,
+    pub(super) centers: Centers,
     pub(super) name: String,
     pub(super) disk: Option<Disk>,
     pub(super) data_dir: Option<PathBuf>,
     /// Kept from the center under another URL: to be published once a Welcome accepts it.
     pub(super) unconfirmed: Option<Published>,
     pub(super) silence: Duration,
+    pub(super) move_after: Duration,
     pub(super) backoff: (Duration, Duration),
     pub(super) pulse: Duration,
+    /// Whether the stream that is up, or was last, had a Welcome, and an echo.
+    pub(super) heard: Heard,
+    /// Where it followed last, and why it does not any more.
+    pub(super) left: Option<(Place, String)>,
+    /// The centers of which it was said that they are of another history.
+    pub(super) foreign: BTreeSet<String>,
+    /// Since when centers answer and are not followed; none: one is, or none answers.
+    pub(super) unfollowed: Option<Instant>,
+}
+
+/// How far a stream has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Heard {
+    #[default]
+    Nothing,
+    Welcome,
+    /// A heartbeat that can be dated.
+    Echo,
+}
+
+/// What became of the places that were tried, since all of them were.
+#[derive(Default)]
+struct Round {
+    tried: usize,
+    refused: usize,
+    unfollowed: usize,
+    /// Of the last that is not followed.
+    standing: Option<Standing>,
+}
+
+/// How long a stream may say nothing that counts. Only time that is spent waiting counts: what a
+/// message takes to be used is not the center's.
+struct Patience {
+    bound: Duration,
+    waited: Duration,
+}
+
+impl Patience {
+    fn of(bound: Duration) -> Patience {
+        Patience { bound, waited: Duration::ZERO }
+    }
+
+    fn left(&self) -> Duration {
+        self.bound.saturating_sub(self.waited)
+    }
 }
 
 /// Why a connection ended.
@@ -122,44 +175,75 @@ impl Follower {
     pub(super) async fn run(mut self, mut gone: watch::Receiver<()>) {
         let follow = async {
             let mut backoff = Backoff::new(self.backoff);
+            let mut round = Round::default();
             let mut well = true;
             // Whether it was said that the center refuses the token, since all was well.
             let mut refusal_said = false;
             loop {
-                if let Some(center) = self.shared.renewal.take() {
-                    self.center = center;
+                if let Some(renewed) = self.shared.renewal.take() {
+                    self.centers.renew(renewed);
                 }
                 self.let_go();
                 let began = Instant::now();
-                let lost = self.follow_once(&mut well).await;
+                let (lost, address) = self.follow_once(&mut well).await;
+                if self.heard == Heard::Echo {
+                    // It was current just now: all other places are worth a try, at once.
+                    self.centers.begin_round();
+                    round = Round::default();
+                }
                 if began.elapsed() >= GOOD_CONNECTION {
                     backoff.reset();
                 }
-                self.shared.counters.set_connected(false);
+                self.disconnected();
                 self.shared.counters.disconnects.add(1);
-                let mut pause = backoff.next();
                 let refused = lost.is_refusal() && !self.shared.renewal.is_waiting();
-                if refused {
-                    self.shared.counters.refusals.add(1);
-                    pause = pause.max(REFUSED_PAUSE);
-                }
+                round.tried += 1;
+                round.refused += usize::from(refused);
+                self.shared.counters.refusals.add(u64::from(refused));
                 self.shared.error.store(Some(Arc::new(lost.told())));
+                let error = chain(&lost);
+                if let Some((_, why)) = &mut self.left
+                    && why.is_empty()
+                {
+                    why.clone_from(&error);
+                }
+                let center = self.centers.current().target().to_string();
+                let left = self.centers.current().url().to_owned();
+                let is_unfollowed = matches!(lost, Lost::Unfollowed(_));
+                let is_over = self.centers.give_up(address, is_unfollowed);
                 if let Lost::Unfollowed(standing) = lost {
-                    self.unfollowed(standing);
-                    well = false;
+                    self.count(&standing);
+                    self.unfollowed.get_or_insert_with(Instant::now);
+                    round.unfollowed += 1;
+                    if !is_over && standing.is_other_history() {
+                        self.say_foreign(&left, &standing);
+                    }
+                    round.standing = Some(standing);
+                }
+                refusal_said &= !well;
+                if !is_over {
+                    let pause = backoff::short(self.backoff).max(self.centers.current().away());
+                    tracing::debug!(%center, error, ?pause, "the next center is tried");
                     self.pause(pause).await;
                     continue;
                 }
-                let center = self.center.target();
-                let error = chain(&lost);
-                refusal_said &= !well;
-                if refused && !refusal_said {
+                let mut pause = backoff.next().max(self.centers.current().away());
+                let Round { tried, refused, unfollowed, standing } = std::mem::take(&mut round);
+                if refused == tried {
+                    pause = pause.max(REFUSED_PAUSE);
+                }
+                let is_lasting = self.unfollowed.is_some_and(|since| since.elapsed() >= UNFOLLOWED);
+                if let Some(standing) = standing
+                    && (unfollowed == tried || is_lasting)
+                {
+                    self.not_followed(&center, standing);
+                } else if refused > 0 && !refusal_said {
                     refusal_said = true;
                     tracing::error!(%center, error, "the center refuses this token");
                 } else if !well {
                     tracing::debug!(%center, error, ?pause, "still no center");
                 } else {
-                    tracing::warn!(%center, error, "{}", self.without_center());
+                    tracing::warn!(%center, error, tried, "{}", self.without_center());
                 }
                 well = false;
                 self.pause(pause).await;
@@ -173,6 +257,15 @@ impl Follower {
             () = follow => {}
         }
         self.shared.counters.set_connected(false);
+        self.shared.place.store(None);
+    }
+
+    /// The connection is gone.
+    fn disconnected(&mut self) {
+        self.shared.counters.set_connected(false);
+        if let Some(place) = self.shared.place.swap(None) {
+            self.left = Some((Place::clone(&place), String::new()));
+        }
     }
 
     /// Where the data directory is another's now, nothing more is written to it.
@@ -201,33 +294,68 @@ impl Follower {
         }
     }
 
-    /// Says once that a center is not followed, and why.
-    fn unfollowed(&self, standing: Standing) {
+    fn count(&self, standing: &Standing) {
         let counters = &self.shared.counters;
-        match &standing {
+        match standing {
             Standing::OldCenter => counters.old_centers.add(1),
             _ => counters.regressions.add(1),
         }
+    }
+
+    /// Says once that one of several centers is of another history: it should not be in the list.
+    fn say_foreign(&mut self, url: &str, standing: &Standing) {
+        if self.foreign.insert(url.to_owned()) {
+            let center = url;
+            tracing::error!(%center, %standing, "this center is not followed; the next one is tried");
+        }
+    }
+
+    /// Says once that no center is followed, and why the last one is not.
+    fn not_followed(&self, center: &str, standing: Standing) {
         if *self.shared.standing.load_full() == standing {
             tracing::debug!(%standing, "still not followed");
         } else {
-            let center = self.center.target();
             tracing::error!(%center, %standing, "this center is not followed; the last good state stays");
             self.shared.standing.store(Arc::new(standing));
         }
     }
 
-    /// One connection, from its opening to its end.
-    async fn follow_once(&mut self, well: &mut bool) -> Lost {
-        let mut connection = match self.center.connect().await {
+    /// Whether to be quick, because there is a place that may be better.
+    fn is_hurried(&self) -> bool {
+        self.centers.has_others() && (self.centers.is_hopeful() || self.heard == Heard::Echo)
+    }
+
+    /// How long a center may say nothing.
+    fn patience(&self) -> Duration {
+        if !self.is_hurried() {
+            return self.silence;
+        }
+        // An echo comes no more often than a pulse goes.
+        self.move_after.max(self.pulse + self.pulse / 2).min(self.silence)
+    }
+
+    /// One connection, from its opening to its end. Why it ended, and the address it led to.
+    async fn follow_once(&mut self, well: &mut bool) -> (Lost, Option<SocketAddr>) {
+        self.heard = Heard::Nothing;
+        let within = self.is_hurried().then(|| self.patience() / 2);
+        let mut connection = match self.centers.connect(within).await {
             Ok(connection) => connection,
-            Err(error) => return error.into(),
+            Err(error) => return (error.into(), None),
         };
+        let lost = self.follow_on(&mut connection, well).await;
+        let address = connection.remote;
+        // Before another one is opened.
+        connection.close().await;
+        (lost, address)
+    }
+
+    /// The streams of one connection.
+    async fn follow_on(&mut self, connection: &mut Connection, well: &mut bool) -> Lost {
         let mut holding = Holding::Published;
         let mut streams = Backoff::new(self.backoff);
         loop {
             let mut published = false;
-            let ended = self.stream(&mut connection, holding, &mut published, well).await;
+            let ended = self.stream(connection, holding, &mut published, well).await;
             let resync = match ended {
                 Ok(resync) => resync,
                 Err(lost) => return lost,
@@ -251,8 +379,12 @@ impl Follower {
         progress: &mut bool,
         well: &mut bool,
     ) -> Result<Resync, Lost> {
-        let silence = self.silence;
         self.shared.counters.streams.add(1);
+        // Nothing large comes before the Welcome.
+        let mut patience = Patience::of(match self.is_hurried() {
+            true => self.patience() / 2,
+            false => self.silence,
+        });
         let (applied, acks) = watch::channel(None);
         let mut reports = self.shared.activity.subscribe();
         // The last reports may be unsent, and a center that was away does not know them.
@@ -268,20 +400,21 @@ impl Follower {
             keys.mark_changed();
         }
         let requests = requests(self.hello(holding), acks, reports, keys, pulses);
-        let request = self.center.authorized(requests);
-        let begun = tokio::time::timeout(silence, connection.client.follow(request));
-        let told = begun.await.map_err(|_| self.silent())??.into_inner();
+        let request = self.centers.current().authorized(requests);
+        let begun = tokio::time::timeout(patience.bound, connection.client.follow(request));
+        let told = begun.await.map_err(|_| self.silent(patience.bound))??.into_inner();
         let mut told = told.fuse();
 
-        let first = self.next(&mut told).await?;
+        let first = self.next(&mut told, &mut patience).await?;
         let history = match first.response {
             Some(Told::Welcome(welcome)) => self.welcome(&welcome, connection)?,
             _ => return Err(Lost::Unfollowed(Standing::OldCenter)),
         };
         self.shared.error.store(None);
+        self.heard = self.heard.max(Heard::Welcome);
+        self.unfollowed = None;
         if !self.shared.counters.connected() {
-            self.shared.counters.set_connected(true);
-            tracing::info!(center = %self.center.target(), "following the center");
+            self.follows(connection);
             *well = true;
         }
         if let Some(confirmed) = self.unconfirmed.take() {
@@ -291,12 +424,28 @@ impl Follower {
         let mut pending = Pending::default();
         let mut snapshot: Option<Incoming> = None;
         let mut taking = Taking::new(history, &self.shared.published.load());
+        let mut dated = None;
+        patience = Patience::of(self.patience());
         loop {
-            let message = self.next(&mut told).await?;
+            let message = self.next(&mut told, &mut patience).await?;
+            // With another place to go to, a center must show that it is current.
+            let is_alone = !self.centers.has_others();
+            let mut counts = is_alone
+                || self.heard < Heard::Echo
+                || matches!(
+                    message.response,
+                    Some(Told::SnapshotBegin(_) | Told::SnapshotChunk(_))
+                );
             let outcome = match message.response {
                 Some(Told::Heartbeat(heartbeat)) => {
                     let sent =
                         ring.lock().unwrap_or_else(PoisonError::into_inner).of(heartbeat.echo);
+                    if sent > dated {
+                        (dated, counts) = (sent, true);
+                        self.heard = Heard::Echo;
+                    } else {
+                        counts = is_alone;
+                    }
                     let heard = self.heard(&heartbeat, sent, history, &mut pending);
                     heard.and_then(|()| self.due(&mut taking, snapshot.is_some())).map(|()| None)
                 }
@@ -336,6 +485,9 @@ impl Follower {
                 // A newer center may say more; what it says is not needed to stay correct.
                 None => Ok(None),
             };
+            if counts {
+                patience = Patience::of(self.patience());
+            }
             let done: Option<Applied> = match outcome {
                 Err(resync) => return Ok(resync),
                 Ok(done) => done,
@@ -354,9 +506,28 @@ impl Follower {
     async fn next(
         &self,
         told: &mut futures_util::stream::Fuse<tonic::Streaming<proto::FollowResponse>>,
+        patience: &mut Patience,
     ) -> Result<proto::FollowResponse, Lost> {
-        let message = tokio::time::timeout(self.silence, told.next()).await;
-        Ok(message.map_err(|_| self.silent())?.ok_or(Lost::Ended)??)
+        let began = Instant::now();
+        let message = tokio::time::timeout(patience.left(), told.next()).await;
+        patience.waited += began.elapsed();
+        Ok(message.map_err(|_| self.silent(patience.bound))?.ok_or(Lost::Ended)??)
+    }
+
+    /// A center is followed from now on. Another than before is a move.
+    fn follows(&mut self, connection: &Connection) {
+        let center = self.centers.current();
+        let place = Place { center: center.url().to_owned(), address: connection.remote };
+        self.foreign.remove(&place.center);
+        self.shared.counters.set_connected(true);
+        self.shared.place.store(Some(Arc::new(place.clone())));
+        match self.left.take() {
+            Some((from, why)) if from != place => {
+                self.shared.counters.moves.add(1);
+                tracing::info!(%from, to = %place, why, "moved to another center");
+            }
+            _ => tracing::info!(center = %place, "following the center"),
+        }
     }
 
     fn hello(&self, holding: Holding) -> proto::Hello {
@@ -410,14 +581,11 @@ impl Follower {
             Some((Some(mark), _)) => ancestors.contains(&mark.history),
         };
         if !follows || head.history != history {
-            if let Some(address) = connection.remote {
-                self.center.avoid(address);
-            }
             let (mark, revision) = held.unwrap_or_default();
             return Err(Lost::Unfollowed(Standing::Foreign(Foreign {
                 address: match connection.remote {
                     Some(address) => address.to_string(),
-                    None => self.center.target().to_string(),
+                    None => self.centers.current().target().to_string(),
                 },
                 history,
                 head: head.revision,
@@ -494,16 +662,16 @@ impl Follower {
         }
     }
 
-    fn silent(&self) -> Lost {
+    fn silent(&self, bound: Duration) -> Lost {
         self.shared.counters.silences.add(1);
-        Lost::Silent(self.silence)
+        Lost::Silent(bound)
     }
 
     /// Counts and says why a stream is begun anew. What cannot be used is an alarm: the center
     /// and this replica disagree, and a person must look.
     fn report(&self, resync: &Resync) {
         let counters = &self.shared.counters;
-        let center = self.center.target();
+        let center = self.centers.current().target();
         let error = chain(resync);
         match resync {
             Resync::Gap { .. } => {

@@ -67,6 +67,8 @@ metrics! {
     streams,
     /// Connections to the center that failed or ended.
     disconnects,
+    /// Times that it went on to follow another center, or another address of one.
+    moves,
     /// Connections given up because the center said nothing.
     silences,
     /// Answers of the center that this token may not follow.

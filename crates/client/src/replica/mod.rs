@@ -1,6 +1,7 @@
 //! A center's permissions in this process, with a measured age.
 //!
-//! [`Replica::follow`] keeps one HTTP/2 connection to a center, follows snapshot, deltas and
+//! [`Replica::follow`] keeps one HTTP/2 connection to a center (one of several, where several are
+//! named), follows snapshot, deltas and
 //! heartbeats on it (`keepgate.sync.v1`), and publishes each revision atomically. Deciding
 //! is a read of the published [`World`]: no I/O, no lock, no wait.
 //!
@@ -16,12 +17,15 @@
 //! is not behind, or one that declares to be that history's successor and has passed what is held.
 //! From any other it takes nothing, keeps what it has, and says so ([`Standing`]).
 //!
+//! INVARIANT: there is one connection at a time, whatever the number of centers.
+//!
 //! What this module deliberately does not know: which age is too old (the caller says so with
 //! each question), and anything about HTTP requests.
 
 mod age;
 mod backoff;
 mod center;
+mod centers;
 mod disk;
 mod error;
 mod fixed;
@@ -34,8 +38,8 @@ mod standing;
 mod take;
 pub mod time;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,6 +68,8 @@ use time::{HostTime, TimeSource};
 
 /// Services that one replica may follow.
 const MAX_SERVICES: usize = 256;
+/// Centers that one replica may know.
+pub const MAX_CENTERS: usize = 16;
 /// The longest name, in bytes (a bound of the protocol).
 const MAX_NAME: usize = 200;
 
@@ -82,8 +88,9 @@ struct Activities {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct FollowConfig {
-    /// The center: `http://host:port`, `https://host:port` or `unix:/path`.
-    pub center_url: String,
+    /// The centers, each as `http://host:port`, `https://host:port` or `unix:/path`: from 1 to 16
+    /// that serve the same store. One of them is followed, and the next one when that fails.
+    pub centers: Vec<String>,
     /// A token with the role `gate`; never logged. Empty: the center knows the replica by the client
     /// certificate of `identity`.
     pub token: String,
@@ -104,6 +111,9 @@ pub struct FollowConfig {
     pub dialer: Dialer,
     /// A center that says nothing for this long is gone; it should send a heartbeat each second.
     pub silence: Duration,
+    /// Where there is another center, or another address: one from which no current heartbeat came
+    /// for this long is left. At least 1.5 times `pulse`, and at most `silence`, counts.
+    pub move_after: Duration,
     /// Takes a center that is reached over plain HTTP and is not on this host, which reads the token
     /// and chooses the permissions as does everybody on the way. For tests.
     pub allow_plain: bool,
@@ -118,10 +128,10 @@ pub struct FollowConfig {
 }
 
 impl FollowConfig {
-    /// With the defaults: all services, memory alone, the host's roots.
+    /// With the defaults: one center, all services, memory alone, the host's roots.
     pub fn new(center_url: impl Into<String>, token: impl Into<String>) -> FollowConfig {
         FollowConfig {
-            center_url: center_url.into(),
+            centers: vec![center_url.into()],
             token: token.into(),
             services: Vec::new(),
             name: format!("pid-{}", std::process::id()),
@@ -134,6 +144,7 @@ impl FollowConfig {
                 ..DialConfig::default()
             }),
             silence: Duration::from_secs(4),
+            move_after: Duration::from_millis(1800),
             allow_plain: false,
             backoff: (Duration::from_millis(50), Duration::from_secs(1)),
             pulse: Duration::from_secs(1),
@@ -143,10 +154,20 @@ impl FollowConfig {
     }
 }
 
+impl FollowConfig {
+    /// Whether [`Replica::follow`] would take the centers and the token. Reads the files of `roots`.
+    ///
+    /// # Errors
+    /// The first center that cannot be used, or the token.
+    pub fn check(&self) -> Result<(), StartError> {
+        renewal::centers(self).map(drop)
+    }
+}
+
 impl std::fmt::Debug for FollowConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FollowConfig")
-            .field("center_url", &self.center_url)
+            .field("centers", &self.centers)
             .field("services", &self.services)
             .field("name", &self.name)
             .field("data_dir", &self.data_dir)
@@ -190,6 +211,29 @@ impl Published {
     }
 }
 
+/// Where a center is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// The center's URL, as it was named.
+    pub center: String,
+    /// The address that the connection leads to; none for a Unix socket.
+    pub address: Option<SocketAddr>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.center)?;
+        match self.address {
+            // Where the URL does not say it.
+            Some(address) if !self.center.contains(&address.ip().to_string()) => {
+                write!(f, " at {address}")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 struct Shared {
     published: Arc<ArcSwap<Published>>,
     clock: Clock,
@@ -202,6 +246,10 @@ struct Shared {
     /// The names of those that it said it does.
     assertion_kids: ArcSwap<Vec<String>>,
     dialer: Dialer,
+    /// Where the center is that is followed; none: there is no connection.
+    place: ArcSwapOption<Place>,
+    /// As they were named.
+    centers: Vec<String>,
     standing: ArcSwap<Standing>,
     lineage: ArcSwap<Lineage>,
     /// Why the center is not followed; none: it is, or nothing was tried yet.
@@ -278,7 +326,7 @@ impl Replica {
         if config.services.len() > MAX_SERVICES {
             return Err(StartError::Services(config.services.len()));
         }
-        let center = renewal::center(&config)?;
+        let centers = renewal::centers(&config)?;
         let shared = Arc::new(Shared {
             published: Arc::default(),
             clock: Clock::new(Arc::clone(&config.time)),
@@ -288,6 +336,8 @@ impl Replica {
             assertion_keys: watch::Sender::new(Arc::default()),
             assertion_kids: ArcSwap::default(),
             dialer: config.dialer.clone(),
+            place: ArcSwapOption::empty(),
+            centers: config.centers.clone(),
             standing: ArcSwap::default(),
             lineage: ArcSwap::default(),
             error: ArcSwapOption::empty(),
@@ -304,7 +354,7 @@ impl Replica {
         let disk = match &config.data_dir {
             None => None,
             Some(path) => {
-                let owner = disk::owner(&config.center_url, &config.services);
+                let owner = disk::owner(&config.centers, &config.services);
                 let (disk, kept) = disk::open(path, owner, &shared, config.restart_age, &ending)?;
                 if let Some(kept) = kept {
                     let same_center = kept.same_center;
@@ -328,14 +378,19 @@ impl Replica {
         let (alive, gone) = watch::channel(());
         let follower = follow::Follower {
             shared: shared.clone(),
-            center,
+            centers,
             name,
             disk,
             data_dir: config.data_dir,
             unconfirmed,
             silence: config.silence,
+            move_after: config.move_after,
             backoff: config.backoff,
             pulse: config.pulse,
+            heard: follow::Heard::default(),
+            left: None,
+            foreign: BTreeSet::new(),
+            unfollowed: None,
         };
         runtime.spawn(async move {
             follower.run(gone).await;
@@ -405,6 +460,16 @@ impl Replica {
     /// Whether the connection to the center is up.
     pub fn is_connected(&self) -> bool {
         self.shared.counters.connected()
+    }
+
+    /// Where the center is that is followed now; none: there is no connection.
+    pub fn place(&self) -> Option<Arc<Place>> {
+        self.shared.place.load_full()
+    }
+
+    /// The centers, as they were named.
+    pub fn centers(&self) -> &[String] {
+        &self.shared.centers
     }
 
     /// Decides, if the replica's age is at most `max_age`.

@@ -7,20 +7,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use super::center::Center;
+use super::centers::Centers;
 use super::error::StartError;
-use super::{FollowConfig, Replica};
+use super::{FollowConfig, MAX_CENTERS, Replica};
 use crate::dial::{Target, TlsSettings};
 
 /// Where new credentials wait until the follower connects anew.
 #[derive(Default)]
 pub(super) struct Renewal {
-    next: Mutex<Option<Center>>,
+    next: Mutex<Option<Centers>>,
     lets_go: AtomicBool,
     told: Notify,
 }
 
 impl Renewal {
-    pub(super) fn take(&self) -> Option<Center> {
+    pub(super) fn take(&self) -> Option<Centers> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -49,9 +50,9 @@ impl Replica {
     /// # Errors
     /// As [`Replica::follow`]; the old credentials stay then.
     pub fn renew(&self, config: &FollowConfig) -> Result<(), StartError> {
-        let center = center(config)?;
+        let centers = centers(config)?;
         let renewal = &self.shared.renewal;
-        *renewal.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(center);
+        *renewal.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(centers);
         // Kept until the next pause, if there is none now.
         renewal.told.notify_one();
         Ok(())
@@ -68,16 +69,32 @@ impl Replica {
     }
 }
 
-/// The center of a configuration, not connected yet.
-pub(super) fn center(config: &FollowConfig) -> Result<Center, StartError> {
-    let mut target = Target::from_url(&config.center_url, || {
-        let settings = TlsSettings::new(&config.roots, config.identity.as_ref(), &["h2"])?;
-        Ok(Arc::new(settings))
-    })
-    .map_err(StartError::Center)?;
-    if !config.allow_plain && !target.is_private() {
-        return Err(StartError::Plain { url: config.center_url.clone() });
+/// The centers of a configuration, not connected yet.
+pub(super) fn centers(config: &FollowConfig) -> Result<Centers, StartError> {
+    if config.centers.len() > MAX_CENTERS {
+        return Err(StartError::TooManyCenters(config.centers.len()));
     }
-    target.sources.clone_from(&config.sources);
-    Center::new(target, config.dialer.clone(), &config.token).map_err(|_| StartError::Token)
+    let mut tls: Option<Arc<TlsSettings>> = None;
+    let mut centers: Vec<Center> = Vec::with_capacity(config.centers.len());
+    for url in &config.centers {
+        let mut target = Target::from_url(url, || {
+            // Read once: all of them share it.
+            if let Some(read) = &tls {
+                return Ok(Arc::clone(read));
+            }
+            let read = TlsSettings::new(&config.roots, config.identity.as_ref(), &["h2"])?;
+            Ok(Arc::clone(tls.insert(Arc::new(read))))
+        })
+        .map_err(StartError::Center)?;
+        if !config.allow_plain && !target.is_private() {
+            return Err(StartError::Plain { url: url.clone() });
+        }
+        target.sources.clone_from(&config.sources);
+        if let Some(other) = centers.iter().find(|other| other.target().place == target.place) {
+            return Err(StartError::Twice { url: url.clone(), other: other.url().to_owned() });
+        }
+        let center = Center::new(url, target, config.dialer.clone(), &config.token);
+        centers.push(center.map_err(|_| StartError::Token)?);
+    }
+    Centers::new(centers).ok_or(StartError::NoCenter)
 }

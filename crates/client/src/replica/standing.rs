@@ -44,6 +44,12 @@ pub struct Foreign {
 }
 
 impl Standing {
+    /// Whether it is a center of another history than what is held.
+    pub(super) fn is_other_history(&self) -> bool {
+        let Standing::Foreign(foreign) = self else { return false };
+        foreign.held.is_some_and(|held| held.history != foreign.history)
+    }
+
     /// Whether a person must look before the replica can go on.
     pub fn needs_a_person(&self) -> bool {
         matches!(self, Standing::Foreign(_) | Standing::OldCenter | Standing::NeedsUpgrade { .. })

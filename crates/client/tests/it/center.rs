@@ -128,6 +128,10 @@ struct Shared {
     /// Connections are refused (accepted and dropped at once) while this is set.
     down: AtomicBool,
     mute: AtomicBool,
+    /// Streams are refused by HTTP with this `Retry-After`, in seconds; 0: they are not.
+    busy: AtomicU64,
+    /// Connections that are open now.
+    open: AtomicUsize,
     /// As release 0.1: no Welcome, no marks, no echo.
     old: AtomicBool,
     /// Pulses are read and not echoed.
@@ -202,6 +206,8 @@ impl FakeCenter {
             head: watch::Sender::new(0),
             down: AtomicBool::new(false),
             mute: AtomicBool::new(false),
+            busy: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
             old: AtomicBool::new(false),
             no_echo: AtomicBool::new(false),
             snapshots_lag: AtomicUsize::new(0),
@@ -225,7 +231,9 @@ impl FakeCenter {
                 }
                 serving.connections.fetch_add(1, Ordering::SeqCst);
                 let shared = serving.clone();
+                let open = Open::of(&serving);
                 tokio::spawn(async move {
+                    let _open = open;
                     let mut hang_up = shared.hang_up.subscribe();
                     let service = service_fn(move |request| follow(shared.clone(), request));
                     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -395,6 +403,17 @@ impl FakeCenter {
         self.hang_up();
     }
 
+    /// From now on streams are refused, with a time after which to come again. 0 s: they are not.
+    pub fn set_busy(&self, seconds: u64) {
+        self.shared.busy.store(seconds, Ordering::SeqCst);
+        self.hang_up();
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
@@ -413,6 +432,21 @@ impl FakeCenter {
     }
 }
 
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn of(shared: &Arc<Shared>) -> Open {
+        shared.open.fetch_add(1, Ordering::SeqCst);
+        Open(shared.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 type Told1 = Result<FollowResponse, Status>;
 type Stream = Pin<Box<dyn futures_util::Stream<Item = Told1> + Send>>;
 
@@ -423,6 +457,11 @@ async fn follow(
     assert_eq!(request.uri().path(), "/keepgate.sync.v1.Sync/Follow");
     if request.headers()["authorization"] != "Bearer test-token" {
         return Ok(Status::unauthenticated("unknown token").into_http());
+    }
+    let busy = shared.busy.load(Ordering::SeqCst);
+    if busy > 0 {
+        let refusal = http::Response::builder().status(503).header("retry-after", busy);
+        return Ok(refusal.body(tonic::body::Body::empty()).unwrap());
     }
     let mut grpc = tonic::server::Grpc::new(tonic_prost::ProstCodec::default());
     Ok(grpc.streaming(Sync(shared), request).await)

@@ -469,23 +469,29 @@ fn what_cannot_be_used_is_refused_by_name() {
 }
 
 /// A hosts file of this thread's own, as the resolver reads it.
-struct Hosts(std::path::PathBuf);
+pub struct Hosts(std::path::PathBuf);
 
 impl Hosts {
     /// To be called in a namespace of its own.
-    fn new() -> Hosts {
+    pub fn new() -> Hosts {
         // SAFETY: no pointers; affects this thread, and those that it starts.
         #[expect(unsafe_code, reason = "std has no unshare")]
         let result = unsafe { libc::unshare(libc::CLONE_NEWNS) };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-        let path = std::env::temp_dir().join(format!("keepgate-hosts-{}", std::process::id()));
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "keepgate-hosts-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::SeqCst)
+        );
+        let path = std::env::temp_dir().join(name);
         std::fs::write(&path, "").unwrap();
         netns::run("mount", &["--make-rprivate", "/"]);
         netns::run("mount", &["--bind", path.to_str().unwrap(), "/etc/hosts"]);
         Hosts(path)
     }
 
-    fn set(&self, lines: &[(&str, &str)]) {
+    pub fn set(&self, lines: &[(&str, &str)]) {
         let text: String = lines.iter().map(|(ip, name)| format!("{ip} {name}\n")).collect();
         std::fs::write(&self.0, text).unwrap();
     }

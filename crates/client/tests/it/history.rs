@@ -155,7 +155,7 @@ fn state_kept_from_another_url_waits_for_a_welcome() {
         drop(replica);
         center.set_down(true);
         let mut other = config.clone();
-        other.center_url = format!("http://localhost:{}", center.addr.port());
+        other.centers = vec![format!("http://localhost:{}", center.addr.port())];
         let replica = reopened(&other).await;
         assert!(!replica.is_ready(), "before a Welcome it may be anybody's");
         assert_eq!(decide(&replica, "orders", "alice", HOUR), Err(NoDecision::NoReplica));
@@ -313,7 +313,7 @@ fn the_recorded_stream_of_release_0_1_is_not_taken() {
         until("kept", || kept.exists()).await;
         drop(replica);
         let mut downgraded = config.clone();
-        downgraded.center_url = format!("http://{old}");
+        downgraded.centers = vec![format!("http://{old}")];
         let replica = reopened(&downgraded).await;
         until("noticed", || *replica.standing() == Standing::OldCenter).await;
         assert!(!replica.is_ready(), "of another URL, and no Welcome accepts it");

@@ -12,6 +12,7 @@
 
 mod age;
 mod center;
+mod centers;
 mod depth;
 mod dial;
 mod disk;

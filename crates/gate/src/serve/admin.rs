@@ -216,7 +216,8 @@ impl View {
         };
         let ready = trouble.is_none() && services.iter().any(|service| service.missing.is_none());
         services.sort_by(|a, b| a.service.cmp(b.service));
-        let body = Ready { ready, missing: trouble, services };
+        let center = self.services().first().and_then(|tables| tables.source.center());
+        let body = Ready { ready, missing: trouble, center, services };
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         json(status, &body)
     }
@@ -357,6 +358,8 @@ struct Ready<'s> {
     ready: bool,
     /// What is missing for all services; none: nothing.
     missing: Option<String>,
+    /// The center that is followed; none: there is no connection.
+    center: Option<String>,
     services: Vec<ServiceReady<'s>>,
 }
 

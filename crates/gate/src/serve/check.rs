@@ -6,6 +6,7 @@ use keepgate_policy::identify::is_everybody;
 use keepgate_serve::{Certificates, TlsFiles};
 
 use super::failure::StartError;
+use super::follow;
 use super::sites::{Planned, certificates};
 use crate::config::acme::AcmeConfig;
 use crate::config::sites::{LISTENERS, wrong_prefix};
@@ -15,6 +16,9 @@ use crate::wire::head::MAX_HEADER_COUNT;
 /// All that is wrong with a configuration and needs neither a listener nor a connection to be seen.
 pub fn faults(config: &GateConfig) -> Vec<StartError> {
     let mut faults: Vec<StartError> = check(config).err().into_iter().collect();
+    let followed = follow::config(config);
+    let followed = followed.and_then(|follow| follow.check().map_err(follow::not_followed));
+    faults.extend(followed.err());
     faults.extend(certificates(config, None).err());
     let cas = Certificates { client_cas: config.client_cas(), ..Certificates::default() };
     faults.extend(cas.load().err().map(StartError::Tls));
@@ -81,10 +85,12 @@ pub(crate) fn check(config: &GateConfig) -> Result<(), StartError> {
         );
         return Err(StartError::Setting { setting: "client_ca", reason });
     }
-    if config.center_client.is_some() && !config.center.starts_with("https://") {
+    if let (Some(_), Some(center)) = (
+        &config.center_client,
+        config.centers.iter().find(|center| !center.starts_with("https://")),
+    ) {
         let reason = format!(
-            "is shown in TLS, and `{}` is not https; give the center's https URL, or use a token",
-            config.center
+            "is shown in TLS, and `{center}` is not https; give the center's https URL, or use a token"
         );
         return Err(StartError::Setting { setting: "center_cert", reason });
     }

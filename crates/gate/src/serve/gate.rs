@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use keepgate_client::dial::{Dialer, Roots};
+use keepgate_client::dial::Dialer;
 use keepgate_client::replica::{self, FollowConfig, Replica};
 use keepgate_observe::Counter;
 use keepgate_policy::identify::AddressRange;
@@ -23,7 +23,7 @@ use super::life::{Clock, Life};
 use super::listen::{self, Listener};
 use super::reload::{Following, Reloader};
 use super::takeover::{self, Inherited, Takeover};
-use super::{assertions, revoke, sites, thread, upstream};
+use super::{assertions, follow, revoke, sites, thread, upstream};
 use crate::config::GateConfig;
 use crate::exchange::ongoing::List;
 use crate::identify::assertion::Keyring;
@@ -68,33 +68,15 @@ impl Gate {
     /// called on a tokio runtime, as [`Gate::with_source`].
     pub async fn start(config: GateConfig) -> Result<Gate, StartError> {
         check(&config)?;
-        let mut follow = FollowConfig::new(&config.center, &config.token);
-        follow.services = sites::services(&sites::of(&config));
-        follow.data_dir.clone_from(&config.data_dir);
-        follow.restart_age = config.restart_age;
-        follow.allow_plain = config.insecure_center;
-        if let Some(ca) = &config.center_ca {
-            follow.roots = Roots::File(ca.clone());
-        }
-        follow.identity = sites::center_identity(&config)?;
+        let follow = follow::config(&config)?;
         let inherited = match &config.takeover {
             Some(path) => takeover::ask(path).await.map_err(StartError::Takeover)?,
             None => Inherited::default(),
         };
-        let replica =
-            followed(&follow, inherited.is_some()).await.map_err(|error| match error {
-                replica::StartError::Plain { url } => StartError::Setting {
-                    setting: "center",
-                    reason: format!(
-                        "`{url}` is neither https nor on this host: the token and the permissions \
-                     would travel in the clear; use https, or, for tests, --insecure-center"
-                    ),
-                },
-                error => StartError::Follow(error),
-            })?;
+        let replica = followed(&follow, inherited.is_some()).await.map_err(follow::not_followed)?;
         if config.insecure_center {
             tracing::warn!(
-                center = config.center,
+                center = config.centers.join(", "),
                 "--insecure-center: a center may be followed over plain HTTP: anyone on the network \
                  path can read the token and change the permissions"
             );

@@ -14,6 +14,7 @@ mod assertions;
 pub(crate) mod check;
 pub(crate) mod connection;
 pub(crate) mod failure;
+mod follow;
 pub(crate) mod front;
 pub(crate) mod gate;
 pub(crate) mod life;

@@ -243,7 +243,7 @@ fn unchangeable(before: &GateConfig, now: &GateConfig) -> Vec<String> {
         .map(|setting| format!("`{}`", setting.name))
         .collect();
     for (name, is_same) in [
-        ("center", before.center == now.center),
+        ("center", before.centers == now.centers),
         ("ca_file", before.center_ca == now.center_ca),
         ("center_cert", before.center_client == now.center_client),
         ("insecure_center", before.insecure_center == now.insecure_center),

@@ -92,6 +92,11 @@ pub trait DecisionSource: Send + Sync + 'static {
         None
     }
 
+    /// Where the center is that it follows now; none: nowhere, or it follows none.
+    fn center(&self) -> Option<String> {
+        None
+    }
+
     /// Numbers for `/metrics`; none by default.
     fn metrics(&self, page: &mut Page) {
         let _ = page;
@@ -177,8 +182,19 @@ impl DecisionSource for Replica {
         Box::pin(async move { Replica::wait_for(self, revision, timeout).await.is_ok() })
     }
 
+    fn center(&self) -> Option<String> {
+        self.place().map(|place| place.to_string())
+    }
+
     fn metrics(&self, page: &mut Page) {
         replica_metrics(&Replica::metrics(self), page);
+        let place = self.place();
+        let help = "Whether it is this center that is followed.";
+        let mut series = page.metric(Sort::Gauge, "replica_center", help);
+        for center in self.centers() {
+            let is_followed = place.as_ref().is_some_and(|place| place.center == *center);
+            series.line(&[("center", center)], u8::from(is_followed));
+        }
     }
 
     fn report(&self, service: &str, report: Vec<u8>) {
@@ -219,6 +235,9 @@ fn replica_metrics(replica: &ReplicaMetrics, page: &mut Page) {
             "Connections to the center that failed or ended.",
             replica.disconnects,
         ),
+        ("moves_total", "Times it went on to follow another center, or another address of one.", {
+            replica.moves
+        }),
         ("silences_total", "Connections given up because the center said nothing.", {
             replica.silences
         }),

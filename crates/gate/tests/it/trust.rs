@@ -326,10 +326,10 @@ async fn everybody_is_no_trusted_proxy() {
 async fn a_center_over_plain_http_is_refused() {
     for url in ["http://192.0.2.1:7480", "http://center.example:7480", "http://[2001:db8::1]:7480"]
     {
-        let said = refused(|config| config.center = url.to_owned()).await.unwrap();
+        let said = refused(|config| config.centers = vec![url.to_owned()]).await.unwrap();
         assert!(said.contains(url) && said.contains("--insecure-center"), "{said}");
         let insecure = refused(|config| {
-            config.center = url.to_owned();
+            config.centers = vec![url.to_owned()];
             config.insecure_center = true;
         });
         assert_eq!(insecure.await, None);
@@ -337,7 +337,7 @@ async fn a_center_over_plain_http_is_refused() {
     for url in
         ["http://127.0.0.1:7480", "http://localhost:7480", "http://[::1]:7480", "unix:/run/c.sock"]
     {
-        assert_eq!(refused(|config| config.center = url.to_owned()).await, None, "{url}");
+        assert_eq!(refused(|config| config.centers = vec![url.to_owned()]).await, None, "{url}");
     }
 }
 

@@ -40,9 +40,16 @@ Examples:
   keepgate gate --config gate.toml --check-config
   keepgate gate --config gate.toml        many sites; see docs/gate.md")]
 pub(crate) struct Args {
-    /// The center's URL
-    #[arg(long, env = "KEEPGATE_CENTER", value_name = "URL", default_value = CENTER_DEFAULT)]
-    center: String,
+    /// The center's URL; may be repeated for several centers of one store, at most 16. The gate
+    /// follows one of them, and the next one when that fails
+    #[arg(
+        long,
+        env = "KEEPGATE_CENTER",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = CENTER_DEFAULT
+    )]
+    center: Vec<String>,
     /// File with the gate's token; KEEPGATE_TOKEN may hold the token itself
     #[arg(long, env = "KEEPGATE_TOKEN_FILE", value_name = "F")]
     token_file: Option<PathBuf>,
@@ -432,7 +439,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         let hangup = Hangup::register()?;
         let (scheme, listen) = (sites::scheme(&config), config.listen.clone());
         let check_listen = config.check_listen.clone();
-        let (upstream, center) = (sites::upstreams(&config), config.center.clone());
+        let (upstream, center) = (sites::upstreams(&config), config.centers.clone());
         let services = sites::services(&config);
         let gate = start(config).await?;
         let url = url(scheme, &gate, &listen);
@@ -447,6 +454,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             if let Some(screen) = screen.as_object_mut() {
                 screen.insert("service".to_owned(), one(&services));
                 screen.insert("upstream".to_owned(), one(&upstream));
+                screen.insert("center".to_owned(), one(&center));
                 if !checks.is_empty() {
                     screen.insert("check".to_owned(), one(&checks));
                 }
@@ -466,7 +474,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             if !checks.is_empty() {
                 screen += &format!("  checks   {}  for other proxies\n", checks.join(", "));
             }
-            screen += &format!("  {noun} {shown}, following {center}\n");
+            let of = if center.len() > 1 { "one of " } else { "" };
+            let center = center.join(", ");
+            screen += &format!("  {noun} {shown}, following {of}{center}\n");
             screen += &format!("  metrics  {}/metrics\n", admin.unwrap_or_default());
             style::print(&screen)?;
         }
@@ -499,7 +509,7 @@ fn token(
 fn config(args: Args) -> anyhow::Result<GateConfig> {
     let is_told_to_listen = !args.traffic.listen.is_empty();
     let mut config = GateConfig {
-        center: args.center,
+        centers: args.center,
         center_ca: args.ca_file,
         center_client: args
             .center_cert

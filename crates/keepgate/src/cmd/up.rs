@@ -143,7 +143,7 @@ async fn up(
     started.end_last().await?;
 
     let mut config = keepgate_gate::GateConfig {
-        center: center_url.clone(),
+        centers: vec![center_url.clone()],
         token: set_up.gate_token.clone(),
         service: set_up.service.clone(),
         upstream: upstream.clone(),

@@ -92,8 +92,8 @@ fn a_revision_of_a_lost_history_is_refused() {
     gate.stop_but(&["WARN", "ERROR"]);
 }
 
-/// A name with two addresses, and another center behind the first of them: the one whose state is
-/// held is found.
+/// A name with two addresses, and another center behind one of them: the one whose state is held is
+/// found, whichever of them is tried first.
 #[test]
 fn the_next_address_of_a_name_is_tried() {
     let mut place = Place::new();
@@ -165,6 +165,13 @@ fn the_next_address_of_a_name_is_tried() {
     // An edit shows that it does.
     place.center.ok(&["role", "revoke", "user::\"alice\"", "role::\"orders-reader\""]);
     eventually("an edit arrives", || (asks(&gate_url, &place.key, None).0 == 403).then_some(()));
+    // Without the right one, the other one is all that answers, and nothing is taken from it.
+    place.center.process.kill();
+    eventually("the other one is not followed", || {
+        let text = readings();
+        let is_asked = metric(&text, "keepgate_gate_replica_regressions_total")? >= 1.0;
+        (is_asked && asks(&gate_url, &place.key, None).0 == 403).then_some(())
+    });
     gate.says("this center is not followed");
     gate.kill();
     foreign.process.stop_but(&["WARN", "ERROR"]);

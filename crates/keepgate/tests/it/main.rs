@@ -13,6 +13,7 @@ mod apply;
 mod assertions;
 mod authzen;
 mod cedar_files;
+mod centers;
 mod clients;
 mod config;
 mod connections;

@@ -141,14 +141,14 @@ fn a_configuration_is_checked() {
         (0, "the configuration is valid: 1 site, 1 service, 1 upstream\n"),
         "{said:?}"
     );
-    let bad = "[gate]\nlisten = \"here\"\ncenter = [\"https://a\", \"https://b\"]\n\
+    let bad = "[gate]\nlisten = \"here\"\nadmin_listen = [\":1\", \":2\"]\n\
                idle_timeot = \"5s\"\nmax_streams = 0\nservice = \"s\"\ntrust_everybody = \"maybe\"\n\
                [upstream.u]\naddresses = \"a\"\n[[site]]\nservice = \"s\"\nupstream = \"v\"\n";
     let said = check(&scratch, bad, &[]);
     assert_eq!(said.code, 64, "{said:?}");
     for part in [
         "gate.toml:2: [gate], `listen`: expected ADDR:PORT, localhost:PORT, :PORT or unix:/path, got `here`",
-        "gate.toml:3: [gate], `center`: expected one address, got 2",
+        "gate.toml:3: [gate], `admin_listen`: expected one value, got a list of 2",
         "gate.toml:4: [gate], `idle_timeot`: there is no such key; did you mean `idle_timeout`?",
         "gate.toml:5: [gate], `max_streams`: expected a whole number from 1 to 10000, got `0`",
         "gate.toml:6: [gate], `service`: is for a gate with one site",

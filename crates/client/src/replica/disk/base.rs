@@ -206,9 +206,9 @@ impl Header {
     /// Whether this replica may use it; if so, whether it is of the center under the same URL.
     fn belongs(&self, owner: &Owner) -> Option<bool> {
         match self.version {
-            Version::One => (self.center == owner.legacy).then_some(true),
+            Version::One => owner.legacy.contains(&self.center).then_some(true),
             Version::Two => {
-                (self.services == owner.services).then_some(self.center == owner.center)
+                (self.services == owner.services).then_some(owner.is_center(&self.center))
             }
         }
     }

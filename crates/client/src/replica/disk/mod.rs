@@ -7,8 +7,10 @@
 //! a disk that fails, is full or is read-only costs the cache and nothing else.
 //!
 //! INVARIANT: a log belongs to one snapshot (its records chain from the snapshot's hash), and a
-//! snapshot to one owner (center and services). State of the same services that came from the
-//! center under another URL is only used once the center's Welcome accepts it.
+//! snapshot to one owner (centers and services). State of the same services that came from a center
+//! under another URL is only used once a center's Welcome accepts it. Several centers are one owner,
+//! in any order: it says nothing which of them was followed. What came from one center is used at
+//! once where that one is in the list; what came from a list, only with the same list.
 //!
 //! INVARIANT: nothing is read or written through a link, or in a directory that others may write.
 
@@ -51,17 +53,28 @@ const ROOM: u64 = 1 << 20;
 /// Who a state belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct Owner {
-    /// Hash of the center's URL.
+    /// Hash of the centers' URLs, sorted; of one center it is that of its URL.
     center: log::Hash,
+    /// Hash of each one's URL.
+    members: Vec<log::Hash>,
     /// Sorted.
     services: Vec<String>,
-    /// As release 0.1 said it: hash of URL and services.
-    legacy: log::Hash,
+    /// As release 0.1 said it: hash of URL and services, for each center.
+    legacy: Vec<log::Hash>,
 }
 
-pub(super) fn owner(center_url: &str, services: &[String]) -> Owner {
+impl Owner {
+    /// Whether state of this center, or of this list of centers, may be used before a Welcome.
+    fn is_center(&self, center: &log::Hash) -> bool {
+        self.center == *center || self.members.contains(center)
+    }
+}
+
+pub(super) fn owner(centers: &[String], services: &[String]) -> Owner {
     let mut services = services.to_vec();
     services.sort_unstable();
+    let mut centers: Vec<&str> = centers.iter().map(String::as_str).collect();
+    centers.sort_unstable();
     let hash_of = |parts: &[&str]| -> log::Hash {
         let mut hash = Sha256::new();
         for part in parts {
@@ -70,11 +83,16 @@ pub(super) fn owner(center_url: &str, services: &[String]) -> Owner {
         }
         hash.finalize().into()
     };
-    let mut parts = vec![center_url];
-    let center = hash_of(&parts);
-    parts.extend(services.iter().map(String::as_str));
-    let legacy = hash_of(&parts);
-    Owner { center, services, legacy }
+    let legacy = |center: &&str| {
+        let services = services.iter().map(String::as_str);
+        hash_of(&[*center].into_iter().chain(services).collect::<Vec<_>>())
+    };
+    Owner {
+        center: hash_of(&centers),
+        members: centers.iter().map(|center| hash_of(&[center])).collect(),
+        legacy: centers.iter().map(legacy).collect(),
+        services,
+    }
 }
 
 /// What was found.
