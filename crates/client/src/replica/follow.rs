@@ -41,6 +41,8 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(5);
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// While some places are not reached, and the others not followed, for so long, a person must look.
 const UNFOLLOWED: Duration = Duration::from_secs(10);
+/// Streams in a row that bring nothing of use, before the next center is asked.
+const USELESS_STREAMS: u32 = 5;
 /// Histories that one continues; a center has few, and memory is bounded.
 const MAX_ANCESTORS: usize = 1024;
 
@@ -81,6 +83,8 @@ pub(super) enum Heard {
 struct Round {
     tried: usize,
     refused: usize,
+    /// The last center that refused the token, and what it said.
+    refusal: Option<(String, String)>,
     unfollowed: usize,
     /// Of the last that is not followed.
     standing: Option<Standing>,
@@ -114,6 +118,8 @@ enum Lost {
     Status(Box<tonic::Status>),
     #[error("the center said nothing for {0:?}")]
     Silent(Duration),
+    #[error("what the center sends cannot be used: {0}")]
+    Useless(String),
     #[error("{0}")]
     Unfollowed(Standing),
 }
@@ -162,6 +168,11 @@ enum Holding {
 }
 
 impl Resync {
+    /// Whether it is the center's, and another one may do better.
+    fn is_fault(&self) -> bool {
+        !matches!(self, Resync::Disk | Resync::Retry)
+    }
+
     fn then(&self) -> Holding {
         match self {
             Resync::Gap { .. } | Resync::Order(_) | Resync::Regression { .. } => Holding::Published,
@@ -209,6 +220,9 @@ impl Follower {
                 }
                 let center = self.centers.current().target().to_string();
                 let left = self.centers.current().url().to_owned();
+                if refused {
+                    round.refusal = Some((center.clone(), error.clone()));
+                }
                 let is_unfollowed = matches!(lost, Lost::Unfollowed(_));
                 let is_over = self.centers.give_up(address, is_unfollowed);
                 if let Lost::Unfollowed(standing) = lost {
@@ -228,7 +242,8 @@ impl Follower {
                     continue;
                 }
                 let mut pause = backoff.next().max(self.centers.current().away());
-                let Round { tried, refused, unfollowed, standing } = std::mem::take(&mut round);
+                let Round { tried, refused, refusal, unfollowed, standing } =
+                    std::mem::take(&mut round);
                 if refused == tried {
                     pause = pause.max(REFUSED_PAUSE);
                 }
@@ -237,7 +252,7 @@ impl Follower {
                     && (unfollowed == tried || is_lasting)
                 {
                     self.not_followed(&center, standing);
-                } else if refused > 0 && !refusal_said {
+                } else if let Some((center, error)) = refusal.filter(|_| !refusal_said) {
                     refusal_said = true;
                     tracing::error!(%center, error, "the center refuses this token");
                 } else if !well {
@@ -353,6 +368,7 @@ impl Follower {
     async fn follow_on(&mut self, connection: &mut Connection, well: &mut bool) -> Lost {
         let mut holding = Holding::Published;
         let mut streams = Backoff::new(self.backoff);
+        let mut useless = 0;
         loop {
             let mut published = false;
             let ended = self.stream(connection, holding, &mut published, well).await;
@@ -364,8 +380,13 @@ impl Follower {
             self.shared.counters.resyncs.add(1);
             holding = resync.then();
             if published {
+                useless = 0;
                 streams.reset();
             } else {
+                useless += u32::from(resync.is_fault());
+                if useless >= USELESS_STREAMS && self.centers.has_others() {
+                    return Lost::Useless(chain(&resync));
+                }
                 tokio::time::sleep(streams.next()).await;
             }
         }
@@ -708,6 +729,7 @@ impl Lost {
             Lost::Connect(error) => FollowError::Unreachable(chain(error)),
             Lost::Unfollowed(standing) => FollowError::NotFollowed(standing.clone()),
             Lost::Ended | Lost::Silent(_) => FollowError::Unreachable(chain(self)),
+            Lost::Useless(_) => FollowError::Center(chain(self)),
             // A status that is not the center's, but of a connection that broke.
             Lost::Status(status) if std::error::Error::source(&**status).is_some() => {
                 FollowError::Unreachable(chain(self))

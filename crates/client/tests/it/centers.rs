@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use keepgate_client::replica::{FollowConfig, FollowError, Replica, Standing, StartError};
 use keepgate_policy::{Change, HistoryId, Item, Revision};
 
-use crate::center::{FakeCenter, entity, service};
+use crate::center::{FakeCenter, Fault, entity, service};
 use crate::group::Hosts;
 use crate::netns;
 use crate::replica::{HOUR, LONG, Scratch, config_of, decide, reopened, run, until};
@@ -138,6 +138,47 @@ fn a_center_that_is_frozen_is_left() {
         })
         .await;
         assert!(replica.metrics().silences >= 3);
+    });
+}
+
+/// A center that stops says so, and nobody waits for its silence.
+#[test]
+fn a_center_that_says_goodbye_is_left_at_once() {
+    let fleet = Fleet::new(2);
+    run(async {
+        let mut config = fleet.real();
+        (config.silence, config.move_after) = (HOUR, HOUR);
+        let replica = following(&fleet, config).await;
+        for fault in [Fault::Status, Fault::End, Fault::Disconnect] {
+            let (was, others) = fleet.followed(&replica).unwrap();
+            was.misbehave(fault);
+            decides_until(&replica, "the other one", || {
+                fleet.followed(&replica).is_some_and(|(is, _)| is.url() == others[0].url())
+            })
+            .await;
+            current_again(&replica).await;
+        }
+        let metrics = replica.metrics();
+        assert_eq!((metrics.moves, metrics.silences), (3, 0), "{metrics:?}");
+    });
+}
+
+/// What it sends is broken each time; the other one may have what is whole.
+#[test]
+fn a_center_that_sends_nothing_of_use_is_left() {
+    let fleet = Fleet::new(2);
+    run(async {
+        let mut config = fleet.quick();
+        (config.silence, config.move_after) = (HOUR, HOUR);
+        let replica = following(&fleet, config).await;
+        let (was, others) = fleet.followed(&replica).unwrap();
+        was.misbehave(Fault::MisdigestDelta);
+        (0..20).for_each(|_| was.misbehave(Fault::MisdigestSnapshot));
+        let head = fleet.put("a", 1);
+        replica.wait_for(head, LONG).await.unwrap();
+        assert_eq!(replica.place().unwrap().center, others[0].url());
+        assert_eq!(replica.metrics().snapshots, 1, "from what is held");
+        assert!(was.faults_left() >= 10);
     });
 }
 
