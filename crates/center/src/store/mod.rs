@@ -13,6 +13,7 @@ mod error;
 mod history;
 mod origin;
 mod sqlite;
+mod values;
 
 use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 use serde::de::DeserializeOwned;
@@ -22,7 +23,8 @@ pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
 pub(crate) use origin::unsaid;
 pub use origin::{APPLY, Brought, Origin};
 pub use sqlite::SqliteStore;
-pub(crate) use sqlite::layout::{decides_authzen, new_meta, random};
+pub(crate) use sqlite::layout::decides_authzen;
+pub(crate) use values::{new_meta, random};
 
 use crate::token::Role;
 

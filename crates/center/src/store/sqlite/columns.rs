@@ -1,25 +1,11 @@
-//! Columns that take more than a look: who brought an item, and the audit log.
+//! Columns of the audit log.
 
-use keepgate_policy::{ItemKey, Revision};
+use keepgate_policy::Revision;
 use rusqlite::Connection;
 
-use super::super::{AuditRow, Brought, Origin, StoreError};
+use super::super::{AuditRow, StoreError};
 use super::failed;
 use super::rows::unsigned;
-
-/// Who brought an item, checked.
-pub(super) fn origin_of(
-    key: &ItemKey,
-    brought: &str,
-    base: Option<&[u8]>,
-) -> Result<Origin, StoreError> {
-    let corrupt = |what: &str| StoreError::Corrupt { what: format!("{key} has {what}") };
-    let brought = Brought::from_name(brought).ok_or_else(|| corrupt("an unknown source"))?;
-    let base = base
-        .map(|bytes| Origin::base_of(key, bytes).ok_or_else(|| corrupt("a base that is damaged")))
-        .transpose()?;
-    Ok(Origin { brought, base })
-}
 
 /// Rows of the audit log.
 pub(super) fn audit_rows(

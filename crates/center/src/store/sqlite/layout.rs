@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use keepgate_policy::mark::change_digest;
 use keepgate_policy::service::{Authzen, ServiceSettings};
-use keepgate_policy::{Digest, HistoryId, ItemKey, Revision};
-use ring::rand::{SecureRandom as _, SystemRandom};
+use keepgate_policy::{Digest, ItemKey, Revision};
 use rusqlite::{Connection, params};
 
-use super::super::{APPLY, Meta, RevisionRow, Standing, StoreError, SumRow};
+use super::super::values::{signed, stored_kind};
+use super::super::{APPLY, Meta, RevisionRow, StoreError, SumRow, new_meta, random};
 use super::meta;
-use super::rows::{self, signed, stored_kind, unsigned};
+use super::rows::{self, unsigned};
 use super::tokens;
 use super::{FIRST_LAYOUT, LAYOUT, SECOND_LAYOUT, failed};
 
@@ -277,25 +277,4 @@ fn changed_in(connection: &Connection, revision: u64) -> Result<Digest, StoreErr
         sum = sum.plus(change_digest(&key, body.as_deref()));
     }
     Ok(sum)
-}
-
-/// A history of its own, with these ancestors.
-pub(crate) fn new_meta(ancestors: Vec<HistoryId>) -> Result<Meta, StoreError> {
-    Ok(Meta {
-        history: HistoryId(random()?),
-        key: random()?,
-        standing: Standing::Ok,
-        ancestors,
-        timeline: String::new(),
-        fresh: true,
-        authzen_together: false,
-    })
-}
-
-pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
-    let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| StoreError::Corrupt {
-        what: "the system gives no random numbers".to_owned(),
-    })?;
-    Ok(bytes)
 }

@@ -7,7 +7,10 @@ use super::super::{
     AuditRow, Brought, ChangeRow, Changes, Fork, Meta, Reading, Retention, RevisionRow, Row,
     ScopeRow, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
-use super::columns::{audit_rows, origin_of};
+use super::super::values::{
+    self, LEFT_OUT, digest_of, origin_of, signed, sized, stored_kind,
+};
+use super::columns::audit_rows;
 use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta, tokens};
 
 /// A read transaction on a connection that goes back to the pool.
@@ -611,29 +614,11 @@ fn item_row(row: &SqlRow<'_>) -> Sql<Result<Row, StoreError>> {
     }))
 }
 
-pub(super) fn stored_kind(name: &str) -> Result<Kind, StoreError> {
-    Kind::from_name(name)
-        .ok_or_else(|| StoreError::Corrupt { what: format!("an item of kind `{name}`") })
-}
-
-/// SQLite's integers are signed; ours count up from zero and never get that far.
-pub(super) fn signed(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
 pub(super) fn unsigned(row: &SqlRow<'_>, column: usize) -> Sql<u64> {
-    row.get::<_, i64>(column).map(|n| u64::try_from(n).unwrap_or(0))
-}
-
-pub(super) fn digest_of(bytes: &[u8]) -> Result<Digest, StoreError> {
-    Digest::from_bytes(bytes)
-        .ok_or_else(|| StoreError::Corrupt { what: "a digest that is not 32 bytes".to_owned() })
+    row.get(column).map(values::unsigned)
 }
 
 const CHANGE: &str = "SELECT revision, service, kind, id, body, needs FROM changes";
-
-/// The kind of the one row in place of a revision's change rows that are not kept.
-const LEFT_OUT: &str = "left-out";
 
 /// A change; none: those of its revision are not kept.
 fn change_row(row: &SqlRow<'_>) -> Sql<Result<Option<ChangeRow>, StoreError>> {
@@ -712,12 +697,6 @@ pub(super) fn write_sum(connection: &Connection, of: Sum, row: SumRow) -> Result
         })
         .map(|_| ())
         .map_err(failed("writing a digest"))
-}
-
-pub(super) fn sized<const N: usize>(what: &str, bytes: &[u8]) -> Result<[u8; N], StoreError> {
-    bytes.try_into().map_err(|_| StoreError::Corrupt {
-        what: format!("{what} has {} bytes, not {N}", bytes.len()),
-    })
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use rusqlite::{Connection, Row as SqlRow, params};
 
+use super::super::values::signed;
 use super::super::{StoreError, TokenRow, TokenUse};
 use super::failed;
-use super::rows::{signed, unsigned};
+use super::rows::unsigned;
 use crate::token::Role;
 
 const TOKENS: &str = "SELECT id, role, service, sha256, note, created_unix_s, \
