@@ -111,6 +111,51 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The commit was sent, and whether it happened is not known: no answer came in time, the
+    /// connection broke, or a standby did not confirm it. [`super::Reading::written`] tells, once the
+    /// write lock can be had again: what is not found under the lock never happened.
+    #[error(
+        "the outcome of the commit is not known{}; look it up by its write id before you repeat it",
+        named(.write_id.as_ref())
+    )]
+    Outcome {
+        /// That of the revision; none: the transaction made no revision.
+        write_id: Option<[u8; 16]>,
+        /// Why it is not known.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database server refused, in a way that has a name.
+    #[error("the database failed while {doing}: {says}")]
+    Server {
+        /// What was being done.
+        doing: &'static str,
+        /// What it means and what leads out.
+        says: &'static str,
+        /// The server's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Prepared statements of one session met another server connection: there is a pooler between.
+    #[error(
+        "the database's pooler does not keep prepared statements while {doing}: add `prepared=false` \
+         to the database URL, or let the pooler keep sessions (PgBouncer: `pool_mode = session`, or \
+         release 1.21 with `max_prepared_statements`)"
+    )]
+    Pooler {
+        /// What was being done.
+        doing: &'static str,
+        /// The server's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The write id of a commit, for a message.
+fn named(write_id: Option<&[u8; 16]>) -> String {
+    let Some(write_id) = write_id else { return String::new() };
+    let hex: String = write_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!(" (write id {hex})")
 }
 
 impl StoreError {
@@ -132,6 +177,8 @@ impl StoreError {
             StoreError::HighWater { .. }
                 | StoreError::Database { .. }
                 | StoreError::Unknown { .. }
+                | StoreError::Outcome { .. }
+                | StoreError::Server { .. }
                 | StoreError::Io { .. }
         )
     }

@@ -12,8 +12,11 @@
 mod error;
 mod history;
 mod origin;
+mod postgres;
 mod sqlite;
 mod values;
+
+use std::time::Duration;
 
 use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 use serde::de::DeserializeOwned;
@@ -22,6 +25,7 @@ pub use error::{Fault, StoreError};
 pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
 pub(crate) use origin::unsaid;
 pub use origin::{APPLY, Brought, Origin};
+pub use postgres::{Address, AddressError, PostgresStore};
 pub use sqlite::SqliteStore;
 pub(crate) use sqlite::layout::decides_authzen;
 pub(crate) use values::{new_meta, random};
@@ -188,6 +192,11 @@ pub trait Reading {
     /// The row of the revision that a commit made; none: that commit never happened, or its row is
     /// not kept any more.
     fn written(&self, write_id: &[u8; 16]) -> Result<Option<RevisionRow>, StoreError>;
+    /// The engine's own line of time, now; empty where it has none. Another one than
+    /// [`Meta::timeline`] says that the database failed over or was restored.
+    fn timeline(&self) -> Result<String, StoreError> {
+        Ok(String::new())
+    }
     /// Where the line of revisions jumped, the oldest first.
     fn forks(&self) -> Result<Vec<Fork>, StoreError>;
     /// Digest and number of the rows that belong to no service.
@@ -312,4 +321,14 @@ pub trait Store: Send + Sync + 'static {
     fn has_room(&self) -> Result<(), StoreError>;
     /// Brings everything into its resting place before a clean exit.
     fn settle(&self) -> Result<(), StoreError>;
+    /// Whether other centers may write to it: its head moves by itself then.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// Waits until the head is another one than `known`, which must be committed, at most so long;
+    /// returns the head. Blocks.
+    fn wait_head(&self, known: Revision, at_most: Duration) -> Result<Revision, StoreError> {
+        std::thread::sleep(at_most);
+        Ok(known)
+    }
 }

@@ -1,0 +1,667 @@
+//! Rows into the tables. Most are kept back and written many at a time; whoever reads from their table
+//! sees them all the same.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keepgate_policy::{Digest, ItemKey, Revision};
+use tokio_postgres::types::Type;
+
+use super::super::values::{LEFT_OUT, RawMeta, signed};
+use super::super::{
+    AuditRow, Brought, ChangeRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, StoreError,
+    Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+};
+use super::rows::{Connected, Table, Tx, number};
+use super::session::{Session, Values};
+use super::text::storable;
+
+/// Rows that are kept back at most, and their bytes.
+const ROWS: usize = 1000;
+const BYTES: usize = 4 << 20;
+
+/// How long the server allows a statement of a small write, and how long it waits for the next one.
+pub(super) const STATEMENT: Duration = Duration::from_secs(5);
+
+/// A write of more rows than this says that it is long: others wait longer for it.
+const LONG: usize = 5_000;
+
+/// The lock that a long write holds beside that of the head, so that those who wait know.
+pub(super) const LONG_LOCK: &str = "hashtext('keepgate long write'), hashtext($1)";
+
+/// Rows that are not in their tables yet.
+#[derive(Default)]
+struct Kept {
+    items: BTreeMap<ItemKey, Row>,
+    settled: Vec<(ItemKey, Digest)>,
+    changes: Vec<(i64, ChangeRow)>,
+    audit: Vec<(i64, AuditRow)>,
+    tombstones: BTreeMap<ItemKey, Option<Tombstone>>,
+    bytes: usize,
+}
+
+/// A write transaction that holds the lock of the head.
+pub(super) type Writer<'a> = Tx<Batch<'a>>;
+
+/// What it has of its own.
+pub(super) struct Batch<'a> {
+    session: &'a Session,
+    schema: &'a str,
+    channel: String,
+    head: Cell<(Revision, Revision)>,
+    kept: RefCell<Kept>,
+    /// The last change row of the revision.
+    seq: i64,
+    /// The last row of the audit log; none: not looked up yet.
+    audit_seq: Cell<Option<i64>>,
+    /// Rows that were written or kept back.
+    rows: usize,
+    long: bool,
+    /// That of the revision that the transaction made.
+    pub(super) write_id: Option<[u8; 16]>,
+}
+
+impl Connected for Batch<'_> {
+    fn session(&self, of: Table) -> Result<&Session, StoreError> {
+        match of {
+            Table::Items => self.flush_items()?,
+            Table::Changes => self.flush_changes()?,
+            Table::Audit => self.flush_audit()?,
+            Table::Tombstones => self.flush_tombstones()?,
+            Table::Other => {}
+        }
+        Ok(self.session)
+    }
+
+    fn standing(&self) -> (Revision, Revision) {
+        self.head.get()
+    }
+
+    fn pending_item(&self, key: &ItemKey) -> Option<Option<Row>> {
+        self.kept.borrow().items.get(key).map(|row| Some(row.clone()))
+    }
+
+    fn pending_tombstone(&self, key: &ItemKey) -> Option<Option<Tombstone>> {
+        self.kept.borrow().tombstones.get(key).cloned()
+    }
+
+    fn beside(&self) -> Result<&Session, StoreError> {
+        // What is settled is no row of its own: the item must say so.
+        if !self.kept.borrow().settled.is_empty() {
+            self.flush_items()?;
+        }
+        Ok(self.session)
+    }
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(
+        session: &'a Session,
+        schema: &'a str,
+        channel: String,
+        head: (Revision, Revision),
+    ) -> Writer<'a> {
+        Tx(Batch {
+            session,
+            schema,
+            channel,
+            head: Cell::new(head),
+            kept: RefCell::default(),
+            seq: 0,
+            audit_seq: Cell::new(None),
+            rows: 0,
+            long: false,
+            write_id: None,
+        })
+    }
+
+    /// Writes all that was kept back.
+    pub(super) fn finish(&self) -> Result<(), StoreError> {
+        self.flush_items()?;
+        self.flush_changes()?;
+        self.flush_audit()?;
+        self.flush_tombstones()
+    }
+
+    /// One row more is kept back, of about so many bytes.
+    fn kept_one(&mut self, bytes: usize) -> Result<(), StoreError> {
+        self.rows += 1;
+        let full = {
+            let mut kept = self.kept.borrow_mut();
+            kept.bytes += bytes;
+            kept.bytes >= BYTES
+                || kept.items.len() >= ROWS
+                || kept.settled.len() >= ROWS
+                || kept.changes.len() >= ROWS
+                || kept.audit.len() >= ROWS
+                || kept.tombstones.len() >= ROWS
+        };
+        if full {
+            self.finish()?;
+            self.kept.borrow_mut().bytes = 0;
+            self.lengthen()?;
+        }
+        Ok(())
+    }
+
+    /// The times of a write grow with its rows: a second for each thousand.
+    fn lengthen(&mut self) -> Result<(), StoreError> {
+        let doing = "writing many rows";
+        let allowed = STATEMENT + Duration::from_millis(self.rows as u64);
+        let ms = allowed.as_millis();
+        self.session.allow(allowed);
+        self.session.batch(
+            doing,
+            &format!(
+                "SET LOCAL statement_timeout = {ms}; \
+                 SET LOCAL idle_in_transaction_session_timeout = {ms}"
+            ),
+        )?;
+        if self.rows > LONG && !self.long {
+            self.long = true;
+            let sql = format!("SELECT pg_advisory_xact_lock({LONG_LOCK})");
+            self.session.query(doing, &sql, &[(&self.schema, Type::TEXT)])?;
+        }
+        Ok(())
+    }
+
+    fn flush_items(&self) -> Result<(), StoreError> {
+        let (rows, settled) = {
+            let mut kept = self.kept.borrow_mut();
+            (std::mem::take(&mut kept.items), std::mem::take(&mut kept.settled))
+        };
+        if !rows.is_empty() {
+            write_items(self.session, rows.values())?;
+        }
+        if !settled.is_empty() {
+            write_settled(self.session, &settled)?;
+        }
+        Ok(())
+    }
+
+    fn flush_changes(&self) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut self.kept.borrow_mut().changes);
+        if rows.is_empty() { Ok(()) } else { write_changes(self.session, &rows) }
+    }
+
+    fn flush_audit(&self) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut self.kept.borrow_mut().audit);
+        if rows.is_empty() { Ok(()) } else { write_audit(self.session, &rows) }
+    }
+
+    fn flush_tombstones(&self) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut self.kept.borrow_mut().tombstones);
+        if rows.is_empty() { Ok(()) } else { write_tombstones(self.session, &rows) }
+    }
+
+    fn next_audit(&self) -> Result<i64, StoreError> {
+        let last = match self.audit_seq.get() {
+            Some(last) => last,
+            None => {
+                let sql = "SELECT coalesce(max(seq), 0) FROM audit";
+                signed(number(&self.session.one("reading the audit log", sql, &[])?, 0)?)
+            }
+        };
+        self.audit_seq.set(Some(last + 1));
+        Ok(last + 1)
+    }
+}
+
+impl Writing for Writer<'_> {
+    fn put(&mut self, row: &Row) -> Result<(), StoreError> {
+        if !self.kept.borrow().settled.is_empty() {
+            self.flush_items()?;
+        }
+        let bytes = row.body.len() + row.key.id.len();
+        self.kept.borrow_mut().items.insert(row.key.clone(), row.clone());
+        self.kept_one(bytes)
+    }
+
+    fn settle_origin(&mut self, key: &ItemKey, digest: Digest) -> Result<(), StoreError> {
+        self.kept.borrow_mut().settled.push((key.clone(), digest));
+        self.kept_one(key.id.len())
+    }
+
+    fn delete(&mut self, key: &ItemKey) -> Result<bool, StoreError> {
+        self.rows += 1;
+        let kept = {
+            let mut kept = self.kept.borrow_mut();
+            kept.items.remove(key).is_some()
+        };
+        let (kind, id) = (key.kind.as_str(), storable(&key.id));
+        let rows = self.session.execute(
+            "deleting an item",
+            "DELETE FROM items WHERE service = $1 AND kind = $2 AND id = $3",
+            &[(&key.service, Type::TEXT), (&kind, Type::TEXT), (&id, Type::TEXT)],
+        )?;
+        Ok(kept || rows > 0)
+    }
+
+    fn scope(&mut self, scope: &ScopeRow) -> Result<(), StoreError> {
+        let doing = "writing a scope";
+        if scope.items == 0 {
+            let values: Values<'_> = &[(&scope.service, Type::TEXT)];
+            let sql = "DELETE FROM scopes WHERE service = $1";
+            return self.session.execute(doing, sql, values).map(|_| ());
+        }
+        self.session
+            .execute(
+                doing,
+                "INSERT INTO scopes (service, digest, items) VALUES ($1, $2, $3) \
+                 ON CONFLICT (service) DO UPDATE SET digest = $2, items = $3",
+                &[
+                    (&scope.service, Type::TEXT),
+                    (&scope.digest.to_bytes().as_slice(), Type::BYTEA),
+                    (&signed(scope.items), Type::INT8),
+                ],
+            )
+            .map(|_| ())
+    }
+
+    fn change(&mut self, row: &ChangeRow) -> Result<(), StoreError> {
+        self.seq += 1;
+        let bytes = row.body.as_ref().map_or(0, Vec::len) + row.key.id.len();
+        self.kept.borrow_mut().changes.push((self.seq, row.clone()));
+        self.kept_one(bytes)
+    }
+
+    fn changes_left_out(&mut self, revision: Revision, count: usize) -> Result<(), StoreError> {
+        self.session
+            .execute(
+                "writing a change",
+                "INSERT INTO changes (revision, seq, service, kind, id, needs) \
+                 VALUES ($1, 0, '', $2, $3, 1)",
+                &[
+                    (&signed(revision.0), Type::INT8),
+                    (&LEFT_OUT, Type::TEXT),
+                    (&count.to_string(), Type::TEXT),
+                ],
+            )
+            .map(|_| ())
+    }
+
+    fn token(&mut self, row: &TokenRow) -> Result<(), StoreError> {
+        self.session
+            .execute(
+                "writing a token",
+                "INSERT INTO tokens AS t (id, role, service, sha256, note, created_unix_s, \
+                 last_used_unix_s, revoked_unix_s, expires_unix_s, last_used_from) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+                 ON CONFLICT (id) DO UPDATE SET role = $2, service = $3, sha256 = $4, note = $5, \
+                 created_unix_s = $6, revoked_unix_s = $8, expires_unix_s = $9, \
+                 last_used_unix_s = greatest(t.last_used_unix_s, $7), \
+                 last_used_from = CASE WHEN coalesce(t.last_used_unix_s, -1) > coalesce($7, -1) \
+                 THEN t.last_used_from ELSE $10 END",
+                &[
+                    (&row.id, Type::TEXT),
+                    (&row.role.name(), Type::TEXT),
+                    (&row.service, Type::TEXT),
+                    (&row.sha256.as_slice(), Type::BYTEA),
+                    (&storable(&row.note), Type::TEXT),
+                    (&signed(row.created_unix_s), Type::INT8),
+                    (&row.last_used_unix_s.map(signed), Type::INT8),
+                    (&row.revoked_unix_s.map(signed), Type::INT8),
+                    (&row.expires_unix_s.map(signed), Type::INT8),
+                    (&row.last_used_from, Type::TEXT),
+                ],
+            )
+            .map(|_| ())
+    }
+
+    fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
+        let seq = self.next_audit()?;
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let bytes = text(&row.before) + text(&row.after);
+        self.kept.borrow_mut().audit.push((seq, row.clone()));
+        self.kept_one(bytes)
+    }
+
+    fn advance(&mut self, row: &RevisionRow, keep: Retention) -> Result<(), StoreError> {
+        self.finish()?;
+        self.write_id = Some(row.write_id);
+        let revision = row.revision;
+        let oldest = revision.0.saturating_sub(keep.revisions).saturating_add(1);
+        // In one round trip: the tables are not the same, and each sees its own as it was before.
+        let made = self.session.one(
+            "advancing the revision",
+            "WITH made AS (INSERT INTO revisions (revision, previous, chain, changed, others, \
+             write_id, unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7)), \
+             pruned AS (DELETE FROM changes WHERE revision < $8), \
+             forgotten AS (DELETE FROM revisions WHERE revision < $8 AND revision < $1), \
+             audited AS (DELETE FROM audit \
+             WHERE seq <= (SELECT coalesce(max(seq), 0) FROM audit) - $9), \
+             moved AS (UPDATE head SET revision = $1, unix_ms = $7, \
+             oldest_change = greatest(oldest_change, $8) RETURNING oldest_change) \
+             SELECT moved.oldest_change, pg_notify($10, $11) FROM moved",
+            &[
+                (&signed(revision.0), Type::INT8),
+                (&signed(row.previous.0), Type::INT8),
+                (&row.chain.as_slice(), Type::BYTEA),
+                (&row.changed.to_bytes().as_slice(), Type::BYTEA),
+                (&row.others.to_bytes().as_slice(), Type::BYTEA),
+                (&row.write_id.as_slice(), Type::BYTEA),
+                (&signed(row.unix_ms), Type::INT8),
+                (&signed(oldest), Type::INT8),
+                (&signed(keep.audit_rows), Type::INT8),
+                (&self.channel, Type::TEXT),
+                (&revision.0.to_string(), Type::TEXT),
+            ],
+        )?;
+        self.head.set((revision, Revision(number(&made, 0)?)));
+        Ok(())
+    }
+
+    fn set_meta(&mut self, meta: &Meta) -> Result<(), StoreError> {
+        write_meta(self.session, meta)
+    }
+
+    fn fork(&mut self, fork: Fork) -> Result<(), StoreError> {
+        let doing = "noting a fork";
+        self.session.execute(
+            doing,
+            "INSERT INTO forks (at, resumed) VALUES ($1, $2) ON CONFLICT (resumed) DO NOTHING",
+            &[(&signed(fork.at.0), Type::INT8), (&signed(fork.resumed.0), Type::INT8)],
+        )?;
+        let row = self.session.one(
+            doing,
+            "UPDATE head SET oldest_change = greatest(oldest_change, $1) RETURNING oldest_change",
+            &[(&signed(fork.resumed.0.saturating_add(1)), Type::INT8)],
+        )?;
+        self.head.set((self.head.get().0, Revision(number(&row, 0)?)));
+        Ok(())
+    }
+
+    fn forget_revisions(&mut self) -> Result<(), StoreError> {
+        let doing = "beginning a history";
+        self.kept.borrow_mut().changes.clear();
+        self.session.batch(doing, "DELETE FROM revisions; DELETE FROM changes")
+    }
+
+    fn set_sum(&mut self, of: Sum, row: SumRow) -> Result<(), StoreError> {
+        write_sum(self.session, of, row)
+    }
+
+    fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError> {
+        let key = tombstone.key.clone();
+        let bytes = key.id.len();
+        self.kept.borrow_mut().tombstones.insert(key, Some(tombstone.clone()));
+        self.kept_one(bytes)
+    }
+
+    fn remove_tombstone(&mut self, key: &ItemKey) -> Result<(), StoreError> {
+        self.kept.borrow_mut().tombstones.insert(key.clone(), None);
+        self.kept_one(key.id.len())
+    }
+
+    fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError> {
+        let ids: Vec<&str> = used.iter().map(|used| used.id.as_str()).collect();
+        let times: Vec<i64> = used.iter().map(|used| signed(used.unix_s)).collect();
+        let from: Vec<&str> = used.iter().map(|used| used.from.as_str()).collect();
+        // Of several uses of one token the newest counts.
+        self.session
+            .execute(
+                "noting token use",
+                "UPDATE tokens SET last_used_unix_s = used.unix_s, last_used_from = used.place \
+                 FROM (SELECT DISTINCT ON (id) id, unix_s, place FROM \
+                 unnest($1::text[], $2::bigint[], $3::text[]) AS u (id, unix_s, place) \
+                 ORDER BY id, unix_s DESC) AS used \
+                 WHERE tokens.id = used.id AND coalesce(last_used_unix_s, 0) <= used.unix_s",
+                &[
+                    (&ids, Type::TEXT_ARRAY),
+                    (&times, Type::INT8_ARRAY),
+                    (&from, Type::TEXT_ARRAY),
+                ],
+            )
+            .map(|_| ())
+    }
+}
+
+/// The columns of keys, as arrays.
+struct Keys<'a> {
+    services: Vec<&'a str>,
+    kinds: Vec<&'static str>,
+    ids: Vec<std::borrow::Cow<'a, str>>,
+}
+
+impl<'a> Keys<'a> {
+    fn of(keys: impl Iterator<Item = &'a ItemKey>) -> Keys<'a> {
+        let mut columns = Keys { services: Vec::new(), kinds: Vec::new(), ids: Vec::new() };
+        for key in keys {
+            columns.services.push(&key.service);
+            columns.kinds.push(key.kind.as_str());
+            columns.ids.push(storable(&key.id));
+        }
+        columns
+    }
+}
+
+fn write_items<'a>(
+    session: &Session,
+    rows: impl Iterator<Item = &'a Row> + Clone,
+) -> Result<(), StoreError> {
+    let keys = Keys::of(rows.clone().map(|row| &row.key));
+    let bodies: Vec<&[u8]> = rows.clone().map(|row| row.body.as_slice()).collect();
+    let revisions: Vec<i64> = rows.clone().map(|row| signed(row.revision.0)).collect();
+    let digests: Vec<Vec<u8>> = rows.clone().map(|row| row.digest.to_bytes().to_vec()).collect();
+    let sources: Vec<&str> = rows.clone().map(|row| row.source.as_str()).collect();
+    let needs: Vec<i64> = rows.clone().map(|row| i64::from(row.needs)).collect();
+    let brought: Vec<&str> = rows.clone().map(|row| row.origin.brought.name()).collect();
+    let bases: Vec<Option<Vec<u8>>> = rows.map(|row| row.origin.base_bytes(&row.key)).collect();
+    session
+        .execute(
+            "writing items",
+            "INSERT INTO items (service, kind, id, body, revision, digest, source, needs, brought, \
+             base) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], \
+             $5::bigint[], $6::bytea[], $7::text[], $8::bigint[], $9::text[], $10::bytea[]) \
+             ON CONFLICT (service, kind, id) DO UPDATE SET body = excluded.body, \
+             revision = excluded.revision, digest = excluded.digest, source = excluded.source, \
+             needs = excluded.needs, brought = excluded.brought, base = excluded.base",
+            &[
+                (&keys.services, Type::TEXT_ARRAY),
+                (&keys.kinds, Type::TEXT_ARRAY),
+                (&keys.ids, Type::TEXT_ARRAY),
+                (&bodies, Type::BYTEA_ARRAY),
+                (&revisions, Type::INT8_ARRAY),
+                (&digests, Type::BYTEA_ARRAY),
+                (&sources, Type::TEXT_ARRAY),
+                (&needs, Type::INT8_ARRAY),
+                (&brought, Type::TEXT_ARRAY),
+                (&bases, Type::BYTEA_ARRAY),
+            ],
+        )
+        .map(|_| ())
+}
+
+fn write_settled(session: &Session, settled: &[(ItemKey, Digest)]) -> Result<(), StoreError> {
+    let keys = Keys::of(settled.iter().map(|(key, _)| key));
+    let digests: Vec<Vec<u8>> = settled.iter().map(|(_, d)| d.to_bytes().to_vec()).collect();
+    session
+        .execute(
+            "noting who brought an item",
+            "UPDATE items SET brought = $5, base = NULL FROM unnest($1::text[], $2::text[], \
+             $3::text[], $4::bytea[]) AS s (service, kind, id, digest) \
+             WHERE items.service = s.service AND items.kind = s.kind AND items.id = s.id \
+             AND items.digest = s.digest",
+            &[
+                (&keys.services, Type::TEXT_ARRAY),
+                (&keys.kinds, Type::TEXT_ARRAY),
+                (&keys.ids, Type::TEXT_ARRAY),
+                (&digests, Type::BYTEA_ARRAY),
+                (&Brought::Files.name(), Type::TEXT),
+            ],
+        )
+        .map(|_| ())
+}
+
+fn write_changes(session: &Session, rows: &[(i64, ChangeRow)]) -> Result<(), StoreError> {
+    let keys = Keys::of(rows.iter().map(|(_, row)| &row.key));
+    let revisions: Vec<i64> = rows.iter().map(|(_, row)| signed(row.revision.0)).collect();
+    let seqs: Vec<i64> = rows.iter().map(|(seq, _)| *seq).collect();
+    let bodies: Vec<Option<&[u8]>> = rows.iter().map(|(_, row)| row.body.as_deref()).collect();
+    let needs: Vec<i64> = rows.iter().map(|(_, row)| i64::from(row.needs)).collect();
+    session
+        .execute(
+            "writing changes",
+            "INSERT INTO changes (revision, seq, service, kind, id, body, needs) \
+             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], \
+             $6::bytea[], $7::bigint[])",
+            &[
+                (&revisions, Type::INT8_ARRAY),
+                (&seqs, Type::INT8_ARRAY),
+                (&keys.services, Type::TEXT_ARRAY),
+                (&keys.kinds, Type::TEXT_ARRAY),
+                (&keys.ids, Type::TEXT_ARRAY),
+                (&bodies, Type::BYTEA_ARRAY),
+                (&needs, Type::INT8_ARRAY),
+            ],
+        )
+        .map(|_| ())
+}
+
+fn write_audit(session: &Session, rows: &[(i64, AuditRow)]) -> Result<(), StoreError> {
+    let seqs: Vec<i64> = rows.iter().map(|(seq, _)| *seq).collect();
+    let number = |of: fn(&AuditRow) -> u64| -> Vec<i64> {
+        rows.iter().map(|(_, row)| signed(of(row))).collect()
+    };
+    fn texts<'a>(rows: &'a [(i64, AuditRow)], of: fn(&AuditRow) -> &String) -> Vec<&'a str> {
+        rows.iter().map(|(_, row)| of(row).as_str()).collect()
+    }
+    fn optional<'a>(
+        rows: &'a [(i64, AuditRow)],
+        of: fn(&AuditRow) -> &Option<String>,
+    ) -> Vec<Option<std::borrow::Cow<'a, str>>> {
+        rows.iter().map(|(_, row)| of(row).as_deref().map(storable)).collect()
+    }
+    let ids: Vec<_> = rows.iter().map(|(_, row)| storable(&row.id)).collect();
+    session
+        .execute(
+            "writing the audit log",
+            "INSERT INTO audit (seq, revision, unix_ms, actor, action, service, kind, id, before, \
+             after) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], \
+             $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[])",
+            &[
+                (&seqs, Type::INT8_ARRAY),
+                (&number(|row| row.revision.0), Type::INT8_ARRAY),
+                (&number(|row| row.unix_ms), Type::INT8_ARRAY),
+                (&texts(rows, |row| &row.actor), Type::TEXT_ARRAY),
+                (&texts(rows, |row| &row.action), Type::TEXT_ARRAY),
+                (&texts(rows, |row| &row.service), Type::TEXT_ARRAY),
+                (&texts(rows, |row| &row.kind), Type::TEXT_ARRAY),
+                (&ids, Type::TEXT_ARRAY),
+                (&optional(rows, |row| &row.before), Type::TEXT_ARRAY),
+                (&optional(rows, |row| &row.after), Type::TEXT_ARRAY),
+            ],
+        )
+        .map(|_| ())
+}
+
+fn write_tombstones(
+    session: &Session,
+    rows: &BTreeMap<ItemKey, Option<Tombstone>>,
+) -> Result<(), StoreError> {
+    let gone = Keys::of(rows.iter().filter(|(_, row)| row.is_none()).map(|(key, _)| key));
+    if !gone.ids.is_empty() {
+        session.execute(
+            "removing tombstones",
+            "DELETE FROM tombstones USING unnest($1::text[], $2::text[], $3::text[]) \
+             AS g (service, kind, id) WHERE tombstones.service = g.service \
+             AND tombstones.kind = g.kind AND tombstones.id = g.id",
+            &[
+                (&gone.services, Type::TEXT_ARRAY),
+                (&gone.kinds, Type::TEXT_ARRAY),
+                (&gone.ids, Type::TEXT_ARRAY),
+            ],
+        )?;
+    }
+    let rows: Vec<&Tombstone> = rows.values().flatten().collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let keys = Keys::of(rows.iter().map(|row| &row.key));
+    let revisions: Vec<i64> = rows.iter().map(|row| signed(row.revision.0)).collect();
+    let times: Vec<i64> = rows.iter().map(|row| signed(row.unix_ms)).collect();
+    let actors: Vec<&str> = rows.iter().map(|row| row.actor.as_str()).collect();
+    let actions: Vec<&str> = rows.iter().map(|row| row.action.as_str()).collect();
+    let was: Vec<Vec<u8>> = rows.iter().map(|row| row.was.to_bytes().to_vec()).collect();
+    session
+        .execute(
+            "writing tombstones",
+            "INSERT INTO tombstones (service, kind, id, revision, unix_ms, actor, action, was) \
+             SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], \
+             $6::text[], $7::text[], $8::bytea[]) ON CONFLICT (service, kind, id) DO UPDATE \
+             SET revision = excluded.revision, unix_ms = excluded.unix_ms, \
+             actor = excluded.actor, action = excluded.action, was = excluded.was",
+            &[
+                (&keys.services, Type::TEXT_ARRAY),
+                (&keys.kinds, Type::TEXT_ARRAY),
+                (&keys.ids, Type::TEXT_ARRAY),
+                (&revisions, Type::INT8_ARRAY),
+                (&times, Type::INT8_ARRAY),
+                (&actors, Type::TEXT_ARRAY),
+                (&actions, Type::TEXT_ARRAY),
+                (&was, Type::BYTEA_ARRAY),
+            ],
+        )
+        .map(|_| ())
+}
+
+pub(super) fn write_revision(session: &Session, row: &RevisionRow) -> Result<(), StoreError> {
+    session
+        .execute(
+            "writing a revision",
+            "INSERT INTO revisions (revision, previous, chain, changed, others, write_id, unix_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &[
+                (&signed(row.revision.0), Type::INT8),
+                (&signed(row.previous.0), Type::INT8),
+                (&row.chain.as_slice(), Type::BYTEA),
+                (&row.changed.to_bytes().as_slice(), Type::BYTEA),
+                (&row.others.to_bytes().as_slice(), Type::BYTEA),
+                (&row.write_id.as_slice(), Type::BYTEA),
+                (&signed(row.unix_ms), Type::INT8),
+            ],
+        )
+        .map(|_| ())
+}
+
+pub(super) fn write_sum(session: &Session, of: Sum, row: SumRow) -> Result<(), StoreError> {
+    session
+        .execute(
+            "writing a digest",
+            "INSERT INTO sums (name, digest, rows) VALUES ($1, $2, $3) \
+             ON CONFLICT (name) DO UPDATE SET digest = $2, rows = $3",
+            &[
+                (&of.name(), Type::TEXT),
+                (&row.digest.to_bytes().as_slice(), Type::BYTEA),
+                (&signed(row.rows), Type::INT8),
+            ],
+        )
+        .map(|_| ())
+}
+
+pub(super) fn write_meta(session: &Session, meta: &Meta) -> Result<(), StoreError> {
+    let raw = RawMeta::of(meta);
+    session
+        .execute(
+            "writing the history",
+            "INSERT INTO meta (one, history, key, state, why, witnessed, ancestors, timeline, \
+             fresh, authzen_together, digest) VALUES (1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+             ON CONFLICT (one) DO UPDATE SET history = $1, key = $2, state = $3, why = $4, \
+             witnessed = $5, ancestors = $6, timeline = $7, fresh = $8, authzen_together = $9, \
+             digest = $10",
+            &[
+                (&raw.history, Type::BYTEA),
+                (&raw.key, Type::BYTEA),
+                (&raw.state, Type::TEXT),
+                (&storable(&raw.why), Type::TEXT),
+                (&signed(raw.witnessed), Type::INT8),
+                (&raw.ancestors, Type::BYTEA),
+                (&raw.timeline, Type::TEXT),
+                (&raw.fresh, Type::BOOL),
+                (&raw.authzen_together, Type::BOOL),
+                (&raw.digest().to_bytes().as_slice(), Type::BYTEA),
+            ],
+        )
+        .map(|_| ())
+}
