@@ -1,19 +1,19 @@
-//! What every store must do, as functions over any [`Store`]. A second engine joins by one more
-//! test at the end that makes it.
+//! What every store must do, as functions over any [`Store`], on every engine by one macro.
 
 use keepgate_center::store::{
-    AuditRow, Brought, ChangeRow, Changes, EditVerdict, Fork, Meta, Origin, Retention, RevisionRow,
-    Row, ScopeRow, SqliteStore, Standing, Store, StoreError, Sum, SumRow, TokenRow, TokenUse,
-    Tombstone, Writing,
+    Address, AuditRow, Brought, ChangeRow, Changes, EditVerdict, Fork, Meta, Origin, PostgresStore,
+    Retention, RevisionRow, Row, ScopeRow, SqliteStore, Standing, Store, StoreError, Sum, SumRow,
+    TokenRow, TokenUse, Tombstone, Writing,
 };
 use keepgate_center::token::Role;
 use keepgate_policy::{Digest, ItemKey, Kind, Revision};
 
+use crate::database::{Cluster, shared, skipped, unique};
 use crate::fixture::Dir;
 
 const KEEP: Retention = Retention { revisions: 100, audit_rows: 100 };
 
-fn row(service: &str, kind: Kind, id: &str, body: &str, revision: u64) -> Row {
+pub(crate) fn row(service: &str, kind: Kind, id: &str, body: &str, revision: u64) -> Row {
     let key = ItemKey::new(service, kind, id);
     let digest = Digest::of_encoded(&key, body.as_bytes());
     Row {
@@ -27,7 +27,7 @@ fn row(service: &str, kind: Kind, id: &str, body: &str, revision: u64) -> Row {
     }
 }
 
-fn revision_row(revision: u64) -> RevisionRow {
+pub(crate) fn revision_row(revision: u64) -> RevisionRow {
     let mut write_id = [0; 16];
     write_id[..8].copy_from_slice(&revision.to_le_bytes());
     RevisionRow {
@@ -41,23 +41,24 @@ fn revision_row(revision: u64) -> RevisionRow {
     }
 }
 
-fn write(
+pub(crate) fn write(
     store: &dyn Store,
     mut work: impl FnMut(&mut dyn Writing) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     store.write(&mut |tx| work(tx).map(|()| EditVerdict::Commit))
 }
 
-fn put(tx: &mut dyn Writing, row: &Row) -> Result<(), StoreError> {
+pub(crate) fn put(tx: &mut dyn Writing, row: &Row) -> Result<(), StoreError> {
     tx.put(row)?;
     let body = Some(row.body.clone());
     tx.change(&ChangeRow { revision: row.revision, key: row.key.clone(), body, needs: 1 })
 }
 
-/// A new store is empty, at revision 0.
+/// A new store is empty, at revision 0, which has a row.
 fn is_empty_at_first(store: &dyn Store) {
     let reading = store.read().unwrap();
     assert_eq!(reading.head().unwrap(), Revision(0));
+    assert_eq!(reading.revision(Revision(0)).unwrap(), Some(RevisionRow::zero()));
     assert_eq!(reading.scopes().unwrap(), []);
     assert_eq!(reading.tokens().unwrap(), []);
     assert_eq!(reading.audit_after(0, 10).unwrap(), []);
@@ -370,7 +371,7 @@ fn reads_while_writing(store: &dyn Store) {
 }
 
 /// All of it, in an order in which each leaves the store fit for the next.
-fn conformance(store: &dyn Store) {
+pub(crate) fn conformance(store: &dyn Store) {
     is_empty_at_first(store);
     keeps_items(store);
     is_atomic(store);
@@ -385,27 +386,375 @@ fn conformance(store: &dyn Store) {
     assert!(store.read().unwrap().head().unwrap() > Revision(0));
 }
 
-#[test]
-fn sqlite() {
-    let dir = Dir::new();
-    let store = SqliteStore::open(dir.path()).unwrap();
-    conformance(&store);
-    let head = store.read().unwrap().head().unwrap();
-    drop(store);
-    let again = SqliteStore::open(dir.path()).unwrap();
-    assert_eq!(again.read().unwrap().head().unwrap(), head);
+/// One engine, with a store that can be opened again.
+trait Engine {
+    /// A place for a store; none: the engine is not here, which was said.
+    fn new() -> Option<Self>
+    where
+        Self: Sized;
+    fn open(&self) -> Result<Box<dyn Store>, StoreError>;
+    /// Makes it one of this layout, whatever is in it.
+    fn set_layout(&self, layout: i64);
+    /// The layout that this release writes.
+    const LAYOUT: i64;
 }
 
-#[test]
-fn a_newer_layout_is_refused_by_number() {
-    let dir = Dir::new();
-    drop(SqliteStore::open(dir.path()).unwrap());
-    let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
-    raw.pragma_update(None, "user_version", 7).unwrap();
-    let error = SqliteStore::open(dir.path()).unwrap_err().to_string();
+struct Sqlite(Dir);
+
+impl Engine for Sqlite {
+    const LAYOUT: i64 = 3;
+
+    fn new() -> Option<Sqlite> {
+        Some(Sqlite(Dir::new()))
+    }
+
+    fn open(&self) -> Result<Box<dyn Store>, StoreError> {
+        Ok(Box::new(SqliteStore::open(self.0.path())?))
+    }
+
+    fn set_layout(&self, layout: i64) {
+        let raw = rusqlite::Connection::open(self.0.path().join("center.db")).unwrap();
+        raw.pragma_update(None, "user_version", layout).unwrap();
+    }
+}
+
+struct Postgres(&'static Cluster, String);
+
+impl Engine for Postgres {
+    const LAYOUT: i64 = 1;
+
+    fn new() -> Option<Postgres> {
+        let Some(cluster) = shared() else {
+            skipped("PostgreSQL is not installed");
+            return None;
+        };
+        Some(Postgres(cluster, unique("conformance")))
+    }
+
+    fn open(&self) -> Result<Box<dyn Store>, StoreError> {
+        let address = Address::parse(&self.0.url(&self.1, "")).unwrap();
+        Ok(Box::new(PostgresStore::open(&address)?))
+    }
+
+    fn set_layout(&self, layout: i64) {
+        let Postgres(cluster, schema) = self;
+        cluster.sql("kg", &format!("UPDATE {schema}.layout SET version = {layout}"));
+    }
+}
+
+/// Each test on each engine.
+macro_rules! on_every_engine {
+    ($($test:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[test]
+            fn $test() {
+                if let Some(engine) = <super::Sqlite as super::Engine>::new() {
+                    super::$test(&engine);
+                }
+            })*
+        }
+
+        mod postgres {
+            $(#[test]
+            fn $test() {
+                if let Some(engine) = <super::Postgres as super::Engine>::new() {
+                    super::$test(&engine);
+                }
+            })*
+        }
+    };
+}
+
+on_every_engine!(
+    does_what_every_store_does,
+    is_found_again,
+    refuses_a_newer_layout_by_number,
+    visits_more_than_a_page,
+    sees_what_it_has_just_written,
+    keeps_texts_as_they_are,
+    begins_a_history,
+    settles_who_brought,
+);
+
+fn does_what_every_store_does(engine: &impl Engine) {
+    conformance(&*engine.open().unwrap());
+}
+
+fn is_found_again(engine: &impl Engine) {
+    let store = engine.open().unwrap();
+    let one = row("s", Kind::Policy, "a", "{}", 1);
+    write(&*store, |tx| {
+        put(tx, &one)?;
+        tx.advance(&revision_row(1), KEEP)
+    })
+    .unwrap();
+    let meta = store.read().unwrap().meta().unwrap();
+    store.note_high(&meta.mark(Revision(1), revision_row(1).chain)).unwrap();
+    drop(store);
+    let again = engine.open().unwrap();
+    let reading = again.read().unwrap();
+    assert_eq!(reading.head().unwrap(), Revision(1));
+    assert_eq!(reading.item(&one.key).unwrap(), Some(one));
+    assert_eq!(reading.meta().unwrap().history, meta.history);
+}
+
+fn refuses_a_newer_layout_by_number<E: Engine>(engine: &E) {
+    drop(engine.open().unwrap());
+    engine.set_layout(7);
+    let error = engine.open().map(|_| ()).unwrap_err().to_string();
     assert_eq!(
         error,
-        "the store has layout 7, expected 3; a lower one is migrated by `keepgate center`, a higher one \
-         needs a newer release"
+        format!(
+            "the store has layout 7, expected {}; a lower one is migrated by `keepgate center`, a \
+             higher one needs a newer release",
+            E::LAYOUT
+        )
     );
+}
+
+fn tombstone(id: &str, revision: u64) -> Tombstone {
+    Tombstone {
+        key: ItemKey::policy("h", id),
+        revision: Revision(revision),
+        unix_ms: 7,
+        actor: "me".to_owned(),
+        action: "policy.delete".to_owned(),
+        was: Digest([1, 2, 3, 4]),
+    }
+}
+
+fn audit(id: &str, revision: u64) -> AuditRow {
+    AuditRow {
+        seq: 0,
+        revision: Revision(revision),
+        unix_ms: 1,
+        actor: "me".to_owned(),
+        action: "test".to_owned(),
+        service: "s".to_owned(),
+        kind: "policy".to_owned(),
+        id: id.to_owned(),
+        before: None,
+        after: Some("{}".to_owned()),
+    }
+}
+
+/// Visits come to the end, in order, however many rows there are.
+fn visits_more_than_a_page(engine: &impl Engine) {
+    let store = engine.open().unwrap();
+    let ids: Vec<String> = (0..1300).map(|n| format!("p{n:04}")).collect();
+    write(&*store, |tx| {
+        for id in ids.iter().rev() {
+            put(tx, &row("s", Kind::Policy, id, "{}", 1))?;
+            tx.put_tombstone(&tombstone(id, 1))?;
+            tx.audit(&audit(id, 1))?;
+        }
+        tx.advance(&revision_row(1), Retention { revisions: 100, audit_rows: 2000 })
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    let (mut items, mut graves, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+    reading
+        .each_of("s", Kind::Policy, &mut |row| {
+            items.push(row.key.id);
+            Ok(())
+        })
+        .unwrap();
+    reading
+        .tombstones(&mut |row| {
+            graves.push(row.key.id);
+            Ok(())
+        })
+        .unwrap();
+    reading
+        .each_change(&mut |row| {
+            changes.push(row.key.id);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(items, ids);
+    assert_eq!(graves, ids);
+    assert!(changes.iter().eq(ids.iter().rev()));
+    assert_eq!(reading.count("s", Kind::Policy).unwrap(), 1300);
+    assert_eq!(reading.audit_after(0, 5000).unwrap().len(), 1300);
+    assert_eq!(reading.audit_before(0, 1).unwrap()[0].id, "p0000");
+    let key = ItemKey::policy("s", "p0777");
+    assert_eq!(reading.audit_of(Revision(1), &key).unwrap().unwrap().id, "p0777");
+    assert_eq!(reading.audit_of(Revision(2), &key).unwrap(), None);
+    let stopped = reading.each("s", &mut |_| Err(StoreError::Corrupt { what: "stop".to_owned() }));
+    assert!(stopped.is_err());
+    assert_eq!(reading.head().unwrap(), Revision(1));
+}
+
+/// A transaction sees its own writes, by whichever way it looks.
+fn sees_what_it_has_just_written(engine: &impl Engine) {
+    let store = engine.open().unwrap();
+    let one = row("s", Kind::Policy, "a", "{}", 1);
+    let two = Row { source: "s".to_owned(), ..row("", Kind::Role, "r", "{}", 1) };
+    write(&*store, |tx| {
+        put(tx, &one)?;
+        put(tx, &two)?;
+        assert_eq!(tx.item(&one.key)?, Some(one.clone()));
+        assert_eq!(tx.count("s", Kind::Policy)?, 1);
+        assert_eq!(tx.list("s", Kind::Policy, "", 9)?, std::slice::from_ref(&one));
+        assert_eq!(tx.sourced("s")?, std::slice::from_ref(&two));
+        let newer = row("s", Kind::Policy, "a", "{\"a\":1}", 1);
+        tx.put(&newer)?;
+        assert_eq!(tx.item(&one.key)?, Some(newer));
+        assert!(tx.delete(&one.key)?);
+        assert!(!tx.delete(&one.key)?);
+        assert_eq!(tx.item(&one.key)?, None);
+        tx.put(&one)?;
+        assert!(tx.delete(&one.key)?);
+        assert_eq!(tx.count("s", Kind::Policy)?, 0);
+        tx.put(&one)?;
+        let grave = tombstone("a", 1);
+        tx.put_tombstone(&grave)?;
+        assert_eq!(tx.tombstone(&grave.key)?, Some(grave.clone()));
+        tx.remove_tombstone(&grave.key)?;
+        assert_eq!(tx.tombstone(&grave.key)?, None);
+        tx.put_tombstone(&grave)?;
+        tx.audit(&audit("a", 1))?;
+        tx.audit(&audit("b", 1))?;
+        let log = tx.audit_after(0, 9)?;
+        assert_eq!(
+            log.iter().map(|row| (row.seq, row.id.as_str())).collect::<Vec<_>>(),
+            [(1, "a"), (2, "b")]
+        );
+        assert_eq!(tx.head()?, Revision(0));
+        tx.advance(&revision_row(1), KEEP)?;
+        assert_eq!(tx.head()?, Revision(1));
+        assert!(
+            matches!(tx.changes_after(Revision(0), 9)?, Changes::Rows(rows) if rows.len() == 2)
+        );
+        tx.audit(&audit("c", 1))
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    assert_eq!(reading.item(&one.key).unwrap(), Some(one));
+    assert_eq!(reading.tombstone(&tombstone("a", 1).key).unwrap(), Some(tombstone("a", 1)));
+    assert_eq!(reading.audit_before(0, 9).unwrap().len(), 3);
+    drop(reading);
+    write(&*store, |tx| {
+        tx.remove_tombstone(&tombstone("a", 1).key)?;
+        tx.changes_left_out(Revision(2), 5)?;
+        tx.advance(&revision_row(2), KEEP)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    assert_eq!(reading.tombstone(&tombstone("a", 1).key).unwrap(), None);
+    assert_eq!(reading.changes_after(Revision(1), 9).unwrap(), Changes::TooMany);
+}
+
+/// Any text is an id: no order, no length and no character changes it.
+fn keeps_texts_as_they_are(engine: &impl Engine) {
+    let store = engine.open().unwrap();
+    let mut ids = [
+        "\0",
+        "\0a",
+        "\u{1}",
+        "\u{1}\0",
+        "\u{2}",
+        " ",
+        "'",
+        "\"",
+        "\\",
+        "a",
+        "A",
+        "\u{10ffff}",
+        "é",
+        "e\u{301}",
+    ];
+    ids.sort_unstable();
+    write(&*store, |tx| {
+        for id in ids {
+            put(tx, &row("s", Kind::Grant, id, "{}", 1))?;
+            tx.audit(&audit(id, 1))?;
+            let key = ItemKey::new("s", Kind::Grant, id);
+            tx.put_tombstone(&Tombstone { key, ..tombstone("", 1) })?;
+        }
+        tx.advance(&revision_row(1), KEEP)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    let found = reading.list("s", Kind::Grant, "", 100).unwrap();
+    assert!(found.iter().map(|row| row.key.id.as_str()).eq(ids));
+    for (at, id) in ids.iter().enumerate() {
+        let key = ItemKey::new("s", Kind::Grant, *id);
+        assert_eq!(reading.item(&key).unwrap().unwrap().key, key);
+        assert_eq!(reading.tombstone(&key).unwrap().unwrap().key, key);
+        assert_eq!(reading.list("s", Kind::Grant, id, 100).unwrap().len(), ids.len() - at - 1);
+    }
+    let mut graves = Vec::new();
+    reading
+        .tombstones(&mut |row| {
+            graves.push(row.key.id);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(graves, ids);
+    assert!(reading.audit_after(0, 100).unwrap().iter().map(|row| row.id.as_str()).eq(ids));
+}
+
+/// A history begins within a store: its rows are forgotten, and numbers go on.
+fn begins_a_history(engine: &impl Engine) {
+    let store = engine.open().unwrap();
+    for revision in 1..4 {
+        write(&*store, |tx| {
+            put(tx, &row("s", Kind::Policy, "a", "{}", revision))?;
+            tx.advance(&revision_row(revision), KEEP)
+        })
+        .unwrap();
+    }
+    let fork = Fork { at: Revision(3), resumed: Revision(1000) };
+    write(&*store, |tx| {
+        tx.forget_revisions()?;
+        tx.advance(&revision_row(1000), KEEP)?;
+        tx.fork(fork)?;
+        tx.fork(fork)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    assert_eq!(reading.head().unwrap(), Revision(1000));
+    assert_eq!(reading.revision(Revision(3)).unwrap(), None);
+    assert_eq!(reading.forks().unwrap(), [fork]);
+    let mut rows = 0;
+    let mut count = |_| {
+        rows += 1;
+        Ok(())
+    };
+    reading.revisions(&mut count).unwrap();
+    assert_eq!(rows, 1);
+    assert_eq!(reading.changes_after(Revision(3), 9).unwrap(), Changes::Pruned);
+}
+
+/// Only an item that is as the files have it is noted as theirs.
+fn settles_who_brought(engine: &impl Engine) {
+    let store = engine.open().unwrap();
+    let base = Some(Digest([1, 2, 3, 4]));
+    let origin = Origin { brought: Brought::Files, base };
+    let one = Row { origin, ..row("s", Kind::Policy, "a", "{}", 1) };
+    let two = Row { origin: Origin::new(Brought::Command), ..row("s", Kind::Policy, "b", "{}", 1) };
+    write(&*store, |tx| {
+        put(tx, &one)?;
+        put(tx, &two)?;
+        tx.settle_origin(&one.key, one.digest)?;
+        tx.settle_origin(&two.key, one.digest)?;
+        let settled = Row { origin: Origin::new(Brought::Files), ..one.clone() };
+        assert_eq!(tx.item(&one.key)?, Some(settled));
+        tx.advance(&revision_row(1), KEEP)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    let settled = Row { origin: Origin::new(Brought::Files), ..one.clone() };
+    assert_eq!(reading.item(&one.key).unwrap(), Some(settled));
+    assert_eq!(reading.item(&two.key).unwrap(), Some(two));
+    drop(reading);
+    // What is put afterwards counts.
+    write(&*store, |tx| {
+        tx.settle_origin(&one.key, one.digest)?;
+        tx.put(&one)?;
+        tx.advance(&revision_row(2), KEEP)
+    })
+    .unwrap();
+    assert_eq!(store.read().unwrap().item(&one.key).unwrap(), Some(one));
 }

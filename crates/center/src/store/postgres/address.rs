@@ -199,8 +199,7 @@ impl Address {
         base.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         let attempt = base.get_connect_timeout().copied().unwrap_or(CONNECT_WAIT) * 2;
         let shown = shown(&base, &places, &schema);
-        let hosts =
-            places.into_iter().map(|place| (place.shown(), place.alone(&base))).collect();
+        let hosts = places.into_iter().map(|place| (place.shown(), place.alone(&base))).collect();
         let prepared = ours.prepared.unwrap_or(true);
         Ok(Address { hosts, tls, prepared, schema, attempt, shown })
     }
@@ -387,11 +386,16 @@ fn take_ours(url: &str) -> Result<(String, Ours), AddressError> {
             "sslmode" => ours.sslmode = Some(value),
             "sslrootcert" => ours.sslrootcert = Some(PathBuf::from(value)),
             "password_file" => ours.password_file = Some(PathBuf::from(value)),
+            // The library takes hosts apart before the question mark only.
+            "host" if value.contains(',') => {
+                theirs
+                    .extend(raw.replace("%2C", ",").split(',').map(|host| format!("host={host}")));
+            }
             // As other clients name what is always asked for here.
             "target_session_attrs" if value == "primary" => {}
             _ => {
                 ours.said.push(name.to_owned());
-                theirs.push(pair);
+                theirs.push(pair.to_owned());
             }
         }
     }
@@ -438,7 +442,10 @@ mod tests {
         let url = "postgres://kg:secret@127.0.0.1:5433,localhost:5434/db?schema=other\
                    &prepared=false&connect_timeout=2&target_session_attrs=read-write";
         let address = Address::parse(url).unwrap();
-        assert_eq!(address.to_string(), "postgres://kg@127.0.0.1:5433,localhost:5434/db?schema=other");
+        assert_eq!(
+            address.to_string(),
+            "postgres://kg@127.0.0.1:5433,localhost:5434/db?schema=other"
+        );
         assert!(!format!("{address:?}").contains("secret"));
         assert!(!address.prepared && address.tls.is_none());
         assert_eq!(address.hosts.len(), 2);
@@ -448,6 +455,9 @@ mod tests {
         assert_eq!(second.get_ports(), [5434]);
         assert_eq!(second.get_password(), Some(b"secret".as_slice()));
         assert_eq!(second.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+        let address = Address::parse("postgresql:///db?host=/a,/b&port=1,2&user=kg").unwrap();
+        let hosts: Vec<&str> = address.hosts.iter().map(|(host, _)| host.as_str()).collect();
+        assert_eq!(hosts, ["/a", "/b"]);
         let address = Address::parse("postgresql:///db?host=/run/postgresql&user=kg").unwrap();
         assert!(address.tls.is_none() && address.prepared);
         assert_eq!(address.channel(), "keepgate_head");
@@ -457,7 +467,9 @@ mod tests {
     fn another_host_is_reached_by_tls_alone() {
         for mode in ["disable", "prefer", "allow"] {
             let said = refused(&format!("postgres://kg:secret@db.example.com/kg?sslmode={mode}"));
-            assert!(said.starts_with(&format!("refusing `sslmode={mode}` to `db.example.com:5432`")));
+            assert!(
+                said.starts_with(&format!("refusing `sslmode={mode}` to `db.example.com:5432`"))
+            );
             assert!(!said.contains("secret"));
         }
         let said = refused("postgres://kg@127.0.0.1,db.example.com/kg?sslmode=disable");
@@ -465,7 +477,10 @@ mod tests {
         let said = refused("postgres://localhost/kg?hostaddr=10.0.0.1&sslmode=disable");
         assert!(said.contains("refusing"), "{said}");
         let said = refused("postgres://kg@db.example.com/kg?sslmode=none");
-        assert!(said.contains("expected `disable`, `require` or `verify-full`, got `none`"), "{said}");
+        assert!(
+            said.contains("expected `disable`, `require` or `verify-full`, got `none`"),
+            "{said}"
+        );
         let said = refused("postgres://kg@db.example.com/kg?sslrootcert=/nowhere/ca.pem");
         assert!(said.contains("/nowhere/ca.pem"), "{said}");
     }

@@ -68,13 +68,15 @@ fn steps_from(found: i64) -> Result<Vec<(&'static str, &'static str)>, StoreErro
 /// The layout of the schema; 0: there is none.
 fn layout(session: &Session, schema: &str) -> Result<i64, StoreError> {
     let doing = "reading the layout";
-    let table = format!("{schema}.layout");
+    // From the catalog's rows: by name it would be looked up in what the session remembers, which
+    // does not change while a lock is waited for.
     let there = session.one(
         doing,
-        "SELECT to_regclass($1) IS NOT NULL",
-        &[(&table, Type::TEXT)],
+        "SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace \
+         WHERE relname = 'layout' AND n.nspname = $1)",
+        &[(&schema, Type::TEXT)],
     )?;
-    if !there.try_get::<_, bool>(0).unwrap_or(false) {
+    if !super::get::<bool>(&there, 0)? {
         return Ok(0);
     }
     let row = session.one(doing, &format!("SELECT version, kind FROM {schema}.layout"), &[])?;

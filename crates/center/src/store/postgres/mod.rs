@@ -167,8 +167,8 @@ impl PostgresStore {
     fn tidy_pulses(&self) {
         let schema = &self.address.schema;
         let sql = format!("DELETE FROM {schema}.pulses WHERE at < now() - interval '1 day'");
-        let tidied =
-            self.confirming("forgetting centers", |session| session.batch("forgetting centers", &sql));
+        let tidied = self
+            .confirming("forgetting centers", |session| session.batch("forgetting centers", &sql));
         if let Err(e) = tidied {
             tracing::debug!(error = %keepgate_observe::chain(&e), "old pulses were not removed");
         }
@@ -279,7 +279,10 @@ impl PostgresStore {
             writer.advance(&row, all)?;
             writer.fork(Fork { at, resumed })?;
             tracing::warn!(
-                noted, found, at = at.0, resumed = resumed.0,
+                noted,
+                found,
+                at = at.0,
+                resumed = resumed.0,
                 "the database is on another line of time: it failed over or was restored; what was \
                  acknowledged after this revision is not there"
             );
@@ -440,7 +443,9 @@ impl Store for PostgresStore {
         self.write(&mut |_| Ok(EditVerdict::Rollback))?;
         Err(StoreError::Database {
             doing,
-            source: reason(format!("the database is on another line of time: {found}, not {noted}")),
+            source: reason(format!(
+                "the database is on another line of time: {found}, not {noted}"
+            )),
         })
     }
 

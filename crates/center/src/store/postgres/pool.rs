@@ -68,10 +68,7 @@ impl Pool {
             Ok(Ok(place)) => Ok(place),
             _ => Err(StoreError::Database {
                 doing: "waiting for a read session",
-                source: reason(format!(
-                    "all {READERS} were in use for {} s",
-                    WAIT.as_secs()
-                )),
+                source: reason(format!("all {READERS} were in use for {} s", WAIT.as_secs())),
             }),
         }
     }

@@ -218,7 +218,9 @@ impl<C: Connected> Reading for Tx<C> {
                 visit(tombstone_row(row)?)?;
             }
             match page.last() {
-                Some(last) if !is_last(&page) => after = (get(last, 0)?, get(last, 1)?, get(last, 2)?),
+                Some(last) if !is_last(&page) => {
+                    after = (get(last, 0)?, get(last, 1)?, get(last, 2)?)
+                }
                 _ => return Ok(()),
             }
         }
@@ -228,9 +230,8 @@ impl<C: Connected> Reading for Tx<C> {
         &self,
         visit: &mut dyn FnMut(ChangeRow) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let sql = format!(
-            "{CHANGE} WHERE (revision, seq) > ($1, $2) ORDER BY revision, seq LIMIT $3"
-        );
+        let sql =
+            format!("{CHANGE} WHERE (revision, seq) > ($1, $2) ORDER BY revision, seq LIMIT $3");
         let session = self.session(Table::Changes)?;
         let mut after: (i64, i64) = (-1, 0);
         loop {
@@ -250,6 +251,7 @@ impl<C: Connected> Reading for Tx<C> {
     }
 
     fn item(&self, key: &ItemKey) -> Result<Option<Row>, StoreError> {
+        let session = self.beside()?;
         if let Some(pending) = self.pending_item(key) {
             return Ok(pending);
         }
@@ -257,7 +259,7 @@ impl<C: Connected> Reading for Tx<C> {
         let (kind, id) = (key.kind.as_str(), storable(&key.id));
         let values: Values<'_> =
             &[(&key.service, Type::TEXT), (&kind, Type::TEXT), (&id, Type::TEXT)];
-        let found = self.beside()?.query("reading an item", &sql, values)?;
+        let found = session.query("reading an item", &sql, values)?;
         found.first().map(item_row).transpose()
     }
 
@@ -422,9 +424,8 @@ fn page_of(
     limit: i64,
 ) -> Result<Vec<SqlRow>, StoreError> {
     let over = if with { ">=" } else { ">" };
-    let sql = format!(
-        "{ITEM} WHERE service = $1 AND kind = $2 AND id {over} $3 ORDER BY id LIMIT $4"
-    );
+    let sql =
+        format!("{ITEM} WHERE service = $1 AND kind = $2 AND id {over} $3 ORDER BY id LIMIT $4");
     session.query(
         doing,
         &sql,

@@ -88,10 +88,7 @@ impl Session {
     }
 
     /// The same, inside of the runtime.
-    pub(super) async fn connect(
-        address: &Address,
-        handle: &Handle,
-    ) -> Result<Session, StoreError> {
+    pub(super) async fn connect(address: &Address, handle: &Handle) -> Result<Session, StoreError> {
         let doing = "connecting";
         let mut last = None;
         let mut said = Vec::new();
@@ -174,9 +171,10 @@ impl Session {
         values: Values<'_>,
     ) -> Result<SqlRow, StoreError> {
         let found = self.query(doing, sql, values)?;
-        found.into_iter().next().ok_or_else(|| StoreError::Corrupt {
-            what: format!("{doing}: the row is not there"),
-        })
+        found
+            .into_iter()
+            .next()
+            .ok_or_else(|| StoreError::Corrupt { what: format!("{doing}: the row is not there") })
     }
 
     /// Runs a statement; how many rows it wrote.
@@ -252,9 +250,7 @@ impl Session {
         let before = self.shared.warnings.load(Ordering::Acquire);
         let commit = async { timeout(COMMIT_WAIT, self.client.batch_execute("COMMIT")).await };
         match self.handle.block_on(commit) {
-            Ok(Ok(())) if self.shared.warnings.load(Ordering::Acquire) == before => {
-                Committed::Done
-            }
+            Ok(Ok(())) if self.shared.warnings.load(Ordering::Acquire) == before => Committed::Done,
             Ok(Ok(())) => {
                 self.broken.store(true, Ordering::Relaxed);
                 Committed::Unknown(reason(
@@ -372,7 +368,9 @@ pub(super) fn failed(doing: &'static str, error: tokio_postgres::Error) -> Store
     {
         return StoreError::Pooler { doing, source };
     } else if code == SqlState::DATA_CORRUPTED || code == SqlState::INDEX_CORRUPTED {
-        return StoreError::Corrupt { what: format!("{doing}: {}", keepgate_observe::chain(&source)) };
+        return StoreError::Corrupt {
+            what: format!("{doing}: {}", keepgate_observe::chain(&source)),
+        };
     } else if code == SqlState::UNDEFINED_TABLE || code == SqlState::INVALID_SCHEMA_NAME {
         return StoreError::Refused {
             fault: Fault::Lost,
@@ -419,9 +417,7 @@ const READ_ONLY: &str = "the database takes no writes: it is a standby, or \
 /// What the library says of a server that takes no writes, when it looks for one that does.
 fn is_read_only(error: &tokio_postgres::Error) -> bool {
     let io = std::error::Error::source(error).and_then(|e| e.downcast_ref::<std::io::Error>());
-    io.is_some_and(|e| {
-        e.kind() == std::io::ErrorKind::PermissionDenied && e.get_ref().is_some()
-    })
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied && e.get_ref().is_some())
 }
 
 fn is_other_statement(error: &tokio_postgres::Error) -> bool {

@@ -41,7 +41,8 @@ mod tests {
 
     #[test]
     fn texts_come_back_and_keep_their_order() {
-        let mut texts = ["", "a", "\0", "\u{1}", "\u{2}", "a\0", "a\0b", "a\u{1}", "a\u{1}\u{1}", "ab", "\0\0"];
+        let mut texts =
+            ["", "a", "\0", "\u{1}", "\u{2}", "a\0", "a\0b", "a\u{1}", "a\u{1}\u{1}", "ab", "\0\0"];
         texts.sort_unstable();
         let stored: Vec<String> = texts.iter().map(|text| storable(text).into_owned()).collect();
         assert!(stored.is_sorted());

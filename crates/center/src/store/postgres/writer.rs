@@ -407,11 +407,7 @@ impl Writing for Writer<'_> {
                  unnest($1::text[], $2::bigint[], $3::text[]) AS u (id, unix_s, place) \
                  ORDER BY id, unix_s DESC) AS used \
                  WHERE tokens.id = used.id AND coalesce(last_used_unix_s, 0) <= used.unix_s",
-                &[
-                    (&ids, Type::TEXT_ARRAY),
-                    (&times, Type::INT8_ARRAY),
-                    (&from, Type::TEXT_ARRAY),
-                ],
+                &[(&ids, Type::TEXT_ARRAY), (&times, Type::INT8_ARRAY), (&from, Type::TEXT_ARRAY)],
             )
             .map(|_| ())
     }

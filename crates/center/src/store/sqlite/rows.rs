@@ -3,12 +3,10 @@
 use keepgate_policy::{Digest, ItemKey, Kind, Revision};
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
 
+use super::super::values::{self, LEFT_OUT, digest_of, origin_of, signed, sized, stored_kind};
 use super::super::{
     AuditRow, Brought, ChangeRow, Changes, Fork, Meta, Reading, Retention, RevisionRow, Row,
     ScopeRow, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
-};
-use super::super::values::{
-    self, LEFT_OUT, digest_of, origin_of, signed, sized, stored_kind,
 };
 use super::columns::audit_rows;
 use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta, tokens};
