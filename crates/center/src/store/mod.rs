@@ -16,7 +16,7 @@ mod postgres;
 mod sqlite;
 mod values;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 use serde::de::DeserializeOwned;
@@ -192,11 +192,6 @@ pub trait Reading {
     /// The row of the revision that a commit made; none: that commit never happened, or its row is
     /// not kept any more.
     fn written(&self, write_id: &[u8; 16]) -> Result<Option<RevisionRow>, StoreError>;
-    /// The engine's own line of time, now; empty where it has none. Another one than
-    /// [`Meta::timeline`] says that the database failed over or was restored.
-    fn timeline(&self) -> Result<String, StoreError> {
-        Ok(String::new())
-    }
     /// Where the line of revisions jumped, the oldest first.
     fn forks(&self) -> Result<Vec<Fork>, StoreError>;
     /// Digest and number of the rows that belong to no service.
@@ -252,6 +247,10 @@ pub trait Reading {
     fn audit_before(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
     /// The audit row of an item in a revision; none: it is not kept, or summed up with others.
     fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError>;
+    /// The engine's own line of time now, to compare with [`Meta::timeline`]; empty: it has none.
+    fn timeline(&self) -> Result<String, StoreError> {
+        Ok(String::new())
+    }
 }
 
 /// A write transaction: a [`Reading`] that sees its own writes.
@@ -321,14 +320,24 @@ pub trait Store: Send + Sync + 'static {
     fn has_room(&self) -> Result<(), StoreError>;
     /// Brings everything into its resting place before a clean exit.
     fn settle(&self) -> Result<(), StoreError>;
-    /// Whether other centers may write to it: its head moves by itself then.
+    /// Whether other centers may write to it, too: then a head that moved forward is normal.
     fn is_shared(&self) -> bool {
         false
     }
-    /// Waits until the head is another one than `known`, which must be committed, at most so long;
-    /// returns the head. Blocks.
+    /// Waits until the head is another one than `known`, at most so long; returns the head that was
+    /// read last.
     fn wait_head(&self, known: Revision, at_most: Duration) -> Result<Revision, StoreError> {
-        std::thread::sleep(at_most);
-        Ok(known)
+        let until = Instant::now() + at_most;
+        loop {
+            let head = self.read()?.head()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if head != known || left.is_zero() {
+                return Ok(head);
+            }
+            std::thread::sleep(left.min(HEAD_EVERY));
+        }
     }
 }
+
+/// How often the head is read while it is waited for another one.
+const HEAD_EVERY: Duration = Duration::from_millis(50);

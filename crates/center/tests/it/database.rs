@@ -64,7 +64,7 @@ fn owner() -> Option<(u32, u32)> {
         return None;
     }
     let users = std::fs::read_to_string("/etc/passwd").unwrap();
-    let line = users.lines().find(|line| line.starts_with("postgres:")).expect("no user postgres");
+    let line = users.lines().find(|line| line.starts_with("postgres:")).unwrap();
     let mut fields = line.split(':').skip(2);
     let mut next = || fields.next().unwrap().parse().unwrap();
     Some((next(), next()))

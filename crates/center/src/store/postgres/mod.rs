@@ -2,9 +2,9 @@
 //!
 //! A write takes the lock of the one row of `head` before it reads anything, so the order of locks is
 //! the order of commits and of revisions, and what it reads is current. A COMMIT whose answer does not
-//! come is neither retried nor guessed about ([`StoreError::Outcome`]). Another line of time (a standby
-//! was promoted, or the database was restored to an earlier point) is noted as a fork before anything
-//! else is written: revisions that may have been told and are not there are never given out again.
+//! come is neither retried nor guessed about ([`StoreError::Unknown`]). Another line of time (a standby
+//! was promoted, or the database was restored to an earlier point) shows in [`Reading::timeline`]; a
+//! head below one that was seen here before is a loss ([`StoreError::Moved`]).
 //!
 //! Sessions: one that writes, one that confirms, one that listens, up to 16 that read. The store has a
 //! small runtime of its own; all calls block and are made outside of runtimes.
@@ -19,6 +19,7 @@ mod text;
 mod tls;
 mod writer;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,18 +27,13 @@ use keepgate_policy::{Mark, Revision};
 use tokio::runtime::{Handle, Runtime};
 use tokio_postgres::types::Type;
 
-use super::{
-    EditVerdict, Fork, Meta, Reading, Retention, RevisionRow, Store, StoreError, Writing, random,
-};
+use super::{EditVerdict, Reading, Store, StoreError, Writing, random};
 pub use address::{Address, AddressError};
 use listen::Listener;
 use pool::Pool;
 use rows::{get, number};
 use session::{Committed, Session, reason};
-use writer::{Batch, Writer};
-
-/// How far the numbers of revisions jump at another line of time.
-const JUMP: u64 = 1_000_000_000;
+use writer::Batch;
 
 /// How long the lock of the head is waited for; longer while a long write holds it.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -58,6 +54,8 @@ pub struct PostgresStore {
     writer: Mutex<Option<Session>>,
     confirming: Mutex<Option<Session>>,
     listener: OnceLock<Listener>,
+    /// The highest head that was seen here.
+    highest: AtomicU64,
     /// Names this process among the centers.
     center: String,
     first: bool,
@@ -97,6 +95,7 @@ impl PostgresStore {
             writer: Mutex::default(),
             confirming: Mutex::default(),
             listener: OnceLock::new(),
+            highest: AtomicU64::new(0),
             center: center.iter().map(|byte| format!("{byte:02x}")).collect(),
             first: false,
         };
@@ -105,8 +104,6 @@ impl PostgresStore {
         store.probe_pooler(&session)?;
         store.first = layout::settle(&session, &store.address)?;
         drop(session);
-        // Notes another line of time, if it is one.
-        store.write(&mut |_| Ok(EditVerdict::Rollback))?;
         store.tidy_pulses();
         Ok(store)
     }
@@ -174,11 +171,8 @@ impl PostgresStore {
         }
     }
 
-    /// A session that holds the lock of the head, and the head.
-    fn begin(
-        &self,
-        kept: &mut Option<Session>,
-    ) -> Result<(Session, (Revision, Revision)), StoreError> {
+    /// A session that holds the lock of the head, and what it found.
+    fn begin(&self, kept: &mut Option<Session>) -> Result<(Session, Locked), StoreError> {
         let began = Instant::now();
         loop {
             let known = kept.take().filter(|session| !session.is_closed());
@@ -188,12 +182,7 @@ impl PostgresStore {
                 None => Session::open(&self.address, &self.handle)?,
             };
             let error = match self.lock_head(&session) {
-                Ok(Some(head)) => return Ok((session, head)),
-                // A fork was noted: begin again, after it.
-                Ok(None) => {
-                    *kept = Some(session);
-                    continue;
-                }
+                Ok(locked) => return Ok((session, locked)),
                 Err(e) => e,
             };
             let busy = is_busy(&error);
@@ -214,8 +203,8 @@ impl PostgresStore {
         }
     }
 
-    /// Begins a transaction and takes the lock; none: a fork was noted instead, and committed.
-    fn lock_head(&self, session: &Session) -> Result<Option<(Revision, Revision)>, StoreError> {
+    /// Begins a transaction and takes the lock.
+    fn lock_head(&self, session: &Session) -> Result<Locked, StoreError> {
         let doing = "beginning to write";
         let schema = &self.address.schema;
         // Beyond the wait for the lock.
@@ -237,59 +226,12 @@ impl PostgresStore {
         )?;
         session.allow(writer::STATEMENT);
         // A statement of its own: it sees what the last holder of the lock wrote.
-        let sql = format!(
-            "SELECT head.revision, head.oldest_change, meta.timeline, {TIMELINE} FROM head, meta"
-        );
+        let sql = format!("SELECT revision, oldest_change, {TIMELINE} FROM head");
         let row = session.one(doing, &sql, &[])?;
-        let head = (Revision(number(&row, 0)?), Revision(number(&row, 1)?));
-        let (noted, found): (String, String) = (get(&row, 2)?, get(&row, 3)?);
-        if noted == found {
-            return Ok(Some(head));
-        }
-        self.note_timeline(session, head, noted, found)?;
-        Ok(None)
-    }
-
-    /// Notes another line of time, and commits. Numbers go on far beyond what the line before may have
-    /// given out.
-    fn note_timeline(
-        &self,
-        session: &Session,
-        head: (Revision, Revision),
-        noted: String,
-        found: String,
-    ) -> Result<(), StoreError> {
-        let mut writer = self.writer(session, head);
-        let meta = writer.meta()?;
-        if !noted.is_empty() {
-            let at = head.0;
-            let last = writer.revision(at)?.ok_or_else(|| StoreError::Corrupt {
-                what: format!("the head {at} has no revision"),
-            })?;
-            let resumed = Revision(at.0.saturating_add(JUMP));
-            let mut row = RevisionRow {
-                revision: resumed,
-                previous: at,
-                write_id: random()?,
-                unix_ms: last.unix_ms,
-                ..RevisionRow::zero()
-            };
-            row.chain = row.chained(&last.chain, meta.history);
-            let all = Retention { revisions: u64::MAX, audit_rows: i64::MAX as u64 };
-            writer.advance(&row, all)?;
-            writer.fork(Fork { at, resumed })?;
-            tracing::warn!(
-                noted,
-                found,
-                at = at.0,
-                resumed = resumed.0,
-                "the database is on another line of time: it failed over or was restored; what was \
-                 acknowledged after this revision is not there"
-            );
-        }
-        writer.set_meta(&Meta { timeline: found, ..meta })?;
-        writer.finish()?;
-        commit(session, writer.write_id)
+        Ok(Locked {
+            head: (Revision(number(&row, 0)?), Revision(number(&row, 1)?)),
+            timeline: get(&row, 2)?,
+        })
     }
 
     /// Whether a write of many rows is what holds the lock.
@@ -303,8 +245,9 @@ impl PostgresStore {
         get(&row, 0)
     }
 
-    fn writer<'a>(&'a self, session: &'a Session, head: (Revision, Revision)) -> Writer<'a> {
-        Batch::new(session, &self.address.schema, self.address.channel(), head)
+    /// A head that may be told: a later one below it is a loss.
+    fn seen(&self, head: Revision) {
+        self.highest.fetch_max(head.0, Ordering::AcqRel);
     }
 
     /// Runs a statement on the session for such, which is opened anew where it has gone.
@@ -327,13 +270,25 @@ impl PostgresStore {
                     *kept = Some(session);
                     return Ok(done);
                 }
-                Err(e) if fresh => return Err(e),
+                Err(e) if fresh || is_busy(&e) => {
+                    if session.roll_back() {
+                        *kept = Some(session);
+                    }
+                    return Err(e);
+                }
                 Err(e) => {
                     tracing::debug!(doing, error = %keepgate_observe::chain(&e), "once more");
                 }
             }
         }
     }
+}
+
+/// What the lock of the head shows.
+struct Locked {
+    /// The head, and the oldest revision whose change rows are kept.
+    head: (Revision, Revision),
+    timeline: String,
 }
 
 /// The system and its line of time, such as `7431/00000001`.
@@ -364,14 +319,6 @@ fn is_busy(error: &StoreError) -> bool {
     source.and_then(tokio_postgres::Error::code) == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
-fn commit(session: &Session, write_id: Option<[u8; 16]>) -> Result<(), StoreError> {
-    match session.commit() {
-        Committed::Done => Ok(()),
-        Committed::Failed(e) => Err(e),
-        Committed::Unknown(source) => Err(StoreError::Outcome { write_id, source }),
-    }
-}
-
 fn runtime() -> Result<(Runtime, Handle), StoreError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -388,7 +335,9 @@ fn runtime() -> Result<(Runtime, Handle), StoreError> {
 
 impl Store for PostgresStore {
     fn read(&self) -> Result<Box<dyn Reading + '_>, StoreError> {
-        Ok(Box::new(self.readers.read()?))
+        let reader = self.readers.read()?;
+        self.seen(reader.head()?);
+        Ok(Box::new(reader))
     }
 
     fn write(
@@ -396,25 +345,29 @@ impl Store for PostgresStore {
         work: &mut dyn FnMut(&mut dyn Writing) -> Result<EditVerdict, StoreError>,
     ) -> Result<(), StoreError> {
         let mut kept = lock_of(&self.writer);
-        let (session, head) = self.begin(&mut kept)?;
-        let mut writer = self.writer(&session, head);
+        let (session, locked) = self.begin(&mut kept)?;
+        let mut writer = Batch::begin(&session, &self.address, locked.head, locked.timeline);
         let done = work(&mut writer);
         let done = match done {
             Ok(EditVerdict::Commit) => writer.finish().map(|()| EditVerdict::Commit),
             done => done,
         };
-        let write_id = writer.write_id;
+        let head = writer.head()?;
         let done = match done {
             // On the server the transaction ended with the statement that failed.
             Ok(EditVerdict::Commit) if session.has_failed() => Err(StoreError::Database {
                 doing: "committing",
                 source: reason("a statement of the transaction failed"),
             }),
-            Ok(EditVerdict::Commit) => {
-                commit(&session, write_id)?;
-                *kept = Some(session);
-                return Ok(());
-            }
+            Ok(EditVerdict::Commit) => match session.commit() {
+                Committed::Done => {
+                    self.seen(head);
+                    *kept = Some(session);
+                    return Ok(());
+                }
+                Committed::Failed(e) => Err(e),
+                Committed::Unknown(source) => Err(StoreError::Unknown { source }),
+            },
             Ok(EditVerdict::Rollback) => Ok(()),
             Err(e) => Err(e),
         };
@@ -427,26 +380,28 @@ impl Store for PostgresStore {
     fn confirm(&self) -> Result<(), StoreError> {
         let doing = "confirming the state";
         let schema = &self.address.schema;
+        // With a synchronous standby its commit waits for it, so a primary that was replaced does not
+        // confirm. The wait never ends by itself, and leaves the lock of the row behind: the next ones
+        // fail at that lock, rather than wait beside it.
         let sql = format!(
-            "WITH pulse AS (INSERT INTO {schema}.pulses (center, beat) VALUES ($1, 1) \
+            "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = {allowed}; \
+             WITH pulse AS (INSERT INTO {schema}.pulses (center, beat) VALUES ('{center}', 1) \
              ON CONFLICT (center) DO UPDATE SET beat = pulses.beat + 1, at = now() RETURNING beat) \
-             SELECT meta.timeline, {TIMELINE} FROM {schema}.head, {schema}.meta, pulse"
+             SELECT head.revision FROM {schema}.head, pulse; COMMIT",
+            allowed = CONFIRM_WAIT.as_millis(),
+            center = self.center,
         );
-        let (noted, found) = self.confirming(doing, |session| {
-            let row = session.one(doing, &sql, &[(&self.center, Type::TEXT)])?;
-            Ok((get::<String>(&row, 0)?, get::<String>(&row, 1)?))
-        })?;
-        if noted == found {
-            return Ok(());
+        // What was seen before this began must be there.
+        let known = self.highest.load(Ordering::Acquire);
+        let [found] = self.confirming(doing, |session| session.at_once(doing, &sql))?;
+        match found.parse() {
+            Ok(found) if found >= known => {
+                self.seen(Revision(found));
+                Ok(())
+            }
+            Ok(_) => Err(StoreError::Moved { expected: known.to_string(), found }),
+            Err(_) => Err(StoreError::Corrupt { what: format!("the head is `{found}`") }),
         }
-        // The next one confirms, once whoever is behind has seen the fork.
-        self.write(&mut |_| Ok(EditVerdict::Rollback))?;
-        Err(StoreError::Database {
-            doing,
-            source: reason(format!(
-                "the database is on another line of time: {found}, not {noted}"
-            )),
-        })
     }
 
     fn note_high(&self, _mark: &Mark) -> Result<(), StoreError> {
@@ -476,7 +431,9 @@ impl Store for PostgresStore {
 
     fn wait_head(&self, known: Revision, at_most: Duration) -> Result<Revision, StoreError> {
         let start = || Listener::start(Arc::clone(&self.address), &self.handle);
-        self.listener.get_or_init(start).wait(&self.handle, known, at_most)
+        let head = self.listener.get_or_init(start).wait(&self.handle, known, at_most)?;
+        self.seen(head);
+        Ok(head)
     }
 }
 

@@ -58,7 +58,11 @@ pub(super) trait Connected {
     fn session(&self, of: Table) -> Result<&Session, StoreError>;
     /// The head and the oldest revision whose change rows are kept.
     fn standing(&self) -> (Revision, Revision);
-    /// An item that is written, or deleted, and not in its table yet.
+    /// The line of time, now.
+    fn timeline(&self) -> Result<String, StoreError> {
+        super::timeline(self.beside()?)
+    }
+    /// An item that is written and not in its table yet.
     fn pending_item(&self, _key: &ItemKey) -> Option<Option<Row>> {
         None
     }
@@ -162,7 +166,7 @@ impl<C: Connected> Reading for Tx<C> {
     }
 
     fn timeline(&self) -> Result<String, StoreError> {
-        super::timeline(self.session(Table::Other)?)
+        Connected::timeline(&self.0)
     }
 
     fn forks(&self) -> Result<Vec<Fork>, StoreError> {

@@ -16,7 +16,9 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Connection, Row as SqlRow, Socket, Statement};
+use tokio_postgres::{
+    AsyncMessage, Client, Connection, Row as SqlRow, SimpleQueryMessage, Socket, Statement,
+};
 
 use super::super::StoreError;
 use super::super::error::Fault;
@@ -152,6 +154,33 @@ impl Session {
     /// Statements without values, in one round trip.
     pub(super) fn batch(&self, doing: &'static str, sql: &str) -> Result<(), StoreError> {
         self.within(doing, self.client.batch_execute(sql))
+    }
+
+    /// A whole transaction without values, its commit included, in one round trip: the columns of the
+    /// one row that it answers with. A warning counts as an error, see [`Session::commit`].
+    pub(super) fn at_once<const N: usize>(
+        &self,
+        doing: &'static str,
+        sql: &str,
+    ) -> Result<[String; N], StoreError> {
+        let before = self.shared.warnings.load(Ordering::Acquire);
+        let answers = self.within(doing, self.client.simple_query(sql))?;
+        if self.shared.warnings.load(Ordering::Acquire) != before {
+            self.broken.store(true, Ordering::Relaxed);
+            let source = reason("the server committed with a warning: no standby has confirmed it");
+            return Err(StoreError::Database { doing, source });
+        }
+        let row = answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) if row.len() == N => Some(row),
+            _ => None,
+        });
+        let missing = || StoreError::Corrupt { what: format!("{doing}: the row is not there") };
+        let row = row.ok_or_else(missing)?;
+        let mut columns = [const { String::new() }; N];
+        for (at, column) in columns.iter_mut().enumerate() {
+            *column = row.try_get(at).ok().flatten().unwrap_or_default().to_owned();
+        }
+        Ok(columns)
     }
 
     pub(super) fn query(

@@ -13,6 +13,7 @@ use super::super::{
     AuditRow, Brought, ChangeRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, StoreError,
     Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
+use super::address::Address;
 use super::rows::{Connected, Table, Tx, number};
 use super::session::{Session, Values};
 use super::text::storable;
@@ -47,9 +48,9 @@ pub(super) type Writer<'a> = Tx<Batch<'a>>;
 /// What it has of its own.
 pub(super) struct Batch<'a> {
     session: &'a Session,
-    schema: &'a str,
-    channel: String,
+    address: &'a Address,
     head: Cell<(Revision, Revision)>,
+    timeline: String,
     kept: RefCell<Kept>,
     /// The last change row of the revision.
     seq: i64,
@@ -58,8 +59,6 @@ pub(super) struct Batch<'a> {
     /// Rows that were written or kept back.
     rows: usize,
     long: bool,
-    /// That of the revision that the transaction made.
-    pub(super) write_id: Option<[u8; 16]>,
 }
 
 impl Connected for Batch<'_> {
@@ -86,6 +85,10 @@ impl Connected for Batch<'_> {
         self.kept.borrow().tombstones.get(key).cloned()
     }
 
+    fn timeline(&self) -> Result<String, StoreError> {
+        Ok(self.timeline.clone())
+    }
+
     fn beside(&self) -> Result<&Session, StoreError> {
         // What is settled is no row of its own: the item must say so.
         if !self.kept.borrow().settled.is_empty() {
@@ -96,23 +99,23 @@ impl Connected for Batch<'_> {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(
+    /// In a transaction that holds the lock and found this.
+    pub(super) fn begin(
         session: &'a Session,
-        schema: &'a str,
-        channel: String,
+        address: &'a Address,
         head: (Revision, Revision),
+        timeline: String,
     ) -> Writer<'a> {
         Tx(Batch {
             session,
-            schema,
-            channel,
+            address,
             head: Cell::new(head),
+            timeline,
             kept: RefCell::default(),
             seq: 0,
             audit_seq: Cell::new(None),
             rows: 0,
             long: false,
-            write_id: None,
         })
     }
 
@@ -161,7 +164,7 @@ impl<'a> Batch<'a> {
         if self.rows > LONG && !self.long {
             self.long = true;
             let sql = format!("SELECT pg_advisory_xact_lock({LONG_LOCK})");
-            self.session.query(doing, &sql, &[(&self.schema, Type::TEXT)])?;
+            self.session.query(doing, &sql, &[(&self.address.schema, Type::TEXT)])?;
         }
         Ok(())
     }
@@ -319,7 +322,6 @@ impl Writing for Writer<'_> {
 
     fn advance(&mut self, row: &RevisionRow, keep: Retention) -> Result<(), StoreError> {
         self.finish()?;
-        self.write_id = Some(row.write_id);
         let revision = row.revision;
         let oldest = revision.0.saturating_sub(keep.revisions).saturating_add(1);
         // In one round trip: the tables are not the same, and each sees its own as it was before.
@@ -344,7 +346,7 @@ impl Writing for Writer<'_> {
                 (&signed(row.unix_ms), Type::INT8),
                 (&signed(oldest), Type::INT8),
                 (&signed(keep.audit_rows), Type::INT8),
-                (&self.channel, Type::TEXT),
+                (&self.address.channel(), Type::TEXT),
                 (&revision.0.to_string(), Type::TEXT),
             ],
         )?;
@@ -520,7 +522,7 @@ fn write_audit(session: &Session, rows: &[(i64, AuditRow)]) -> Result<(), StoreE
     let number = |of: fn(&AuditRow) -> u64| -> Vec<i64> {
         rows.iter().map(|(_, row)| signed(of(row))).collect()
     };
-    fn texts<'a>(rows: &'a [(i64, AuditRow)], of: fn(&AuditRow) -> &String) -> Vec<&'a str> {
+    fn texts(rows: &[(i64, AuditRow)], of: fn(&AuditRow) -> &String) -> Vec<&str> {
         rows.iter().map(|(_, row)| of(row).as_str()).collect()
     }
     fn optional<'a>(
