@@ -103,13 +103,25 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
-    /// Whether the commit happened is not known. A file: it failed and was taken back, and should the
-    /// process end before the next commit, its revision may be found at the next start all the same. A
-    /// database: no answer came in time, the connection broke, or a standby did not confirm it; what
-    /// [`super::Reading::written`] does not find in a later write transaction never happened.
-    #[error("the outcome of the commit is not known")]
+    /// The commit failed and was taken back. Should the process end before the next commit, its
+    /// revision may be found at the next start all the same: nobody knows.
+    #[error("the commit failed and was taken back")]
     Unknown {
         /// The engine's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The commit was sent, and whether it happened is not known: no answer came in time, the
+    /// connection broke, or a standby did not confirm it. [`super::Reading::written`] tells, once the
+    /// write lock can be had again: what is not found under the lock never happened.
+    #[error(
+        "the outcome of the commit is not known{}; look it up by its write id before you repeat it",
+        named(.write_id.as_ref())
+    )]
+    Outcome {
+        /// That of the revision; none: the transaction made no revision.
+        write_id: Option<[u8; 16]>,
+        /// Why it is not known.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -139,6 +151,13 @@ pub enum StoreError {
     },
 }
 
+/// The write id of a commit, for a message.
+fn named(write_id: Option<&[u8; 16]>) -> String {
+    let Some(write_id) = write_id else { return String::new() };
+    let hex: String = write_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!(" (write id {hex})")
+}
+
 impl StoreError {
     /// Whether it is for want of space.
     pub fn is_full(&self) -> bool {
@@ -158,6 +177,7 @@ impl StoreError {
             StoreError::HighWater { .. }
                 | StoreError::Database { .. }
                 | StoreError::Unknown { .. }
+                | StoreError::Outcome { .. }
                 | StoreError::Server { .. }
                 | StoreError::Io { .. }
         )

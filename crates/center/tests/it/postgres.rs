@@ -170,7 +170,7 @@ fn a_session_that_ends_within_a_write_leaves_nothing() {
         tx.advance(&with_id(before.0 + 1), KEEP)
     })
     .unwrap_err();
-    assert!(!matches!(failed, StoreError::Unknown { .. }), "{}", chain(&failed));
+    assert!(!matches!(failed, StoreError::Outcome { .. }), "{}", chain(&failed));
     assert!(failed.is_passing(), "{}", chain(&failed));
     let reading = store.read().unwrap();
     assert_eq!(reading.head().unwrap(), before);
@@ -409,7 +409,8 @@ fn a_commit_without_an_answer_is_unknown() {
     let began = Instant::now();
     let error = write(&store, |tx| tx.advance(&row, KEEP)).unwrap_err();
     assert!(began.elapsed() >= Duration::from_secs(5));
-    assert!(matches!(error, StoreError::Unknown { .. }), "{}", chain(&error));
+    let StoreError::Outcome { write_id, .. } = &error else { panic!("{}", chain(&error)) };
+    assert_eq!(*write_id, Some(row.write_id));
     assert!(error.is_passing());
     // It is not seen, and nobody else gets the lock: it stays unknown.
     assert_eq!(store.read().unwrap().head().unwrap(), Revision(0));
@@ -441,7 +442,7 @@ fn a_commit_without_an_answer_is_unknown() {
             writing.is_finished()
         });
         let error = writing.join().unwrap().unwrap_err();
-        assert!(matches!(error, StoreError::Unknown { .. }), "{}", chain(&error));
+        assert!(matches!(error, StoreError::Outcome { .. }), "{}", chain(&error));
     });
     missing(false);
     assert_eq!(store.read().unwrap().written(&row.write_id).unwrap(), Some(row));

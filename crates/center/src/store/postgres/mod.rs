@@ -2,7 +2,7 @@
 //!
 //! A write takes the lock of the one row of `head` before it reads anything, so the order of locks is
 //! the order of commits and of revisions, and what it reads is current. A COMMIT whose answer does not
-//! come is neither retried nor guessed about ([`StoreError::Unknown`]). Another line of time (a standby
+//! come is neither retried nor guessed about ([`StoreError::Outcome`]). Another line of time (a standby
 //! was promoted, or the database was restored to an earlier point) shows in [`Reading::timeline`]; a
 //! head below one that was seen here before is a loss ([`StoreError::Moved`]).
 //!
@@ -84,10 +84,22 @@ impl PostgresStore {
     /// [`StoreError::Layout`] for tables of a newer release, [`StoreError::Pooler`] where `prepared=false`
     /// is missing, [`StoreError::Server`] where the server refuses.
     pub fn open(address: &Address) -> Result<PostgresStore, StoreError> {
+        let mut store = PostgresStore::closed(address)?;
+        let session = Session::open(&store.address, &store.handle)?;
+        check_server(&session)?;
+        store.probe_pooler(&session)?;
+        store.first = layout::settle(&session, &store.address)?;
+        drop(session);
+        store.tidy_pulses();
+        Ok(store)
+    }
+
+    /// One without a session yet.
+    fn closed(address: &Address) -> Result<PostgresStore, StoreError> {
         let (runtime, handle) = runtime()?;
         let address = Arc::new(address.clone());
         let center: [u8; 16] = random()?;
-        let mut store = PostgresStore {
+        Ok(PostgresStore {
             readers: Arc::new(Pool::new(Arc::clone(&address), handle.clone())),
             address,
             runtime: Some(runtime),
@@ -98,14 +110,7 @@ impl PostgresStore {
             highest: AtomicU64::new(0),
             center: center.iter().map(|byte| format!("{byte:02x}")).collect(),
             first: false,
-        };
-        let session = Session::open(&store.address, &store.handle)?;
-        check_server(&session)?;
-        store.probe_pooler(&session)?;
-        store.first = layout::settle(&session, &store.address)?;
-        drop(session);
-        store.tidy_pulses();
-        Ok(store)
+        })
     }
 
     /// What [`PostgresStore::open`] would do to the tables, in words; nothing is written. Blocks.
@@ -352,7 +357,7 @@ impl Store for PostgresStore {
             Ok(EditVerdict::Commit) => writer.finish().map(|()| EditVerdict::Commit),
             done => done,
         };
-        let head = writer.head()?;
+        let (head, write_id) = (writer.head()?, writer.write_id);
         let done = match done {
             // On the server the transaction ended with the statement that failed.
             Ok(EditVerdict::Commit) if session.has_failed() => Err(StoreError::Database {
@@ -366,7 +371,7 @@ impl Store for PostgresStore {
                     return Ok(());
                 }
                 Committed::Failed(e) => Err(e),
-                Committed::Unknown(source) => Err(StoreError::Unknown { source }),
+                Committed::Unknown(source) => Err(StoreError::Outcome { write_id, source }),
             },
             Ok(EditVerdict::Rollback) => Ok(()),
             Err(e) => Err(e),

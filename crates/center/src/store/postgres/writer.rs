@@ -59,6 +59,8 @@ pub(super) struct Batch<'a> {
     /// Rows that were written or kept back.
     rows: usize,
     long: bool,
+    /// That of the revision that the transaction made.
+    pub(super) write_id: Option<[u8; 16]>,
 }
 
 impl Connected for Batch<'_> {
@@ -116,6 +118,7 @@ impl<'a> Batch<'a> {
             audit_seq: Cell::new(None),
             rows: 0,
             long: false,
+            write_id: None,
         })
     }
 
@@ -322,6 +325,7 @@ impl Writing for Writer<'_> {
 
     fn advance(&mut self, row: &RevisionRow, keep: Retention) -> Result<(), StoreError> {
         self.finish()?;
+        self.write_id = Some(row.write_id);
         let revision = row.revision;
         let oldest = revision.0.saturating_sub(keep.revisions).saturating_add(1);
         // In one round trip: the tables are not the same, and each sees its own as it was before.
