@@ -79,6 +79,10 @@ pub struct Applied {
     pub changed: Changed,
     /// Whether nothing was changed.
     pub dry_run: bool,
+    /// Whether the same request, by its `Idempotency-Key`, had landed before, as this revision: it was
+    /// not made again, and what it changed is not told again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replayed: bool,
     /// Files that are nothing to apply, such as requests in Cedar's format.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,

@@ -36,6 +36,6 @@ pub use services::{
 };
 pub use status::{
     Audit, AuditEntry, CenterStatus, Follower, Followers, GateStatus, Landed, Missing, Part,
-    Readiness, Revision, Scope, Status,
+    Readiness, Revision, Scope, Status, Written,
 };
 pub use uid::{EscapedUid, TYPE, UID, Uid, UidInput};

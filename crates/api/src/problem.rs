@@ -21,6 +21,9 @@ pub struct Problem {
     /// Under which id the center logged the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// By what a write can be looked up whose outcome is not known: 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_id: Option<String>,
     /// What is wrong, item by item.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Located>,

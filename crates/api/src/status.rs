@@ -13,6 +13,26 @@ pub struct Landed {
     pub revision: u64,
 }
 
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Written {
+    /// Its id: 32 hexadecimal digits.
+    pub write_id: String,
+    /// Whether it landed. False: it is not among the revisions that are kept, and nothing that is
+    /// under way will make it one.
+    pub landed: bool,
+    /// The revision that it made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// When it landed, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix_ms: Option<u64>,
+    /// Where it did not: when the oldest revision landed that is kept, in milliseconds since the Unix
+    /// epoch. Of a write before that nothing is known. Left out: all are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_since_unix_ms: Option<u64>,
+}
+
 /// The newest revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Revision {

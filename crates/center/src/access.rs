@@ -4,12 +4,13 @@
 //! is the table in [`Role::has`]. The golden matrix in `tests/it/matrix.rs` shows the product.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keepgate_policy::service::Authzen;
 use keepgate_policy::world::{Naming, member_key};
 use keepgate_policy::{Change, ItemBody, ItemKey, Kind, Uid, World, source_of};
 
-use crate::desk::{Head, Refusal, Step, is_default};
+use crate::desk::{Head, Outcome, Refusal, Step, WriteId, is_default};
 use crate::store::{Reading, StoreError, TokenRow};
 use crate::token::{self, PeerCertificate, Role};
 
@@ -151,9 +152,35 @@ pub(crate) fn source(caller: &Caller) -> String {
     caller.bound().unwrap_or_default().to_owned()
 }
 
-/// Whoever made a request, proven by a token.
+/// A write that its request has named.
+#[derive(Debug)]
+pub(crate) struct Named {
+    id: WriteId,
+    replayed: AtomicBool,
+}
+
+impl Named {
+    pub(crate) fn new(id: WriteId) -> Named {
+        Named { id, replayed: AtomicBool::new(false) }
+    }
+
+    /// By what the store knows it.
+    pub(crate) fn id(&self) -> WriteId {
+        self.id
+    }
+
+    /// Whether it had landed before.
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.replayed.load(Ordering::Relaxed)
+    }
+}
+
+/// Whoever made a request, proven by a token, and the name that the request gave its write.
 #[derive(Clone, Debug)]
-pub struct Caller(Arc<TokenRow>);
+pub struct Caller {
+    token: Arc<TokenRow>,
+    write: Option<Arc<Named>>,
+}
 
 impl Caller {
     /// The caller of this token text, if it is good.
@@ -162,7 +189,7 @@ impl Caller {
         let row = head.tokens.get(id)?;
         // The hash is compared even where the token has ended: both take the same time.
         let same = token::matches(text, &row.sha256);
-        (same && row.is_good(keepgate_observe::unix_s())).then(|| Caller(Arc::new(row.clone())))
+        (same && row.is_good(keepgate_observe::unix_s())).then(|| Caller::with(row.clone()))
     }
 
     /// The gate of a connection's client certificate, if one of its names takes the place of a good
@@ -187,17 +214,38 @@ impl Caller {
         let row = TokenRow::clone(found.first()?);
         let until = certificate.until_unix_s;
         let until = row.expires_unix_s.map_or(until, |ends| ends.min(until));
-        Some(Caller(Arc::new(TokenRow { expires_unix_s: Some(until), ..row })))
+        Some(Caller::with(TokenRow { expires_unix_s: Some(until), ..row }))
+    }
+
+    fn with(row: TokenRow) -> Caller {
+        Caller { token: Arc::new(row), write: None }
+    }
+
+    /// The same, of a request that gave its write this name.
+    pub(crate) fn named(self, write: Option<Arc<Named>>) -> Caller {
+        Caller { write, ..self }
+    }
+
+    /// The name of the request's write.
+    pub(crate) fn write(&self) -> Option<&Arc<Named>> {
+        self.write.as_ref()
+    }
+
+    /// Notes what came of the request's write.
+    pub(crate) fn note(&self, outcome: &Outcome) {
+        if let Some(write) = &self.write {
+            write.replayed.fetch_or(outcome.replayed, Ordering::Relaxed);
+        }
     }
 
     /// Its token's id.
     pub fn token_id(&self) -> &str {
-        &self.0.id
+        &self.token.id
     }
 
     /// Its token's role.
     pub fn role(&self) -> Role {
-        self.0.role
+        self.token.role
     }
 
     /// The services that its token is bound to; none: any.
@@ -207,7 +255,7 @@ impl Caller {
 
     /// The service that its token is bound to (a gate's: several, with `,` between them); none: any.
     pub fn service(&self) -> Option<&str> {
-        (!self.0.service.is_empty()).then_some(self.0.service.as_str())
+        (!self.token.service.is_empty()).then_some(self.token.service.as_str())
     }
 
     /// The one service that it may write; none: all of them.
@@ -224,9 +272,9 @@ impl Caller {
     pub(crate) fn still_good(&self, head: &Head) -> bool {
         let now = keepgate_observe::unix_s();
         head.tokens
-            .get(&self.0.id)
-            .is_some_and(|row| row.is_good(now) && row.sha256 == self.0.sha256)
-            && self.0.is_good(now)
+            .get(&self.token.id)
+            .is_some_and(|row| row.is_good(now) && row.sha256 == self.token.sha256)
+            && self.token.is_good(now)
     }
 }
 
@@ -248,6 +296,6 @@ pub(crate) mod tests {
             revoked_unix_s: None,
             expires_unix_s: None,
         };
-        Caller(Arc::new(row))
+        Caller::with(row)
     }
 }

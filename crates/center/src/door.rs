@@ -173,7 +173,7 @@ async fn make(desk: &Desk, asked: &NewAdminToken) -> Result<MadeToken, Problem> 
     let plan: Planner =
         Box::new(move |_, _| Ok(EditPlan { tokens: vec![row], ..EditPlan::default() }));
     let actor = ACTOR.to_owned();
-    let edit = Edit { actor, action: "token.create", dry_run: false, plan };
+    let edit = Edit { actor, action: "token.create", dry_run: false, write_id: None, plan };
     let outcome = desk.edit(edit).await?;
     tracing::info!(id = minted.id, "made an admin token for this host");
     Ok(MadeToken { id: minted.id, token: minted.text, revision: outcome.revision.0 })

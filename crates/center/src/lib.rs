@@ -37,6 +37,7 @@ use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
 use store::{Retention, SqliteStore, Store, StoreError};
 use token::{RandomError, Role};
 
+pub use api::writes::idempotency_key;
 pub use door::{DoorError, SOCKET, admin_token, short_path};
 pub use keepgate_serve::TlsFiles;
 pub use server::{APPLY_BYTES, Bounds};
@@ -261,7 +262,10 @@ impl Center {
         let plan: desk::Planner =
             Box::new(move |_, _| Ok(EditPlan { tokens: vec![row], ..EditPlan::default() }));
         let actor = "center".to_owned();
-        self.app.desk.edit(Edit { actor, action: "token.create", dry_run: false, plan }).await?;
+        self.app
+            .desk
+            .edit(Edit { actor, action: "token.create", dry_run: false, write_id: None, plan })
+            .await?;
         Ok(minted.text)
     }
 
@@ -353,7 +357,7 @@ async fn first_token(desk: &Desk, dir: &Path) -> Result<Option<PathBuf>, StartEr
     let plan: desk::Planner =
         Box::new(move |_, _| Ok(EditPlan { tokens: vec![row], ..EditPlan::default() }));
     let actor = "center".to_owned();
-    desk.edit(Edit { actor, action: "token.create", dry_run: false, plan })
+    desk.edit(Edit { actor, action: "token.create", dry_run: false, write_id: None, plan })
         .await
         .map_err(StartError::FirstToken)?;
     tracing::info!(file = %path.display(), "wrote the first admin token");

@@ -1,10 +1,15 @@
 //! The center's admin API as commands use it: which center, which token, and its answers as
 //! JSON or as an error a person can act on.
+//!
+//! Each write has an `Idempotency-Key`. Where its answer is lost, or the center does not know what came
+//! of it, it is sent again under the same key: the center makes it once.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use keepgate_api::{
     Applied, Changed, ItemList, Key, Keys, Landed, Line, Listed, Located, Member, Members, Problem,
@@ -15,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::exit::usage;
-use crate::origin::Origin;
+use crate::origin::{Lost, Origin};
 use crate::secret;
 
 /// Where a center listens unless told otherwise.
@@ -28,6 +33,16 @@ pub(crate) const ADMIN_TOKEN_FILE: &str = "admin.token";
 const PAGE_LIMIT: usize = 500;
 /// Pages of one list at most.
 const MAX_PAGES: usize = 10_000;
+/// How often a write is sent again whose outcome is not known.
+const SENT_AGAIN: u32 = 6;
+/// The pause before it is sent again for the first time; each pause is twice the one before.
+const PAUSE: Duration = Duration::from_millis(250);
+/// The problem of a write of which the center does not know what came of it.
+const UNKNOWN: &str = "urn:keepgate:problem:outcome-unknown";
+/// The header that names a write.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// A write that there is none of: whoever answers for it can tell of others.
+const NO_WRITE: &str = "/v1/writes/00000000000000000000000000000000";
 /// Largest token file, in bytes.
 const MAX_TOKEN_BYTES: u64 = 4096;
 
@@ -205,6 +220,8 @@ pub(crate) struct Refusal {
     pub(crate) status: u16,
     /// In words.
     text: String,
+    /// Whether the center does not know what came of the request.
+    is_unknown: bool,
     /// File by file, where files were sent.
     pub(crate) problems: Vec<Located>,
 }
@@ -287,7 +304,8 @@ impl Admin {
         path: &str,
         lines: Vec<u8>,
     ) -> anyhow::Result<T> {
-        let answer = self.send(Method::POST, path, Some(("application/x-ndjson", lines))).await?;
+        let lines = Some(("application/x-ndjson", lines.into()));
+        let answer = self.send(Method::POST, path, lines).await?;
         self.read(&format!("POST {path}"), answer)
     }
 
@@ -299,8 +317,29 @@ impl Admin {
         body: Vec<u8>,
         mut told: impl FnMut(&Progress),
     ) -> anyhow::Result<Applied> {
+        let (key, body) = (new_key()?, Bytes::from(body));
+        let mut sent = 0;
+        loop {
+            let done = self.follow(path, (&key, body.clone()), &mut told).await;
+            match self.again(&mut sent, done).await? {
+                Some(done) => return Ok(done),
+                None => continue,
+            }
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        path: &str,
+        (key, body): (&HeaderValue, Bytes),
+        mut told: impl FnMut(&Progress),
+    ) -> anyhow::Result<Applied> {
         let accept = HeaderValue::from_static("application/x-ndjson, application/json");
-        let headers = [(AUTHORIZATION, self.authorization.clone()), (ACCEPT, accept)];
+        let headers = [
+            (AUTHORIZATION, self.authorization.clone()),
+            (ACCEPT, accept),
+            (IDEMPOTENCY_KEY, key.clone()),
+        ];
         let asked = format!("POST {path}");
         let mut answer = self
             .origin
@@ -329,7 +368,48 @@ impl Admin {
                 }
             }
         }
-        bail!("the center `{}` ended its answer to `{asked}` without a result", self.url)
+        let ended =
+            format!("the center `{}` ended its answer to `{asked}` without a result", self.url);
+        Err(anyhow!(ended).context(Lost))
+    }
+
+    /// What came of a write; none: after a pause it is to be sent again, under the same key.
+    async fn again<T>(
+        &mut self,
+        sent: &mut u32,
+        done: anyhow::Result<T>,
+    ) -> anyhow::Result<Option<T>> {
+        *sent += 1;
+        let error = match done {
+            Ok(done) => {
+                if *sent > 1 {
+                    tracing::debug!(sent, "the write was sent several times; it is made once");
+                }
+                return Ok(Some(done));
+            }
+            Err(error) => error,
+        };
+        let refusal = error.downcast_ref::<Refusal>();
+        let is_unknown = match refusal {
+            Some(refusal) => refusal.is_unknown,
+            // A center that was there and is not any more may be back soon.
+            None => error.is::<Lost>() || *sent > 1,
+        };
+        if !is_unknown {
+            return Err(error);
+        }
+        let untold = "whether the change was made is not known; `keepgate audit` lists what was";
+        if *sent > SENT_AGAIN {
+            return Err(error.context(untold));
+        }
+        tokio::time::sleep(PAUSE * 2_u32.pow(*sent - 1)).await;
+        // An earlier release would make it twice.
+        let headers = [(AUTHORIZATION, self.authorization.clone())];
+        let known = self.origin.send(Method::GET, NO_WRITE, &headers, None).await;
+        if known.is_ok_and(|answer| answer.status == StatusCode::NOT_FOUND) {
+            return Err(error.context(untold));
+        }
+        Ok(None)
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -340,7 +420,7 @@ impl Admin {
     ) -> anyhow::Result<T> {
         let asked = format!("{method} {path}");
         let body = body.map(serde_json::to_vec).transpose().context("writing the request")?;
-        let body = body.map(|body| ("application/json", body));
+        let body = body.map(|body| ("application/json", body.into()));
         let answer = self.send(method, path, body).await?;
         self.read(&asked, answer)
     }
@@ -358,13 +438,34 @@ impl Admin {
         &mut self,
         method: Method,
         path: &str,
-        body: Option<(&str, Vec<u8>)>,
+        body: Option<(&str, Bytes)>,
     ) -> anyhow::Result<Value> {
-        let headers = [(AUTHORIZATION, self.authorization.clone())];
+        let mut headers = vec![(AUTHORIZATION, self.authorization.clone())];
+        if method == Method::GET {
+            return self.send_once(method, path, &headers, body).await;
+        }
+        headers.push((IDEMPOTENCY_KEY, new_key()?));
+        let mut sent = 0;
+        loop {
+            let done = self.send_once(method.clone(), path, &headers, body.clone()).await;
+            match self.again(&mut sent, done).await? {
+                Some(done) => return Ok(done),
+                None => continue,
+            }
+        }
+    }
+
+    async fn send_once(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Option<(&str, Bytes)>,
+    ) -> anyhow::Result<Value> {
         let asked = format!("{method} {path}");
         let answer = self
             .origin
-            .send(method, path, &headers, body)
+            .send(method, path, headers, body)
             .await
             .with_context(|| format!("the center `{}` cannot be asked", self.url))?;
         self.judged(&asked, answer.status, &answer.body)
@@ -398,7 +499,13 @@ fn refusal(asked: &str, status: StatusCode, problem: Problem) -> Refusal {
         _ => "",
     };
     let text = format!("the center refused `{asked}`: {status} {words}{hint}");
-    Refusal { status, text, problems: problem.problems }
+    Refusal { status, text, is_unknown: problem.kind == UNKNOWN, problems: problem.problems }
+}
+
+/// A key of a write.
+fn new_key() -> anyhow::Result<HeaderValue> {
+    let key = keepgate_center::idempotency_key().context("cannot make a key for the request")?;
+    HeaderValue::from_str(&key).context("cannot make a key for the request")
 }
 
 /// A path segment: everything but unreserved characters percent-encoded (RFC 3986, section 2.3).
@@ -432,7 +539,84 @@ pub(crate) fn shown(value: Option<&Value>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// A center of few words: one answer for each connection (none: it breaks off), and what was asked.
+    async fn center(answers: Vec<Option<&'static str>>) -> (Admin, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let heard = Arc::clone(&asked);
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut held = vec![0; 4096];
+                let length = stream.read(&mut held).await.unwrap();
+                heard.lock().unwrap().push(String::from_utf8(held[..length].to_vec()).unwrap());
+                if let Some(answer) = answer {
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        let admin = Admin::new(Origin::new(&url, None).unwrap(), url, "kgt_a_b").unwrap();
+        (admin, asked)
+    }
+
+    const LANDED: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 14\r\n\r\n\
+                          {\"revision\":7}";
+    const ABSENT: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+    const NOTHING_THERE: &str = "HTTP/1.1 404 Not Found\r\nconnection: close\r\n\
+                                 content-length: 2\r\n\r\n{}";
+    const NOT_KNOWN: &str = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
+                             content-length: 48\r\n\r\n\
+                             {\"type\":\"urn:keepgate:problem:outcome-unknown\"}\n";
+    const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
+                        content-length: 45\r\n\r\n\
+                        {\"type\":\"urn:keepgate:problem:unavailable\"}\n\n";
+
+    fn keys(asked: &Mutex<Vec<String>>) -> Vec<String> {
+        let key = |text: &String| {
+            let line = text.lines().find_map(|line| line.strip_prefix("idempotency-key: "));
+            line.unwrap_or_default().to_owned()
+        };
+        asked.lock().unwrap().iter().map(key).collect()
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_answer_is_lost_is_sent_again_under_its_key() {
+        let answers = vec![None, Some(ABSENT), Some(NOT_KNOWN), Some(ABSENT), Some(LANDED)];
+        let (mut admin, asked) = center(answers).await;
+        assert_eq!(admin.delete("/v1/tokens/x").await.unwrap().revision, 7);
+        let keys = keys(&asked);
+        let asked = asked.lock().unwrap();
+        assert!(asked[1].starts_with("GET /v1/writes/0000"), "{}", asked[1]);
+        assert_eq!(keys[0].len(), 32);
+        assert_eq!((&keys[0], &keys[0]), (&keys[2], &keys[4]));
+        assert_eq!((&*keys[1], &*keys[3]), ("", ""));
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_release_would_do_twice_is_sent_once() {
+        let (mut admin, asked) = center(vec![None, Some(NOTHING_THERE)]).await;
+        let error = format!("{:#}", admin.delete("/v1/tokens/x").await.unwrap_err());
+        assert!(error.starts_with("whether the change was made is not known"), "{error}");
+        assert_eq!(asked.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_final_and_so_is_a_read() {
+        let (mut admin, asked) = center(vec![Some(BUSY), None]).await;
+        let error = format!("{:#}", admin.delete("/v1/tokens/x").await.unwrap_err());
+        assert!(error.contains("503"), "{error}");
+        assert!(admin.load::<Value>("/v1/status").await.is_err());
+        let keys = keys(&asked);
+        assert_eq!((keys.len(), keys[1].as_str()), (2, ""));
+    }
 
     #[test]
     fn segments_are_encoded() {

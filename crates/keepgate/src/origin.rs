@@ -87,7 +87,7 @@ impl Origin {
         method: Method,
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
-        body: Option<(&str, Vec<u8>)>,
+        body: Option<(&str, Bytes)>,
     ) -> anyhow::Result<Answer> {
         let path = format!("{}{path}", self.base);
         self.send_at_root(method, &path, headers, body).await
@@ -104,13 +104,13 @@ impl Origin {
         method: Method,
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
-        body: Option<(&str, Vec<u8>)>,
+        body: Option<(&str, Bytes)>,
     ) -> anyhow::Result<Answer> {
         let shown = format!("{}{path}", self.target);
         let exchange = self.exchange(method, path, headers, body);
         match tokio::time::timeout(TIMEOUT, exchange).await {
             Ok(answer) => answer.with_context(|| format!("no answer from `{shown}`")),
-            Err(_) => bail!("no answer from `{shown}` within {} s", TIMEOUT.as_secs()),
+            Err(_) => Err(late(&shown, TIMEOUT)),
         }
     }
 
@@ -136,7 +136,7 @@ impl Origin {
         method: Method,
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
-        body: Option<(&str, Vec<u8>)>,
+        body: Option<(&str, Bytes)>,
     ) -> anyhow::Result<Answer> {
         let mut sender = self.sender().await?;
         let mut request = self.request(method, path, headers);
@@ -144,16 +144,16 @@ impl Origin {
             None => Bytes::new(),
             Some((kind, bytes)) => {
                 request = request.header(CONTENT_TYPE, kind);
-                bytes.into()
+                bytes
             }
         };
         let request = request.body(Full::new(bytes)).context("building the request")?;
-        let response = sender.send_request(request).await?;
+        let response = sender.send_request(request).await.context(Lost)?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, MAX_BODY_BYTES)
             .collect()
             .await
-            .map_err(|e| anyhow::anyhow!("reading the answer: {e}"))?
+            .map_err(|e| anyhow::anyhow!("reading the answer: {e}").context(Lost))?
             .to_bytes();
         self.connection = Some(sender);
         Ok(Answer { status: head.status, headers: head.headers, body })
@@ -165,18 +165,20 @@ impl Origin {
         method: Method,
         path: &str,
         headers: &[(HeaderName, HeaderValue)],
-        body: (&str, Vec<u8>),
+        body: (&str, Bytes),
     ) -> anyhow::Result<Following> {
         let path = format!("{}{path}", self.base);
         let mut sender = self.sender().await?;
         let shown = format!("{}{path}", self.target);
         let mut request = self.request(method, &path, headers);
         request = request.header(CONTENT_TYPE, body.0);
-        let request = request.body(Full::new(body.1.into())).context("building the request")?;
+        let request = request.body(Full::new(body.1)).context("building the request")?;
         let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
         let response = match answer {
-            Ok(response) => response.with_context(|| format!("no answer from `{shown}`"))?,
-            Err(_) => bail!("no answer from `{shown}` within {} s", PATIENCE.as_secs()),
+            Ok(response) => {
+                response.context(Lost).with_context(|| format!("no answer from `{shown}`"))?
+            }
+            Err(_) => return Err(late(&shown, PATIENCE)),
         };
         let (head, body) = response.into_parts();
         Ok(Following { head, body, held: Vec::new(), shown, _sender: sender })
@@ -215,6 +217,20 @@ async fn connect(dialer: &Dialer, target: &Target) -> anyhow::Result<SendRequest
     Ok(sender)
 }
 
+/// The connection was there, and no whole answer came: what the request asks for may have been done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost;
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the answer was lost")
+    }
+}
+
+fn late(shown: &str, patience: Duration) -> anyhow::Error {
+    anyhow::anyhow!("no answer from `{shown}` within {} s", patience.as_secs()).context(Lost)
+}
+
 /// An answer that is read line by line.
 pub(crate) struct Following {
     pub(crate) head: http::response::Parts,
@@ -240,9 +256,13 @@ impl Following {
             }
             let frame = tokio::time::timeout(SILENCE, self.body.frame()).await;
             match frame {
-                Err(_) => bail!("`{}` was silent for {} s", self.shown, SILENCE.as_secs()),
+                Err(_) => {
+                    let said = format!("`{}` was silent for {} s", self.shown, SILENCE.as_secs());
+                    return Err(anyhow::anyhow!(said).context(Lost));
+                }
                 Ok(Some(frame)) => {
-                    let frame = frame.with_context(|| format!("reading `{}`", self.shown))?;
+                    let read = frame.context(Lost);
+                    let frame = read.with_context(|| format!("reading `{}`", self.shown))?;
                     self.held.extend(frame.data_ref().into_iter().flatten());
                 }
                 Ok(None) if self.held.is_empty() => return Ok(None),

@@ -43,6 +43,9 @@ pub enum DecodeError {
     },
 }
 
+/// What memberships and grants need that end (see [`Item::needs`]).
+pub(crate) const ENDING: u32 = 3;
+
 impl ItemBody {
     /// The kind of item this is a body of.
     pub fn kind(&self) -> Kind {
@@ -70,7 +73,7 @@ impl ItemBody {
             ItemBody::Service(settings) => settings.needs(),
             ItemBody::Route(route) => route.needs(),
             ItemBody::Member(MemberBody { until_unix_s: Some(_), .. })
-            | ItemBody::Grant(GrantBody { until_unix_s: Some(_), .. }) => 3,
+            | ItemBody::Grant(GrantBody { until_unix_s: Some(_), .. }) => ENDING,
             _ => 1,
         }
     }

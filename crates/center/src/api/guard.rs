@@ -10,11 +10,12 @@ use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::App;
 use super::problem::{GATHERING, Problem};
+use super::writes::{self, REPLAYED, TRUE};
 use crate::access::{Caller, Permission};
 use crate::metrics::Api;
 use crate::server::Peer;
@@ -101,6 +102,7 @@ pub(crate) async fn permission(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let mut named = None;
     if needs != Permission::Open {
         let caller = match caller(&app, &request) {
             Ok(caller) => caller,
@@ -122,7 +124,16 @@ pub(crate) async fn permission(
             let detail = format!("an editor of service `{own}` may not write service `{other}`");
             return Problem::forbidden(detail).into_response();
         }
-        request.extensions_mut().insert(caller);
+        let writes = matches!(needs, Permission::Write | Permission::Tokens);
+        let write = match writes && request.method() != Method::GET {
+            true => writes::named(&request, caller.token_id()),
+            false => Ok(None),
+        };
+        named = match write {
+            Ok(write) => write,
+            Err(problem) => return problem.into_response(),
+        };
+        request.extensions_mut().insert(caller.named(named.clone()));
     }
     // Decisions from a state that may lack what was acknowledged would flatter.
     if needs == Permission::Decide {
@@ -131,7 +142,11 @@ pub(crate) async fn permission(
             return Problem::history(&condition).into_response();
         }
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if named.is_some_and(|write| write.is_replayed()) {
+        response.headers_mut().insert(REPLAYED, TRUE);
+    }
+    response
 }
 
 /// The service that a request's path names. One that cannot be decoded names none that there is.

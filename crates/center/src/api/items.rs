@@ -253,9 +253,11 @@ where
         access::check_writes(&by, store, &head.world, writes)?;
         Ok(wanted)
     });
-    let landed = app.desk.edit(Edit { actor, action, dry_run, plan }).await;
+    let write_id = caller.write().map(|write| write.id());
+    let landed = app.desk.edit(Edit { actor, action, dry_run, write_id, plan }).await;
     match landed {
         Ok(outcome) => {
+            caller.note(&outcome);
             app.metrics.edits_landed.add(u64::from(!dry_run));
             Ok(outcome)
         }
@@ -297,10 +299,12 @@ where
         access::check_writes(&by, store, &head.world, writes)?;
         Ok(planned)
     });
-    let landed = app
-        .desk
-        .edit_bulk(Bulk { actor, action, dry_run, plan, work, anew, place: Box::new(place) })
-        .await;
+    let (write_id, place) = (caller.write().map(|write| write.id()), Box::new(place));
+    let bulk = Bulk { actor, action, dry_run, write_id, plan, work, anew, place };
+    let landed = app.desk.edit_bulk(bulk).await;
+    if let Ok(outcome) = &landed {
+        caller.note(outcome);
+    }
     match &landed {
         Ok(_) => app.metrics.edits_landed.add(u64::from(!dry_run)),
         Err(_) => app.metrics.edits_refused.add(1),

@@ -10,6 +10,7 @@ use keepgate_policy::model::KeyBody;
 use keepgate_policy::{Change, Item, ItemBody, ItemKey, Kind, Revision};
 
 use super::input::{Args, Condition, Json, Page, Params, told, uid};
+use super::writes::told_once;
 use super::{Answer, App, items, tokens};
 use crate::access::Caller;
 use crate::desk::{EditPlan, Refusal};
@@ -39,6 +40,7 @@ pub(crate) async fn create(
         Ok(EditPlan { changes: vec![Change::Put(item)], ..EditPlan::default() })
     })
     .await?;
+    told_once(&outcome)?;
     Ok(made(minted, outcome.revision))
 }
 
@@ -116,6 +118,7 @@ pub(crate) async fn rotate(
         Ok(EditPlan { changes, ..EditPlan::default() })
     })
     .await?;
+    told_once(&outcome)?;
     Ok(made(minted, outcome.revision))
 }
 

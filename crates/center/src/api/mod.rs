@@ -36,6 +36,7 @@ pub(crate) mod table;
 pub(crate) mod tokens;
 pub(crate) mod top;
 mod twice;
+pub(crate) mod writes;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

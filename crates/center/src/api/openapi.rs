@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::input::IF_MATCH_TAGS as TAGS;
 use super::table::{self, Endpoint};
+use super::writes::KEY_PATTERN;
 use crate::access::Permission;
 
 /// The name of a service (`policy::service::is_service_name`).
@@ -175,6 +176,10 @@ fn operation(endpoint: &Endpoint, problem: &Schema, generators: &mut Generators)
         parameters.push(of("If-Match", of_tags));
         parameters.push(of("If-None-Match", json!({ "type": "string", "enum": ["*"] })));
     }
+    if endpoint.writes() {
+        let schema = json!({ "type": "string", "pattern": KEY_PATTERN });
+        parameters.push(json!({ "name": "Idempotency-Key", "in": "header", "schema": schema }));
+    }
     let mut content = endpoint.answer.render(&mut generators.answers);
     if let (Some(lines), Some(content)) = (endpoint.progress, content.as_object_mut())
         && let Value::Object(lines) = lines.render(&mut generators.answers)
@@ -234,6 +239,7 @@ fn path_kind<'p>(path: &str, name: &'p str) -> &'p str {
 fn parameter(name: &str, kind: &str) -> Value {
     match (name, kind) {
         ("service", _) => json!({ "type": kind, "pattern": SERVICE }),
+        ("write_id", _) => json!({ "type": kind, "pattern": "^[0-9A-Fa-f]{32}$" }),
         ("uid" | "member" | "role", _) => json!({ "type": kind, "pattern": UID }),
         (_, "integer") => json!({ "type": kind, "format": "uint64", "minimum": 0,
             "maximum": u64::MAX }),
@@ -245,8 +251,7 @@ fn parameter(name: &str, kind: &str) -> Value {
 fn problems(endpoint: &Endpoint) -> Vec<(u16, &'static str)> {
     let open = endpoint.needs == Permission::Open;
     let named = endpoint.path.contains('{');
-    let writes = matches!(endpoint.needs, Permission::Write | Permission::Tokens)
-        && endpoint.method != "GET";
+    let writes = endpoint.writes();
     let body = endpoint.body.is_some();
     let all = [
         (400, true, "the request does not have the form that is described here"),

@@ -18,6 +18,7 @@ pub(crate) struct Problem {
     kind: &'static str,
     title: &'static str,
     detail: String,
+    write_id: Option<desk::WriteId>,
     problems: Vec<desk::EditProblem>,
 }
 
@@ -31,7 +32,7 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Problem {
-        Problem { status, kind, title, detail: detail.into(), problems: Vec::new() }
+        Problem { status, kind, title, detail: detail.into(), write_id: None, problems: Vec::new() }
     }
 
     pub(crate) fn bad_request(detail: impl Into<String>) -> Problem {
@@ -182,6 +183,7 @@ impl Problem {
             status: self.status.as_u16(),
             detail: self.detail.clone(),
             request_id: request_id.map(str::to_owned),
+            write_id: self.write_id.map(|id| crate::token::hex(&id)),
             problems: self.problems.iter().map(desk::EditProblem::told).collect(),
         }
     }
@@ -230,6 +232,13 @@ impl From<Refusal> for Problem {
             }
             Refusal::Lost(why) => Problem::history(&desk::Condition::Lost(why)),
             Refusal::Stopped(why) => Problem::unavailable(&*why),
+            Refusal::Undone(_) => Problem::unavailable(text),
+            Refusal::OutcomeUnknown { write_id } => {
+                let title = "whether the change was stored is not known";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let problem = Problem::new(status, "outcome-unknown", title, text);
+                Problem { write_id: Some(write_id), ..problem }
+            }
             Refusal::Store(e) if e.is_full() => Problem::storage_full(e.to_string()),
             Refusal::Store(e) if e.is_lost() => {
                 Problem::history(&desk::Condition::Lost(e.to_string().into()))

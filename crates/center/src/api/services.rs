@@ -127,6 +127,7 @@ pub(crate) async fn apply(
             Ok(Applied {
                 changed,
                 dry_run,
+                replayed: outcome.replayed,
                 ignored,
                 conflicts_total: report.conflicts.total(),
                 conflicts: report.conflicts.first,

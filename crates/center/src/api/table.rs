@@ -22,7 +22,7 @@ use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
     App, assertions, audit, authzen, authzen_shapes, check, directory, extras, import, items, keys,
-    openapi, removal, services, status, tokens, top,
+    openapi, removal, services, status, tokens, top, writes,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -100,6 +100,11 @@ impl Table {
 }
 
 impl Endpoint {
+    /// Whether it changes something.
+    pub(crate) fn writes(&self) -> bool {
+        matches!(self.needs, Permission::Write | Permission::Tokens) && self.method != "GET"
+    }
+
     fn query(&mut self, query: &'static [(&'static str, &'static str)]) -> &mut Endpoint {
         self.query = query;
         self
@@ -565,7 +570,7 @@ fn of_tokens(t: &mut Table) {
 }
 
 fn of_status(t: &mut Table) {
-    use Permission::{Decide, Known, Read};
+    use Permission::{Decide, Known, Read, Write};
     t.add(("GET", "/v1/revision"), Known, ("revision", "the newest revision"), || {
         get(status::revision)
     })
@@ -589,6 +594,11 @@ fn of_status(t: &mut Table) {
             ("until_ms", "integer"),
         ])
         .answers::<api::Audit>();
+    // It waits its turn among the writes, so it is for those who write.
+    t.add(("GET", "/v1/writes/{write_id}"), Write, ("write", "what became of a write"), || {
+        get(writes::fetch)
+    })
+    .answers::<api::Written>();
     t.add(("GET", "/v1/followers"), Read, ("followers", "who follows, and how far"), || {
         get(status::followers)
     })

@@ -12,6 +12,7 @@ use keepgate_serve::certificate::wrong_machine_name;
 
 use super::input::{Args, Json, Page, Params};
 use super::problem::Problem;
+use super::writes::told_once;
 use super::{Answer, App, items};
 use crate::access::Caller;
 use crate::desk::{self, EditPlan, Refusal};
@@ -65,6 +66,7 @@ pub(crate) async fn create(
         Ok(EditPlan { tokens: vec![row], ..EditPlan::default() })
     })
     .await?;
+    told_once(&outcome)?;
     Ok(made(minted, outcome.revision.0))
 }
 
@@ -206,6 +208,7 @@ pub(crate) async fn rotate(
         Ok(EditPlan { tokens: vec![new, old], ..EditPlan::default() })
     })
     .await?;
+    told_once(&outcome)?;
     Ok(made(minted, outcome.revision.0))
 }
 

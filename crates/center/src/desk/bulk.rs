@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use keepgate_policy::{Change, Digest, Item, ItemKey, Kind, Revision, World};
 
 use super::check::{self, EditProblem};
+use super::history::WriteId;
 use super::land::{self, Fate, Stamp};
+use super::others::Ground;
 use super::step::{Planned, Settled, Step, find};
 use super::work::{Stage, Work};
 use super::{Head, Outcome, Refusal, Shared};
@@ -56,6 +58,8 @@ pub(crate) struct Bulk {
     pub(crate) action: &'static str,
     /// As in [`super::Edit`].
     pub(crate) dry_run: bool,
+    /// As in [`super::Edit`].
+    pub(crate) write_id: Option<WriteId>,
     /// What to do.
     pub(crate) plan: BulkPlanner,
     /// How far it is, and whether anybody waits.
@@ -96,6 +100,7 @@ impl Anew {
 pub(super) struct Prepared {
     pub(super) actor: String,
     pub(super) action: &'static str,
+    write_id: Option<WriteId>,
     pub(super) work: Arc<Work>,
     /// The revision that the world is made on.
     at: Revision,
@@ -150,6 +155,15 @@ pub(super) enum Ready {
 pub(super) fn prepare(shared: &Shared, bulk: &mut Bulk) -> Result<Ready, Refusal> {
     let work = Arc::clone(&bulk.work);
     let (store, head) = at_the_head(shared)?;
+    let write_id = bulk.write_id.filter(|_| !bulk.dry_run);
+    if let Some(id) = &write_id
+        && store.written(id)?.is_some()
+    {
+        // The writer says what became of it: under the lock that commits take.
+        let at = head.revision;
+        let world = head.world.clone();
+        return Ok(Ready::Write(Box::new(Prepared::nothing(bulk, at, world))));
+    }
     work.begin(Stage::Compare, 0);
     let Planned { steps, settled } = (bulk.plan)(store.as_ref(), &head)?;
     work.checked(0)?;
@@ -169,9 +183,7 @@ pub(super) fn prepare(shared: &Shared, bulk: &mut Bulk) -> Result<Ready, Refusal
     if bulk.dry_run {
         return Ok(Ready::Done(Outcome::of(head.revision, &steps)));
     }
-    let (actor, action, anew) = (bulk.actor.clone(), bulk.action, bulk.anew.clone());
-    let (at, kept) = (head.revision, Vec::new());
-    let mut prepared = Prepared { actor, action, work, at, steps, settled, world, anew, kept };
+    let mut prepared = Prepared { steps, settled, ..Prepared::nothing(bulk, head.revision, world) };
     // What has landed meanwhile is taken over here, so that little is left for the writer.
     for _ in 0..CATCH_UPS {
         let (store, head) = at_the_head(shared)?;
@@ -229,10 +241,15 @@ fn at_the_head(shared: &Shared) -> Result<(Box<dyn Reading + '_>, Arc<Head>), Re
     for _ in 0..READS {
         let store = shared.store.read()?;
         let head = shared.head.load_full();
-        if store.head()? == head.revision {
+        let found = store.head()?;
+        if found == head.revision {
             return Ok((store, head));
         }
         drop(store);
+        if found > head.revision && shared.store.is_shared() {
+            shared.catch_up()?;
+            continue;
+        }
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     Err(Refusal::Busy)
@@ -262,20 +279,38 @@ pub(super) fn build(
 
 /// Writes a prepared edit and publishes it. Runs on the writer's thread alone.
 pub(super) fn land(shared: &Shared, mut prepared: Box<Prepared>) -> Result<Landed, Refusal> {
-    let before = shared.head.load_full();
-    let landed = land::in_transaction(shared, |tx| prepared.attempt(tx, shared, &before));
+    let landed = land::on_ground(shared, |tx, ground| prepared.attempt(tx, shared, ground));
     landed.map(|(attempt, replaced)| Landed { attempt, prepared, replaced })
 }
 
 impl Prepared {
+    /// One that changes nothing yet.
+    fn nothing(bulk: &Bulk, at: Revision, world: World) -> Prepared {
+        Prepared {
+            actor: bulk.actor.clone(),
+            action: bulk.action,
+            write_id: bulk.write_id,
+            work: Arc::clone(&bulk.work),
+            at,
+            steps: Vec::new(),
+            settled: Vec::new(),
+            world,
+            anew: bulk.anew.clone(),
+            kept: Vec::new(),
+        }
+    }
+
     fn attempt(
         &mut self,
         tx: &mut dyn Writing,
         shared: &Shared,
-        before: &Head,
+        ground: &Ground,
     ) -> Result<(Attempt, Fate), Refusal> {
+        let before = &*ground.before;
         self.work.checked(0)?;
-        land::same_head(shared, &*tx, before)?;
+        if let Some(outcome) = land::landed_before(tx, self.write_id)? {
+            return Ok((Attempt::Done(outcome), Fate::Noted));
+        }
         if !self.catch_up(&*tx, before, CHANGED_SINCE)? {
             return Ok((Attempt::Again, Fate::Nothing));
         }
@@ -286,11 +321,15 @@ impl Prepared {
             let fate = if noted { Fate::Noted } else { Fate::Nothing };
             return Ok((Attempt::Done(outcome), fate));
         }
-        let stamp = Stamp::now(&self.actor, self.action);
-        let revision = Revision(before.revision.0 + 1);
+        let stamp = Stamp::now(&self.actor, self.action, self.write_id)?;
+        let revision = ground.revision;
         land::write(tx, &self.steps, revision, &stamp, Some(&self.work))?;
-        let world = self.world.clone();
-        let next = land::next(tx, shared, before, &self.steps, Vec::new(), world, &stamp)?;
+        let world = match self.world.revision() == revision {
+            true => self.world.clone(),
+            // The line jumps.
+            false => self.world.changed::<Refusal>(revision, std::iter::empty())?,
+        };
+        let next = land::next(tx, shared, ground, &self.steps, Vec::new(), world, &stamp)?;
         let outcome = Outcome { kept, ..Outcome::of(revision, &self.steps) };
         Ok((Attempt::Done(outcome), Fate::State(Box::new(next))))
     }

@@ -7,8 +7,7 @@
 //! says so, and not before: whoever reads that may stop the center and go by what it said.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use keepgate_policy::mark::{Chain, change_digest};
@@ -20,6 +19,9 @@ use crate::store::{
     Fork, Meta, Retention, RevisionRow, Standing, StoreError, Sum, SumRow, TokenRow, Tombstone,
     Writing,
 };
+
+/// By what a commit can be looked up whose outcome is unknown.
+pub type WriteId = [u8; 16];
 
 /// Marks kept in memory, so that what gates report does not cost a look into the store.
 const MARKS: usize = 4096;
@@ -117,10 +119,10 @@ pub(crate) struct Line {
     meta: Meta,
     condition: watch::Sender<Condition>,
     marks: Mutex<VecDeque<(Revision, Chain)>>,
-    forks: Vec<Fork>,
-    began: Instant,
-    /// When the files were last found in place, in milliseconds since `began`, plus one; 0: never.
-    confirmed: AtomicU64,
+    forks: RwLock<Vec<Fork>>,
+    /// When the last look began that found the store in its place and, where other centers write to
+    /// it, its head published; none: there was none.
+    confirmed: watch::Sender<Option<Instant>>,
 }
 
 impl Line {
@@ -134,9 +136,8 @@ impl Line {
             meta,
             condition: watch::Sender::new(condition),
             marks: Mutex::default(),
-            forks,
-            began: Instant::now(),
-            confirmed: AtomicU64::new(0),
+            forks: RwLock::new(forks),
+            confirmed: watch::Sender::new(None),
         };
         line.told(head);
         line
@@ -180,26 +181,45 @@ impl Line {
     }
 
     /// The chain of a revision that was published by this process.
-    fn chain_of(&self, revision: Revision) -> Option<Chain> {
+    pub(super) fn chain_of(&self, revision: Revision) -> Option<Chain> {
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let at = marks.binary_search_by_key(&revision, |(revision, _)| *revision).ok()?;
         marks.get(at).map(|(_, chain)| *chain)
     }
 
     pub(super) fn found_in_place(&self, at: Instant) {
-        let ms = at.saturating_duration_since(self.began).as_millis();
-        let ms = u64::try_from(ms).unwrap_or(u64::MAX - 1);
-        self.confirmed.store(ms.saturating_add(1), Ordering::Release);
+        self.confirmed.send_replace(Some(at));
     }
 
-    /// Whether the store's files were found in place within the last second.
-    pub(super) fn is_confirmed(&self) -> bool {
-        let Some(ms) = self.confirmed.load(Ordering::Acquire).checked_sub(1) else { return false };
-        self.began.elapsed().saturating_sub(Duration::from_millis(ms)) <= CONFIRMED
+    /// When the last look at the store began that found it in its place, if that was within the last
+    /// second.
+    pub(super) fn confirmed(&self) -> Option<Instant> {
+        self.confirmed.borrow().filter(|at| at.elapsed() <= CONFIRMED)
     }
 
-    /// What a mark says, as far as it can be told without the store; `None`: look there.
-    pub(super) fn quick(&self, mark: &proto::Mark, head: &Head) -> Result<Witness, Mark> {
+    /// Wakes when a look has ended so.
+    pub(super) fn watch_confirmed(&self) -> watch::Receiver<Option<Instant>> {
+        self.confirmed.subscribe()
+    }
+
+    /// Where the line jumped, as the store has it now.
+    pub(super) fn jumped(&self, forks: Vec<Fork>) {
+        *self.forks.write().unwrap_or_else(PoisonError::into_inner) = forks;
+    }
+
+    /// It jumped once more.
+    pub(super) fn jumps(&self, fork: Fork) {
+        self.forks.write().unwrap_or_else(PoisonError::into_inner).push(fork);
+    }
+
+    /// What a mark says, as far as it can be told without the store; an error: look there. Of a
+    /// `shared` store the head in memory may be behind.
+    pub(super) fn quick(
+        &self,
+        mark: &proto::Mark,
+        head: &Head,
+        shared: bool,
+    ) -> Result<Witness, Mark> {
         let Ok(mark) = Mark::from_proto(mark) else { return Ok(Witness::Forged) };
         if mark.history != self.meta.history {
             let known = self.meta.ancestors.contains(&mark.history);
@@ -208,8 +228,11 @@ impl Line {
         if !self.meta.sealed(&mark) {
             return Ok(Witness::Forged);
         }
-        if mark.revision > head.revision || self.between_forks(mark.revision) {
+        if self.between_forks(mark.revision) {
             return Ok(Witness::Contradiction(mark));
+        }
+        if mark.revision > head.revision {
+            return if shared { Err(mark) } else { Ok(Witness::Contradiction(mark)) };
         }
         match self.chain_of(mark.revision) {
             Some(chain) if chain == mark.chain => Ok(Witness::OnLine),
@@ -219,7 +242,8 @@ impl Line {
     }
 
     fn between_forks(&self, revision: Revision) -> bool {
-        self.forks.iter().any(|fork| fork.at < revision && revision < fork.resumed)
+        let forks = self.forks.read().unwrap_or_else(PoisonError::into_inner);
+        forks.iter().any(|fork| fork.at < revision && revision < fork.resumed)
     }
 }
 
@@ -246,20 +270,21 @@ pub(super) struct By<'a> {
     pub(super) actor: &'a str,
     pub(super) action: &'a str,
     pub(super) unix_ms: u64,
+    /// By what the commit can be looked up.
+    pub(super) write_id: WriteId,
 }
 
-/// Makes the next revision the head of the store: its chain, tokens' digest and tombstones.
+/// Makes `revision` the head of the store, after `before`: its chain, tokens' digest and tombstones.
 /// Called once in each transaction that changes anything, after the rows are written.
 pub(super) fn advance<'a>(
     tx: &mut dyn Writing,
-    before: &Head,
+    (before, revision): (&Head, Revision),
     line: &Line,
     moved: impl Iterator<Item = Moved<'a>>,
     tokens: &[TokenRow],
     by: &By<'_>,
     keep: Retention,
 ) -> Result<(Mark, Sums), StoreError> {
-    let revision = Revision(before.revision.0 + 1);
     let (mut sums, mut changed, mut others) = (before.sums, Digest::default(), Digest::default());
     let mut tombstones = false;
     for item in moved {
@@ -308,7 +333,7 @@ pub(super) fn advance<'a>(
         chain: [0; 32],
         changed,
         others,
-        write_id: crate::store::random()?,
+        write_id: by.write_id,
         unix_ms: by.unix_ms,
     };
     row.chain = row.chained(&before.mark.chain, line.meta.history);

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use keepgate_policy::service::{Authzen, ServiceSettings};
 use keepgate_policy::{Digest, Item, ItemBody, Kind, Revision, World};
 
-use super::history::{self, By, Moved};
+use super::history::{self, By, Moved, WriteId};
+use super::others::{self, Ground};
 use super::recent::Landed;
 use super::step::{self, Counts, Settled, Step};
 use super::work::Work;
 use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
-    AuditRow, Brought, ChangeRow, EditVerdict, Meta, Reading, Row, ScopeRow, StoreError, TokenRow,
-    Writing,
+    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, Reading, Row, ScopeRow, StoreError,
+    TokenRow, Writing,
 };
 use crate::token::Role;
 
@@ -27,27 +28,72 @@ const AUDIT_ROWS: u64 = 10_000;
 /// Rows between two looks whether anybody still waits.
 const LOOK_EVERY: usize = 1_024;
 
+/// How often an edit begins again because other centers wrote more than is taken over in its
+/// transaction.
+const BEGINNINGS: usize = 8;
+
 /// Lands one edit and publishes it. Runs on the writer thread alone.
 pub(super) fn land(shared: &Shared, edit: Edit) -> Result<Outcome, Refusal> {
-    let before = shared.head.load_full();
-    let Edit { actor, action, dry_run, plan } = edit;
-    let landed = in_transaction(shared, |tx| {
-        let stamp = Stamp::now(&actor, action);
-        attempt(tx, &before, plan, &stamp, dry_run, shared)
-    });
-    landed.map(|(outcome, _)| outcome)
+    let Edit { actor, action, dry_run, plan, write_id } = edit;
+    let mut plan = Some(plan);
+    let stamp = Stamp::now(&actor, action, write_id)?;
+    on_ground(shared, |tx, ground| {
+        if let Some(landed) = landed_before(tx, write_id.filter(|_| !dry_run))? {
+            return Ok((landed, Fate::Noted));
+        }
+        let plan = plan.take().ok_or(Refusal::Closed)?;
+        attempt(tx, ground, plan, &stamp, dry_run, shared)
+    })
+    .map(|(outcome, _)| outcome)
+}
+
+/// Makes an attempt in a write transaction, on the state that the store has: see [`in_transaction`].
+/// What other centers wrote is taken over first.
+pub(super) fn on_ground<T>(
+    shared: &Shared,
+    mut attempt: impl FnMut(&mut dyn Writing, &Ground) -> Result<(T, Fate), Refusal>,
+) -> Result<(T, Option<Arc<Head>>), Refusal> {
+    for _ in 0..BEGINNINGS {
+        let landed = in_transaction(shared, |tx| match shared.ground(&*tx)? {
+            Some(ground) => attempt(tx, &ground).map(|(done, fate)| (Some(done), fate)),
+            None => Ok((None, Fate::Nothing)),
+        })?;
+        match landed {
+            (Some(done), replaced) => return Ok((done, replaced)),
+            (None, _) => drop(shared.catch_up()?),
+        }
+    }
+    Err(Refusal::Busy)
+}
+
+/// What became of an edit of this id that was sent before: it is not made again.
+pub(super) fn landed_before(
+    tx: &mut dyn Writing,
+    write_id: Option<WriteId>,
+) -> Result<Option<Outcome>, StoreError> {
+    let Some(write_id) = write_id else { return Ok(None) };
+    let Some(row) = tx.written(&write_id)? else { return Ok(None) };
+    // Whoever hears of it now may have heard nothing before: it must be durable.
+    others::write_nothing(tx)?;
+    Ok(Some(Outcome { replayed: true, ..Outcome::nothing(row.revision) }))
 }
 
 /// Makes an attempt in a write transaction. A state that it makes is committed and published; with
 /// what came of the attempt, the state that was published before. Else nothing is written.
-pub(super) fn in_transaction<T>(
+///
+/// In a shared store a commit of unknown outcome is looked up: nothing is guessed.
+fn in_transaction<T>(
     shared: &Shared,
     attempt: impl FnOnce(&mut dyn Writing) -> Result<(T, Fate), Refusal>,
 ) -> Result<(T, Option<Arc<Head>>), Refusal> {
     let mut attempt = Some(attempt);
     let mut done = Err(Refusal::Closed);
-    shared.store.write(&mut |tx| {
-        let Some(attempt) = attempt.take() else { return Ok(EditVerdict::Rollback) };
+    let written = shared.store.write(&mut |tx| {
+        let Some(attempt) = attempt.take() else {
+            // What the first run made is not there.
+            done = Err(Refusal::Busy);
+            return Ok(EditVerdict::Rollback);
+        };
         match attempt(tx) {
             Err(Refusal::Store(e)) => Err(e),
             landed => {
@@ -56,10 +102,36 @@ pub(super) fn in_transaction<T>(
                 Ok(if is_kept { EditVerdict::Commit } else { EditVerdict::Rollback })
             }
         }
-    })?;
-    match done? {
-        (outcome, Fate::State(next)) => Ok((outcome, Some(shared.publish(*next)?))),
-        (outcome, _) => Ok((outcome, None)),
+    });
+    match (written, done) {
+        (Ok(()), Ok((outcome, Fate::State(next)))) => Ok((outcome, Some(shared.publish(*next)?))),
+        (Ok(()), done) => done.map(|(outcome, _)| (outcome, None)),
+        (Err(e @ StoreError::Unknown { .. }), Ok((outcome, Fate::State(next))))
+            if shared.store.is_shared() =>
+        {
+            settle_unknown(shared, &e, &next)?;
+            Ok((outcome, Some(shared.publish(*next)?)))
+        }
+        (Err(e), _) => Err(e.into()),
+    }
+}
+
+/// Finds out whether a commit happened whose outcome is unknown; refused where it did not, or where
+/// that cannot be told now. A later edit first finds what it left, as it takes the same lock.
+fn settle_unknown(shared: &Shared, error: &StoreError, next: &Next) -> Result<(), Refusal> {
+    let why = keepgate_observe::chain(error);
+    match shared.look_up_patiently(&next.write_id) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => {
+            tracing::warn!(error = why, "a commit failed; nothing of it is stored");
+            Err(Refusal::Undone(why.into()))
+        }
+        Err(e) => {
+            shared.note_failure(&e);
+            let error = keepgate_observe::chain(&e);
+            tracing::error!(why, error, "whether a change was stored is not known");
+            Err(Refusal::OutcomeUnknown { write_id: next.write_id })
+        }
     }
 }
 
@@ -78,11 +150,18 @@ pub(super) struct Stamp<'a> {
     actor: &'a str,
     action: &'static str,
     unix_ms: u64,
+    write_id: WriteId,
 }
 
 impl Stamp<'_> {
-    pub(super) fn now<'a>(actor: &'a str, action: &'static str) -> Stamp<'a> {
-        Stamp { actor, action, unix_ms: keepgate_observe::unix_ms() }
+    /// With the id that the caller gave the edit, or else a random one.
+    pub(super) fn now<'a>(
+        actor: &'a str,
+        action: &'static str,
+        write_id: Option<WriteId>,
+    ) -> Result<Stamp<'a>, StoreError> {
+        let write_id = write_id.map_or_else(crate::store::random, Ok)?;
+        Ok(Stamp { actor, action, unix_ms: keepgate_observe::unix_ms(), write_id })
     }
 }
 
@@ -90,32 +169,22 @@ impl Stamp<'_> {
 pub(super) struct Next {
     pub(super) head: Head,
     pub(super) landed: Landed,
-}
-
-/// Refuses to write over a store that is not at the published state, and on top of a loss that was
-/// shown while the edit waited for its transaction.
-pub(super) fn same_head(shared: &Shared, tx: &dyn Reading, before: &Head) -> Result<(), Refusal> {
-    shared.no_loss()?;
-    let found = tx.head()?;
-    if found == before.revision {
-        return Ok(());
-    }
-    // Somebody put other bytes in its place, or wrote to it: the head in memory is what was told.
-    let (expected, found) = (before.revision.to_string(), found.to_string());
-    Err(StoreError::Moved { expected, found }.into())
+    /// By what its commit can be looked up.
+    pub(super) write_id: WriteId,
+    /// Where the line jumped with it.
+    pub(super) fork: Option<Fork>,
 }
 
 fn attempt(
     tx: &mut dyn Writing,
-    before: &Head,
+    ground: &Ground,
     plan: super::Planner,
     stamp: &Stamp<'_>,
     dry_run: bool,
     shared: &Shared,
 ) -> Result<(Outcome, Fate), Refusal> {
-    same_head(shared, &*tx, before)?;
+    let (before, revision) = (&*ground.before, ground.revision);
     let EditPlan { changes, tokens, settled } = plan(&*tx, before)?;
-    let revision = Revision(before.revision.0 + 1);
     let steps = step::steps(&*tx, changes)?;
     if steps.is_empty() && tokens.is_empty() {
         let noted = !dry_run && settle(tx, &settled)?;
@@ -138,7 +207,7 @@ fn attempt(
     write(tx, &steps, revision, stamp, None)?;
     settle(tx, &settled)?;
     let outcome = Outcome::of(revision, &steps);
-    let next = next(tx, shared, before, &steps, tokens, world, stamp)?;
+    let next = next(tx, shared, ground, &steps, tokens, world, stamp)?;
     Ok((outcome, Fate::State(Box::new(next))))
 }
 
@@ -278,14 +347,15 @@ fn shown(kind: Kind, body: &[u8]) -> String {
 pub(super) fn next(
     tx: &mut dyn Writing,
     shared: &Shared,
-    before: &Head,
+    ground: &Ground,
     steps: &[Step],
     tokens: Vec<TokenRow>,
     world: World,
     stamp: &Stamp<'_>,
 ) -> Result<Next, Refusal> {
-    let revision = Revision(before.revision.0 + 1);
-    let scopes = scopes(tx, before, steps)?;
+    let (before, revision) = (&*ground.before, ground.revision);
+    let fork = ground.note(tx)?;
+    let scopes = write_scopes(tx, before, steps)?;
     for token in &tokens {
         tx.audit(&token_audit(before, token, revision, stamp))?;
         tx.token(token)?;
@@ -295,9 +365,10 @@ pub(super) fn next(
         was: step.before.as_ref().map(|before| before.digest),
         now: step.after.as_ref().map(|after| after.digest),
     });
-    let by = By { actor: stamp.actor, action: stamp.action, unix_ms: stamp.unix_ms };
-    let (mark, sums) =
-        history::advance(tx, before, &shared.line, moved, &tokens, &by, shared.keep)?;
+    let Stamp { actor, action, unix_ms, write_id } = *stamp;
+    let by = By { actor, action, unix_ms, write_id };
+    let at = (before, revision);
+    let (mark, sums) = history::advance(tx, at, &shared.line, moved, &tokens, &by, shared.keep)?;
     let landed = Landed::new(before.revision, mark, steps, Arc::clone(&scopes));
     let services = services(before, steps)?;
     let has_default = || services.values().any(|service| service.authzen == Authzen::Default);
@@ -317,16 +388,35 @@ pub(super) fn next(
         newer: newer(before, steps),
         authzen_together,
     };
-    Ok(Next { head, landed })
+    Ok(Next { head, landed, write_id, fork })
 }
 
-fn scopes(
+/// The scopes after steps; those that they touch are written.
+fn write_scopes(
     tx: &mut dyn Writing,
     before: &Head,
     steps: &[Step],
 ) -> Result<Arc<BTreeMap<String, ScopeRow>>, StoreError> {
+    let scopes = scopes(before, steps);
+    for run in steps.chunk_by(|a, b| a.key.service == b.key.service) {
+        let Some(first) = run.first() else { continue };
+        let service = &first.key.service;
+        match scopes.get(service) {
+            Some(scope) => tx.scope(scope)?,
+            None => tx.scope(&ScopeRow {
+                service: service.clone(),
+                digest: Digest::default(),
+                items: 0,
+            })?,
+        }
+    }
+    Ok(scopes)
+}
+
+/// The scopes after steps, which are in key order.
+pub(super) fn scopes(before: &Head, steps: &[Step]) -> Arc<BTreeMap<String, ScopeRow>> {
     if steps.is_empty() {
-        return Ok(Arc::clone(&before.scopes));
+        return Arc::clone(&before.scopes);
     }
     let mut scopes = (*before.scopes).clone();
     // The steps are in key order, so each service is a run of them.
@@ -348,13 +438,13 @@ fn scopes(
                 scope.items += 1;
             }
         }
-        tx.scope(scope)?;
     }
     scopes.retain(|_, scope| scope.items > 0);
-    Ok(Arc::new(scopes))
+    Arc::new(scopes)
 }
 
-fn services(
+/// The settings of all services after steps.
+pub(super) fn services(
     before: &Head,
     steps: &[Step],
 ) -> Result<Arc<BTreeMap<String, Arc<ServiceSettings>>>, StoreError> {
@@ -377,7 +467,8 @@ fn services(
     Ok(Arc::new(services))
 }
 
-fn newer(before: &Head, steps: &[Step]) -> Arc<Newer> {
+/// Which services use what old followers do not understand, after steps.
+pub(super) fn newer(before: &Head, steps: &[Step]) -> Arc<Newer> {
     let mut newer = (*before.newer).clone();
     for step in steps {
         let service = &step.key.service;

@@ -6,18 +6,23 @@
 //! Readers take the head once and see one state. Followers are woken by a watch channel; what
 //! they need of the last revisions is in [`Recent`], encoded once.
 //!
+//! Other centers may write to the same store: what they wrote is published here as well, revision by
+//! revision, and before any edit is planned on top of it (`others`).
+//!
 //! Edits that may be of many items are worked out beside that thread (`bulk`), which only writes
 //! them, after the small edits that wait.
 //!
 //! INVARIANT: the head is never ahead of the store, and an edit is acknowledged only after its
 //! commit is durable and its head is published.
 
+mod beside;
 mod bulk;
 mod check;
 mod head;
 pub(crate) mod history;
 mod land;
 mod limits;
+pub(crate) mod others;
 mod recent;
 mod refusal;
 mod step;
@@ -26,13 +31,13 @@ mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use keepgate_policy::world::Builder;
-use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Revision, proto};
+use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Mark, Revision, proto};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use bulk::{Anew, Bulk, BulkPlanner};
@@ -41,7 +46,7 @@ pub(crate) use check::shown_id;
 pub(crate) use head::is_default;
 pub use head::{Head, Unnamed};
 pub(crate) use history::Witness;
-pub use history::{Condition, Sums};
+pub use history::{Condition, Sums, WriteId};
 pub(crate) use land::an_admin_remains;
 pub(crate) use recent::DELTA_BYTES;
 pub use recent::{Landed, Recent, Scope, Since};
@@ -52,9 +57,9 @@ pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 
 use crate::store::{
-    EditVerdict, Fork, Meta, Reading, Retention, Standing, Store, StoreError, Sum, TokenRow,
-    TokenUse,
+    EditVerdict, Fork, Meta, Reading, Retention, Store, StoreError, TokenRow, TokenUse,
 };
+use beside::{Loss, Watch, look_after, wait_heads};
 use head::digest_of;
 use history::Line;
 
@@ -83,6 +88,9 @@ pub struct Edit {
     pub action: &'static str,
     /// Everything is checked and reported, nothing kept.
     pub dry_run: bool,
+    /// By what the edit is known: one of the same id that landed is not made again. None: it gets a
+    /// random one.
+    pub write_id: Option<WriteId>,
     /// What to do.
     pub plan: Planner,
 }
@@ -101,12 +109,14 @@ pub struct Outcome {
     pub changes: Vec<Landing>,
     /// Items that it left alone, because others changed them while it was worked out.
     pub kept: Vec<ItemKey>,
+    /// It had landed before, as this revision, and was not made again.
+    pub replayed: bool,
 }
 
 impl Outcome {
     fn nothing(revision: Revision) -> Outcome {
         let (counts, changes) = Default::default();
-        Outcome { revision, counts, changes, kept: Vec::new() }
+        Outcome { revision, counts, changes, kept: Vec::new(), replayed: false }
     }
 
     fn of(revision: Revision, steps: &[Step]) -> Outcome {
@@ -115,14 +125,44 @@ impl Outcome {
             counts: Counts::of(steps),
             changes: steps.iter().take(CHANGES_TOLD).map(Step::landing).collect(),
             kept: Vec::new(),
+            replayed: false,
         }
     }
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It landed as this revision.
+    Landed {
+        /// The revision.
+        revision: Revision,
+        /// When, in milliseconds since the Unix epoch.
+        unix_ms: u64,
+    },
+    /// It is not among the revisions that are kept, and none that is under way will make it.
+    Absent {
+        /// When the oldest of them landed, in milliseconds since the Unix epoch: of what landed
+        /// before, nothing is known. None: all are kept.
+        kept_since_unix_ms: Option<u64>,
+    },
+}
+
+/// The newest state that may be called current.
+#[derive(Clone, Debug)]
+pub struct Confirmed {
+    /// The state.
+    pub head: Arc<Head>,
+    /// Where other centers write to the store: the time up to which it is current.
+    pub until: Option<Instant>,
 }
 
 enum Job {
     Edit(Edit, oneshot::Sender<Result<Outcome, Refusal>>),
     Bulk(Box<bulk::Prepared>, oneshot::Sender<Result<bulk::Landed, Refusal>>),
     Touch(Vec<TokenUse>),
+    /// See what became of a write.
+    Look(WriteId, oneshot::Sender<Result<Written, Refusal>>),
     /// See whether writing is possible again.
     Probe,
 }
@@ -141,12 +181,6 @@ pub struct Desk {
     watch: Mutex<Option<Watch>>,
 }
 
-/// The thread that looks after the store's files; it ends when it is told to.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
 /// What the writer thread and the readers share.
 pub(crate) struct Shared {
     store: Arc<dyn Store>,
@@ -159,20 +193,14 @@ pub(crate) struct Shared {
     pending: Mutex<Option<land::Next>>,
     /// A loss that is not written down yet.
     unkept: Mutex<Option<Loss>>,
-}
-
-/// What a witness has shown.
-struct Loss {
-    why: Arc<str>,
-    /// The highest revision that was shown.
-    witnessed: Revision,
+    /// See [`Shared::publishing`].
+    publishing: Mutex<()>,
+    /// Held while the whole store is read anew.
+    reading_anew: Mutex<()>,
 }
 
 /// How long is waited for a loss to be written down before it is said in other words.
 const NOTED: Duration = Duration::from_secs(5);
-
-/// How often the store's files are looked at.
-const CONFIRM_EVERY: Duration = Duration::from_millis(250);
 
 impl Desk {
     /// Reads the whole store, checks its digests, builds the world and starts the writer thread.
@@ -184,7 +212,8 @@ impl Desk {
         keep: Retention,
         witness_wait: Duration,
     ) -> Result<Desk, OpenError> {
-        let (head, meta, forks) = load(store.as_ref())?;
+        let (head, meta, forks) = load(store.as_ref(), None)?;
+        let is_shared = store.is_shared();
         let revision = head.revision;
         let line = Line::new(meta, forks, &head.mark, !witness_wait.is_zero());
         if let Condition::Lost(why) = line.condition() {
@@ -199,6 +228,8 @@ impl Desk {
             line,
             pending: Mutex::new(None),
             unkept: Mutex::new(None),
+            publishing: Mutex::default(),
+            reading_anew: Mutex::default(),
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = {
@@ -209,6 +240,7 @@ impl Desk {
                 .map_err(OpenError::Thread)?
         };
         let (shown, alive) = (Arc::downgrade(&shared), jobs.downgrade());
+        let (heads, awaited) = (shown.clone(), alive.clone());
         let until = Instant::now() + witness_wait;
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
@@ -216,11 +248,16 @@ impl Desk {
             .name("center-watch".to_owned())
             .spawn(move || look_after(&shown, &alive, &told, until))
             .map_err(OpenError::Thread)?;
+        let told = Arc::clone(&stop);
+        let wait = move || wait_heads(&heads, &awaited, &told);
+        let wait = is_shared
+            .then(|| std::thread::Builder::new().name("center-heads".to_owned()).spawn(wait));
+        let heads = wait.transpose().map_err(OpenError::Thread)?;
         Ok(Desk {
             shared,
             jobs: Mutex::new(Some(jobs)),
             thread: Mutex::new(Some(thread)),
-            watch: Mutex::new(Some(Watch { stop, thread: watch })),
+            watch: Mutex::new(Some(Watch { stop, thread: watch, heads })),
         })
     }
 
@@ -240,10 +277,22 @@ impl Desk {
     }
 
     /// The head, if the store was found in its place within the last second: what a heartbeat may
-    /// call current.
-    pub fn confirmed(&self) -> Option<Arc<Head>> {
-        let good = self.shared.line.is_confirmed() && self.condition().serves();
-        good.then(|| self.head())
+    /// call current. Where other centers write to it, it is current up to when that look began.
+    pub fn confirmed(&self) -> Option<Confirmed> {
+        // The look first: the head that it found is published by then.
+        let at = self.shared.line.confirmed()?;
+        let until = self.is_shared().then_some(at);
+        self.condition().serves().then(|| Confirmed { head: self.head(), until })
+    }
+
+    /// Wakes when a look at the store has confirmed the head.
+    pub(crate) fn watch_confirmed(&self) -> watch::Receiver<Option<Instant>> {
+        self.shared.line.watch_confirmed()
+    }
+
+    /// Whether other centers may write to the store.
+    pub fn is_shared(&self) -> bool {
+        self.shared.store.is_shared()
     }
 
     /// Waits until gates have been heard, and says whether state may be told.
@@ -258,10 +307,10 @@ impl Desk {
     /// Hears a witness. A sealed mark that this center does not have means that acknowledged state
     /// is lost; it stays so until an operator decides.
     pub(crate) async fn witness(&self, mark: &proto::Mark) -> Result<Witness, Refusal> {
-        let said = match self.shared.line.quick(mark, &self.head()) {
+        let said = match self.shared.line.quick(mark, &self.head(), self.is_shared()) {
             Ok(said) => said,
             Err(mark) => {
-                self.read(move |store| {
+                let said = self.read(move |store| {
                     let mut oldest = None;
                     let row = store.revision(mark.revision)?;
                     if row.is_none() {
@@ -271,8 +320,15 @@ impl Desk {
                         })?;
                     }
                     Ok(history::compare(mark, row.as_ref(), oldest.unwrap_or_default()))
-                })
-                .await?
+                });
+                let said = said.await?;
+                if mark.revision > self.head().revision && said == Witness::OnLine {
+                    // Another center told it. What is told from here on is not older.
+                    let shared = Arc::clone(&self.shared);
+                    let work = tokio::task::spawn_blocking(move || shared.catch_up());
+                    work.await.unwrap_or(Err(Refusal::Closed))?;
+                }
+                said
             }
         };
         if let Witness::Contradiction(mark) = said {
@@ -338,7 +394,7 @@ impl Desk {
             mpsc::error::TrySendError::Full(_) => Refusal::Busy,
             mpsc::error::TrySendError::Closed(_) => Refusal::Closed,
         })?;
-        answer.await.unwrap_or(Err(Refusal::Closed))
+        self.shared.reached(answer.await.unwrap_or(Err(Refusal::Closed)))
     }
 
     /// Lands an edit of many items, worked out beside the writer; it may take its time. The edit is
@@ -354,7 +410,7 @@ impl Desk {
             });
             let ready;
             (ready, bulk) = work.await.map_err(|_| Refusal::Closed)?;
-            let prepared = match ready? {
+            let prepared = match self.shared.reached(ready)? {
                 bulk::Ready::Done(outcome) => return Ok(outcome),
                 bulk::Ready::Write(prepared) => prepared,
                 bulk::Ready::Again(count) => {
@@ -366,7 +422,7 @@ impl Desk {
             let (reply, answer) = oneshot::channel();
             let jobs = self.jobs().ok_or(Refusal::Closed)?;
             jobs.send(Job::Bulk(prepared, reply)).await.map_err(|_| Refusal::Closed)?;
-            let landed = answer.await.unwrap_or(Err(Refusal::Closed))?;
+            let landed = self.shared.reached(answer.await.unwrap_or(Err(Refusal::Closed)))?;
             let attempt = landed.attempt;
             // What is left of it is large: freeing it holds up nobody here.
             tokio::task::spawn_blocking(move || drop((landed.prepared, landed.replaced)));
@@ -378,7 +434,7 @@ impl Desk {
         if items > bulk::MAX_ON_WRITER {
             return Err(Refusal::Overtaken(items));
         }
-        let Bulk { actor, action, dry_run, mut plan, work, place, .. } = bulk;
+        let Bulk { actor, action, dry_run, write_id, mut plan, work, place, .. } = bulk;
         let plan: Planner = Box::new(move |store, head| {
             let _held = place;
             let Planned { steps, settled } = plan(store, head)?;
@@ -390,7 +446,20 @@ impl Desk {
             let changes = changes.collect::<Result<_, _>>().map_err(StoreError::from)?;
             Ok(EditPlan { changes, settled, ..EditPlan::default() })
         });
-        self.edit(Edit { actor, action, dry_run, plan }).await
+        self.edit(Edit { actor, action, dry_run, write_id, plan }).await
+    }
+
+    /// What became of a write. Nothing is guessed: where the store cannot be asked, it is
+    /// [`Refusal::OutcomeUnknown`].
+    pub async fn written(&self, write_id: WriteId) -> Result<Written, Refusal> {
+        self.may_edit().await?;
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.jobs().ok_or(Refusal::Closed)?;
+        jobs.try_send(Job::Look(write_id, reply)).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Refusal::Busy,
+            mpsc::error::TrySendError::Closed(_) => Refusal::Closed,
+        })?;
+        answer.await.unwrap_or(Err(Refusal::Closed))
     }
 
     /// Notes when tokens were used last; dropped when the queue is full.
@@ -408,7 +477,7 @@ impl Desk {
     {
         let store = Arc::clone(&self.shared.store);
         let work = tokio::task::spawn_blocking(move || f(store.read()?.as_ref()));
-        work.await.unwrap_or(Err(Refusal::Closed))
+        self.shared.reached(work.await.unwrap_or(Err(Refusal::Closed)))
     }
 
     /// Finishes the edits that wait, stops the writer and settles the store. Blocks.
@@ -419,6 +488,7 @@ impl Desk {
             watch.stop.store(true, Ordering::Relaxed);
             watch.thread.thread().unpark();
             let _ = watch.thread.join();
+            let _ = watch.heads.map(JoinHandle::join);
         }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
@@ -505,44 +575,11 @@ fn small(shared: &Shared, job: Job) {
                 tracing::warn!(error = %keepgate_observe::chain(&e), "token use was not noted");
             }
         }
+        Job::Look(write_id, reply) => {
+            let _ = reply.send(shared.written(&write_id));
+        }
         Job::Probe => shared.probe(),
         Job::Bulk(..) => {}
-    }
-}
-
-/// Looks after the store's files while the desk lives, ends the wait for witnesses, writes down
-/// what they have shown, and has the writer try again where it could not write.
-fn look_after(
-    shared: &Weak<Shared>,
-    jobs: &mpsc::WeakSender<Job>,
-    stop: &AtomicBool,
-    until: Instant,
-) {
-    let mut looks: u64 = 0;
-    while !stop.load(Ordering::Relaxed)
-        && let (Some(shared), Some(jobs)) = (shared.upgrade(), jobs.upgrade())
-    {
-        shared.keep_loss();
-        let began = Instant::now();
-        match shared.store.confirm() {
-            Ok(()) => shared.line.found_in_place(began),
-            Err(e) => shared.note_failure(&e),
-        }
-        let condition = shared.line.condition();
-        if condition == Condition::Waiting && began >= until {
-            shared.line.become_(Condition::Ready);
-        }
-        let stuck = matches!(condition, Condition::Full(_) | Condition::Stopped(_));
-        if stuck && looks.is_multiple_of(4) {
-            let _ = jobs.try_send(Job::Probe);
-        }
-        looks += 1;
-        let pause = match until.checked_duration_since(Instant::now()) {
-            Some(left) if condition == Condition::Waiting => left.min(CONFIRM_EVERY),
-            _ => CONFIRM_EVERY,
-        };
-        drop((shared, jobs));
-        std::thread::park_timeout(pause);
     }
 }
 
@@ -550,16 +587,36 @@ impl Shared {
     /// Makes a stored revision known: noted outside of the store first, then published.
     /// Returns the state that was published before.
     fn publish(&self, next: land::Next) -> Result<Arc<Head>, StoreError> {
+        let _one = self.publishing();
+        let now = self.head.load_full();
+        if now.revision >= next.head.revision {
+            // A thread that follows the store was faster.
+            let told = self.line.chain_of(next.head.revision);
+            if told.is_some_and(|chain| chain != next.head.mark.chain) {
+                let expected = next.head.mark.to_string();
+                let found = "another revision of that number".to_owned();
+                return Err(StoreError::Moved { expected, found });
+            }
+            return Ok(now);
+        }
         if let Err(e) = self.store.note_high(&next.head.mark) {
             *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
             return Err(e);
         }
+        Ok(self.show(next))
+    }
+
+    /// The same, of what is noted, by whoever publishes.
+    fn show(&self, next: land::Next) -> Arc<Head> {
         let revision = next.head.revision;
+        if let Some(fork) = next.fork {
+            self.line.jumps(fork);
+        }
         self.line.told(&next.head.mark);
         self.recent.push(next.landed);
         let replaced = self.head.swap(Arc::new(next.head));
         self.landed.send_replace(revision);
-        Ok(replaced)
+        replaced
     }
 
     /// Publishes what could not be published before. Nothing lands until that is done.
@@ -625,16 +682,18 @@ impl Shared {
         let room = self.store.has_room().map_err(Refusal::Store);
         let tried = room.and_then(|()| self.resume()).and_then(|()| {
             let tried = self.store.write(&mut |tx| {
-                let sum = tx.sum(Sum::Tokens)?;
-                tx.set_sum(Sum::Tokens, sum)?;
+                others::write_nothing(tx)?;
                 Ok(EditVerdict::Commit)
             });
             tried.map_err(Refusal::Store)
         });
+        let tried = match tried {
+            Ok(()) if self.store.is_shared() => self.catch_up().map(drop),
+            tried => tried,
+        };
         match tried {
             Ok(()) => self.recovered(),
-            Err(Refusal::Store(e)) => self.note_failure(&e),
-            Err(_) => {}
+            Err(e) => self.note_behind(&e),
         }
     }
 
@@ -646,72 +705,29 @@ impl Shared {
             _ => Ok(()),
         }
     }
-
-    fn unkept(&self) -> MutexGuard<'_, Option<Loss>> {
-        self.unkept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// See [`Desk::lose`].
-    fn lose(&self, why: Arc<str>, witnessed: Revision) {
-        let mut unkept = self.unkept();
-        let before = unkept.take().map_or(witnessed, |loss| loss.witnessed);
-        *unkept = Some(Loss { why: Arc::clone(&why), witnessed: before.max(witnessed) });
-        // Under the lock: whoever writes it down finds it stopped.
-        if self.line.become_(Condition::Losing(why)) {
-            tracing::error!("a gate shows that the history is lost: nothing is served or decided");
-        }
-    }
-
-    /// Writes down a loss that is not, and then shows it. Tried again where it fails.
-    fn keep_loss(&self) {
-        let Some(loss) = self.unkept().take() else { return };
-        match self.keep_lost(&loss) {
-            Ok(()) => {
-                if self.line.become_(Condition::Lost(Arc::clone(&loss.why))) {
-                    let why = &*loss.why;
-                    tracing::error!(why, "the history is lost: nothing is served or decided");
-                }
-            }
-            Err(e) => {
-                let error = keepgate_observe::chain(&e);
-                let why = format!(
-                    "{}; this cannot be written down yet, so a restart would not know of it: \
-                     {error}",
-                    loss.why
-                );
-                if self.line.become_(Condition::Losing(why.into())) {
-                    tracing::error!(error, "a loss of the history cannot be written down");
-                }
-                let mut unkept = self.unkept();
-                let since = unkept.take();
-                let witnessed = since.map_or(loss.witnessed, |s| s.witnessed.max(loss.witnessed));
-                *unkept = Some(Loss { witnessed, ..loss });
-            }
-        }
-    }
-
-    fn keep_lost(&self, loss: &Loss) -> Result<(), StoreError> {
-        self.store.write(&mut |tx| {
-            let mut meta = tx.meta()?;
-            let highest = match meta.standing {
-                Standing::Lost { witnessed, .. } if witnessed >= loss.witnessed => {
-                    return Ok(EditVerdict::Rollback);
-                }
-                _ => loss.witnessed,
-            };
-            meta.standing = Standing::Lost { why: loss.why.to_string(), witnessed: highest };
-            tx.set_meta(&meta)?;
-            Ok(EditVerdict::Commit)
-        })
-    }
 }
 
-/// The head of a store, all at one revision.
-fn load(store: &dyn Store) -> Result<(Head, Meta, Vec<Fork>), OpenError> {
+/// The head of a store, all at one revision. It must go on from what is known of it already.
+fn load(store: &dyn Store, known: Option<&Mark>) -> Result<(Head, Meta, Vec<Fork>), OpenError> {
     let reading = store.read()?;
     let meta = reading.meta()?;
     let forks = reading.forks()?;
     let last = verify::chain(reading.as_ref(), &meta)?;
+    if let Some(known) = known {
+        let moved = |found: String| StoreError::Moved { expected: known.to_string(), found };
+        if last.revision < known.revision {
+            return Err(moved(last.revision.to_string()).into());
+        }
+        let row = reading.revision(known.revision)?;
+        if row.is_some_and(|row| row.chain != known.chain) {
+            return Err(moved("another revision of that number".to_owned()).into());
+        }
+        // Where the line jumped, the rows before it are gone.
+        let over = |fork: &&Fork| fork.at < known.revision && known.revision < fork.resumed;
+        if let Some(Fork { at, resumed }) = forks.iter().find(over) {
+            return Err(moved(format!("{resumed}, which follows {at}")).into());
+        }
+    }
     let revision = last.revision;
     let mut newer = Newer::default();
     let mut world = Builder::new(revision);

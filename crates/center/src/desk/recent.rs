@@ -164,7 +164,7 @@ impl Landed {
 pub enum Since {
     /// These revisions, in order, each following the one before; empty: nothing new.
     Landed(Vec<Arc<Landed>>),
-    /// The window begins later (or the position is not one of this center's).
+    /// The window begins later, or the position is not in it.
     Behind,
 }
 
@@ -200,18 +200,24 @@ impl Recent {
         }
     }
 
-    /// The revisions after `position`, at most `limit`.
+    /// Forgets all: a state was published that does not follow from them.
+    pub(super) fn restart(&self, head: Revision) {
+        let mut window = self.window.write().unwrap_or_else(PoisonError::into_inner);
+        *window = Window { head, bytes: 0, landed: VecDeque::new() };
+    }
+
+    /// The revisions after `position`, at most `limit`. A position beyond the head, which a follower
+    /// may have from the store, has nothing after it yet.
     pub fn since(&self, position: Revision, limit: usize) -> Since {
         let window = self.window.read().unwrap_or_else(PoisonError::into_inner);
-        if position == window.head {
+        if position >= window.head {
             return Since::Landed(Vec::new());
         }
-        let oldest = window.landed.front().map_or(window.head, |landed| landed.previous);
-        if position < oldest || position > window.head {
+        // Revisions may jump: what follows the position is the one that says so.
+        let skip = window.landed.partition_point(|landed| landed.previous < position);
+        if window.landed.get(skip).is_none_or(|landed| landed.previous != position) {
             return Since::Behind;
         }
-        // Revisions count up by one, so the position is an offset into the window.
-        let skip = usize::try_from(position.0 - oldest.0).unwrap_or(usize::MAX);
         Since::Landed(window.landed.iter().skip(skip).take(limit).cloned().collect())
     }
 }

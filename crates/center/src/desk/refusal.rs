@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use keepgate_policy::{ItemKey, Kind, Revision};
 
+use super::history::WriteId;
 use super::{EditProblem, shown_id};
 use crate::store::StoreError;
 
-/// An edit that did not land; nothing changed.
+/// An edit that did not land; nothing changed, but for [`Refusal::OutcomeUnknown`].
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The state it would leave is not valid.
@@ -71,9 +72,23 @@ pub enum Refusal {
     /// Acknowledged state is not there; nothing lands on top of what is left.
     #[error("history-lost: {0}")]
     Lost(Arc<str>),
-    /// The last revision could not be noted outside of the store; nothing lands until it is.
+    /// The last revision could not be noted outside of the store; nothing lands until it is. Or the
+    /// store, which other centers write to as well, cannot be reached now.
     #[error("{0}")]
     Stopped(Arc<str>),
+    /// The commit failed, and nothing of the change is stored.
+    #[error("the change was not stored, and will not be: {0}; try again")]
+    Undone(Arc<str>),
+    /// The commit failed, and whether it happened all the same cannot be told now.
+    #[error(
+        "whether the change was stored is not known: the store cannot be asked now; ask for it later \
+         (`GET /v1/writes/{}`), or send the change again with the same `Idempotency-Key`",
+        crate::token::hex(.write_id)
+    )]
+    OutcomeUnknown {
+        /// By what it can be looked up.
+        write_id: WriteId,
+    },
     /// Nobody waits for it any more.
     #[error("the caller has gone; nothing was changed")]
     Gone,

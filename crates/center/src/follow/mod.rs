@@ -7,14 +7,13 @@
 //! takes nothing at all for a while its stream is ended. Both are counted.
 
 pub(crate) mod activity;
+mod followers;
 pub(crate) mod frame;
 pub(crate) mod keys;
+mod pulses;
 pub(crate) mod snapshot;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,13 +26,15 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Caller, Permission};
 use crate::api::fair::{Fair, Seat};
-use crate::desk::{Condition, Desk, Head, Scope, Since, Witness};
+use crate::desk::{Condition, Confirmed, Desk, Head, Scope, Since, Witness};
 use crate::metrics::Metrics;
 use crate::proto::sync_server::Sync;
 use crate::store::Changes;
-use activity::{Activities, Dropped};
+use followers::Joined;
+pub use followers::{Follower, Followers};
 use frame::Frame;
-use keys::{AssertionKeys, Pace};
+use keys::Pace;
+use pulses::Pulses;
 use snapshot::Snapshots;
 
 /// How often a follower hears of the head.
@@ -76,121 +77,9 @@ const RELEASE_BYTES: usize = 40;
 /// The longest follower name, in bytes.
 const NAME_BYTES: usize = 200;
 
-/// A follower as operators see it.
-#[derive(Clone, Debug)]
-pub struct Follower {
-    /// Its own name.
-    pub name: String,
-    /// Where its connection comes from.
-    pub peer: Option<SocketAddr>,
-    /// The id of its token.
-    pub token: String,
-    /// What it follows.
-    pub scope: Scope,
-    /// The revision it was last sent.
-    pub sent: Revision,
-    /// The revision it last said it has published to its readers.
-    pub applied: Revision,
-    /// When it said so, in milliseconds since the Unix epoch; none: not yet.
-    pub applied_unix_ms: Option<u64>,
-    /// Milliseconds since the Unix epoch.
-    pub connected_unix_ms: u64,
-    /// The newest format of items that it understands; 1: it is of release 0.1.
-    pub format: u32,
-    /// Its release; empty: it did not say.
-    pub release: String,
-    /// The history of what it last applied; none: it did not say.
-    pub history: Option<HistoryId>,
-    /// Its age by its own count, as its newest pulse said.
-    pub age_ms: Option<u64>,
-    /// The newest pulse that came; 0: none.
-    pub pulse: u64,
-    /// When it came, in milliseconds since the Unix epoch; none: never.
-    pub pulse_unix_ms: Option<u64>,
-    /// Why it is told nothing more; none: it is.
-    pub held_back: Option<&'static str>,
-}
-
 /// A service uses what release 0.1 does not understand.
 const TOO_OLD: &str = "it is of release 0.1, and its service uses what that release does not \
                        understand; upgrade the gate";
-
-/// All followers that are connected, by connection number.
-#[derive(Debug, Default)]
-pub struct Followers {
-    next: AtomicU64,
-    connected: Mutex<BTreeMap<u64, Follower>>,
-    activities: Activities,
-    keys: AssertionKeys,
-}
-
-impl Followers {
-    /// A copy of the list, in order of arrival.
-    pub fn list(&self) -> Vec<Follower> {
-        self.lock().values().cloned().collect()
-    }
-
-    /// How many follow this service.
-    pub(crate) fn of(&self, service: &str) -> usize {
-        self.lock().values().filter(|follower| follower.scope.covers(service)).count()
-    }
-
-    /// What they last said about who makes the requests.
-    pub(crate) fn activities(&self) -> &Activities {
-        &self.activities
-    }
-
-    /// The keys with which they sign what they assert.
-    pub(crate) fn keys(&self) -> &AssertionKeys {
-        &self.keys
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.lock().len()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Follower>> {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn join(self: &Arc<Followers>, follower: Follower) -> Joined {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(number, follower);
-        Joined { followers: Arc::clone(self), number }
-    }
-}
-
-/// A place in the list of followers; dropping it leaves.
-struct Joined {
-    followers: Arc<Followers>,
-    number: u64,
-}
-
-impl Joined {
-    fn update(&self, f: impl FnOnce(&mut Follower)) {
-        if let Some(follower) = self.followers.lock().get_mut(&self.number) {
-            f(follower);
-        }
-    }
-
-    /// Keeps what the follower says about a service that it follows.
-    fn tell(&self, scope: &Scope, activity: proto::Activity) -> Result<(), Dropped> {
-        if activity.service.is_empty() || !scope.covers(&activity.service) {
-            return Err(Dropped::Service);
-        }
-        let now = std::time::Instant::now();
-        self.followers.activities.keep(self.number, &activity.service, activity.report, now)
-    }
-}
-
-impl Drop for Joined {
-    fn drop(&mut self) {
-        self.followers.lock().remove(&self.number);
-        self.followers.activities.forget(self.number);
-        self.followers.keys.leave(self.number, std::time::Instant::now());
-    }
-}
 
 /// The gRPC service.
 #[derive(Clone)]
@@ -320,7 +209,8 @@ impl Sync for SyncService {
             sent: Revision(0),
             waiting: None,
             format,
-            pulse: watch::Sender::new(0),
+            pulse: watch::Sender::default(),
+            echoed: 0,
             beaten: None,
         };
         tokio::spawn(feed.run(held, asked));
@@ -373,8 +263,10 @@ struct Feed {
     waiting: Option<Option<(Revision, Digest)>>,
     /// The newest format that the follower understands.
     format: u32,
-    /// The newest pulse that came.
-    pulse: watch::Sender<u64>,
+    /// The newest pulses that came.
+    pulse: watch::Sender<Pulses>,
+    /// The newest of them that a heartbeat has answered.
+    echoed: u64,
     /// When the last heartbeat that answers a pulse was sent.
     beaten: Option<Instant>,
 }
@@ -418,12 +310,8 @@ impl Feed {
                         }
                     }
                     Ok(Some(proto::FollowRequest { request: Some(Asked::Pulse(beat)) })) => {
-                        // Nonces count up within a stream; anything else is not echoed.
-                        pulse.send_if_modified(|newest| {
-                            let newer = beat.nonce > *newest;
-                            *newest = beat.nonce.max(*newest);
-                            newer
-                        });
+                        let now = std::time::Instant::now();
+                        pulse.send_if_modified(|pulses| pulses.came(beat.nonce, now));
                         joined.update(|follower| {
                             follower.pulse = follower.pulse.max(beat.nonce);
                             follower.pulse_unix_ms = Some(keepgate_observe::unix_ms());
@@ -445,7 +333,7 @@ impl Feed {
                     })) => {
                         keys_pace.turn().await;
                         let now = std::time::Instant::now();
-                        let all = &joined.followers.keys;
+                        let all = joined.followers.keys();
                         let kids = all.tell(joined.number, (&caller, &scope), &said.keys, now);
                         let published = Ok(Frame(frame::keys_published(kids)));
                         if answers.send(published).await.is_err() {
@@ -501,6 +389,8 @@ impl Feed {
         }
         let mut landed = self.service.desk.watch();
         let mut pulse = self.pulse.subscribe();
+        let mut confirmed = self.service.desk.watch_confirmed();
+        let is_shared = self.service.desk.is_shared();
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.format > 1 {
@@ -529,11 +419,24 @@ impl Feed {
                     }
                 }
                 // The sender lives in this struct.
-                _ = pulse.changed(), if self.may_beat() => {
+                _ = pulse.changed(), if is_shared || self.may_beat() => {
+                    // Where other centers write, the pulse is answered by a look that begins later.
+                    if is_shared {
+                        continue;
+                    }
                     // The next one by itself is a second after this one.
                     heartbeat.reset();
                     if let Err(end) = self.round(&mut heartbeat).await {
                         return end;
+                    }
+                }
+                // The sender lives as long as the desk.
+                _ = confirmed.changed(), if is_shared && self.is_awaited() => {
+                    if self.confirmed().is_some_and(|(_, echo)| echo > self.echoed) {
+                        heartbeat.reset();
+                        if let Err(end) = self.round(&mut heartbeat).await {
+                            return end;
+                        }
                     }
                 }
             }
@@ -544,15 +447,28 @@ impl Feed {
         self.beaten.is_none_or(|at| at.elapsed() >= BEATS_APART)
     }
 
+    /// Whether a pulse is not answered yet.
+    fn is_awaited(&self) -> bool {
+        self.pulse.borrow().newest() > self.echoed
+    }
+
+    /// The confirmed head, and the newest pulse that a heartbeat of it echoes. INVARIANT: the head was
+    /// read after that pulse had come.
+    fn confirmed(&self) -> Option<(Arc<Head>, u64)> {
+        let newest = self.pulse.borrow().newest();
+        let Confirmed { head, until } = self.service.desk.confirmed()?;
+        let echo = until.map_or(newest, |at| self.pulse.borrow().until(at));
+        Some((head, echo))
+    }
+
     /// One round. INVARIANT: the pulse is read first, then the confirmed head; all up to that head
     /// is sent before the heartbeat that echoes the pulse. So a follower that has taken what came
     /// before the heartbeat is as new as the center was when the pulse had arrived.
     async fn round(&mut self, heartbeat: &mut tokio::time::Interval) -> Result<(), End> {
-        let echo = *self.pulse.borrow();
-        let confirmed = self.service.desk.confirmed();
+        let confirmed = self.confirmed();
         self.pump(heartbeat).await?;
         match confirmed {
-            Some(head) => self.beat(&head, echo).await,
+            Some((head, echo)) => self.beat(&head, echo).await,
             // The files were not found in place lately: nothing may be called current.
             None => self.check_token(),
         }
@@ -712,9 +628,8 @@ impl Feed {
             tokio::select! {
                 done = &mut made => break done,
                 _ = heartbeat.tick() => {
-                    let echo = *self.pulse.borrow();
                     // It hears of a head that it does not have yet; its age waits for it.
-                    if let Some(head) = self.service.desk.confirmed() {
+                    if let Some((head, echo)) = self.confirmed() {
                         self.beat(&head, echo).await?;
                     }
                 }
@@ -743,6 +658,7 @@ impl Feed {
         if echo > 0 {
             self.beaten = Some(Instant::now());
         }
+        self.echoed = echo;
         self.send(frame::heartbeat(&head.mark, keepgate_observe::unix_ms(), echo)).await
     }
 
@@ -797,3 +713,6 @@ async fn loss(desk: &Desk) -> Status {
         _ => Status::failed_precondition(said),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,3 +30,4 @@ mod start;
 mod store_conformance;
 mod top;
 mod who;
+mod writes;

@@ -209,6 +209,7 @@ async fn real_answers_fit_the_document() {
     ask("followers", "GET", "/v1/followers", None).await;
     ask("audit", "GET", "/v1/audit?limit=20", None).await;
     ask("audit", "GET", "/v1/audit?after=20", None).await;
+    ask("write", "GET", &format!("/v1/writes/{}", "0".repeat(32)), None).await;
     ask("openapi", "GET", "/v1/openapi.json", None).await;
     let question = json!({ "service": "orders", "principal": "user::\"alice\"", "action": "GET",
         "resource": "route::\"/a\"", "context": { "ip": "10.0.0.1" } });

@@ -216,7 +216,7 @@ impl Target {
         if let Some(id) = case.request_id {
             headers.push((cases::REQUEST_ID, HeaderValue::from_static(id)));
         }
-        let body = Some((case.content_type, body.to_vec()));
+        let body = Some((case.content_type, body.to_vec().into()));
         let answer = if path.at_root {
             self.origin.send_at_root(Method::POST, &path.text, &headers, body).await?
         } else {

@@ -159,6 +159,16 @@ impl World {
         self.inner.digest
     }
 
+    /// What it holds of an item: its digest, and the lowest format that understands it (see
+    /// [`Item::needs`]). None: it holds no such item.
+    pub fn held(&self, key: &ItemKey) -> Option<(Digest, u32)> {
+        let part = match key.service.as_str() {
+            "" => &self.inner.directory,
+            name => self.inner.services.get(name)?,
+        };
+        part.held(&self.inner.names, key)
+    }
+
     /// How many identifiers it holds, those only referred to included.
     pub fn interned(&self) -> usize {
         self.inner.names.len()

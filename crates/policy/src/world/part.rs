@@ -19,6 +19,7 @@ use super::layer::{Edge, Extra, Layer, Parents, Slot};
 use super::names::{Id, Names, hash_text};
 use super::trie::Trie;
 use crate::digest::Digest;
+use crate::item::ENDING;
 use crate::model::{
     EntityBody, GrantBody, Item, ItemBody, ItemKey, KeyBody, Kind, LinkBody, MemberBody, Uid,
 };
@@ -135,6 +136,37 @@ impl Part {
     pub(super) fn stored(&self, kind: Kind, id: &str) -> Option<&Stored> {
         let items = if is_policy_like(kind) { &self.policies } else { &self.others };
         items.find(slot_hash(kind, id), |held| held.kind == kind && &*held.id == id)
+    }
+
+    /// What it holds of a key: the item's digest, and the lowest format that understands it.
+    pub(super) fn held(&self, names: &Names, key: &ItemKey) -> Option<(Digest, u32)> {
+        match key.kind {
+            Kind::Entity => {
+                let uid = Uid::from_str(&key.id).ok()?;
+                let slot = self.layer.slots.get(names.uid(&uid)?).filter(|slot| slot.stored)?;
+                Some((self.entity_digest(names, &uid, slot), 1))
+            }
+            Kind::Member => {
+                let (member, role) = member_key(&key.id)?;
+                let (from, to) = (names.uid(&member)?, names.uid(&role)?);
+                let edge = self.layer.slot(from)?.edges().iter().find(|edge| edge.to == to)?;
+                let source = names.text(edge.source).to_owned();
+                let until_unix_s = self.layer.until(from, to);
+                let body = MemberBody { member, role, source, until_unix_s };
+                let item = Item::new("", "", ItemBody::Member(body));
+                Some((Digest::of(&item), item.needs()))
+            }
+            kind => {
+                let stored = self.stored(kind, &key.id)?;
+                let needs = match &stored.body {
+                    Body::Plain if kind == Kind::Service => self.settings.needs(),
+                    Body::Route(route) => route.needs(),
+                    Body::Grant(policy) if policy.until != NEVER => ENDING,
+                    _ => 1,
+                };
+                Some((stored.digest, needs))
+            }
+        }
     }
 
     /// Adds or replaces an item; returns what it adds to the digest and what it takes away.

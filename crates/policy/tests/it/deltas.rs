@@ -42,6 +42,12 @@ proptest! {
             let fresh = snapshot(world.revision().0, items.to_vec());
             prop_assert_eq!(world.digest(), fresh.digest());
             prop_assert_eq!(world.digest(), digest);
+            for (key, item) in &items.0 {
+                prop_assert_eq!(world.held(key), Some((Digest::of(item), item.needs())));
+            }
+            for key in before.1.0.keys().filter(|key| !items.0.contains_key(key)) {
+                prop_assert_eq!(world.held(key), None);
+            }
             let old = snapshot(before.2.revision().0, before.1.to_vec());
             for _ in 0..30 {
                 let question = Question::random(&shape, rng);

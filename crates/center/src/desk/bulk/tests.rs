@@ -66,6 +66,7 @@ impl Place {
             actor: "t".to_owned(),
             action: "apply",
             dry_run: false,
+            write_id: None,
             plan,
             work,
             anew: Anew::Far,
@@ -95,7 +96,8 @@ fn open(dir: &Path) -> Desk {
 async fn land(desk: &Desk, changes: Vec<Change>) -> Result<Outcome, Refusal> {
     let plan: super::super::Planner =
         Box::new(move |_, _| Ok(EditPlan { changes, ..EditPlan::default() }));
-    desk.edit(Edit { actor: "t".to_owned(), action: "put", dry_run: false, plan }).await
+    desk.edit(Edit { actor: "t".to_owned(), action: "put", dry_run: false, write_id: None, plan })
+        .await
 }
 
 fn service() -> Item {
@@ -259,6 +261,7 @@ async fn what_nobody_waits_for_does_not_land() {
         actor: "t".to_owned(),
         action: "apply",
         dry_run: false,
+        write_id: None,
         plan,
         work,
         anew: Anew::Far,

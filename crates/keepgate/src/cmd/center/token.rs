@@ -85,7 +85,7 @@ async fn ask(data: &Path, asked: &NewAdminToken) -> anyhow::Result<Option<MadeTo
     let path = keepgate_center::short_path(&dir, &held, keepgate_center::SOCKET);
     let mut origin = Origin::new(&format!("unix:{}", path.display()), None)?;
     let body = serde_json::to_vec(asked).context("writing the request")?;
-    let sent = origin.send(Method::POST, "/token", &[], Some(("application/json", body)));
+    let sent = origin.send(Method::POST, "/token", &[], Some(("application/json", body.into())));
     let answer = match tokio::time::timeout(ANSWER, sent).await {
         Ok(Ok(answer)) => answer,
         // Nobody is there, or not any more: the lock says which.

@@ -1,0 +1,210 @@
+//! A store as one of several centers sees it: SQLite's, which says that it is shared, and that fails on
+//! demand.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
+
+use super::super::super::WriteId;
+use crate::store::{
+    AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, Reading, Retention, RevisionRow, Row,
+    ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+};
+
+/// What happens to the next commit that makes a revision.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fault {
+    /// Whether it is stored all the same.
+    pub(super) stored: bool,
+    /// Whether the store cannot be reached after it.
+    pub(super) away: bool,
+}
+
+/// The store as one center sees it.
+pub(crate) struct Seen {
+    store: Arc<SqliteStore>,
+    /// In whose place it is served, once there is one.
+    pub(super) standby: OnceLock<Arc<SqliteStore>>,
+    pub(super) fault: Mutex<Option<Fault>>,
+    /// Which server of the database it is; empty: there is but one.
+    pub(super) timeline: Mutex<String>,
+    /// Nothing answers.
+    away: AtomicBool,
+    /// A reading shows what was there so many milliseconds before it is had.
+    pub(crate) late_ms: AtomicU64,
+    /// Whether somebody waits for such a reading.
+    pub(crate) reading: AtomicBool,
+    /// Nobody tells of new revisions: they are found at a look alone.
+    pub(crate) deaf: AtomicBool,
+}
+
+impl Seen {
+    pub(super) fn of(store: &Arc<SqliteStore>) -> Arc<Seen> {
+        Arc::new(Seen {
+            store: Arc::clone(store),
+            standby: OnceLock::new(),
+            fault: Mutex::default(),
+            timeline: Mutex::default(),
+            away: AtomicBool::default(),
+            late_ms: AtomicU64::default(),
+            reading: AtomicBool::default(),
+            deaf: AtomicBool::default(),
+        })
+    }
+
+    pub(super) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    fn store(&self) -> Result<&SqliteStore, StoreError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(StoreError::Database { doing: "connecting", source: "it is away".into() });
+        }
+        Ok(self.standby.get().unwrap_or(&self.store))
+    }
+}
+
+impl Store for Seen {
+    fn read(&self) -> Result<Box<dyn Reading + '_>, StoreError> {
+        let reading = self.store()?.read();
+        let late = self.late_ms.load(Ordering::SeqCst);
+        if late > 0 {
+            self.reading.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(late));
+            self.reading.store(false, Ordering::SeqCst);
+        }
+        reading
+    }
+
+    fn write(
+        &self,
+        work: &mut dyn FnMut(&mut dyn Writing) -> Result<EditVerdict, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut fault = None;
+        self.store()?.write(&mut |tx| {
+            let before = tx.head()?;
+            let timeline = self.timeline.lock().unwrap().clone();
+            let verdict = work(&mut Timed { tx, timeline })?;
+            if verdict == EditVerdict::Commit && tx.head()? != before {
+                fault = self.fault.lock().unwrap().take();
+            }
+            Ok(if fault.is_some_and(|fault| !fault.stored) {
+                EditVerdict::Rollback
+            } else {
+                verdict
+            })
+        })?;
+        let Some(fault) = fault else { return Ok(()) };
+        if fault.away {
+            self.set_away(true);
+        }
+        Err(StoreError::Unknown { source: "the connection broke in COMMIT".into() })
+    }
+
+    fn confirm(&self) -> Result<(), StoreError> {
+        self.store().map(drop)
+    }
+
+    fn note_high(&self, _: &Mark) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn has_room(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn wait_head(&self, known: Revision, at_most: Duration) -> Result<Revision, StoreError> {
+        let until = Instant::now() + at_most;
+        while Instant::now() < until {
+            if !self.deaf.load(Ordering::SeqCst) {
+                let head = self.read()?.head()?;
+                if head != known {
+                    return Ok(head);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(known)
+    }
+}
+
+/// A write transaction of a server that says where its time has branched off.
+struct Timed<'a> {
+    tx: &'a mut dyn Writing,
+    timeline: String,
+}
+
+macro_rules! as_it_is {
+    ($($name:ident($($arg:ident: $of:ty),*) -> $to:ty;)*) => {
+        $(fn $name(&self, $($arg: $of),*) -> Result<$to, StoreError> { self.tx.$name($($arg),*) })*
+    };
+    (mut $($name:ident($($arg:ident: $of:ty),*) -> $to:ty;)*) => {
+        $(fn $name(&mut self, $($arg: $of),*) -> Result<$to, StoreError> {
+            self.tx.$name($($arg),*)
+        })*
+    };
+}
+
+type Visit<'v, T> = &'v mut dyn FnMut(T) -> Result<(), StoreError>;
+
+impl Reading for Timed<'_> {
+    as_it_is! {
+        head() -> Revision;
+        meta() -> Meta;
+        revision(revision: Revision) -> Option<RevisionRow>;
+        revisions(visit: Visit<'_, RevisionRow>) -> ();
+        written(write_id: &WriteId) -> Option<RevisionRow>;
+        forks() -> Vec<Fork>;
+        sum(of: Sum) -> SumRow;
+        tombstone(key: &ItemKey) -> Option<Tombstone>;
+        tombstones(visit: Visit<'_, Tombstone>) -> ();
+        each_change(visit: Visit<'_, ChangeRow>) -> ();
+        item(key: &ItemKey) -> Option<Row>;
+        list(service: &str, kind: Kind, after: &str, limit: usize) -> Vec<Row>;
+        count(service: &str, kind: Kind) -> u64;
+        each(service: &str, visit: Visit<'_, Row>) -> ();
+        each_of(service: &str, kind: Kind, visit: Visit<'_, Row>) -> ();
+        sourced(source: &str) -> Vec<Row>;
+        scopes() -> Vec<ScopeRow>;
+        changes_after(revision: Revision, limit: usize) -> Changes;
+        tokens() -> Vec<TokenRow>;
+        audit_after(seq: u64, limit: usize) -> Vec<AuditRow>;
+        audit_before(seq: u64, limit: usize) -> Vec<AuditRow>;
+        audit_of(revision: Revision, key: &ItemKey) -> Option<AuditRow>;
+    }
+
+    fn timeline(&self) -> Result<String, StoreError> {
+        Ok(self.timeline.clone())
+    }
+}
+
+impl Writing for Timed<'_> {
+    as_it_is! { mut
+        put(row: &Row) -> ();
+        settle_origin(key: &ItemKey, digest: Digest) -> ();
+        delete(key: &ItemKey) -> bool;
+        scope(scope: &ScopeRow) -> ();
+        change(row: &ChangeRow) -> ();
+        changes_left_out(revision: Revision, count: usize) -> ();
+        token(row: &TokenRow) -> ();
+        audit(row: &AuditRow) -> ();
+        advance(row: &RevisionRow, keep: Retention) -> ();
+        set_meta(meta: &Meta) -> ();
+        fork(fork: Fork) -> ();
+        set_sum(of: Sum, row: SumRow) -> ();
+        forget_revisions() -> ();
+        put_tombstone(tombstone: &Tombstone) -> ();
+        remove_tombstone(key: &ItemKey) -> ();
+        touch(used: &[TokenUse]) -> ();
+    }
+}
