@@ -82,7 +82,7 @@ pub enum Part {
 /// Center and gates, and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
-    /// The centers; one for now.
+    /// The centers: the one that answers, then the others on the same database.
     pub centers: Vec<CenterStatus>,
     /// The gates that follow.
     pub gates: Vec<GateStatus>,
@@ -93,6 +93,9 @@ pub struct Status {
 /// How a center is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CenterStatus {
+    /// Where it listens, or the URL that callers reach it by.
+    #[serde(default)]
+    pub address: String,
     /// Its release.
     pub release: String,
     /// The newest format of items that it knows.
@@ -111,6 +114,9 @@ pub struct CenterStatus {
     pub services: u64,
     /// Gates that follow.
     pub gates: u64,
+    /// Since it was heard, in milliseconds; left out: it is the one that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_ms_ago: Option<u64>,
 }
 
 /// How a gate is.
@@ -118,6 +124,9 @@ pub struct CenterStatus {
 pub struct GateStatus {
     /// Its name.
     pub name: String,
+    /// The address of the center that it follows.
+    #[serde(default)]
+    pub center: String,
     /// Its address; null: unknown.
     pub peer: Option<String>,
     /// The services that it follows.
@@ -171,8 +180,15 @@ impl Scope {
 pub struct Followers {
     /// The newest revision.
     pub revision: u64,
+    /// Centers whose followers these are.
+    #[serde(default = "one")]
+    pub centers: u64,
     /// Each stream.
     pub followers: Vec<Follower>,
+}
+
+fn one() -> u64 {
+    1
 }
 
 /// One follower.
@@ -180,6 +196,9 @@ pub struct Followers {
 pub struct Follower {
     /// Its name.
     pub name: String,
+    /// The address of the center that it follows.
+    #[serde(default)]
+    pub center: String,
     /// Its address; null: unknown.
     pub peer: Option<String>,
     /// The id of its token.

@@ -27,8 +27,10 @@ use tokio::sync::Semaphore;
 use crate::api::problem::Problem;
 use crate::api::tokens;
 use crate::desk::{Desk, Edit, EditPlan, Planner};
-use crate::store::{SqliteStore, StoreError, TokenRow};
+use crate::opening::open_store;
+use crate::store::{PostgresStore, SqliteStore, StoreError, TokenRow};
 use crate::token::Role;
+use crate::upkeep::Place;
 
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "center.sock";
@@ -188,6 +190,12 @@ pub enum DoorError {
          `keepgate center --data DIR` makes the store and an admin token"
     )]
     NoStore(String),
+    /// There is no store in the database.
+    #[error(
+        "expected a store, found none in {0}; the first start of `keepgate center --database URL` makes \
+         it and an admin token"
+    )]
+    NoDatabase(String),
     /// The store does not open; another process may hold it ([`DoorError::is_held`]).
     #[error("cannot open the store in `{dir}`")]
     Store {
@@ -226,9 +234,26 @@ impl DoorError {
 ///
 /// # Errors
 /// A store that is held by another process, or that may not be served.
-pub async fn admin_token(dir: &Path, asked: &NewAdminToken) -> Result<MadeToken, DoorError> {
-    let (path, shown) = (dir.to_owned(), dir.display().to_string());
+pub async fn admin_token(
+    place: impl Into<Place>,
+    asked: &NewAdminToken,
+) -> Result<MadeToken, DoorError> {
+    let place = place.into();
+    let shown = place.to_string();
     let desk = tokio::task::spawn_blocking(move || {
+        let path = match place {
+            Place::Dir(dir) => dir,
+            // Other centers may run on it: this is one more of them, for a moment.
+            Place::Database { address, data } => {
+                let failed = |source| DoorError::Store { dir: shown.clone(), source };
+                if PostgresStore::attach(&address).map_err(failed)?.is_none() {
+                    return Err(DoorError::NoDatabase(shown));
+                }
+                let (store, _) = open_store(&data, Some(&address)).map_err(failed)?;
+                return Desk::open(store, crate::Retention::default(), Duration::ZERO)
+                    .map_err(|source| DoorError::Open { dir: shown, source });
+            }
+        };
         // An empty directory must not become a store.
         if !path.join("center.db").exists() {
             if path.join("center.high").exists()

@@ -14,6 +14,8 @@ pub mod desk;
 mod door;
 pub mod follow;
 pub mod metrics;
+mod neighbors;
+mod opening;
 pub(crate) mod proto;
 mod server;
 pub mod store;
@@ -34,7 +36,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
-use store::{Retention, SqliteStore, Store, StoreError};
+use neighbors::Neighbors;
+use store::{Address, Retention, StoreError};
 use token::{RandomError, Role};
 
 pub use api::writes::idempotency_key;
@@ -49,8 +52,11 @@ const USAGE_EVERY: Duration = Duration::from_secs(30);
 /// How to run a center.
 #[derive(Clone, Debug)]
 pub struct CenterConfig {
-    /// Where the store and the first admin token are; created with mode 0700.
+    /// Where the first admin token and the socket for `keepgate center token` are, and the store, unless
+    /// it is in a database; created with mode 0700.
     pub data_dir: PathBuf,
+    /// The database with the store, which other centers may share; none: SQLite in `data_dir`.
+    pub database: Option<Box<Address>>,
     /// Where to listen; without TLS a loopback address. Port 0 takes any.
     pub listen: SocketAddr,
     /// Certificate and key; none: plain HTTP.
@@ -82,6 +88,7 @@ impl Default for CenterConfig {
     fn default() -> CenterConfig {
         CenterConfig {
             data_dir: PathBuf::from("keepgate-data"),
+            database: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
             tls: None,
             client_ca: None,
@@ -185,15 +192,19 @@ impl Center {
         let bind = |source| StartError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
-        let (dir, keep) = (config.data_dir.clone(), config.retention);
+        let keep = config.retention;
         let wait = config.witness_wait;
+        let place = (config.data_dir.clone(), config.database.clone());
         let desk = tokio::task::spawn_blocking(move || {
-            let shown = dir.display().to_string();
-            let store = SqliteStore::open(&dir)
+            let (dir, database) = place;
+            let shown = match &database {
+                Some(address) => address.to_string(),
+                None => dir.display().to_string(),
+            };
+            let (store, first) = opening::open_store(&dir, database.as_deref())
                 .map_err(|source| StartError::Store { dir: shown.clone(), source })?;
             // Nobody can hold anything of a store that was just made.
-            let wait = if store.is_first() { Duration::ZERO } else { wait };
-            let store: Arc<dyn Store> = Arc::new(store);
+            let wait = if first { Duration::ZERO } else { wait };
             Desk::open(store, keep, wait).map_err(|source| StartError::Open { dir: shown, source })
         })
         .await
@@ -212,9 +223,15 @@ impl Center {
         if let Some(warning) = head.authzen_warning() {
             tracing::warn!("{warning}");
         }
+        let followers: Arc<follow::Followers> = Arc::default();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let address = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{addr}"));
+        let neighbors =
+            Arc::new(Neighbors::new(Arc::clone(&desk), Arc::clone(&followers), address));
         let app = api::App {
             desk,
-            followers: Arc::default(),
+            neighbors,
+            followers,
             metrics: Arc::default(),
             usage: Arc::default(),
             fair: Arc::default(),
@@ -293,6 +310,7 @@ impl Center {
         };
         let mut door = Box::pin(door);
         tokio::pin!(serving, shutdown);
+        let neighbors = tokio::spawn(Arc::clone(&app.neighbors).run());
         let mut usage = tokio::time::interval(USAGE_EVERY);
         loop {
             tokio::select! {
@@ -308,6 +326,7 @@ impl Center {
                 _ = usage.tick() => note_usage(&app),
             }
         }
+        neighbors.abort();
         // The socket goes while the store is still locked.
         drop(door);
         note_usage(&app);
@@ -354,12 +373,19 @@ async fn first_token(desk: &Desk, dir: &Path) -> Result<Option<PathBuf>, StartEr
         .map_err(|source| StartError::TokenFile { path: path.display().to_string(), source })?;
     let note = "the first admin token".to_owned();
     let row = api::tokens::row(&minted, Role::Admin, String::new(), note);
-    let plan: desk::Planner =
-        Box::new(move |_, _| Ok(EditPlan { tokens: vec![row], ..EditPlan::default() }));
+    // Of centers that start on one database at the same time, one makes it.
+    let plan: desk::Planner = Box::new(move |_, head| {
+        let tokens = if head.tokens.is_empty() { vec![row] } else { Vec::new() };
+        Ok(EditPlan { tokens, ..EditPlan::default() })
+    });
     let actor = "center".to_owned();
     desk.edit(Edit { actor, action: "token.create", dry_run: false, write_id: None, plan })
         .await
         .map_err(StartError::FirstToken)?;
+    if !desk.head().tokens.contains_key(&minted.id) {
+        let _ = std::fs::remove_file(&path);
+        return Ok(None);
+    }
     tracing::info!(file = %path.display(), "wrote the first admin token");
     Ok(Some(path))
 }

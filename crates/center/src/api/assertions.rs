@@ -39,7 +39,18 @@ pub(crate) async fn jwks(
         return Err(Refusal::no_service(&service).into());
     }
     let is_good = |caller: &Caller| caller.still_good(&head);
-    let keys = app.followers.keys().of(&service, is_good, Instant::now());
+    let mut keys = app.followers.keys().of(&service, is_good, Instant::now());
+    if app.desk.is_shared() {
+        // A gate may sign since a moment ago.
+        app.neighbors.hear().await;
+        let now = keepgate_observe::unix_s();
+        let is_good = |token: &str| head.tokens.get(token).is_some_and(|row| row.is_good(now));
+        for key in app.neighbors.keys(&service, is_good) {
+            if !keys.iter().any(|known| known.point == key.point) {
+                keys.push(key);
+            }
+        }
+    }
     if keys.is_empty() && app.began.elapsed() < GATHERS {
         return Err(Problem::gathering());
     }

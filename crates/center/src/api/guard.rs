@@ -47,7 +47,9 @@ pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Nex
     }
     let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
     let kind = response.extensions().get::<Problem>().map(Problem::kind);
-    let is_expected = is_crowded || kind == Some(GATHERING);
+    // Why it is not ready is said once, by whoever finds out, and not for each question.
+    let is_asked = path == "/readyz";
+    let is_expected = is_crowded || kind == Some(GATHERING) || is_asked;
     if response.status().is_server_error() && !is_expected {
         tracing::error!(%method, path, status = response.status().as_u16(), request_id = shown,
             "a request failed");

@@ -51,6 +51,7 @@ use tokio::sync::watch;
 use crate::desk::Desk;
 use crate::follow::{Followers, SyncService};
 use crate::metrics::Metrics;
+use crate::neighbors::Neighbors;
 use crate::proto::sync_server::SyncServer;
 use crate::server::Bounds;
 use problem::Problem;
@@ -60,6 +61,7 @@ use problem::Problem;
 pub(crate) struct App {
     pub(crate) desk: Arc<Desk>,
     pub(crate) followers: Arc<Followers>,
+    pub(crate) neighbors: Arc<Neighbors>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) usage: Arc<guard::Usage>,
     pub(crate) bounds: Bounds,
@@ -117,6 +119,7 @@ pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
         Arc::clone(&app.desk),
         Arc::clone(&app.followers),
         Arc::clone(&app.metrics),
+        Arc::clone(&app.neighbors),
         closing,
     ))
     .max_decoding_message_size(FOLLOW_REQUEST_BYTES);

@@ -94,7 +94,8 @@ pub(crate) async fn apply(
                     refusal => refusal.into(),
                 },
             )?;
-            let followers = app.followers.list();
+            let followers: Vec<Follower> =
+                app.neighbors.followers().into_iter().map(|(_, follower)| follower).collect();
             let together = app.desk.head().authzen_warning();
             // Large services take a while to look at: not on the runtime's threads.
             let in_files = Arc::clone(&packed);

@@ -70,18 +70,22 @@ const SILENT_MS: u64 = 5_000;
 pub(crate) async fn status(State(app): State<App>) -> Out<api::Status> {
     let head = app.desk.head();
     let condition = app.desk.condition();
-    let meta = app.desk.meta();
     let now = keepgate_observe::unix_ms();
     let mut wrong: Vec<String> = Vec::new();
     if condition != Condition::Ready {
         wrong.push(format!("center: {}: {}", condition.name(), condition.why()));
     }
+    let mut centers = vec![app.neighbors.own(&head)];
+    let (others, said) = app.neighbors.centers();
+    centers.extend(others);
+    wrong.extend(said);
     let mut gates = Vec::new();
-    for follower in app.followers.list() {
+    for (center, follower) in app.neighbors.followers() {
         let said = faults(&follower, head.revision, now);
         wrong.extend(said.iter().map(|said| format!("gate {}: {said}", follower.name)));
         gates.push(api::GateStatus {
             name: follower.name,
+            center,
             peer: follower.peer.map(|peer| peer.to_string()),
             services: shown(follower.scope),
             release: follower.release,
@@ -95,18 +99,7 @@ pub(crate) async fn status(State(app): State<App>) -> Out<api::Status> {
             wrong: said,
         });
     }
-    let center = api::CenterStatus {
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-        format: keepgate_policy::mark::FORMAT,
-        condition: condition.name().to_owned(),
-        why: condition.why().to_owned(),
-        history: meta.history.to_string(),
-        ancestors: meta.ancestors.iter().map(ToString::to_string).collect(),
-        revision: head.revision.0,
-        services: head.services.len() as u64,
-        gates: gates.len() as u64,
-    };
-    Out(api::Status { centers: vec![center], gates, wrong })
+    Out(api::Status { centers, gates, wrong })
 }
 
 fn faults(follower: &Follower, head: Revision, now: u64) -> Vec<String> {
@@ -136,8 +129,9 @@ fn shown(scope: Scope) -> api::Scope {
 
 pub(crate) async fn followers(State(app): State<App>) -> Out<api::Followers> {
     let revision = app.desk.head().revision.0;
-    let shown = |follower: Follower| api::Follower {
+    let shown = |(center, follower): (String, Follower)| api::Follower {
         name: follower.name,
+        center,
         peer: follower.peer.map(|peer| peer.to_string()),
         token: follower.token,
         services: shown(follower.scope),
@@ -146,8 +140,8 @@ pub(crate) async fn followers(State(app): State<App>) -> Out<api::Followers> {
         applied_unix_ms: follower.applied_unix_ms,
         connected_unix_ms: follower.connected_unix_ms,
     };
-    let followers = app.followers.list().into_iter().map(shown).collect();
-    Out(api::Followers { revision, followers })
+    let followers = app.neighbors.followers().into_iter().map(shown).collect();
+    Out(api::Followers { revision, centers: app.neighbors.count(), followers })
 }
 
 pub(crate) async fn metrics(State(app): State<App>) -> Response {

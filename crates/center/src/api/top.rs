@@ -26,11 +26,15 @@ pub(crate) async fn fetch(
 }
 
 fn answer(app: &App, service: &str) -> TopAnswer {
-    let heard = app.followers.activities().of(service, std::time::Instant::now());
+    let mut heard = app.followers.activities().of(service, std::time::Instant::now());
+    heard.extend(app.neighbors.reports(service));
+    let following =
+        app.neighbors.followers().iter().filter(|(_, one)| one.scope.covers(service)).count();
     let gates = GatesHeard {
         heard: heard.len() as u64,
         oldest_ms: heard.iter().map(|one| one.age_ms).max(),
-        following: app.followers.of(service) as u64,
+        following: following as u64,
+        centers: app.neighbors.count(),
     };
     let report = (!heard.is_empty()).then(|| {
         let head = app.desk.head();

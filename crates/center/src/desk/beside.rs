@@ -144,7 +144,7 @@ impl Shared {
         *unkept = Some(Loss { why: Arc::clone(&why), witnessed: before.max(witnessed) });
         // Under the lock: whoever writes it down finds it stopped.
         if self.line.become_(Condition::Losing(why)) {
-            tracing::error!("a gate shows that the history is lost: nothing is served or decided");
+            tracing::error!("the history is lost: nothing is served or decided");
         }
     }
 
@@ -179,6 +179,10 @@ impl Shared {
     fn keep_lost(&self, loss: &Loss) -> Result<(), StoreError> {
         self.store.write(&mut |tx| {
             let mut meta = tx.meta()?;
+            // Another store was put in its place: that one has lost nothing.
+            if meta.history != self.line.meta().history {
+                return Ok(EditVerdict::Rollback);
+            }
             let highest = match meta.standing {
                 Standing::Lost { witnessed, .. } if witnessed >= loss.witnessed => {
                     return Ok(EditVerdict::Rollback);

@@ -23,13 +23,16 @@ use super::others::Ground;
 use super::step::{Planned, Settled, Step, find};
 use super::work::{Stage, Work};
 use super::{Head, Outcome, Refusal, Shared};
-use crate::store::{Changes, Reading, StoreError, Writing};
+use crate::store::{Brought, Changes, Reading, Staged, StoreError, Writing};
 
 /// Items changed since that the writer looks at one by one; more, and the edit is planned anew.
 const CHANGED_SINCE: usize = 10_000;
 
 /// The same beside the writer, which leaves it few.
 const CHANGED_BESIDE: usize = 500_000;
+
+/// Items of an edit that are laid aside in the store before the writer is waited for.
+const STAGED: usize = 10_000;
 
 /// How often an edit takes over beside the writer what has landed since.
 const CATCH_UPS: usize = 4;
@@ -42,6 +45,9 @@ pub(super) const ATTEMPTS: usize = 4;
 
 /// Items of an edit that the writer works out itself: others wait for it.
 pub(super) const MAX_ON_WRITER: usize = 5_000;
+
+/// Items between two words on how far it is.
+const LOOK_EVERY: usize = 1_024;
 
 /// How often the state is read until it is the published one: a commit may be on its way.
 const READS: usize = 2_000;
@@ -111,6 +117,8 @@ pub(super) struct Prepared {
     anew: Anew,
     /// Items of the edit that others changed meanwhile, which it leaves alone.
     kept: Vec<ItemKey>,
+    /// What is laid aside in the store, and the items of it that are no steps any more.
+    staged: Option<(Staged, Vec<ItemKey>)>,
 }
 
 impl Prepared {
@@ -184,17 +192,14 @@ pub(super) fn prepare(shared: &Shared, bulk: &mut Bulk) -> Result<Ready, Refusal
         return Ok(Ready::Done(Outcome::of(head.revision, &steps)));
     }
     let mut prepared = Prepared { steps, settled, ..Prepared::nothing(bulk, head.revision, world) };
-    // What has landed meanwhile is taken over here, so that little is left for the writer.
-    for _ in 0..CATCH_UPS {
-        let (store, head) = at_the_head(shared)?;
-        if head.revision == prepared.at {
-            break;
-        }
-        if !prepared.catch_up(store.as_ref(), &head, CHANGED_BESIDE)? {
-            return Ok(Ready::Again(prepared.len()));
-        }
+    if !prepared.catch_up_beside(shared)? {
+        return Ok(Ready::Again(prepared.len()));
     }
     prepared.work.begin(Stage::Commit, prepared.steps.len());
+    // That takes its time, too.
+    if prepared.lay_aside(shared)? && !prepared.catch_up_beside(shared)? {
+        return Ok(Ready::Again(prepared.len()));
+    }
     Ok(Ready::Write(Box::new(prepared)))
 }
 
@@ -297,7 +302,51 @@ impl Prepared {
             world,
             anew: bulk.anew.clone(),
             kept: Vec::new(),
+            staged: None,
         }
+    }
+
+    /// Lays the items of a large edit aside in the store; false: nothing was.
+    fn lay_aside(&mut self, shared: &Shared) -> Result<bool, Refusal> {
+        let count = self.steps.iter().filter(|step| step.after.is_some()).count();
+        if count <= STAGED {
+            return Ok(false);
+        }
+        let by = Brought::by(self.action);
+        let rows = self.steps.iter().enumerate().map_while(|(at, step)| {
+            if at.is_multiple_of(LOOK_EVERY) {
+                self.work.at(at);
+            }
+            let row = || step.after.as_ref().map(|after| step.row(after, Revision(0), by));
+            (!self.work.is_given_up()).then(row)
+        });
+        let staged = shared.store.stage(&mut rows.flatten(), count);
+        self.work.checked(0)?;
+        match staged {
+            Ok(Some(staged)) => self.staged = Some((staged, Vec::new())),
+            Ok(None) => {}
+            // It lands all the same, only slower; where the store is out of order, that says so.
+            Err(e) => {
+                let error = keepgate_observe::chain(&e);
+                tracing::warn!(error, items = count, "a large change is written row by row");
+            }
+        }
+        Ok(self.staged.is_some())
+    }
+
+    /// Takes over what has landed meanwhile, so that little is left for the writer. False: the edit
+    /// must be planned anew.
+    fn catch_up_beside(&mut self, shared: &Shared) -> Result<bool, Refusal> {
+        for _ in 0..CATCH_UPS {
+            let (store, head) = at_the_head(shared)?;
+            if head.revision == self.at {
+                break;
+            }
+            if !self.catch_up(store.as_ref(), &head, CHANGED_BESIDE)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn attempt(
@@ -323,7 +372,8 @@ impl Prepared {
         }
         let stamp = Stamp::now(&self.actor, self.action, self.write_id)?;
         let revision = ground.revision;
-        land::write(tx, &self.steps, revision, &stamp, Some(&self.work))?;
+        let staged = self.staged.as_ref().map(|(staged, without)| (staged, without.as_slice()));
+        land::write(tx, &self.steps, revision, &stamp, Some(&self.work), staged)?;
         let world = match self.world.revision() == revision {
             true => self.world.clone(),
             // The line jumps.
@@ -377,6 +427,10 @@ impl Prepared {
                 }
                 None => (Change::Delete(key.clone()), Digest::default()),
             });
+        }
+        if let Some((_, without)) = &mut self.staged {
+            let puts = self.steps.iter().filter(|step| step.after.is_some()).map(|step| &step.key);
+            without.extend(puts.filter(|key| since.contains(key)).cloned());
         }
         self.steps.retain(|step| !since.contains(&step.key));
         let problems: Vec<EditProblem> =

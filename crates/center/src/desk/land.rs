@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use keepgate_policy::service::{Authzen, ServiceSettings};
-use keepgate_policy::{Digest, Item, ItemBody, Kind, Revision, World};
+use keepgate_policy::{Digest, Item, ItemBody, ItemKey, Kind, Revision, World};
 
 use super::history::{self, By, Moved, WriteId};
 use super::others::{self, Ground};
@@ -13,7 +13,7 @@ use super::step::{self, Counts, Settled, Step};
 use super::work::Work;
 use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
-    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, Reading, Row, ScopeRow, StoreError,
+    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, Reading, ScopeRow, Staged, StoreError,
     TokenRow, Writing,
 };
 use crate::token::Role;
@@ -106,9 +106,10 @@ fn in_transaction<T>(
     match (written, done) {
         (Ok(()), Ok((outcome, Fate::State(next)))) => Ok((outcome, Some(shared.publish(*next)?))),
         (Ok(()), done) => done.map(|(outcome, _)| (outcome, None)),
-        (Err(e @ StoreError::Unknown { .. }), Ok((outcome, Fate::State(next))))
-            if shared.store.is_shared() =>
-        {
+        (
+            Err(e @ (StoreError::Unknown { .. } | StoreError::Outcome { .. })),
+            Ok((outcome, Fate::State(next))),
+        ) if shared.store.is_shared() => {
             settle_unknown(shared, &e, &next)?;
             Ok((outcome, Some(shared.publish(*next)?)))
         }
@@ -204,7 +205,7 @@ fn attempt(
     if dry_run {
         return Ok((Outcome::of(before.revision, &steps), Fate::Nothing));
     }
-    write(tx, &steps, revision, stamp, None)?;
+    write(tx, &steps, revision, stamp, None, None)?;
     settle(tx, &settled)?;
     let outcome = Outcome::of(revision, &steps);
     let next = next(tx, shared, ground, &steps, tokens, world, stamp)?;
@@ -219,13 +220,15 @@ pub(super) fn settle(tx: &mut dyn Writing, settled: &[Settled]) -> Result<bool, 
     Ok(!settled.is_empty())
 }
 
-/// Writes the items of a revision, its change rows and its audit rows.
+/// Writes the items of a revision, its change rows and its audit rows. Items that were laid aside in
+/// the store are taken over from there, but for those of these keys, which are not among the steps.
 pub(super) fn write(
     tx: &mut dyn Writing,
     steps: &[Step],
     revision: Revision,
     stamp: &Stamp<'_>,
     work: Option<&Work>,
+    staged: Option<(&Staged, &[ItemKey])>,
 ) -> Result<(), Refusal> {
     let by = Brought::by(stamp.action);
     let with_changes = steps.len() <= CHANGE_ROWS;
@@ -245,7 +248,10 @@ pub(super) fn write(
         if !summed {
             tx.audit(&audit_row(&*tx, step, revision, stamp)?)?;
         }
-        write_step(tx, step, revision, by, with_changes)?;
+        write_step(tx, step, revision, by, with_changes, staged.is_none())?;
+    }
+    if let Some((staged, without)) = staged {
+        tx.put_staged(staged, revision, without)?;
     }
     if !with_changes {
         tx.changes_left_out(revision, steps.len())?;
@@ -270,17 +276,11 @@ fn write_step(
     revision: Revision,
     by: Brought,
     with_changes: bool,
+    with_row: bool,
 ) -> Result<(), StoreError> {
     match &step.after {
-        Some(after) => tx.put(&Row {
-            key: step.key.clone(),
-            body: after.body.clone(),
-            revision,
-            digest: after.digest,
-            source: after.source.to_string(),
-            needs: after.needs,
-            origin: step.origin(by, after.digest),
-        })?,
+        Some(after) if with_row => tx.put(&step.row(after, revision, by))?,
+        Some(_) => {}
         None => {
             tx.delete(&step.key)?;
         }

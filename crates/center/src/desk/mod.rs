@@ -22,6 +22,7 @@ mod head;
 pub(crate) mod history;
 mod land;
 mod limits;
+mod load;
 pub(crate) mod others;
 mod recent;
 mod refusal;
@@ -29,15 +30,14 @@ mod step;
 pub(crate) mod verify;
 mod work;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use keepgate_policy::world::Builder;
-use keepgate_policy::{Change, Digest, Item, ItemBody, ItemKey, Mark, Revision, proto};
+use keepgate_policy::{Change, ItemKey, Revision, proto};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use bulk::{Anew, Bulk, BulkPlanner};
@@ -56,12 +56,11 @@ pub(crate) use step::{Planned, Settled, Step};
 pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 
-use crate::store::{
-    EditVerdict, Fork, Meta, Reading, Retention, Store, StoreError, TokenRow, TokenUse,
-};
+use crate::store::{EditVerdict, Meta, Reading, Retention, Store, StoreError, TokenRow, TokenUse};
 use beside::{Loss, Watch, look_after, wait_heads};
 use head::digest_of;
 use history::Line;
+use load::load;
 
 /// Edits that may wait; one more is refused as [`Refusal::Busy`].
 const QUEUE: usize = 256;
@@ -363,6 +362,11 @@ impl Desk {
         self.condition()
     }
 
+    /// See [`Store::exchange`]. Blocks.
+    pub(crate) fn exchange(&self, note: &[u8]) -> Result<Vec<crate::store::Told>, StoreError> {
+        self.shared.store.exchange(note)
+    }
+
     /// Waits until gates have been heard; refused where acknowledged state is lost.
     async fn may_edit(&self) -> Result<(), Refusal> {
         self.settled().await;
@@ -649,6 +653,10 @@ impl Shared {
 
     fn note_failure(&self, error: &StoreError) {
         let why: Arc<str> = keepgate_observe::chain(error).into();
+        if error.is_lost() && self.store.is_shared() {
+            // The other centers must stop as well, and whoever starts later.
+            return self.lose(why, self.head.load().revision);
+        }
         let next = if error.is_lost() {
             Condition::Lost(why)
         } else if error.is_full() {
@@ -705,77 +713,4 @@ impl Shared {
             _ => Ok(()),
         }
     }
-}
-
-/// The head of a store, all at one revision. It must go on from what is known of it already.
-fn load(store: &dyn Store, known: Option<&Mark>) -> Result<(Head, Meta, Vec<Fork>), OpenError> {
-    let reading = store.read()?;
-    let meta = reading.meta()?;
-    let forks = reading.forks()?;
-    let last = verify::chain(reading.as_ref(), &meta)?;
-    if let Some(known) = known {
-        let moved = |found: String| StoreError::Moved { expected: known.to_string(), found };
-        if last.revision < known.revision {
-            return Err(moved(last.revision.to_string()).into());
-        }
-        let row = reading.revision(known.revision)?;
-        if row.is_some_and(|row| row.chain != known.chain) {
-            return Err(moved("another revision of that number".to_owned()).into());
-        }
-        // Where the line jumped, the rows before it are gone.
-        let over = |fork: &&Fork| fork.at < known.revision && known.revision < fork.resumed;
-        if let Some(Fork { at, resumed }) = forks.iter().find(over) {
-            return Err(moved(format!("{resumed}, which follows {at}")).into());
-        }
-    }
-    let revision = last.revision;
-    let mut newer = Newer::default();
-    let mut world = Builder::new(revision);
-    let mut services = BTreeMap::new();
-    let mut scopes = BTreeMap::new();
-    for scope in reading.scopes()? {
-        let mut sum = Digest::default();
-        let mut broken: Option<OpenError> = None;
-        let mut count = 0;
-        reading.each(&scope.service, &mut |row| {
-            if broken.is_some() {
-                return Ok(());
-            }
-            count += 1;
-            let item = Item::decode(row.key.clone(), &row.body)?;
-            let digest = verify::row(&row, &item, revision)?;
-            sum = sum.plus(digest);
-            newer.moved(&item.key.service, row.needs, true);
-            if let ItemBody::Service(settings) = &item.body {
-                services.insert(item.key.service.clone(), Arc::new((**settings).clone()));
-            }
-            // A replica computes its digest from what it decodes.
-            let same = item.encode() == row.body;
-            let digest = if same { digest } else { Digest::of(&item) };
-            // An error of the engine is not the store's.
-            broken = world.put(&item, digest).err().map(OpenError::World);
-            Ok(())
-        })?;
-        if let Some(e) = broken {
-            return Err(e);
-        }
-        verify::scope(&scope, sum, count)?;
-        scopes.insert(scope.service.clone(), scope);
-    }
-    let world = world.finish(Some(digest_of(&scopes, &Scope::All)))?;
-    let tokens = reading.tokens()?;
-    let sums = verify::sums(reading.as_ref(), &tokens)?;
-    let tokens = tokens.into_iter().map(|row| (row.id.clone(), row)).collect();
-    let head = Head {
-        revision,
-        world,
-        scopes: Arc::new(scopes),
-        services: Arc::new(services),
-        tokens: Arc::new(tokens),
-        mark: meta.mark(revision, last.chain),
-        sums,
-        newer: Arc::new(newer),
-        authzen_together: meta.authzen_together,
-    };
-    Ok((head, meta, forks))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keepgate_api::Op;
-use keepgate_policy::{Change, Digest, Encoded, ItemKey};
+use keepgate_policy::{Change, Digest, Encoded, ItemKey, Revision};
 
 use super::Refusal;
 use super::check::EditProblem;
@@ -116,6 +116,19 @@ impl Step {
     /// Who brought the item after it, where this sort of edit makes it.
     pub(super) fn origin(&self, by: Brought, digest: Digest) -> Origin {
         Origin::after(self.before.map(|before| (before.digest, before.origin)), by, digest)
+    }
+
+    /// What it leaves in the store, where it leaves `after`.
+    pub(super) fn row(&self, after: &Encoded, revision: Revision, by: Brought) -> Row {
+        Row {
+            key: self.key.clone(),
+            body: after.body.clone(),
+            revision,
+            digest: after.digest,
+            source: after.source.to_string(),
+            needs: after.needs,
+            origin: self.origin(by, after.digest),
+        }
     }
 
     pub(crate) fn op(&self) -> Op {

@@ -130,6 +130,15 @@ impl Activities {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).forget(follower);
     }
 
+    /// All reports that are not old: of which service, their ages, and as they came.
+    pub(crate) fn all(&self, now: Instant) -> Vec<(String, Duration, Bytes)> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = kept.by_follower.iter().map(|((_, service), told)| {
+            (service.clone(), now.saturating_duration_since(told.at), told.report.clone())
+        });
+        each.filter(|(_, age, _)| *age <= FORGOTTEN).collect()
+    }
+
     /// The reports about a service that are not old, with their ages. Reading them takes a while.
     pub(crate) fn of(&self, service: &str, now: Instant) -> Vec<Heard> {
         let told: Vec<Told> = {

@@ -61,11 +61,6 @@ impl Followers {
         self.lock().values().cloned().collect()
     }
 
-    /// How many follow this service.
-    pub(crate) fn of(&self, service: &str) -> usize {
-        self.lock().values().filter(|follower| follower.scope.covers(service)).count()
-    }
-
     /// What they last said about who makes the requests.
     pub(crate) fn activities(&self) -> &Activities {
         &self.activities

@@ -18,9 +18,10 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
 use crate::access::Caller;
 use crate::desk::Scope;
+use crate::neighbors::TokenKey;
 
 /// How long a key is published that nobody tells any more. Assertions are valid for a minute.
-const KEPT: Duration = Duration::from_secs(10 * 60);
+pub(crate) const KEPT: Duration = Duration::from_secs(10 * 60);
 /// Keys of one token. With two a gate there is room for 128 gates, or for as many restarts.
 const OF_A_TOKEN: usize = 256;
 /// Keys of all: two for each of ten thousand followers.
@@ -94,6 +95,19 @@ impl AssertionKeys {
         for told in self.lock().values_mut().filter(|told| told.follower == follower) {
             told.until.get_or_insert(now + KEPT);
         }
+    }
+
+    /// All keys that are published.
+    pub(crate) fn all(&self, now: Instant) -> Vec<TokenKey> {
+        let all = self.lock();
+        let told = all.iter().filter(|(_, told)| !told.is_over(now));
+        told.map(|((token, _), told)| TokenKey {
+            token: token.clone(),
+            scope: told.scope.clone(),
+            key: told.key.clone(),
+            left: told.until.map(|until| until.saturating_duration_since(now)),
+        })
+        .collect()
     }
 
     /// The keys of a service, by name, each once.

@@ -28,6 +28,7 @@ use crate::access::{Caller, Permission};
 use crate::api::fair::{Fair, Seat};
 use crate::desk::{Condition, Confirmed, Desk, Head, Scope, Since, Witness};
 use crate::metrics::Metrics;
+use crate::neighbors::Neighbors;
 use crate::proto::sync_server::Sync;
 use crate::store::Changes;
 use followers::Joined;
@@ -78,7 +79,7 @@ const RELEASE_BYTES: usize = 40;
 const NAME_BYTES: usize = 200;
 
 /// A service uses what release 0.1 does not understand.
-const TOO_OLD: &str = "it is of release 0.1, and its service uses what that release does not \
+pub(crate) const TOO_OLD: &str = "it is of release 0.1, and its service uses what that release does not \
                        understand; upgrade the gate";
 
 /// The gRPC service.
@@ -89,6 +90,7 @@ pub(crate) struct SyncService {
     snapshots: Arc<Snapshots>,
     admission: Arc<Fair>,
     metrics: Arc<Metrics>,
+    neighbors: Arc<Neighbors>,
     /// True once the center shuts down.
     closing: watch::Receiver<bool>,
 }
@@ -98,11 +100,13 @@ impl SyncService {
         desk: Arc<Desk>,
         followers: Arc<Followers>,
         metrics: Arc<Metrics>,
+        neighbors: Arc<Neighbors>,
         closing: watch::Receiver<bool>,
     ) -> SyncService {
         SyncService {
             desk,
             followers,
+            neighbors,
             snapshots: Arc::new(Snapshots::new()),
             admission: Arc::new(Fair::of(SNAPSHOTS, SNAPSHOTS_OF_A_TOKEN, usize::MAX)),
             metrics,
@@ -291,6 +295,7 @@ impl Feed {
         let (scope, metrics) = (self.scope.clone(), Arc::clone(&self.service.metrics));
         let (desk, pulse) = (Arc::clone(&self.service.desk), self.pulse.clone());
         let (caller, answers) = (self.caller.clone(), self.to.clone());
+        let neighbors = Arc::clone(&self.service.neighbors);
         let listen = async move {
             let mut keys_pace = Pace::default();
             loop {
@@ -335,6 +340,8 @@ impl Feed {
                         let now = std::time::Instant::now();
                         let all = joined.followers.keys();
                         let kids = all.tell(joined.number, (&caller, &scope), &said.keys, now);
+                        // Each center publishes them: the gate must not sign before.
+                        neighbors.tell().await;
                         let published = Ok(Frame(frame::keys_published(kids)));
                         if answers.send(published).await.is_err() {
                             return End::Gone;

@@ -9,13 +9,17 @@ use prost::Message as _;
 use super::*;
 use crate::access::tests::caller;
 use crate::desk::others::tests::{Place, entity, named, token};
+use crate::neighbors::Neighbors;
 
 /// The bound of every wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn feed_of(desk: &Arc<Desk>) -> (Feed, mpsc::Receiver<Result<Frame, Status>>) {
     let (_, closing) = watch::channel(false);
-    let service = SyncService::new(Arc::clone(desk), Arc::default(), Arc::default(), closing);
+    let followers: Arc<Followers> = Arc::default();
+    let neighbors =
+        Arc::new(Neighbors::new(Arc::clone(desk), Arc::clone(&followers), String::new()));
+    let service = SyncService::new(Arc::clone(desk), followers, Arc::default(), neighbors, closing);
     let joined = service.followers.join(Follower {
         name: "gate".to_owned(),
         peer: None,

@@ -81,9 +81,10 @@ pub enum StoreError {
     /// another program, while the center ran.
     #[error(
         "acknowledged state is lost: expected the store at revision {expected}, which was \
-         acknowledged, found {found}: it was changed beneath the running center; stop the center, then \
-         restore a backup (`keepgate center restore FILE`) or take a replica from a gate's host \
-         (`keepgate center recover --from FILE`)"
+         acknowledged, found {found}: it was changed beneath the running center, or its server failed over \
+         to one that had not received it; stop the center, then restore a backup (`keepgate center \
+         restore FILE`), take a replica from a gate's host (`keepgate center recover --from FILE`), or \
+         accept the loss (`keepgate center accept-loss`)"
     )]
     Moved {
         /// The newest acknowledged revision.

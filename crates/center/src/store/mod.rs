@@ -260,6 +260,18 @@ pub trait Writing: Reading {
     /// Notes that files brought an item, and that nobody has changed it since; nothing where it has
     /// another digest.
     fn settle_origin(&mut self, key: &ItemKey, digest: Digest) -> Result<(), StoreError>;
+    /// The same with all rows that [`Store::stage`] has laid aside, but for those of these keys.
+    ///
+    /// # Errors
+    /// Rows that are not there any more: then nothing of the transaction may be kept.
+    fn put_staged(
+        &mut self,
+        _staged: &Staged,
+        _revision: Revision,
+        _without: &[ItemKey],
+    ) -> Result<(), StoreError> {
+        Err(StoreError::Corrupt { what: "rows that were laid aside: none can be".to_owned() })
+    }
     /// Removes an item; false: it was not there.
     fn delete(&mut self, key: &ItemKey) -> Result<bool, StoreError>;
     /// Sets a scope's digest and number of items; removes it at zero.
@@ -292,6 +304,31 @@ pub trait Writing: Reading {
     fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError>;
 }
 
+/// What another center told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// How long ago, in milliseconds by the store's clock.
+    pub age_ms: u64,
+    /// As it was told.
+    pub note: Vec<u8>,
+}
+
+/// Items laid aside in the engine, for a write transaction that begins later. Dropping it drops them.
+pub struct Staged {
+    /// What the engine calls them.
+    name: String,
+    rows: usize,
+    /// Keeps them.
+    _held: Box<dyn Send + Sync>,
+}
+
+impl Staged {
+    /// How many items there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
 /// What becomes of a write transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EditVerdict {
@@ -310,6 +347,16 @@ pub trait Store: Send + Sync + 'static {
         &self,
         work: &mut dyn FnMut(&mut dyn Writing) -> Result<EditVerdict, StoreError>,
     ) -> Result<(), StoreError>;
+    /// Lays many items aside, about `count`, in key order and each once, so that a later write
+    /// transaction only has to take them over ([`Writing::put_staged`]): others wait for it less
+    /// long. Their revisions are ignored. None: the engine has no use for it.
+    fn stage(
+        &self,
+        _rows: &mut dyn Iterator<Item = Row>,
+        _count: usize,
+    ) -> Result<Option<Staged>, StoreError> {
+        Ok(None)
+    }
     /// Whether what is committed can still be found where it was: `Err` where the store was
     /// deleted or replaced beneath the center. Cheap; called at least once a second.
     fn confirm(&self) -> Result<(), StoreError>;
@@ -323,6 +370,11 @@ pub trait Store: Send + Sync + 'static {
     /// Whether other centers may write to it, too: then a head that moved forward is normal.
     fn is_shared(&self) -> bool {
         false
+    }
+    /// Tells the other centers a note, in place of the last, until [`Store::settle`]; returns what each
+    /// of them told last. Notes are not part of the state: a crash of the engine forgets them.
+    fn exchange(&self, _note: &[u8]) -> Result<Vec<Told>, StoreError> {
+        Ok(Vec::new())
     }
     /// Waits until the head is another one than `known`, at most so long; returns the head that was
     /// read last.

@@ -10,6 +10,7 @@
 
 mod diff;
 mod format;
+mod place;
 mod restore;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::store::{
 
 pub use diff::{Difference, Effect};
 pub use format::{BackupError, Contents};
+pub use place::Place;
 pub use restore::{Kept, Prepared, recover, restore};
 
 /// An upkeep command did not do it.
@@ -33,7 +35,7 @@ pub enum UpkeepError {
     /// The store cannot be read or written.
     #[error("cannot use the store in `{dir}`")]
     Store {
-        /// The data directory.
+        /// The data directory or database.
         dir: String,
         /// Why.
         #[source]
@@ -64,8 +66,8 @@ pub enum UpkeepError {
     },
 }
 
-fn of_store(dir: &Path) -> impl Fn(StoreError) -> UpkeepError {
-    let dir = dir.display().to_string();
+fn of_store(place: &Place) -> impl Fn(StoreError) -> UpkeepError + use<> {
+    let dir = place.to_string();
     move |source| UpkeepError::Store { dir: dir.clone(), source }
 }
 
@@ -87,10 +89,11 @@ pub struct BackedUp {
 ///
 /// # Errors
 /// A store that is lost or damaged is not backed up; a file that exists is not overwritten.
-pub fn backup(dir: &Path, file: &Path, unix_ms: u64) -> Result<BackedUp, UpkeepError> {
+pub fn backup(place: impl Into<Place>, file: &Path, unix_ms: u64) -> Result<BackedUp, UpkeepError> {
+    let place = place.into();
     let of_file = |source| UpkeepError::Backup { file: file.display().to_string(), source };
     let mut done = None;
-    SqliteStore::peek(dir, &mut |reading| {
+    place.peek(&mut |reading| {
         let state = verify::all(reading)?;
         done = Some(format::write(file, reading, &state, unix_ms).map(|contents| BackedUp {
             file: file.to_owned(),
@@ -99,8 +102,7 @@ pub fn backup(dir: &Path, file: &Path, unix_ms: u64) -> Result<BackedUp, UpkeepE
             contents,
         }));
         Ok(())
-    })
-    .map_err(of_store(dir))?;
+    })?;
     match done {
         Some(done) => done.map_err(of_file),
         None => Err(UpkeepError::Unfit("the store was not read".to_owned())),
@@ -123,12 +125,13 @@ pub struct Succeeded {
 /// # Errors
 /// A directory that is no copy, one that lost what it acknowledged, and one in use are refused.
 pub fn adopt(dir: &Path, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
-    let (store, said) = SqliteStore::open_repair(dir).map_err(of_store(dir))?;
+    let place = &Place::from(dir);
+    let (store, said) = SqliteStore::open_repair(dir).map_err(of_store(place))?;
     match said {
         Some(StoreError::Refused {
             fault: Fault::Copied | Fault::Mixed | Fault::Damaged, ..
         }) => {}
-        Some(other) => return Err(of_store(dir)(other)),
+        Some(other) => return Err(of_store(place)(other)),
         None => {
             return Err(UpkeepError::Unfit(format!(
                 "expected a copied data directory, found the original one in `{}`: start it with \
@@ -137,71 +140,121 @@ pub fn adopt(dir: &Path, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
             )));
         }
     }
-    succeed(dir, &store, unix_ms)
+    let high = SqliteStore::high_mark(dir).map_err(of_store(place))?;
+    succeed(place, &store, high, unix_ms)
 }
 
-/// Goes on with a store that lost what it acknowledged; where no database is left, with an empty
-/// one that continues its history. Blocks.
+/// Goes on with a store that lost what it acknowledged; where no database is left in a data directory,
+/// with an empty one that continues its history. Blocks.
 ///
 /// # Errors
 /// A store that lost nothing, one that is damaged, and one in use are refused.
-pub fn accept_loss(dir: &Path, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
+pub fn accept_loss(place: impl Into<Place>, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
+    let place = place.into();
+    let dir = match &place {
+        Place::Dir(dir) => dir,
+        Place::Database { address, .. } => {
+            let store = place.alone(address)?;
+            let standing = store.read().and_then(|reading| reading.meta());
+            return match standing.map_err(of_store(&place))?.standing {
+                Standing::Lost { .. } => succeed(&place, &store, None, unix_ms),
+                _ => Err(nothing_lost(&place)),
+            };
+        }
+    };
     let (store, said) = match SqliteStore::open_repair(dir) {
         Ok(opened) => opened,
         // There is no database, or an empty one.
         Err(e) if e.is_lost() => return restore::nothing(dir)?.commit(unix_ms),
-        Err(e) => return Err(of_store(dir)(e)),
+        Err(e) => return Err(of_store(&place)(e)),
     };
     let standing = {
-        let reading = store.read().map_err(of_store(dir))?;
-        reading.meta().map_err(of_store(dir))?.standing
+        let reading = store.read().map_err(of_store(&place))?;
+        reading.meta().map_err(of_store(&place))?.standing
     };
     match (said, standing) {
         (Some(StoreError::Refused { fault: Fault::Lost, .. }), _)
         | (None, Standing::Lost { .. }) => {}
-        (Some(other), _) => return Err(of_store(dir)(other)),
-        (None, _) => {
-            return Err(UpkeepError::Unfit(format!(
-                "expected a store that lost acknowledged state, found none missing in `{}`",
-                dir.display()
-            )));
-        }
+        (Some(other), _) => return Err(of_store(&place)(other)),
+        (None, _) => return Err(nothing_lost(&place)),
     }
-    succeed(dir, &store, unix_ms)
+    let high = SqliteStore::high_mark(dir).map_err(of_store(&place))?;
+    succeed(&place, &store, high, unix_ms)
+}
+
+fn nothing_lost(place: &Place) -> UpkeepError {
+    UpkeepError::Unfit(format!(
+        "expected a store that lost acknowledged state, found none missing in `{place}`"
+    ))
 }
 
 /// Marks a store as moved: no center starts on it any more. Blocks.
 ///
 /// # Errors
 /// A store that may not be served may not be moved either.
-pub fn retire(dir: &Path, to: &str) -> Result<(), UpkeepError> {
-    let store = SqliteStore::open(dir).map_err(of_store(dir))?;
+pub fn retire(place: impl Into<Place>, to: &str) -> Result<(), UpkeepError> {
+    retire_at(&place.into(), to, None)
+}
+
+/// As [`retire`]; refused where it is not at this revision any more.
+fn retire_at(place: &Place, to: &str, at: Option<Revision>) -> Result<(), UpkeepError> {
+    let store: Box<dyn Store> = match &place {
+        Place::Dir(dir) => Box::new(SqliteStore::open(dir).map_err(of_store(place))?),
+        Place::Database { address, .. } => Box::new(place.alone(address)?),
+    };
+    let mut moved = None;
     let retired = store.write(&mut |tx| {
+        let head = tx.head()?;
+        if at.is_some_and(|at| at != head) {
+            moved = Some(head);
+            return Ok(EditVerdict::Rollback);
+        }
         let meta = tx.meta()?;
         let standing = Standing::Retired { to: to.to_owned() };
         tx.set_meta(&Meta { standing, ..meta })?;
         Ok(EditVerdict::Commit)
     });
-    retired.and_then(|()| store.settle()).map_err(of_store(dir))
+    retired.and_then(|()| store.settle()).map_err(of_store(place))?;
+    match (moved, at) {
+        (Some(head), Some(at)) => Err(UpkeepError::Unfit(format!(
+            "expected revision {at} in {place}, found {head}: it was changed meanwhile; nothing was moved, \
+             try again"
+        ))),
+        _ => Ok(()),
+    }
 }
 
-/// Moves a store to another directory: backs it up, retires it, and only then restores it there.
-/// Blocks.
+/// Moves a store to another place, of either engine: backs it up, retires it, and only then restores it
+/// there. The backup stays as `moved.kgbackup`, in the data directory of the two. Blocks.
 ///
 /// # Errors
 /// As [`backup`], [`retire`] and [`restore`]; the target must not hold a store.
-pub fn move_to(dir: &Path, target: &Path, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
-    if target.join("center.db").exists() || target.join("center.high").exists() {
-        return Err(UpkeepError::Unfit(format!(
-            "expected a directory without a store, found one in `{}`",
-            target.display()
-        )));
+pub fn move_to(
+    from: impl Into<Place>,
+    to: impl Into<Place>,
+    unix_ms: u64,
+) -> Result<Succeeded, UpkeepError> {
+    let (from, to) = (from.into(), to.into());
+    let there = match &to {
+        Place::Dir(dir) => dir.join("center.db").exists() || dir.join("center.high").exists(),
+        Place::Database { address, .. } => to.attach(address)?.is_some(),
+    };
+    if there {
+        return Err(UpkeepError::Unfit(format!("expected no store, found one in `{to}`")));
     }
-    restore::make_dir(target)?;
-    let file = target.join("moved.kgbackup");
-    backup(dir, &file, unix_ms)?;
-    retire(dir, &target.display().to_string())?;
-    restore(target, &file)?.commit(unix_ms)
+    let dir = match (&from, &to) {
+        (_, Place::Dir(dir)) | (Place::Dir(dir), _) => dir,
+        (_, Place::Database { data, .. }) => data,
+    };
+    if let Place::Database { address, .. } = &from {
+        // Before anything is written: it is retired below.
+        from.alone(address)?;
+    }
+    restore::make_dir(dir)?;
+    let file = dir.join("moved.kgbackup");
+    let held = backup(from.clone(), &file, unix_ms)?;
+    retire_at(&from, &to.to_string(), Some(held.revision))?;
+    restore(to, &file)?.commit(unix_ms)
 }
 
 /// What is known of revisions that were told, beyond what the store holds.
@@ -234,8 +287,12 @@ fn ancestors(lines: impl IntoIterator<Item = HistoryId>) -> Vec<HistoryId> {
 }
 
 /// A new history in place, with what the store holds.
-fn succeed(dir: &Path, store: &SqliteStore, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
-    let high = SqliteStore::high_mark(dir).map_err(of_store(dir))?;
+fn succeed(
+    place: &Place,
+    store: &dyn Store,
+    high: Option<Mark>,
+    unix_ms: u64,
+) -> Result<Succeeded, UpkeepError> {
     let mut done = None;
     let mut unfit = None;
     store
@@ -274,7 +331,7 @@ fn succeed(dir: &Path, store: &SqliteStore, unix_ms: u64) -> Result<Succeeded, U
             Ok(EditVerdict::Commit)
         })
         .and_then(|()| store.settle())
-        .map_err(of_store(dir))?;
+        .map_err(of_store(place))?;
     match (done, unfit) {
         (Some(done), _) => Ok(done),
         (None, Some(e)) => Err(e),

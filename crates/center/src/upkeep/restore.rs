@@ -4,18 +4,18 @@
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use keepgate_policy::mark::change_digest;
 use keepgate_policy::{Digest, HistoryId, Item, ItemKey, Mark, Revision};
 
 use super::diff::{self, Difference};
 use super::format::{self, Backup};
-use super::{Succeeded, UpkeepError, ancestors, highest, of_store, successor};
+use super::{Place, Succeeded, UpkeepError, ancestors, highest, of_store, successor};
 use crate::desk::verify;
 use crate::store::{
-    AuditRow, Brought, EditVerdict, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, SqliteStore,
-    StoreError, Sum, SumRow, TokenRow, Tombstone, unsaid,
+    Address, AuditRow, Brought, EditVerdict, Fork, Meta, PostgresStore, Retention, RevisionRow,
+    Row, ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, Tombstone, unsaid,
 };
 use crate::token::{self, Role};
 
@@ -32,7 +32,7 @@ pub struct Kept {
     pub items: Vec<Item>,
 }
 
-/// What is in the data directory now.
+/// What is there now.
 struct Now {
     /// The readable store; none: there is none, or it is damaged.
     meta: Option<(Meta, Revision)>,
@@ -47,7 +47,7 @@ struct Now {
 
 /// A restore or recovery that was worked out, and not done yet.
 pub struct Prepared {
-    dir: PathBuf,
+    place: Place,
     next: Contents,
     /// The revision and history of the store that is there; none: there is none to read.
     pub before: Option<(HistoryId, Revision)>,
@@ -77,10 +77,11 @@ struct Contents {
 ///
 /// # Errors
 /// A backup that is not whole, and a data directory in use.
-pub fn restore(dir: &Path, file: &Path) -> Result<Prepared, UpkeepError> {
+pub fn restore(place: impl Into<Place>, file: &Path) -> Result<Prepared, UpkeepError> {
+    let place = place.into();
     let of_file = |source| UpkeepError::Backup { file: file.display().to_string(), source };
     let backup = format::read(file).map_err(of_file)?;
-    let now = look(dir)?;
+    let now = look(&place)?;
     let mut differences = Vec::new();
     if now.meta.is_some() {
         differences = diff::items(&now.items, backup.items.iter(), |_| true);
@@ -91,7 +92,7 @@ pub fn restore(dir: &Path, file: &Path) -> Result<Prepared, UpkeepError> {
         backup;
     let authzen_together = backup.authzen_together;
     let next = Contents { items, tokens, tombstones, audit, from: revision, authzen_together };
-    prepare(dir, &now, next, (history, revision), &older, differences)
+    prepare(place, &now, next, (history, revision), &older, differences)
 }
 
 /// Puts what a replica kept in the place of the same services of the store that is there. Tokens
@@ -100,8 +101,9 @@ pub fn restore(dir: &Path, file: &Path) -> Result<Prepared, UpkeepError> {
 ///
 /// # Errors
 /// A replica of another history, and a data directory in use.
-pub fn recover(dir: &Path, kept: Kept) -> Result<Prepared, UpkeepError> {
-    let now = look(dir)?;
+pub fn recover(place: impl Into<Place>, kept: Kept) -> Result<Prepared, UpkeepError> {
+    let place = place.into();
+    let now = look(&place)?;
     let Some(mark) = kept.mark else {
         return Err(UpkeepError::Unfit(
             "expected a replica that follows a center of release 0.2 or later, found one without a \
@@ -144,7 +146,7 @@ pub fn recover(dir: &Path, kept: Kept) -> Result<Prepared, UpkeepError> {
     let authzen_together = now.meta.as_ref().is_some_and(|(meta, _)| meta.authzen_together);
     let from = kept.revision;
     let next = Contents { items, tokens, tombstones, audit, from, authzen_together };
-    prepare(dir, &now, next, (mark.history, kept.revision), &[], differences)
+    prepare(place, &now, next, (mark.history, kept.revision), &[], differences)
 }
 
 /// An empty store in the place of one whose database is gone; with an admin token of its own. It
@@ -161,7 +163,8 @@ pub(super) fn nothing(dir: &Path) -> Result<Prepared, UpkeepError> {
             dir.display()
         )));
     }
-    let now = look(dir)?;
+    let place = Place::from(dir);
+    let now = look(&place)?;
     if now.meta.is_some() {
         let text = format!("the store in `{}` can be read; nothing was changed", dir.display());
         return Err(UpkeepError::Unfit(text));
@@ -175,7 +178,7 @@ pub(super) fn nothing(dir: &Path) -> Result<Prepared, UpkeepError> {
         from: source.1,
         authzen_together: false,
     };
-    prepare(dir, &now, next, source, &[], Vec::new())
+    prepare(place, &now, next, source, &[], Vec::new())
 }
 
 /// The history of a store of which nothing is known.
@@ -190,7 +193,7 @@ fn row_of(item: &Item, revision: Revision) -> Row {
     Row { key: item.key.clone(), body, revision, digest, source, needs: item.needs(), origin }
 }
 
-fn look(dir: &Path) -> Result<Now, UpkeepError> {
+fn look(place: &Place) -> Result<Now, UpkeepError> {
     let mut now = Now {
         meta: None,
         items: BTreeMap::new(),
@@ -200,9 +203,24 @@ fn look(dir: &Path) -> Result<Now, UpkeepError> {
         high: None,
         said: None,
     };
-    if !dir.exists() {
-        return Ok(now);
-    }
+    let dir = match place {
+        Place::Dir(dir) if dir.exists() => dir,
+        Place::Dir(_) => return Ok(now),
+        Place::Database { address, .. } => {
+            // One that cannot be reached, or is of another layout, is not replaced unseen.
+            if let Some(store) = place.attach(address)? {
+                match read_now(&store, &mut now) {
+                    Ok(()) => {}
+                    Err(e @ StoreError::Corrupt { .. }) => {
+                        now.meta = None;
+                        now.said = Some(e);
+                    }
+                    Err(e) => return Err(of_store(place)(e)),
+                }
+            }
+            return Ok(now);
+        }
+    };
     now.high = SqliteStore::high_mark(dir).ok().flatten();
     match SqliteStore::open_repair(dir) {
         Ok((store, said)) => {
@@ -215,15 +233,14 @@ fn look(dir: &Path) -> Result<Now, UpkeepError> {
         }
         // One of another release is not something to be replaced unseen.
         Err(e @ (StoreError::Locked { .. } | StoreError::Layout { .. })) => {
-            return Err(of_store(dir)(e));
+            return Err(of_store(place)(e));
         }
         Err(e) => now.said = Some(e),
     }
     Ok(now)
 }
 
-fn read_now(store: &SqliteStore, now: &mut Now) -> Result<(), StoreError> {
-    use crate::store::Store as _;
+fn read_now(store: &dyn Store, now: &mut Now) -> Result<(), StoreError> {
     let reading = store.read()?;
     let state = verify::all(reading.as_ref())?;
     for scope in state.scopes.keys() {
@@ -243,7 +260,7 @@ fn read_now(store: &SqliteStore, now: &mut Now) -> Result<(), StoreError> {
 }
 
 fn prepare(
-    dir: &Path,
+    place: Place,
     now: &Now,
     next: Contents,
     source: (HistoryId, Revision),
@@ -264,7 +281,7 @@ fn prepare(
         .chain(older.iter().copied())
         .filter(|history| *history != NO_HISTORY);
     Ok(Prepared {
-        dir: dir.to_owned(),
+        place,
         next,
         before: now.meta.as_ref().map(|(meta, head)| (meta.history, *head)),
         said: now.said.as_ref().map(|e| keepgate_observe::chain(e)),
@@ -281,26 +298,44 @@ impl Prepared {
         self.before.is_some() && !self.differences.is_empty()
     }
 
-    /// Builds the new store and puts it in the place of the one that is there, whose files are
-    /// kept in a folder beside it. Blocks.
+    /// Builds the new store and puts it in the place of the one that is there. What it replaces is kept:
+    /// files in a folder beside the new ones, tables under another name of the schema. Blocks.
     ///
     /// # Errors
     /// The store that is there stays as it is.
     pub fn commit(mut self, unix_ms: u64) -> Result<Succeeded, UpkeepError> {
-        make_dir(&self.dir)?;
-        let _held = SqliteStore::hold(&self.dir).map_err(of_store(&self.dir))?;
         let admin = self.admin_token(unix_ms)?;
-        let staging = self.dir.join("restore.new");
-        let _ = std::fs::remove_dir_all(&staging);
-        let history = self.build(&staging, unix_ms)?;
-        let put = self.put(&staging, unix_ms);
-        let _ = std::fs::remove_dir_all(&staging);
-        put?;
+        let (history, dir) = match &self.place {
+            Place::Dir(dir) => {
+                make_dir(dir)?;
+                let _held = SqliteStore::hold(dir).map_err(of_store(&self.place))?;
+                let staging = dir.join("restore.new");
+                let _ = std::fs::remove_dir_all(&staging);
+                let history = self.build(&staging, unix_ms)?;
+                let put = put(dir, &staging, unix_ms);
+                let _ = std::fs::remove_dir_all(&staging);
+                put?;
+                (history, dir)
+            }
+            Place::Database { address, data } => (self.replace(address, unix_ms)?, data),
+        };
         if let Some(text) = admin {
-            let path = self.dir.join("admin.token");
+            make_dir(dir)?;
+            let path = dir.join("admin.token");
             crate::write_secret(&path, &text).map_err(io("write", &path))?;
         }
         Ok(Succeeded { before: self.before, history, revision: self.first_revision })
+    }
+
+    /// In one transaction: a step that fails leaves all as it was.
+    fn replace(&self, address: &Address, unix_ms: u64) -> Result<HistoryId, UpkeepError> {
+        let mut history = None;
+        PostgresStore::replace(address, unix_ms, &mut |tx| {
+            history = Some(fill(tx, &self.next, &self.lines, self.first_revision, unix_ms)?);
+            Ok(())
+        })
+        .map_err(of_store(&self.place))?;
+        history.ok_or_else(|| UpkeepError::Unfit("the store was not written".to_owned()))
     }
 
     /// Where no admin token would be left, a new one: else nobody could get in.
@@ -327,8 +362,7 @@ impl Prepared {
     }
 
     fn build(&self, staging: &Path, unix_ms: u64) -> Result<HistoryId, UpkeepError> {
-        use crate::store::Store as _;
-        let failed = of_store(staging);
+        let failed = of_store(&Place::from(staging));
         let store = SqliteStore::open(staging).map_err(&failed)?;
         let mut history = None;
         store
@@ -340,33 +374,33 @@ impl Prepared {
             .map_err(&failed)?;
         history.ok_or_else(|| UpkeepError::Unfit("the store was not written".to_owned()))
     }
+}
 
-    /// The high-water mark stays until the new store's first start replaces it, so that a crash at
-    /// any step leaves a directory that is refused or whole.
-    fn put(&self, staging: &Path, unix_ms: u64) -> Result<(), UpkeepError> {
-        let aside = self.dir.join(format!("replaced-{unix_ms}"));
-        for name in ["center.db", "center.db-wal", "center.high"] {
-            let old = self.dir.join(name);
-            if old.symlink_metadata().is_ok() {
-                make_dir(&aside)?;
-                let kept = aside.join(name);
-                std::fs::hard_link(&old, &kept).map_err(io("keep", &kept))?;
-            }
+/// The high-water mark stays until the new store's first start replaces it, so that a crash at
+/// any step leaves a directory that is refused or whole.
+fn put(dir: &Path, staging: &Path, unix_ms: u64) -> Result<(), UpkeepError> {
+    let aside = dir.join(format!("replaced-{unix_ms}"));
+    for name in ["center.db", "center.db-wal", "center.high"] {
+        let old = dir.join(name);
+        if old.symlink_metadata().is_ok() {
+            make_dir(&aside)?;
+            let kept = aside.join(name);
+            std::fs::hard_link(&old, &kept).map_err(io("keep", &kept))?;
         }
-        // A log that is left would be played back into the new database.
-        for name in ["center.db-wal", "center.db-shm"] {
-            let old = self.dir.join(name);
-            match std::fs::remove_file(&old) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(io("remove", &old)(e));
-                }
-                _ => {}
-            }
-        }
-        let (new, place) = (staging.join("center.db"), self.dir.join("center.db"));
-        std::fs::rename(&new, &place).map_err(io("put in place", &place))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io("sync", &self.dir))
     }
+    // A log that is left would be played back into the new database.
+    for name in ["center.db-wal", "center.db-shm"] {
+        let old = dir.join(name);
+        match std::fs::remove_file(&old) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io("remove", &old)(e));
+            }
+            _ => {}
+        }
+    }
+    let (new, place) = (staging.join("center.db"), dir.join("center.db"));
+    std::fs::rename(&new, &place).map_err(io("put in place", &place))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync", dir))
 }
 
 /// Everything a restored store says, in one transaction.

@@ -36,10 +36,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 
 fn screen(answer: &Status, paint: Paint) -> String {
     let mut centers =
-        Table::new(&["center", "release", "history", "revision", "services", "gates"]);
+        Table::new(&["center", "address", "release", "history", "revision", "services", "gates"]);
     for center in &answer.centers {
         centers.row([
             center.condition.clone(),
+            center.address.clone(),
             center.release.clone(),
             short(&center.history),
             center.revision.to_string(),

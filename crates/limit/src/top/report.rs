@@ -68,6 +68,13 @@ pub struct GatesHeard {
     pub oldest_ms: Option<u64>,
     /// Gates that follow the service.
     pub following: u64,
+    /// Centers whose gates these are.
+    #[serde(default = "one")]
+    pub centers: u64,
+}
+
+fn one() -> u64 {
+    1
 }
 
 impl TopAnswer {

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio_postgres::Config;
@@ -97,6 +98,8 @@ pub enum AddressError {
 pub struct Address {
     /// One for each host, in the order in which they are tried.
     pub(super) hosts: Vec<(String, Config)>,
+    /// The place of the one that was good last.
+    pub(super) good: Arc<AtomicUsize>,
     /// None: without TLS.
     pub(super) tls: Option<Arc<rustls::ClientConfig>>,
     /// Whether statements have names that a session keeps.
@@ -201,7 +204,8 @@ impl Address {
         let shown = shown(&base, &places, &schema);
         let hosts = places.into_iter().map(|place| (place.shown(), place.alone(&base))).collect();
         let prepared = ours.prepared.unwrap_or(true);
-        Ok(Address { hosts, tls, prepared, schema, attempt, shown })
+        let good = Arc::default();
+        Ok(Address { hosts, good, tls, prepared, schema, attempt, shown })
     }
 
     /// The schema that holds the tables.

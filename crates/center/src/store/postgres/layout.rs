@@ -52,10 +52,13 @@ CREATE TABLE audit (seq bigint PRIMARY KEY, revision bigint NOT NULL, unix_ms bi
 CREATE INDEX audit_by_revision ON audit (revision);
 CREATE TABLE pulses (center text PRIMARY KEY, beat bigint NOT NULL,
     at timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 20);
+CREATE UNLOGGED TABLE notes (center text PRIMARY KEY, note bytea NOT NULL,
+    at timestamptz NOT NULL DEFAULT now());
 "#;
 
 /// Where centers wait for each other while one lays out the tables.
-const LOCKED: &str = "SELECT pg_advisory_xact_lock(hashtext('keepgate layout'), hashtext($1))";
+pub(super) const LOCKED: &str =
+    "SELECT pg_advisory_xact_lock(hashtext('keepgate layout'), hashtext($1))";
 
 /// What a database of this layout still lacks; none: nothing.
 fn steps_from(found: i64) -> Result<Vec<(&'static str, &'static str)>, StoreError> {
@@ -88,6 +91,18 @@ fn layout(session: &Session, schema: &str) -> Result<i64, StoreError> {
         });
     }
     row.try_get(0).map_err(read)
+}
+
+/// Whether the schema holds a store of this release's layout; false: it holds none.
+///
+/// # Errors
+/// One that is to be migrated first, or is of a newer release.
+pub(super) fn is_there(session: &Session, schema: &str) -> Result<bool, StoreError> {
+    match layout(session, schema)? {
+        0 => Ok(false),
+        LAYOUT => Ok(true),
+        found => Err(StoreError::Layout { found, known: LAYOUT }),
+    }
 }
 
 /// What [`settle`] would do, in words; nothing is written.
@@ -129,7 +144,7 @@ pub(super) fn settle(session: &Session, address: &Address) -> Result<bool, Store
     }
 }
 
-fn lay_out(session: &Session, schema: &str) -> Result<bool, StoreError> {
+pub(super) fn lay_out(session: &Session, schema: &str) -> Result<bool, StoreError> {
     let doing = "laying out the tables";
     session.query(doing, LOCKED, &[(&schema, Type::TEXT)])?;
     let found = layout(session, schema)?;

@@ -6,15 +6,18 @@
 //! was promoted, or the database was restored to an earlier point) shows in [`Reading::timeline`]; a
 //! head below one that was seen here before is a loss ([`StoreError::Moved`]).
 //!
-//! Sessions: one that writes, one that confirms, one that listens, up to 16 that read. The store has a
+//! Sessions: one that writes, one that confirms, one that listens, up to 16 that read, and
+//! one more while a large write is prepared. The store has a
 //! small runtime of its own; all calls block and are made outside of runtimes.
 
 mod address;
 mod layout;
 mod listen;
 mod pool;
+mod replace;
 mod rows;
 mod session;
+mod stage;
 mod text;
 mod tls;
 mod writer;
@@ -25,14 +28,15 @@ use std::time::{Duration, Instant};
 
 use keepgate_policy::{Mark, Revision};
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
-use super::{EditVerdict, Reading, Store, StoreError, Writing, random};
+use super::{EditVerdict, Reading, Row, Staged, Store, StoreError, Told, Writing, random};
 pub use address::{Address, AddressError};
 use listen::Listener;
 use pool::Pool;
 use rows::{get, number};
-use session::{Committed, Session, reason};
+use session::{Committed, Session, Values, reason};
 use writer::Batch;
 
 /// How long the lock of the head is waited for; longer while a long write holds it.
@@ -40,6 +44,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a long write of another center is waited for.
 const LONG_WAIT: Duration = Duration::from_secs(600);
+
+/// How long telling and hearing the other centers may take.
+const EXCHANGE_WAIT: Duration = Duration::from_secs(10);
 
 /// How long the answer to a confirmation may take, on the server.
 const CONFIRM_WAIT: Duration = Duration::from_secs(2);
@@ -54,6 +61,8 @@ pub struct PostgresStore {
     writer: Mutex<Option<Session>>,
     confirming: Mutex<Option<Session>>,
     listener: OnceLock<Listener>,
+    /// One large write at a time has its items laid aside.
+    staging: Arc<Semaphore>,
     /// The highest head that was seen here.
     highest: AtomicU64,
     /// Names this process among the centers.
@@ -89,6 +98,9 @@ impl PostgresStore {
         check_server(&session)?;
         store.probe_pooler(&session)?;
         store.first = layout::settle(&session, &store.address)?;
+        if let Err(e) = store.drop_left_behind(&session) {
+            tracing::debug!(error = %keepgate_observe::chain(&e), "staging tables were not dropped");
+        }
         drop(session);
         store.tidy_pulses();
         Ok(store)
@@ -107,6 +119,7 @@ impl PostgresStore {
             writer: Mutex::default(),
             confirming: Mutex::default(),
             listener: OnceLock::new(),
+            staging: Arc::new(Semaphore::new(1)),
             highest: AtomicU64::new(0),
             center: center.iter().map(|byte| format!("{byte:02x}")).collect(),
             first: false,
@@ -168,7 +181,10 @@ impl PostgresStore {
     /// Forgets centers that have long been gone.
     fn tidy_pulses(&self) {
         let schema = &self.address.schema;
-        let sql = format!("DELETE FROM {schema}.pulses WHERE at < now() - interval '1 day'");
+        let sql = format!(
+            "DELETE FROM {schema}.pulses WHERE at < now() - interval '1 day'; \
+             DELETE FROM {schema}.notes WHERE at < now() - interval '1 day'"
+        );
         let tidied = self
             .confirming("forgetting centers", |session| session.batch("forgetting centers", &sql));
         if let Err(e) = tidied {
@@ -382,6 +398,14 @@ impl Store for PostgresStore {
         done
     }
 
+    fn stage(
+        &self,
+        rows: &mut dyn Iterator<Item = Row>,
+        count: usize,
+    ) -> Result<Option<Staged>, StoreError> {
+        self.lay_aside(rows, count)
+    }
+
     fn confirm(&self) -> Result<(), StoreError> {
         let doing = "confirming the state";
         let schema = &self.address.schema;
@@ -420,7 +444,10 @@ impl Store for PostgresStore {
     fn settle(&self) -> Result<(), StoreError> {
         self.readers.clear();
         let schema = &self.address.schema;
-        let sql = format!("DELETE FROM {schema}.pulses WHERE center = $1");
+        let sql = format!(
+            "WITH told AS (DELETE FROM {schema}.notes WHERE center = $1) \
+             DELETE FROM {schema}.pulses WHERE center = $1"
+        );
         let gone = self.confirming("leaving", |session| {
             session.execute("leaving", &sql, &[(&self.center, Type::TEXT)])
         });
@@ -432,6 +459,28 @@ impl Store for PostgresStore {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn exchange(&self, note: &[u8]) -> Result<Vec<Told>, StoreError> {
+        let doing = "telling the other centers";
+        let schema = &self.address.schema;
+        let tell = format!(
+            "INSERT INTO {schema}.notes (center, note) VALUES ($1, $2) \
+             ON CONFLICT (center) DO UPDATE SET note = $2, at = now()"
+        );
+        let hear = format!(
+            "SELECT (1000 * extract(epoch FROM now() - at))::bigint, note FROM {schema}.notes \
+             WHERE center <> $1 AND at > now() - interval '1 day' LIMIT 64"
+        );
+        let rows = self.confirming(doing, |session| {
+            session.allow(EXCHANGE_WAIT);
+            let values: Values<'_> = &[(&self.center, Type::TEXT), (&note, Type::BYTEA)];
+            session.execute(doing, &tell, values)?;
+            session.query(doing, &hear, &[(&self.center, Type::TEXT)])
+        })?;
+        rows.iter()
+            .map(|row| Ok(Told { age_ms: number(row, 0).unwrap_or(0), note: get(row, 1)? }))
+            .collect()
     }
 
     fn wait_head(&self, known: Revision, at_most: Duration) -> Result<Revision, StoreError> {

@@ -66,6 +66,10 @@ pub(super) trait Connected {
     fn pending_item(&self, _key: &ItemKey) -> Option<Option<Row>> {
         None
     }
+    /// A tombstone is about to be looked for.
+    fn look_for_tombstone(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// The same for a tombstone.
     fn pending_tombstone(&self, _key: &ItemKey) -> Option<Option<Tombstone>> {
         None
@@ -186,6 +190,7 @@ impl<C: Connected> Reading for Tx<C> {
     }
 
     fn tombstone(&self, key: &ItemKey) -> Result<Option<Tombstone>, StoreError> {
+        self.look_for_tombstone()?;
         if let Some(pending) = self.pending_tombstone(key) {
             return Ok(pending);
         }
@@ -201,33 +206,7 @@ impl<C: Connected> Reading for Tx<C> {
         &self,
         visit: &mut dyn FnMut(Tombstone) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let sql = format!(
-            "{TOMBSTONE} WHERE (service, kind, id) > ($1, $2, $3) ORDER BY service, kind, id LIMIT $4"
-        );
-        let session = self.session(Table::Tombstones)?;
-        // Before all keys: no kind is empty.
-        let mut after = (String::new(), String::new(), String::new());
-        loop {
-            let page = session.query(
-                "reading the tombstones",
-                &sql,
-                &[
-                    (&after.0, Type::TEXT),
-                    (&after.1, Type::TEXT),
-                    (&after.2, Type::TEXT),
-                    (&PAGE, Type::INT8),
-                ],
-            )?;
-            for row in &page {
-                visit(tombstone_row(row)?)?;
-            }
-            match page.last() {
-                Some(last) if !is_last(&page) => {
-                    after = (get(last, 0)?, get(last, 1)?, get(last, 2)?)
-                }
-                _ => return Ok(()),
-            }
-        }
+        each_tombstone(self.session(Table::Tombstones)?, visit)
     }
 
     fn each_change(
@@ -415,6 +394,37 @@ impl<C: Connected> Tx<C> {
     fn audited(&self, sql: &str, values: Values<'_>) -> Result<Vec<AuditRow>, StoreError> {
         let found = self.session(Table::Audit)?.query("reading the audit log", sql, values)?;
         found.iter().map(audit_row).collect()
+    }
+}
+
+/// Visits all tombstones, in key order.
+pub(super) fn each_tombstone(
+    session: &Session,
+    visit: &mut dyn FnMut(Tombstone) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let sql = format!(
+        "{TOMBSTONE} WHERE (service, kind, id) > ($1, $2, $3) ORDER BY service, kind, id LIMIT $4"
+    );
+    // Before all keys: no kind is empty.
+    let mut after = (String::new(), String::new(), String::new());
+    loop {
+        let page = session.query(
+            "reading the tombstones",
+            &sql,
+            &[
+                (&after.0, Type::TEXT),
+                (&after.1, Type::TEXT),
+                (&after.2, Type::TEXT),
+                (&PAGE, Type::INT8),
+            ],
+        )?;
+        for row in &page {
+            visit(tombstone_row(row)?)?;
+        }
+        match page.last() {
+            Some(last) if !is_last(&page) => after = (get(last, 0)?, get(last, 1)?, get(last, 2)?),
+            _ => return Ok(()),
+        }
     }
 }
 

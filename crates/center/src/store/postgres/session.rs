@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{
@@ -29,7 +31,7 @@ use super::tls::{Encrypted, Tls};
 /// How long an answer may take beyond what the server itself allows a statement.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long the answer to COMMIT may take.
+/// How long the answer to COMMIT may take; longer for a write of many rows.
 const COMMIT_WAIT: Duration = Duration::from_secs(5);
 
 /// Statements that a session keeps prepared; there are fewer.
@@ -94,10 +96,14 @@ impl Session {
         let doing = "connecting";
         let mut last = None;
         let mut said = Vec::new();
-        for (host, config) in &address.hosts {
+        // The host that was good last comes first: one that is gone for good is not waited for each time.
+        let good = address.good.load(Ordering::Relaxed);
+        let hosts = address.hosts.iter().enumerate();
+        for (at, (host, config)) in hosts.clone().skip(good).chain(hosts.take(good)) {
             let tls = Tls(address.tls.clone());
             let error = match timeout(address.attempt, config.connect(tls)).await {
                 Ok(Ok((client, connection))) => {
+                    address.good.store(at, Ordering::Relaxed);
                     let shared = Arc::new(Shared::default());
                     let task = handle.spawn(drive(connection, Arc::clone(&shared)));
                     return Ok(Session {
@@ -143,6 +149,10 @@ impl Session {
     pub(super) fn allow(&self, time: Duration) {
         let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.allowed_ms.store(ms, Ordering::Relaxed);
+    }
+
+    fn allowed(&self) -> Duration {
+        Duration::from_millis(self.allowed_ms.load(Ordering::Relaxed))
     }
 
     /// Statements without values that begin a transaction.
@@ -222,6 +232,22 @@ impl Session {
         })
     }
 
+    /// Copies rows of these types into a table, by a prepared statement; how many there were.
+    pub(super) fn copy(
+        &self,
+        doing: &'static str,
+        sql: &str,
+        types: &[Type],
+        write: impl AsyncFnOnce(Pin<&mut BinaryCopyInWriter>) -> Result<(), tokio_postgres::Error>,
+    ) -> Result<u64, StoreError> {
+        self.within(doing, async {
+            let to = BinaryCopyInWriter::new(self.client.copy_in(sql).await?, types);
+            let mut to = std::pin::pin!(to);
+            write(to.as_mut()).await?;
+            to.finish().await
+        })
+    }
+
     /// The rows of a query, inside of the runtime.
     pub(super) async fn rows(
         &self,
@@ -277,7 +303,8 @@ impl Session {
     pub(super) fn commit(&self) -> Committed {
         let doing = "committing";
         let before = self.shared.warnings.load(Ordering::Acquire);
-        let commit = async { timeout(COMMIT_WAIT, self.client.batch_execute("COMMIT")).await };
+        let wait = COMMIT_WAIT.max(self.allowed());
+        let commit = async { timeout(wait, self.client.batch_execute("COMMIT")).await };
         match self.handle.block_on(commit) {
             Ok(Ok(())) if self.shared.warnings.load(Ordering::Acquire) == before => Committed::Done,
             Ok(Ok(())) => {
@@ -300,7 +327,7 @@ impl Session {
             }
             Err(_) => {
                 self.broken.store(true, Ordering::Relaxed);
-                let wait = COMMIT_WAIT.as_secs();
+                let wait = wait.as_secs();
                 Committed::Unknown(reason(format!("no answer to the commit within {wait} s")))
             }
         }
@@ -319,8 +346,7 @@ impl Session {
         doing: &'static str,
         work: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, StoreError> {
-        let allowed = Duration::from_millis(self.allowed_ms.load(Ordering::Relaxed));
-        let limit = allowed.saturating_add(GRACE);
+        let limit = self.allowed().saturating_add(GRACE);
         let done = self.handle.block_on(async { timeout(limit, work).await });
         let error = match done {
             Ok(Ok(value)) => return Ok(value),
@@ -415,7 +441,7 @@ pub(super) fn failed(doing: &'static str, error: tokio_postgres::Error) -> Store
     } else if code == SqlState::LOCK_NOT_AVAILABLE {
         "another center holds the write lock; try again"
     } else if code == SqlState::TOO_MANY_CONNECTIONS {
-        "the server has no connection left: a center takes up to 19, raise `max_connections` or put a \
+        "the server has no connection left: a center takes up to 20, raise `max_connections` or put a \
          pooler between"
     } else if code == SqlState::ADMIN_SHUTDOWN || code == SqlState::CRASH_SHUTDOWN {
         "the server ended the session"

@@ -2,7 +2,7 @@
 //! sees them all the same.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use keepgate_policy::{Digest, ItemKey, Revision};
@@ -10,17 +10,21 @@ use tokio_postgres::types::Type;
 
 use super::super::values::{LEFT_OUT, RawMeta, signed};
 use super::super::{
-    AuditRow, Brought, ChangeRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, StoreError,
-    Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, Staged,
+    StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
 use super::address::Address;
-use super::rows::{Connected, Table, Tx, number};
-use super::session::{Session, Values};
+use super::rows::{Connected, Table, Tx, each_tombstone, get, number};
+use super::session::{Session, Values, reason};
 use super::text::storable;
 
 /// Rows that are kept back at most, and their bytes.
 const ROWS: usize = 1000;
 const BYTES: usize = 4 << 20;
+
+/// Tombstones that are looked for one by one, and how many there may be to read all of them.
+const ONE_BY_ONE: u32 = 100;
+const TOMBSTONES: i64 = 200_000;
 
 /// How long the server allows a statement of a small write, and how long it waits for the next one.
 pub(super) const STATEMENT: Duration = Duration::from_secs(5);
@@ -52,6 +56,9 @@ pub(super) struct Batch<'a> {
     head: Cell<(Revision, Revision)>,
     timeline: String,
     kept: RefCell<Kept>,
+    /// How often a tombstone was looked for, and all of them, once that was often.
+    asked: Cell<u32>,
+    tombstones: RefCell<Option<HashMap<ItemKey, Tombstone>>>,
     /// The last change row of the revision.
     seq: i64,
     /// The last row of the audit log; none: not looked up yet.
@@ -83,7 +90,32 @@ impl Connected for Batch<'_> {
         self.kept.borrow().items.get(key).map(|row| Some(row.clone()))
     }
 
+    /// One asks for many where many items come anew: rather than one by one they are read all at once.
+    fn look_for_tombstone(&self) -> Result<(), StoreError> {
+        self.asked.set(self.asked.get().saturating_add(1));
+        if self.asked.get() != ONE_BY_ONE {
+            return Ok(());
+        }
+        let doing = "counting tombstones";
+        let sql = "SELECT count(*) FROM (SELECT FROM tombstones LIMIT $1) AS found";
+        let values: Values<'_> = &[(&(TOMBSTONES + 1), Type::INT8)];
+        if signed(number(&self.session.one(doing, sql, values)?, 0)?) > TOMBSTONES {
+            return Ok(());
+        }
+        self.flush_tombstones()?;
+        let mut all = HashMap::new();
+        each_tombstone(self.session, &mut |row| {
+            all.insert(row.key.clone(), row);
+            Ok(())
+        })?;
+        *self.tombstones.borrow_mut() = Some(all);
+        Ok(())
+    }
+
     fn pending_tombstone(&self, key: &ItemKey) -> Option<Option<Tombstone>> {
+        if let Some(all) = &*self.tombstones.borrow() {
+            return Some(all.get(key).cloned());
+        }
         self.kept.borrow().tombstones.get(key).cloned()
     }
 
@@ -114,6 +146,8 @@ impl<'a> Batch<'a> {
             head: Cell::new(head),
             timeline,
             kept: RefCell::default(),
+            asked: Cell::new(0),
+            tombstones: RefCell::default(),
             seq: 0,
             audit_seq: Cell::new(None),
             rows: 0,
@@ -178,7 +212,7 @@ impl<'a> Batch<'a> {
             (std::mem::take(&mut kept.items), std::mem::take(&mut kept.settled))
         };
         if !rows.is_empty() {
-            write_items(self.session, rows.values())?;
+            write_items(self.session, "items", REPLACING, rows.values())?;
         }
         if !settled.is_empty() {
             write_settled(self.session, &settled)?;
@@ -222,6 +256,73 @@ impl Writing for Writer<'_> {
         let bytes = row.body.len() + row.key.id.len();
         self.kept.borrow_mut().items.insert(row.key.clone(), row.clone());
         self.kept_one(bytes)
+    }
+
+    fn put_staged(
+        &mut self,
+        staged: &Staged,
+        revision: Revision,
+        without: &[ItemKey],
+    ) -> Result<(), StoreError> {
+        let doing = "taking over the items that were laid aside";
+        let (table, session) = (&staged.name, self.session);
+        let gone = |found: &dyn std::fmt::Display, expected: usize| StoreError::Database {
+            doing,
+            source: reason(format!(
+                "expected {expected} items, found {found}: the server was restarted or failed over; \
+                 nothing was changed, try again"
+            )),
+        };
+        self.flush_items()?;
+        self.rows += staged.rows;
+        self.lengthen()?;
+        // Locked, it stays. Without it the statement would say that the tables of the store are gone.
+        let there =
+            session.one(doing, "SELECT to_regclass($1) IS NOT NULL", &[(table, Type::TEXT)])?;
+        if !get::<bool>(&there, 0)? {
+            return Err(gone(&"none", staged.rows));
+        }
+        session.batch(doing, &format!("LOCK TABLE {table} IN ROW EXCLUSIVE MODE")).map_err(
+            |e| match e {
+                StoreError::Refused { .. } => gone(&"none", staged.rows),
+                e => e,
+            },
+        )?;
+        let mut left = staged.rows;
+        for some in without.chunks(ROWS) {
+            let keys = Keys::of(some.iter());
+            let sql = format!(
+                "DELETE FROM {table} AS t USING unnest($1::text[], $2::text[], $3::text[]) \
+                 AS g (service, kind, id) \
+                 WHERE t.service = g.service AND t.kind = g.kind AND t.id = g.id"
+            );
+            let values: Values<'_> = &[
+                (&keys.services, Type::TEXT_ARRAY),
+                (&keys.kinds, Type::TEXT_ARRAY),
+                (&keys.ids, Type::TEXT_ARRAY),
+            ];
+            if session.execute(doing, &sql, values)? != some.len() as u64 {
+                return Err(gone(&"fewer", staged.rows));
+            }
+            left = left.saturating_sub(some.len());
+        }
+        // Half the work of one statement that replaces what is there: nobody else writes meanwhile, so
+        // no row needs a conflict that is looked for.
+        let sql = format!(
+            "DELETE FROM items AS i USING {table} AS t \
+             WHERE i.service = t.service AND i.kind = t.kind AND i.id = t.id"
+        );
+        session.execute(doing, &sql, &[])?;
+        let sql = format!(
+            "INSERT INTO items (service, kind, id, body, revision, digest, source, needs, brought, \
+             base) SELECT service, kind, id, body, $1, digest, source, needs, brought, base \
+             FROM {table}"
+        );
+        let taken = session.execute(doing, &sql, &[(&signed(revision.0), Type::INT8)])?;
+        if taken != left as u64 {
+            return Err(gone(&taken, left));
+        }
+        Ok(())
     }
 
     fn settle_origin(&mut self, key: &ItemKey, digest: Digest) -> Result<(), StoreError> {
@@ -391,11 +492,17 @@ impl Writing for Writer<'_> {
     fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError> {
         let key = tombstone.key.clone();
         let bytes = key.id.len();
+        if let Some(all) = self.tombstones.get_mut() {
+            all.insert(key.clone(), tombstone.clone());
+        }
         self.kept.borrow_mut().tombstones.insert(key, Some(tombstone.clone()));
         self.kept_one(bytes)
     }
 
     fn remove_tombstone(&mut self, key: &ItemKey) -> Result<(), StoreError> {
+        if let Some(all) = self.tombstones.get_mut() {
+            all.remove(key);
+        }
         self.kept.borrow_mut().tombstones.insert(key.clone(), None);
         self.kept_one(key.id.len())
     }
@@ -438,8 +545,16 @@ impl<'a> Keys<'a> {
     }
 }
 
-fn write_items<'a>(
+/// What becomes of an item that is there.
+const REPLACING: &str = "ON CONFLICT (service, kind, id) DO UPDATE SET body = excluded.body, \
+    revision = excluded.revision, digest = excluded.digest, source = excluded.source, \
+    needs = excluded.needs, brought = excluded.brought, base = excluded.base";
+
+/// Items into a table of that shape.
+pub(super) fn write_items<'a>(
     session: &Session,
+    table: &str,
+    replacing: &str,
     rows: impl Iterator<Item = &'a Row> + Clone,
 ) -> Result<(), StoreError> {
     let keys = Keys::of(rows.clone().map(|row| &row.key));
@@ -453,12 +568,12 @@ fn write_items<'a>(
     session
         .execute(
             "writing items",
-            "INSERT INTO items (service, kind, id, body, revision, digest, source, needs, brought, \
-             base) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], \
-             $5::bigint[], $6::bytea[], $7::text[], $8::bigint[], $9::text[], $10::bytea[]) \
-             ON CONFLICT (service, kind, id) DO UPDATE SET body = excluded.body, \
-             revision = excluded.revision, digest = excluded.digest, source = excluded.source, \
-             needs = excluded.needs, brought = excluded.brought, base = excluded.base",
+            &format!(
+                "INSERT INTO {table} (service, kind, id, body, revision, digest, source, needs, \
+                 brought, base) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], \
+                 $4::bytea[], $5::bigint[], $6::bytea[], $7::text[], $8::bigint[], $9::text[], \
+                 $10::bytea[]) {replacing}"
+            ),
             &[
                 (&keys.services, Type::TEXT_ARRAY),
                 (&keys.kinds, Type::TEXT_ARRAY),

@@ -29,6 +29,7 @@ use crate::style::{self, Paint};
     after_help = "\
 Examples:
   keepgate center --data /var/lib/keepgate
+  keepgate center --database 'postgres://keepgate@db1,db2/keepgate?password_file=/etc/keepgate/db'
   keepgate center backup --data /var/lib/keepgate center-2026-01-31.kgbackup
   keepgate center token --data /var/lib/keepgate --expires 8h
   keepgate center --listen 0.0.0.0:7480 --tls-cert center.pem --tls-key center.key"
@@ -36,9 +37,11 @@ Examples:
 pub(crate) struct Args {
     #[command(subcommand)]
     upkeep: Option<upkeep::Upkeep>,
-    /// Directory of the store; created if missing
+    /// Directory of the store, and of the first admin token; created if missing
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
     data: PathBuf,
+    #[command(flatten)]
+    database: upkeep::DatabaseArgs,
     /// Where to listen; anything but loopback needs a certificate
     #[arg(long, env = "KEEPGATE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7480")]
     listen: SocketAddr,
@@ -86,7 +89,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         let hangup = Hangup::register()?;
         let data = args.data.clone();
         let secure = args.tls_cert.is_some();
-        let center = start(config(args), "--listen").await?;
+        let database = args.database.address()?;
+        let at = database.as_ref().map(ToString::to_string);
+        let config = CenterConfig { database, ..config(args) };
+        let center = start(config, "--listen").await?;
         let scheme = if secure { "https" } else { "http" };
         let url = format!("{scheme}://{}", center.addr());
         let written = center.admin_token_file().map(|path| path.display().to_string());
@@ -95,6 +101,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         } else {
             let paint = Paint::stdout();
             let mut screen = format!("{}  {url}\n", paint.strong("keepgate center"));
+            if let Some(at) = at {
+                screen += &format!("  database     {at}\n");
+            }
             screen += &format!("  data         {}\n", data.display());
             screen += &match written {
                 Some(path) => format!("  admin token  {path} (written now, mode 0600)\n"),

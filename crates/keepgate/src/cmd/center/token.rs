@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use hyper::Method;
 use keepgate_api::{MadeToken, NewAdminToken, Problem};
+use keepgate_center::upkeep::Place;
 use keepgate_policy::duration;
 
 use super::upkeep::DataArgs;
@@ -44,20 +45,20 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let Args { expires, note, out, place } = args;
     let asked = NewAdminToken { note, expires_unix_s: expires.map(ends_in).transpose()? };
-    let made = crate::cmd::server_runtime()?.block_on(make(&place.data, &asked))?;
+    let made = crate::cmd::server_runtime()?.block_on(make(&place.data, place.place()?, &asked))?;
     hand_over(&made, out.as_deref(), place.json, |error| {
         error.context(format!("run `keepgate token revoke {}`: nobody holds the token", made.id))
     })?;
     Ok(Exit::Ok)
 }
 
-async fn make(data: &Path, asked: &NewAdminToken) -> anyhow::Result<MadeToken> {
+async fn make(data: &Path, place: Place, asked: &NewAdminToken) -> anyhow::Result<MadeToken> {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(made) = ask(data, asked).await? {
             return Ok(made);
         }
-        match keepgate_center::admin_token(data, asked).await {
+        match keepgate_center::admin_token(place.clone(), asked).await {
             Ok(made) => return Ok(made),
             Err(error) if error.is_held() && Instant::now() < until => {
                 tokio::time::sleep(PAUSE).await;

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use keepgate_center::upkeep::{self, Difference, Effect, Kept, Prepared, Succeeded};
+use keepgate_center::store::{Address, PostgresStore};
+use keepgate_center::upkeep::{self, Difference, Effect, Kept, Place, Prepared, Succeeded};
 use serde_json::json;
 
 use crate::admin::DATA_DEFAULT;
-use crate::exit::Exit;
+use crate::exit::{Exit, usage};
 use crate::style::{self, Paint};
 
 /// Differences shown without --all.
@@ -17,12 +18,42 @@ const SHOWN: usize = 50;
 /// Where the store is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataArgs {
-    /// Where the store is
+    /// Where the store is, unless it is in a database
     #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
     pub(super) data: PathBuf,
+    #[command(flatten)]
+    pub(super) database: DatabaseArgs,
     /// Print the result as one JSON object
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// A store in PostgreSQL.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct DatabaseArgs {
+    /// The PostgreSQL database with the store: postgres://USER@HOST[,HOST..]/DATABASE?password_file=FILE
+    #[arg(long, env = "KEEPGATE_DATABASE", value_name = "URL", hide_env_values = true)]
+    database: Option<String>,
+}
+
+impl DatabaseArgs {
+    /// Where it is; none: in the data directory.
+    pub(super) fn address(&self) -> anyhow::Result<Option<Box<Address>>> {
+        self.database.as_deref().map(address).transpose()
+    }
+}
+
+fn address(url: &str) -> anyhow::Result<Box<Address>> {
+    Address::parse(url).map(Box::new).map_err(|error| usage(keepgate_observe::chain(&error)))
+}
+
+impl DataArgs {
+    pub(super) fn place(&self) -> anyhow::Result<Place> {
+        Ok(match self.database.address()? {
+            Some(address) => Place::Database { address, data: self.data.clone() },
+            None => Place::Dir(self.data.clone()),
+        })
+    }
 }
 
 /// What can be done to a store.
@@ -58,8 +89,12 @@ pub(crate) enum Upkeep {
     ///
     /// The copy gets a new history, with the one it was copied from as its ancestor.
     Adopt {
-        #[command(flatten)]
-        place: DataArgs,
+        /// Where the copy is
+        #[arg(long, env = "KEEPGATE_DATA", value_name = "DIR", default_value = DATA_DEFAULT)]
+        data: PathBuf,
+        /// Print the result as one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Bring back what a gate's replica still holds
     ///
@@ -93,13 +128,32 @@ pub(crate) enum Upkeep {
     /// is asked through its socket there, DIR/center.sock. If none runs, the command holds the store
     /// while it writes the token. Both are audited, as `host`.
     Token(super::token::Args),
-    /// Move the store to another directory; the old one can no longer be served
+    /// Move the store to another directory or database; the old one can no longer be served
+    ///
+    /// From SQLite to PostgreSQL, and back. No center may run on either place. Gates follow the successor.
     Move {
-        /// The new data directory
-        #[arg(long, value_name = "DIR")]
-        to: PathBuf,
+        /// Where the store is: a data directory, or postgres://..; default: --data or --database
+        #[arg(long, value_name = "DIR|URL")]
+        from: Option<String>,
+        /// Where it goes: a data directory without a store, or postgres://..
+        #[arg(long, value_name = "DIR|URL")]
+        to: String,
         #[command(flatten)]
         place: DataArgs,
+    },
+    /// Bring the tables of a database to this release's layout
+    ///
+    /// A center does so when it starts. Layouts go forward only. Several at once take turns.
+    Migrate {
+        /// Only list the steps
+        #[arg(long)]
+        dry_run: bool,
+        /// Print the result as one JSON object
+        #[arg(long)]
+        json: bool,
+        /// The PostgreSQL database with the store
+        #[arg(long, env = "KEEPGATE_DATABASE", value_name = "URL", hide_env_values = true)]
+        database: String,
     },
 }
 
@@ -109,23 +163,27 @@ pub(crate) fn run(upkeep: Upkeep) -> anyhow::Result<Exit> {
         Upkeep::Token(args) => super::token::run(args),
         Upkeep::Backup { file, place } => backup(&file, &place, now),
         Upkeep::Restore { file, accept_older, all, place } => {
-            let prepared = upkeep::restore(&place.data, &file)?;
+            let at = place.place()?;
+            let prepared = upkeep::restore(at.clone(), &file)?;
             if !place.json {
                 let from = format!("the backup `{}`", file.display());
                 style::print(&told(&prepared, &from, all, Paint::stdout()))?;
             }
             if prepared.is_older() && !accept_older {
                 anyhow::bail!(
-                    "the store in `{}` can be read and differs from the backup: see above what would be permitted again, \
-                     then pass --accept-older to replace it; nothing was changed",
-                    place.data.display()
+                    "the store in `{at}` can be read and differs from the backup: see above what would be permitted again, \
+                     then pass --accept-older to replace it; nothing was changed"
                 );
             }
-            done(&prepared.commit(now)?, "restored", &place)
+            done(&prepared.commit(now)?, "restored", &at, place.json)
         }
-        Upkeep::Adopt { place } => done(&upkeep::adopt(&place.data, now)?, "adopted", &place),
+        Upkeep::Adopt { data, json } => {
+            let made = upkeep::adopt(&data, now)?;
+            done(&made, "adopted", &Place::Dir(data), json)
+        }
         Upkeep::Recover { from, yes, all, place } => {
-            let prepared = upkeep::recover(&place.data, kept(&from)?)?;
+            let at = place.place()?;
+            let prepared = upkeep::recover(at.clone(), kept(&from)?)?;
             if !place.json {
                 let from = format!("the replica `{}`", from.display());
                 style::print(&told(&prepared, &from, all, Paint::stdout()))?;
@@ -134,22 +192,55 @@ pub(crate) fn run(upkeep: Upkeep) -> anyhow::Result<Exit> {
                 style::print("nothing was changed; pass --yes to do it\n")?;
                 return Ok(Exit::Failure);
             }
-            done(&prepared.commit(now)?, "recovered", &place)
+            done(&prepared.commit(now)?, "recovered", &at, place.json)
         }
         Upkeep::AcceptLoss { place } => {
-            let made = upkeep::accept_loss(&place.data, now)?;
+            let at = place.place()?;
+            let made = upkeep::accept_loss(at.clone(), now)?;
             if made.before.is_none() && !place.json {
                 style::print(
                     "no database was left: the store is empty, and `admin.token` is new\n",
                 )?;
             }
-            done(&made, "accepted", &place)
+            done(&made, "accepted", &at, place.json)
         }
-        Upkeep::Move { to, place } => {
-            let moved = upkeep::move_to(&place.data, &to, now)?;
-            done(&moved, "moved", &DataArgs { data: to, json: place.json })
+        Upkeep::Move { from, to, place } => {
+            let named = |text: &str| -> anyhow::Result<Place> {
+                if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
+                    return Ok(Place::Dir(PathBuf::from(text)));
+                }
+                Ok(Place::Database { address: address(text)?, data: place.data.clone() })
+            };
+            let from = from.as_deref().map_or_else(|| place.place(), named)?;
+            let to = named(&to)?;
+            let moved = upkeep::move_to(from, to.clone(), now)?;
+            done(&moved, "moved", &to, place.json)
+        }
+        Upkeep::Migrate { dry_run, json, database } => {
+            migrate(&*address(&database)?, dry_run, json)
         }
     }
+}
+
+fn migrate(address: &Address, dry_run: bool, json: bool) -> anyhow::Result<Exit> {
+    let using = || format!("using {address}");
+    let steps = PostgresStore::pending(address).with_context(using)?;
+    if !dry_run && !steps.is_empty() {
+        PostgresStore::open(address).with_context(using)?;
+    }
+    if json {
+        style::print_json(&json!({ "steps": steps, "done": !dry_run }))?;
+        return Ok(Exit::Ok);
+    }
+    let mut out = String::new();
+    for step in &steps {
+        out += &format!("{}{step}\n", if dry_run { "would do: " } else { "done: " });
+    }
+    if steps.is_empty() {
+        out += "nothing is to be done: the tables have this release's layout\n";
+    }
+    style::print(&out)?;
+    Ok(Exit::Ok)
 }
 
 fn unix_ms() -> anyhow::Result<u64> {
@@ -159,7 +250,7 @@ fn unix_ms() -> anyhow::Result<u64> {
 }
 
 fn backup(file: &Path, place: &DataArgs, now: u64) -> anyhow::Result<Exit> {
-    let made = upkeep::backup(&place.data, file, now)?;
+    let made = upkeep::backup(place.place()?, file, now)?;
     let (contents, history) = (made.contents, made.history);
     if place.json {
         style::print_json(&json!({
@@ -237,8 +328,8 @@ fn lines(differences: &[&Difference], all: bool, paint: impl Fn(&str) -> String)
     out
 }
 
-fn done(made: &Succeeded, what: &str, place: &DataArgs) -> anyhow::Result<Exit> {
-    if place.json {
+fn done(made: &Succeeded, what: &str, place: &Place, json: bool) -> anyhow::Result<Exit> {
+    if json {
         style::print_json(&json!({
             "done": what,
             "history": made.history.to_string(),
@@ -250,11 +341,11 @@ fn done(made: &Succeeded, what: &str, place: &DataArgs) -> anyhow::Result<Exit> 
         }))?;
         return Ok(Exit::Ok);
     }
-    let data = place.data.display();
     style::print(&format!(
-        "{what}: history {}, revision {}; start it with `keepgate center --data {data}`\n",
+        "{what}: history {}, revision {}; start it with `{}`\n",
         made.history.short(),
-        made.revision
+        made.revision,
+        place.start_command()
     ))?;
     Ok(Exit::Ok)
 }

@@ -20,6 +20,9 @@ pub(super) struct View<'a> {
 /// No gate was heard: nothing is known, which is not "no traffic".
 pub(super) fn unheard(service: &str, gates: GatesHeard) -> String {
     let why = match gates.following {
+        0 if gates.centers > 1 => {
+            format!("no gate of it is connected to any of {} centers", gates.centers)
+        }
         0 => "no gate of it is connected to this center".to_owned(),
         1 => "one follower is connected and has not reported in the last 30 s".to_owned(),
         n => format!("{n} followers are connected, and none has reported in the last 30 s"),
@@ -78,7 +81,11 @@ fn summary(View { gates, report, .. }: &View<'_>) -> String {
     if let Some(gates) = gates {
         let plural = if gates.heard == 1 { "gate" } else { "gates" };
         let oldest = span(gates.oldest_ms.unwrap_or(0));
-        text += &format!(" at {} {plural} (oldest report {oldest} ago)", gates.heard);
+        text += &format!(" at {} {plural}", gates.heard);
+        if gates.centers > 1 {
+            text += &format!(" of {} centers", gates.centers);
+        }
+        text += &format!(" (oldest report {oldest} ago)");
     }
     if report.requests > 0 {
         let refused = percent(report.refused, report.requests);
@@ -289,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_crawl_with_its_plan_comes_first() {
-        let gates = GatesHeard { heard: 2, following: 2, oldest_ms: Some(3_100) };
+        let gates = GatesHeard { heard: 2, following: 2, oldest_ms: Some(3_100), centers: 1 };
         check(
             report(),
             Some(gates),
@@ -366,7 +373,7 @@ mod tests {
         for (member, value) in [("requests", json!(0)), ("crawls", json!([]))] {
             report.as_object_mut().unwrap().insert(member.to_owned(), value);
         }
-        let gates = GatesHeard { heard: 1, following: 1, oldest_ms: Some(19_000) };
+        let gates = GatesHeard { heard: 1, following: 1, oldest_ms: Some(19_000), centers: 1 };
         check(
             report,
             Some(gates),
@@ -374,12 +381,12 @@ mod tests {
             orders  no requests in 74 s at 1 gate (oldest report 19 s ago)
         "#]],
         );
-        let gates = GatesHeard { heard: 0, following: 0, oldest_ms: None };
+        let gates = GatesHeard { heard: 0, following: 0, oldest_ms: None, centers: 1 };
         expect![[r#"
             orders: not known. no gate of it is connected to this center; this says nothing about its traffic.
               keepgate top clients --gate URL    asks a gate's admin listener itself
         "#]].assert_eq(&unheard("orders", gates));
-        let gates = GatesHeard { heard: 0, following: 3, oldest_ms: None };
+        let gates = GatesHeard { heard: 0, following: 3, oldest_ms: None, centers: 1 };
         expect![[r#"
             orders: not known. 3 followers are connected, and none has reported in the last 30 s; this says nothing about its traffic.
               keepgate top clients --gate URL    asks a gate's admin listener itself
