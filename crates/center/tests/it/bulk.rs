@@ -4,10 +4,12 @@ use bytes::Bytes;
 use http::Method;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
+use keepgate_center::store::Address;
 use keepgate_policy::Digest;
 use serde_json::{Value, json};
 
-use crate::fixture::{Answer, Dir, Mirror, PATIENCE, Running, connect, patiently, request};
+use crate::database::{Cluster, eventually, skipped};
+use crate::fixture::{Answer, Dir, Mirror, PATIENCE, Running, config, connect, patiently, request};
 
 /// `entities.json` of so many users.
 fn entities(count: usize) -> String {
@@ -74,6 +76,62 @@ async fn a_hundred_thousand_entities_land() {
     let gone = center.ask("DELETE", "/v1/services/s", None).await.good();
     assert_eq!(gone["deleted"].as_u64(), Some(MANY as u64));
     center.stop().await;
+}
+
+/// In a database many items are laid aside first; what others land meanwhile stays, and in the end the
+/// store holds what the center does.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_entities_are_laid_aside_in_a_database() {
+    const MANY: usize = 12_000;
+    let Some(cluster) = Cluster::new("fsync = off\nlog_statement = 'ddl'\n") else {
+        return skipped("PostgreSQL is not installed");
+    };
+    let address = Address::parse(&cluster.url("aside", "")).unwrap();
+    let in_database = |dir: &Dir| {
+        let mut config = config(dir);
+        config.database = Some(Box::new(address.clone()));
+        config
+    };
+    let (dir, beside) = (Dir::new(), Dir::new());
+    let center = Running::with(in_database(&dir)).await;
+    let sqlite = Running::start(&beside).await;
+    let path = "/v1/services/s/apply";
+    let digest = async |center: &Running| {
+        center.ask("GET", "/v1/revision", None).await.good()["digest"].clone()
+    };
+    let mut digests = Vec::new();
+    for center in [&center, &sqlite] {
+        center.service("s", &[]).await;
+        let (_, told) = lines(center, path, files(MANY)).await;
+        assert_eq!(told.last().unwrap()["result"]["created"].as_u64(), Some(MANY as u64));
+        digests.push(digest(center).await);
+    }
+    assert_eq!(digests[0], digests[1]);
+    assert!(cluster.log().contains("CREATE UNLOGGED TABLE aside.staged_"));
+    // All of them change, while some go one by one.
+    let changed = entities(MANY).replace("\"id\":\"r", "\"id\":\"q");
+    let changed =
+        json!({ "files": { "service.toml": "name = \"s\"\n", "entities.json": changed } });
+    let applied = lines(&center, path, changed);
+    let one_by_one = async {
+        for n in 0..40 {
+            let path = format!("/v1/services/s/entities/user%3A%3A%22u{:07}%22", n * 17);
+            let answer = center.ask("DELETE", &path, None).await;
+            assert!([200, 404].contains(&answer.status.as_u16()), "{answer:?}");
+        }
+    };
+    let ((_, told), ()) = tokio::join!(applied, one_by_one);
+    let answer = &told.last().unwrap()["result"];
+    assert!(answer["updated"].as_u64() > Some(MANY as u64 - 100), "{told:?}");
+    let last = digest(&center).await;
+    center.stop().await;
+    // A start holds all rows against their digests.
+    let center = Running::with(in_database(&dir)).await;
+    assert_eq!(digest(&center).await, last);
+    let tables = "SELECT count(*) FROM pg_class WHERE relname LIKE 'staged%'";
+    eventually("no table", || cluster.sql("kg", tables) == "0");
+    center.stop().await;
+    sqlite.stop().await;
 }
 
 /// Lines of an answer, until it ends.
@@ -255,7 +313,7 @@ async fn what_is_told_is_bounded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bound_of_an_apply_is_a_setting() {
     let dir = Dir::new();
-    let mut config = crate::fixture::config(&dir);
+    let mut config = config(&dir);
     config.bounds.apply_bytes = 10_000;
     let center = Running::with(config).await;
     let text = |bytes: usize| {

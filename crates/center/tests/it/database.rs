@@ -267,7 +267,7 @@ impl Cluster {
         panic!("PostgreSQL does not start: {}", self.log());
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 

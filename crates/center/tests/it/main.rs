@@ -20,6 +20,7 @@ mod history;
 mod keeping;
 mod limits;
 mod matrix;
+mod moving;
 mod openapi;
 mod places;
 mod postgres;

@@ -471,6 +471,7 @@ on_every_engine!(
     refuses_a_newer_layout_by_number,
     visits_more_than_a_page,
     sees_what_it_has_just_written,
+    looks_for_many_tombstones,
     keeps_texts_as_they_are,
     begins_a_history,
     settles_who_brought,
@@ -643,6 +644,45 @@ fn sees_what_it_has_just_written(engine: &impl Engine) {
     let reading = store.read().unwrap();
     assert_eq!(reading.tombstone(&tombstone("a", 1).key).unwrap(), None);
     assert_eq!(reading.changes_after(Revision(1), 9).unwrap(), Changes::TooMany);
+}
+
+/// Many look-ups of tombstones find what one does, also of those that the transaction writes.
+fn looks_for_many_tombstones(engine: &impl Engine) {
+    let store = engine.open().unwrap();
+    write(&*store, |tx| {
+        for n in (0..300).step_by(2) {
+            tx.put_tombstone(&tombstone(&format!("t{n}"), 1))?;
+        }
+        tx.advance(&revision_row(1), KEEP)
+    })
+    .unwrap();
+    write(&*store, |tx| {
+        for n in 0..300 {
+            let one = tombstone(&format!("t{n}"), 1);
+            let was = (n % 2 == 0).then(|| one.clone());
+            assert_eq!(tx.tombstone(&one.key)?, was, "{n}");
+            match was {
+                Some(_) => tx.remove_tombstone(&one.key)?,
+                None => tx.put_tombstone(&one)?,
+            }
+            let now = (n % 2 == 1).then_some(one.clone());
+            assert_eq!(tx.tombstone(&one.key)?, now, "{n}");
+        }
+        tx.advance(&revision_row(2), KEEP)
+    })
+    .unwrap();
+    let mut left = 0;
+    store
+        .read()
+        .unwrap()
+        .tombstones(&mut |row| {
+            let n: u32 = row.key.id[1..].parse().unwrap();
+            assert_eq!(n % 2, 1);
+            left += 1;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(left, 150);
 }
 
 /// Any text is an id: no order, no length and no character changes it.

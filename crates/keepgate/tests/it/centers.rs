@@ -102,7 +102,7 @@ fn pass(shared: &Shared, mut from: TcpStream, mut to: TcpStream) {
 }
 
 /// An upstream that answers each request with 200.
-fn upstream() -> String {
+pub(crate) fn upstream() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {

@@ -14,14 +14,16 @@
 //! the upstream's socket (docs/reliability.md).
 //!
 //! `KEEPGATE_FAULTS_SECONDS` and `KEEPGATE_FAULTS_SEED` make it longer and different:
-//! `scripts/long history-faults`.
+//! `scripts/long history-faults`, and `scripts/long history-faults-postgresql` for a store on PostgreSQL.
 
 mod check;
+mod relay;
 mod system;
 
 use std::time::{Duration, Instant};
 
 use crate::harness::skipped;
+use crate::postgres::Pair;
 use check::Ledger;
 use system::{System, Whose};
 
@@ -68,6 +70,14 @@ enum Fault {
     JumpCenter,
     /// SIGKILL to the center right after a gate has shown a loss.
     KillLosing,
+    /// A server of the database ends at once, and starts again.
+    KillDatabase,
+    /// SIGSTOP to a server of the database.
+    FreezeDatabase,
+    /// The primary ends, and the synchronous standby takes over: nothing is lost.
+    FailOver,
+    /// The primary ends, and a standby takes over that lacks what was acknowledged last.
+    FailOverLosing,
 }
 
 const FAULTS: &[Fault] = &[
@@ -91,6 +101,21 @@ const FAULTS: &[Fault] = &[
     Fault::RemoveDatabase,
 ];
 
+/// Of a center whose store is on PostgreSQL.
+const POSTGRESQL_FAULTS: &[Fault] = &[
+    Fault::KillDatabase,
+    Fault::FreezeGate,
+    Fault::FailOverLosing,
+    Fault::FreezeDatabase,
+    Fault::FailOver,
+    Fault::KillCenter,
+    Fault::HoldDownlink,
+    Fault::JumpGate,
+    Fault::KillGate,
+    Fault::FreezeCenter,
+    Fault::JumpCenter,
+];
+
 /// Numbers that look random and are the same for the same seed.
 pub(super) struct Dice(u64);
 
@@ -112,11 +137,26 @@ fn revoked_stays_revoked_under_faults() {
     if !cfg!(target_os = "linux") {
         return skipped("signals and files as on Linux");
     }
-    let seconds = setting("KEEPGATE_FAULTS_SECONDS", 60);
+    run(None, FAULTS, 60);
+}
+
+/// The same with a primary and its standby in place of files: what damages files is theirs to bear,
+/// and what they lose is lost.
+#[test]
+fn revoked_stays_revoked_under_faults_on_postgresql() {
+    if !cfg!(target_os = "linux") {
+        return skipped("signals and files as on Linux");
+    }
+    let Some(database) = Pair::start() else { return };
+    run(Some(database), POSTGRESQL_FAULTS, 35);
+}
+
+fn run(database: Option<Pair>, faults: &[Fault], seconds: u64) {
+    let seconds = setting("KEEPGATE_FAULTS_SECONDS", seconds);
     let seed = setting("KEEPGATE_FAULTS_SEED", 1).max(1);
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut ledger = Ledger::new(USERS);
-    let mut system = System::start(USERS, &mut ledger);
+    let mut system = System::start(database, USERS, &mut ledger);
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut done = Vec::new();
     // Each once in order, then as they fall; of a mixture, both.
@@ -125,8 +165,8 @@ fn revoked_stays_revoked_under_faults() {
             break;
         }
         let pick =
-            |dice: &mut Dice| FAULTS[usize::try_from(dice.below(FAULTS.len() as u64)).unwrap()];
-        let fault = FAULTS.get(turn).copied().unwrap_or_else(|| pick(&mut dice));
+            |dice: &mut Dice| faults[usize::try_from(dice.below(faults.len() as u64)).unwrap()];
+        let fault = faults.get(turn).copied().unwrap_or_else(|| pick(&mut dice));
         done.push(fault);
         system.toggle(&mut dice, &mut ledger);
         strike(&mut system, fault, &mut dice, &mut ledger);
@@ -237,6 +277,10 @@ fn strike(system: &mut System, fault: Fault, dice: &mut Dice, ledger: &mut Ledge
             system.kill_when_lost();
             system.start_center(ledger);
         }
+        Fault::KillDatabase => system.kill_database(dice, ledger),
+        Fault::FreezeDatabase => system.freeze_database(pause, dice, ledger),
+        Fault::FailOver => system.fail_over(dice, ledger),
+        Fault::FailOverLosing => system.fail_over_losing(dice, ledger),
     }
 }
 

@@ -1,19 +1,21 @@
 //! A center, a middlebox, a gate, an upstream and callers.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::check::{Edit, Ledger, Seen};
+use super::relay::Relay;
 use super::{Dice, MAX_AGE};
-use crate::harness::{PATIENCE, Running, Scratch, eventually, free_port, keepgate, text};
+use crate::harness::{PATIENCE, Running, Said, Scratch, eventually, free_port, keepgate, text};
+use crate::postgres::{Pair, Part, receiver_of, send};
 use crate::requests::{Http, metric};
 use crate::separate::policies;
 
@@ -38,6 +40,8 @@ impl Whose {
 
 pub(super) struct System {
     scratch: Scratch,
+    /// None: the center keeps its store in `data`.
+    database: Option<Pair>,
     pub(super) data: PathBuf,
     copy: PathBuf,
     port: u16,
@@ -55,7 +59,7 @@ pub(super) struct System {
 }
 
 impl System {
-    pub(super) fn start(users: usize, ledger: &mut Ledger) -> System {
+    pub(super) fn start(database: Option<Pair>, users: usize, ledger: &mut Ledger) -> System {
         let scratch = Scratch::new();
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let done = Arc::new(AtomicBool::new(false));
@@ -67,6 +71,7 @@ impl System {
             copy: scratch.join("copy"),
             data,
             scratch,
+            database,
             port,
             center: None,
             gate: None,
@@ -224,12 +229,7 @@ impl System {
                 Err(said) => said,
             };
             lost.get_or_insert_with(Instant::now);
-            self.kill_center();
-            let way = ledger.refused(&said);
-            let mut command = keepgate();
-            command.args(["center", way, "--data", self.data.to_str().unwrap()]);
-            let done = crate::harness::run(command);
-            assert_eq!(done.code, 0, "`center {way}` after {said}: {done:?}");
+            self.lead_out(&said, ledger);
         }
         ledger.found(&self.permitted(), lost);
         if lost.is_some() {
@@ -239,18 +239,155 @@ impl System {
         }
     }
 
+    /// Ends a center that refuses, and does what it names.
+    fn lead_out(&mut self, said: &str, ledger: &mut Ledger) {
+        let way = ledger.refused(said);
+        let Some(database) = &self.database else {
+            self.kill_center();
+            let mut command = keepgate();
+            command.args(["center", way, "--data", self.data.to_str().unwrap()]);
+            let done = crate::harness::run(command);
+            assert_eq!(done.code, 0, "`center {way}` after {said}: {done:?}");
+            return;
+        };
+        let url = database.url();
+        // In order: one that was killed counts as running for ten seconds.
+        self.stop_center();
+        let mut last = None;
+        let until = Instant::now() + PATIENCE;
+        while last.as_ref().is_none_or(|done: &Said| done.code != 0) {
+            assert!(Instant::now() < until, "`center {way}` after {said}: {last:?}");
+            let mut command = keepgate();
+            command.args(["center", way, "--database", &url]);
+            last = Some(crate::harness::run(command));
+            std::thread::sleep(PACE);
+        }
+    }
+
     /// Who is permitted, as the center has it.
     fn permitted(&self) -> Vec<bool> {
-        let mut http = self.http().expect("the center is up");
+        self.try_permitted().unwrap_or_else(|said| panic!("the center is up: {said}"))
+    }
+
+    fn try_permitted(&self) -> Result<Vec<bool>, String> {
+        let mut http = self.http().ok_or("no connection")?;
         let of = |user| {
             let path = format!("/v1/services/orders/policies/u{user}");
-            match http.send("GET", &path, "").status {
-                200 => true,
-                404 => false,
-                status => panic!("{path}: {status}"),
+            match http.try_send("GET", &path, "").map(|answer| answer.status) {
+                Ok(200) => Ok(true),
+                Ok(404) => Ok(false),
+                other => Err(format!("{path}: {other:?}")),
             }
         };
         (0..self.users).map(of).collect()
+    }
+
+    fn database(&mut self) -> &mut Pair {
+        self.database.as_mut().expect("a run on PostgreSQL")
+    }
+
+    /// Who is permitted, as the database has it. Whatever waits for its commit has committed or never
+    /// will.
+    fn stored(&self) -> Vec<bool> {
+        let database = self.database.as_ref().expect("a run on PostgreSQL");
+        let rows = database.sql(
+            Part::Primary,
+            "BEGIN; SELECT '' FROM keepgate.head FOR UPDATE; \
+             SELECT id FROM keepgate.items WHERE service = 'orders'; COMMIT",
+        );
+        let of = |user| rows.lines().any(|id| id == format!("u{user}"));
+        (0..self.users).map(of).collect()
+    }
+
+    /// Nothing that was acknowledged may be missing, and the center that ran on must come to have what
+    /// its database has.
+    fn compare(&self, ledger: &mut Ledger) {
+        let stored = self.stored();
+        ledger.found(&stored, None);
+        eventually("the center goes on with what its database has", || {
+            assert!(!self.is_lost(), "a loss is said, and nothing is lost: {stored:?}");
+            let ready = self.http()?.try_send("GET", "/readyz", "").ok()?;
+            (ready.status == 200 && self.try_permitted().ok()? == stored).then_some(())
+        });
+    }
+
+    /// The server of the database ends at once and starts again.
+    pub(super) fn kill_database(&mut self, dice: &mut Dice, ledger: &mut Ledger) {
+        let part = part(dice);
+        let signal = if dice.below(2) == 0 { libc::SIGKILL } else { libc::SIGQUIT };
+        self.toggle(dice, ledger);
+        self.database().end(part, signal);
+        if part == Part::Primary {
+            self.toggle(dice, ledger);
+        }
+        self.database().start_server(part);
+        self.compare(ledger);
+    }
+
+    /// An edit while a server of the database stands still.
+    pub(super) fn freeze_database(
+        &mut self,
+        pause: Duration,
+        dice: &mut Dice,
+        ledger: &mut Ledger,
+    ) {
+        let part = part(dice);
+        let frozen = self.database().freeze(part);
+        let thaw = std::thread::spawn(move || {
+            std::thread::sleep(pause);
+            drop(frozen);
+        });
+        self.toggle(dice, ledger);
+        thaw.join().unwrap();
+        self.compare(ledger);
+    }
+
+    /// The primary ends right after an edit, and the synchronous standby takes over: with all.
+    pub(super) fn fail_over(&mut self, dice: &mut Dice, ledger: &mut Ledger) {
+        self.toggle(dice, ledger);
+        self.database().end(Part::Primary, libc::SIGKILL);
+        if dice.below(2) == 0 {
+            self.toggle(dice, ledger);
+        }
+        self.database().promote();
+        self.compare(ledger);
+        self.toggle(dice, ledger);
+        self.database().new_standby();
+    }
+
+    /// The primary ends after edits that a standby, which is not synchronous, never receives. The
+    /// center says so, whether it ran on or was started anew; then the loss is accepted.
+    pub(super) fn fail_over_losing(&mut self, dice: &mut Dice, ledger: &mut Ledger) {
+        self.database().make_synchronous(false);
+        let receiver = receiver_of(&self.database().data(Part::Standby));
+        send(receiver, libc::SIGSTOP);
+        let before = ledger.acknowledged();
+        for _ in 0..3 {
+            self.toggle(dice, ledger);
+        }
+        let is_lost = ledger.acknowledged() > before;
+        self.await_gate();
+        let held = self.gate_revision();
+        let runs_on = dice.below(2) == 0;
+        if !runs_on {
+            self.kill_center();
+        }
+        self.database().end(Part::Primary, libc::SIGKILL);
+        // What waits for it in its socket goes with it.
+        send(receiver, libc::SIGKILL);
+        self.database().promote();
+        if runs_on && is_lost {
+            let said = eventually("the center says that it has lost something", || self.loss());
+            self.declared = Some(Instant::now());
+            assert_eq!(self.gate_revision(), held, "a gate does not go back");
+            self.lead_out(&said, ledger);
+        }
+        if !runs_on || is_lost {
+            let refused = ledger.refusals;
+            self.start_center(ledger);
+            assert!(runs_on || !is_lost || ledger.refusals > refused, "a loss was not said");
+        }
+        self.database().new_standby();
     }
 
     /// Err: what it said when it ended, or why it is not ready.
@@ -261,6 +398,7 @@ impl System {
         let mut command = self.clocked(Whose::Center);
         command
             .args(["center", "--json", "--data", self.data.to_str().unwrap(), "--listen", &listen])
+            .args(self.database.iter().flat_map(|database| ["--database".into(), database.url()]))
             .stdout(Stdio::null())
             .stderr(file);
         self.center = Some(command.spawn().unwrap());
@@ -277,7 +415,7 @@ impl System {
             match ready {
                 Ok(answer) if answer.status == 200 => return Ok(()),
                 // It learned from a follower that it has lost something.
-                Ok(answer) if answer.text().contains("lost") => {
+                Ok(answer) if answer.text().contains("history-lost") => {
                     return Err(std::fs::read_to_string(&log).unwrap() + &answer.text());
                 }
                 _ => std::thread::sleep(Duration::from_millis(20)),
@@ -326,13 +464,16 @@ impl System {
     /// Waits until the gate has all that the center has: it is a witness of it then.
     pub(super) fn await_gate(&self) {
         let Some(head) = self.head() else { return };
+        eventually("the gate has what the center has", || {
+            (self.gate_revision()? >= head).then_some(())
+        });
+    }
+
+    fn gate_revision(&self) -> Option<f64> {
         let place = self.gate_args.iter().position(|arg| arg == "--admin-listen").unwrap();
         let admin = &self.gate_args[place + 1];
-        eventually("the gate has what the center has", || {
-            let text = Http::try_new(admin, &[]).ok()?.try_send("GET", "/metrics", "").ok()?.text();
-            let revision = metric(&text, "keepgate_gate_replica_revision")?;
-            (revision >= head).then_some(())
-        });
+        let text = Http::try_new(admin, &[]).ok()?.try_send("GET", "/metrics", "").ok()?.text();
+        metric(&text, "keepgate_gate_replica_revision")
     }
 
     fn head(&self) -> Option<f64> {
@@ -471,7 +612,10 @@ impl System {
         let mut began = Instant::now();
         loop {
             if self.is_lost() {
-                self.kill_center();
+                if self.database.is_none() {
+                    self.kill_center();
+                }
+                self.stop_center();
                 self.start_center(ledger);
                 began = Instant::now();
             }
@@ -491,7 +635,7 @@ impl System {
             std::thread::sleep(PACE);
         }
         // For the next restore: a state that is behind by then.
-        if self.center.is_some() && !self.copy.exists() {
+        if self.database.is_none() && self.center.is_some() && !self.copy.exists() {
             self.signal_center(libc::SIGSTOP);
             self.renew_copy();
             self.signal_center(libc::SIGCONT);
@@ -509,8 +653,14 @@ impl System {
     }
 
     fn is_lost(&self) -> bool {
-        let ready = self.http().and_then(|mut http| http.try_send("GET", "/readyz", "").ok());
-        ready.is_some_and(|answer| answer.status == 503 && answer.text().contains("lost"))
+        self.loss().is_some()
+    }
+
+    /// What the center says of a loss that the next start would find, too.
+    fn loss(&self) -> Option<String> {
+        let answer = self.http()?.try_send("GET", "/readyz", "").ok()?;
+        let said = answer.text();
+        (answer.status == 503 && said.contains("history-lost")).then_some(said)
     }
 
     pub(super) fn stop(mut self) -> Seen {
@@ -535,9 +685,9 @@ impl Drop for System {
     }
 }
 
-fn send(pid: u32, signal: i32) {
-    // SAFETY: the process is our child and has not been waited for, so the id is its.
-    assert_eq!(unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) }, 0);
+/// Mostly the primary.
+fn part(dice: &mut Dice) -> Part {
+    if dice.below(4) == 0 { Part::Standby } else { Part::Primary }
 }
 
 fn copy_directory(from: &Path, to: &Path) {
@@ -613,89 +763,4 @@ fn serve(stream: TcpStream, seen: &Mutex<Seen>) {
             return;
         }
     }
-}
-
-/// A middlebox between gate and center.
-pub(super) struct Relay {
-    pub(super) port: u16,
-    cut: AtomicBool,
-    hold: AtomicBool,
-    /// Which connections are open still: those of an earlier cut are not.
-    cuts: AtomicU64,
-}
-
-impl Relay {
-    fn start(center: u16) -> Arc<Relay> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let relay = Arc::new(Relay {
-            port: listener.local_addr().unwrap().port(),
-            cut: AtomicBool::new(false),
-            hold: AtomicBool::new(false),
-            cuts: AtomicU64::new(0),
-        });
-        let accepting = Arc::clone(&relay);
-        std::thread::spawn(move || {
-            for gate in listener.incoming().map_while(Result::ok) {
-                if !accepting.cut.load(Ordering::SeqCst) {
-                    accepting.join(gate, center);
-                }
-            }
-        });
-        relay
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a test is not the product")]
-    fn join(self: &Arc<Relay>, gate: TcpStream, center: u16) {
-        let Ok(center) = TcpStream::connect(("127.0.0.1", center)) else { return };
-        let born = self.cuts.load(Ordering::SeqCst);
-        for (from, to, is_down) in
-            [(gate.try_clone().unwrap(), center.try_clone().unwrap(), false), (center, gate, true)]
-        {
-            let relay = Arc::clone(self);
-            std::thread::spawn(move || relay.pump(from, to, born, is_down));
-        }
-    }
-
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream, born: u64, is_down: bool) {
-        from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let read = from.read(&mut buffer);
-            if self.cuts.load(Ordering::SeqCst) != born {
-                break;
-            }
-            match read {
-                Ok(0) => break,
-                Ok(read) => {
-                    while is_down && self.hold.load(Ordering::SeqCst) {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                    if to.write_all(&buffer[..read]).is_err() {
-                        break;
-                    }
-                }
-                Err(error) if is_timeout(&error) => {}
-                Err(_) => break,
-            }
-        }
-        let _ = from.shutdown(Shutdown::Both);
-        let _ = to.shutdown(Shutdown::Both);
-    }
-
-    /// Cut: what is open ends, and nothing new is joined.
-    pub(super) fn cut(&self, cut: bool) {
-        self.cut.store(cut, Ordering::SeqCst);
-        if cut {
-            self.cuts.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    /// Held: what the center says is taken and delivered later.
-    pub(super) fn hold(&self, hold: bool) {
-        self.hold.store(hold, Ordering::SeqCst);
-    }
-}
-
-fn is_timeout(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
 }
