@@ -23,6 +23,9 @@ use crate::store::StoreError;
 pub(crate) const TOLD_EVERY: Duration = Duration::from_secs(2);
 /// Exchanges for who asks begin at least this far apart.
 const APART: Duration = Duration::from_millis(250);
+/// How long is waited for an exchange by who told something new, and by who asks.
+const TELLS: Duration = Duration::from_secs(2);
+const HEARS: Duration = Duration::from_millis(500);
 /// A center whose note is older is not counted any more.
 const SILENT: Duration = Duration::from_secs(10);
 /// One whose note is older than this is forgotten, in milliseconds.
@@ -116,7 +119,7 @@ pub(crate) struct Neighbors {
     address: String,
     others: ArcSwap<Vec<Neighbor>>,
     /// When the last exchange began; held while one is under way.
-    last: tokio::sync::Mutex<Option<Instant>>,
+    last: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 impl Neighbors {
@@ -128,44 +131,52 @@ impl Neighbors {
     /// Tells and hears, while it is polled. Ends at once where the store is this center's alone.
     pub(crate) async fn run(self: Arc<Neighbors>) {
         while self.desk.is_shared() {
-            self.round().await;
+            self.round(Duration::ZERO, TOLD_EVERY).await;
             tokio::time::sleep(TOLD_EVERY).await;
         }
     }
 
-    /// Tells the others what is so now, and returns when each of them answers with it.
+    /// Tells the others what is so now, and returns when each of them answers with it. While the store
+    /// is out of reach that is not waited for.
     pub(crate) async fn tell(self: &Arc<Neighbors>) {
         if self.desk.is_shared() {
-            self.round().await;
+            self.round(Duration::ZERO, TELLS).await;
             tokio::time::sleep(APART).await;
         }
     }
 
     /// Hears the others, unless that is so short a while ago that [`Neighbors::tell`] still waits: what
-    /// anybody asks costs a few exchanges a second at most.
+    /// anybody asks costs a few exchanges a second at most. While the store is out of reach, what was
+    /// heard before stays.
     pub(crate) async fn hear(self: &Arc<Neighbors>) {
         if self.desk.is_shared() {
-            let mut last = self.last.lock().await;
-            if last.is_none_or(|last| last.elapsed() >= APART) {
-                self.locked_round(&mut last).await;
-            }
+            self.round(APART, HEARS).await;
         }
     }
 
-    /// Tells and hears. What fails is done in the next round.
-    async fn round(self: &Arc<Neighbors>) {
-        let mut last = self.last.lock().await;
-        self.locked_round(&mut last).await;
-    }
-
-    async fn locked_round(self: &Arc<Neighbors>, last: &mut Option<Instant>) {
-        *last = Some(Instant::now());
+    /// Tells and hears, unless the last exchange began less than `apart` ago; waits for `at_most`. One
+    /// exchange is under way at a time, and goes on when nobody waits for it any more. What fails is
+    /// done in the next round.
+    async fn round(self: &Arc<Neighbors>, apart: Duration, at_most: Duration) {
         let own = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || own.exchange()).await;
-        if let Ok(Err(error)) = done {
-            let error = keepgate_observe::chain(&error);
-            tracing::debug!(error, "the other centers were not told, or not heard");
-        }
+        let round = async move {
+            let mut last = Arc::clone(&own.last).lock_owned().await;
+            if last.is_some_and(|last| last.elapsed() < apart) {
+                return;
+            }
+            *last = Some(Instant::now());
+            let exchange = tokio::task::spawn_blocking(move || {
+                let done = own.exchange();
+                // Not before: it is what keeps another one from beginning.
+                drop(last);
+                done
+            });
+            if let Ok(Err(error)) = exchange.await {
+                let error = keepgate_observe::chain(&error);
+                tracing::debug!(error, "the other centers were not told, or not heard");
+            }
+        };
+        let _ = tokio::time::timeout(at_most, round).await;
     }
 
     fn exchange(&self) -> Result<(), StoreError> {
@@ -365,5 +376,62 @@ fn follower(told: &Told, at: u64) -> Follower {
         pulse: told.pulse,
         pulse_unix_ms: told.pulse_ms.map(|ms| at.saturating_sub(ms)),
         held_back: told.held_back.then_some(TOO_OLD),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::desk::others::tests::{Center, Place};
+    use crate::store;
+
+    fn neighbors(center: &Center, address: &str) -> Arc<Neighbors> {
+        let desk = Arc::clone(&center.desk);
+        Arc::new(Neighbors::new(desk, Arc::default(), address.to_owned()))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_center_that_is_silent_is_named_and_not_counted() {
+        let place = Place::new();
+        let (one, other) = (place.center(), place.center());
+        let (here, there) = (neighbors(&one, "http://a"), neighbors(&other, "http://b"));
+        there.tell().await;
+        let note = other.seen.notes.lock().unwrap().0.clone();
+        for (age_ms, count, silent) in [(0, 2, false), (11_000, 1, true)] {
+            let told = store::Told { age_ms, note: note.clone() };
+            one.seen.notes.lock().unwrap().1 = vec![told];
+            here.tell().await;
+            assert_eq!(here.count(), count, "{age_ms}");
+            let (centers, wrong) = here.centers();
+            assert_eq!(centers[0].address, "http://b");
+            assert_eq!(centers[0].condition == "silent", silent);
+            assert_eq!(wrong.iter().any(|said| said.contains("http://b: not heard")), silent);
+        }
+        // What is no note, and one that is long forgotten, is nobody.
+        let far = store::Told { age_ms: FORGOTTEN_MS, note };
+        let noise = store::Told { age_ms: 0, note: b"noise".to_vec() };
+        one.seen.notes.lock().unwrap().1 = vec![far, noise];
+        here.tell().await;
+        assert!(here.centers().0.is_empty());
+    }
+
+    /// While the store does not answer, whoever asks is answered from what was heard, and one exchange
+    /// is under way.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_hangs_holds_nobody() {
+        let place = Place::new();
+        let center = place.center();
+        let here = neighbors(&center, "http://a");
+        center.seen.stuck.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            here.hear().await;
+            here.tell().await;
+        }
+        assert_eq!(center.seen.exchanges.load(Ordering::SeqCst), 1);
+        center.seen.stuck.store(false, Ordering::SeqCst);
+        here.tell().await;
+        assert!(center.seen.exchanges.load(Ordering::SeqCst) > 1);
     }
 }

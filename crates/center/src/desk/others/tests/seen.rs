@@ -10,7 +10,8 @@ use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 use super::super::super::WriteId;
 use crate::store::{
     AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, Reading, Retention, RevisionRow, Row,
-    ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Told, Tombstone,
+    Writing,
 };
 
 /// What happens to the next commit that makes a revision.
@@ -38,6 +39,11 @@ pub(crate) struct Seen {
     pub(crate) reading: AtomicBool,
     /// Nobody tells of new revisions: they are found at a look alone.
     pub(crate) deaf: AtomicBool,
+    /// What this center told the others last, and what it hears of them.
+    pub(crate) notes: Mutex<(Vec<u8>, Vec<Told>)>,
+    /// An exchange of notes does not come to its end; how many have begun.
+    pub(crate) stuck: AtomicBool,
+    pub(crate) exchanges: AtomicU64,
 }
 
 impl Seen {
@@ -51,6 +57,9 @@ impl Seen {
             late_ms: AtomicU64::default(),
             reading: AtomicBool::default(),
             deaf: AtomicBool::default(),
+            notes: Mutex::default(),
+            stuck: AtomicBool::default(),
+            exchanges: AtomicU64::default(),
         })
     }
 
@@ -121,6 +130,16 @@ impl Store for Seen {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn exchange(&self, note: &[u8]) -> Result<Vec<Told>, StoreError> {
+        self.exchanges.fetch_add(1, Ordering::SeqCst);
+        while self.stuck.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let mut notes = self.notes.lock().unwrap();
+        note.clone_into(&mut notes.0);
+        Ok(notes.1.clone())
     }
 
     fn wait_head(&self, known: Revision, at_most: Duration) -> Result<Revision, StoreError> {
