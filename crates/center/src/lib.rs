@@ -310,7 +310,12 @@ impl Center {
         };
         let mut door = Box::pin(door);
         tokio::pin!(serving, shutdown);
-        let neighbors = tokio::spawn(Arc::clone(&app.neighbors).run());
+        // Not a task of its own: nothing may hold the store when this ends.
+        let neighbors = Arc::clone(&app.neighbors);
+        let mut neighbors = Box::pin(async move {
+            neighbors.run().await;
+            std::future::pending::<()>().await;
+        });
         let mut usage = tokio::time::interval(USAGE_EVERY);
         loop {
             tokio::select! {
@@ -323,10 +328,11 @@ impl Center {
                     break;
                 }
                 () = &mut door => {}
+                () = &mut neighbors => {}
                 _ = usage.tick() => note_usage(&app),
             }
         }
-        neighbors.abort();
+        drop(neighbors);
         // The socket goes while the store is still locked.
         drop(door);
         note_usage(&app);
