@@ -225,7 +225,9 @@ pub trait Reading {
         &self,
         service: &str,
         visit: &mut dyn FnMut(Row) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>;
+    ) -> Result<(), StoreError> {
+        Kind::ALL.into_iter().try_for_each(|kind| self.each_of(service, kind, visit))
+    }
     /// All items of one scope and kind, in id order.
     fn each_of(
         &self,

@@ -192,16 +192,19 @@ impl PostgresStore {
         }
     }
 
+    /// The session that was kept, if it is still good, else a new one; true: it is new.
+    fn session(&self, kept: &mut Option<Session>) -> Result<(Session, bool), StoreError> {
+        match kept.take().filter(|session| !session.is_closed()) {
+            Some(session) => Ok((session, false)),
+            None => Ok((Session::open(&self.address, &self.handle)?, true)),
+        }
+    }
+
     /// A session that holds the lock of the head, and what it found.
     fn begin(&self, kept: &mut Option<Session>) -> Result<(Session, Locked), StoreError> {
         let began = Instant::now();
         loop {
-            let known = kept.take().filter(|session| !session.is_closed());
-            let fresh = known.is_none();
-            let session = match known {
-                Some(session) => session,
-                None => Session::open(&self.address, &self.handle)?,
-            };
+            let (session, fresh) = self.session(kept)?;
             let error = match self.lock_head(&session) {
                 Ok(locked) => return Ok((session, locked)),
                 Err(e) => e,
@@ -279,12 +282,7 @@ impl PostgresStore {
     ) -> Result<T, StoreError> {
         let mut kept = lock_of(&self.confirming);
         loop {
-            let known = kept.take().filter(|session| !session.is_closed());
-            let fresh = known.is_none();
-            let session = match known {
-                Some(session) => session,
-                None => Session::open(&self.address, &self.handle)?,
-            };
+            let (session, fresh) = self.session(&mut kept)?;
             session.allow(CONFIRM_WAIT);
             match work(&session) {
                 Ok(done) => {

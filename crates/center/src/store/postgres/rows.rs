@@ -267,17 +267,6 @@ impl<C: Connected> Reading for Tx<C> {
         number(&self.session(Table::Items)?.one("counting items", sql, values)?, 0)
     }
 
-    fn each(
-        &self,
-        service: &str,
-        visit: &mut dyn FnMut(Row) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        for kind in Kind::ALL {
-            self.each_of(service, kind, visit)?;
-        }
-        Ok(())
-    }
-
     fn each_of(
         &self,
         service: &str,

@@ -242,17 +242,6 @@ impl<T: Connected> Reading for T {
             .map_err(failed(doing))
     }
 
-    fn each(
-        &self,
-        service: &str,
-        visit: &mut dyn FnMut(Row) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        for kind in Kind::ALL {
-            self.each_of(service, kind, visit)?;
-        }
-        Ok(())
-    }
-
     fn each_of(
         &self,
         service: &str,
