@@ -265,6 +265,9 @@ pub struct GateConfig {
     pub upstream_protocol: Protocol,
     /// What the upstream sees as `Host`.
     pub upstream_host: UpstreamHost,
+    /// Local addresses from which connections to upstreams are opened, each with ports of its own; empty:
+    /// the kernel chooses.
+    pub upstream_sources: Vec<IpAddr>,
     /// What keeps a caller at one of several addresses.
     pub upstream_sticky: Option<Sticky>,
     /// The path that addresses are asked for to see whether they are healthy; none: they are not.
@@ -377,6 +380,7 @@ impl Default for GateConfig {
             upstream_host: UpstreamHost::Auto,
             upstream_sticky: None,
             upstream_check: None,
+            upstream_sources: Vec::new(),
             upstream_ca: None,
             upstream_client: None,
             listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080))),

@@ -14,6 +14,8 @@ pub enum PoolError {
         upstream: String,
         /// The bound.
         waiting: usize,
+        /// After how many seconds a place comes free for it, at the rate of now.
+        retry_after_s: u32,
     },
     /// No connection came back within the deadline.
     #[error("no connection to {upstream} became free within {after:?}")]
@@ -22,6 +24,20 @@ pub enum PoolError {
         upstream: String,
         /// How long the request waited.
         after: Duration,
+        /// As above.
+        retry_after_s: u32,
+    },
+    /// Only ports are left that are kept back, and no connection came back in time either.
+    #[error(
+        "no port toward {upstream} is left beside the reserve, and no connection became free within {after:?}"
+    )]
+    PortReserve {
+        /// The upstream.
+        upstream: String,
+        /// How long the request waited.
+        after: Duration,
+        /// As above.
+        retry_after_s: u32,
     },
     /// This host ran out of ports or descriptors, and no connection came back in time either.
     #[error("no connection to {upstream} can be opened and none became free within {after:?}")]
@@ -30,6 +46,8 @@ pub enum PoolError {
         upstream: String,
         /// How long the request waited.
         after: Duration,
+        /// As above.
+        retry_after_s: u32,
         /// The last attempt: [`DialError::PortsExhausted`] or [`DialError::FdLimit`].
         #[source]
         source: DialError,
@@ -117,6 +135,7 @@ impl PoolError {
         match self {
             PoolError::QueueFull { .. } => "queue_full",
             PoolError::QueueTimeout { .. } => "queue_timeout",
+            PoolError::PortReserve { .. } => "port_reserve",
             PoolError::PortsExhausted { source, .. } => source.label(),
             PoolError::ConnectTimeout { .. } => "connect_timeout",
             PoolError::Connect { source, .. } => source.label(),
@@ -145,8 +164,21 @@ impl PoolError {
             self,
             PoolError::QueueFull { .. }
                 | PoolError::QueueTimeout { .. }
+                | PoolError::PortReserve { .. }
                 | PoolError::PortsExhausted { .. }
         )
+    }
+
+    /// Where this side had no connection to give: after how many seconds, 1 to 60, it will have one, as
+    /// fast as they came free lately.
+    pub fn retry_after_s(&self) -> Option<u32> {
+        match self {
+            PoolError::QueueFull { retry_after_s, .. }
+            | PoolError::QueueTimeout { retry_after_s, .. }
+            | PoolError::PortReserve { retry_after_s, .. }
+            | PoolError::PortsExhausted { retry_after_s, .. } => Some(*retry_after_s),
+            _ => None,
+        }
     }
 
     pub(super) fn dial(upstream: String, source: DialError) -> PoolError {

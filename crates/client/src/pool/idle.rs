@@ -127,6 +127,11 @@ impl<B: RequestBody> H1<B> {
         self.ends.is_some_and(|ends| self.since >= ends)
     }
 
+    /// When its last request has ended.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
     /// A request on it has ended.
     pub(super) fn used(&mut self) {
         self.reused = true;

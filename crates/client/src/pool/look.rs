@@ -4,6 +4,7 @@
 //! on another thread and a moment late. The kernel knows at once, and says so without a wait.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -14,12 +15,28 @@ use tokio::sync::futures::Notified;
 pub(super) struct Look {
     /// INVARIANT: the descriptor is open as long as it is here; the socket takes it away first.
     fd: Mutex<Option<RawFd>>,
+    /// Whether the peer said that it closes the connection.
+    closes: AtomicBool,
     ended: Notify,
 }
 
 impl Look {
     pub(super) fn at(stream: &impl AsRawFd) -> Look {
-        Look { fd: Mutex::new(Some(stream.as_raw_fd())), ended: Notify::new() }
+        Look {
+            fd: Mutex::new(Some(stream.as_raw_fd())),
+            closes: AtomicBool::new(false),
+            ended: Notify::new(),
+        }
+    }
+
+    /// The peer says that it closes the connection after this response.
+    pub(super) fn peer_closes(&self) {
+        self.closes.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it said so.
+    pub(super) fn is_closed_by_peer(&self) -> bool {
+        self.closes.load(Ordering::Relaxed)
     }
 
     /// The socket is about to be closed.

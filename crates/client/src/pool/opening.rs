@@ -34,6 +34,9 @@ const RESPONSE_FIELDS: usize = 2048;
 /// The most bytes of a response's head.
 const RESPONSE_HEAD_BYTES: usize = 128 * 1024;
 
+/// How long a peer that said that it closes the connection may take to do so.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(50);
+
 /// Why there is no connection.
 pub(super) enum OpenError {
     Dial(DialError),
@@ -73,8 +76,17 @@ async fn establish<B: RequestBody>(
         Protocol::Auto => dialed.alpn.as_deref() == Some(b"h2"),
     };
     let look = Arc::new(Look::at(&dialed.stream));
-    let socket =
-        Socket { look: Arc::clone(&look), stream: dialed.stream, permit: opening.permit() };
+    let mut permit = opening.permit();
+    if let Some(permit) = &mut permit {
+        permit.port_is_free = dialed.local.is_none();
+    }
+    let socket = Socket {
+        look: Arc::clone(&look),
+        stream: dialed.stream,
+        is_first_to_close: None,
+        patience: None,
+        permit,
+    };
     let io = TokioIo::new(socket);
     if h2 { start_h2(slots, io, look).await } else { start_h1(slots, io, look).await }
 }
@@ -159,17 +171,43 @@ fn ends(max_age: Option<Duration>) -> Option<Instant> {
 
 /// A stream and the right to have it.
 ///
+/// Who closes first is left with a TIME_WAIT. A peer that says that it closes the connection gets a
+/// moment to do so, so that the port is free here at once.
+///
 /// INVARIANT: the stream is declared, and so dropped, before the permit.
 struct Socket<B: RequestBody> {
     look: Arc<Look>,
     stream: Stream,
-    #[expect(dead_code, reason = "held for its Drop")]
+    /// Whether our side was the first to close; none: it has not closed yet.
+    is_first_to_close: Option<bool>,
+    /// How long the peer may still take.
+    patience: Option<Pin<Box<tokio::time::Sleep>>>,
     permit: Option<Permit<B>>,
 }
 
 impl<B: RequestBody> Drop for Socket<B> {
     fn drop(&mut self) {
+        // Where the peer has closed, or reset, the connection before us, there is no TIME_WAIT.
+        let is_first = self.is_first_to_close.unwrap_or_else(|| !self.look.is_closed());
+        if let Some(permit) = &mut self.permit {
+            permit.port_is_free |= !is_first;
+        }
         self.look.gone();
+    }
+}
+
+impl<B: RequestBody> Socket<B> {
+    /// Ready once the peer has closed its side, or has had its time.
+    fn poll_peer_closes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let patience =
+            self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSE_PATIENCE)));
+        if patience.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut rest = [0; 256];
+        let mut rest = ReadBuf::new(&mut rest);
+        // What comes instead of the end belongs to no response.
+        Pin::new(&mut self.stream).poll_read(cx, &mut rest).map(|_| ())
     }
 }
 
@@ -209,6 +247,13 @@ impl<B: RequestBody> AsyncWrite for Socket<B> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let socket = self.get_mut();
+        if socket.is_first_to_close.is_none() {
+            if socket.look.is_closed_by_peer() && !socket.look.is_closed() {
+                std::task::ready!(socket.poll_peer_closes(cx));
+            }
+            socket.is_first_to_close = Some(!socket.look.is_closed());
+        }
+        Pin::new(&mut socket.stream).poll_shutdown(cx)
     }
 }

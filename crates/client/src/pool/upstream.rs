@@ -22,6 +22,7 @@ use super::request::{copy_of_head, for_http1, for_http2, forget_host, is_idempot
 use super::shared::Shared;
 use super::slots::{Found, Grant, Lease, Link, Slots};
 use super::stats::UpstreamStats;
+use super::terms::Terms;
 use crate::dial::Dialer;
 
 /// Times one request is put on a connection at most.
@@ -30,23 +31,6 @@ const MAX_ATTEMPTS: usize = 8;
 const PRESSURE_STEPS: u32 = 8;
 /// Subtracted from what an upstream grants by `Keep-Alive: timeout=`, for the way there.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
-
-/// What holds for one request in particular.
-#[derive(Clone, Copy, Default)]
-pub struct Terms<'a> {
-    /// How long the response may take to begin, from the last byte of the request that was
-    /// forwarded; none: the pool's.
-    pub answer_timeout: Option<Duration>,
-    /// How long nothing may move in either direction once it has begun; none: the pool's.
-    pub answer_idle: Option<Duration>,
-    /// Request and response are streams beside each other (gRPC): a request that pauses before the
-    /// response begins is bounded by `answer_idle`.
-    pub bidirectional: bool,
-    /// Asked before a request that had to wait for its connection is sent on it.
-    pub still_wanted: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
-    /// Told now and then, while the request waits for a connection, for how long it has.
-    pub waiting: Option<&'a (dyn Fn(Duration) + Send + Sync)>,
-}
 
 /// Connections to one address of an upstream. A clone is the same.
 pub struct Upstream<B: RequestBody> {
@@ -83,6 +67,25 @@ impl<B: RequestBody> Upstream<B> {
     /// How many connections there may be, where each carries one request at a time (HTTP/1.1).
     pub fn unshared(&self) -> Option<usize> {
         self.slots.unshared()
+    }
+
+    /// Whether a request has to wait because there are no ports to open a connection.
+    pub(super) fn is_short(&self) -> bool {
+        self.slots.is_short()
+    }
+
+    /// A look at its ports begins.
+    pub(super) fn begin_look(&self) {
+        self.slots.begin_look();
+    }
+
+    /// So many connections may be opened until the next look; none: nothing is known.
+    pub(super) fn looked(&self, room: Option<u32>) {
+        self.slots.looked(room);
+    }
+
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.slots.dialer
     }
 
     pub(super) fn close_idle(&self) {
@@ -166,6 +169,9 @@ impl<B: RequestBody> Upstream<B> {
                 forget_host(&mut request);
             }
             slots.shared.counters.requests.add(1);
+            if link.carries() {
+                slots.shared.counters.reused.add(1);
+            }
             let (watch, waits) = (sending.watch.as_deref(), &sending.waits);
             let again = sending.idempotent && sending.keeps && !last;
             let (copy, stale, counts, timer, outcome) = match link {
@@ -253,6 +259,11 @@ impl<B: RequestBody> Upstream<B> {
             && let Some(value) = response.headers().get("keep-alive")
         {
             conn.keep = granted_idle(value).min(self.slots.config.idle_timeout);
+        }
+        if let Some(Link::H1(conn)) = lease.link()
+            && closes(&response)
+        {
+            conn.look.peer_closes();
         }
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         response.map(|incoming| {
@@ -406,16 +417,23 @@ async fn acquire<B: RequestBody>(
     fresh: bool,
 ) -> Result<Lease<B>, PoolError> {
     loop {
-        let grant = match slots.find(patience.had_its_turn, fresh) {
+        let full = |retry_after_s| {
+            let (upstream, waiting) = (slots.name.clone(), slots.config.max_queue);
+            PoolError::QueueFull { upstream, waiting, retry_after_s }
+        };
+        let grant = match slots.find(patience.had_its_turn, fresh, terms) {
             Found::Grant(grant) => grant,
-            Found::Full => {
-                let upstream = slots.name.clone();
-                return Err(PoolError::QueueFull { upstream, waiting: slots.config.max_queue });
-            }
+            Found::Full(retry_after_s) => return Err(full(retry_after_s)),
             Found::Wait(mut ticket) => {
                 let since = *patience.since.get_or_insert_with(Instant::now);
-                let granted = granted(slots, &mut ticket.granted, since, terms).await;
-                granted.ok_or_else(|| too_late(slots, since))?
+                match granted(slots, &mut ticket.granted, since, terms).await {
+                    Ok(grant) => grant,
+                    Err(NoGrant::Late) => return Err(too_late(slots, since)),
+                    Err(NoGrant::Displaced) => {
+                        slots.shared.counters.queue_full.add(1);
+                        return Err(full(slots.wait_s()));
+                    }
+                }
             }
         };
         let opening = match grant {
@@ -446,19 +464,27 @@ async fn acquire<B: RequestBody>(
     }
 }
 
-/// Waits in the queue; none: until it was too late.
+/// Why a request in the queue got nothing.
+enum NoGrant {
+    /// It was too late.
+    Late,
+    /// Another caller's request took its place.
+    Displaced,
+}
+
+/// Waits in the queue.
 async fn granted<B: RequestBody>(
     slots: &Slots<B>,
     grant: &mut oneshot::Receiver<Grant<B>>,
     since: Instant,
     terms: &Terms<'_>,
-) -> Option<Grant<B>> {
+) -> Result<Grant<B>, NoGrant> {
     let deadline = since + slots.config.queue_timeout;
     loop {
         let step = (Instant::now() + slots.config.queue_timeout / PRESSURE_STEPS).min(deadline);
         match tokio::time::timeout_at(step, &mut *grant).await {
-            Ok(grant) => return grant.ok(),
-            Err(_) if step >= deadline => return None,
+            Ok(grant) => return grant.map_err(|_| NoGrant::Displaced),
+            Err(_) if step >= deadline => return Err(NoGrant::Late),
             Err(_) => {
                 if let Some(waiting) = terms.waiting {
                     waiting(since.elapsed());
@@ -471,9 +497,28 @@ async fn granted<B: RequestBody>(
 fn too_late<B: RequestBody>(slots: &Slots<B>, since: Instant) -> PoolError {
     slots.shared.counters.queue_timeouts.add(1);
     let (upstream, after) = (slots.name.clone(), since.elapsed());
+    let retry_after_s = slots.wait_s();
     match slots.shortage() {
-        Some(source) => PoolError::PortsExhausted { upstream, after, source },
-        None => PoolError::QueueTimeout { upstream, after },
+        Some(source) => PoolError::PortsExhausted { upstream, after, retry_after_s, source },
+        None if slots.is_at_reserve() => PoolError::PortReserve { upstream, after, retry_after_s },
+        None => PoolError::QueueTimeout { upstream, after, retry_after_s },
+    }
+}
+
+/// Whether the peer closes the connection after this response (RFC 9112, section 9.3).
+fn closes<T>(response: &Response<T>) -> bool {
+    let mut values = response.headers().get_all(http::header::CONNECTION).iter();
+    let mut has = |token: &str| {
+        values.any(|value| {
+            value
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .any(|one| one.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        })
+    };
+    match response.version() {
+        http::Version::HTTP_10 => !has("keep-alive"),
+        _ => has("close"),
     }
 }
 

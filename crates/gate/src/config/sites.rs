@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use http::{HeaderName, HeaderValue};
@@ -62,11 +63,16 @@ pub struct UpstreamConfig {
     pub tls: Option<UpstreamTls>,
     /// The bounds and deadlines of its connections.
     pub pool: PoolConfig,
+    /// Local addresses from which its connections are opened; empty: those of the gate.
+    pub sources: Vec<IpAddr>,
     /// What keeps a caller at one of several addresses.
     pub sticky: Option<Sticky>,
     /// The path that addresses are asked for to see whether they are healthy; none: they are not.
     pub check: Option<String>,
 }
+
+/// Local addresses from which an upstream's connections are opened, at most.
+pub const SOURCES: usize = 64;
 
 /// TLS toward an upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,13 +4,16 @@
 //! here (503), an upstream that fails (502) or is late (504).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
+use keepgate_client::dial::DialOutcome;
 use keepgate_client::pool::{Held, PoolError, PooledBody, Terms};
 use keepgate_limit::Permit;
 use keepgate_observe::chain;
@@ -182,6 +185,7 @@ async fn send(
     let (arrived, found) = (admitted.arrived(), admitted.found());
     let bounds = &admitted.entry().site.bounds;
     let still_wanted = || found.cross.preflight || fresh(found).is_ok();
+    let caller = || caller(admitted);
     let waiting = |_: Duration| {
         backend.uploads.cut_slowest(bounds.pressure_rate, Instant::now());
     };
@@ -190,6 +194,7 @@ async fn send(
         answer_idle: found.answer_idle.or(Some(bounds.answer_idle)),
         bidirectional: arrived.grpc,
         still_wanted: Some(&still_wanted),
+        caller: Some(&caller),
         waiting: Some(&waiting),
     };
     backend.upstream.send_on(request, &terms).await
@@ -283,8 +288,17 @@ fn problem(arrived: &Arrived, fault: Option<BodyFault>, error: &PoolError) -> Pr
         return problem.reason(cut.name());
     }
     let (kind, detail) = match error {
+        PoolError::PortsExhausted { source, .. } => match source.outcome() {
+            DialOutcome::PortsExhausted => {
+                (Kind::PortsExhausted, "no port is free, and no connection became free in time")
+            }
+            _ => (Kind::NoConnection, "no connection to the upstream became free in time"),
+        },
+        PoolError::QueueFull { .. } => {
+            (Kind::UpstreamSaturated, "too many requests wait for a connection to the upstream")
+        }
         error if error.is_no_capacity() => {
-            (Kind::NoConnection, "no connection to the upstream became free in time")
+            (Kind::UpstreamSaturated, "no connection to the upstream became free in time")
         }
         PoolError::Withdrawn => {
             // It waited for a connection, and meanwhile the permissions have become too old.
@@ -316,5 +330,22 @@ fn problem(arrived: &Arrived, fault: Option<BodyFault>, error: &PoolError) -> Pr
     if !error.is_request() {
         worker.warnings.warn(&chain(error), request_id);
     }
-    Problem::new(kind, detail).reason(error.label())
+    let problem = Problem::new(kind, detail).reason(error.label());
+    match error.retry_after_s() {
+        Some(seconds) => problem.retry_after_s(seconds),
+        None => problem,
+    }
+}
+
+/// A hash of who makes the request: the principal, and without one the address.
+fn caller(admitted: &Admitted) -> u64 {
+    // Nobody outside can tell whose hash is whose.
+    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let Identified { routed, identity } = &admitted.identified;
+    match (identity.known(), routed.accepted.client) {
+        (Some(principal), _) => KEYS.hash_one(principal),
+        // One caller has a whole /64.
+        (None, Some(IpAddr::V6(v6))) => KEYS.hash_one(v6.to_bits() >> 64),
+        (None, address) => KEYS.hash_one(address),
+    }
 }

@@ -78,7 +78,9 @@ pub(super) fn count_refusal(facts: &Facts<'_>, phase: Phase, problem: &mut Probl
     let worker = &facts.arrived.worker;
     let kind = problem.kind;
     if kind.status() == StatusCode::SERVICE_UNAVAILABLE {
-        problem.retry_after_s = Some(worker.waits.after(kind));
+        let wait = worker.waits.after(kind);
+        let known = problem.retry_after_s.filter(|_| kind.has_own_wait());
+        problem.retry_after_s = Some(known.unwrap_or(wait));
     }
     worker.metrics.answered(phase, kind);
     if let Some(served) = facts.served {

@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/top`, `/healthz`, `/readyz`. Apart from callers, and read only.
+//! The admin listener: `/metrics`, `/top`, `/ports`, `/healthz`, `/readyz`. Apart from callers, and read only.
 
 use std::convert::Infallible;
 use std::io;
@@ -196,9 +196,10 @@ impl View {
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
+            "/ports" => json(StatusCode::OK, &self.front.ports.answer(&self.front)),
             "/top" => self.asked(query).map_or_else(|refusal| refusal, |of| self.top(of)),
             _ => {
-                let line = "try /metrics, /top, /healthz or /readyz\n".to_owned();
+                let line = "try /metrics, /top, /ports, /healthz or /readyz\n".to_owned();
                 text(StatusCode::NOT_FOUND, line)
             }
         }
@@ -252,6 +253,7 @@ impl View {
         self.places(&mut page);
         self.replica(&mut page);
         upstream::metrics(&self.front.common.live.load().backends, &mut page);
+        self.front.ports.metrics(&mut page);
         if let Some(acme) = &self.front.acme {
             acme.metrics(&mut page);
         }

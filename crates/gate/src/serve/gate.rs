@@ -21,9 +21,10 @@ use super::failure::{RunError, StartError};
 use super::front::{Door, Front};
 use super::life::{Clock, Life};
 use super::listen::{self, Listener};
+use super::ports::{Ports, Purpose};
 use super::reload::{Following, Reloader};
 use super::takeover::{self, Inherited, Takeover};
-use super::{assertions, follow, revoke, sites, thread, upstream};
+use super::{assertions, follow, ports, revoke, sites, thread, upstream};
 use crate::config::GateConfig;
 use crate::exchange::ongoing::List;
 use crate::identify::assertion::Keyring;
@@ -68,7 +69,8 @@ impl Gate {
     /// called on a tokio runtime, as [`Gate::with_source`].
     pub async fn start(config: GateConfig) -> Result<Gate, StartError> {
         check(&config)?;
-        let follow = follow::config(&config)?;
+        let ports = Arc::new(Ports::new());
+        let follow = follow::config(&config, &ports)?;
         let inherited = match &config.takeover {
             Some(path) => takeover::ask(path).await.map_err(StartError::Takeover)?,
             None => Inherited::default(),
@@ -82,7 +84,7 @@ impl Gate {
             );
         }
         let source = Arc::new(replica.clone());
-        let mut gate = Gate::with(config, source, inherited).await?;
+        let mut gate = Gate::with(config, source, inherited, ports).await?;
         gate.follows = Some(Following { replica, config: follow });
         Ok(gate)
     }
@@ -97,13 +99,14 @@ impl Gate {
             Some(path) => takeover::ask(path).await.map_err(StartError::Takeover)?,
             None => Inherited::default(),
         };
-        Gate::with(config, source, inherited).await
+        Gate::with(config, source, inherited, Arc::new(Ports::new())).await
     }
 
     async fn with(
         config: GateConfig,
         source: Arc<dyn DecisionSource>,
         mut inherited: Inherited,
+        ports: Arc<Ports>,
     ) -> Result<Gate, StartError> {
         check(&config)?;
         let workers = match config.workers {
@@ -116,11 +119,15 @@ impl Gate {
         let services = sites::services(&sites);
         let shares = descriptors(&config, workers)?;
         config.bounds.max_connections = shares.connections;
-        let dialer = Dialer::default();
+        let dialer = ports.dialer(Purpose::Upstream).clone();
         let backends = sites::backends(&config, &dialer, shares.upstream, None)?;
         upstream::look_up(&backends).await;
         let (sites, map) = sites::made(&config, sites, &services, &backends)?;
-        let acme = config.acme.as_ref().map(|acme| Acme::open(acme, dialer.clone())).transpose()?;
+        let acme = config
+            .acme
+            .as_ref()
+            .map(|acme| Acme::open(acme, ports.dialer(Purpose::Certificates).clone()))
+            .transpose()?;
         let tls = sites::tls(&config, acme.as_ref().map(Acme::issued))?.map(ArcSwap::from);
         let listens: Vec<_> =
             [&config.listen].into_iter().chain(&config.more_listen).cloned().collect();
@@ -132,9 +139,11 @@ impl Gate {
         let control = tokio::runtime::Handle::current();
         let workers = listeners.each.len();
         let (keys, access) = (config.keys.clone(), config.key_access.clone());
-        let introspectors = Introspectors::new(control.clone(), dialer.clone(), access.clone());
+        let asking = ports.dialer(Purpose::Introspection).clone();
+        let introspectors = Introspectors::new(control.clone(), asking, access.clone());
         let introspectors = Arc::new(introspectors);
-        let issuers = Arc::new(Issuers::new(control, dialer.clone(), keys, access));
+        let issuers =
+            Arc::new(Issuers::new(control, ports.dialer(Purpose::Keys).clone(), keys, access));
         let tables = services.into_iter().map(|service| {
             Arc::new(Tables {
                 asks_for_certificates: AtomicBool::new(config.asks_for_certificates(&service)),
@@ -170,6 +179,7 @@ impl Gate {
         let list = |metrics: &Arc<WorkerMetrics>| Arc::new(List::new(Arc::clone(&metrics.cuts)));
         let front = Arc::new(Front {
             common,
+            ports,
             acme,
             tls,
             began: Instant::now(),
@@ -265,6 +275,7 @@ impl Gate {
         let Common { services, dropped, .. } = &*self.front.common;
         let reports = tokio::spawn(report::run(services.to_vec(), Arc::clone(dropped)));
         let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
+        ports::start(&self.front);
         let watching = tokio::spawn(upstream::watch(Arc::clone(&self.front)));
         let obtaining = tokio::spawn(obtain(Arc::clone(&self.front)));
         let asserting = tokio::spawn(assertions::run(Arc::clone(&self.front.common)));

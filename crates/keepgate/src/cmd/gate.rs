@@ -5,7 +5,7 @@ pub(crate) mod reload;
 mod settings;
 pub(crate) mod sites;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -155,6 +155,10 @@ pub(crate) struct Traffic {
         default_value = "auto"
     )]
     pub(crate) upstream_protocol: UpstreamProtocol,
+    /// A local address from which connections to the upstream are opened; may be repeated: each has
+    /// ports of its own. Default: the one that the routing table chooses
+    #[arg(long, env = "KEEPGATE_SOURCE", value_name = "ADDR", value_delimiter = ',', value_parser = source)]
+    pub(crate) source: Vec<IpAddr>,
     /// PEM file with the certificates to trust for the upstream in place of this host's store
     #[arg(long, env = "KEEPGATE_UPSTREAM_CA_FILE", value_name = "F")]
     pub(crate) upstream_ca_file: Option<PathBuf>,
@@ -357,6 +361,7 @@ impl Traffic {
                 .map(Sticky::Header)
                 .or(self.upstream_sticky_cookie.map(Sticky::Cookie)),
             upstream_check: self.upstream_check_path,
+            upstream_sources: sources(self.source),
             upstream_ca: self.upstream_ca_file,
             upstream_client: self
                 .upstream_cert
@@ -374,6 +379,25 @@ impl Traffic {
         self.settings.apply(&mut config);
         config
     }
+}
+
+/// A local address.
+fn source(text: &str) -> Result<IpAddr, String> {
+    match text.parse::<IpAddr>() {
+        Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() => Ok(ip),
+        _ => Err(format!("expected an IP address of this host, such as 10.0.0.5, got `{text}`")),
+    }
+}
+
+/// Each once.
+fn sources(named: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut sources = Vec::new();
+    for ip in named {
+        if !sources.contains(&ip) {
+            sources.push(ip);
+        }
+    }
+    sources
 }
 
 /// The name of a cookie.
