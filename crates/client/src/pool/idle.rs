@@ -34,6 +34,16 @@ pub(super) struct H1<B> {
     since: Instant,
     /// When it is too old for a request; none: never.
     ends: Option<Instant>,
+    _wanted: Wanted,
+}
+
+/// As long as it is there, a connection that ends does so because of its peer.
+struct Wanted(Arc<Look>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.leave_to_peer(false);
+    }
 }
 
 /// A timer kept with its connection, so that a request registers none of its own. It belongs
@@ -119,7 +129,9 @@ impl<B: RequestBody> H1<B> {
         ends: Option<Instant>,
     ) -> H1<B> {
         let (shard, since) = (shard(), Instant::now());
-        H1 { sender, look, shard, timer: None, keep, reused: false, since, ends }
+        look.leave_to_peer(true);
+        let _wanted = Wanted(Arc::clone(&look));
+        H1 { sender, look, shard, timer: None, keep, reused: false, since, ends, _wanted }
     }
 
     /// Whether it is too old for another request.

@@ -15,8 +15,8 @@ use tokio::sync::futures::Notified;
 pub(super) struct Look {
     /// INVARIANT: the descriptor is open as long as it is here; the socket takes it away first.
     fd: Mutex<Option<RawFd>>,
-    /// Whether the peer said that it closes the connection.
-    closes: AtomicBool,
+    /// Whether the connection, when it ends, is the peer's to close.
+    is_peers: AtomicBool,
     ended: Notify,
 }
 
@@ -24,19 +24,19 @@ impl Look {
     pub(super) fn at(stream: &impl AsRawFd) -> Look {
         Look {
             fd: Mutex::new(Some(stream.as_raw_fd())),
-            closes: AtomicBool::new(false),
+            is_peers: AtomicBool::new(false),
             ended: Notify::new(),
         }
     }
 
-    /// The peer says that it closes the connection after this response.
-    pub(super) fn peer_closes(&self) {
-        self.closes.store(true, Ordering::Relaxed);
+    /// Whether the connection is the peer's to close: as long as we want to use it.
+    pub(super) fn leave_to_peer(&self, is_peers: bool) {
+        self.is_peers.store(is_peers, Ordering::Relaxed);
     }
 
-    /// Whether it said so.
-    pub(super) fn is_closed_by_peer(&self) -> bool {
-        self.closes.load(Ordering::Relaxed)
+    /// Whether it is.
+    pub(super) fn is_peers_to_close(&self) -> bool {
+        self.is_peers.load(Ordering::Relaxed)
     }
 
     /// The socket is about to be closed.

@@ -34,8 +34,8 @@ const RESPONSE_FIELDS: usize = 2048;
 /// The most bytes of a response's head.
 const RESPONSE_HEAD_BYTES: usize = 128 * 1024;
 
-/// How long a peer that said that it closes the connection may take to do so.
-const CLOSE_PATIENCE: Duration = Duration::from_millis(50);
+/// How long a peer that ends a connection (`Connection: close`) may take to close it.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Why there is no connection.
 pub(super) enum OpenError {
@@ -171,8 +171,8 @@ fn ends(max_age: Option<Duration>) -> Option<Instant> {
 
 /// A stream and the right to have it.
 ///
-/// Who closes first is left with a TIME_WAIT. A peer that says that it closes the connection gets a
-/// moment to do so, so that the port is free here at once.
+/// Who closes first is left with a TIME_WAIT. A peer that ends the connection (`Connection: close`, RFC
+/// 9112, section 9.6) gets a moment to close it, so that the port is free here at once.
 ///
 /// INVARIANT: the stream is declared, and so dropped, before the permit.
 struct Socket<B: RequestBody> {
@@ -249,7 +249,9 @@ impl<B: RequestBody> AsyncWrite for Socket<B> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = self.get_mut();
         if socket.is_first_to_close.is_none() {
-            if socket.look.is_closed_by_peer() && !socket.look.is_closed() {
+            // Once it waits it goes on to, whatever becomes of those who would have used it.
+            let waits = socket.patience.is_some() || socket.look.is_peers_to_close();
+            if waits && !socket.look.is_closed() {
                 std::task::ready!(socket.poll_peer_closes(cx));
             }
             socket.is_first_to_close = Some(!socket.look.is_closed());

@@ -260,11 +260,6 @@ impl<B: RequestBody> Upstream<B> {
         {
             conn.keep = granted_idle(value).min(self.slots.config.idle_timeout);
         }
-        if let Some(Link::H1(conn)) = lease.link()
-            && closes(&response)
-        {
-            conn.look.peer_closes();
-        }
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         response.map(|incoming| {
             let lease = (!upgraded).then_some(lease);
@@ -502,23 +497,6 @@ fn too_late<B: RequestBody>(slots: &Slots<B>, since: Instant) -> PoolError {
         Some(source) => PoolError::PortsExhausted { upstream, after, retry_after_s, source },
         None if slots.is_at_reserve() => PoolError::PortReserve { upstream, after, retry_after_s },
         None => PoolError::QueueTimeout { upstream, after, retry_after_s },
-    }
-}
-
-/// Whether the peer closes the connection after this response (RFC 9112, section 9.3).
-fn closes<T>(response: &Response<T>) -> bool {
-    let mut values = response.headers().get_all(http::header::CONNECTION).iter();
-    let mut has = |token: &str| {
-        values.any(|value| {
-            value
-                .as_bytes()
-                .split(|byte| *byte == b',')
-                .any(|one| one.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-        })
-    };
-    match response.version() {
-        http::Version::HTTP_10 => !has("keep-alive"),
-        _ => has("close"),
     }
 }
 

@@ -8,6 +8,8 @@ fn rules_fire_before_the_incident_and_while_it_lasts() {
     for words in [
         ["check", "rules", "keepgate-doctor.rules.yml"],
         ["test", "rules", "keepgate-doctor.tests.yml"],
+        ["check", "rules", "keepgate-gate.rules.yml"],
+        ["test", "rules", "keepgate-gate.tests.yml"],
     ] {
         let output = match Command::new("promtool").args(words).current_dir(folder).output() {
             Ok(output) => output,
