@@ -52,7 +52,9 @@ fn main() -> io::Result<()> {
     let upstream: Upstream<Full<Bytes>> =
         Pool::new(Dialer::default(), PoolConfig::default()).upstream(&target.into());
     let mut watch = PortWatch::open()?;
-    println!("| taken | plain p50 | plain p99 | with range p50 | with range p99 | ratio of p50 | one look |");
+    println!(
+        "| taken | plain p50 | plain p99 | with range p50 | with range p99 | ratio of p50 | one look |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let mut taken = 0;
     for percent in [25, 75, 99] {

@@ -61,9 +61,7 @@ async fn ask_gate<T: DeserializeOwned>(gate: &str, path: &str) -> anyhow::Result
             let said = String::from_utf8_lossy(&answer.body);
             bail!("`{gate}` answered {place} with {status}: {}", said.trim());
         }
-        bail!(
-            "`{gate}` answered {place} with {status}; --gate is a gate's --admin-listen address"
-        );
+        bail!("`{gate}` answered {place} with {status}; --gate is a gate's --admin-listen address");
     }
     serde_json::from_slice(&answer.body).with_context(|| {
         format!("`{gate}` did not answer with JSON; --gate is a gate's --admin-listen address")

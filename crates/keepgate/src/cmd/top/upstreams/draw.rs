@@ -68,7 +68,8 @@ pub(super) fn screen(answer: &PortsAnswer, paint: Paint) -> String {
     }
     screen += "\n";
     screen += &table.render(paint);
-    if let Some(short) = answer.upstreams.iter().flat_map(|one| &one.buckets).find(|b| is_short(b)) {
+    if let Some(short) = answer.upstreams.iter().flat_map(|one| &one.buckets).find(|b| is_short(b))
+    {
         screen += &format!("\nwho has the ports: keepgate doctor --to {}\n", short.dst);
     }
     screen
