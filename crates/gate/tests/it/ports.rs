@@ -136,6 +136,23 @@ async fn gate(server: &Server, path: &Path, change: impl FnOnce(&mut GateConfig)
     .await
 }
 
+/// What another program does: takes ports toward the server, up to so many, as long as there are any.
+/// When they are dropped they leave no TIME_WAIT.
+#[expect(clippy::disallowed_methods, reason = "it is another program")]
+fn take_ports(server: &Server, most: usize, held: &mut Vec<TcpStream>) {
+    while held.len() < most
+        && let Ok(one) = TcpStream::connect(server.addr)
+    {
+        socket2::SockRef::from(&one).set_linger(Some(Duration::ZERO)).unwrap();
+        held.push(one);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test is the caller")]
+async fn connect(path: &Path) -> UnixStream {
+    UnixStream::connect(path).await.unwrap()
+}
+
 /// What callers got.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Got {
@@ -194,14 +211,14 @@ async fn load(path: &Path, callers: usize, requests: usize) -> Got {
             let (left, path) = (Arc::clone(&left), path.to_owned());
             tokio::spawn(async move {
                 let (mut got, mut buffer) = (Got::default(), Vec::new());
-                let mut stream = UnixStream::connect(&path).await.unwrap();
+                let mut stream = connect(&path).await;
                 let order = Ordering::SeqCst;
                 while left.fetch_update(order, order, |n| n.checked_sub(1)).is_ok() {
                     match ask(&mut stream, &mut buffer).await {
                         Ok(answer) => got.note(&answer),
                         Err(error) => {
                             got.other.push(error.to_string());
-                            stream = UnixStream::connect(&path).await.unwrap();
+                            stream = connect(&path).await;
                         }
                     }
                 }
@@ -285,11 +302,7 @@ fn another_program_takes_the_ports() {
             let warm = ports(&gate).await.upstreams[0].open;
             assert!((1..=2).contains(&warm), "{warm}");
             let mut others = Vec::new();
-            while others.len() < 46 {
-                let Ok(one) = TcpStream::connect(server.addr) else { break };
-                socket2::SockRef::from(&one).set_linger(Some(Duration::ZERO)).unwrap();
-                others.push(one);
-            }
+            take_ports(&server, 46, &mut others);
             eventually("the gate has seen it", async || {
                 assert_eq!(load(&path, 2, 2).await.ok, 2);
                 let seen = ports(&gate).await;
@@ -301,10 +314,7 @@ fn another_program_takes_the_ports() {
             assert_eq!(got, Got { ok: 2_000, ..Got::default() });
             // They end, and the others take what is left: orderly answers, and soon.
             eventually("none is open", async || ports(&gate).await.upstreams[0].open == 0).await;
-            while let Ok(one) = TcpStream::connect(server.addr) {
-                socket2::SockRef::from(&one).set_linger(Some(Duration::ZERO)).unwrap();
-                others.push(one);
-            }
+            take_ports(&server, usize::MAX, &mut others);
             let got = load(&path, 16, 64).await;
             assert_eq!(got.saturated + got.exhausted, 64, "{got:?}");
             // The others go, and the gate is back by itself.
@@ -334,10 +344,7 @@ fn who_holds_the_ports_is_left_behind() {
             eventually("a look", async || ports(&gate).await.look_us.is_some()).await;
             // Faster than the gate looks.
             let mut others = Vec::new();
-            while let Ok(one) = TcpStream::connect(server.addr) {
-                socket2::SockRef::from(&one).set_linger(Some(Duration::ZERO)).unwrap();
-                others.push(one);
-            }
+            take_ports(&server, usize::MAX, &mut others);
             let mut got = Got::default();
             let end = Instant::now() + Duration::from_secs(30);
             let dir = data.join("ports");
