@@ -70,6 +70,6 @@ pub struct DialsOf {
     pub aside: u64,
     /// Those that found no free port.
     pub ports_exhausted: u64,
-    /// Those that failed, for whatever reason.
+    /// Those that failed, for any reason.
     pub failed: u64,
 }

@@ -196,7 +196,10 @@ impl View {
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
-            "/ports" => json(StatusCode::OK, &self.front.ports.answer(&self.front)),
+            "/ports" => json(
+                StatusCode::OK,
+                &self.front.ports.answer(&self.front.common.live.load().backends),
+            ),
             "/top" => self.asked(query).map_or_else(|refusal| refusal, |of| self.top(of)),
             _ => {
                 let line = "try /metrics, /top, /ports, /healthz or /readyz\n".to_owned();

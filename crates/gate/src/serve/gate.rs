@@ -24,7 +24,7 @@ use super::listen::{self, Listener};
 use super::ports::{Ports, Purpose};
 use super::reload::{Following, Reloader};
 use super::takeover::{self, Inherited, Takeover};
-use super::{assertions, follow, ports, revoke, sites, thread, upstream};
+use super::{assertions, doctor, follow, revoke, sites, thread, upstream};
 use crate::config::GateConfig;
 use crate::exchange::ongoing::List;
 use crate::identify::assertion::Keyring;
@@ -275,7 +275,7 @@ impl Gate {
         let Common { services, dropped, .. } = &*self.front.common;
         let reports = tokio::spawn(report::run(services.to_vec(), Arc::clone(dropped)));
         let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
-        ports::start(&self.front);
+        doctor::start(&self.front);
         let watching = tokio::spawn(upstream::watch(Arc::clone(&self.front)));
         let obtaining = tokio::spawn(obtain(Arc::clone(&self.front)));
         let asserting = tokio::spawn(assertions::run(Arc::clone(&self.front.common)));

@@ -3,7 +3,7 @@
 //! `gate` is the beginning and the end (`failure`: a bad one), `check` and `sites` make services,
 //! upstreams and certificates of a configuration, `thread` is one worker's thread, `listen` accepts,
 //! `connection` finds out the protocol and serves requests by `phase`, `tunnel` carries WebSockets.
-//! Beside them run `admin`, `ports`, which looks at the gate's own buckets, and `revoke`, which decides open exchanges again. What they share is the
+//! Beside them run `admin`, `doctor`, which looks at the gate's own `ports`, and `revoke`, which decides open exchanges again. What they share is the
 //! `front`; how far the end has come is its `life`. `takeover` passes listeners to the next process
 //! (`rights`), `reload` reads certificates anew, `acme` obtains them, and
 //! `assertions` keeps the key that signs what upstreams are told.
@@ -13,6 +13,7 @@ pub(crate) mod admin;
 mod assertions;
 pub(crate) mod check;
 pub(crate) mod connection;
+mod doctor;
 pub(crate) mod failure;
 mod follow;
 pub(crate) mod front;

@@ -1,41 +1,21 @@
-//! The gate's own ports: how its connections are opened, how its buckets stand, and what is left
-//! behind when a port was missing all the same.
-//!
-//! A thread of its own looks at the buckets once a second, and tells each upstream how many
-//! connections it may open until the next look. It also writes the doctor's reports: reading who holds
-//! the ports takes longer than a worker may be held up.
+//! The gate's own ports: how its connections are opened, by purpose, and how its buckets stood when
+//! they were looked at last. `doctor` looks.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use keepgate_client::dial::{DialConfig, DialOutcome, Dialer};
 use keepgate_client::pool::{Bucket, PortWatch};
 use keepgate_observe::{Counter, Page, Sort, chain};
-use keepgate_ports::read::{self, ReadOptions};
-use keepgate_ports::report::{BucketReport, Report};
-use keepgate_ports::rules;
 
-use super::front::Front;
-use super::life::Life;
 use crate::observe::ports::{BucketSeen, DialsOf, PortsAnswer, UpstreamPorts};
+use crate::phase::worker::Backend;
 
-/// From one look to the next.
-const EVERY: Duration = Duration::from_secs(1);
 /// Dials without a port that wait to be looked into; of more, only the number is kept.
 const EVENTS: usize = 16;
-/// From one report to the next.
-const BETWEEN_REPORTS: Duration = Duration::from_secs(60);
-/// Reports that are kept.
-const REPORTS: usize = 8;
-/// Their directory, in the data directory.
-const DIRECTORY: &str = "ports";
-/// Owners of a bucket that are named in the log.
-const NAMED: usize = 4;
 /// How long a connection to the center may take to open.
 const CENTER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -85,14 +65,14 @@ pub(crate) struct Ports {
     seen: Mutex<Seen>,
     looks: Counter,
     looks_failed: Counter,
-    reports: Counter,
+    pub(super) reports: Counter,
 }
 
 /// A dial that found no port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Exhausted {
-    src: Option<IpAddr>,
-    dst: SocketAddr,
+pub(super) struct Exhausted {
+    pub(super) src: Option<IpAddr>,
+    pub(super) dst: SocketAddr,
 }
 
 /// What the last look saw, by upstream.
@@ -141,12 +121,16 @@ impl Ports {
         Purpose::ALL.iter().map(|p| of(p).of(DialOutcome::PortsExhausted)).sum()
     }
 
-    /// One look at the buckets of all upstreams.
-    fn look(&self, watch: &mut PortWatch, front: &Front) {
-        let live = front.common.live.load_full();
+    /// Dials without a port, as they happen; for one taker.
+    pub(super) fn events(&self) -> Option<Receiver<Exhausted>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// One look at the buckets of these upstreams.
+    pub(super) fn look(&self, watch: &mut PortWatch, backends: &[Arc<Backend>]) {
         let mut names = Vec::new();
         let mut all = Vec::new();
-        for backend in &live.backends {
+        for backend in backends {
             for address in backend.upstream.addresses() {
                 names.push(backend.name.as_str());
                 all.push(address);
@@ -172,7 +156,7 @@ impl Ports {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut seen.upstreams);
         seen.took = Some(took);
-        for backend in &live.backends {
+        for backend in backends {
             let opened = backend.upstream.stats().all.opened;
             let last = before.get(&backend.name).and_then(|one| one.opened);
             let one = seen.upstreams.entry(backend.name.clone()).or_default();
@@ -192,11 +176,10 @@ impl Ports {
     }
 
     /// The body of `/ports`.
-    pub(crate) fn answer(&self, front: &Front) -> PortsAnswer {
-        let live = front.common.live.load();
+    pub(crate) fn answer(&self, backends: &[Arc<Backend>]) -> PortsAnswer {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let upstreams = live.backends.iter().map(|backend| {
+        let upstreams = backends.iter().map(|backend| {
             let all = backend.upstream.stats().all;
             let one = seen.upstreams.get(&backend.name).cloned().unwrap_or_default();
             UpstreamPorts {
@@ -279,7 +262,7 @@ impl Ports {
             ("port_looks_failed_total", "Of these, that saw nothing.", self.looks_failed.value()),
             (
                 "ports_exhausted_total",
-                "Dials for whatever purpose that found no free port.",
+                "Dials for any purpose that found no free port.",
                 self.exhausted(),
             ),
             (
@@ -305,171 +288,4 @@ fn on_exhausted(
     Arc::new(move |src, dst| {
         let _ = events.try_send(Exhausted { src, dst });
     })
-}
-
-/// Looks at the gate's ports until the gate has ended.
-pub(super) fn start(front: &Arc<Front>) {
-    let events = front.ports.events.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(events) = events else { return };
-    let weak = Arc::downgrade(front);
-    let started = std::thread::Builder::new()
-        .name("gate-ports".to_owned())
-        .spawn(move || watch(&weak, &events));
-    if let Err(error) = started {
-        tracing::warn!(error = chain(&error), "the gate cannot look at its own ports");
-    }
-}
-
-fn watch(front: &Weak<Front>, events: &Receiver<Exhausted>) {
-    let mut watch = match PortWatch::open() {
-        Ok(watch) => Some(watch),
-        Err(error) => {
-            let error = chain(&error);
-            tracing::warn!(error, "the gate cannot see its own ports");
-            None
-        }
-    };
-    let mut doctor = Doctor::default();
-    loop {
-        let next = Instant::now() + EVERY;
-        {
-            let Some(front) = front.upgrade() else { return };
-            if front.life.is(Life::Ended) {
-                return;
-            }
-            if let Some(watch) = &mut watch {
-                front.ports.look(watch, &front);
-            }
-        }
-        loop {
-            let left = next.saturating_duration_since(Instant::now());
-            match events.recv_timeout(left) {
-                Ok(event) => {
-                    if let Some(watch) = &mut watch {
-                        watch.forget();
-                    }
-                    let Some(front) = front.upgrade() else { return };
-                    doctor.told(event, &front);
-                }
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => {
-                    std::thread::sleep(left);
-                    break;
-                }
-            }
-        }
-    }
-}
-
-/// Finds out who holds the ports, now and then.
-#[derive(Default)]
-struct Doctor {
-    last: Option<Instant>,
-}
-
-impl Doctor {
-    fn told(&mut self, event: Exhausted, front: &Front) {
-        if self.last.is_some_and(|last| last.elapsed() < BETWEEN_REPORTS) {
-            return;
-        }
-        self.last = Some(Instant::now());
-        let Exhausted { src, dst } = event;
-        let options = ReadOptions {
-            interval: None,
-            to: vec![(dst.to_string(), dst)],
-            from: src,
-            shown: REPORTS,
-            ..ReadOptions::default()
-        };
-        let shown_src = src.map_or_else(|| "any address".to_owned(), |src| src.to_string());
-        let report = match read::host(&options) {
-            Ok(snapshot) => rules::judge(&snapshot),
-            Err(error) => {
-                let error = chain(&error);
-                tracing::warn!(src = shown_src, %dst, error, "no local port is free; the sockets cannot be read");
-                return;
-            }
-        };
-        front.ports.reports.add(1);
-        let written = front.common.settings.data_dir.as_deref().map(|dir| write(dir, &report));
-        let file = match &written {
-            Some(Ok(path)) => path.display().to_string(),
-            Some(Err(error)) => format!("not written: {}", chain(error)),
-            None => "not written: there is no data directory".to_owned(),
-        };
-        let bucket = report.buckets.iter().find(|b| (b.dst, b.dport) == (dst.ip(), dst.port()));
-        let (usable, used) = bucket.map_or((0, 0), |bucket| (bucket.usable, bucket.used));
-        let holders = bucket.map_or_else(|| "nobody that can be seen".to_owned(), holders);
-        tracing::warn!(
-            src = shown_src,
-            %dst,
-            usable,
-            used,
-            holders,
-            report = file,
-            "no local port is free: requests wait for a connection in use, and get 503 \
-             (ports-exhausted) if none comes back in time; see `keepgate doctor --to {dst}`"
-        );
-    }
-}
-
-/// Who has the sockets of a bucket, with how many.
-fn holders(bucket: &BucketReport) -> String {
-    let named: Vec<String> = bucket
-        .owners
-        .iter()
-        .take(NAMED)
-        .map(|owner| format!("{} (pid {}): {}", owner.command, owner.pid, owner.sockets))
-        .collect();
-    match (named.is_empty(), bucket.owners.len().saturating_sub(NAMED)) {
-        (true, _) => "nobody that can be seen".to_owned(),
-        (false, 0) => named.join(", "),
-        (false, more) => format!("{}, and {more} more", named.join(", ")),
-    }
-}
-
-/// Writes a report and removes the oldest. Returns where it is.
-fn write(data_dir: &Path, report: &Report) -> io::Result<PathBuf> {
-    let dir = data_dir.join(DIRECTORY);
-    std::fs::create_dir_all(&dir)?;
-    let name = format!("{:015}.json", keepgate_observe::unix_ms());
-    let (path, draft) = (dir.join(&name), dir.join(format!("{name}.new")));
-    let json = serde_json::to_vec_pretty(report)?;
-    std::fs::write(&draft, json)?;
-    std::fs::rename(&draft, &path)?;
-    let mut held: Vec<PathBuf> = std::fs::read_dir(&dir)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|end| end == "json" || end == "new"))
-        .collect();
-    held.sort();
-    let too_many = held.len().saturating_sub(REPORTS);
-    for old in held.into_iter().take(too_many) {
-        std::fs::remove_file(old)?;
-    }
-    Ok(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_newest_reports_are_kept() {
-        let dir = std::env::temp_dir().join(format!("keepgate-ports-{}", std::process::id()));
-        let snapshot = keepgate_ports::snapshot::HostSnapshot::default();
-        let report = rules::judge(&snapshot);
-        let mut last = PathBuf::new();
-        for _ in 0..REPORTS + 3 {
-            std::thread::sleep(Duration::from_millis(2));
-            last = write(&dir, &report).unwrap();
-        }
-        let held = std::fs::read_dir(dir.join(DIRECTORY)).unwrap();
-        let mut held: Vec<PathBuf> = held.map(|entry| entry.unwrap().path()).collect();
-        held.sort();
-        assert_eq!(held.len(), REPORTS);
-        assert_eq!(held.last(), Some(&last));
-        let read: Report = serde_json::from_slice(&std::fs::read(last).unwrap()).unwrap();
-        assert_eq!(read, report);
-        std::fs::remove_dir_all(dir).unwrap();
-    }
 }

@@ -146,7 +146,7 @@ const ROWS: &[Row] = &[
     (
         "addresses_short",
         Sort::Gauge,
-        "Addresses toward which nothing is opened now, for want of ports.",
+        "Addresses toward which nothing is opened now, because ports are short.",
         |s| wide(s.all.short),
     ),
     ("addresses", Sort::Gauge, "Addresses of the upstream.", |s| wide(s.addresses)),
