@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::budget::{Interval, Model, reuse_allowed};
 use crate::diag::{self, Filter, Socket, TcpState, unmapped};
-use crate::ranges::PortSet;
-use crate::snapshot::HostSnapshot;
+use crate::netns::Namespace;
+use crate::snapshot::{HostSnapshot, Settings};
 use crate::sys::Netlink;
 use crate::table::BucketKey;
 
@@ -25,6 +26,8 @@ use super::{sockets, source_toward};
 
 /// How often settings and bound ports are read again.
 const REREAD: Duration = Duration::from_secs(10);
+/// How long the answer of [`supply`] is good for.
+const RECENT: Duration = Duration::from_secs(1);
 /// Live connections to one destination that are asked whether they have timestamps.
 const ASKED: usize = 4;
 
@@ -84,7 +87,8 @@ impl Watch {
     /// The kernel's, where it does not list its sockets.
     pub fn look(&mut self, wanted: &[Wanted]) -> io::Result<Vec<Option<Seen>>> {
         if self.read.is_none_or(|read| read.elapsed() >= REREAD) {
-            self.base = bound(&self.netlink)?;
+            self.base = settings();
+            add_bound(&self.netlink, &mut self.base)?;
             self.read = Some(Instant::now());
         }
         let mut snapshot = self.base.clone();
@@ -141,17 +145,47 @@ impl Watch {
 ///
 /// # Errors
 /// The kernel's, where it does not list its sockets.
+///
+/// A caller that asks again within a second, in the same namespace and with the same settings, is told the
+/// same: an upstream with many addresses asks for each.
 pub fn supply() -> io::Result<u32> {
-    let snapshot = bound(&Netlink::open()?)?;
-    Ok(Model::of_connects(&snapshot).fresh().usable)
+    static LAST: Mutex<Option<Supply>> = Mutex::new(None);
+    let namespace = Namespace::Current.inode().ok();
+    let mut snapshot = settings();
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(last) = &*last
+        && last.namespace == namespace
+        && namespace.is_some()
+        && last.settings == snapshot.settings
+        && last.when.elapsed() < RECENT
+    {
+        return Ok(last.usable);
+    }
+    add_bound(&Netlink::open()?, &mut snapshot)?;
+    let usable = Model::of_connects(&snapshot).fresh().usable;
+    let settings = snapshot.settings;
+    *last = Some(Supply { namespace, settings, when: Instant::now(), usable });
+    Ok(usable)
 }
 
-/// Settings, listeners and idle bound sockets.
-fn bound(netlink: &Netlink) -> io::Result<HostSnapshot> {
+/// The last answer of [`supply`].
+struct Supply {
+    namespace: Option<u64>,
+    settings: Settings,
+    when: Instant,
+    usable: u32,
+}
+
+fn settings() -> HostSnapshot {
     let mut snapshot = HostSnapshot::default();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let files = Files::here(Path::new("/"));
     snapshot.settings = files.settings(release.trim(), &mut snapshot.unknown);
+    snapshot
+}
+
+/// Listeners and idle bound sockets.
+fn add_bound(netlink: &Netlink, snapshot: &mut HostSnapshot) -> io::Result<()> {
     let range = snapshot.settings.range;
     let own = Filter { remote: None, local_ports: Some((range.low, range.high)) };
     let table = &mut snapshot.sockets;
@@ -160,6 +194,5 @@ fn bound(netlink: &Netlink) -> io::Result<HostSnapshot> {
     })?;
     // Older kernels do not list idle bound sockets; then they are not known of.
     snapshot.evidence.bound_listed = true;
-    snapshot.evidence.free = PortSet::new();
-    Ok(snapshot)
+    Ok(())
 }
