@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use keepgate_policy::decision::{DenyReason, Effect, QueryError};
-use keepgate_policy::{Decision, Query};
+use keepgate_policy::{Query, Verdict};
 use serde_json::Value;
 
 use super::stage::{Accepted, Admitted, Allowed, Arrived, Ended, Refused};
@@ -30,17 +30,26 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
     fresh(found)?;
     let started = Instant::now();
     let now = if found.table.depends_on_time { keepgate_observe::unix_s() } else { 0 };
+    let principal = found.table.principal(&identity.principal, identity.roles());
+    let sides = found.index.and_then(|index| found.table.route(index));
     let (decision, context) = worker.with_context(|context| {
         let path = found.path.as_deref().unwrap_or(arrived.parts.uri.path());
         context.fill(arrived.parts.method.as_str(), path, host, *client);
-        let decision = found.table.world.decide_prepared(
-            &Query::new(&identity.principal, &found.action, &found.resource)
-                .service(&entry.served.tables.service)
-                .context(&context.map)
-                .principal_parents(identity.roles())
-                .at(now),
-            identity.prepared(),
-        );
+        let mut query = Query::new(&identity.principal, &found.action, &found.resource)
+            .service(&entry.served.tables.service)
+            .context(&context.map)
+            .principal_parents(identity.roles())
+            .at(now);
+        if let Some(principal) = &principal {
+            query = query.resolved_principal(principal);
+        }
+        if let Some(action) = sides.and_then(|sides| sides.action.as_ref()) {
+            query = query.resolved_action(action);
+        }
+        if let Some(resource) = sides.and_then(|sides| sides.resource.as_ref()) {
+            query = query.resolved_resource(resource);
+        }
+        let decision = found.table.world.judge(&query, identity.prepared());
         (decision, context.map.clone())
     });
     worker.metrics.decided(started.elapsed());
@@ -75,7 +84,7 @@ fn is_of_token(path: &str) -> bool {
         || path.starts_with("principal.properties")
 }
 
-fn judge(arrived: &Arrived, decision: &Decision) -> Result<(), Problem> {
+fn judge(arrived: &Arrived, decision: &Verdict) -> Result<(), Problem> {
     if !decision.errors.is_empty() {
         arrived.worker.metrics.policy_errors.add(decision.errors.len() as u64);
         tracing::debug!(

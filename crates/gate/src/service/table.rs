@@ -18,11 +18,12 @@ use keepgate_policy::router::Router;
 use keepgate_policy::service::{Authzen, OnTokenExpiry, ServiceSettings, Unmatched};
 use keepgate_policy::validate::MIN_MAX_AGE_MS;
 use keepgate_policy::world::ServiceView;
-use keepgate_policy::{Uid, World};
+use keepgate_policy::{Resolved, Uid, World};
 
 use http::header::AUTHORIZATION;
 
 use super::cors::CorsRules;
+use super::known::{Known, Sides};
 use super::limits::{InForce, Limiting};
 use super::methods::Methods;
 use super::source::{Currency, Dated, DecisionSource, Peek, Version};
@@ -105,6 +106,7 @@ pub(crate) struct Table {
     /// Grants or memberships end: decisions ask for the time.
     pub(crate) depends_on_time: bool,
     pub(crate) service: Option<Arc<Service>>,
+    known: Known,
 }
 
 /// The service's part; shared with the next table as long as nothing of it changes.
@@ -155,7 +157,18 @@ impl Table {
             Service::compile(&view, before, tables).map(Arc::new)
         });
         let depends_on_time = world.depends_on_time(&tables.service);
-        Table { world, version, currency, depends_on_time, service }
+        let known = Known::new(&world, &tables.service, service.as_deref());
+        Table { world, version, currency, depends_on_time, service, known }
+    }
+
+    /// What is known of this principal and these roles of it; none: it is looked up.
+    pub(crate) fn principal(&self, uid: &Uid, roles: &[Uid]) -> Option<Arc<Resolved>> {
+        self.known.principal(uid, roles)
+    }
+
+    /// What is known of a route's action and resource.
+    pub(crate) fn route(&self, index: usize) -> Option<&Sides> {
+        self.known.route(index, &self.world, self.service.as_deref()?)
     }
 
     /// How long ago this world was last known to be current; none: nobody knows.

@@ -51,7 +51,9 @@ impl IdSet {
 
     pub(super) fn clear(&mut self) {
         self.ids.clear();
-        self.large.clear();
+        if !self.large.is_empty() {
+            self.large.clear();
+        }
     }
 
     pub(super) fn contains(&self, id: Id) -> bool {
@@ -73,16 +75,21 @@ impl IdSet {
 
 impl<'a> Graph<'a> {
     /// The same graph, in which an entity has these parents too.
-    pub(super) fn giving(self, uid: &'a Uid, parents: &'a [Uid]) -> Graph<'a> {
+    /// `id`: the entity's number.
+    pub(super) fn giving(self, uid: &'a Uid, id: Option<Id>, parents: &'a [Uid]) -> Graph<'a> {
         if parents.is_empty() {
             return self;
         }
-        let id = self.names.entity(&uid.kind, &uid.id).map(|(id, _)| id);
         Graph { given: Some(Given { uid, id, parents }), ..self }
     }
 }
 
 impl<'a> Given<'a> {
+    /// Whether the parents that are given do not matter to this closure of another entity.
+    pub(super) fn is_apart(&self, uid: &Uid, closure: &[Id]) -> bool {
+        !self.is(&uid.kind, &uid.id) && self.id.is_none_or(|own| !closure.contains(&own))
+    }
+
     pub(super) fn is(&self, kind: &str, id: &str) -> bool {
         self.uid.id == id && self.uid.kind == kind
     }

@@ -22,6 +22,9 @@ mod naming;
 mod paged;
 mod part;
 mod prepared;
+mod principals;
+mod resolved;
+mod shortlist;
 mod trie;
 
 use std::collections::BTreeMap;
@@ -43,6 +46,9 @@ pub use self::explain::{Explanation, NearMiss, PolicyText};
 pub use self::naming::Naming;
 pub use self::part::member_key;
 pub use self::prepared::Prepared;
+pub use self::principals::Principals;
+pub(crate) use self::resolved::Handles;
+pub use self::resolved::Resolved;
 
 /// An immutable, indexed state; a clone is cheap and shares everything.
 #[derive(Clone, Default)]

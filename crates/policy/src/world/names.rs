@@ -75,7 +75,7 @@ pub(super) fn hash_text(kind: u32, text: &str) -> u64 {
 
 /// Of an entity, by both texts, so that one look-up finds it.
 #[inline]
-fn hash_entity(kind: &str, id: &str) -> u64 {
+pub(super) fn hash_entity(kind: &str, id: &str) -> u64 {
     let mut hasher = FixedState::default().build_hasher();
     hasher.write(kind.as_bytes());
     hasher.write(id.as_bytes());
