@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::layer::Layer;
+use super::layer::{Layer, Slot};
 use super::names::{Id, Names};
 use crate::model::Uid;
 
@@ -138,10 +138,16 @@ impl Graph<'_> {
             if self.directory.has_ends() {
                 self.directory.parents_at(id, self.now).for_each(|parent| into.insert(parent));
             } else {
-                self.directory.parents(id).for_each(|parent| into.insert(parent));
+                let slot = self.directory.slots.get(id);
+                slot.map_or(&[][..], |slot| slot.parents.as_slice())
+                    .iter()
+                    .for_each(|parent| into.insert(*parent));
+                slot.map_or(&[][..], Slot::edges).iter().for_each(|edge| into.insert(edge.to));
             }
-            // A service has no memberships of its own.
-            self.service.parents(id).for_each(|parent| into.insert(parent));
+            // A service has no memberships of its own, and most have no entities.
+            if !self.service.is_empty() {
+                self.service.parents(id).for_each(|parent| into.insert(parent));
+            }
             if self.route.is_some()
                 && Some(self.names.kind(id)) == self.route
                 && let Some(above) = self.route_above(self.names.text(id))

@@ -200,6 +200,13 @@ pub(super) struct Ask<'a> {
     pub(super) resource: Side<'a>,
 }
 
+/// A bit for each entity of a closure: most that are not in it are told by theirs.
+#[derive(Clone, Copy)]
+pub(super) struct Bloom {
+    action: u32,
+    resource: u64,
+}
+
 impl Side<'_> {
     pub(super) fn matches(&self, scope: Scope) -> bool {
         match scope {
@@ -213,8 +220,13 @@ impl Side<'_> {
 }
 
 impl Ask<'_> {
-    pub(super) fn bloom(&self) -> u32 {
-        self.action.closure.iter().fold(ANY_ACTION, |bloom, id| bloom | action_bit(*id))
+    pub(super) fn bloom(&self) -> Bloom {
+        let actions = self.action.closure.iter();
+        let resources = self.resource.closure.iter();
+        Bloom {
+            action: actions.fold(ANY_ACTION, |bloom, id| bloom | action_bit(*id)),
+            resource: resources.fold(0, |bloom, id| bloom | 1 << (id % 64)),
+        }
     }
 
     pub(super) fn matches_action(&self, action: &ActionScope) -> bool {
@@ -368,11 +380,16 @@ impl Bucket {
     }
 
     #[inline]
-    pub(super) fn visit<'a>(&'a self, ask: &Ask<'_>, bloom: u32, found: &mut impl FnMut(&'a Leaf)) {
+    pub(super) fn visit<'a>(
+        &'a self,
+        ask: &Ask<'_>,
+        bloom: Bloom,
+        found: &mut impl FnMut(&'a Leaf),
+    ) {
         match self {
             Bucket::Few(leaves) => {
                 for leaf in leaves {
-                    if leaf.mark.action_may_fit(ask, bloom) && leaf.mark.resource_fits(ask) {
+                    if leaf.mark.resource_fits(ask, bloom) && leaf.mark.action_may_fit(ask, bloom) {
                         leaf.check(ask, found);
                     }
                 }
@@ -428,17 +445,20 @@ impl Mark {
     }
 
     #[inline]
-    pub(super) fn action_may_fit(self, ask: &Ask<'_>, bloom: u32) -> bool {
-        self.action.may_match(&ask.action, bloom)
+    pub(super) fn action_may_fit(self, ask: &Ask<'_>, bloom: Bloom) -> bool {
+        self.action.may_match(&ask.action, bloom.action)
     }
 
     #[inline]
-    fn resource_fits(self, ask: &Ask<'_>) -> bool {
+    fn resource_fits(self, ask: &Ask<'_>, bloom: Bloom) -> bool {
         match self.sort {
             0 => true,
             1 => ask.resource.kind == Some(self.resource),
             2 => ask.resource.id == Some(self.resource),
-            _ => ask.resource.closure.contains(&self.resource),
+            _ => {
+                bloom.resource >> (self.resource % 64) & 1 == 1
+                    && ask.resource.closure.contains(&self.resource)
+            }
         }
     }
 

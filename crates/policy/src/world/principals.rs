@@ -11,7 +11,7 @@ use super::{Resolved, World};
 use crate::model::Uid;
 
 /// Sets of places, and places in each. One who is kept takes about 700 bytes.
-const SETS: usize = 512;
+const SETS: usize = 1024;
 const WAYS: usize = 4;
 /// One that is in more than this many others is looked up each time, to bound what is kept.
 const MAX_CLOSURE: usize = 64;
@@ -46,8 +46,9 @@ impl Principals {
         let hash = hash_entity(&uid.kind, &uid.id);
         let Set { hashes, kept } = self.sets.get_mut(hash as usize % SETS)?;
         let Some(way) = hashes.iter().position(|held| *held == hash) else {
-            // Whose turn it is, chance decides.
-            let way = (hash >> 32) as usize % WAYS;
+            // Where all are taken, chance decides whose turn it is.
+            let free = hashes.iter().position(|held| *held == 0);
+            let way = free.unwrap_or((hash >> 32) as usize % WAYS);
             (*hashes.get_mut(way)?, *kept.get_mut(way)?) = (hash, None);
             return None;
         };

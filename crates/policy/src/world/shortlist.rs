@@ -84,9 +84,16 @@ impl Shortlist {
         doors.extend(listed);
         let count = entries.len().next_power_of_two();
         let row = |entry: &Entry| entry.mark.key().row(count);
-        entries.sort_by_key(row);
-        let begins = |at| entries.partition_point(|entry| row(entry) < at) as u8;
-        let rows = (0..=count).map(begins).collect();
+        entries.sort_unstable_by_key(row);
+        let mut begins = 0;
+        let mut rest = entries.iter().map(row).peekable();
+        let rows = (0..=count).map(|at| {
+            while rest.next_if(|row| *row < at).is_some() {
+                begins += 1;
+            }
+            begins
+        });
+        let rows = rows.collect();
         Shortlist { doors: doors.into(), apart, sorts, rows, entries: entries.into() }
     }
 
