@@ -37,6 +37,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use keepgate_policy::world::Retired;
 use keepgate_policy::{Change, ItemKey, Revision, proto};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -57,7 +58,7 @@ pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 
 use crate::store::{EditVerdict, Meta, Reading, Retention, Store, StoreError, TokenRow, TokenUse};
-use beside::{Loss, Watch, look_after, wait_heads};
+use beside::{Loss, Watch, free_worlds, look_after, wait_heads};
 use head::digest_of;
 use history::Line;
 use load::load;
@@ -196,6 +197,8 @@ pub(crate) struct Shared {
     publishing: Mutex<()>,
     /// Held while the whole store is read anew.
     reading_anew: Mutex<()>,
+    /// Worlds that were replaced; a thread of its own frees them.
+    retired: Mutex<Retired>,
 }
 
 /// How long is waited for a loss to be written down before it is said in other words.
@@ -229,6 +232,7 @@ impl Desk {
             unkept: Mutex::new(None),
             publishing: Mutex::default(),
             reading_anew: Mutex::default(),
+            retired: Mutex::default(),
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = {
@@ -239,13 +243,18 @@ impl Desk {
                 .map_err(OpenError::Thread)?
         };
         let (shown, alive) = (Arc::downgrade(&shared), jobs.downgrade());
-        let (heads, awaited) = (shown.clone(), alive.clone());
+        let (heads, awaited, shown_again) = (shown.clone(), alive.clone(), shown.clone());
         let until = Instant::now() + witness_wait;
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let watch = std::thread::Builder::new()
             .name("center-watch".to_owned())
             .spawn(move || look_after(&shown, &alive, &told, until))
+            .map_err(OpenError::Thread)?;
+        let (told, worlds) = (Arc::clone(&stop), shown_again);
+        let free = std::thread::Builder::new()
+            .name("center-free".to_owned())
+            .spawn(move || free_worlds(&worlds, &told))
             .map_err(OpenError::Thread)?;
         let told = Arc::clone(&stop);
         let wait = move || wait_heads(&heads, &awaited, &told);
@@ -256,7 +265,7 @@ impl Desk {
             shared,
             jobs: Mutex::new(Some(jobs)),
             thread: Mutex::new(Some(thread)),
-            watch: Mutex::new(Some(Watch { stop, thread: watch, heads })),
+            watch: Mutex::new(Some(Watch { stop, thread: watch, free, heads })),
         })
     }
 
@@ -493,6 +502,8 @@ impl Desk {
             watch.thread.thread().unpark();
             let _ = watch.thread.join();
             let _ = watch.heads.map(JoinHandle::join);
+            watch.free.thread().unpark();
+            let _ = watch.free.join();
         }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
@@ -619,8 +630,15 @@ impl Shared {
         self.line.told(&next.head.mark);
         self.recent.push(next.landed);
         let replaced = self.head.swap(Arc::new(next.head));
+        self.retire(&replaced);
         self.landed.send_replace(revision);
         replaced
+    }
+
+    /// Keeps the world that was published before until nobody asks it any more.
+    fn retire(&self, replaced: &Head) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.push(replaced.world.clone());
     }
 
     /// Publishes what could not be published before. Nothing lands until that is done.

@@ -8,6 +8,7 @@ use keepgate_policy::{Revision, World};
 use tokio::sync::{Notify, watch};
 
 use super::age::{Clock, Currency};
+use super::mason::Mason;
 use super::metrics::Counters;
 use super::received::Received;
 use super::renewal::Renewal;
@@ -67,6 +68,7 @@ impl Replica {
             current: Notify::new(),
             renewal: Renewal::default(),
             services: Vec::new(),
+            mason: Mason::default(),
             runtime: None,
         });
         shared.revision.send_replace(revision);

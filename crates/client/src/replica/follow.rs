@@ -32,7 +32,7 @@ use super::error::FollowError;
 use super::received::Unusable;
 use super::say::{Applied, requests};
 use super::standing::{Foreign, Lineage, Standing};
-use super::take::{Incoming, Taking, off_thread};
+use super::take::{Incoming, Taking};
 use super::{Place, Published, Shared};
 
 /// A connection that lasted this long was good: the next pause is a short one.
@@ -439,7 +439,7 @@ impl Follower {
             *well = true;
         }
         if let Some(confirmed) = self.unconfirmed.take() {
-            drop(self.shared.publish(confirmed));
+            self.shared.publish(confirmed);
         }
 
         let mut pending = Pending::default();
@@ -480,13 +480,15 @@ impl Follower {
                 },
                 Some(Told::SnapshotChunk(chunk)) => match snapshot.take() {
                     None => Err(Resync::Order("a chunk without a snapshot")),
-                    Some(incoming) => match off_thread(move || incoming.chunk(chunk)).await {
-                        Ok(incoming) => {
-                            snapshot = Some(incoming);
-                            Ok(None)
+                    Some(incoming) => {
+                        match self.shared.mason.build(move || incoming.chunk(chunk)).await {
+                            Ok(incoming) => {
+                                snapshot = Some(incoming);
+                                Ok(None)
+                            }
+                            Err(error) => Err(Resync::Snapshot(error)),
                         }
-                        Err(error) => Err(Resync::Snapshot(error)),
-                    },
+                    }
                 },
                 Some(Told::SnapshotEnd(end)) => match snapshot.take() {
                     None => Err(Resync::Order("the end of a snapshot that did not begin")),

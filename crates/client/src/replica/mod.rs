@@ -30,6 +30,7 @@ mod disk;
 mod error;
 mod fixed;
 mod follow;
+mod mason;
 mod metrics;
 mod received;
 mod renewal;
@@ -58,6 +59,7 @@ pub use age::RestartAge;
 use age::{Clock, Currency};
 pub use disk::{KeptError, KeptState, read_kept};
 pub use error::{FollowError, NoDecision, StartError};
+use mason::Mason;
 use metrics::Counters;
 pub use metrics::ReplicaMetrics;
 use received::Received;
@@ -260,6 +262,7 @@ struct Shared {
     renewal: Renewal,
     /// The services asked for.
     services: Vec<String>,
+    mason: Mason,
     /// Where timers run; none: nothing ever changes.
     runtime: Option<Handle>,
 }
@@ -344,6 +347,7 @@ impl Replica {
             current: Notify::new(),
             renewal: Renewal::default(),
             services: config.services.clone(),
+            mason: Mason::start(),
             runtime: Some(runtime.clone()),
         });
         let (ending, ended) = watch::channel(());
@@ -683,14 +687,13 @@ fn decide(
 }
 
 impl Shared {
-    /// Shows a world to all readers from now on; returns what they saw before, whose drop may
-    /// take a while.
-    fn publish(&self, published: Published) -> Arc<Published> {
+    /// Shows a world to all readers from now on. What they saw before is freed once they have let it go.
+    fn publish(&self, published: Published) {
         let revision = published.state.world.revision();
         let before = self.published.swap(Arc::new(published));
         self.revision.send_replace(revision);
         self.current.notify_waiters();
-        before
+        self.mason.retire(before.state.world.clone());
     }
 
     /// Bounds a wait. On the follower's runtime, so that whoever waits may be on any executor.

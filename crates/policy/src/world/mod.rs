@@ -24,6 +24,7 @@ mod part;
 mod prepared;
 mod principals;
 mod resolved;
+mod retired;
 mod shortlist;
 mod trie;
 
@@ -49,6 +50,7 @@ pub use self::prepared::Prepared;
 pub use self::principals::Principals;
 pub(crate) use self::resolved::Handles;
 pub use self::resolved::Resolved;
+pub use self::retired::Retired;
 
 /// An immutable, indexed state; a clone is cheap and shares everything.
 #[derive(Clone, Default)]
