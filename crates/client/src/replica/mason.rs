@@ -15,7 +15,7 @@ use super::received::Unusable;
 
 /// What the thread is called.
 pub(super) const NAME: &str = "replica-worlds";
-/// How much the thread gives way, as `nice` counts. Beside a worker that never rests it still gets a
+/// By how much the thread gives way, as `nice` counts. Beside a worker that never rests it still gets a
 /// quarter of a core: a revocation must not wait for a quiet hour.
 const NICE: i32 = 5;
 /// Between two looks at what may be freed; longer and longer while nothing is.
@@ -104,11 +104,11 @@ fn run(queue: &Receiver<Job>) {
 
 /// Lets others have the processor first; for this thread alone.
 fn give_way() {
-    // Linux takes it as the thread's. It can only be refused where nothing is lost by that.
+    // Linux takes it as the thread's. Where it is refused, nothing but that is lost.
     #[expect(unsafe_code, reason = "std knows no priorities")]
-    // SAFETY: it takes three numbers, and no memory.
+    // SAFETY: it takes a number, and no memory.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+        libc::nice(NICE);
     }
 }
 
