@@ -5,10 +5,9 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use keepgate_policy::router::Router;
 use keepgate_policy::world::Principals;
 use keepgate_policy::{Resolved, Uid, World};
-
-use super::table::Service;
 
 /// See the module.
 pub(crate) struct Known {
@@ -26,8 +25,8 @@ pub(crate) struct Sides {
 }
 
 impl Known {
-    pub(super) fn new(world: &World, name: &str, service: Option<&Service>) -> Known {
-        let routes = service.map_or(0, |service| service.router.routes().len());
+    /// Of a service with so many routes.
+    pub(super) fn new(world: &World, name: &str, routes: usize) -> Known {
         Known {
             service: name.into(),
             routes: std::iter::repeat_with(OnceLock::new).take(routes).collect(),
@@ -39,9 +38,9 @@ impl Known {
         self.principals.lock().unwrap_or_else(PoisonError::into_inner).of(uid, roles)
     }
 
-    pub(super) fn route(&self, index: usize, world: &World, service: &Service) -> Option<&Sides> {
+    pub(super) fn route(&self, index: usize, world: &World, router: &Router) -> Option<&Sides> {
         let sides = self.routes.get(index)?.get_or_init(|| {
-            let (action, resource) = service.router.fixed(index);
+            let (action, resource) = router.fixed(index);
             let look_up = |uid: Option<&Uid>| world.resolve(&self.service, uid?).ok();
             Sides { action: look_up(action), resource: look_up(resource) }
         });

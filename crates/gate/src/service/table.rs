@@ -157,7 +157,8 @@ impl Table {
             Service::compile(&view, before, tables).map(Arc::new)
         });
         let depends_on_time = world.depends_on_time(&tables.service);
-        let known = Known::new(&world, &tables.service, service.as_deref());
+        let routes = service.as_ref().map_or(0, |service| service.routes.len());
+        let known = Known::new(&world, &tables.service, routes);
         Table { world, version, currency, depends_on_time, service, known }
     }
 
@@ -168,7 +169,7 @@ impl Table {
 
     /// What is known of a route's action and resource.
     pub(crate) fn route(&self, index: usize) -> Option<&Sides> {
-        self.known.route(index, &self.world, self.service.as_deref()?)
+        self.known.route(index, &self.world, &self.service.as_ref()?.router)
     }
 
     /// How long ago this world was last known to be current; none: nobody knows.
