@@ -1,5 +1,6 @@
 //! Why a request has no response.
 
+use std::io;
 use std::time::Duration;
 
 use crate::dial::{DialError, DialOutcome};
@@ -59,7 +60,7 @@ pub enum PoolError {
         upstream: String,
         /// What was seen.
         #[source]
-        source: hyper::Error,
+        source: WireError,
     },
     /// What came back is not HTTP.
     #[error("{upstream} sent an invalid response")]
@@ -68,7 +69,7 @@ pub enum PoolError {
         upstream: String,
         /// What is wrong with it.
         #[source]
-        source: hyper::Error,
+        source: WireError,
     },
     /// The response did not begin in time.
     #[error("{upstream} did not begin its response within {after:?}")]
@@ -156,11 +157,40 @@ impl PoolError {
         }
     }
 
-    pub(super) fn exchange(upstream: String, source: hyper::Error) -> PoolError {
-        if source.is_parse() || source.is_parse_too_large() {
+    pub(super) fn exchange(upstream: String, source: impl Into<WireError>) -> PoolError {
+        let source = source.into();
+        if source.is_invalid() {
             PoolError::UpstreamProtocol { upstream, source }
         } else {
             PoolError::Reset { upstream, source }
+        }
+    }
+}
+
+/// What went wrong on a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// As the HTTP library says it.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// Reading or writing failed.
+    #[error("the connection failed")]
+    Io(#[source] io::Error),
+    /// The peer closed it too early.
+    #[error("the connection was closed before the response was whole")]
+    Incomplete,
+    /// What came is no response.
+    #[error("the response has {0}")]
+    Invalid(&'static str),
+}
+
+impl WireError {
+    /// Whether what came back is not HTTP.
+    fn is_invalid(&self) -> bool {
+        match self {
+            WireError::Http(error) => error.is_parse() || error.is_parse_too_large(),
+            WireError::Io(_) | WireError::Incomplete => false,
+            WireError::Invalid(_) => true,
         }
     }
 }

@@ -37,6 +37,7 @@
 //!   functions.
 //! - `shared`: what the addresses of one upstream share. `balancer`: which address is next.
 //! - `outgoing`: a request's body.
+//! - `plain`: requests without a body, on connections that hyper does not drive.
 //! - `places`: how many sockets there are and may be. `queue`: who waits for one.
 //! - `idle`: HTTP/1.1 connections between two requests. `streams`: HTTP/2 connections.
 //! - `slots`: these four under one lock, and the guards that bring things back.
@@ -59,6 +60,7 @@ mod members;
 mod opening;
 mod outgoing;
 mod places;
+mod plain;
 mod queue;
 mod request;
 mod retries;
@@ -75,7 +77,7 @@ pub use balance::BalanceConfig;
 pub use balancer::{GroupEvent, OnEvent};
 pub use budget::{Budget, MAX_CONNECTIONS, half_of_the_usable_ports};
 pub use config::{PoolConfig, Protocol, UpstreamId};
-pub use error::PoolError;
+pub use error::{PoolError, WireError};
 pub use group::{Group, GroupConfig, GroupError, Held, Sticky};
 pub use incoming::{BodyError, PooledBody};
 pub use members::{MAX_GROUP_ADDRESSES, MAX_NAME_ADDRESSES};

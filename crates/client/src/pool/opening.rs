@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::config::Protocol;
-use super::idle::H1;
+use super::idle::{Driver, H1};
 use super::look::Look;
 use super::outgoing::RequestBody;
+use super::plain::{Plain, RESPONSE_HEAD_BYTES, Wire};
 use super::slots::{Lease, Opening, Permit, Slots};
 use super::streams::{H2, PeerMax};
 use super::sweeper::start_sweeper;
@@ -29,10 +30,6 @@ const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 const GREETING: Duration = Duration::from_secs(1);
 /// When they are looked for first; then after twice as long, each time.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
-/// The most fields of a response's head.
-const RESPONSE_FIELDS: usize = 2048;
-/// The most bytes of a response's head.
-const RESPONSE_HEAD_BYTES: usize = 128 * 1024;
 
 /// Why there is no connection.
 pub(super) enum OpenError {
@@ -75,27 +72,34 @@ async fn establish<B: RequestBody>(
     let look = Arc::new(Look::at(&dialed.stream));
     let socket =
         Socket { look: Arc::clone(&look), stream: dialed.stream, permit: opening.permit() };
-    let io = TokioIo::new(socket);
-    if h2 { start_h2(slots, io, look).await } else { start_h1(slots, io, look).await }
+    if h2 {
+        start_h2(slots, TokioIo::new(socket), look).await
+    } else {
+        start_h1(slots, socket, look).await
+    }
 }
 
 async fn start_h1<B: RequestBody>(
     slots: &Arc<Slots<B>>,
-    io: TokioIo<Socket<B>>,
+    socket: Socket<B>,
     look: Arc<Look>,
 ) -> Result<Lease<B>, OpenError> {
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(RESPONSE_FIELDS)
-        .max_header_size(RESPONSE_HEAD_BYTES)
-        .handshake(io)
-        .await
-        .map_err(OpenError::Handshake)?;
-    tokio::spawn(async move {
-        // What went wrong is told to the request that was under way; without one, nobody asks.
-        let _ = connection.with_upgrades().await;
-    });
+    let wire: Box<dyn Wire> = Box::new(socket);
+    let driver = if slots.id.target.tls.is_some() {
+        // What TLS reads while nobody asks, such as a session ticket, is no end of the connection.
+        Driver::hyper(wire).await.map_err(OpenError::Handshake)?
+    } else {
+        let weak = Arc::downgrade(slots);
+        // It rings where the runtime hears of its sockets, or ends: never under a lock of the pool.
+        let tell = move || {
+            if let Some(slots) = weak.upgrade() {
+                slots.sweep();
+            }
+        };
+        Driver::Plain(Plain::new(wire, Box::new(tell)))
+    };
     let ends = ends(slots.config.max_age);
-    Ok(slots.opened_h1(H1::new(sender, look, slots.config.idle_timeout, ends)))
+    Ok(slots.opened_h1(H1::new(driver, look, slots.config.idle_timeout, ends)))
 }
 
 async fn start_h2<B: RequestBody>(

@@ -17,9 +17,10 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::config::{PoolConfig, Protocol, UpstreamId};
-use super::idle::{H1, Idle, Timer, shard};
+use super::idle::{Driver, H1, Idle, Timer, shard};
 use super::outgoing::RequestBody;
 use super::places::Places;
+use super::plain::Plain;
 use super::queue::{Queue, Wish};
 use super::shared::Shared;
 use super::stats::UpstreamStats;
@@ -222,15 +223,15 @@ impl<B: RequestBody> Slots<B> {
 
     /// A connection came back, ready or not.
     fn take_back(self: &Arc<Self>, mut conn: H1<B>) {
-        if conn.sender.is_closed() {
+        if conn.is_closed() {
             return;
         }
-        if !conn.sender.is_ready() {
+        if !conn.is_ready() {
             self.settle(conn);
             return;
         }
         conn.used();
-        if conn.is_old() {
+        if conn.is_old() || !conn.arm() {
             // Closing it serves the queue.
             return;
         }
@@ -241,6 +242,8 @@ impl<B: RequestBody> Slots<B> {
             drop(conn);
         } else if let Some(waiter) = state.queue.pop() {
             drop(state);
+            // If it rang just now, the waiter finds it closed.
+            conn.disarm();
             waiter.grant(Grant::Lease(self.lease(Link::H1(conn))));
         } else if !state.retired && state.places.open() <= state.places.limit() {
             state.idle.put(conn);
@@ -254,7 +257,8 @@ impl<B: RequestBody> Slots<B> {
         self.shared.counters.settled.add(1);
         let settling = Settling { home: self.clone() };
         runtime.spawn(async move {
-            let ready = tokio::time::timeout(SETTLE_TIMEOUT, conn.sender.ready()).await;
+            let Driver::Hyper(sender) = &mut conn.driver else { return };
+            let ready = tokio::time::timeout(SETTLE_TIMEOUT, sender.ready()).await;
             let home = settling.home.clone();
             if matches!(ready, Ok(Ok(()))) {
                 // In this order: a waiter gets this connection and not the right to open one.
@@ -332,7 +336,7 @@ impl<B: RequestBody> Slots<B> {
         let dead = state.idle.take_stale(now);
         let dead_h2 = state.streams.take_stale(now, self.config.idle_timeout);
         drop(state);
-        let expired = dead.iter().filter(|conn| !conn.sender.is_closed()).count()
+        let expired = dead.iter().filter(|conn| !conn.is_closed()).count()
             + dead_h2.iter().filter(|conn| !conn.sender.is_closed()).count();
         self.shared.counters.expired.add(expired as u64);
     }
@@ -406,10 +410,28 @@ impl<B: RequestBody> Lease<B> {
         self.link.as_mut()
     }
 
-    /// Whether the peer has closed the connection, as the kernel sees it now.
-    pub(super) fn is_gone(&self) -> bool {
+    /// The connection, if whoever has it writes and reads on it.
+    pub(super) fn plain(&mut self) -> Option<&mut Plain> {
+        match &mut self.link {
+            Some(Link::H1(H1 { driver: Driver::Plain(plain), .. })) => Some(plain),
+            _ => None,
+        }
+    }
+
+    /// Gives a connection of HTTP/1.1 to hyper, if hyper does not have it yet.
+    pub(super) async fn drive(&mut self) -> Result<(), hyper::Error> {
+        match self.link.take() {
+            Some(Link::H1(conn)) => self.link = Some(Link::H1(conn.driven().await?)),
+            link => self.link = link,
+        }
+        Ok(())
+    }
+
+    /// Whether the peer has closed the connection, as the kernel sees it now. `repeatable`: as
+    /// [`H1::is_gone`] has it.
+    pub(super) fn is_gone(&self, repeatable: bool) -> bool {
         match &self.link {
-            Some(Link::H1(conn)) => conn.is_gone(),
+            Some(Link::H1(conn)) => conn.is_gone(repeatable),
             Some(Link::H2(conn)) => conn.is_gone(),
             None => true,
         }

@@ -1,6 +1,6 @@
 //! One address of an upstream: from a request to a response.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,12 +12,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::config::{PoolConfig, UpstreamId};
-use super::error::PoolError;
-use super::idle::{Timer, shard};
+use super::error::{PoolError, WireError};
+use super::idle::{Driver, Timer, shard};
 use super::incoming::PooledBody;
 use super::look::Look;
 use super::opening::{OpenError, open};
 use super::outgoing::{Outgoing, RequestBody, Source, Watch};
+use super::plain::{Failed, is_plain};
 use super::request::{copy_of_head, for_http1, for_http2, forget_host, is_idempotent, names_host};
 use super::shared::Shared;
 use super::slots::{Found, Grant, Lease, Link, Slots};
@@ -156,18 +157,28 @@ impl<B: RequestBody> Upstream<B> {
         while sending.attempts < MAX_ATTEMPTS {
             sending.attempts += 1;
             let last = sending.attempts == MAX_ATTEMPTS;
-            let mut lease = acquire(slots, &mut sending.patience, terms, last).await?;
+            let again = sending.idempotent && sending.keeps && !last;
+            let mut lease = acquire(slots, &mut sending.patience, terms, last, again).await?;
             if sending.attempts > 1 && terms.still_wanted.is_some_and(|wanted| !wanted()) {
                 return Err(PoolError::Withdrawn);
             }
-            let Some(link) = lease.link() else { continue };
             let Some(mut request) = sending.request.take() else { break };
             if sending.attempts > 1 && !sending.names_host {
                 forget_host(&mut request);
             }
             slots.shared.counters.requests.add(1);
+            if lease.plain().is_some() {
+                if sending.source.is_none() && is_plain(&request) {
+                    match self.exchange_plainly(sending, request, lease, again).await? {
+                        Some(response) => return Ok(response),
+                        None => continue,
+                    }
+                }
+                let driven = lease.drive().await;
+                driven.map_err(|error| PoolError::exchange(slots.name.clone(), error))?;
+            }
             let (watch, waits) = (sending.watch.as_deref(), &sending.waits);
-            let again = sending.idempotent && sending.keeps && !last;
+            let Some(link) = lease.link() else { continue };
             let (copy, stale, counts, timer, outcome) = match link {
                 Link::H1(conn) => {
                     for_http1(&mut request, &slots.host);
@@ -175,7 +186,8 @@ impl<B: RequestBody> Upstream<B> {
                     let copy =
                         (again && (stale || sending.elsewhere)).then(|| copy_of_head(&request, ()));
                     let mut timer = local_timer(conn.timer.take(), waits.begin);
-                    let sent = conn.sender.try_send_request(request);
+                    let Driver::Hyper(sender) = &mut conn.driver else { break };
+                    let sent = sender.try_send_request(request);
                     let look = Arc::clone(&conn.look);
                     lease.sent = true;
                     let ended = Ended { look: &look, let_go: || lease.let_go() };
@@ -239,6 +251,57 @@ impl<B: RequestBody> Upstream<B> {
             }
         }
         Err(PoolError::Unsendable("no attempt is left"))
+    }
+
+    /// Sends it on a connection that nobody else drives. None: it is in `sending` again, and may be sent
+    /// once more. `again`: it may be, also where it may have been processed.
+    async fn exchange_plainly(
+        &self,
+        sending: &mut Sending<B>,
+        mut request: Request<Outgoing<B>>,
+        mut lease: Lease<B>,
+        again: bool,
+    ) -> Result<Option<Response<PooledBody<B>>>, PoolError> {
+        let (slots, waits) = (&self.slots, &sending.waits);
+        for_http1(&mut request, &slots.host);
+        lease.sent = true;
+        let Some(Link::H1(conn)) = lease.link() else { return Ok(None) };
+        let stale = conn.reused;
+        let mut timer = local_timer(conn.timer.take(), waits.begin);
+        let Driver::Plain(plain) = &mut conn.driver else { return Ok(None) };
+        let outcome = within(plain.exchange(&request), timer.as_mut()).await;
+        let Failed { error, unsent } = match outcome {
+            None => return Err(Late::Begin.error(slots.name.clone(), waits)),
+            Some(Ok(response)) => {
+                if let Some(value) = response.headers().get("keep-alive") {
+                    conn.keep = granted_idle(value).min(slots.config.idle_timeout);
+                }
+                let idle = waits.idle;
+                return Ok(Some(
+                    response.map(|rest| PooledBody::plain(rest, lease, Some(timer), idle)),
+                ));
+            }
+            Some(Err(failed)) => failed,
+        };
+        drop(lease);
+        let failed = |error| Err(PoolError::exchange(slots.name.clone(), error));
+        if unsent {
+            if sending.attempts == MAX_ATTEMPTS {
+                return failed(error);
+            }
+        } else {
+            if !again || !is_end(&error) || !(stale || sending.elsewhere) {
+                return failed(error);
+            }
+            // As below: what was idle was closed while it was, as a rule.
+            if !stale && !slots.shared.may_retry() {
+                return failed(error);
+            }
+        }
+        slots.shared.counters.retries.add(1);
+        sending.request = Some(request);
+        // A connection that was new did not die of being idle: the address is to blame.
+        if unsent || stale { Ok(None) } else { failed(error) }
     }
 
     fn finish(
@@ -313,6 +376,17 @@ impl Late {
             Late::Idle => PoolError::Idle { upstream, after: waits.idle },
         }
     }
+}
+
+/// The outcome, or none: the deadline passed.
+async fn within<F: Future>(sending: F, mut timer: Pin<&mut Sleep>) -> Option<F::Output> {
+    let mut sending = pin!(sending);
+    poll_fn(|cx| match sending.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending if has_passed(timer.as_mut(), cx) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// What is done once a connection has ended: its request, if that crossed the end, comes back when
@@ -398,12 +472,13 @@ impl Patience {
     }
 }
 
-/// `fresh`: a connection that nobody has used.
+/// `fresh`: a connection that nobody has used. `repeatable`: the request may be sent again.
 async fn acquire<B: RequestBody>(
     slots: &Arc<Slots<B>>,
     patience: &mut Patience,
     terms: &Terms<'_>,
     fresh: bool,
+    repeatable: bool,
 ) -> Result<Lease<B>, PoolError> {
     loop {
         let grant = match slots.find(patience.had_its_turn, fresh) {
@@ -419,7 +494,7 @@ async fn acquire<B: RequestBody>(
             }
         };
         let opening = match grant {
-            Grant::Lease(lease) if lease.is_gone() => {
+            Grant::Lease(lease) if lease.is_gone(repeatable) => {
                 lease.give_up();
                 patience.had_its_turn = true;
                 continue;
@@ -507,19 +582,33 @@ fn is_death(error: &hyper::Error) -> bool {
             Some(h2) => h2.get_io()?,
             None => source.downcast_ref::<std::io::Error>()?,
         };
-        Some(matches!(
-            source.kind(),
-            std::io::ErrorKind::ConnectionReset
-                | std::io::ErrorKind::ConnectionAborted
-                | std::io::ErrorKind::BrokenPipe
-                | std::io::ErrorKind::UnexpectedEof
-        ))
+        Some(is_end_of_io(source))
     };
     error.is_incomplete_message()
         || error.is_closed()
         || error.is_canceled()
         || error.is_user()
         || io() == Some(true)
+}
+
+/// The same of a connection that hyper does not drive.
+fn is_end(error: &WireError) -> bool {
+    match error {
+        WireError::Http(error) => is_death(error),
+        WireError::Io(error) => is_end_of_io(error),
+        WireError::Incomplete => true,
+        WireError::Invalid(_) => false,
+    }
+}
+
+fn is_end_of_io(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionReset
+            | std::io::ErrorKind::ConnectionAborted
+            | std::io::ErrorKind::BrokenPipe
+            | std::io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// How long `Keep-Alive: timeout=N` lets us keep the connection.
