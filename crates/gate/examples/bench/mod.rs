@@ -190,7 +190,7 @@ pub(crate) fn wait_for(port: u16) -> Result<(), Fault> {
 
 /// Until curl succeeds with these arguments.
 pub(crate) fn wait_until(args: &[&str]) -> Result<(), Fault> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while Instant::now() < end {
         let curl = Command::new("curl").args(["-skf", "-o", "/dev/null"]).args(args).status()?;
         if curl.success() {

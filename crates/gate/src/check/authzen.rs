@@ -81,7 +81,7 @@ pub(crate) struct Answered {
 pub(crate) async fn answered(
     worker: &Worker,
     parts: &Parts,
-    body: Incoming,
+    body: Option<Incoming>,
     endpoint: Endpoint,
     service: Option<&str>,
 ) -> Result<Answered, Problem> {
@@ -241,7 +241,8 @@ fn of_query(error: &QueryError) -> Problem {
     }
 }
 
-async fn read(mut body: Incoming) -> Result<Bytes, Problem> {
+async fn read(body: Option<Incoming>) -> Result<Bytes, Problem> {
+    let Some(mut body) = body else { return Ok(Bytes::new()) };
     let whole = async {
         let mut all = BytesMut::new();
         while let Some(frame) = body.frame().await {

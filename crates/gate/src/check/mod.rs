@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use self::authzen::{Answered, Endpoint};
@@ -62,13 +62,13 @@ pub fn request_of(bytes: &[u8], bounds: &Bounds) -> Result<Parts, Problem> {
     envoy::described(request, bounds).map(|(described, _)| described.parts)
 }
 
-/// Answers one request to the check listener.
+/// Answers one request to the check listener. No body is an empty one.
 pub(crate) async fn answer(
     worker: Arc<Worker>,
     peer: Arc<Peer>,
-    request: Request<Incoming>,
+    parts: Parts,
+    body: Option<Incoming>,
 ) -> Response<GateBody> {
-    let (parts, body) = request.into_parts();
     let asking = Asking { worker, peer };
     // HTTP/2's reader marks such targets; the mark is no header of anybody's.
     if parts.version == Version::HTTP_2 && parts.headers.contains_key(FRAGMENT) {
@@ -196,7 +196,7 @@ impl Asking {
     async fn authzen(
         &self,
         parts: &Parts,
-        body: Incoming,
+        body: Option<Incoming>,
         endpoint: Endpoint,
         service: Option<&str>,
     ) -> Response<GateBody> {

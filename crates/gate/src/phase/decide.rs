@@ -3,12 +3,10 @@
 //! 403 means that the policies deny it. Where they cannot be asked (no replica, too old, not the
 //! revision that was asked for) the answer is 503.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use keepgate_policy::decision::{DenyReason, Effect, QueryError};
 use keepgate_policy::{Decision, Query};
-use serde_json::Value;
 
 use super::stage::{Accepted, Admitted, Allowed, Arrived, Ended, Refused};
 use super::undecided::{fresh, no_decision};
@@ -17,35 +15,34 @@ use crate::observe::phase::Phase;
 
 pub(crate) fn run(admitted: Admitted) -> Result<Allowed, Box<Refused>> {
     match decided(&admitted) {
-        Ok(context) => Ok(Allowed { admitted, context }),
+        Ok(()) => Ok(Allowed { admitted }),
         Err(problem) => Err(Refused::new(Phase::Decide, problem, Ended::Admitted(admitted))),
     }
 }
 
-/// The context that it was permitted on.
-fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
+/// Nothing, where it is permitted.
+fn decided(admitted: &Admitted) -> Result<(), Problem> {
     let (found, identity) = (admitted.found(), &admitted.identified.identity);
     let Accepted { arrived, entry, host, client, .. } = &admitted.identified.routed.accepted;
     let worker = &arrived.worker;
     fresh(found)?;
     let started = Instant::now();
     let now = if found.table.depends_on_time { keepgate_observe::unix_s() } else { 0 };
-    let (decision, context) = worker.with_context(|context| {
+    let decision = worker.with_context(|context| {
         let path = found.path.as_deref().unwrap_or(arrived.parts.uri.path());
         context.fill(arrived.parts.method.as_str(), path, host, *client);
-        let decision = found.table.world.decide_prepared(
+        found.table.world.decide_prepared(
             &Query::new(&identity.principal, &found.action, &found.resource)
                 .service(&entry.served.tables.service)
                 .context(&context.map)
                 .principal_parents(identity.roles())
                 .at(now),
             identity.prepared(),
-        );
-        (decision, context.map.clone())
+        )
     });
     worker.metrics.decided(started.elapsed());
     match decision {
-        Ok(decision) => judge(arrived, &decision).map(|()| context),
+        Ok(decision) => judge(arrived, &decision),
         Err(QueryError::UnknownService(_)) => {
             Err(no_decision("no_service", "the gate does not know its service yet"))
         }

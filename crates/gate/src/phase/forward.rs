@@ -3,7 +3,6 @@
 //! What goes wrong is told apart: the caller's fault (400, 408, 413), no connection to be had
 //! here (503), an upstream that fails (502) or is late (504).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,6 @@ use hyper::upgrade::OnUpgrade;
 use keepgate_client::pool::{Held, PoolError, PooledBody, Terms};
 use keepgate_limit::Permit;
 use keepgate_observe::chain;
-use serde_json::Value;
 
 use super::asserted;
 use super::stage::{
@@ -24,7 +22,7 @@ use super::undecided::{fresh, no_decision};
 use super::upstream_headers;
 use super::worker::Backend;
 use crate::exchange::cut::Cut;
-use crate::exchange::ongoing::{Ending, Inputs, Listed};
+use crate::exchange::ongoing::{Circumstances, Ending, Inputs, Listed};
 use crate::identify::assertion;
 use crate::message::body::{BodyBounds, BodyFate, BodyFault, CallerBody, GateBody};
 use crate::message::headers::{self, X_REQUEST_ID};
@@ -61,7 +59,7 @@ pub(crate) struct Upgrade {
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
 pub(crate) fn run(
     mut allowed: Allowed,
-    incoming: Incoming,
+    incoming: Option<Incoming>,
 ) -> impl Future<Output = Result<Forwarded, Box<Refused>>> + Send {
     async move {
         let admitted = &mut allowed.admitted;
@@ -72,18 +70,19 @@ pub(crate) fn run(
                 Problem::new(Kind::NoConnection, "the gate has no upstream for this site");
             return Err(Refused::new(Phase::Forward, problem, Ended::Admitted(allowed.admitted)));
         };
-        let listed = listed(admitted, allowed.context);
+        let listed = listed(admitted);
         // A preflight has nothing to say beyond its headers.
-        let (body, fate) = if incoming.is_end_stream() || admitted.found().cross.preflight {
-            (CallerBody::default(), None)
-        } else {
-            match caller_body(admitted, backend, incoming).await {
+        let is_empty = |body: &Incoming| body.is_end_stream() || admitted.found().cross.preflight;
+        let (body, fate) = match incoming.filter(|incoming| !is_empty(incoming)) {
+            None => (CallerBody::default(), None),
+            // Boxed: most requests have none.
+            Some(incoming) => match Box::pin(caller_body(admitted, backend, incoming)).await {
                 Ok((body, fate)) => (body, Some(fate)),
                 Err(problem) => {
                     let ended = Ended::Admitted(allowed.admitted);
                     return Err(Refused::new(Phase::Forward, problem, ended));
                 }
-            }
+            },
         };
         let assertion = match asserted::by(admitted) {
             Ok(assertion) => assertion,
@@ -228,8 +227,8 @@ async fn caller_body(
     Ok(CallerBody::new(incoming, bounds, regard, arrived.grpc, uploads.begin(), slot))
 }
 
-/// Puts the exchange among those that are decided again, with the context that it was decided on.
-fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
+/// Puts the exchange among those that are decided again, with all that it was decided on.
+fn listed(admitted: &Admitted) -> Listed {
     let Identified { routed: Routed { accepted, found, .. }, identity } = &admitted.identified;
     let Arrived { worker, peer, request_id, started, .. } = &*accepted.arrived;
     let inputs = Inputs {
@@ -237,7 +236,13 @@ fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
         principal: Arc::clone(&identity.principal),
         action: found.action.clone(),
         resource: found.resource.clone(),
-        context,
+        circumstances: Circumstances {
+            method: accepted.arrived.parts.method.clone(),
+            uri: accepted.arrived.parts.uri.clone(),
+            path: found.path.clone(),
+            host: accepted.host.clone(),
+            ip: accepted.client,
+        },
         said: identity.said.clone(),
         max_age: Duration::from_millis(found.max_age_ms),
         api_key: identity.key.as_ref().map(|key| key.prefix.clone()),

@@ -71,15 +71,15 @@ async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
 }
 
 /// The list.
-async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Outcome, Box<Refused>> {
+async fn phases(arrived: Box<Arrived>, body: Option<Incoming>) -> Result<Outcome, Box<Refused>> {
     match decided(arrived).await? {
         Decided::Allowed(allowed) => forward::run(allowed, body).await.map(Outcome::Forwarded),
         Decided::Answered(preflight) => Ok(Outcome::Preflight(preflight)),
     }
 }
 
-/// A request's whole life, from its head to its answer's head.
-pub(crate) async fn live(arrived: Box<Arrived>, body: Incoming) -> Answered {
+/// A request's whole life, from its head to its answer's head. No body is an empty one.
+pub(crate) async fn live(arrived: Box<Arrived>, body: Option<Incoming>) -> Answered {
     record::run(phases(arrived, body).await)
 }
 

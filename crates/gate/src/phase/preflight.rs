@@ -4,7 +4,6 @@
 //! has a route; any other OPTIONS is an ordinary request. It has no credentials, so nobody is
 //! identified and nothing is decided. By then it is counted by its address, as any request is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -101,7 +100,7 @@ fn undecided(mut routed: Routed) -> Allowed {
     };
     let identified = routed.identified(identity);
     let admitted = Admitted { identified, by_principal: LimitVerdict::unasked() };
-    Allowed { admitted, context: BTreeMap::new() }
+    Allowed { admitted }
 }
 
 /// Takes away what says who sends it, and what describes a body.

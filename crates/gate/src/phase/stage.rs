@@ -8,7 +8,6 @@
 //! needs without asking whether it is there. An exchange that goes no further is [`Refused`], with
 //! the stage at which it ended.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +18,6 @@ use http::{HeaderValue, Version};
 use keepgate_limit::{AddressKey, LimitVerdict, Permit};
 use keepgate_policy::Uid;
 use keepgate_policy::world::Prepared;
-use serde_json::Value;
 
 use super::wanted::Wanted;
 use super::worker::{Entry, Served, Worker};
@@ -207,8 +205,6 @@ pub(crate) struct Admitted {
 /// A request that the policies permit.
 pub(crate) struct Allowed {
     pub(crate) admitted: Admitted,
-    /// The context that was decided on.
-    pub(crate) context: BTreeMap<String, Value>,
 }
 
 /// A request that was given to the upstream, with its headers.

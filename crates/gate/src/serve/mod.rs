@@ -2,7 +2,8 @@
 //!
 //! `gate` is the beginning and the end (`failure`: a bad one), `check` and `sites` make services,
 //! upstreams and certificates of a configuration, `thread` is one worker's thread, `listen` accepts,
-//! `connection` finds out the protocol and serves requests by `phase`, `tunnel` carries WebSockets.
+//! `connection` finds out the protocol and serves requests by `phase`, plain ones of HTTP/1.1 by `http1`,
+//! and `tunnel` carries WebSockets.
 //! Beside them run `admin`, and `revoke`, which decides open exchanges again. What they share is the
 //! `front`; how far the end has come is its `life`. `takeover` passes listeners to the next process
 //! (`rights`), `reload` reads certificates anew, `acme` obtains them, and
@@ -17,6 +18,7 @@ pub(crate) mod failure;
 mod follow;
 pub(crate) mod front;
 pub(crate) mod gate;
+mod http1;
 pub(crate) mod life;
 pub(crate) mod listen;
 pub(crate) mod reload;

@@ -34,6 +34,7 @@ mod metrics;
 mod paths;
 mod peers;
 mod places;
+mod plain;
 mod raw;
 mod redecide;
 mod revoke;
