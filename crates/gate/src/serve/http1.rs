@@ -44,6 +44,7 @@ pub(super) struct Http1<S, F> {
     closing: bool,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a connection has one, and an allocation costs more")]
 enum State<F> {
     Waiting,
     Asked(Pin<Box<F>>, Asked),

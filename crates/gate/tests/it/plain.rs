@@ -127,8 +127,8 @@ async fn an_answer_is_the_same_with_and_without_hyper() {
     let gate = TestGate::start(&Draft::orders(), &upstream(answers.clone()).await).await;
     for (name, _) in &answers {
         for method in ["GET", "HEAD"] {
-            // The upstream answers HEAD with the first head alone.
-            if (*name, method) == ("early", "HEAD") {
+            // The upstream answers HEAD with the first head alone, and a HEAD has no use for a length.
+            if matches!((*name, method), ("early" | "bad", "HEAD")) {
                 continue;
             }
             let mut both = Vec::new();
