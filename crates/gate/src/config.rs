@@ -11,12 +11,14 @@ use keepgate_policy::identify::AddressRange;
 use keepgate_serve::TlsFiles;
 
 use self::acme::AcmeConfig;
+use self::records::{RecordBounds, RecordConfig};
 use self::sites::{SiteConfig, UpstreamConfig};
 use crate::identify::access::KeyAccess;
 use crate::identify::issuers::KeyRefresh;
 
 pub mod acme;
 pub mod file;
+pub mod records;
 pub mod setting;
 pub mod sites;
 
@@ -326,6 +328,10 @@ pub struct GateConfig {
     pub pool: PoolConfig,
     /// The key sets of JWT issuers.
     pub keys: KeyRefresh,
+    /// The decision and access log; none: there is none.
+    pub records: Option<RecordConfig>,
+    /// Its bounds.
+    pub record_bounds: RecordBounds,
 }
 
 impl GateConfig {
@@ -403,6 +409,8 @@ impl Default for GateConfig {
             bounds: Bounds::default(),
             pool: PoolConfig::default(),
             keys: KeyRefresh::default(),
+            records: None,
+            record_bounds: RecordBounds::default(),
         }
     }
 }

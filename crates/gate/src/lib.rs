@@ -48,6 +48,7 @@ pub mod service;
 pub mod wire;
 
 pub use config::acme::{ACME_HOSTS, AcmeConfig, LETS_ENCRYPT};
+pub use config::records::{RecordBounds, RecordConfig, Sample};
 pub use config::{Bounds, GateConfig, Listen, Peers, UnixAccess, UpstreamHost};
 pub use keepgate_serve::TlsFiles;
 pub use serve::acme::DirectoryError;

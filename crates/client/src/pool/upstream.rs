@@ -44,6 +44,9 @@ pub struct Terms<'a> {
     pub bidirectional: bool,
     /// Asked before a request that had to wait for its connection is sent on it.
     pub still_wanted: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
+    /// Told who answers, once a response has begun: the address, and whether its connection had been
+    /// used before.
+    pub answered: Option<&'a (dyn Fn(&str, bool) + Send + Sync)>,
     /// Told now and then, while the request waits for a connection, for how long it has.
     pub waiting: Option<&'a (dyn Fn(Duration) + Send + Sync)>,
 }
@@ -196,6 +199,9 @@ impl<B: RequestBody> Upstream<B> {
             };
             let mut error = match outcome {
                 Ok(Ok(response)) => {
+                    if let Some(answered) = terms.answered {
+                        answered(&slots.name, stale);
+                    }
                     let watch = sending.watch.take();
                     return Ok(self.finish(response, lease, watch, Some(timer), waits));
                 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use keepgate_limit::Permit;
 use tokio::time::{Instant, Sleep};
 
 use super::headers::{self, GRPC_MESSAGE, GRPC_STATUS, Regard};
+use super::recording::Recording;
 use super::uploads::{InProgress, Slot, Upload};
 use crate::exchange::cut::Cut;
 use crate::exchange::ongoing::{Ending, Listed};
@@ -59,6 +60,8 @@ impl BodyFault {
 #[derive(Debug)]
 pub(crate) struct BodyFate {
     fault: AtomicU8,
+    /// Bytes that came.
+    got: AtomicU64,
     upload: Arc<Upload>,
 }
 
@@ -73,6 +76,11 @@ impl BodyFate {
         use BodyFault::{Broken, Idle, Pressure, TooLarge, TooSlow};
         let code = self.fault.load(Ordering::Acquire);
         [Broken, TooLarge, Idle, TooSlow, Pressure].into_iter().find(|f| *f as u8 == code)
+    }
+
+    /// Bytes of it that came so far.
+    pub(crate) fn got(&self) -> u64 {
+        self.got.load(Ordering::Relaxed)
     }
 
     /// The answer has begun: from now on the body may take its time.
@@ -128,7 +136,7 @@ impl CallerBody {
             in_progress.upload().unbind();
         }
         let upload = Arc::clone(in_progress.upload());
-        let fate = Arc::new(BodyFate { fault: AtomicU8::new(0), upload });
+        let fate = Arc::new(BodyFate { fault: AtomicU8::new(0), got: AtomicU64::new(0), upload });
         let watched = Watched {
             incoming,
             bounds,
@@ -231,6 +239,7 @@ impl Watched {
             self.pace.waited += since.elapsed();
         }
         self.got = self.got.saturating_add(bytes);
+        self.fate.got.store(self.got, Ordering::Relaxed);
         self.pace.arrived(bytes, &self.bounds);
         self.in_progress.got(bytes);
     }
@@ -308,6 +317,8 @@ pub(crate) struct GateBody {
     listed: Option<Listed>,
     /// The caller speaks gRPC: what cuts the answer short is told in trailers.
     grpc: bool,
+    /// The request's record, which is handed on with the last of it.
+    recording: Option<Box<Recording>>,
 }
 
 enum Answer {
@@ -339,13 +350,20 @@ impl GateBody {
     }
 
     fn of(kind: Answer, listed: Option<Listed>, grpc: bool) -> GateBody {
-        GateBody { kind, open: None, permits: Vec::new(), listed, grpc }
+        GateBody { kind, open: None, permits: Vec::new(), listed, grpc, recording: None }
     }
 
     /// The same, keeping its caller's places among the requests under way.
     #[must_use]
     pub(crate) fn keeping(mut self, permits: Vec<Permit>) -> GateBody {
         self.permits = permits;
+        self
+    }
+
+    /// The same, with the request's record.
+    #[must_use]
+    pub(crate) fn recording(mut self, recording: Option<Box<Recording>>) -> GateBody {
+        self.recording = recording;
         self
     }
 
@@ -424,8 +442,13 @@ impl Body for GateBody {
             open.taken();
         }
         let polled = this.poll_answer(cx);
-        if let (Poll::Ready(Some(Ok(_))), Some(open)) = (&polled, &mut this.open) {
-            open.gave();
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            if let Some(open) = &mut this.open {
+                open.gave();
+            }
+            if let Some(recording) = &mut this.recording {
+                recording.gave(frame.data_ref().map_or(0, Bytes::len));
+            }
         }
         polled
     }

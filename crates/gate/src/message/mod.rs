@@ -9,6 +9,7 @@ pub mod forwarding;
 pub(crate) mod headers;
 pub mod path;
 pub mod problem;
+pub(crate) mod recording;
 pub(crate) mod request_id;
 pub(crate) mod retry;
 pub(crate) mod uploads;

@@ -6,5 +6,6 @@ pub(crate) mod dropped;
 pub(crate) mod hook;
 pub(crate) mod metrics;
 pub(crate) mod phase;
+pub(crate) mod records;
 pub(crate) mod report;
 pub(crate) mod warnings;

@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use keepgate_record::Outcome;
 
 use super::preflight::Preflight;
 use super::stage::{
     Accepted, Admitted, Allowed, Arrived, Carrier, Ended, Identified, Refused, Routed,
 };
-use super::{asserted, record};
+use super::{asserted, record, written};
 use crate::identify::assertion;
 use crate::message::answer;
 use crate::message::headers::{self, KEEPGATE_PRINCIPAL, Sender, X_REQUEST_ID};
@@ -80,6 +81,11 @@ pub(super) fn run(decided: Result<Decided, Box<Refused>>) -> Checked {
             count(facts.arrived, CheckOutcome::Preflight);
             let mut response = response.map(|_| Bytes::new());
             record::tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
+            drop(written::begin(
+                &facts,
+                (Outcome::Allowed, "preflight"),
+                response.status().as_u16(),
+            ));
             Checked { verdict: Verdict::Answered, response }
         }
         Err(wrong) => refused(*wrong),
@@ -94,11 +100,15 @@ fn refused(refused: Refused) -> Checked {
     problem.close = false;
     record::count_refusal(&facts, phase, &mut problem);
     count(facts.arrived, CheckOutcome::Refused(kind));
+    let said = (written::outcome(kind), problem.reason.unwrap_or(kind.suffix()));
     let message = answer::line(&problem);
     let mut response = answer::written(problem, &facts.arrived.request_id);
     record::stamp(&facts, response.headers_mut());
     let is_refusal = kind.status().is_client_error();
     record::tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+    if let Some(mut recording) = written::begin(&facts, said, response.status().as_u16()) {
+        recording.gave(response.body().len());
+    }
     Checked { verdict: Verdict::Refused { kind, message }, response }
 }
 
@@ -140,6 +150,7 @@ fn granted(mut admitted: Admitted, assertion: Option<HeaderValue>) -> Checked {
     }
     count(facts.arrived, CheckOutcome::Allowed);
     record::tell(&facts, &mut response, Phase::Decide, "allowed", false);
+    drop(written::begin(&facts, (Outcome::Allowed, ""), response.status().as_u16()));
     Checked { verdict: Verdict::Allowed(grant), response }
 }
 

@@ -7,23 +7,26 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use keepgate_policy::decision::{DenyReason, Effect, QueryError};
-use keepgate_policy::{Decision, Query};
+use keepgate_policy::{Decision, Query, Uid};
+use keepgate_record::MAX_INPUTS;
 use serde_json::Value;
 
-use super::stage::{Accepted, Admitted, Allowed, Arrived, Ended, Refused};
+use super::stage::{
+    Accepted, Admitted, Allowed, Arrived, Ended, Evidence, Found, Identity, Refused,
+};
 use super::undecided::{fresh, no_decision};
 use crate::message::problem::{Kind, Problem};
 use crate::observe::phase::Phase;
 
-pub(crate) fn run(admitted: Admitted) -> Result<Allowed, Box<Refused>> {
-    match decided(&admitted) {
+pub(crate) fn run(mut admitted: Admitted) -> Result<Allowed, Box<Refused>> {
+    match decided(&mut admitted) {
         Ok(context) => Ok(Allowed { admitted, context }),
         Err(problem) => Err(Refused::new(Phase::Decide, problem, Ended::Admitted(admitted))),
     }
 }
 
 /// The context that it was permitted on.
-fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
+fn decided(admitted: &mut Admitted) -> Result<BTreeMap<String, Value>, Problem> {
     let (found, identity) = (admitted.found(), &admitted.identified.identity);
     let Accepted { arrived, entry, host, client, .. } = &admitted.identified.routed.accepted;
     let worker = &arrived.worker;
@@ -43,7 +46,18 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
         );
         (decision, context.map.clone())
     });
-    worker.metrics.decided(started.elapsed());
+    let took = started.elapsed();
+    worker.metrics.decided(took);
+    if worker.recorder.is_some() {
+        let policies = decision.as_ref().map(|decision| decision.determining.clone());
+        let evidence = Evidence {
+            decide_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+            policies: policies.unwrap_or_default(),
+            inputs: inputs(found, &entry.served.tables.service, identity, &context),
+        };
+        admitted.evidence = Some(Box::new(evidence));
+    }
+    let arrived = admitted.arrived();
     match decision {
         Ok(decision) => judge(arrived, &decision).map(|()| context),
         Err(QueryError::UnknownService(_)) => {
@@ -66,6 +80,39 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
         }
         Err(error) => Err(Problem::new(Kind::BadRequest, error.to_string())),
     }
+}
+
+/// What the policies read of a request, as members of a JSON object; none: more than a record may hold.
+fn inputs(
+    found: &Found,
+    service: &str,
+    identity: &Identity,
+    context: &BTreeMap<String, Value>,
+) -> Option<String> {
+    let reads = found.table.reads(service);
+    let mut text = String::new();
+    let mut put = |name: &str, json: Result<String, serde_json::Error>| {
+        if let Ok(json) = json {
+            let comma = if text.is_empty() { "" } else { "," };
+            text = format!("{text}{comma}\"{name}\":{json}");
+        }
+        text.len() + 2 <= MAX_INPUTS
+    };
+    let read: BTreeMap<&str, &Value> = context
+        .iter()
+        .filter(|(name, _)| reads.context.has(name))
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
+    let mut fits = read.is_empty() || put("context", serde_json::to_string(&read));
+    if let Some(said) = &identity.said {
+        let (claims, properties) = said.prepared.read_by(&reads);
+        fits = fits && (claims.is_empty() || put("claims", serde_json::to_string(&claims)));
+        fits = fits
+            && (properties.is_empty() || put("properties", serde_json::to_string(&properties)));
+        let parents: Vec<String> = said.roles.iter().map(Uid::to_string).collect();
+        fits = fits && (parents.is_empty() || put("parents", serde_json::to_string(&parents)));
+    }
+    fits.then_some(text)
 }
 
 /// Whether a value of a question is a claim, or an attribute that a claim gives.

@@ -4,10 +4,10 @@
 //! here (503), an upstream that fails (502) or is late (504).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, HeaderValue, REFERER, USER_AGENT, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -18,11 +18,12 @@ use serde_json::Value;
 
 use super::asserted;
 use super::stage::{
-    Accepted, Admitted, Allowed, Arrived, Ended, Identified, Refused, Routed, Sent,
+    Accepted, Admitted, Allowed, Arrived, Ended, Identified, Refused, Routed, Sent, Via,
 };
 use super::undecided::{fresh, no_decision};
 use super::upstream_headers;
 use super::worker::Backend;
+use super::written::TRACEPARENT;
 use crate::exchange::cut::Cut;
 use crate::exchange::ongoing::{Ending, Inputs, Listed};
 use crate::identify::assertion;
@@ -92,11 +93,15 @@ pub(crate) fn run(
                 return Err(Refused::new(Phase::Forward, problem, ended));
             }
         };
+        let mut via =
+            admitted.arrived().worker.recorder.is_some().then(|| via(admitted, fate.clone()));
         let caller_side = admitted.arrived_mut().parts.extensions.remove::<OnUpgrade>();
         let (request, user_agent) = give_away(admitted, backend, body, fate.is_some(), assertion);
+        let begun = Instant::now();
+        let by = OnceLock::new();
         let answered = tokio::select! {
             biased;
-            answered = send(admitted, backend, request) => answered.map_err(|error| {
+            answered = send(admitted, backend, request, via.as_ref().map(|_| &by)) => answered.map_err(|error| {
                 let fault = fate.as_ref().and_then(|fate| fate.fault());
                 problem(admitted.arrived(), fault, &error)
             }),
@@ -112,7 +117,11 @@ pub(crate) fn run(
             Ok(response) => answer(admitted, response, caller_side, listed),
             Err(problem) => Err(problem),
         };
-        let sent = Sent { admitted: allowed.admitted, user_agent };
+        if let Some(via) = &mut via {
+            via.upstream_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            via.answered = by.into_inner();
+        }
+        let sent = Sent { admitted: allowed.admitted, user_agent, via };
         match answer {
             Ok((response, upgrade)) => Ok(Forwarded { sent, response, upgrade }),
             Err(problem) => Err(Refused::new(Phase::Forward, problem, Ended::Sent(sent))),
@@ -173,11 +182,25 @@ fn give_away(
     (request, user_agent)
 }
 
+/// What is left of a request's own head for its record.
+fn via(admitted: &Admitted, body: Option<Arc<BodyFate>>) -> Box<Via> {
+    let Arrived { parts, .. } = admitted.arrived();
+    Box::new(Via {
+        upstream_us: 0,
+        answered: None,
+        traceparent: parts.headers.get(TRACEPARENT).cloned(),
+        referer: parts.headers.get(REFERER).cloned(),
+        path: parts.uri.path().into(),
+        body,
+    })
+}
+
 /// Sends it on the route's own terms.
 async fn send(
     admitted: &Admitted,
     backend: &Backend,
     request: Request<CallerBody>,
+    by: Option<&OnceLock<(String, bool)>>,
 ) -> Result<Response<PooledBody<CallerBody>>, PoolError> {
     let (arrived, found) = (admitted.arrived(), admitted.found());
     let bounds = &admitted.entry().site.bounds;
@@ -185,7 +208,13 @@ async fn send(
     let waiting = |_: Duration| {
         backend.uploads.cut_slowest(bounds.pressure_rate, Instant::now());
     };
+    let note = |address: &str, reused: bool| {
+        if let Some(by) = by {
+            let _ = by.set((address.to_owned(), reused));
+        }
+    };
     let terms = Terms {
+        answered: by.is_some().then_some(&note as &(dyn Fn(&str, bool) + Send + Sync)),
         answer_timeout: found.answer_timeout.or(Some(bounds.answer_timeout)),
         answer_idle: found.answer_idle.or(Some(bounds.answer_idle)),
         bidirectional: arrived.grpc,

@@ -17,7 +17,7 @@ use http::{Method, Response, StatusCode};
 use keepgate_limit::LimitVerdict;
 use keepgate_policy::router::Matched;
 
-use super::stage::{Admitted, Allowed, Carrier, Cross, Ended, Found, Identity, Routed};
+use super::stage::{Admitted, Allowed, By, Carrier, Cross, Ended, Found, Identity, Routed};
 use crate::message::body::GateBody;
 use crate::message::headers::X_REQUEST_ID;
 use crate::service::table::{Service, Ways};
@@ -95,12 +95,13 @@ fn undecided(mut routed: Routed) -> Allowed {
         principal: Arc::clone(&ways.anonymous),
         header: None,
         is_anonymous: true,
+        by: By::Nothing,
         key: None,
         until_unix_s: None,
         said: None,
     };
     let identified = routed.identified(identity);
-    let admitted = Admitted { identified, by_principal: LimitVerdict::unasked() };
+    let admitted = Admitted { identified, by_principal: LimitVerdict::unasked(), evidence: None };
     Allowed { admitted, context: BTreeMap::new() }
 }
 

@@ -10,6 +10,7 @@ use super::forward::{Forwarded, Upgrade};
 use super::preflight::Preflight;
 use super::refusal;
 use super::stage::{Arrived, Carrier, Cross, Facts, Found, Refused};
+use super::written;
 use crate::message::answer;
 use crate::message::body::GateBody;
 use crate::message::problem::Problem;
@@ -35,8 +36,10 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             let facts = ended.facts();
             facts.arrived.worker.metrics.preflights.add(1);
             tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
+            let said = (keepgate_record::Outcome::Allowed, "preflight");
+            let recording = written::begin(&facts, said, response.status().as_u16());
             let permits = ended.take_permits();
-            (response.map(|body| body.keeping(permits)), None)
+            (response.map(|body| body.keeping(permits).recording(recording)), None)
         }
         Ok(Outcome::Forwarded(Forwarded { mut sent, mut response, upgrade })) => {
             let facts = sent.facts();
@@ -50,8 +53,10 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
                 served.metrics.forwarded(response.status());
             }
             tell(&facts, &mut response, Phase::Forward, "forwarded", false);
+            let said = (keepgate_record::Outcome::Allowed, "");
+            let recording = written::begin(&facts, said, response.status().as_u16());
             let permits = sent.take_permits();
-            (response.map(|body| body.keeping(permits)), upgrade)
+            (response.map(|body| body.keeping(permits).recording(recording)), upgrade)
         }
         Err(refused) => {
             let Refused { phase, mut problem, mut ended } = *refused;
@@ -59,6 +64,7 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             let Arrived { request_id, grpc, .. } = facts.arrived;
             let kind = problem.kind;
             count_refusal(&facts, phase, &mut problem);
+            let said = (written::outcome(kind), problem.reason.unwrap_or(kind.suffix()));
             let mut response = if *grpc {
                 answer::grpc(problem, request_id)
             } else {
@@ -67,8 +73,10 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             stamp(&facts, response.headers_mut());
             let is_refusal = kind.status().is_client_error();
             tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+            // Over gRPC the HTTP status says nothing.
+            let recording = written::begin(&facts, said, kind.status().as_u16());
             let permits = ended.take_permits();
-            (response.map(|body| body.keeping(permits)), None)
+            (response.map(|body| body.keeping(permits).recording(recording)), None)
         }
     }
 }

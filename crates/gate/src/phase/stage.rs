@@ -17,13 +17,14 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{HeaderValue, Version};
 use keepgate_limit::{AddressKey, LimitVerdict, Permit};
-use keepgate_policy::Uid;
 use keepgate_policy::world::Prepared;
+use keepgate_policy::{PolicyName, Uid};
 use serde_json::Value;
 
 use super::wanted::Wanted;
 use super::worker::{Entry, Served, Worker};
 use crate::identify::claims::Said;
+use crate::message::body::BodyFate;
 use crate::message::headers::{self, Asked, X_REQUEST_ID};
 use crate::message::problem::Problem;
 use crate::observe::hook::Hook;
@@ -176,12 +177,39 @@ pub(crate) struct Identity {
     pub(crate) header: Option<HeaderValue>,
     /// Nobody in particular: the principal is the service's for anonymous callers.
     pub(crate) is_anonymous: bool,
+    /// What showed it.
+    pub(crate) by: By,
     /// The API key that was shown.
     pub(crate) key: Option<ShownKey>,
     /// When the credential that was shown expires; none: never, or there is none.
     pub(crate) until_unix_s: Option<u64>,
     /// What its token says beyond a name: roles, attributes, claims, headers.
     pub(crate) said: Option<Arc<Said>>,
+}
+
+/// What shows who a caller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Nothing,
+    Jwt,
+    Introspection,
+    ApiKey,
+    ClientCertificate,
+    TrustedHeader,
+}
+
+impl By {
+    /// Its name in a record.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            By::Nothing => "anonymous",
+            By::Jwt => "jwt",
+            By::Introspection => "introspection",
+            By::ApiKey => "api_key",
+            By::ClientCertificate => "client_certificate",
+            By::TrustedHeader => "trusted_header",
+        }
+    }
 }
 
 /// An API key that holds.
@@ -202,6 +230,32 @@ pub(crate) struct Identified {
 pub(crate) struct Admitted {
     pub(crate) identified: Identified,
     pub(crate) by_principal: LimitVerdict,
+    /// How it was decided. None: it was not (yet), or nobody records it.
+    pub(crate) evidence: Option<Box<Evidence>>,
+}
+
+/// How a request was decided, for its record.
+pub(crate) struct Evidence {
+    /// How long it took, in nanoseconds.
+    pub(crate) decide_ns: u64,
+    /// The policies that determined it.
+    pub(crate) policies: Vec<PolicyName>,
+    /// What the policies read of it: members of a JSON object. None: too much.
+    pub(crate) inputs: Option<String>,
+}
+
+/// Who answered a request that was sent, for its record; and what of its headers is in it.
+pub(crate) struct Via {
+    /// From when it was handed to the upstream's connections to the answer's head, in microseconds.
+    pub(crate) upstream_us: u64,
+    /// The address, and whether its connection had been used before; none: nobody answered.
+    pub(crate) answered: Option<(String, bool)>,
+    pub(crate) traceparent: Option<HeaderValue>,
+    pub(crate) referer: Option<HeaderValue>,
+    /// The path that came; it may be another one by now.
+    pub(crate) path: Box<str>,
+    /// None: it had no body.
+    pub(crate) body: Option<Arc<BodyFate>>,
 }
 
 /// A request that the policies permit.
@@ -216,6 +270,8 @@ pub(crate) struct Sent {
     /// Its headers are the upstream's now.
     pub(crate) admitted: Admitted,
     pub(crate) user_agent: Option<HeaderValue>,
+    /// None: nobody records it.
+    pub(crate) via: Option<Box<Via>>,
 }
 
 /// An exchange that the gate answers itself, and how far it came.
@@ -250,6 +306,9 @@ pub(crate) struct Facts<'e> {
     pub(crate) found: Option<&'e Found>,
     pub(crate) identity: Option<&'e Identity>,
     pub(crate) user_agent: Option<&'e HeaderValue>,
+    pub(crate) host: &'e str,
+    pub(crate) evidence: Option<&'e Evidence>,
+    pub(crate) via: Option<&'e Via>,
     by_address: Option<&'e LimitVerdict>,
     by_principal: Option<&'e LimitVerdict>,
 }
@@ -294,6 +353,9 @@ impl Arrived {
             found: None,
             identity: None,
             user_agent: self.parts.headers.get(USER_AGENT),
+            host: "",
+            evidence: None,
+            via: None,
             by_address: None,
             by_principal: None,
         }
@@ -311,6 +373,7 @@ impl Accepted {
         Facts {
             served: Some(&self.entry.served),
             site: Some(self.entry.site.number),
+            host: &self.host,
             by_principal: paid.map(|(_, said)| said),
             ..self.arrived.facts(self.client)
         }
@@ -393,7 +456,11 @@ impl Admitted {
     }
 
     fn facts(&self) -> Facts<'_> {
-        Facts { by_principal: Some(&self.by_principal), ..self.identified.facts() }
+        Facts {
+            by_principal: Some(&self.by_principal),
+            evidence: self.evidence.as_deref(),
+            ..self.identified.facts()
+        }
     }
 
     /// Takes the caller's places among the requests under way; dropping them gives them back.
@@ -404,7 +471,8 @@ impl Admitted {
 
 impl Sent {
     pub(crate) fn facts(&self) -> Facts<'_> {
-        Facts { user_agent: self.user_agent.as_ref(), ..self.admitted.facts() }
+        let (user_agent, via) = (self.user_agent.as_ref(), self.via.as_deref());
+        Facts { user_agent, via, ..self.admitted.facts() }
     }
 
     /// As [`Admitted::take_permits`].

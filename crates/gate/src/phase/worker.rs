@@ -28,6 +28,7 @@ use crate::message::retry::Waits;
 use crate::message::uploads::Uploads;
 use crate::observe::dropped::{Dropped, shown};
 use crate::observe::metrics::{ServiceMetrics, WorkerMetrics};
+use crate::observe::records::{Recorder, Records};
 use crate::observe::warnings::UpstreamWarnings;
 use crate::service::table::{Table, Tables};
 
@@ -45,6 +46,8 @@ pub(crate) struct Common {
     pub(crate) revision_waiters: AtomicUsize,
     /// The keys that sign what upstreams are told of callers.
     pub(crate) keyring: Keyring,
+    /// The decision and access log; none: there is none.
+    pub(crate) records: Option<Arc<Records>>,
 }
 
 /// Sites and their upstreams. Another state of the file takes the place of all of it at once.
@@ -167,6 +170,8 @@ pub(crate) struct Worker {
     pub(crate) warnings: UpstreamWarnings,
     /// How long callers are asked to wait.
     pub(crate) waits: Waits,
+    /// The decision and access log.
+    pub(crate) recorder: Option<Recorder>,
     /// In the order of the services.
     served: Box<[Arc<Served>]>,
     entries: Mutex<Entries>,
@@ -188,6 +193,7 @@ impl Worker {
             .collect();
         let entries = Mutex::new(Entries::new(common.live.load_full(), &served));
         Worker {
+            recorder: Recorder::of(common.records.as_ref(), number),
             common,
             number,
             metrics,

@@ -27,6 +27,7 @@ use super::life::Life;
 use super::listen::ListenError;
 use super::upstream;
 use crate::observe::metrics::{self, WorkerMetrics};
+use crate::observe::records;
 use crate::service::source::Peek;
 use crate::service::table::Tables;
 
@@ -254,6 +255,9 @@ impl View {
         upstream::metrics(&self.front.common.live.load().backends, &mut page);
         if let Some(acme) = &self.front.acme {
             acme.metrics(&mut page);
+        }
+        if let Some(records) = &self.front.common.records {
+            records::render(&records.log.stats(), &mut page);
         }
         if let Some(tables) = self.services().first() {
             tables.source.metrics(&mut page);

@@ -31,6 +31,7 @@ use crate::identify::introspection::Introspectors;
 use crate::identify::issuers::Issuers;
 use crate::observe::dropped::Dropped;
 use crate::observe::metrics::WorkerMetrics;
+use crate::observe::records::Records;
 use crate::observe::report;
 use crate::phase::worker::{Common, Live, Worker};
 use crate::service::limits::Limiting;
@@ -43,6 +44,9 @@ const CENTER: usize = 4;
 const FILES: usize = 32;
 /// For key sets that are fetched, and health checks.
 const KEY_FETCHES: usize = 16;
+
+/// For the last records to be written.
+const RECORDS_CLOSE: Duration = Duration::from_secs(5);
 
 /// How long another gate may take to let go of the data directory.
 const LET_GO: Duration = Duration::from_secs(20);
@@ -156,8 +160,10 @@ impl Gate {
         let dir = settings.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || Keyring::open(dir.as_deref()));
         let keyring = opened.await.unwrap_or_else(|_| Keyring::open(None));
+        let records = Records::open(&settings, workers).map_err(StartError::Records)?;
         let common = Arc::new(Common {
             keyring,
+            records,
             settings,
             services,
             live: ArcSwap::from_pointee(live),
@@ -340,7 +346,17 @@ impl Gate {
         if let Some(tables) = self.front.common.services.first() {
             tables.source.close();
         }
+        close_records(&self.front.common).await;
         result.map(|_| ())
+    }
+}
+
+/// Writes what is left of the access log, within bounds.
+async fn close_records(common: &Common) {
+    let Some(records) = common.records.clone() else { return };
+    let closed = tokio::task::spawn_blocking(move || records.log.close(RECORDS_CLOSE)).await;
+    if !matches!(closed, Ok(true)) {
+        tracing::error!("the access log was not ended in order: its last records may be missing");
     }
 }
 

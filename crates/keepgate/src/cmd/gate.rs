@@ -1,6 +1,7 @@
 //! `keepgate gate`: a gate by itself, before one upstream or, with a file, before those of many
 //! sites, following a center.
 
+mod access_log;
 pub(crate) mod reload;
 mod settings;
 pub(crate) mod sites;
@@ -215,6 +216,8 @@ pub(crate) struct Traffic {
     #[arg(long, env = "KEEPGATE_JWKS_ALLOW", value_name = "ORIGIN", value_delimiter = ',')]
     pub(crate) jwks_allow: Vec<Origin>,
     #[command(flatten)]
+    access_log: access_log::AccessLog,
+    #[command(flatten)]
     acme: Acme,
     /// Worker threads; 0: one a core
     #[arg(long, env = "KEEPGATE_WORKERS", value_name = "N", default_value_t = 0)]
@@ -326,7 +329,10 @@ pub(crate) enum UpstreamProtocol {
 
 impl Traffic {
     /// A gate's configuration with these and the defaults.
-    pub(crate) fn config(self) -> GateConfig {
+    ///
+    /// # Errors
+    /// A file that it names cannot be read.
+    pub(crate) fn config(self) -> anyhow::Result<GateConfig> {
         let mut listen = self.listen.into_iter();
         let defaults = GateConfig::default();
         let mut config = GateConfig {
@@ -363,6 +369,7 @@ impl Traffic {
                 .zip(self.upstream_key)
                 .map(|(cert, key)| TlsFiles { cert, key }),
             workers: self.workers,
+            records: self.access_log.config()?,
             acme: self.acme.config(),
             trusted_proxies: peers(&self.trusted_proxy),
             forwarding_header: self.forwarded_header,
@@ -372,7 +379,7 @@ impl Traffic {
             ..GateConfig::default()
         };
         self.settings.apply(&mut config);
-        config
+        Ok(config)
     }
 }
 
@@ -522,7 +529,7 @@ fn config(args: Args) -> anyhow::Result<GateConfig> {
             AgeFrom::Unknown => RestartAge::Unknown,
         },
         takeover: args.takeover,
-        ..args.traffic.config()
+        ..args.traffic.config()?
     };
     match (&args.sites, args.service, args.upstream.as_slice()) {
         (Some(path), None, []) => sites::read(path, &mut config)?,

@@ -148,7 +148,7 @@ async fn up(
         service: set_up.service.clone(),
         upstream: upstream.clone(),
         data_dir: Some(dir.join("replica")),
-        ..args.traffic.config()
+        ..args.traffic.config()?
     };
     // Whoever runs both tries it out, or is the one who edits the service too.
     config.key_access.local = true;

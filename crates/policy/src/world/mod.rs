@@ -22,6 +22,7 @@ mod naming;
 mod paged;
 mod part;
 mod prepared;
+mod reads;
 mod trie;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub use self::explain::{Explanation, NearMiss, PolicyText};
 pub use self::naming::Naming;
 pub use self::part::member_key;
 pub use self::prepared::Prepared;
+pub use self::reads::{Named, Reads};
 
 /// An immutable, indexed state; a clone is cheap and shares everything.
 #[derive(Clone, Default)]

@@ -1,0 +1,156 @@
+//! The record of a request: what is known at the stage at which it ended.
+
+use std::fmt::Display;
+
+use http::header::REFERER;
+use http::{HeaderName, HeaderValue, Version};
+use keepgate_record::{Draft, Inputs, Outcome};
+
+use super::stage::{Carrier, Facts, Found};
+use crate::message::problem::Kind;
+use crate::message::recording::Recording;
+
+/// W3C Trace Context, section 3.2.
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What a kind of answer is to a record.
+pub(super) fn outcome(kind: Kind) -> Outcome {
+    match kind {
+        Kind::Denied => Outcome::Denied,
+        Kind::Unauthenticated => Outcome::Unauthenticated,
+        Kind::LimitReached => Outcome::Limited,
+        Kind::NoDecision | Kind::NoIdentity => Outcome::CannotDecide,
+        Kind::BadUpstream | Kind::NoConnection | Kind::UpstreamTimeout => Outcome::UpstreamFailed,
+        Kind::BadRequest
+        | Kind::BadPath
+        | Kind::BadBody
+        | Kind::NoRoute
+        | Kind::MethodNotAllowed
+        | Kind::TooSlow
+        | Kind::BodyTooLarge
+        | Kind::UriTooLong
+        | Kind::Misdirected
+        | Kind::HeadersTooLarge
+        | Kind::NotImplemented
+        | Kind::Overloaded => Outcome::Refused,
+    }
+}
+
+/// Begins the record of a request; none: there is no log, or the request is left out of it.
+pub(super) fn begin(
+    facts: &Facts<'_>,
+    (outcome, reason): (Outcome, &str),
+    status: u16,
+) -> Option<Box<Recording>> {
+    let arrived = facts.arrived;
+    let recorder = arrived.worker.recorder.as_ref()?;
+    let (parts, found, via) = (&arrived.parts, facts.found, facts.via);
+    let (method, route) =
+        (parts.method.as_str(), found.and_then(Found::template).unwrap_or_default());
+    if outcome == Outcome::Allowed && !recorder.takes(method, route) {
+        recorder.queue.leave_out();
+        return None;
+    }
+    let text =
+        |value: Option<&'_ HeaderValue>| value.and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let traceparent = match via {
+        Some(via) => via.traceparent.as_ref(),
+        None => parts.headers.get(TRACEPARENT),
+    };
+    let referer = match via {
+        Some(via) => via.referer.as_ref(),
+        None => parts.headers.get(REFERER),
+    };
+    let (referer, user_agent) = match recorder.records.shape.format {
+        keepgate_record::Format::Combined => (text(referer), text(facts.user_agent)),
+        _ => (None, None),
+    };
+    let site = facts.site.and_then(|site| {
+        let live = arrived.worker.common.live.load();
+        let site = live.sites.get(site).filter(|_| live.sites.len() > 1)?;
+        let host = site.config.hosts.first().cloned().map(String::from).unwrap_or_default();
+        Some(format!("{host}{}", site.config.path))
+    });
+    let shown = |uid| uid as &dyn Display;
+    let policies: Vec<&dyn Display> =
+        facts.evidence.iter().flat_map(|evidence| &evidence.policies).map(|p| p as _).collect();
+    let inputs = facts.evidence.map(|evidence| match &evidence.inputs {
+        Some(members) => Inputs::Members(members),
+        None => Inputs::TooLarge,
+    });
+    let age_ms = found.and_then(|found| found.table.age()).map(|age| age.as_millis());
+    let answered = via.and_then(|via| via.answered.as_ref());
+    let draft = Draft {
+        unix_ms: keepgate_observe::unix_ms(),
+        request_id: arrived.request_id.to_str().unwrap_or_default(),
+        trace_id: traceparent.and_then(trace_id).unwrap_or_default(),
+        gate: &recorder.records.gate,
+        site: site.as_deref().unwrap_or_default(),
+        service: facts.served.map(|served| served.tables.service.as_str()).unwrap_or_default(),
+        principal: facts.identity.map(|identity| shown(&*identity.principal)),
+        identified_by: facts.identity.map(|identity| identity.by.name()).unwrap_or_default(),
+        address: facts.client,
+        method,
+        host: facts.host,
+        route,
+        path: via.map_or(parts.uri.path(), |via| &via.path),
+        query: parts.uri.query(),
+        action: found.map(|found| shown(&found.action)),
+        resource: found.map(|found| shown(&found.resource)),
+        outcome,
+        reason,
+        status,
+        policies: &policies,
+        revision: found.map(|found| found.table.version.0.0),
+        age_ms: age_ms.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
+        decide_ns: facts.evidence.map(|evidence| evidence.decide_ns),
+        upstream_us: via.map(|via| via.upstream_us),
+        upstream_address: answered.map(|(address, _)| address.as_str()).unwrap_or_default(),
+        reused: answered.map(|(_, reused)| *reused),
+        inputs: inputs.as_ref(),
+        referer: referer.as_deref().unwrap_or_default(),
+        user_agent: user_agent.as_deref().unwrap_or_default(),
+        version: match (arrived.carrier, parts.version) {
+            (Carrier::Gate, Version::HTTP_2) => "HTTP/2.0",
+            (Carrier::Gate, Version::HTTP_10) => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        },
+    };
+    let line = draft.begin(&recorder.records.shape);
+    let body = via.and_then(|via| via.body.clone());
+    let queue = std::sync::Arc::clone(&recorder.queue);
+    Some(Box::new(Recording::new(line, queue, arrived.started, body)))
+}
+
+/// The trace that a request belongs to, by its `traceparent`.
+fn trace_id(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().ok()?;
+    let mut parts = text.split('-');
+    let (version, trace) = (parts.next()?, parts.next()?);
+    let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_known = version.len() == 2 && is_hex(version) && version != "ff";
+    let is_trace = trace.len() == 32 && is_hex(trace) && trace.bytes().any(|byte| byte != b'0');
+    (is_known && is_trace).then_some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_ids() {
+        let of = |text: &'static str| trace_id(&HeaderValue::from_static(text)).map(str::to_owned);
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(of(good).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        for wrong in [
+            "",
+            "00",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+    }
+}
