@@ -20,6 +20,7 @@ mod help_markdown;
 mod import;
 pub(crate) mod key;
 mod lab;
+mod log;
 mod plan;
 mod role;
 mod service;
@@ -136,6 +137,7 @@ commands! {
     Entity => entity,
     Service => service,
     Audit => audit,
+    Log => log,
     Status => status,
     Doctor => doctor,
     Top => top,
