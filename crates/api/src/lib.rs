@@ -13,6 +13,7 @@ mod changes;
 mod check;
 mod directory;
 mod json;
+mod logs;
 mod problem;
 mod services;
 mod status;
@@ -29,6 +30,7 @@ pub use changes::{
 pub use check::{ActionInput, Answer, Determining, Effect, Miss, PolicyFailure, Question, Reason};
 pub use directory::{Member, Members, Membership, MembershipName};
 pub use json::Json;
+pub use logs::{LogHead, LogKey, LogKeys};
 pub use problem::{Located, Problem};
 pub use services::{
     Apply, Export, Extras, ForeignMember, ForeignRole, ItemList, Listed, Service, ServiceSummary,

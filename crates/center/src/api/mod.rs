@@ -20,6 +20,7 @@ pub(crate) mod import;
 pub(crate) mod input;
 pub(crate) mod items;
 pub(crate) mod keys;
+pub(crate) mod logs;
 pub(crate) mod openapi;
 pub(crate) mod problem;
 pub(crate) mod progress;

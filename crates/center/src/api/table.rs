@@ -22,7 +22,7 @@ use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
     App, assertions, audit, authzen, authzen_shapes, check, directory, extras, import, items, keys,
-    openapi, removal, services, status, tokens, top, writes,
+    logs, openapi, removal, services, status, tokens, top, writes,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -594,6 +594,13 @@ fn of_status(t: &mut Table) {
             ("until_ms", "integer"),
         ])
         .answers::<api::Audit>();
+    t.add(
+        ("GET", "/v1/log-keys"),
+        Read,
+        ("logKeys", "the keys by which access logs of gates are verified"),
+        || get(logs::keys),
+    )
+    .answers::<api::LogKeys>();
     // It waits its turn among the writes, so it is for those who write.
     t.add(("GET", "/v1/writes/{write_id}"), Write, ("write", "what became of a write"), || {
         get(writes::fetch)

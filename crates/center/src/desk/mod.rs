@@ -23,6 +23,7 @@ pub(crate) mod history;
 mod land;
 mod limits;
 mod load;
+pub(crate) mod logs;
 pub(crate) mod others;
 mod recent;
 mod refusal;
@@ -160,6 +161,8 @@ enum Job {
     Edit(Edit, oneshot::Sender<Result<Outcome, Refusal>>),
     Bulk(Box<bulk::Prepared>, oneshot::Sender<Result<bulk::Landed, Refusal>>),
     Touch(Vec<TokenUse>),
+    /// Sign access logs.
+    Sign(Vec<logs::Wanted>, oneshot::Sender<Result<Vec<logs::Signed>, Refusal>>),
     /// See what became of a write.
     Look(WriteId, oneshot::Sender<Result<Written, Refusal>>),
     /// See whether writing is possible again.
@@ -473,6 +476,17 @@ impl Desk {
         }
     }
 
+    /// Signs how far access logs are, all in one write.
+    pub(crate) async fn sign(
+        &self,
+        wanted: Vec<logs::Wanted>,
+    ) -> Result<Vec<logs::Signed>, Refusal> {
+        let (reply, signed) = oneshot::channel();
+        let jobs = self.jobs().ok_or(Refusal::Closed)?;
+        jobs.send(Job::Sign(wanted, reply)).await.map_err(|_| Refusal::Closed)?;
+        signed.await.map_err(|_| Refusal::Closed)?
+    }
+
     /// Reads from the store off the runtime, all at one revision.
     pub async fn read<T, F>(&self, f: F) -> Result<T, Refusal>
     where
@@ -578,6 +592,9 @@ fn small(shared: &Shared, job: Job) {
                 shared.note_failure(&e);
                 tracing::warn!(error = %keepgate_observe::chain(&e), "token use was not noted");
             }
+        }
+        Job::Sign(wanted, reply) => {
+            let _ = reply.send(logs::sign(shared, &wanted));
         }
         Job::Look(write_id, reply) => {
             let _ = reply.send(shared.written(&write_id));

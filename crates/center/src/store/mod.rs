@@ -161,6 +161,42 @@ pub struct AuditRow {
     pub after: Option<String>,
 }
 
+/// A key with which the access logs of gates are signed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LogKeyRow {
+    /// Its name.
+    pub id: String,
+    /// The seed of the private key (RFC 8032), 32 bytes; never sent, never shown.
+    pub seed: [u8; 32],
+    /// The public key.
+    pub public: [u8; 32],
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+}
+
+impl std::fmt::Debug for LogKeyRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogKeyRow").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What was signed last of an access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogHeadRow {
+    /// The log, 16 bytes.
+    pub log: [u8; 16],
+    /// The id of the gate's token.
+    pub token: String,
+    /// Whose it is, as it is signed.
+    pub gate: String,
+    /// The number of its last line that is signed.
+    pub seq: u64,
+    /// The chain there, 32 bytes.
+    pub chain: [u8; 32],
+    /// When, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+}
+
 /// How much history a store keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -247,6 +283,12 @@ pub trait Reading {
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
     /// Audit rows before `seq` (0: from the newest on), the newest first, at most `limit`.
     fn audit_before(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
+    /// The keys with which access logs are signed, the oldest first.
+    fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError>;
+    /// What was signed last of one log; none: nothing.
+    fn log_head(&self, log: &[u8; 16]) -> Result<Option<LogHeadRow>, StoreError>;
+    /// The same of all logs, the newest first, at most `limit`; of one token's where one is named.
+    fn log_heads(&self, token: Option<&str>, limit: usize) -> Result<Vec<LogHeadRow>, StoreError>;
     /// The audit row of an item in a revision; none: it is not kept, or summed up with others.
     fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError>;
     /// The engine's own line of time now, to compare with [`Meta::timeline`]; empty: it has none.
@@ -302,6 +344,10 @@ pub trait Writing: Reading {
     fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError>;
     /// Removes a tombstone, because its item is there again.
     fn remove_tombstone(&mut self, key: &ItemKey) -> Result<(), StoreError>;
+    /// Adds a key with which access logs are signed; no revision, no audit.
+    fn put_log_key(&mut self, row: &LogKeyRow) -> Result<(), StoreError>;
+    /// Creates or replaces what was signed last of a log; no revision, no audit.
+    fn put_log_head(&mut self, row: &LogHeadRow) -> Result<(), StoreError>;
     /// Notes when tokens were last used; no revision, no audit.
     fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError>;
 }

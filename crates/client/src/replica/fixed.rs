@@ -57,6 +57,8 @@ impl Replica {
             revision: watch::Sender::new(Revision(0)),
             activity: watch::Sender::new(super::Activities::default()),
             assertion_keys: watch::Sender::new(Arc::default()),
+            log_position: watch::Sender::new(None),
+            log_anchor: ArcSwapOption::empty(),
             assertion_kids: ArcSwap::default(),
             dialer: Dialer::new(DialConfig::default()),
             place: ArcSwapOption::empty(),

@@ -420,7 +420,12 @@ impl Follower {
         if !keys.borrow().is_empty() {
             keys.mark_changed();
         }
-        let requests = requests(self.hello(holding), acks, reports, keys, pulses);
+        let mut log = self.shared.log_position.subscribe();
+        // What was not signed yet is asked for again.
+        if log.borrow().is_some() {
+            log.mark_changed();
+        }
+        let requests = requests(self.hello(holding), acks, reports, keys, log, pulses);
         let request = self.centers.current().authorized(requests);
         let begun = tokio::time::timeout(patience.bound, connection.client.follow(request));
         let told = begun.await.map_err(|_| self.silent(patience.bound))??.into_inner();
@@ -500,6 +505,10 @@ impl Follower {
                     let mut kids = published.kids;
                     kids.truncate(keepgate_policy::assertion::KEYS);
                     self.shared.assertion_kids.store(Arc::new(kids));
+                    Ok(None)
+                }
+                Some(Told::LogAnchor(anchor)) => {
+                    self.shared.log_anchor.store(Some(Arc::new(anchor)));
                     Ok(None)
                 }
                 Some(Told::Welcome(_)) => Err(Resync::Order("a second Welcome")),

@@ -49,7 +49,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt as _;
 use keepgate_policy::assertion::PublicKey;
 use keepgate_policy::decision::QueryError;
-use keepgate_policy::{Decision, HistoryId, Mark, Query, Revision, World};
+use keepgate_policy::{Decision, HistoryId, Mark, Query, Revision, World, proto};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -243,6 +243,10 @@ struct Shared {
     activity: watch::Sender<Activities>,
     /// The keys of assertions that the center is to publish.
     assertion_keys: watch::Sender<Arc<[PublicKey]>>,
+    /// How far the access log of this replica's gate is.
+    log_position: watch::Sender<Option<proto::LogPosition>>,
+    /// What the center answered last about it.
+    log_anchor: ArcSwapOption<proto::LogAnchor>,
     /// The names of those that it said it does.
     assertion_kids: ArcSwap<Vec<String>>,
     dialer: Dialer,
@@ -334,6 +338,8 @@ impl Replica {
             revision: watch::Sender::new(Revision(0)),
             activity: watch::Sender::new(Activities::default()),
             assertion_keys: watch::Sender::new(Arc::default()),
+            log_position: watch::Sender::new(None),
+            log_anchor: ArcSwapOption::empty(),
             assertion_kids: ArcSwap::default(),
             dialer: config.dialer.clone(),
             place: ArcSwapOption::empty(),
@@ -576,6 +582,17 @@ impl Replica {
     /// replica is gone, and is told again after a restart of its own.
     pub fn is_assertion_key_published(&self, key: &PublicKey) -> bool {
         self.shared.assertion_kids.load().contains(&key.kid())
+    }
+
+    /// Has the center sign how far an access log is, now or as soon as a center is there; a later
+    /// position takes the place of one that was not asked about yet. Never waits.
+    pub fn tell_log_position(&self, position: proto::LogPosition) {
+        self.shared.log_position.send_replace(Some(position));
+    }
+
+    /// What a center has answered last about a position; none: nothing yet.
+    pub fn log_anchor(&self) -> Option<Arc<proto::LogAnchor>> {
+        self.shared.log_anchor.load_full()
     }
 
     /// Ends following, for all handles: the connection closes, the world stays as it is and

@@ -23,7 +23,7 @@ use super::life::{Clock, Life};
 use super::listen::{self, Listener};
 use super::reload::{Following, Reloader};
 use super::takeover::{self, Inherited, Takeover};
-use super::{assertions, follow, revoke, sites, thread, upstream};
+use super::{anchors, assertions, follow, revoke, sites, thread, upstream};
 use crate::config::GateConfig;
 use crate::exchange::ongoing::List;
 use crate::identify::assertion::Keyring;
@@ -273,6 +273,7 @@ impl Gate {
         let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
         let watching = tokio::spawn(upstream::watch(Arc::clone(&self.front)));
         let obtaining = tokio::spawn(obtain(Arc::clone(&self.front)));
+        let anchoring = tokio::spawn(anchored(Arc::clone(&self.front.common)));
         let asserting = tokio::spawn(assertions::run(Arc::clone(&self.front.common)));
         let mut ends = Vec::new();
         let workers = self.metrics.iter().zip(&self.front.ongoing);
@@ -343,11 +344,19 @@ impl Gate {
         watching.abort();
         obtaining.abort();
         asserting.abort();
+        anchoring.abort();
         if let Some(tables) = self.front.common.services.first() {
             tables.source.close();
         }
         close_records(&self.front.common).await;
         result.map(|_| ())
+    }
+}
+
+/// Has the access log signed, where there is one.
+async fn anchored(common: Arc<Common>) {
+    if let (Some(records), Some(tables)) = (&common.records, common.services.first()) {
+        anchors::run(Arc::clone(records), Arc::clone(&tables.source)).await;
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub(crate) mod acme;
 pub(crate) mod admin;
+mod anchors;
 mod assertions;
 pub(crate) mod check;
 pub(crate) mod connection;

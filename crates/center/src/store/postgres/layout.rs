@@ -9,10 +9,21 @@ use super::session::{Committed, Session};
 use super::writer;
 
 /// The layout that this release reads and writes: the number of [`STEPS`].
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 /// What each layout adds to the one before: what is done, in words, and the statements.
-const STEPS: [(&str, &str); 1] = [("create the tables of a center", TABLES)];
+const STEPS: [(&str, &str); 2] = [
+    ("create the tables of a center", TABLES),
+    ("add the keys with which access logs are signed, and what was signed last", LOGS),
+];
+
+const LOGS: &str = r#"
+CREATE TABLE log_keys (id text PRIMARY KEY, seed bytea NOT NULL, public bytea NOT NULL,
+    unix_ms bigint NOT NULL);
+CREATE TABLE log_heads (log bytea PRIMARY KEY, token text NOT NULL, gate text NOT NULL,
+    seq bigint NOT NULL, chain bytea NOT NULL, unix_ms bigint NOT NULL) WITH (fillfactor = 50);
+CREATE INDEX log_heads_by_token ON log_heads (token);
+"#;
 
 /// Ids come in the order of their bytes, as everywhere else.
 const TABLES: &str = r#"

@@ -12,9 +12,10 @@ use super::super::values::{
     LEFT_OUT, RawMeta, digest_of, origin_of, signed, sized, stored_kind, unsigned,
 };
 use super::super::{
-    AuditRow, ChangeRow, Changes, Fork, Meta, Reading, RevisionRow, Row, ScopeRow, StoreError, Sum,
-    SumRow, TokenRow, Tombstone,
+    AuditRow, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, Reading, RevisionRow, Row,
+    ScopeRow, StoreError, Sum, SumRow, TokenRow, Tombstone,
 };
+use super::logs;
 use super::pool::Pool;
 use super::session::{Session, Values, failed};
 use super::text::{readable, storable};
@@ -358,6 +359,18 @@ impl<C: Connected> Reading for Tx<C> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let before = if seq == 0 { i64::MAX } else { signed(seq) };
         self.audited(&sql, &[(&before, Type::INT8), (&limit, Type::INT8)])
+    }
+
+    fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {
+        logs::keys(self.session(Table::Other)?)
+    }
+
+    fn log_head(&self, log: &[u8; 16]) -> Result<Option<LogHeadRow>, StoreError> {
+        logs::head(self.session(Table::Other)?, log)
+    }
+
+    fn log_heads(&self, token: Option<&str>, limit: usize) -> Result<Vec<LogHeadRow>, StoreError> {
+        logs::heads(self.session(Table::Other)?, token, limit)
     }
 
     fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError> {

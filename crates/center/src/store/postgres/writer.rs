@@ -10,8 +10,8 @@ use tokio_postgres::types::Type;
 
 use super::super::values::{LEFT_OUT, RawMeta, signed};
 use super::super::{
-    AuditRow, Brought, ChangeRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, Staged,
-    StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Fork, LogHeadRow, LogKeyRow, Meta, Retention, RevisionRow, Row,
+    ScopeRow, Staged, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
 use super::address::Address;
 use super::rows::{Connected, Table, Tx, each_tombstone, get, number};
@@ -505,6 +505,14 @@ impl Writing for Writer<'_> {
         }
         self.kept.borrow_mut().tombstones.insert(key.clone(), None);
         self.kept_one(key.id.len())
+    }
+
+    fn put_log_key(&mut self, row: &LogKeyRow) -> Result<(), StoreError> {
+        super::logs::put_key(self.session, row)
+    }
+
+    fn put_log_head(&mut self, row: &LogHeadRow) -> Result<(), StoreError> {
+        super::logs::put_head(self.session, row)
     }
 
     fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError> {

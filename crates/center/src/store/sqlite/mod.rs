@@ -10,6 +10,7 @@
 mod columns;
 mod high;
 pub(in crate::store) mod layout;
+mod logs;
 mod meta;
 mod rows;
 mod start;
@@ -33,13 +34,16 @@ use rows::{Plain, Reader, Writer};
 use start::{Inventory, inode};
 
 /// The layout this release reads and writes.
-const LAYOUT: i64 = 3;
+const LAYOUT: i64 = 4;
 
 /// That of release 0.1, which is migrated.
 const FIRST_LAYOUT: i64 = 1;
 
 /// That of the first releases with a history, which is migrated.
 const SECOND_LAYOUT: i64 = 2;
+
+/// That of release 0.2, which is migrated.
+const THIRD_LAYOUT: i64 = 3;
 
 /// Read connections kept open for reuse; more may be open for a moment.
 const IDLE_READERS: usize = 4;
@@ -111,7 +115,7 @@ impl SqliteStore {
                 layout::migrate(&mut connection)?;
                 tracing::info!(%shown, "the store of release 0.1 was migrated");
             }
-            SECOND_LAYOUT => {
+            SECOND_LAYOUT | THIRD_LAYOUT => {
                 start::check(&connection, &inventory)?;
                 layout::migrate(&mut connection)?;
                 tracing::info!(%shown, "the store of an earlier release was migrated");

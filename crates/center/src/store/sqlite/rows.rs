@@ -5,11 +5,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
 
 use super::super::values::{self, LEFT_OUT, digest_of, origin_of, signed, sized, stored_kind};
 use super::super::{
-    AuditRow, Brought, ChangeRow, Changes, Fork, Meta, Reading, Retention, RevisionRow, Row,
-    ScopeRow, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, Reading, Retention,
+    RevisionRow, Row, ScopeRow, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
 use super::columns::audit_rows;
-use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta, tokens};
+use super::{IDLE_READERS, SqliteStore, failed, lock_of, logs, meta, tokens};
 
 /// A read transaction on a connection that goes back to the pool.
 pub(super) struct Reader<'a> {
@@ -347,6 +347,18 @@ impl<T: Connected> Reading for T {
         audit_rows(self.connection()?, "WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2", bound)
     }
 
+    fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {
+        logs::keys(self.connection()?)
+    }
+
+    fn log_head(&self, log: &[u8; 16]) -> Result<Option<LogHeadRow>, StoreError> {
+        logs::head(self.connection()?, log)
+    }
+
+    fn log_heads(&self, token: Option<&str>, limit: usize) -> Result<Vec<LogHeadRow>, StoreError> {
+        logs::heads(self.connection()?, token, limit)
+    }
+
     fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError> {
         let bound = params![signed(revision.0), key.service, key.kind.as_str(), key.id];
         let which = "WHERE revision = ?1 AND service = ?2 AND kind = ?3 AND id = ?4 LIMIT 1";
@@ -552,6 +564,14 @@ impl Writing for Writer<'_> {
             params![key.service, key.kind.as_str(), key.id],
         )
         .map(|_| ())
+    }
+
+    fn put_log_key(&mut self, row: &LogKeyRow) -> Result<(), StoreError> {
+        logs::put_key(self.connection, row)
+    }
+
+    fn put_log_head(&mut self, row: &LogHeadRow) -> Result<(), StoreError> {
+        logs::put_head(self.connection, row)
     }
 
     fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError> {

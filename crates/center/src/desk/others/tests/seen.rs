@@ -9,9 +9,9 @@ use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 
 use super::super::super::WriteId;
 use crate::store::{
-    AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, Reading, Retention, RevisionRow, Row,
-    ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Told, Tombstone,
-    Writing,
+    AuditRow, ChangeRow, Changes, EditVerdict, Fork, LogHeadRow, LogKeyRow, Meta, Reading,
+    Retention, RevisionRow, Row, ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow,
+    TokenUse, Told, Tombstone, Writing,
 };
 
 /// What happens to the next commit that makes a revision.
@@ -199,6 +199,9 @@ impl Reading for Timed<'_> {
         tokens() -> Vec<TokenRow>;
         audit_after(seq: u64, limit: usize) -> Vec<AuditRow>;
         audit_before(seq: u64, limit: usize) -> Vec<AuditRow>;
+        log_keys() -> Vec<LogKeyRow>;
+        log_head(log: &[u8; 16]) -> Option<LogHeadRow>;
+        log_heads(token: Option<&str>, limit: usize) -> Vec<LogHeadRow>;
         audit_of(revision: Revision, key: &ItemKey) -> Option<AuditRow>;
     }
 
@@ -224,6 +227,8 @@ impl Writing for Timed<'_> {
         forget_revisions() -> ();
         put_tombstone(tombstone: &Tombstone) -> ();
         remove_tombstone(key: &ItemKey) -> ();
+        put_log_key(row: &LogKeyRow) -> ();
+        put_log_head(row: &LogHeadRow) -> ();
         touch(used: &[TokenUse]) -> ();
     }
 }
