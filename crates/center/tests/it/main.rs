@@ -19,6 +19,7 @@ mod follow;
 mod history;
 mod keeping;
 mod limits;
+mod log_anchors;
 mod matrix;
 mod moving;
 mod openapi;

@@ -402,7 +402,7 @@ trait Engine {
 struct Sqlite(Dir);
 
 impl Engine for Sqlite {
-    const LAYOUT: i64 = 3;
+    const LAYOUT: i64 = 4;
 
     fn new() -> Option<Sqlite> {
         Some(Sqlite(Dir::new()))
@@ -421,7 +421,7 @@ impl Engine for Sqlite {
 struct Postgres(&'static Cluster, String);
 
 impl Engine for Postgres {
-    const LAYOUT: i64 = 1;
+    const LAYOUT: i64 = 2;
 
     fn new() -> Option<Postgres> {
         let Some(cluster) = shared() else {

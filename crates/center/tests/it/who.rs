@@ -26,7 +26,8 @@ pub(crate) fn as_layout_2(dir: &Path) {
     raw.execute_batch(
         "ALTER TABLE tokens DROP COLUMN expires_unix_s; ALTER TABLE tokens DROP COLUMN last_used_from;
          ALTER TABLE meta DROP COLUMN authzen_together; ALTER TABLE items DROP COLUMN brought;
-         ALTER TABLE items DROP COLUMN base; DROP INDEX audit_by_revision; PRAGMA user_version = 2;",
+         ALTER TABLE items DROP COLUMN base; DROP INDEX audit_by_revision;
+         DROP TABLE log_keys; DROP TABLE log_heads; PRAGMA user_version = 2;",
     )
     .unwrap();
 }

@@ -23,7 +23,7 @@ pub struct RecordConfig {
     /// What is hashed.
     pub hashed: Members,
     /// The key of hashes; none: what is to be hashed is left out.
-    pub key: Option<Vec<u8>>,
+    pub key: Option<HashSecret>,
     /// Paths with their query.
     pub query: bool,
     /// Which requests that are allowed are written; the first rule that fits counts. Without one: all.
@@ -50,9 +50,19 @@ impl RecordConfig {
             format: self.format,
             left_out: self.left_out,
             hashed: self.hashed,
-            key: self.key.as_deref().and_then(HashKey::new),
+            key: self.key.as_ref().and_then(|key| HashKey::new(&key.0)),
             query: self.query,
         }
+    }
+}
+
+/// The bytes of a key of hashes; never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HashSecret(pub Vec<u8>);
+
+impl fmt::Debug for HashSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashSecret(..)")
     }
 }
 

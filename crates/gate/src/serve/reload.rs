@@ -266,6 +266,7 @@ fn unchangeable(before: &GateConfig, now: &GateConfig) -> Vec<String> {
         ("restart_age", before.restart_age == now.restart_age),
         ("takeover", before.takeover == now.takeover),
         ("acme_..", before.acme == now.acme),
+        ("access_log_..", before.records == now.records),
         ("workers", before.workers == now.workers),
         ("trusted_proxy", before.trusted_proxies == now.trusted_proxies),
         ("forwarded_header", before.forwarding_header == now.forwarding_header),

@@ -35,6 +35,7 @@ mod paths;
 mod peers;
 mod places;
 mod raw;
+mod records;
 mod redecide;
 mod revoke;
 mod scale;

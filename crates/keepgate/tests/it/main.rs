@@ -8,6 +8,7 @@
     reason = "a failed expectation is a failed test"
 )]
 
+mod access_log;
 mod acme;
 mod apply;
 mod assertions;

@@ -17,6 +17,7 @@ mod items;
 mod openapi;
 mod oracle;
 mod random;
+mod reads;
 mod routes;
 mod schema;
 mod settings;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use keepgate_gate::config::records::{destination, hashed, omitted};
+use keepgate_gate::config::records::{HashSecret, destination, hashed, omitted};
 use keepgate_gate::{RecordConfig, Sample};
 use keepgate_record::{Destination, Format, HashKey, Member};
 
@@ -117,7 +117,7 @@ fn host_name() -> String {
     }
 }
 
-fn read_key(path: &Path) -> anyhow::Result<Vec<u8>> {
+fn read_key(path: &Path) -> anyhow::Result<HashSecret> {
     let shown = path.display();
     let size = std::fs::metadata(path).with_context(|| format!("reading `{shown}`"))?.len();
     if size > KEY_BYTES {
@@ -134,5 +134,5 @@ fn read_key(path: &Path) -> anyhow::Result<Vec<u8>> {
             key.len()
         )));
     }
-    Ok(key)
+    Ok(HashSecret(key))
 }
