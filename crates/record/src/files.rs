@@ -90,7 +90,7 @@ pub(crate) fn numbered(path: &Path, number: u64) -> PathBuf {
     suffixed(path, &format!(".{number:06}"))
 }
 
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

@@ -29,18 +29,40 @@ pub(crate) struct FileSink {
 }
 
 impl FileSink {
-    /// Opens or makes it. Whether nobody else writes it.
-    pub(crate) fn open(path: &Path) -> io::Result<(FileSink, bool)> {
+    /// Opens or makes it.
+    pub(crate) fn open(path: &Path) -> io::Result<FileSink> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o640);
         let file = options.open(path)?;
-        let is_ours = match file.try_lock() {
-            Ok(()) => true,
-            Err(TryLockError::WouldBlock) => false,
-            Err(TryLockError::Error(error)) => return Err(error),
-        };
         let len = file.metadata()?.len();
-        Ok((FileSink { file, len }, is_ours))
+        Ok(FileSink { file, len })
+    }
+}
+
+/// The right to write a log, which one process has at a time: a lock on a file beside it, which stays
+/// where it is while the log's files change places.
+pub(crate) struct Right {
+    file: File,
+    is_ours: bool,
+}
+
+impl Right {
+    pub(crate) fn open(path: &Path) -> io::Result<Right> {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        Ok(Right { file: options.open(path)?, is_ours: false })
+    }
+
+    /// Takes it, if nobody else has it.
+    pub(crate) fn take(&mut self) -> io::Result<bool> {
+        if !self.is_ours {
+            self.is_ours = match self.file.try_lock() {
+                Ok(()) => true,
+                Err(TryLockError::WouldBlock) => false,
+                Err(TryLockError::Error(error)) => return Err(error),
+            };
+        }
+        Ok(self.is_ours)
     }
 }
 

@@ -11,7 +11,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use crate::chain::{Begins, Link, LogId, Mark, Removed, Resumed, Sealed};
 use crate::files::{self, FileLine, LogFile, next_line, numbered};
 use crate::shape::Format;
-use crate::sink::{FileSink, Sink};
+use crate::sink::{FileSink, Right, Sink};
 use crate::time::{self, now_ms};
 use crate::writer::LogConfig;
 
@@ -41,7 +41,7 @@ pub enum OpenError {
 pub(crate) struct Current {
     path: PathBuf,
     sink: FileSink,
-    is_ours: bool,
+    right: Right,
     gate: String,
     file_bytes: u64,
     file_age_ms: u64,
@@ -68,11 +68,13 @@ impl Current {
     pub(crate) fn open(path: &Path, config: &LogConfig) -> Result<Current, OpenError> {
         let failed = |source| OpenError::File { path: path.to_owned(), source };
         files::parts(path).map_err(failed)?;
-        let (sink, is_ours) = FileSink::open(path).map_err(failed)?;
+        let mut right = Right::open(&files::suffixed(path, ".lock")).map_err(failed)?;
+        right.take().map_err(failed)?;
+        let sink = FileSink::open(path).map_err(failed)?;
         Ok(Current {
             path: path.to_owned(),
             sink,
-            is_ours,
+            right,
             gate: config.gate.clone(),
             file_bytes: config.file_bytes,
             file_age_ms: u64::try_from(config.file_age.as_millis()).unwrap_or(u64::MAX),
@@ -91,13 +93,15 @@ impl Current {
 
     /// Whether this process alone writes it.
     pub(crate) fn acquire(&mut self) -> bool {
-        // The file may have been moved on by whoever had it.
-        if !self.is_ours
-            && let Ok((sink, is_ours)) = FileSink::open(&self.path)
-        {
-            (self.sink, self.is_ours) = (sink, is_ours);
+        if !self.right.take().unwrap_or(false) {
+            return false;
         }
-        self.is_ours
+        // It may have been moved on by whoever had it.
+        match FileSink::open(&self.path) {
+            Ok(sink) => self.sink = sink,
+            Err(error) => tracing::error!(%error, "the log's file cannot be opened again"),
+        }
+        true
     }
 
     pub(crate) fn sink(&mut self) -> &mut dyn Sink {
@@ -184,7 +188,7 @@ impl Current {
         let name = name.unwrap_or_default();
         let moved = std::fs::rename(&self.path, &aside).and_then(|()| FileSink::open(&self.path));
         match moved {
-            Ok((sink, _)) => {
+            Ok(sink) => {
                 self.sink = sink;
                 tracing::error!(
                     name,
@@ -234,7 +238,7 @@ impl Current {
         let full = numbered(&self.path, self.number);
         std::fs::rename(&self.path, &full)?;
         match FileSink::open(&self.path) {
-            Ok((sink, _)) => self.sink = sink,
+            Ok(sink) => self.sink = sink,
             Err(error) => {
                 std::fs::rename(&full, &self.path)?;
                 return Err(error);

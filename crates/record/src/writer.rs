@@ -21,6 +21,8 @@ use crate::time::now_ms;
 const LOOK: Duration = Duration::from_millis(100);
 /// Before what failed is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How often, while it is to end, a log is tried that another process has.
+const CLOSING: u32 = 30;
 /// How often the file is synced.
 const SYNC: Duration = Duration::from_secs(1);
 
@@ -173,6 +175,8 @@ impl Log {
             .name("gate-log".to_owned())
             .spawn(move || {
                 writer.run();
+                // Whoever waits for the end may open the same log then.
+                drop(writer);
                 drop(say);
             })
             .map_err(OpenError::Thread)?
@@ -267,7 +271,7 @@ struct Writer {
 impl Writer {
     fn run(&mut self) {
         // Another process may still write the file: the one whose place this one takes.
-        let mut said = false;
+        let (mut said, mut tries) = (false, 0);
         while let Place::File(current) = &mut self.place
             && !current.acquire()
         {
@@ -276,11 +280,12 @@ impl Writer {
                 let path = current.path().display().to_string();
                 tracing::warn!(path, "another process writes the log; records wait until it ends");
             }
-            if self.shared.closing.load(Ordering::Acquire) {
+            tries += u32::from(self.shared.closing.load(Ordering::Acquire));
+            if tries > CLOSING {
                 self.shared.is_failing.store(true, Ordering::Release);
                 return;
             }
-            std::thread::park_timeout(AGAIN);
+            std::thread::sleep(AGAIN);
         }
         if let Place::File(current) = &mut self.place {
             current.recover(&mut self.batch);

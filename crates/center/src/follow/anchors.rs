@@ -111,6 +111,7 @@ async fn sign(
 
 async fn run(desk: Arc<Desk>, mut asked: mpsc::Receiver<Ask>) {
     let mut asks = Vec::new();
+    let mut is_failing = false;
     loop {
         if asked.recv_many(&mut asks, AT_ONCE).await == 0 {
             return;
@@ -124,6 +125,7 @@ async fn run(desk: Arc<Desk>, mut asked: mpsc::Receiver<Ask>) {
         let (wanted, replies): (Vec<_>, Vec<_>) = asks.drain(..).unzip();
         match desk.sign(wanted).await {
             Ok(signed) => {
+                is_failing = false;
                 for (reply, signed) in replies.into_iter().zip(signed) {
                     // The follower may have gone.
                     let _ = reply.send(signed);
@@ -132,7 +134,11 @@ async fn run(desk: Arc<Desk>, mut asked: mpsc::Receiver<Ask>) {
             // Nobody is told: who asked asks again, with a later position.
             Err(error) => {
                 let error = keepgate_observe::chain(&error);
-                tracing::warn!(error, "access logs were not signed");
+                if std::mem::replace(&mut is_failing, true) {
+                    tracing::debug!(error, "access logs are still not signed");
+                } else {
+                    tracing::warn!(error, "access logs were not signed");
+                }
             }
         }
     }

@@ -363,10 +363,12 @@ fn the_center_knows_what_was_cut_off_and_what_was_forged() {
     let is_found = |kind| report.findings.iter().any(|found| found.kind == kind);
     assert!(is_found(FindingKind::Rewritten) || is_found(FindingKind::Truncated), "{report:#?}");
 
-    // It is shorter than what was signed: the center does not sign it.
+    // The center signs nothing before what it has signed, and no other chain there.
     let mut asked = Center::new();
     asked.signed.clone_from(&center.signed);
-    assert_eq!(asked.sign(at), None);
+    for seq in [signed - 1, signed] {
+        assert_eq!(asked.sign(Position { seq, ..at }), None);
+    }
     // Let it grow until the center signs: the anchor names what had been signed before.
     let later = Position { seq: at.seq + 1_000, ..at };
     let anchor = asked.sign(later).unwrap();
