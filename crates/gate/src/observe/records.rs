@@ -43,6 +43,7 @@ impl Records {
 }
 
 /// The log at one worker.
+#[derive(Clone)]
 pub(crate) struct Recorder {
     pub(crate) records: Arc<Records>,
     pub(crate) queue: Arc<Queue>,

@@ -34,7 +34,7 @@ pub(crate) mod undecided;
 pub(crate) mod upstream_headers;
 pub(crate) mod wanted;
 pub(crate) mod worker;
-mod written;
+pub(crate) mod written;
 
 use hyper::body::Incoming;
 

@@ -1,20 +1,24 @@
 //! The record of a request: what is known at the stage at which it ended.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 
 use http::header::REFERER;
 use http::{HeaderName, HeaderValue, Version};
-use keepgate_record::{Draft, Inputs, Outcome};
+use keepgate_policy::{PolicyName, Uid};
+use keepgate_record::{Draft, Ended, Inputs, Outcome};
 
 use super::stage::{Carrier, Facts, Found};
 use crate::message::problem::Kind;
 use crate::message::recording::Recording;
+use crate::observe::records::Recorder;
+use crate::service::table::Table;
 
 /// W3C Trace Context, section 3.2.
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What a kind of answer is to a record.
-pub(super) fn outcome(kind: Kind) -> Outcome {
+pub(crate) fn outcome(kind: Kind) -> Outcome {
     match kind {
         Kind::Denied => Outcome::Denied,
         Kind::Unauthenticated => Outcome::Unauthenticated,
@@ -120,6 +124,80 @@ pub(super) fn begin(
     let body = via.and_then(|via| via.body.clone());
     let queue = std::sync::Arc::clone(&recorder.queue);
     Some(Box::new(Recording::new(line, queue, arrived.started, body)))
+}
+
+/// What an AuthZEN question, or a question that describes no request, says to its record.
+pub(crate) struct Asked<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+}
+
+/// What was decided of a question.
+#[derive(Default)]
+pub(crate) struct Determined<'a> {
+    pub(crate) service: &'a str,
+    /// Principal, action, and resource.
+    pub(crate) about: Option<[&'a Uid; 3]>,
+    pub(crate) policies: &'a [PolicyName],
+    pub(crate) table: Option<&'a Table>,
+    pub(crate) decide_ns: Option<u64>,
+    pub(crate) inputs: Option<Inputs<'a>>,
+}
+
+/// Writes the record of a question that was answered.
+pub(crate) fn question(
+    recorder: &Recorder,
+    asked: &Asked<'_>,
+    (outcome, reason, status): (Outcome, &str, u16),
+    determined: &Determined<'_>,
+) {
+    if outcome == Outcome::Allowed && !recorder.takes(asked.method, "") {
+        return recorder.queue.leave_out();
+    }
+    let policies: Vec<&dyn Display> = determined.policies.iter().map(|p| p as _).collect();
+    let [principal, action, resource] = match determined.about {
+        Some(about) => about.map(|uid| Some(uid as &dyn Display)),
+        None => [None; 3],
+    };
+    let table = determined.table;
+    let age_ms = table.and_then(Table::age).map(|age| age.as_millis());
+    let draft = Draft {
+        unix_ms: keepgate_observe::unix_ms(),
+        request_id: asked.request_id,
+        trace_id: "",
+        gate: &recorder.records.gate,
+        site: "",
+        service: determined.service,
+        principal,
+        identified_by: "",
+        address: asked.address,
+        method: asked.method,
+        host: "",
+        route: "",
+        path: asked.path,
+        query: None,
+        action,
+        resource,
+        outcome,
+        reason,
+        status,
+        policies: &policies,
+        revision: table.map(|table| table.version.0.0),
+        age_ms: age_ms.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
+        decide_ns: determined.decide_ns,
+        upstream_us: None,
+        upstream_address: "",
+        reused: None,
+        inputs: determined.inputs.as_ref(),
+        referer: "",
+        user_agent: "",
+        version: "HTTP/1.1",
+    };
+    let total_us = determined.decide_ns.unwrap_or(0) / 1_000;
+    let ended = Ended { total_us, ..Ended::default() };
+    recorder.queue.offer(&draft.begin(&recorder.records.shape), &ended);
 }
 
 /// The trace that a request belongs to, by its `traceparent`.

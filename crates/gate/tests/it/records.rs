@@ -89,6 +89,18 @@ async fn each_request_is_recorded_once() {
     };
     assert_eq!(get(check, "/auth", &asking("/orders", "checked")).await.status, 200);
     assert_eq!(get(check, "/auth", &asking("/orders/secret", "check-denied")).await.status, 403);
+    let question = serde_json::json!({
+        "subject": {"type": "user", "id": "alice"},
+        "action": {"name": "GET"},
+        "resource": {"type": "route", "id": "/orders"},
+    });
+    for (id, body, status) in
+        [("authzen", question.to_string(), 200), ("no-question", "{}".into(), 400)]
+    {
+        let headers = [("x-request-id", id), ("content-type", "application/json")];
+        let path = "/s/orders/access/v1/evaluation";
+        assert_eq!(ask(check, "POST", path, &headers, &body).await.status, status);
+    }
     gate.source.set_age(None);
     assert_eq!(get(gate.addr, "/orders", &alice("stale")).await.status, 503);
     gate.source.set_age(Duration::ZERO);
@@ -114,6 +126,13 @@ async fn each_request_is_recorded_once() {
     is("check-denied", "denied", 403, "forbid");
     is("stale", "cannot_decide", 503, "age_unknown");
     assert_eq!(of("no-upstream").0, "upstream_failed");
+    is("authzen", "allowed", 200, "");
+    is("no-question", "refused", 400, "bad-request");
+    let asked = written.record("authzen");
+    assert_eq!(
+        (asked.principal.as_str(), asked.policies),
+        ("user::\"alice\"", vec!["alice".to_owned()])
+    );
 
     let allowed = written.record("allowed");
     let texts = [
@@ -147,7 +166,7 @@ async fn each_request_is_recorded_once() {
     // The gate ended in order, and what it wrote is whole.
     let report = keepgate_record::verify(&files::list(&written.log()).unwrap(), None);
     assert!(report.is_whole() && report.notes.is_empty(), "{report:#?}");
-    assert_eq!((report.records, report.lost), (12, 0), "{report:#?}");
+    assert_eq!((report.records, report.lost), (14, 0), "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
