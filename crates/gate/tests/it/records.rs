@@ -76,7 +76,7 @@ async fn each_request_is_recorded_once() {
     assert_eq!(get(gate.addr, "/orders", &nobody).await.status, 401);
     assert_eq!(get(gate.addr, "/public", &[("x-request-id", "anonymous")]).await.status, 200);
     assert_eq!(get(gate.addr, "/nowhere", &alice("no-route")).await.status, 404);
-    assert_eq!(get(gate.addr, "/a/%2e%2e/b", &alice("bad-path")).await.status, 400);
+    assert_eq!(get(gate.addr, "/a/%zz", &alice("bad-path")).await.status, 400);
     let check = gate.check.unwrap();
     let asking = |path: &'static str, id: &'static str| {
         [
