@@ -119,7 +119,7 @@ impl Current {
     /// Finds out where the log is, and appends to `batch` how it goes on.
     pub(crate) fn recover(&mut self, batch: &mut Vec<u8>) {
         let older = files::list(&self.path).unwrap_or_default();
-        let newest = older.iter().filter(|file| file.number.is_some()).next_back();
+        let newest = older.iter().rfind(|file| file.number.is_some());
         self.number = newest.and_then(|file| file.number).map_or(1, |number| number + 1);
         self.sink.len = self.sink.file.metadata().map_or(0, |meta| meta.len());
         // Stopped while its first line was written: as if it had not begun.
