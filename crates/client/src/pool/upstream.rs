@@ -46,6 +46,7 @@ pub struct Terms<'a> {
     pub still_wanted: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
     /// Told who answers, once a response has begun: the address, and whether its connection had been
     /// used before.
+    #[expect(clippy::type_complexity, reason = "a name for it would hide the lifetime")]
     pub answered: Option<&'a (dyn Fn(&str, bool) + Send + Sync)>,
     /// Told now and then, while the request waits for a connection, for how long it has.
     pub waiting: Option<&'a (dyn Fn(Duration) + Send + Sync)>,
