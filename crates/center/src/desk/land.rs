@@ -13,8 +13,8 @@ use super::step::{self, Counts, Settled, Step};
 use super::work::Work;
 use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
-    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, Reading, ScopeRow, Staged, StoreError,
-    TokenRow, Writing,
+    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, PastItem, PastRow, Row, ScopeRow, Staged,
+    StoreError, TokenRow, Writing,
 };
 use crate::token::Role;
 
@@ -245,15 +245,24 @@ pub(super) fn write(
             work.at(at);
         }
         let summed = sums.contains_key(&(step.key.service.as_str(), step.key.kind));
+        let before = match step.before {
+            Some(_) if with_changes || !summed => tx.item(&step.key)?,
+            _ => None,
+        };
         if !summed {
-            tx.audit(&audit_row(&*tx, step, revision, stamp)?)?;
+            tx.audit(&audit_row(step, before.as_ref(), revision, stamp))?;
+        }
+        if with_changes {
+            tx.past(&past_row(step, before, revision))?;
         }
         write_step(tx, step, revision, by, with_changes, staged.is_none())?;
     }
     if let Some((staged, without)) = staged {
         tx.put_staged(staged, revision, without)?;
     }
-    if !with_changes {
+    if with_changes {
+        tx.past_complete()?;
+    } else {
         tx.changes_left_out(revision, steps.len())?;
     }
     for ((service, kind), counts) in sums {
@@ -293,25 +302,31 @@ fn write_step(
     Ok(())
 }
 
-/// What is audited of a step; before it is written.
+/// What is audited of a step.
 fn audit_row(
-    tx: &dyn Reading,
     step: &Step,
+    before: Option<&Row>,
     revision: Revision,
     stamp: &Stamp<'_>,
-) -> Result<AuditRow, StoreError> {
-    let before = match step.before {
-        Some(_) => tx.item(&step.key)?,
-        None => None,
-    };
-    Ok(AuditRow {
+) -> AuditRow {
+    AuditRow {
         service: step.key.service.clone(),
         kind: step.key.kind.as_str().to_owned(),
         id: step.key.id.clone(),
         before: before.map(|row| shown(step.key.kind, &row.body)),
         after: step.after.as_ref().map(|after| shown(step.key.kind, &after.body)),
         ..stamp.row(revision)
-    })
+    }
+}
+
+/// What is kept of what a step found.
+fn past_row(step: &Step, before: Option<Row>, revision: Revision) -> PastRow {
+    let before = before.map(|row| PastItem {
+        body: row.body,
+        digest: row.digest,
+        since: row.revision,
+    });
+    PastRow { revision, key: step.key.clone(), before }
 }
 
 impl Stamp<'_> {
@@ -333,7 +348,7 @@ impl Stamp<'_> {
 }
 
 /// A body as the audit log shows it: a key's hash is left out.
-fn shown(kind: Kind, body: &[u8]) -> String {
+pub(crate) fn shown(kind: Kind, body: &[u8]) -> String {
     if kind == Kind::Key
         && let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(body)
     {

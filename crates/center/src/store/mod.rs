@@ -12,6 +12,7 @@
 mod error;
 mod history;
 mod origin;
+mod past;
 mod postgres;
 mod sqlite;
 mod values;
@@ -25,6 +26,7 @@ pub use error::{Fault, StoreError};
 pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
 pub(crate) use origin::unsaid;
 pub use origin::{APPLY, Brought, Origin};
+pub use past::{PastHead, PastItem, PastRow};
 pub use postgres::{Address, AddressError, PostgresStore};
 pub use sqlite::SqliteStore;
 pub(crate) use sqlite::layout::decides_authzen;
@@ -168,11 +170,25 @@ pub struct Retention {
     pub revisions: u64,
     /// Audit rows kept.
     pub audit_rows: u64,
+    /// How long the state of a revision can be made again after the next one, in milliseconds.
+    pub past_ms: u64,
+    /// Bytes of what revisions found before they changed it.
+    pub past_bytes: u64,
+}
+
+impl Retention {
+    /// What is kept where nothing else is said: of the past 30 days, in 256 MiB.
+    pub const DEFAULT: Retention = Retention {
+        revisions: 10_000,
+        audit_rows: 1_000_000,
+        past_ms: 30 * 24 * 3600 * 1000,
+        past_bytes: 256 << 20,
+    };
 }
 
 impl Default for Retention {
     fn default() -> Retention {
-        Retention { revisions: 10_000, audit_rows: 1_000_000 }
+        Retention::DEFAULT
     }
 }
 
@@ -249,6 +265,24 @@ pub trait Reading {
     fn audit_before(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
     /// The audit row of an item in a revision; none: it is not kept, or summed up with others.
     fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError>;
+    /// Audit rows of a revision after `seq`, in order, at most `limit`.
+    fn audit_in(
+        &self,
+        revision: Revision,
+        seq: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError>;
+    /// Which past states can be made.
+    fn past_head(&self) -> Result<PastHead, StoreError>;
+    /// What the revisions after this one found of the items that they changed, the oldest revision
+    /// first, by key within each; until `visit` says false.
+    fn past_after(
+        &self,
+        revision: Revision,
+        visit: &mut dyn FnMut(PastRow) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError>;
+    /// The last revision up to this time, in milliseconds since the Unix epoch; none: it is not kept.
+    fn revision_at(&self, unix_ms: u64) -> Result<Option<RevisionRow>, StoreError>;
     /// The engine's own line of time now, to compare with [`Meta::timeline`]; empty: it has none.
     fn timeline(&self) -> Result<String, StoreError> {
         Ok(String::new())
@@ -283,6 +317,10 @@ pub trait Writing: Reading {
     /// Notes that the revision's `count` change rows are not kept: [`Reading::changes_after`] a
     /// revision before it finds [`Changes::TooMany`].
     fn changes_left_out(&mut self, revision: Revision, count: usize) -> Result<(), StoreError>;
+    /// Adds what this transaction's revision found of an item that it changes.
+    fn past(&mut self, row: &PastRow) -> Result<(), StoreError>;
+    /// Says that this is all of it. Without it, no state before the revision can be made any more.
+    fn past_complete(&mut self) -> Result<(), StoreError>;
     /// Creates or replaces a token.
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError>;
     /// Adds an audit row.

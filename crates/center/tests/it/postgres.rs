@@ -14,7 +14,7 @@ use crate::database::{Bouncer, Cluster, Psql, eventually, open, shared, skipped,
 use crate::fixture::{Dir, PATIENCE, chain};
 use crate::store_conformance::{conformance, put, revision_row, row, write};
 
-const KEEP: Retention = Retention { revisions: 10_000, audit_rows: 100 };
+const KEEP: Retention = Retention { revisions: 10_000, audit_rows: 100, ..Retention::DEFAULT };
 
 /// The shared cluster, or a loud skip.
 macro_rules! cluster {

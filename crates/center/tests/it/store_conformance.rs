@@ -11,7 +11,7 @@ use keepgate_policy::{Digest, ItemKey, Kind, Revision};
 use crate::database::{Cluster, shared, skipped, unique};
 use crate::fixture::Dir;
 
-const KEEP: Retention = Retention { revisions: 100, audit_rows: 100 };
+const KEEP: Retention = Retention { revisions: 100, audit_rows: 100, ..Retention::DEFAULT };
 
 pub(crate) fn row(service: &str, kind: Kind, id: &str, body: &str, revision: u64) -> Row {
     let key = ItemKey::new(service, kind, id);
@@ -173,7 +173,7 @@ fn lists_in_order(store: &dyn Store) {
 
 /// Changes come in order; old ones go; both are told apart from too many.
 fn keeps_changes_for_a_while(store: &dyn Store) {
-    let keep = Retention { revisions: 3, audit_rows: 4 };
+    let keep = Retention { revisions: 3, audit_rows: 4, ..Retention::DEFAULT };
     let first = store.read().unwrap().head().unwrap().0 + 1;
     for revision in first..first + 6 {
         write(store, |tx| {
@@ -402,7 +402,7 @@ trait Engine {
 struct Sqlite(Dir);
 
 impl Engine for Sqlite {
-    const LAYOUT: i64 = 3;
+    const LAYOUT: i64 = 4;
 
     fn new() -> Option<Sqlite> {
         Some(Sqlite(Dir::new()))
@@ -421,7 +421,7 @@ impl Engine for Sqlite {
 struct Postgres(&'static Cluster, String);
 
 impl Engine for Postgres {
-    const LAYOUT: i64 = 1;
+    const LAYOUT: i64 = 2;
 
     fn new() -> Option<Postgres> {
         let Some(cluster) = shared() else {
@@ -549,7 +549,7 @@ fn visits_more_than_a_page(engine: &impl Engine) {
             tx.put_tombstone(&tombstone(id, 1))?;
             tx.audit(&audit(id, 1))?;
         }
-        tx.advance(&revision_row(1), Retention { revisions: 100, audit_rows: 2000 })
+        tx.advance(&revision_row(1), Retention { revisions: 100, audit_rows: 2000, ..Retention::DEFAULT })
     })
     .unwrap();
     let reading = store.read().unwrap();

@@ -9,10 +9,23 @@ use super::session::{Committed, Session};
 use super::writer;
 
 /// The layout that this release reads and writes: the number of [`STEPS`].
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 /// What each layout adds to the one before: what is done, in words, and the statements.
-const STEPS: [(&str, &str); 1] = [("create the tables of a center", TABLES)];
+const STEPS: [(&str, &str); 2] = [
+    ("create the tables of a center", TABLES),
+    ("keep what revisions found before they changed it", PAST),
+];
+
+/// The past begins with the head.
+const PAST: &str = r#"
+CREATE TABLE past (revision bigint NOT NULL, service text COLLATE "C" NOT NULL,
+    kind text COLLATE "C" NOT NULL, id text COLLATE "C" NOT NULL, body bytea, digest bytea,
+    since bigint NOT NULL, bytes bigint NOT NULL, PRIMARY KEY (revision, service, kind, id));
+CREATE TABLE past_head (one int PRIMARY KEY CHECK (one = 1), oldest bigint NOT NULL,
+    through bigint NOT NULL, bytes bigint NOT NULL) WITH (fillfactor = 20);
+INSERT INTO past_head SELECT 1, revision, revision, 0 FROM head;
+"#;
 
 /// Ids come in the order of their bytes, as everywhere else.
 const TABLES: &str = r#"

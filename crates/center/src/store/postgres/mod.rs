@@ -13,6 +13,7 @@
 mod address;
 mod layout;
 mod listen;
+mod past;
 mod pool;
 mod replace;
 mod rows;

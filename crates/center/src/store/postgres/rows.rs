@@ -12,9 +12,10 @@ use super::super::values::{
     LEFT_OUT, RawMeta, digest_of, origin_of, signed, sized, stored_kind, unsigned,
 };
 use super::super::{
-    AuditRow, ChangeRow, Changes, Fork, Meta, Reading, RevisionRow, Row, ScopeRow, StoreError, Sum,
-    SumRow, TokenRow, Tombstone,
+    AuditRow, ChangeRow, Changes, Fork, Meta, PastHead, PastRow, Reading, RevisionRow, Row,
+    ScopeRow, StoreError, Sum, SumRow, TokenRow, Tombstone,
 };
+use super::past;
 use super::pool::Pool;
 use super::session::{Session, Values, failed};
 use super::text::{readable, storable};
@@ -48,6 +49,7 @@ pub(super) enum Table {
     Changes,
     Audit,
     Tombstones,
+    Past,
     /// Any other: its rows are written at once.
     Other,
 }
@@ -376,6 +378,44 @@ impl<C: Connected> Reading for Tx<C> {
         )?;
         Ok(found.into_iter().next())
     }
+
+    fn audit_in(
+        &self,
+        revision: Revision,
+        seq: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let sql = format!("{AUDIT} WHERE revision = $1 AND seq > $2 ORDER BY seq LIMIT $3");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.audited(
+            &sql,
+            &[
+                (&signed(revision.0), Type::INT8),
+                (&signed(seq), Type::INT8),
+                (&limit, Type::INT8),
+            ],
+        )
+    }
+
+    fn past_head(&self) -> Result<PastHead, StoreError> {
+        past::head(self.session(Table::Other)?)
+    }
+
+    fn past_after(
+        &self,
+        revision: Revision,
+        visit: &mut dyn FnMut(PastRow) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        past::after(self.session(Table::Past)?, revision, visit)
+    }
+
+    fn revision_at(&self, unix_ms: u64) -> Result<Option<RevisionRow>, StoreError> {
+        let sql = format!("{REVISION} WHERE unix_ms <= $1 ORDER BY revision DESC LIMIT 1");
+        let session = self.session(Table::Other)?;
+        let found =
+            session.query("reading a revision", &sql, &[(&signed(unix_ms), Type::INT8)])?;
+        found.first().map(revision_row).transpose()
+    }
 }
 
 impl<C: Connected> Tx<C> {
@@ -462,7 +502,7 @@ fn number_or_none(row: &SqlRow, column: usize) -> Result<Option<u64>, StoreError
     Ok(get::<Option<i64>>(row, column)?.map(unsigned))
 }
 
-fn key_of(row: &SqlRow, first: usize) -> Result<ItemKey, StoreError> {
+pub(super) fn key_of(row: &SqlRow, first: usize) -> Result<ItemKey, StoreError> {
     let kind = stored_kind(get(row, first + 1)?)?;
     Ok(ItemKey { service: get(row, first)?, kind, id: readable(get(row, first + 2)?) })
 }

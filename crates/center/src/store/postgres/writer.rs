@@ -8,12 +8,14 @@ use std::time::Duration;
 use keepgate_policy::{Digest, ItemKey, Revision};
 use tokio_postgres::types::Type;
 
+use super::super::past::{self as bounds, Noted};
 use super::super::values::{LEFT_OUT, RawMeta, signed};
 use super::super::{
-    AuditRow, Brought, ChangeRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, Staged,
-    StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Fork, Meta, PastRow, Retention, RevisionRow, Row, ScopeRow,
+    Staged, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
 use super::address::Address;
+use super::past;
 use super::rows::{Connected, Table, Tx, each_tombstone, get, number};
 use super::session::{Session, Values, reason};
 use super::text::storable;
@@ -43,6 +45,7 @@ struct Kept {
     changes: Vec<(i64, ChangeRow)>,
     audit: Vec<(i64, AuditRow)>,
     tombstones: BTreeMap<ItemKey, Option<Tombstone>>,
+    past: Vec<PastRow>,
     bytes: usize,
 }
 
@@ -66,6 +69,8 @@ pub(super) struct Batch<'a> {
     /// Rows that were written or kept back.
     rows: usize,
     long: bool,
+    /// What was noted of the past.
+    noted: Noted,
     /// That of the revision that the transaction made.
     pub(super) write_id: Option<[u8; 16]>,
 }
@@ -77,6 +82,7 @@ impl Connected for Batch<'_> {
             Table::Changes => self.flush_changes()?,
             Table::Audit => self.flush_audit()?,
             Table::Tombstones => self.flush_tombstones()?,
+            Table::Past => self.flush_past()?,
             Table::Other => {}
         }
         Ok(self.session)
@@ -152,6 +158,7 @@ impl<'a> Batch<'a> {
             audit_seq: Cell::new(None),
             rows: 0,
             long: false,
+            noted: Noted::default(),
             write_id: None,
         })
     }
@@ -161,6 +168,7 @@ impl<'a> Batch<'a> {
         self.flush_items()?;
         self.flush_changes()?;
         self.flush_audit()?;
+        self.flush_past()?;
         self.flush_tombstones()
     }
 
@@ -176,6 +184,7 @@ impl<'a> Batch<'a> {
                 || kept.changes.len() >= ROWS
                 || kept.audit.len() >= ROWS
                 || kept.tombstones.len() >= ROWS
+                || kept.past.len() >= ROWS
         };
         if full {
             self.finish()?;
@@ -228,6 +237,11 @@ impl<'a> Batch<'a> {
     fn flush_audit(&self) -> Result<(), StoreError> {
         let rows = std::mem::take(&mut self.kept.borrow_mut().audit);
         if rows.is_empty() { Ok(()) } else { write_audit(self.session, &rows) }
+    }
+
+    fn flush_past(&self) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut self.kept.borrow_mut().past);
+        if rows.is_empty() { Ok(()) } else { past::write(self.session, &rows) }
     }
 
     fn flush_tombstones(&self) -> Result<(), StoreError> {
@@ -388,6 +402,18 @@ impl Writing for Writer<'_> {
             .map(|_| ())
     }
 
+    fn past(&mut self, row: &PastRow) -> Result<(), StoreError> {
+        let bytes = row.bytes();
+        self.noted.bytes += bytes;
+        self.kept.borrow_mut().past.push(row.clone());
+        self.kept_one(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    fn past_complete(&mut self) -> Result<(), StoreError> {
+        self.noted.complete = true;
+        Ok(())
+    }
+
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError> {
         self.session
             .execute(
@@ -456,7 +482,7 @@ impl Writing for Writer<'_> {
             ],
         )?;
         self.head.set((revision, Revision(number(&made, 0)?)));
-        Ok(())
+        bounds::advance(&past::Kept(self.session), self.noted, row, keep)
     }
 
     fn set_meta(&mut self, meta: &Meta) -> Result<(), StoreError> {

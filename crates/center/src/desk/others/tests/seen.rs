@@ -9,7 +9,7 @@ use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 
 use super::super::super::WriteId;
 use crate::store::{
-    AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, Reading, Retention, RevisionRow, Row,
+    AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, PastHead, PastRow, Reading, Retention, RevisionRow, Row,
     ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Told, Tombstone,
     Writing,
 };
@@ -200,6 +200,10 @@ impl Reading for Timed<'_> {
         audit_after(seq: u64, limit: usize) -> Vec<AuditRow>;
         audit_before(seq: u64, limit: usize) -> Vec<AuditRow>;
         audit_of(revision: Revision, key: &ItemKey) -> Option<AuditRow>;
+        audit_in(revision: Revision, seq: u64, limit: usize) -> Vec<AuditRow>;
+        past_head() -> PastHead;
+        past_after(revision: Revision, visit: &mut dyn FnMut(PastRow) -> Result<bool, StoreError>) -> ();
+        revision_at(unix_ms: u64) -> Option<RevisionRow>;
     }
 
     fn timeline(&self) -> Result<String, StoreError> {
@@ -215,6 +219,8 @@ impl Writing for Timed<'_> {
         scope(scope: &ScopeRow) -> ();
         change(row: &ChangeRow) -> ();
         changes_left_out(revision: Revision, count: usize) -> ();
+        past(row: &PastRow) -> ();
+        past_complete() -> ();
         token(row: &TokenRow) -> ();
         audit(row: &AuditRow) -> ();
         advance(row: &RevisionRow, keep: Retention) -> ();
