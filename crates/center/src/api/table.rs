@@ -22,7 +22,7 @@ use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
     App, assertions, audit, authzen, authzen_shapes, check, directory, extras, import, items, keys,
-    openapi, removal, services, status, tokens, top, writes,
+    openapi, past, removal, rollback, services, status, tokens, top, who, writes,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -208,6 +208,8 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     of_directory(&mut table);
     of_tokens(&mut table);
     of_status(&mut table);
+    of_the_past(&mut table);
+    of_access(&mut table);
     of_authzen(&mut table);
     table.0
 }
@@ -606,6 +608,70 @@ fn of_status(t: &mut Table) {
     t.add(("POST", "/v1/check"), Decide, ("check", "decide, and say why"), || post(check::check))
         .takes::<api::Question>()
         .answers::<api::Answer>();
+}
+
+fn of_the_past(t: &mut Table) {
+    use Permission::{Read, Write};
+    t.add(("GET", "/v1/history"), Read, ("history", "what each revision changed"), || {
+        get(past::history)
+    })
+    .query(&[
+        ("service", "string"),
+        ("kind", "string"),
+        ("id", "string"),
+        ("actor", "string"),
+        ("before", "integer"),
+        ("limit", "integer"),
+    ])
+    .answers::<api::History>();
+    let one = "/v1/revisions/{revision}";
+    t.add(("GET", one), Read, ("showRevision", "what one revision changed"), || get(past::show))
+        .query(&[("after", "integer"), ("limit", "integer")])
+        .answers::<api::RevisionShown>();
+    t.add(("GET", "/v1/diff"), Read, ("diff", "how two states differ"), || get(past::compare))
+        .query(&[
+            ("from", "string"),
+            ("to", "string"),
+            ("service", "string"),
+            ("after", "integer"),
+            ("limit", "integer"),
+        ])
+        .answers::<api::StateDiff>();
+    let what = ("rollback", "make a new revision with what an old one had");
+    t.add(("POST", "/v1/rollback"), Write, what, || post(rollback::rollback))
+        .conditional()
+        .query(&[("dry_run", "boolean"), ("if_revision", "integer")])
+        .takes::<api::Rollback>()
+        .answers::<api::RolledBack>();
+}
+
+/// Which parameters each list of access takes, besides its own.
+const ACCESS: &[(&str, &str)] = &[
+    ("resource", "string"),
+    ("principal", "string"),
+    ("role", "string"),
+    ("action", "string"),
+    ("type", "string"),
+    ("service", "string"),
+    ("as_of", "string"),
+    ("after", "string"),
+    ("limit", "integer"),
+];
+
+fn of_access(t: &mut Table) {
+    use Permission::Read;
+    let what = ("accessToResource", "who may do what on a resource");
+    t.add(("GET", "/v1/access/resource"), Read, what, || get(who::of_resource))
+        .query(ACCESS)
+        .answers::<api::ResourceAccess>();
+    let what = ("accessOfPrincipal", "which policies apply to a principal");
+    t.add(("GET", "/v1/access/principal"), Read, what, || get(who::of_principal))
+        .query(ACCESS)
+        .answers::<api::PrincipalAccess>();
+    let what = ("accessOfRole", "who is in a role, and how");
+    t.add(("GET", "/v1/access/role"), Read, what, || get(who::of_role))
+        .query(ACCESS)
+        .answers::<api::RoleAccess>();
 }
 
 fn of_authzen(t: &mut Table) {

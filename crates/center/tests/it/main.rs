@@ -22,6 +22,7 @@ mod limits;
 mod matrix;
 mod moving;
 mod openapi;
+mod past;
 mod places;
 mod postgres;
 mod products;

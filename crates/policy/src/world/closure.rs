@@ -161,7 +161,7 @@ impl Graph<'_> {
     }
 
     /// The nearest route above this path that anything names.
-    fn route_above(&self, path: &str) -> Option<Id> {
+    pub(super) fn route_above(&self, path: &str) -> Option<Id> {
         paths_above(path).find_map(|above| Some(self.names.entity(ROUTE, above)?.0))
     }
 }

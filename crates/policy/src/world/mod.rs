@@ -9,6 +9,7 @@
 //! INVARIANT: a decision is the one that `cedar_policy::Authorizer` gives on the same policies
 //! and entities: effect, determining policies and errors. The oracle test holds it.
 
+mod access;
 mod circle;
 mod closure;
 mod conditions;
@@ -21,6 +22,7 @@ mod names;
 mod naming;
 mod paged;
 mod part;
+mod path;
 mod prepared;
 mod trie;
 
@@ -38,10 +40,15 @@ use crate::model::{Change, Delta, Item, ItemKey, KeyBody, Kind, Revision, Snapsh
 use crate::route::Route;
 use crate::service::ServiceSettings;
 
+pub use self::access::{
+    Access, Cursor, Found, Given, Holding, InRole, MAX_ACTIONS, WhoCan, Whom,
+};
 pub use self::circle::Circle;
-pub use self::explain::{Explanation, NearMiss, PolicyText};
+pub use self::conditions::Seen;
+pub use self::explain::{Determining, Explanation, NearMiss, PolicyText};
 pub use self::naming::Naming;
 pub use self::part::member_key;
+pub use self::path::PathStep;
 pub use self::prepared::Prepared;
 
 /// An immutable, indexed state; a clone is cheap and shares everything.

@@ -133,6 +133,13 @@ impl Names {
         self.types.find(hash_number(kind.into()), |(id, _)| *id == kind).map(|(_, name)| name)
     }
 
+    /// All entities that anything names.
+    pub(super) fn entities(&self) -> impl Iterator<Item = Id> + '_ {
+        (0..self.next).filter(|id| {
+            self.records.get(*id).is_some_and(|held| held.text.is_some() && held.kind < NONE)
+        })
+    }
+
     /// The entity's identifier in words.
     pub(super) fn to_uid(&self, id: Id) -> Uid {
         Uid::new(self.text(self.kind(id)), self.text(id))

@@ -7,6 +7,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod access;
 mod authzen;
 mod bundle;
 mod bundle_json;

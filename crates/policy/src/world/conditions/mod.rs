@@ -21,7 +21,8 @@ use smol_str::SmolStr;
 
 pub(super) use parse::{ActionText, Condition, Parsed, Ref, ScopeText, Unreadable, parse};
 pub(super) use schema::Schema;
-pub(super) use slice::{Facts, Failure, Question, Store, Subject, evaluate};
+pub use slice::Seen;
+pub(super) use slice::{Facts, Failure, Question, Store, Subject, evaluate, seen};
 pub(super) use value::{ESCAPES, Trust, ValueProblem};
 
 /// An entity's identifier as the evaluator has it.

@@ -57,6 +57,18 @@ pub(in crate::world) struct Condition {
 }
 
 impl Condition {
+    /// Whether what it comes to may depend on the request's context, or is not known at all.
+    pub(in crate::world) fn depends_on_request(&self) -> bool {
+        let is_context =
+            |expr: &Expr| matches!(expr.expr_kind(), ExprKind::Var(Var::Context));
+        self.refused.is_some() || self.expr.subexpressions().any(is_context)
+    }
+
+    /// Its text, in Cedar.
+    pub(in crate::world) fn text(&self) -> String {
+        self.expr.to_string()
+    }
+
     /// The entities that it names, some more than once; none: it was not read to its end.
     pub(in crate::world) fn named(&self) -> Option<impl Iterator<Item = &EntityUID>> {
         let found = self.expr.subexpressions().filter_map(|expr| match expr.expr_kind() {
