@@ -8,7 +8,10 @@ use crate::{AccessChange, Changed, Conflict, Json, Op};
 
 /// A past state: a revision, or the one that was in force at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a past state is a revision, or a time such as \"2026-07-25T09:30:00Z\"")]
+#[serde(
+    untagged,
+    expecting = "a past state is a revision, or a time such as \"2026-07-25T09:30:00Z\""
+)]
 pub enum AsOf {
     /// A revision.
     Revision(u64),

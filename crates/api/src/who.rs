@@ -19,7 +19,7 @@ pub struct ResourceAccess {
     pub next: Option<String>,
 }
 
-/// Access that somebody has.
+/// Access that somebody has; of each list of policies the first hundred.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AccessEntry {
     /// Who, as Cedar text; `any`, or `any user`: everyone, or all of a type.

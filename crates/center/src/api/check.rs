@@ -100,8 +100,7 @@ pub(crate) async fn check(
     let metrics = Arc::clone(&app.metrics);
     // Saying why walks all policies: not on the runtime's threads.
     let by = caller.clone();
-    let work =
-        move |work: &Work| explained((&head, then.as_ref()), &by, question, &metrics, work);
+    let work = move |work: &Work| explained((&head, then.as_ref()), &by, question, &metrics, work);
     beside(&app, &caller, work).await.map(Out)
 }
 

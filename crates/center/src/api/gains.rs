@@ -31,10 +31,7 @@ pub(crate) fn named(
 }
 
 /// What steps give and take.
-pub(crate) fn of_steps(
-    store: &dyn Reading,
-    steps: &[Step],
-) -> Result<Vec<AccessChange>, Refusal> {
+pub(crate) fn of_steps(store: &dyn Reading, steps: &[Step]) -> Result<Vec<AccessChange>, Refusal> {
     told(store, steps, || {
         let mut grants = Grants::default();
         for scope in store.scopes()? {

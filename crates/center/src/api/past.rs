@@ -1,5 +1,7 @@
 //! What was: history, past states, what changed between them.
 
+use std::collections::BTreeMap;
+
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::State;
@@ -37,6 +39,8 @@ const DIFFS: usize = 2 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Then {
     pub(crate) world: World,
+    /// Since which revision items were as they were, of those that have changed meanwhile.
+    pub(crate) since: BTreeMap<ItemKey, Revision>,
     /// When it landed, in milliseconds since the Unix epoch.
     pub(crate) landed_unix_ms: u64,
     /// What the time is there, in seconds since the Unix epoch.
@@ -70,9 +74,10 @@ pub(crate) async fn state(app: &App, caller: &Caller, as_of: &api::AsOf) -> Answ
     let read = app.desk.read(move |store| {
         let _place = place;
         let row = past::find(store, wanted)?;
-        let world = past::world(store, &head.world, row.revision)?;
+        let (world, since) = past::state(store, &head.world, row.revision)?;
         Ok(Then {
             world,
+            since,
             landed_unix_ms: row.unix_ms,
             at_unix_s: at.unwrap_or(row.unix_ms / 1_000),
         })
@@ -115,10 +120,7 @@ pub(crate) async fn history(
     State(app): State<App>,
     Args(args): Args<HistoryArgs>,
 ) -> Answer<Out<api::History>> {
-    if let Some(service) = args.service.as_ref().filter(|name| !is_service_or_none(name)) {
-        let detail = format!("`service`: expected the name of a service, got `{service}`");
-        return Err(Problem::bad_request(detail));
-    }
+    must_be_a_name(args.service.as_deref())?;
     let limit = args.limit.unwrap_or(ENTRIES).clamp(1, ENTRIES);
     let read = app.desk.read(move |store| {
         let head = store.head()?;
@@ -160,8 +162,14 @@ pub(crate) async fn history(
     Ok(Out(read.await?))
 }
 
-fn is_service_or_none(name: &str) -> bool {
-    name.is_empty() || is_service_name(name)
+/// Refuses what no service is named.
+pub(crate) fn must_be_a_name(service: Option<&str>) -> Answer<()> {
+    match service.filter(|name| !is_service_name(name)) {
+        None => Ok(()),
+        Some(name) => Err(Problem::bad_request(format!(
+            "`service`: expected the name of a service, got `{name}`"
+        ))),
+    }
 }
 
 fn entry(row: &AuditRow) -> api::HistoryEntry {
@@ -217,10 +225,8 @@ fn bounded(before: &str, after: &str, room: &mut usize) -> Option<String> {
 /// A body as people compare it: a policy's text, or a member a line.
 fn readable(kind: &str, body: &str) -> String {
     let Ok(value) = serde_json::from_str::<Value>(body) else { return body.to_owned() };
-    let is_text = matches!(
-        Kind::from_name(kind),
-        Some(Kind::Policy | Kind::Template | Kind::Schema)
-    );
+    let is_text =
+        matches!(Kind::from_name(kind), Some(Kind::Policy | Kind::Template | Kind::Schema));
     match value.get("text").and_then(Value::as_str).filter(|_| is_text) {
         Some(text) => text.to_owned(),
         None => serde_json::to_string_pretty(&value).unwrap_or_else(|_| body.to_owned()),
@@ -295,7 +301,8 @@ pub(crate) async fn show(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DiffArgs {
-    from: String,
+    #[serde(default)]
+    from: Option<String>,
     #[serde(default)]
     to: Option<String>,
     #[serde(default)]
@@ -313,7 +320,11 @@ pub(crate) async fn compare(
     Extension(caller): Extension<Caller>,
     Args(args): Args<DiffArgs>,
 ) -> Answer<Out<api::StateDiff>> {
-    let (from, _) = wanted(&api::AsOf::Time(args.from.clone()), "from")?;
+    must_be_a_name(args.service.as_deref())?;
+    let from = args.from.clone().ok_or_else(|| {
+        Problem::unprocessable("`from`: expected a revision or a time, got nothing")
+    })?;
+    let (from, _) = wanted(&api::AsOf::Time(from), "from")?;
     let to = args.to.clone().map(|to| wanted(&api::AsOf::Time(to), "to")).transpose()?;
     let limit = args.limit.unwrap_or(CHANGES).clamp(1, CHANGES);
     let place = app.bulk.read(&caller).await?;
@@ -401,18 +412,22 @@ pub(crate) fn difference(
     }
 }
 
-/// Since when an item is as it is, and by whom, as far as it is known. Not later than `through`.
+/// Since when an item is as it is at a revision, and by whom, as far as it is known. `was`: of those that
+/// have changed after it.
 pub(crate) fn since(
     store: &dyn Reading,
     key: &ItemKey,
     through: Revision,
+    was: &BTreeMap<ItemKey, Revision>,
 ) -> Result<api::Since, StoreError> {
     let unknown = api::Since { revision: None, unix_ms: None, actor: None, action: None };
-    let Some(row) = store.item(key)?.filter(|row| row.revision <= through) else {
-        return Ok(unknown);
+    let found = match was.get(key) {
+        Some(revision) => Some(*revision),
+        None => store.item(key)?.map(|row| row.revision).filter(|found| *found <= through),
     };
-    let revision = Some(row.revision.0);
-    if let Some(audit) = store.audit_of(row.revision, key)? {
+    let Some(found) = found else { return Ok(unknown) };
+    let revision = Some(found.0);
+    if let Some(audit) = store.audit_of(found, key)? {
         return Ok(api::Since {
             revision,
             unix_ms: Some(audit.unix_ms),
@@ -420,6 +435,6 @@ pub(crate) fn since(
             action: Some(audit.action),
         });
     }
-    let unix_ms = store.revision(row.revision)?.map(|row| row.unix_ms);
+    let unix_ms = store.revision(found)?.map(|row| row.unix_ms);
     Ok(api::Since { revision, unix_ms, ..unknown })
 }

@@ -14,7 +14,7 @@ use keepgate_api as api;
 use keepgate_policy::{Encoded, Item, ItemBody, ItemKey, Naming, Revision};
 use serde::Deserialize;
 
-use super::input::{Args, StrictJson};
+use super::input::{Args, Json};
 use super::items::{self, Way, named};
 use super::past::wanted;
 use super::problem::Problem;
@@ -56,7 +56,7 @@ pub(crate) async fn rollback(
     Extension(caller): Extension<Caller>,
     Args(args): Args<RollbackArgs>,
     headers: HeaderMap,
-    StrictJson(body): StrictJson<api::Rollback>,
+    Json(body): Json<api::Rollback>,
 ) -> Answer<Out<api::RolledBack>> {
     let over = since::wanted(&headers, args.if_revision)?;
     let (to, _) = wanted(&body.to, "to")?;
@@ -127,7 +127,9 @@ fn conflicting(report: &Report) -> Problem {
         .conflicts
         .iter()
         .take(NAMED)
-        .map(|conflict| format!("`{} {}` ({})", conflict.item.kind, conflict.item.id, conflict.message))
+        .map(|conflict| {
+            format!("`{} {}` ({})", conflict.item.kind, conflict.item.id, conflict.message)
+        })
         .collect();
     let more = report.conflicts_total.saturating_sub(first.len());
     let more = if more > 0 { format!(", and {more} more") } else { String::new() };
@@ -139,11 +141,7 @@ fn conflicting(report: &Report) -> Problem {
 }
 
 /// Refuses where something has changed since a revision.
-fn must_stand(
-    store: &dyn Reading,
-    service: Option<&str>,
-    wanted: Revision,
-) -> Result<(), Refusal> {
+fn must_stand(store: &dyn Reading, service: Option<&str>, wanted: Revision) -> Result<(), Refusal> {
     if let Some(service) = service {
         return since::must_stand(store, service, wanted);
     }
@@ -219,6 +217,10 @@ fn conflict(
     after: Option<&Item>,
 ) -> Result<Option<api::Conflict>, Refusal> {
     let (message, revision, by) = match (row, after) {
+        // What forbids gives nothing back.
+        (None, Some(Item { body: ItemBody::Policy(then), .. })) if forbids(&then.text) => {
+            return Ok(None);
+        }
         // Deleted since, and by no apply of files: a role revoked, a key deleted.
         (None, Some(_)) => {
             let found = super::sources::deleted_by_hand(store, key)?;
@@ -292,4 +294,3 @@ fn ends_earlier(now: &ItemBody, then: &ItemBody) -> bool {
         _ => false,
     }
 }
-

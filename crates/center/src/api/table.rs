@@ -645,32 +645,40 @@ fn of_the_past(t: &mut Table) {
         .answers::<api::RolledBack>();
 }
 
-/// Which parameters each list of access takes, besides its own.
-const ACCESS: &[(&str, &str)] = &[
-    ("resource", "string"),
-    ("principal", "string"),
-    ("role", "string"),
-    ("action", "string"),
-    ("type", "string"),
-    ("service", "string"),
-    ("as_of", "string"),
-    ("after", "string"),
-    ("limit", "integer"),
-];
-
 fn of_access(t: &mut Table) {
     use Permission::Read;
     let what = ("accessToResource", "who may do what on a resource");
     t.add(("GET", "/v1/access/resource"), Read, what, || get(who::of_resource))
-        .query(ACCESS)
+        .query(&[
+            ("resource", "string"),
+            ("action", "string"),
+            ("type", "string"),
+            ("service", "string"),
+            ("as_of", "string"),
+            ("after", "string"),
+            ("limit", "integer"),
+        ])
         .answers::<api::ResourceAccess>();
     let what = ("accessOfPrincipal", "which policies apply to a principal");
     t.add(("GET", "/v1/access/principal"), Read, what, || get(who::of_principal))
-        .query(ACCESS)
+        .query(&[
+            ("principal", "string"),
+            ("action", "string"),
+            ("service", "string"),
+            ("as_of", "string"),
+            ("after", "string"),
+            ("limit", "integer"),
+        ])
         .answers::<api::PrincipalAccess>();
     let what = ("accessOfRole", "who is in a role, and how");
     t.add(("GET", "/v1/access/role"), Read, what, || get(who::of_role))
-        .query(ACCESS)
+        .query(&[
+            ("role", "string"),
+            ("service", "string"),
+            ("as_of", "string"),
+            ("after", "string"),
+            ("limit", "integer"),
+        ])
         .answers::<api::RoleAccess>();
 }
 

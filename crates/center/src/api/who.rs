@@ -3,17 +3,17 @@
 //! What a decision would say is the world's matter ([`keepgate_policy::world`]); here it is put together
 //! with since when, and by whom, each item says so.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::State;
 use keepgate_api as api;
 use keepgate_policy::world::{Cursor, Given, PathStep, WhoCan, Whom};
-use keepgate_policy::{ItemKey, Revision, Uid, World};
+use keepgate_policy::{ItemKey, QueryError, Revision, Uid, World};
 use serde::Deserialize;
 
-use super::check::{asked, beside};
+use super::check::beside;
 use super::input::{Args, uid};
 use super::items::named;
 use super::past::{self, Then};
@@ -58,7 +58,7 @@ pub(crate) struct AccessArgs {
 impl AccessArgs {
     fn entity(text: Option<String>, field: &str) -> Answer<Uid> {
         let text = text.ok_or_else(|| {
-            Problem::bad_request(format!("`{field}`: expected an entity, got nothing"))
+            Problem::unprocessable(format!("`{field}`: expected an entity, got nothing"))
         })?;
         uid(api::UidInput::Text(text), field)
     }
@@ -93,6 +93,8 @@ impl AccessArgs {
 /// The state that is looked at, and the service whose policies decide.
 struct Looked {
     world: World,
+    /// See [`Then::since`].
+    since: BTreeMap<ItemKey, Revision>,
     service: String,
     now_unix_s: u64,
 }
@@ -103,30 +105,42 @@ async fn looked(app: &App, caller: &Caller, args: &AccessArgs) -> Answer<Looked>
         None => None,
         Some(as_of) => Some(past::state(app, caller, &api::AsOf::Time(as_of.clone())).await?),
     };
-    let service = one_service(&head, caller, args.service.as_deref(), then.as_ref())?;
+    let service = one_service(&head, args.service.as_deref(), then.as_ref())?;
     Ok(match then {
-        Some(Then { world, at_unix_s, .. }) => Looked { world, service, now_unix_s: at_unix_s },
+        Some(Then { world, since, at_unix_s, .. }) => {
+            Looked { world, since, service, now_unix_s: at_unix_s }
+        }
         None => {
             let now_unix_s = keepgate_observe::unix_s();
-            Looked { world: head.world.clone(), service, now_unix_s }
+            let since = BTreeMap::new();
+            Looked { world: head.world.clone(), since, service, now_unix_s }
         }
     })
 }
 
-fn one_service(
-    head: &Head,
-    caller: &Caller,
-    named: Option<&str>,
-    then: Option<&Then>,
-) -> Answer<String> {
-    if let (Some(name), Some(_)) = (named, then) {
+fn one_service(head: &Head, named: Option<&str>, then: Option<&Then>) -> Answer<String> {
+    past::must_be_a_name(named)?;
+    let is_there = |name: &str| match then {
         // It need not be there any more.
-        return Ok(name.to_owned());
+        Some(then) => then.world.service(name).is_some(),
+        None => head.services.contains_key(name),
+    };
+    match named {
+        Some(name) if is_there(name) => Ok(name.to_owned()),
+        Some(name) => Err(Problem::unprocessable(format!("there is no service `{name}`"))),
+        None => match head.unnamed().as_deref() {
+            Ok([one]) => Ok((*one).to_owned()),
+            Ok(_) => Err(Problem::unprocessable("several services decide: name one (`service`)")),
+            Err(e) => Err(Problem::unprocessable(e.to_string())),
+        },
     }
-    let services = asked(head, caller, named)?;
-    match services.as_slice() {
-        [one] => Ok((*one).to_owned()),
-        _ => Err(Problem::conflict("several services decide: name one (`service`, `--service`)")),
+}
+
+/// A question that cannot be put: its `after` is none, or a type is no Cedar name.
+fn unputtable(error: &QueryError) -> Problem {
+    match error {
+        QueryError::Undecided { .. } => Problem::of_query(error),
+        _ => Problem::unprocessable(error.to_string()),
     }
 }
 
@@ -138,7 +152,7 @@ pub(crate) async fn of_resource(
 ) -> Answer<Out<api::ResourceAccess>> {
     args.only(&["resource", "action", "type"])?;
     let resource = AccessArgs::entity(args.resource.clone(), "resource")?;
-    let Looked { world, service, now_unix_s } = looked(&app, &caller, &args).await?;
+    let Looked { world, since, service, now_unix_s } = looked(&app, &caller, &args).await?;
     let revision = world.revision();
     let of = service.clone();
     let found = beside(&app, &caller, move |_| {
@@ -151,11 +165,11 @@ pub(crate) async fn of_resource(
             now_unix_s,
         };
         let page = Cursor { after: args.after.as_deref(), limit: args.limit() };
-        world.who_can(&who, &page).map_err(|e| Problem::of_query(&e))
+        world.who_can(&who, &page).map_err(|e| unputtable(&e))
     });
     let found = found.await?;
     let read = app.desk.read(move |store| {
-        let mut known = Known::new(store, revision);
+        let mut known = Known::new(store, revision, &since);
         let mut entries = Vec::new();
         for row in found.rows {
             entries.push(api::AccessEntry {
@@ -191,18 +205,18 @@ pub(crate) async fn of_principal(
 ) -> Answer<Out<api::PrincipalAccess>> {
     args.only(&["principal", "action"])?;
     let principal = AccessArgs::entity(args.principal.clone(), "principal")?;
-    let Looked { world, service, now_unix_s } = looked(&app, &caller, &args).await?;
+    let Looked { world, since, service, now_unix_s } = looked(&app, &caller, &args).await?;
     let revision = world.revision();
     let of = service.clone();
     let found = beside(&app, &caller, move |_| {
         let page = Cursor { after: args.after.as_deref(), limit: args.limit() };
         let action = args.action();
         let held = world.holdings(&of, &principal, action.as_ref(), now_unix_s, &page);
-        held.map_err(|e| Problem::of_query(&e))
+        held.map_err(|e| unputtable(&e))
     });
     let found = found.await?;
     let read = app.desk.read(move |store| {
-        let mut known = Known::new(store, revision);
+        let mut known = Known::new(store, revision, &since);
         let mut entries = Vec::new();
         for row in found.rows {
             entries.push(api::Holding {
@@ -230,23 +244,17 @@ pub(crate) async fn of_role(
     Args(args): Args<AccessArgs>,
 ) -> Answer<Out<api::RoleAccess>> {
     args.only(&["role"])?;
-    let text = args.role.clone().ok_or_else(|| {
-        Problem::bad_request("`role`: expected the name of a role, or an entity, got nothing")
-    })?;
-    let role = match text.contains("::") {
-        true => uid(api::UidInput::Text(text), "role")?,
-        false => Uid::role(&text),
-    };
-    let Looked { world, service, now_unix_s } = looked(&app, &caller, &args).await?;
+    let role = AccessArgs::entity(args.role.clone(), "role")?;
+    let Looked { world, since, service, now_unix_s } = looked(&app, &caller, &args).await?;
     let revision = world.revision();
     let found = beside(&app, &caller, move |_| {
         let page = Cursor { after: args.after.as_deref(), limit: args.limit() };
         let found = world.in_role(&service, &role, now_unix_s, &page);
-        found.map_err(|e| Problem::of_query(&e))
+        found.map_err(|e| unputtable(&e))
     });
     let found = found.await?;
     let read = app.desk.read(move |store| {
-        let mut known = Known::new(store, revision);
+        let mut known = Known::new(store, revision, &since);
         let mut entries = Vec::new();
         for row in found.rows {
             let path = known.path(row.path)?;
@@ -262,12 +270,18 @@ pub(crate) async fn of_role(
 struct Known<'a> {
     store: &'a dyn Reading,
     through: Revision,
+    /// See [`Then::since`].
+    was: &'a BTreeMap<ItemKey, Revision>,
     since: HashMap<ItemKey, api::Since>,
 }
 
 impl<'a> Known<'a> {
-    fn new(store: &'a dyn Reading, through: Revision) -> Known<'a> {
-        Known { store, through, since: HashMap::new() }
+    fn new(
+        store: &'a dyn Reading,
+        through: Revision,
+        was: &'a BTreeMap<ItemKey, Revision>,
+    ) -> Known<'a> {
+        Known { store, through, was, since: HashMap::new() }
     }
 
     fn since(&mut self, key: &ItemKey) -> Result<api::Since, StoreError> {
@@ -277,7 +291,7 @@ impl<'a> Known<'a> {
         if self.since.len() >= LOOKED_UP {
             return Ok(api::Since { revision: None, unix_ms: None, actor: None, action: None });
         }
-        let since = past::since(self.store, key, self.through)?;
+        let since = past::since(self.store, key, self.through, self.was)?;
         self.since.insert(key.clone(), since.clone());
         Ok(since)
     }

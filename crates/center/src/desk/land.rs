@@ -13,8 +13,8 @@ use super::step::{self, Counts, Settled, Step};
 use super::work::Work;
 use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
-    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, PastItem, PastRow, Row, ScopeRow, Staged,
-    StoreError, TokenRow, Writing,
+    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, PastItem, PastRow, Row, ScopeRow,
+    Staged, StoreError, TokenRow, Writing,
 };
 use crate::token::Role;
 
@@ -303,12 +303,7 @@ fn write_step(
 }
 
 /// What is audited of a step.
-fn audit_row(
-    step: &Step,
-    before: Option<&Row>,
-    revision: Revision,
-    stamp: &Stamp<'_>,
-) -> AuditRow {
+fn audit_row(step: &Step, before: Option<&Row>, revision: Revision, stamp: &Stamp<'_>) -> AuditRow {
     AuditRow {
         service: step.key.service.clone(),
         kind: step.key.kind.as_str().to_owned(),
@@ -321,11 +316,8 @@ fn audit_row(
 
 /// What is kept of what a step found.
 fn past_row(step: &Step, before: Option<Row>, revision: Revision) -> PastRow {
-    let before = before.map(|row| PastItem {
-        body: row.body,
-        digest: row.digest,
-        since: row.revision,
-    });
+    let before =
+        before.map(|row| PastItem { body: row.body, digest: row.digest, since: row.revision });
     PastRow { revision, key: step.key.clone(), before }
 }
 

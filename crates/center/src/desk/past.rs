@@ -97,23 +97,28 @@ pub(crate) fn images(
     Ok(found)
 }
 
-/// The state of a revision, made from that of a later one.
-pub(crate) fn world(
+/// The state of a revision, made from that of a later one; and since which revision the items were as
+/// they were then that have changed meanwhile.
+pub(crate) fn state(
     store: &dyn Reading,
     present: &World,
     revision: Revision,
-) -> Result<World, Refusal> {
+) -> Result<(World, BTreeMap<ItemKey, Revision>), Refusal> {
+    let mut since = BTreeMap::new();
     if revision >= present.revision() {
-        return Ok(present.clone());
+        return Ok((present.clone(), since));
     }
     let images = images(store, revision, present.revision())?;
-    present.changed(revision, images.into_iter().map(|(key, was)| match was {
+    let changes = images.into_iter().map(|(key, was)| match was {
         None => Ok((Change::Delete(key), Digest::default())),
         Some(was) => {
+            since.insert(key.clone(), was.since);
             let item = decoded(key, &was)?;
             Ok((Change::Put(item), was.digest))
         }
-    }))
+    });
+    let world = present.changed::<Refusal>(revision, changes)?;
+    Ok((world, since))
 }
 
 /// An item as it was. A row that does not have its digest is damaged.

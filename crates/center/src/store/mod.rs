@@ -184,6 +184,10 @@ impl Retention {
         past_ms: 30 * 24 * 3600 * 1000,
         past_bytes: 256 << 20,
     };
+
+    /// For a revision beside the center that knows what is to be kept: nothing of the past goes.
+    pub const ALL_PAST: Retention =
+        Retention { past_ms: u64::MAX, past_bytes: u64::MAX, ..Retention::DEFAULT };
 }
 
 impl Default for Retention {

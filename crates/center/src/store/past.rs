@@ -70,7 +70,8 @@ pub(super) struct Following {
 
 /// What an engine does for [`advance`].
 pub(super) trait Engine {
-    fn past_head(&self) -> Result<PastHead, StoreError>;
+    /// What is kept, with what follows the oldest.
+    fn standing(&self) -> Result<(PastHead, Option<Following>), StoreError>;
     fn set_past_head(&self, head: &PastHead) -> Result<(), StoreError>;
     /// The first revision after this one, with its row.
     fn following(&self, after: Revision) -> Result<Option<Following>, StoreError>;
@@ -96,7 +97,7 @@ pub(super) fn advance(
     row: &RevisionRow,
     keep: Retention,
 ) -> Result<(), StoreError> {
-    let mut head = engine.past_head()?;
+    let (mut head, mut next) = engine.standing()?;
     let was = head.oldest;
     if head.through != row.previous {
         // Something else wrote in between: what is there leads nowhere.
@@ -108,15 +109,18 @@ pub(super) fn advance(
         (head.oldest, head.bytes) = (row.revision, 0);
     }
     let kept_from = row.revision.0.saturating_sub(keep.revisions).saturating_add(1);
-    while head.oldest < row.revision {
-        let Some(next) = engine.following(head.oldest)? else { break };
+    if head.oldest != was {
+        next = engine.following(head.oldest)?;
+    }
+    while let Some(following) = next {
         // The state of a revision lasts until the next one.
-        let too_old = next.unix_ms.saturating_add(keep.past_ms) <= row.unix_ms;
+        let too_old = following.unix_ms.saturating_add(keep.past_ms) <= row.unix_ms;
         if !(too_old || head.oldest.0 < kept_from || head.bytes > keep.past_bytes) {
             break;
         }
-        head.oldest = next.revision;
-        head.bytes = head.bytes.saturating_sub(next.bytes);
+        head.oldest = following.revision;
+        head.bytes = head.bytes.saturating_sub(following.bytes);
+        next = engine.following(head.oldest)?;
     }
     engine.set_past_head(&head)?;
     if head.oldest > was {

@@ -30,6 +30,7 @@ mod removal;
 mod sources;
 mod start;
 mod store_conformance;
+mod store_past;
 mod top;
 mod who;
 mod writes;

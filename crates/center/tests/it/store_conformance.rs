@@ -1,8 +1,8 @@
 //! What every store must do, as functions over any [`Store`], on every engine by one macro.
 
 use keepgate_center::store::{
-    Address, AuditRow, Brought, ChangeRow, Changes, EditVerdict, Fork, Meta, Origin, PastHead,
-    PastItem, PastRow, PostgresStore, Retention, RevisionRow, Row, ScopeRow, SqliteStore, Standing, Store, StoreError, Sum, SumRow,
+    Address, AuditRow, Brought, ChangeRow, Changes, EditVerdict, Fork, Meta, Origin, PostgresStore,
+    Retention, RevisionRow, Row, ScopeRow, SqliteStore, Standing, Store, StoreError, Sum, SumRow,
     TokenRow, TokenUse, Tombstone, Writing,
 };
 use keepgate_center::token::Role;
@@ -11,7 +11,8 @@ use keepgate_policy::{Digest, ItemKey, Kind, Revision};
 use crate::database::{Cluster, shared, skipped, unique};
 use crate::fixture::Dir;
 
-const KEEP: Retention = Retention { revisions: 100, audit_rows: 100, ..Retention::DEFAULT };
+pub(crate) const KEEP: Retention =
+    Retention { revisions: 100, audit_rows: 100, ..Retention::DEFAULT };
 
 pub(crate) fn row(service: &str, kind: Kind, id: &str, body: &str, revision: u64) -> Row {
     let key = ItemKey::new(service, kind, id);
@@ -387,7 +388,7 @@ pub(crate) fn conformance(store: &dyn Store) {
 }
 
 /// One engine, with a store that can be opened again.
-trait Engine {
+pub(crate) trait Engine {
     /// A place for a store; none: the engine is not here, which was said.
     fn new() -> Option<Self>
     where
@@ -395,11 +396,13 @@ trait Engine {
     fn open(&self) -> Result<Box<dyn Store>, StoreError>;
     /// Makes it one of this layout, whatever is in it.
     fn set_layout(&self, layout: i64);
+    /// Makes it one of the release before past states were kept.
+    fn forget_past(&self);
     /// The layout that this release writes.
     const LAYOUT: i64;
 }
 
-struct Sqlite(Dir);
+pub(crate) struct Sqlite(Dir);
 
 impl Engine for Sqlite {
     const LAYOUT: i64 = 4;
@@ -416,9 +419,15 @@ impl Engine for Sqlite {
         let raw = rusqlite::Connection::open(self.0.path().join("center.db")).unwrap();
         raw.pragma_update(None, "user_version", layout).unwrap();
     }
+
+    fn forget_past(&self) {
+        let raw = rusqlite::Connection::open(self.0.path().join("center.db")).unwrap();
+        raw.execute_batch("DROP TABLE past; DROP TABLE past_head;").unwrap();
+        self.set_layout(3);
+    }
 }
 
-struct Postgres(&'static Cluster, String);
+pub(crate) struct Postgres(&'static Cluster, String);
 
 impl Engine for Postgres {
     const LAYOUT: i64 = 2;
@@ -439,6 +448,12 @@ impl Engine for Postgres {
     fn set_layout(&self, layout: i64) {
         let Postgres(cluster, schema) = self;
         cluster.sql("kg", &format!("UPDATE {schema}.layout SET version = {layout}"));
+    }
+
+    fn forget_past(&self) {
+        let Postgres(cluster, schema) = self;
+        cluster.sql("kg", &format!("DROP TABLE {schema}.past, {schema}.past_head"));
+        self.set_layout(1);
     }
 }
 
@@ -465,6 +480,8 @@ macro_rules! on_every_engine {
     };
 }
 
+pub(crate) use on_every_engine;
+
 on_every_engine!(
     does_what_every_store_does,
     is_found_again,
@@ -475,9 +492,6 @@ on_every_engine!(
     keeps_texts_as_they_are,
     begins_a_history,
     settles_who_brought,
-    keeps_what_revisions_found,
-    lets_go_of_the_past,
-    a_gap_ends_the_past,
 );
 
 fn does_what_every_store_does(engine: &impl Engine) {
@@ -552,7 +566,10 @@ fn visits_more_than_a_page(engine: &impl Engine) {
             tx.put_tombstone(&tombstone(id, 1))?;
             tx.audit(&audit(id, 1))?;
         }
-        tx.advance(&revision_row(1), Retention { revisions: 100, audit_rows: 2000, ..Retention::DEFAULT })
+        tx.advance(
+            &revision_row(1),
+            Retention { revisions: 100, audit_rows: 2000, ..Retention::DEFAULT },
+        )
     })
     .unwrap();
     let reading = store.read().unwrap();
@@ -800,123 +817,4 @@ fn settles_who_brought(engine: &impl Engine) {
     })
     .unwrap();
     assert_eq!(store.read().unwrap().item(&one.key).unwrap(), Some(one));
-}
-
-fn past(id: &str, revision: u64, was: Option<(&str, u64)>) -> PastRow {
-    let key = ItemKey::policy("s", id);
-    let before = was.map(|(body, since)| PastItem {
-        digest: Digest::of_encoded(&key, body.as_bytes()),
-        body: body.into(),
-        since: Revision(since),
-    });
-    PastRow { revision: Revision(revision), key, before }
-}
-
-fn past_of(store: &dyn Store, after: u64) -> Vec<PastRow> {
-    let mut rows = Vec::new();
-    let reading = store.read().unwrap();
-    reading
-        .past_after(Revision(after), &mut |row| {
-            rows.push(row);
-            Ok(true)
-        })
-        .unwrap();
-    rows
-}
-
-fn advance(
-    store: &dyn Store,
-    row: &RevisionRow,
-    rows: &[PastRow],
-    keep: Retention,
-) -> PastHead {
-    write(store, |tx| {
-        rows.iter().try_for_each(|row| tx.past(row))?;
-        tx.past_complete()?;
-        tx.advance(row, keep)
-    })
-    .unwrap();
-    store.read().unwrap().past_head().unwrap()
-}
-
-/// They come by revision, then by key, and are the same after a restart.
-fn keeps_what_revisions_found(engine: &impl Engine) {
-    let store = engine.open().unwrap();
-    let head = store.read().unwrap().past_head().unwrap();
-    assert_eq!((head.oldest, head.through, head.bytes), (Revision(0), Revision(0), 0));
-    assert_eq!(head.reaches(Revision(0)), Revision(0));
-    let one: Vec<PastRow> = (0..200).map(|n| past(&format!("p{n:03}"), 1, None)).collect();
-    let reversed: Vec<PastRow> = one.iter().rev().cloned().collect();
-    advance(&*store, &revision_row(1), &reversed, KEEP);
-    let two = [past("a\u{0}\u{e4}", 2, Some(("{}", 1))), past("b", 2, None)];
-    let head = advance(&*store, &revision_row(2), &two, KEEP);
-    assert_eq!(head.oldest, Revision(0));
-    assert_eq!(head.bytes, one.iter().chain(&two).map(PastRow::bytes).sum::<u64>());
-    // A revision without items, such as that of a token.
-    let head = advance(&*store, &revision_row(3), &[], KEEP);
-    assert_eq!((head.oldest, head.through), (Revision(0), Revision(3)));
-    drop(store);
-    let store = engine.open().unwrap();
-    assert_eq!(past_of(&*store, 0), [one.as_slice(), &two].concat());
-    assert_eq!(past_of(&*store, 1), two);
-    assert_eq!(past_of(&*store, 2), []);
-    let reading = store.read().unwrap();
-    let mut seen = 0;
-    reading
-        .past_after(Revision(0), &mut |_| {
-            seen += 1;
-            Ok(seen < 3)
-        })
-        .unwrap();
-    assert_eq!(seen, 3);
-    let at = |unix_ms| reading.revision_at(unix_ms).unwrap().map(|row| row.revision.0);
-    assert_eq!([at(0), at(1_001), at(1_002), at(9_999)], [Some(0), Some(1), Some(2), Some(3)]);
-}
-
-/// By number, by age and by bytes; what is kept is complete.
-fn lets_go_of_the_past(engine: &impl Engine) {
-    let store = engine.open().unwrap();
-    let one = |revision: u64| vec![past(&format!("p{revision}"), revision, Some(("{}", 1)))];
-    let wide = Retention { past_ms: u64::MAX, past_bytes: u64::MAX, ..KEEP };
-    for revision in 1..=10 {
-        assert_eq!(advance(&*store, &revision_row(revision), &one(revision), wide).oldest.0, 0);
-    }
-    // Rows of revisions are 1 ms apart: two states lasted until 7 ms ago.
-    let head = advance(&*store, &revision_row(11), &one(11), Retention { past_ms: 8, ..wide });
-    assert_eq!(head.oldest, Revision(3));
-    assert_eq!(past_of(&*store, 0).len(), 8);
-    let bytes = past("p1", 1, Some(("{}", 1))).bytes();
-    // Ids of two digits are one byte longer.
-    let head =
-        advance(&*store, &revision_row(12), &one(12), Retention { past_bytes: 3 * bytes + 3, ..wide });
-    assert_eq!((head.oldest, head.bytes), (Revision(9), 3 * bytes + 3));
-    assert_eq!(past_of(&*store, 0), (10..=12).flat_map(one).collect::<Vec<_>>());
-    let head = advance(&*store, &revision_row(13), &one(13), Retention { revisions: 2, ..wide });
-    assert_eq!(head.oldest, Revision(12));
-    assert!(store.read().unwrap().revision(Revision(12)).unwrap().is_some());
-    // One that is larger than all that may be kept: nothing before it can be made.
-    let head = advance(&*store, &revision_row(14), &one(14), Retention { past_bytes: 1, ..wide });
-    assert_eq!((head.oldest, head.through, head.bytes), (Revision(14), Revision(14), 0));
-    assert_eq!(past_of(&*store, 0), []);
-}
-
-/// Where a revision does not say what it found, no state before it can be made.
-fn a_gap_ends_the_past(engine: &impl Engine) {
-    let store = engine.open().unwrap();
-    advance(&*store, &revision_row(1), &[past("a", 1, None)], KEEP);
-    write(&*store, |tx| tx.advance(&revision_row(2), KEEP)).unwrap();
-    let head = store.read().unwrap().past_head().unwrap();
-    assert_eq!((head.oldest, head.through), (Revision(2), Revision(2)));
-    // A jump of the line is none: what is before it was not changed in between.
-    let row = RevisionRow { previous: Revision(2), ..revision_row(900) };
-    let head = advance(&*store, &row, &[past("a", 900, Some(("{}", 1)))], KEEP);
-    assert_eq!((head.oldest, head.through), (Revision(900), Revision(900)), "by number");
-    let wide = Retention { revisions: 10_000, ..KEEP };
-    let row = RevisionRow { previous: Revision(900), ..revision_row(1_900) };
-    let head = advance(&*store, &row, &[past("a", 1_900, Some(("{}", 900)))], wide);
-    assert_eq!((head.oldest, head.through), (Revision(900), Revision(1_900)));
-    // Written by another, after another revision than the one that is known.
-    let row = RevisionRow { previous: Revision(2_000), ..revision_row(2_001) };
-    let head = advance(&*store, &row, &[past("a", 2_001, None)], wide);
-    assert_eq!((head.oldest, head.through), (Revision(2_000), Revision(2_001)));
 }

@@ -68,7 +68,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut query = String::new();
-    let mut add = |name: &str, value: String| query.push_str(&format!("&{name}={}", segment(&value)));
+    let mut add =
+        |name: &str, value: String| query.push_str(&format!("&{name}={}", segment(&value)));
     if let Some(name) = &args.action {
         add("action", action(name));
     }
@@ -89,7 +90,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     let found = runtime.block_on(async {
         match (&args.resource, &args.principal, &args.role) {
             (Some(resource), ..) => {
-                let path = format!("/v1/access/resource?resource={}", segment(&resource.to_string()));
+                let path =
+                    format!("/v1/access/resource?resource={}", segment(&resource.to_string()));
                 Found::resource(&mut admin, &format!("{path}{query}"), most).await
             }
             (_, Some(principal), _) => {
@@ -100,7 +102,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
             (_, _, Some(role)) => {
                 let role = match role.contains("::") {
                     true => uid::parse(role).map_err(usage)?.to_string(),
-                    false => role.clone(),
+                    false => Uid::role(role).to_string(),
                 };
                 let path = format!("/v1/access/role?role={}", segment(&role));
                 Found::role(&mut admin, &format!("{path}{query}"), most).await
@@ -279,10 +281,7 @@ fn since(of: &Since, path: &[PathStep]) -> [String; 2] {
     let unknown = || "not known".to_owned();
     match last.unix_ms {
         None => [unknown(), unknown()],
-        Some(unix_ms) => [
-            style::date(unix_ms / 1_000),
-            last.actor.clone().unwrap_or_else(unknown),
-        ],
+        Some(unix_ms) => [style::date(unix_ms / 1_000), last.actor.clone().unwrap_or_else(unknown)],
     }
 }
 

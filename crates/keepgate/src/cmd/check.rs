@@ -177,7 +177,8 @@ pub(super) fn shown(answer: &Answer, explain: bool, paint: Paint) -> String {
     for PolicyFailure { policy, message, .. } in &answer.errors {
         let _ = writeln!(out, "\n  {} {policy}: {message}", paint.warn("error in"));
     }
-    for (heading, list) in [("came near:", &answer.near), ("others that do not apply:", &answer.others)]
+    for (heading, list) in
+        [("came near:", &answer.near), ("others that do not apply:", &answer.others)]
     {
         if list.is_empty() {
             continue;
@@ -204,7 +205,8 @@ fn policy_shown(out: &mut String, policy: &Determining, paint: Paint) {
     for line in policy.text.trim().lines() {
         let _ = writeln!(out, "    {line}");
     }
-    for (what, path) in [("principal", &policy.principal_path), ("resource", &policy.resource_path)] {
+    for (what, path) in [("principal", &policy.principal_path), ("resource", &policy.resource_path)]
+    {
         if !path.is_empty() {
             let _ = writeln!(out, "    {what} {}", way(path));
         }

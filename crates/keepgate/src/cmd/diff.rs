@@ -56,12 +56,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     let paint = Paint::stdout();
-    let mut out = format!(
-        "{} items differ from revision {} to revision {}\n",
-        style::count(found.total),
-        found.from,
-        found.to
-    );
+    let items = match found.total {
+        1 => "1 item differs".to_owned(),
+        total => format!("{} items differ", style::count(total)),
+    };
+    let mut out = format!("{items} from revision {} to revision {}\n", found.from, found.to);
     for change in &found.changes {
         out.push_str(&super::history::change_shown(change, true, paint));
     }

@@ -53,7 +53,9 @@ impl Args {
         match &self.what {
             None => {}
             Some(what) => match what.split_once(' ') {
-                Some((of, name)) if keepgate_policy::Kind::from_name(of).is_some() || of == "token" => {
+                Some((of, name))
+                    if keepgate_policy::Kind::from_name(of).is_some() || of == "token" =>
+                {
                     (kind, id) = (Some(of.to_owned()), Some(name.to_owned()));
                 }
                 None if is_service_name(what) && !what.contains("::") => {

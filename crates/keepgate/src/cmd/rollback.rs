@@ -159,10 +159,10 @@ fn shown(preview: &RolledBack, paint: Paint) -> String {
     if let Some(all) = preview.conflicts_total {
         out.push_str(&format!(".. {all} conflicts in all\n"));
     }
-    let count = if all > 0 { all } else { listed };
-    match count {
-        0 => out.push_str(&format!("nothing differs from revision {}\n", preview.to)),
-        count => out.push_str(&format!("{} items differ from revision {}\n", style::count(count), preview.to)),
-    }
+    out.push_str(&match if all > 0 { all } else { listed } {
+        0 => format!("nothing differs from revision {}\n", preview.to),
+        1 => format!("1 item differs from revision {}\n", preview.to),
+        count => format!("{} items differ from revision {}\n", style::count(count), preview.to),
+    });
     out
 }

@@ -78,11 +78,9 @@ impl Record {
         let Some(revision) = self.revision else {
             return not("it has no `revision`");
         };
-        for (name, text) in [
-            ("principal", &self.principal),
-            ("action", &self.action),
-            ("resource", &self.resource),
-        ] {
+        for (name, text) in
+            [("principal", &self.principal), ("action", &self.action), ("resource", &self.resource)]
+        {
             if text.is_empty() {
                 return Err(NotReplayable(format!("`{name}` was left out of the record")));
             }
@@ -155,7 +153,11 @@ fn read_input(question: &mut Question, name: &str, value: &Value) -> Result<(), 
                     "principal" => question.principal_properties.extend(properties),
                     "action" => question.action_properties.extend(properties),
                     "resource" => question.resource_properties.extend(properties),
-                    _ => return Err(format!("expected principal, action or resource, got `{side}`")),
+                    _ => {
+                        return Err(format!(
+                            "expected principal, action or resource, got `{side}`"
+                        ));
+                    }
                 }
             }
         }

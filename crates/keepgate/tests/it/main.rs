@@ -33,6 +33,7 @@ mod lab;
 mod mutual_tls;
 mod nginx;
 mod outage;
+mod past;
 mod plans;
 mod postgres;
 mod reload;

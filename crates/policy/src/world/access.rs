@@ -25,6 +25,9 @@ const ROLE: &str = "role";
 /// Actions that are looked at, where none is named; the first of them by name.
 pub const MAX_ACTIONS: usize = 256;
 
+/// Policies that are named in a row, of each sort; the first of them by name.
+pub const MAX_NAMED: usize = 100;
+
 /// Entities that are judged for one page at most, so that a page of few ends in time.
 const JUDGED: usize = 20_000;
 
@@ -75,7 +78,7 @@ pub enum Whom {
     Entity(Uid),
 }
 
-/// Access that somebody has.
+/// Access that somebody has; of each list of policies the first [`MAX_NAMED`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     /// Who.
@@ -190,10 +193,8 @@ impl World {
         let reach = view.reach(asked);
         let mut rows = Vec::new();
         let after = page.after.map(str::parse::<Uid>).transpose();
-        let after = after.map_err(|e| QueryError::Value {
-            path: "after".to_owned(),
-            reason: e.to_string(),
-        })?;
+        let after = after
+            .map_err(|e| QueryError::Value { path: "after".to_owned(), reason: e.to_string() })?;
         if after.is_none() {
             rows = view.unnamed(asked, &actions, &reach)?;
         }
@@ -284,10 +285,8 @@ impl World {
     ) -> Result<Found<InRole>, QueryError> {
         let view = self.view(service, now_unix_s)?;
         let after = page.after.map(str::parse::<Uid>).transpose();
-        let after = after.map_err(|e| QueryError::Value {
-            path: "after".to_owned(),
-            reason: e.to_string(),
-        })?;
+        let after = after
+            .map_err(|e| QueryError::Value { path: "after".to_owned(), reason: e.to_string() })?;
         let Some(target) = view.graph.names.uid(role) else {
             return Ok(Found { rows: Vec::new(), next: None });
         };
@@ -482,12 +481,7 @@ impl<'a> View<'a> {
     }
 
     /// The first entities after this one that pass, by type and id.
-    fn first(
-        &self,
-        after: Option<&Uid>,
-        limit: usize,
-        passes: impl Fn(Id) -> bool,
-    ) -> Vec<Id> {
+    fn first(&self, after: Option<&Uid>, limit: usize, passes: impl Fn(Id) -> bool) -> Vec<Id> {
         let names = self.graph.names;
         let after = after.map(|uid| (uid.kind.as_str(), uid.id.as_str()));
         let mut first: BinaryHeap<(&str, &str, Id)> = BinaryHeap::new();
@@ -527,7 +521,8 @@ impl<'a> View<'a> {
         }
         let rows = groups.into_iter().map(|(verdict, actions)| {
             let given = |policies: &[&Policy], depends: bool| {
-                policies.iter().map(|policy| self.given(principal, policy, depends)).collect()
+                let first = policies.iter().take(MAX_NAMED);
+                first.map(|policy| self.given(principal, policy, depends)).collect()
             };
             Access {
                 principal: Whom::Entity(principal.clone()),
@@ -583,7 +578,8 @@ impl<'a> View<'a> {
         for (whom, scope) in whom {
             let mut groups: Vec<(Verdict<'a>, Vec<Option<Uid>>)> = Vec::new();
             for action in actions {
-                let verdict = self.judge_unnamed((&whom, scope), action.as_ref(), asked.resource)?;
+                let verdict =
+                    self.judge_unnamed((&whom, scope), action.as_ref(), asked.resource)?;
                 if verdict.is_nothing() {
                     continue;
                 }
@@ -595,7 +591,7 @@ impl<'a> View<'a> {
             rows.extend(groups.into_iter().map(|(verdict, actions)| {
                 let given = |policies: &[&Policy]| {
                     let of = |policy: &&Policy| self.plain(policy, policy.condition.is_some());
-                    policies.iter().map(of).collect()
+                    policies.iter().take(MAX_NAMED).map(of).collect()
                 };
                 Access {
                     principal: whom.clone(),

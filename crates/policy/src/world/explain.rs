@@ -199,15 +199,13 @@ impl<'a> Look<'a> {
         let mut others = Nearest::default();
         let mut conditions = 0;
         for (stored, policy) in held {
-            let list =
-                if policy.forbid || decision.is_allowed() { &mut others } else { &mut near };
+            let list = if policy.forbid || decision.is_allowed() { &mut others } else { &mut near };
             let Some((why, is_scope)) = self.why_not(policy, &mut conditions, list) else {
                 continue;
             };
             let seen = if is_scope { Vec::new() } else { self.seen(policy) };
             let policy_text = policy_text(self.names(), self.case.part, stored, policy);
-            let miss =
-                NearMiss { policy: policy_text, forbid: policy.forbid, why: cut(why), seen };
+            let miss = NearMiss { policy: policy_text, forbid: policy.forbid, why: cut(why), seen };
             if is_scope { list.by_scope.push(miss) } else { list.by_condition.push(miss) }
         }
         (near.first(), others.first())
@@ -247,13 +245,17 @@ impl<'a> Look<'a> {
             }
             // Who asks is the usual reason: a role that is not held.
             _ if list.by_scope.len() >= MAX_NEAR => None,
-            [true, false, false] => Some((self.not_in(self.query.principal, "principal", policy.principal), true)),
+            [true, false, false] => {
+                Some((self.not_in(self.query.principal, "principal", policy.principal), true))
+            }
             [false, true, false] => {
                 let scope = action_text(self.names(), &policy.action);
                 let nearest = self.nearest_action(&policy.action);
                 Some((format!("`{}` does not match `{scope}`{nearest}", self.query.action), true))
             }
-            [false, false, true] => Some((self.not_in(self.query.resource, "resource", policy.resource), true)),
+            [false, false, true] => {
+                Some((self.not_in(self.query.resource, "resource", policy.resource), true))
+            }
             _ => None,
         }
     }
@@ -261,7 +263,10 @@ impl<'a> Look<'a> {
     /// Why an entity does not match a scope.
     fn not_in(&self, uid: &Uid, variable: &str, scope: Scope) -> String {
         let Scope::In(id) = scope else {
-            return format!("`{uid}` does not match `{}`", scope_text(self.names(), variable, scope));
+            return format!(
+                "`{uid}` does not match `{}`",
+                scope_text(self.names(), variable, scope)
+            );
         };
         let to = self.names().to_uid(id);
         // A membership that has ended is no path any more.
@@ -273,7 +278,9 @@ impl<'a> Look<'a> {
             let ended = steps.iter().find(|step| step.until_unix_s.is_some_and(|at| at <= now));
             if let Some(PathStep { entity, until_unix_s: Some(at), .. }) = ended {
                 let at = crate::instant::to_text(*at);
-                return format!("`{uid}` is not in `{to}` any more: its place in `{entity}` ended at {at}");
+                return format!(
+                    "`{uid}` is not in `{to}` any more: its place in `{entity}` ended at {at}"
+                );
             }
         }
         format!("`{uid}` is not in `{to}`")
@@ -346,7 +353,12 @@ pub(super) fn cut(mut text: String) -> String {
     text
 }
 
-pub(super) fn policy_text(names: &Names, part: &Part, stored: &Stored, policy: &Policy) -> PolicyText {
+pub(super) fn policy_text(
+    names: &Names,
+    part: &Part,
+    stored: &Stored,
+    policy: &Policy,
+) -> PolicyText {
     let text = match &stored.body {
         Body::Policy { text, .. } => text.to_string(),
         Body::Link { link, .. } => {

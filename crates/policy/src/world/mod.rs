@@ -41,7 +41,7 @@ use crate::route::Route;
 use crate::service::ServiceSettings;
 
 pub use self::access::{
-    Access, Cursor, Found, Given, Holding, InRole, MAX_ACTIONS, WhoCan, Whom,
+    Access, Cursor, Found, Given, Holding, InRole, MAX_ACTIONS, MAX_NAMED, WhoCan, Whom,
 };
 pub use self::circle::Circle;
 pub use self::conditions::Seen;

@@ -109,9 +109,7 @@ impl World {
 
     /// The item that says that `child` is in `parent`, if one does.
     fn says(&self, part: &Part, child: Id, parent: Id) -> Option<ItemKey> {
-        let said = |layer: &super::layer::Layer| {
-            layer.parents(child).any(|held| held == parent)
-        };
+        let said = |layer: &super::layer::Layer| layer.parents(child).any(|held| held == parent);
         let is_said = said(&self.inner.directory.layer) || said(&part.layer);
         is_said.then(|| self.step_key(part.name(), child, parent))
     }

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use expect_test::{Expect, expect};
 use keepgate_policy::model::{EntityBody, GrantBody, MemberBody, PolicyBody, SchemaBody};
 use keepgate_policy::world::{Access, Cursor, WhoCan, Whom};
-use keepgate_policy::{
-    Digest, Item, ItemBody, Query, Revision, Snapshot, Uid, World,
-};
+use keepgate_policy::{Digest, Item, ItemBody, Query, Revision, Snapshot, Uid, World};
 use serde_json::json;
 
 use crate::random::{Items, Json, Rng, SERVICE, Shape, TIMES};
@@ -140,7 +138,8 @@ fn who_can_is_what_each_is_told() {
                         .context(&context)
                         .at(now);
                     let allowed = world.decide(&query).unwrap().is_allowed();
-                    let place = format!("{seed}: {principal} {action} {resource} {context:?} {now}");
+                    let place =
+                        format!("{seed}: {principal} {action} {resource} {context:?} {now}");
                     let name = match (named.get(principal), of_all) {
                         (Some(Said::Allowed), _) => {
                             assert!(allowed, "{place}");
@@ -153,7 +152,9 @@ fn who_can_is_what_each_is_told() {
                         }
                         // One who is judged one by one is not named where a forbid is about him.
                         (None, Some((_, Said::Allowed))) => {
-                            assert!(allowed || !world.decide(&query).unwrap().determining.is_empty());
+                            assert!(
+                                allowed || !world.decide(&query).unwrap().determining.is_empty()
+                            );
                             "not named"
                         }
                         (None, Some((_, Said::Maybe))) => "not named, on a condition",
@@ -239,10 +240,16 @@ fn small() -> Vec<Item> {
         member(&Uid::new("team", "red"), "admin", None),
         member(&user("bob"), "admin", Some(100)),
         Item::new(SERVICE, "g", ItemBody::Grant(grant)),
-        policy("office", "permit(principal, action == Action::\"read\", resource) \
-                when { principal.dept == \"sales\" && context.hour < 18 };"),
-        policy("blocked", "forbid(principal in role::\"blocked\", action, resource) \
-                unless { context has override };"),
+        policy(
+            "office",
+            "permit(principal, action == Action::\"read\", resource) \
+                when { principal.dept == \"sales\" && context.hour < 18 };",
+        ),
+        policy(
+            "blocked",
+            "forbid(principal in role::\"blocked\", action, resource) \
+                unless { context has override };",
+        ),
         member(&Uid::new("team", "red"), "blocked", None),
     ]
 }
@@ -293,7 +300,9 @@ fn a_list_says_by_what_and_how() {
         kind: None,
         now_unix_s: 50,
     };
-    check(&asked, expect![[r#"
+    check(
+        &asked,
+        expect![[r#"
         anyone: read
           when office (principal.dept == "sales") && (context.hour < 18)
           unless blocked !(context has override)
@@ -308,8 +317,11 @@ fn a_list_says_by_what_and_how() {
         user::"bob": read
           by g -> role::"admin" (member `user::"bob" in role::"admin"`) 
           when office (principal.dept == "sales") && (context.hour < 18)
-    "#]]);
-    check(&WhoCan { action: None, now_unix_s: 100, ..asked }, expect![[r#"
+    "#]],
+    );
+    check(
+        &WhoCan { action: None, now_unix_s: 100, ..asked },
+        expect![[r#"
         anyone: read
           when office (principal.dept == "sales") && (context.hour < 18)
           unless blocked !(context has override)
@@ -327,7 +339,8 @@ fn a_list_says_by_what_and_how() {
         user::"alice": write
           by g -> team::"red" (entity `user::"alice"`) -> role::"admin" (member `team::"red" in role::"admin"`) 
           unless blocked -> team::"red" (entity `user::"alice"`) -> role::"blocked" (member `team::"red" in role::"blocked"`) !(context has override)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -343,19 +356,25 @@ fn an_explanation_says_the_way_and_what_was_seen() {
             let path: Vec<String> =
                 by.principal.iter().map(|step| format!(" -> {}", step.entity)).collect();
             text.push_str(&format!("by {}{}\n", by.item, path.join("")));
-            by.seen.iter().for_each(|seen| text.push_str(&format!("  {} = {}\n", seen.part, seen.value)));
+            by.seen
+                .iter()
+                .for_each(|seen| text.push_str(&format!("  {} = {}\n", seen.part, seen.value)));
         }
         for (word, list) in [("near", &found.near), ("other", &found.others)] {
             for miss in list {
                 text.push_str(&format!("{word} {}: {}\n", miss.policy.id, miss.why));
-                miss.seen.iter().for_each(|seen| text.push_str(&format!("  {} = {}\n", seen.part, seen.value)));
+                miss.seen
+                    .iter()
+                    .for_each(|seen| text.push_str(&format!("  {} = {}\n", seen.part, seen.value)));
             }
         }
         found.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
         text
     };
     let check = |found: String, expected: Expect| expected.assert_eq(&found);
-    check(explain(&user("alice"), "read", json!({"hour": 9, "override": true}), 50), expect![[r#"
+    check(
+        explain(&user("alice"), "read", json!({"hour": 9, "override": true}), 50),
+        expect![[r#"
         Allow
         by grant `g` of service `shop` -> team::"red" -> role::"admin"
         by policy `office` of service `shop`
@@ -363,37 +382,53 @@ fn an_explanation_says_the_way_and_what_was_seen() {
           principal.dept = "sales"
         other blocked: its condition is false
           context has override = true
-    "#]]);
-    check(explain(&user("alice"), "read", json!({"hour": 9}), 50), expect![[r#"
+    "#]],
+    );
+    check(
+        explain(&user("alice"), "read", json!({"hour": 9}), 50),
+        expect![[r#"
         Deny(Forbid)
         by policy `blocked` of service `shop` -> team::"red" -> role::"blocked"
           context has override = false
-    "#]]);
-    check(explain(&user("bob"), "write", json!({}), 50), expect![[r#"
+    "#]],
+    );
+    check(
+        explain(&user("bob"), "write", json!({}), 50),
+        expect![[r#"
         Allow
         by grant `g` of service `shop` -> role::"admin"
         other blocked: `user::"bob"` is not in `role::"blocked"`
         other office: `Action::"write"` does not match `action == Action::"read"`
-    "#]]);
-    check(explain(&user("bob"), "write", json!({}), 100), expect![[r#"
+    "#]],
+    );
+    check(
+        explain(&user("bob"), "write", json!({}), 100),
+        expect![[r#"
         Deny(NoPermit)
         near g: `user::"bob"` is not in `role::"admin"` any more: its place in `role::"admin"` ended at 1970-01-01T00:01:40Z
         near office: `Action::"write"` does not match `action == Action::"read"`
         other blocked: `user::"bob"` is not in `role::"blocked"`
-    "#]]);
-    check(explain(&user("alcie"), "raed", json!({}), 50), expect![[r#"
+    "#]],
+    );
+    check(
+        explain(&user("alcie"), "raed", json!({}), 50),
+        expect![[r#"
         Deny(NoPermit)
         near office: `Action::"raed"` does not match `action == Action::"read"`, did you mean `read`?
         other blocked: `user::"alcie"` is not in `role::"blocked"`
         note: `user::"alcie"` is not stored, and is in nothing
-    "#]]);
-    check(explain(&user("alice"), "raed", json!({"override": 1}), 50), expect![[r#"
+    "#]],
+    );
+    check(
+        explain(&user("alice"), "raed", json!({"override": 1}), 50),
+        expect![[r#"
         Deny(NoPermit)
         near g: `Action::"raed"` does not match `action in [Action::"read", Action::"write"]`, did you mean `read`?
         near office: `Action::"raed"` does not match `action == Action::"read"`, did you mean `read`?
         other blocked: its condition is false
           context has override = true
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -419,16 +454,14 @@ fn a_schema_says_what_may_be_meant() {
         why(&user("a"), "read", "ordre"),
         "the schema has no entity type `ordre`, did you mean `order`?"
     );
-    assert_eq!(why(&user("a"), "destroy", "order"), "the schema has no action `Action::\"destroy\"`");
+    assert_eq!(
+        why(&user("a"), "destroy", "order"),
+        "the schema has no action `Action::\"destroy\"`"
+    );
     // Everyone is whoever the schema knows.
     let (resource, other) = (Uid::new("order", "1"), Uid::action("write"));
-    let asked = WhoCan {
-        service: SERVICE,
-        resource: &resource,
-        action: None,
-        kind: None,
-        now_unix_s: 0,
-    };
+    let asked =
+        WhoCan { service: SERVICE, resource: &resource, action: None, kind: None, now_unix_s: 0 };
     assert_eq!(shown(&all(&world, &asked, 10)), "any user: read\n  by p \n");
     assert_eq!(shown(&all(&world, &WhoCan { action: Some(&other), ..asked }, 10)), "");
 }

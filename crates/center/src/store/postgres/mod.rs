@@ -11,6 +11,7 @@
 //! small runtime of its own; all calls block and are made outside of runtimes.
 
 mod address;
+mod audit;
 mod layout;
 mod listen;
 mod past;

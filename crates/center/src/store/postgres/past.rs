@@ -64,7 +64,8 @@ pub(super) fn after(
                WHERE (revision, service, kind, id) > ($1, $2, $3, $4) \
                ORDER BY revision, service, kind, id LIMIT $5";
     // No row has an empty kind: all of the next revision come after this.
-    let mut at = (signed(revision.0.saturating_add(1)), String::new(), String::new(), String::new());
+    let mut at =
+        (signed(revision.0.saturating_add(1)), String::new(), String::new(), String::new());
     loop {
         let page = session.query(
             DOING,
@@ -94,11 +95,9 @@ pub(super) fn after(
 fn past_row(row: &SqlRow) -> Result<PastRow, StoreError> {
     let (body, digest): (Option<Vec<u8>>, Option<Vec<u8>>) = (get(row, 4)?, get(row, 5)?);
     let before = match (body, digest) {
-        (Some(body), Some(digest)) => Some(PastItem {
-            body,
-            digest: digest_of(&digest)?,
-            since: Revision(number(row, 6)?),
-        }),
+        (Some(body), Some(digest)) => {
+            Some(PastItem { body, digest: digest_of(&digest)?, since: Revision(number(row, 6)?) })
+        }
         _ => None,
     };
     Ok(PastRow { revision: Revision(number(row, 0)?), key: key_of(row, 1)?, before })
@@ -108,8 +107,28 @@ fn past_row(row: &SqlRow) -> Result<PastRow, StoreError> {
 pub(super) struct Kept<'a>(pub(super) &'a Session);
 
 impl Engine for Kept<'_> {
-    fn past_head(&self) -> Result<PastHead, StoreError> {
-        head(self.0)
+    fn standing(&self) -> Result<(PastHead, Option<Following>), StoreError> {
+        // In one round trip.
+        let row = self.0.one(
+            DOING,
+            "SELECT oldest, through, bytes, next.revision, next.unix_ms, \
+             (SELECT coalesce(sum(bytes), 0)::bigint FROM past \
+             WHERE past.revision > oldest AND past.revision <= next.revision) \
+             FROM past_head LEFT JOIN LATERAL (SELECT revision, unix_ms FROM revisions \
+             WHERE revision > oldest ORDER BY revision LIMIT 1) AS next ON true",
+            &[],
+        )?;
+        let (oldest, through) = (Revision(number(&row, 0)?), Revision(number(&row, 1)?));
+        let head = PastHead { oldest, through, bytes: number(&row, 2)? };
+        let next = match get::<Option<i64>>(&row, 3)? {
+            None => None,
+            Some(_) => Some(Following {
+                revision: Revision(number(&row, 3)?),
+                unix_ms: number(&row, 4)?,
+                bytes: number(&row, 5)?,
+            }),
+        };
+        Ok((head, next))
     }
 
     fn set_past_head(&self, head: &PastHead) -> Result<(), StoreError> {

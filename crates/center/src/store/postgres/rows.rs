@@ -389,11 +389,7 @@ impl<C: Connected> Reading for Tx<C> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.audited(
             &sql,
-            &[
-                (&signed(revision.0), Type::INT8),
-                (&signed(seq), Type::INT8),
-                (&limit, Type::INT8),
-            ],
+            &[(&signed(revision.0), Type::INT8), (&signed(seq), Type::INT8), (&limit, Type::INT8)],
         )
     }
 
@@ -412,8 +408,7 @@ impl<C: Connected> Reading for Tx<C> {
     fn revision_at(&self, unix_ms: u64) -> Result<Option<RevisionRow>, StoreError> {
         let sql = format!("{REVISION} WHERE unix_ms <= $1 ORDER BY revision DESC LIMIT 1");
         let session = self.session(Table::Other)?;
-        let found =
-            session.query("reading a revision", &sql, &[(&signed(unix_ms), Type::INT8)])?;
+        let found = session.query("reading a revision", &sql, &[(&signed(unix_ms), Type::INT8)])?;
         found.first().map(revision_row).transpose()
     }
 }

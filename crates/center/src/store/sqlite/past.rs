@@ -84,8 +84,9 @@ fn past_row(row: &SqlRow<'_>) -> rusqlite::Result<Result<PastRow, StoreError>> {
 }
 
 impl Engine for Writer<'_> {
-    fn past_head(&self) -> Result<PastHead, StoreError> {
-        head(self.connection)
+    fn standing(&self) -> Result<(PastHead, Option<Following>), StoreError> {
+        let head = head(self.connection)?;
+        Ok((head, self.following(head.oldest)?))
     }
 
     fn set_past_head(&self, head: &PastHead) -> Result<(), StoreError> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use keepgate_center::store::Retention;
 use keepgate_center::{Bounds, Center, CenterConfig, Certificate, TlsFiles};
 use keepgate_policy::duration;
 use serde_json::json;
@@ -71,6 +72,18 @@ pub(crate) struct Args {
     /// Largest `apply` in bytes; a million entities take about 170 million
     #[arg(long, env = "KEEPGATE_APPLY_BYTES", value_name = "BYTES", default_value_t = keepgate_center::APPLY_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
     apply_bytes: u64,
+    /// How long past states can be decided in, compared and gone back to
+    #[arg(
+        long,
+        env = "KEEPGATE_HISTORY_AGE",
+        value_name = "DURATION",
+        value_parser = duration::parse_ms,
+        default_value = "30d"
+    )]
+    history_age: u64,
+    /// Bytes that may be kept for that; the oldest states go first
+    #[arg(long, env = "KEEPGATE_HISTORY_BYTES", value_name = "BYTES", default_value_t = Retention::DEFAULT.past_bytes)]
+    history_bytes: u64,
     /// Connections that one address may hold at the same time; a quarter of all unless given
     #[arg(long, env = "KEEPGATE_CONNECTIONS_OF_AN_ADDRESS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connections_of_an_address: Option<u32>,
@@ -152,7 +165,13 @@ fn config(args: Args) -> CenterConfig {
         connections_of_an_address: args.connections_of_an_address.map(|n| n as usize),
         ..Bounds::default()
     };
+    let retention = Retention {
+        past_ms: args.history_age,
+        past_bytes: args.history_bytes,
+        ..Retention::DEFAULT
+    };
     CenterConfig {
+        retention,
         tls,
         client_ca: args.client_ca,
         public_url: args.public_url,

@@ -179,8 +179,7 @@ async fn allows(
         ("host", json!(host)),
         ("ip", json!("127.0.0.1")),
     ];
-    let asked =
-        api::Question::new(text(principal), text(&request.action), text(&request.resource));
+    let asked = api::Question::new(text(principal), text(&request.action), text(&request.resource));
     let question = api::Question {
         service: Some(service.to_owned()),
         context: context.map(|(name, value)| (name.to_owned(), value)).into(),

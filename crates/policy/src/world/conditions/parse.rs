@@ -59,8 +59,7 @@ pub(in crate::world) struct Condition {
 impl Condition {
     /// Whether what it comes to may depend on the request's context, or is not known at all.
     pub(in crate::world) fn depends_on_request(&self) -> bool {
-        let is_context =
-            |expr: &Expr| matches!(expr.expr_kind(), ExprKind::Var(Var::Context));
+        let is_context = |expr: &Expr| matches!(expr.expr_kind(), ExprKind::Var(Var::Context));
         self.refused.is_some() || self.expr.subexpressions().any(is_context)
     }
 

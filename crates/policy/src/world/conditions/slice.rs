@@ -128,9 +128,8 @@ pub(in crate::world) fn evaluate<'c>(
         };
         conditions.clone().map(of).collect()
     });
-    evaluated.unwrap_or_else(|error| {
-        conditions.map(|_| Err(Failure::Error(error.clone()))).collect()
-    })
+    evaluated
+        .unwrap_or_else(|error| conditions.map(|_| Err(Failure::Error(error.clone()))).collect())
 }
 
 /// Runs something with an evaluator of the question, over the entities that these needs can reach.
@@ -197,9 +196,9 @@ pub(in crate::world) fn seen(
             let part = cut(expr.to_string());
             // What is read on the way to something else is in that.
             let is_told = found.iter().any(|seen| {
-                seen.part.strip_prefix(&part).is_some_and(|rest| {
-                    rest.is_empty() || rest.starts_with(['.', '['])
-                })
+                seen.part
+                    .strip_prefix(&part)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
             });
             if is_told {
                 continue;

@@ -9,9 +9,9 @@ use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 
 use super::super::super::WriteId;
 use crate::store::{
-    AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, PastHead, PastRow, Reading, Retention, RevisionRow, Row,
-    ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Told, Tombstone,
-    Writing,
+    AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, PastHead, PastRow, Reading, Retention,
+    RevisionRow, Row, ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse,
+    Told, Tombstone, Writing,
 };
 
 /// What happens to the next commit that makes a revision.
