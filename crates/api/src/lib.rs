@@ -35,7 +35,8 @@ pub use check::{
 pub use directory::{Member, Members, Membership, MembershipName};
 pub use json::Json;
 pub use past::{
-    AsOf, History, HistoryEntry, PastChange, RevisionShown, Rollback, RolledBack, StateDiff,
+    AsOf, ChangeCounts, History, HistoryEntry, PastChange, RevisionShown, Rollback, RolledBack,
+    StateDiff,
 };
 pub use problem::{Located, Problem};
 pub use services::{

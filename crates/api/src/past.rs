@@ -2,9 +2,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{AccessChange, Changed, Conflict, Json, Op};
+use crate::{AccessChange, Changed, Conflict, Op};
 
 /// A past state: a revision, or the one that was in force at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -73,10 +72,20 @@ pub struct PastChange {
     /// How its text changes, line by line; what is long is cut off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
-    /// How many items, where they are counted: created, updated, deleted.
+    /// How many items, where they are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Json>")]
-    pub counts: Option<Value>,
+    pub counts: Option<ChangeCounts>,
+}
+
+/// How many items of a kind a revision changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChangeCounts {
+    /// Items that were created.
+    pub created: u64,
+    /// Items that were updated.
+    pub updated: u64,
+    /// Items that were deleted.
+    pub deleted: u64,
 }
 
 /// A page of how two states differ, by service, kind and id.

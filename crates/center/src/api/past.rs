@@ -191,7 +191,7 @@ fn audited(row: &AuditRow, room: &mut usize) -> api::PastChange {
     };
     let summary = row.after.as_ref().filter(|_| row.id.is_empty()).and_then(|text| {
         let value: Value = serde_json::from_str(text).ok()?;
-        value.get("summary").cloned()
+        serde_json::from_value::<api::ChangeCounts>(value.get("summary")?.clone()).ok()
     });
     let text = |body: &Option<String>| body.as_ref().map(|body| readable(&row.kind, body));
     let diff = summary.is_none().then(|| {
@@ -246,8 +246,8 @@ pub(crate) struct ShowArgs {
 /// `GET /v1/revisions/{revision}`
 pub(crate) async fn show(
     State(app): State<App>,
-    Params(revision): Params<u64>,
     Args(args): Args<ShowArgs>,
+    Params(revision): Params<u64>,
 ) -> Answer<Out<api::RevisionShown>> {
     let limit = args.limit.unwrap_or(CHANGES).clamp(1, CHANGES);
     let read = app.desk.read(move |store| {

@@ -21,7 +21,7 @@ use super::problem::Problem;
 use super::{Answer, App, gains, since};
 use crate::access::Caller;
 use crate::desk::past::{self, Images};
-use crate::desk::{Anew, ChangedSince, Refusal, Step, Work, shown_id};
+use crate::desk::{Anew, ChangedSince, ROLLBACK, Refusal, Step, Work, shown_id};
 use crate::store::{Brought, Reading, Row, StoreError};
 
 /// Conflicts that an answer lists.
@@ -93,7 +93,7 @@ pub(crate) async fn rollback(
     let _watch = work.watch();
     let place = Some(app.bulk.enter(&caller, true).await?);
     let way = Way { dry_run, anew: Anew::All, place };
-    let landed = items::land_bulk(&app, &caller, "rollback", way, work, plan).await;
+    let landed = items::land_bulk(&app, &caller, ROLLBACK, way, work, plan).await;
     let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
     let outcome = match landed {
         Ok(outcome) => outcome,

@@ -22,6 +22,9 @@ use crate::token::Role;
 /// was: its followers get a snapshot.
 const CHANGE_ROWS: usize = 10_000;
 
+/// The action of a rollback, as the audit log names it.
+pub(crate) const ROLLBACK: &str = "rollback";
+
 /// Changes of one kind in one revision that have an audit row each; more are summed up in one.
 const AUDIT_ROWS: u64 = 10_000;
 
@@ -232,6 +235,8 @@ pub(super) fn write(
 ) -> Result<(), Refusal> {
     let by = Brought::by(stamp.action);
     let with_changes = steps.len() <= CHANGE_ROWS;
+    // What a rollback replaces can be gone back to, however much it is.
+    let with_past = with_changes || stamp.action == ROLLBACK;
     let mut sums: BTreeMap<(&str, Kind), Counts> = BTreeMap::new();
     for step in steps {
         sums.entry((&step.key.service, step.key.kind)).or_default().add(step.op());
@@ -246,13 +251,13 @@ pub(super) fn write(
         }
         let summed = sums.contains_key(&(step.key.service.as_str(), step.key.kind));
         let before = match step.before {
-            Some(_) if with_changes || !summed => tx.item(&step.key)?,
+            Some(_) if with_past || !summed => tx.item(&step.key)?,
             _ => None,
         };
         if !summed {
             tx.audit(&audit_row(step, before.as_ref(), revision, stamp))?;
         }
-        if with_changes {
+        if with_past {
             tx.past(&past_row(step, before, revision))?;
         }
         write_step(tx, step, revision, by, with_changes, staged.is_none())?;
@@ -260,9 +265,10 @@ pub(super) fn write(
     if let Some((staged, without)) = staged {
         tx.put_staged(staged, revision, without)?;
     }
-    if with_changes {
+    if with_past {
         tx.past_complete()?;
-    } else {
+    }
+    if !with_changes {
         tx.changes_left_out(revision, steps.len())?;
     }
     for ((service, kind), counts) in sums {

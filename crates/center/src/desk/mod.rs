@@ -48,7 +48,7 @@ pub(crate) use head::is_default;
 pub use head::{Head, Unnamed};
 pub(crate) use history::Witness;
 pub use history::{Condition, Sums, WriteId};
-pub(crate) use land::{an_admin_remains, shown};
+pub(crate) use land::{ROLLBACK, an_admin_remains, shown};
 pub(crate) use recent::DELTA_BYTES;
 pub use recent::{Landed, Recent, Scope, Since};
 pub use refusal::{OpenError, Refusal, Since as ChangedSince};

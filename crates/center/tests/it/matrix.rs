@@ -157,6 +157,13 @@ async fn every_endpoint_with_every_role() {
         GET    /v1/writes/{write_id}: admin editor
         GET    /v1/followers: admin editor viewer
         POST   /v1/check: admin editor viewer pep
+        GET    /v1/history: admin editor viewer
+        GET    /v1/revisions/{revision}: admin editor viewer
+        GET    /v1/diff: admin editor viewer
+        POST   /v1/rollback: admin editor
+        GET    /v1/access/resource: admin editor viewer
+        GET    /v1/access/principal: admin editor viewer
+        GET    /v1/access/role: admin editor viewer
         GET    /s/{service}/.well-known/jwks.json: none admin editor viewer gate pep
         GET    /.well-known/authzen-configuration: none admin editor viewer gate pep
         GET    /.well-known/authzen-configuration/s/{service}: none admin editor viewer gate pep

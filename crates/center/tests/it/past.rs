@@ -428,3 +428,35 @@ async fn a_review_says_by_what_since_when_and_by_whom() {
     }
     center.stop().await;
 }
+
+/// What a large apply replaced is not kept; what a rollback replaced is, however much it is.
+#[tokio::test]
+async fn a_large_apply_ends_the_past_and_a_large_rollback_does_not() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let apply = async |count: usize| {
+        let entity = |n: usize| json!({ "uid": { "type": "user", "id": format!("u{n}") } });
+        let entities: Vec<Value> = (0..count).map(entity).collect();
+        let files = json!({ "service.toml": "name = \"orders\"",
+            "entities.json": Value::from(entities).to_string() });
+        let body = json!({ "files": files });
+        center.ask("POST", "/v1/services/orders/apply", Some(body)).await.good();
+        center.revision().await
+    };
+    let first = apply(1).await;
+    let second = apply(9_000).await;
+    let third = apply(18_000).await;
+    let back = json!({ "to": first });
+    let done = center.ask("POST", "/v1/rollback", Some(back)).await.good();
+    assert_eq!(done["deleted"], 17_999, "{}", done["deleted"]);
+    for (revision, known) in [(first, 1), (second, 9_000), (third, 18_000)] {
+        let diff = format!("/v1/diff?from={revision}&limit=1");
+        let diff = center.ask("GET", &diff, None).await.good();
+        assert_eq!(diff["total"], known - 1, "{diff}");
+        check(&center, "u1", json!(revision)).await.good();
+    }
+    let wall = apply(10_002).await;
+    check(&center, "u1", json!(wall)).await.good();
+    check(&center, "u1", json!(wall - 1)).await.problem(422);
+    center.stop().await;
+}

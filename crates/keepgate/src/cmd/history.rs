@@ -1,6 +1,6 @@
 //! `keepgate history`: what each revision changed, the newest first.
 
-use keepgate_api::{History, HistoryEntry, Op, PastChange};
+use keepgate_api::{ChangeCounts, History, HistoryEntry, Op, PastChange};
 use keepgate_policy::service::is_service_name;
 use serde_json::json;
 
@@ -158,7 +158,10 @@ pub(super) fn change_shown(change: &PastChange, diffs: bool, paint: Paint) -> St
         service => format!("  ({service})"),
     };
     let name = format!("{} {}", change.kind, change.id);
-    let counts = change.counts.as_ref().map_or(String::new(), |counts| format!(" {counts}"));
+    let counts = change.counts.map_or(String::new(), |counts| {
+        let ChangeCounts { created, updated, deleted } = counts;
+        format!(" {created} created, {updated} updated, {deleted} deleted")
+    });
     let mut out = format!("  {mark} {}{counts}{of}\n", name.trim_end());
     for line in change.diff.iter().filter(|_| diffs).flat_map(|diff| diff.lines()) {
         let shown = match line.chars().next() {
