@@ -268,11 +268,7 @@ fn since(of: &Since, path: &[PathStep]) -> [String; 2] {
     let mut last = of;
     for step in path.iter().filter(|step| step.by.is_some()) {
         match &step.since {
-            Some(since) if since.unix_ms.is_some() && last.unix_ms.is_some() => {
-                if since.unix_ms > last.unix_ms {
-                    last = since;
-                }
-            }
+            Some(since) if last.unix_ms.is_some() && since.unix_ms > last.unix_ms => last = since,
             // Of one part it is not known, so of the whole it is not.
             Some(since) if since.unix_ms.is_none() => last = since,
             _ => {}

@@ -678,12 +678,11 @@ impl<'a> View<'a> {
         let (action_id, _) = self.closure(action.unwrap_or(&other), &mut of_action);
         let actions = of_action.as_slice();
         let mut verdict = Verdict::default();
-        if let (Some(schema), Whom::Type(kind)) = (&self.part.schema, whom) {
-            if schema.refused().is_some()
-                || !schema.applies(kind, action.unwrap_or(&other), asked_resource)
-            {
-                return Ok(verdict);
-            }
+        if let (Some(schema), Whom::Type(kind)) = (&self.part.schema, whom)
+            && (schema.refused().is_some()
+                || !schema.applies(kind, action.unwrap_or(&other), asked_resource))
+        {
+            return Ok(verdict);
         }
         let mut forbidden = false;
         self.part.policies.for_each(&mut |stored: &'a Stored| {
