@@ -490,7 +490,6 @@ on_every_engine!(
     sees_what_it_has_just_written,
     looks_for_many_tombstones,
     keeps_texts_as_they_are,
-    begins_a_history,
     settles_who_brought,
 );
 
@@ -753,38 +752,6 @@ fn keeps_texts_as_they_are(engine: &impl Engine) {
         .unwrap();
     assert_eq!(graves, ids);
     assert!(reading.audit_after(0, 100).unwrap().iter().map(|row| row.id.as_str()).eq(ids));
-}
-
-/// A history begins within a store: its rows are forgotten, and numbers go on.
-fn begins_a_history(engine: &impl Engine) {
-    let store = engine.open().unwrap();
-    for revision in 1..4 {
-        write(&*store, |tx| {
-            put(tx, &row("s", Kind::Policy, "a", "{}", revision))?;
-            tx.advance(&revision_row(revision), KEEP)
-        })
-        .unwrap();
-    }
-    let fork = Fork { at: Revision(3), resumed: Revision(1000) };
-    write(&*store, |tx| {
-        tx.forget_revisions()?;
-        tx.advance(&revision_row(1000), KEEP)?;
-        tx.fork(fork)?;
-        tx.fork(fork)
-    })
-    .unwrap();
-    let reading = store.read().unwrap();
-    assert_eq!(reading.head().unwrap(), Revision(1000));
-    assert_eq!(reading.revision(Revision(3)).unwrap(), None);
-    assert_eq!(reading.forks().unwrap(), [fork]);
-    let mut rows = 0;
-    let mut count = |_| {
-        rows += 1;
-        Ok(())
-    };
-    reading.revisions(&mut count).unwrap();
-    assert_eq!(rows, 1);
-    assert_eq!(reading.changes_after(Revision(3), 9).unwrap(), Changes::Pruned);
 }
 
 /// Only an item that is as the files have it is noted as theirs.

@@ -1,6 +1,8 @@
 //! What every store keeps of the past: what revisions found before they changed it.
 
-use keepgate_center::store::{PastHead, PastItem, PastRow, Retention, RevisionRow, Store};
+use keepgate_center::store::{
+    Changes, Fork, PastHead, PastItem, PastRow, Retention, RevisionRow, Store,
+};
 use keepgate_policy::{Digest, ItemKey, Kind, Revision};
 
 use crate::store_conformance::{
@@ -8,6 +10,7 @@ use crate::store_conformance::{
 };
 
 on_every_engine!(
+    begins_a_history,
     keeps_what_revisions_found,
     lets_go_of_the_past,
     a_gap_ends_the_past,
@@ -152,4 +155,36 @@ fn begins_its_past_with_a_migration(engine: &impl Engine) {
     assert_eq!((head.oldest, head.through, head.bytes), (Revision(1), Revision(1), 0));
     let head = advance(&*store, &revision_row(2), &[past("a", 2, Some(("{}", 1)))], KEEP);
     assert_eq!((head.oldest, head.through), (Revision(1), Revision(2)));
+}
+
+/// A history begins within a store: its rows are forgotten, and numbers go on.
+fn begins_a_history(engine: &impl Engine) {
+    let store = engine.open().unwrap();
+    for revision in 1..4 {
+        write(&*store, |tx| {
+            put(tx, &row("s", Kind::Policy, "a", "{}", revision))?;
+            tx.advance(&revision_row(revision), KEEP)
+        })
+        .unwrap();
+    }
+    let fork = Fork { at: Revision(3), resumed: Revision(1000) };
+    write(&*store, |tx| {
+        tx.forget_revisions()?;
+        tx.advance(&revision_row(1000), KEEP)?;
+        tx.fork(fork)?;
+        tx.fork(fork)
+    })
+    .unwrap();
+    let reading = store.read().unwrap();
+    assert_eq!(reading.head().unwrap(), Revision(1000));
+    assert_eq!(reading.revision(Revision(3)).unwrap(), None);
+    assert_eq!(reading.forks().unwrap(), [fork]);
+    let mut rows = 0;
+    let mut count = |_| {
+        rows += 1;
+        Ok(())
+    };
+    reading.revisions(&mut count).unwrap();
+    assert_eq!(rows, 1);
+    assert_eq!(reading.changes_after(Revision(3), 9).unwrap(), Changes::Pruned);
 }

@@ -21,7 +21,7 @@ Examples:
   keepgate history orders --limit 5
   keepgate history 'policy office-hours' --service orders
   keepgate history 'member user::\"alice\" in role::\"admin\"'
-  keepgate history 'user::\"alice\"'            whatever has this id")]
+  keepgate history 'user::\"alice\"'            all items of this id")]
 pub(crate) struct Args {
     /// A service, or an item: its kind and id with a space between, or its id alone
     #[arg(value_name = "SERVICE|ITEM")]
