@@ -32,6 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use keepgate_observe::Dialect;
+use keepgate_observe::span::Tracing;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -74,6 +76,8 @@ pub struct CenterConfig {
     /// How long a center that was started before hears gates out, before it tells or changes
     /// anything: one that holds a newer state shows that the store is an old one.
     pub witness_wait: Duration,
+    /// Which requests are recorded in traces, and who takes what is recorded; none: none are.
+    pub tracing: Option<Tracing>,
 }
 
 impl CenterConfig {
@@ -96,6 +100,7 @@ impl Default for CenterConfig {
             bounds: Bounds::default(),
             retention: Retention::default(),
             witness_wait: Duration::from_secs(3),
+            tracing: None,
         }
     }
 }
@@ -242,6 +247,8 @@ impl Center {
             hosts: api::host::Hosts::new(addr, config.public_url.as_deref()),
             public_url: config.public_url.map(|url| Arc::from(url.trim_end_matches('/'))),
             outages: Arc::default(),
+            tracing: config.tracing,
+            tracer: Arc::new(api::traced::tracer()),
             began: Instant::now(),
             ready: Arc::new(AtomicBool::new(true)),
         };
@@ -252,6 +259,13 @@ impl Center {
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// What makes the page of `/metrics`; none: the center has ended. It does not hold the store.
+    pub fn metrics(&self) -> impl Fn(Dialect) -> Option<String> + Send + Sync + 'static {
+        let (desk, followers) = (Arc::downgrade(&self.app.desk), Arc::clone(&self.app.followers));
+        let metrics = Arc::clone(&self.app.metrics);
+        move |dialect| Some(api::status::page(&*desk.upgrade()?, &followers, &metrics, dialect))
     }
 
     /// Its certificate, to be read anew while it runs; none: plain HTTP.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keepgate_client::pool::{PoolConfig, Protocol, Sticky};
 use keepgate_client::replica::RestartAge;
+use keepgate_observe::span::Tracing;
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::TlsFiles;
 
@@ -320,6 +321,11 @@ pub struct GateConfig {
     pub insecure_center: bool,
     /// Where the keys of JWT issuers may be read from.
     pub key_access: KeyAccess,
+    /// Which requests are recorded in traces, and who takes what is recorded; none: none are.
+    pub tracing: Option<Tracing>,
+    /// Requests are recorded because their callers say so, up to
+    /// [`HONORED_PER_SECOND`](keepgate_observe::span::HONORED_PER_SECOND) at each worker.
+    pub honors_sampled: bool,
     /// Bounds and deadlines.
     pub bounds: Bounds,
     /// The upstream's pool.
@@ -400,6 +406,8 @@ impl Default for GateConfig {
             keep_encoded_slash: false,
             insecure_center: false,
             key_access: KeyAccess::default(),
+            tracing: None,
+            honors_sampled: false,
             bounds: Bounds::default(),
             pool: PoolConfig::default(),
             keys: KeyRefresh::default(),

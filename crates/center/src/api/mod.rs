@@ -35,6 +35,7 @@ pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod tokens;
 pub(crate) mod top;
+pub(crate) mod traced;
 mod twice;
 pub(crate) mod writes;
 
@@ -45,6 +46,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
+use keepgate_observe::span::{Tracer, Tracing};
 use keepgate_serve::Outages;
 use tokio::sync::watch;
 
@@ -79,6 +81,9 @@ pub(crate) struct App {
     pub(crate) public_url: Option<Arc<str>>,
     /// How long callers are asked to wait.
     pub(crate) outages: Arc<Outages>,
+    /// Which requests are recorded in traces; none: none are.
+    pub(crate) tracing: Option<Tracing>,
+    pub(crate) tracer: Arc<Tracer>,
     /// When the center began.
     pub(crate) began: Instant,
     /// False once the center shuts down.

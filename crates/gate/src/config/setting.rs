@@ -429,6 +429,18 @@ pub const GATE: &[Setting<GateConfig>] = &[
         read: |c| Some(u64::from(c.keep_encoded_slash)),
         write: |c, value| c.keep_encoded_slash = value != 0,
     },
+    Setting {
+        name: "honor_sampled",
+        help: "Requests are recorded in traces because their callers record them, whatever the \
+               sampler's ratio, up to 100 a second at each worker",
+        unit: Unit::Switch,
+        least: 0,
+        most: 1,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(u64::from(c.honors_sampled)),
+        write: |c, value| c.honors_sampled = value != 0,
+    },
 ];
 
 /// The settings of an upstream's connections. In an `[upstream.NAME]` table these are the keys; the

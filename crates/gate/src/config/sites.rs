@@ -113,6 +113,13 @@ pub struct SiteConfig {
 }
 
 impl SiteConfig {
+    /// Its name for operators: the first host (`*`: any), and the path where that is not every path.
+    pub fn label(&self) -> String {
+        let host = self.hosts.first().cloned().map_or_else(|| "*".to_owned(), String::from);
+        let path = if self.path == "/" { "" } else { &self.path };
+        host + path
+    }
+
     /// The site that takes everything.
     pub fn whole(service: &str, upstream: &str) -> SiteConfig {
         SiteConfig {

@@ -7,4 +7,6 @@ pub(crate) mod hook;
 pub(crate) mod metrics;
 pub(crate) mod phase;
 pub(crate) mod report;
+pub(crate) mod timings;
+pub(crate) mod trace;
 pub(crate) mod warnings;

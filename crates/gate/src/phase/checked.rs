@@ -20,6 +20,7 @@ use crate::message::headers::{self, KEEPGATE_PRINCIPAL, Sender, X_REQUEST_ID};
 use crate::message::problem::Kind;
 use crate::observe::metrics::CheckOutcome;
 use crate::observe::phase::Phase;
+use crate::observe::timings::OutcomeLabel;
 
 pub(crate) const KEEPGATE_REVISION: HeaderName = HeaderName::from_static("keepgate-revision");
 pub(crate) const KEEPGATE_AGE: HeaderName = HeaderName::from_static("keepgate-age");
@@ -79,7 +80,8 @@ pub(super) fn run(decided: Result<Decided, Box<Refused>>) -> Checked {
             facts.arrived.worker.metrics.preflights.add(1);
             count(facts.arrived, CheckOutcome::Preflight);
             let mut response = response.map(|_| Bytes::new());
-            record::tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
+            let ended = OutcomeLabel::Allowed;
+            record::tell(&facts, &mut response, Phase::LimitAddress, "preflight", ended, false);
             Checked { verdict: Verdict::Answered, response }
         }
         Err(wrong) => refused(*wrong),
@@ -98,7 +100,8 @@ fn refused(refused: Refused) -> Checked {
     let mut response = answer::written(problem, &facts.arrived.request_id);
     record::stamp(&facts, response.headers_mut());
     let is_refusal = kind.status().is_client_error();
-    record::tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+    let ended = OutcomeLabel::of(phase, kind);
+    record::tell(&facts, &mut response, phase, kind.suffix(), ended, is_refusal);
     Checked { verdict: Verdict::Refused { kind, message }, response }
 }
 
@@ -139,7 +142,8 @@ fn granted(mut admitted: Admitted, assertion: Option<HeaderValue>) -> Checked {
         served.metrics.allowed.add(1);
     }
     count(facts.arrived, CheckOutcome::Allowed);
-    record::tell(&facts, &mut response, Phase::Decide, "allowed", false);
+    let ended = OutcomeLabel::Allowed;
+    record::tell(&facts, &mut response, Phase::Decide, "allowed", ended, false);
     Checked { verdict: Verdict::Allowed(grant), response }
 }
 

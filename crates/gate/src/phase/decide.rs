@@ -14,6 +14,7 @@ use super::stage::{Accepted, Admitted, Allowed, Arrived, Ended, Refused};
 use super::undecided::{fresh, no_decision};
 use crate::message::problem::{Kind, Problem};
 use crate::observe::phase::Phase;
+use crate::observe::timings::OutcomeLabel;
 
 pub(crate) fn run(admitted: Admitted) -> Result<Allowed, Box<Refused>> {
     match decided(&admitted) {
@@ -43,8 +44,8 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
         );
         (decision, context.map.clone())
     });
-    worker.metrics.decided(started.elapsed());
-    match decision {
+    let took = started.elapsed();
+    let judged = match decision {
         Ok(decision) => judge(arrived, &decision).map(|()| context),
         Err(QueryError::UnknownService(_)) => {
             Err(no_decision("no_service", "the gate does not know its service yet"))
@@ -65,7 +66,13 @@ fn decided(admitted: &Admitted) -> Result<BTreeMap<String, Value>, Problem> {
             Err(Problem::new(Kind::NoDecision, detail).reason("claims"))
         }
         Err(error) => Err(Problem::new(Kind::BadRequest, error.to_string())),
-    }
+    };
+    let outcome = match &judged {
+        Ok(_) => OutcomeLabel::Allowed,
+        Err(problem) => OutcomeLabel::of(Phase::Decide, problem.kind),
+    };
+    entry.timings.decision(outcome, took, arrived.trace.exemplar());
+    judged
 }
 
 /// Whether a value of a question is a claim, or an attribute that a claim gives.

@@ -31,6 +31,7 @@ use crate::message::headers::{self, X_REQUEST_ID};
 use crate::message::problem::{Kind, Problem};
 use crate::observe::metrics::WorkerMetrics;
 use crate::observe::phase::Phase;
+use crate::observe::timings::OutcomeLabel;
 
 /// One address has at most one part in so many of the upstream's connections with bodies in progress.
 const BODY_SHARE: usize = 4;
@@ -94,6 +95,7 @@ pub(crate) fn run(
         };
         let caller_side = admitted.arrived_mut().parts.extensions.remove::<OnUpgrade>();
         let (request, user_agent) = give_away(admitted, backend, body, fate.is_some(), assertion);
+        let asked = Instant::now();
         let answered = tokio::select! {
             biased;
             answered = send(admitted, backend, request) => answered.map_err(|error| {
@@ -105,6 +107,14 @@ pub(crate) fn run(
                 Err(ended_problem(admitted, ending))
             }
         };
+        let took = asked.elapsed();
+        let outcome = match &answered {
+            Ok(_) => OutcomeLabel::Allowed,
+            Err(problem) => OutcomeLabel::of(Phase::Forward, problem.kind),
+        };
+        let trace = &mut admitted.arrived_mut().trace;
+        trace.asked(asked, took);
+        entry.timings.upstream(outcome, took, trace.exemplar());
         if let (Ok(_), Some(fate)) = (&answered, &fate) {
             fate.answered();
         }

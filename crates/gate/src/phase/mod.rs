@@ -29,6 +29,7 @@ pub(crate) mod record;
 pub(crate) mod refusal;
 pub(crate) mod revision;
 pub(crate) mod route;
+mod spans;
 pub(crate) mod stage;
 pub(crate) mod undecided;
 pub(crate) mod upstream_headers;
@@ -43,10 +44,12 @@ use self::preflight::Turn;
 use self::record::{Answered, Outcome};
 use self::revision::Behind;
 use self::stage::{Arrived, Refused};
+use crate::observe::phase::Phase;
 
 /// The list up to the decision.
 async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
-    let accepted = accept::run(arrived)?;
+    let mut accepted = accept::run(arrived)?;
+    accepted.arrived.trace.passed(Phase::Accept);
     let accepted = match Behind::of(accepted) {
         Ok(accepted) => accepted,
         // Boxed: it is the rare case.
@@ -57,12 +60,19 @@ async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
         // Boxed: a token is asked about once in a while.
         Err(asking) => Box::pin(asking.wait()).await?,
     };
-    let routed = limit_address::run(route::run(accepted))?;
+    let mut way = route::run(accepted);
+    way.accepted.arrived.trace.passed(Phase::Route);
+    let mut routed = limit_address::run(way)?;
+    routed.accepted.arrived.trace.passed(Phase::LimitAddress);
     let allowed = match preflight::run(routed) {
         Turn::Ordinary(routed) => {
-            let identified = identify::run(routed).await?;
-            let admitted = limit_principal::run(identified)?;
-            decide::run(admitted)?
+            let mut identified = identify::run(routed).await?;
+            identified.routed.accepted.arrived.trace.passed(Phase::Identify);
+            let mut admitted = limit_principal::run(identified)?;
+            admitted.arrived_mut().trace.passed(Phase::LimitPrincipal);
+            let mut allowed = decide::run(admitted)?;
+            allowed.admitted.arrived_mut().trace.passed(Phase::Decide);
+            allowed
         }
         Turn::Answered(preflight) => return Ok(Decided::Answered(preflight)),
         Turn::Undecided(allowed) => *allowed,

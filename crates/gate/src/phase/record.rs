@@ -8,12 +8,13 @@ use keepgate_limit::top::Observation;
 
 use super::forward::{Forwarded, Upgrade};
 use super::preflight::Preflight;
-use super::refusal;
 use super::stage::{Arrived, Carrier, Cross, Facts, Found, Refused};
+use super::{refusal, spans};
 use crate::message::answer;
 use crate::message::body::GateBody;
 use crate::message::problem::Problem;
 use crate::observe::phase::Phase;
+use crate::observe::timings::OutcomeLabel;
 use crate::service::cors::CorsRules;
 
 /// The answer to a caller, and what is to be carried after it where both sides switch protocols.
@@ -27,6 +28,8 @@ pub(crate) enum Outcome {
     Preflight(Box<Preflight>),
 }
 
+const ALLOWED: OutcomeLabel = OutcomeLabel::Allowed;
+
 /// Counts the outcome, logs it at debug, and makes the answer.
 pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
     match outcome {
@@ -34,7 +37,7 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             let Preflight { mut ended, mut response } = *preflight;
             let facts = ended.facts();
             facts.arrived.worker.metrics.preflights.add(1);
-            tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
+            tell(&facts, &mut response, Phase::LimitAddress, "preflight", ALLOWED, false);
             let permits = ended.take_permits();
             (response.map(|body| body.keeping(permits)), None)
         }
@@ -49,7 +52,7 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             if let Some(served) = facts.served {
                 served.metrics.forwarded(response.status());
             }
-            tell(&facts, &mut response, Phase::Forward, "forwarded", false);
+            tell(&facts, &mut response, Phase::Forward, "forwarded", ALLOWED, false);
             let permits = sent.take_permits();
             (response.map(|body| body.keeping(permits)), upgrade)
         }
@@ -66,7 +69,8 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             };
             stamp(&facts, response.headers_mut());
             let is_refusal = kind.status().is_client_error();
-            tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+            let label = OutcomeLabel::of(phase, kind);
+            tell(&facts, &mut response, phase, kind.suffix(), label, is_refusal);
             let permits = ended.take_permits();
             (response.map(|body| body.keeping(permits)), None)
         }
@@ -108,12 +112,23 @@ pub(super) fn tell<B>(
     response: &mut Response<B>,
     phase: Phase,
     outcome: &str,
+    ended: OutcomeLabel,
     refused: bool,
 ) {
     tell_limits(facts, response.headers_mut());
     observe(facts, refused);
+    time(facts, response.status(), phase, ended);
     if tracing::enabled!(target: "keepgate::decision", tracing::Level::DEBUG) {
         log(facts, response, phase, outcome);
+    }
+}
+
+/// How long it took, and what is recorded of it in its trace.
+fn time(facts: &Facts<'_>, status: StatusCode, phase: Phase, ended: OutcomeLabel) {
+    let Arrived { started, trace, .. } = facts.arrived;
+    facts.timings().request(ended, started.elapsed(), trace.exemplar());
+    if let Some((recording, trace_id)) = trace.recording().zip(trace.id()) {
+        spans::tell(facts, recording, trace_id, status, phase, ended);
     }
 }
 

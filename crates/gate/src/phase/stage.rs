@@ -28,6 +28,8 @@ use crate::message::headers::{self, Asked, X_REQUEST_ID};
 use crate::message::problem::Problem;
 use crate::observe::hook::Hook;
 use crate::observe::phase::Phase;
+use crate::observe::timings::SiteTimings;
+use crate::observe::trace::Trace;
 use crate::service::table::{Service, Table};
 use crate::wire::peer::Peer;
 
@@ -42,6 +44,8 @@ pub(crate) struct Arrived {
     pub(crate) grpc: bool,
     /// Who passes it on.
     pub(crate) carrier: Carrier,
+    /// The trace that it belongs to.
+    pub(crate) trace: Trace,
 }
 
 /// Who passes a request on once it is allowed.
@@ -250,6 +254,7 @@ pub(crate) struct Facts<'e> {
     pub(crate) found: Option<&'e Found>,
     pub(crate) identity: Option<&'e Identity>,
     pub(crate) user_agent: Option<&'e HeaderValue>,
+    entry: Option<&'e Entry>,
     by_address: Option<&'e LimitVerdict>,
     by_principal: Option<&'e LimitVerdict>,
 }
@@ -259,16 +264,10 @@ impl Arrived {
     pub(crate) fn new(parts: Parts, worker: Arc<Worker>, peer: Arc<Peer>) -> Box<Arrived> {
         let request_id = worker.request_ids.of(parts.headers.get(X_REQUEST_ID));
         let grpc = parts.version == Version::HTTP_2 && headers::is_grpc(&parts.headers);
-        let carrier = Carrier::Gate;
-        Box::new(Arrived {
-            parts,
-            worker,
-            peer,
-            started: Instant::now(),
-            request_id,
-            grpc,
-            carrier,
-        })
+        let (carrier, started) = (Carrier::Gate, Instant::now());
+        let tracing = worker.common.settings.tracing.as_ref();
+        let trace = Trace::of(&parts.headers, tracing, &worker.tracer, started);
+        Box::new(Arrived { parts, worker, peer, started, request_id, grpc, carrier, trace })
     }
 
     /// A request that another proxy describes and asks about. Whoever made it, the proxy is answered
@@ -294,6 +293,7 @@ impl Arrived {
             found: None,
             identity: None,
             user_agent: self.parts.headers.get(USER_AGENT),
+            entry: None,
             by_address: None,
             by_principal: None,
         }
@@ -311,6 +311,7 @@ impl Accepted {
         Facts {
             served: Some(&self.entry.served),
             site: Some(self.entry.site.number),
+            entry: Some(&self.entry),
             by_principal: paid.map(|(_, said)| said),
             ..self.arrived.facts(self.client)
         }
@@ -457,6 +458,17 @@ impl Facts<'_> {
     /// The caller's address, as limits and heavy hitters count it.
     pub(crate) fn address(&self) -> AddressKey {
         address(self.client)
+    }
+
+    /// How long requests of its site take.
+    pub(crate) fn timings(&self) -> &SiteTimings {
+        self.entry.map_or(&self.arrived.worker.metrics.siteless, |entry| &entry.timings)
+    }
+
+    /// The name of its upstream; none: it has no name.
+    pub(crate) fn upstream(&self) -> Option<&str> {
+        let backend = self.entry?.site.backend.as_ref()?;
+        Some(backend.name.as_str()).filter(|name| !name.is_empty())
     }
 
     /// Passes on what the limits said, in the order of their phases.

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use keepgate_limit::top::{MAX_TOLD, TopAnswer};
-use keepgate_observe::{Page, Sort};
+use keepgate_observe::{Dialect, Page, Sort};
 use keepgate_serve::{Place, Places, PlacesConfig};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
@@ -48,7 +48,8 @@ pub(crate) struct Admin {
     view: Arc<View>,
 }
 
-struct View {
+/// What the listener shows.
+pub(crate) struct View {
     front: Arc<Front>,
     workers: Arc<[Arc<WorkerMetrics>]>,
 }
@@ -70,7 +71,7 @@ impl Admin {
             Ok((TcpListener::from_std(listener)?, addr))
         };
         let (listener, addr) = bind().map_err(|source| ListenError::Tcp { addr, source })?;
-        Ok(Admin { listener, addr, view: Arc::new(View { front, workers }) })
+        Ok(Admin { listener, addr, view: Arc::new(View::new(front, workers)) })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -129,6 +130,10 @@ async fn serve(view: Arc<View>, stream: TcpStream, place: Place) {
 }
 
 impl View {
+    pub(crate) fn new(front: Arc<Front>, workers: Arc<[Arc<WorkerMetrics>]>) -> View {
+        View { front, workers }
+    }
+
     fn services(&self) -> &[Arc<Tables>] {
         &self.front.common.services
     }
@@ -191,8 +196,10 @@ impl View {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => self.asked(query).map_or_else(|refusal| refusal, |of| self.ready(of)),
             "/metrics" => {
-                let mut response = text(StatusCode::OK, self.metrics());
-                let kind = HeaderValue::from_static(Page::CONTENT_TYPE);
+                let accept = request.headers().get_all(ACCEPT).iter();
+                let dialect = Dialect::asked(accept.filter_map(|value| value.to_str().ok()));
+                let mut response = text(StatusCode::OK, self.metrics(dialect));
+                let kind = HeaderValue::from_static(dialect.content_type());
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
@@ -242,8 +249,8 @@ impl View {
         json(StatusCode::OK, &body)
     }
 
-    fn metrics(&self) -> String {
-        let mut page = Page::new("keepgate_gate_");
+    pub(crate) fn metrics(&self, dialect: Dialect) -> String {
+        let mut page = Page::written("keepgate_gate_", dialect);
         metrics::render(&self.workers, &mut page);
         let help = "Whether limits are in force that are not the service's.";
         let broken = self.services().iter().any(|tables| tables.limiting.is_broken());

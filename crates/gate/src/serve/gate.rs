@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use keepgate_client::dial::Dialer;
 use keepgate_client::replica::{self, FollowConfig, Replica};
-use keepgate_observe::Counter;
+use keepgate_observe::{Counter, Dialect};
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
 use tokio::sync::{Notify, oneshot};
 
 use super::acme::Acme;
-use super::admin::{self, Admin};
+use super::admin::{self, Admin, View};
 use super::check::check;
 use super::failure::{RunError, StartError};
 use super::front::{Door, Front};
@@ -151,6 +151,9 @@ impl Gate {
         let metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..workers).map(|_| Arc::new(WorkerMetrics::new(services.len()))).collect();
         let (places, check_places) = (places(&config), check_places(&config));
+        if let Some(tracing) = &mut config.tracing {
+            tracing.sampler.honors_callers = config.honors_sampled;
+        }
         let settings = GateConfig { token: String::new(), ..config };
         let live = Live { config: given, backends: backends.into(), sites: sites.into(), map };
         let dir = settings.data_dir.clone();
@@ -242,6 +245,12 @@ impl Gate {
     /// Where the metrics are, if anywhere.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Admin::addr)
+    }
+
+    /// What makes the page of `/metrics`; none: the gate has ended.
+    pub fn metrics(&self) -> impl Fn(Dialect) -> Option<String> + Send + Sync + 'static {
+        let (front, workers) = (Arc::downgrade(&self.front), Arc::clone(&self.metrics));
+        move |dialect| Some(View::new(front.upgrade()?, Arc::clone(&workers)).metrics(dialect))
     }
 
     /// What reads certificates and credentials anew while it runs.

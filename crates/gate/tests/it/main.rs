@@ -42,5 +42,6 @@ mod sites;
 mod streams;
 mod support;
 mod takeover;
+mod traces;
 mod trust;
 mod upstreams;
