@@ -33,11 +33,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use keepgate_observe::Dialect;
-use keepgate_observe::span::Tracing;
+use keepgate_observe::span::{Lost, Tracing};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
+use metrics::Metrics;
 use neighbors::Neighbors;
 use store::{Address, Retention, StoreError};
 use token::{RandomError, Role};
@@ -78,6 +79,8 @@ pub struct CenterConfig {
     pub witness_wait: Duration,
     /// Which requests are recorded in traces, and who takes what is recorded; none: none are.
     pub tracing: Option<Tracing>,
+    /// Counts what of traces, metrics and logs was dropped.
+    pub lost: Arc<Lost>,
 }
 
 impl CenterConfig {
@@ -101,6 +104,7 @@ impl Default for CenterConfig {
             retention: Retention::default(),
             witness_wait: Duration::from_secs(3),
             tracing: None,
+            lost: Arc::default(),
         }
     }
 }
@@ -237,7 +241,7 @@ impl Center {
             desk,
             neighbors,
             followers,
-            metrics: Arc::default(),
+            metrics: Arc::new(Metrics::beside(config.lost)),
             usage: Arc::default(),
             fair: Arc::default(),
             slow: Arc::default(),

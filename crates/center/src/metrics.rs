@@ -3,8 +3,10 @@
 //! Names and labels are an API: `docs/metrics.md` lists them and a test compares. Label values
 //! come from enums, never from requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use keepgate_observe::span::Lost;
 use keepgate_observe::trace::TraceId;
 use keepgate_observe::{Counter, Dialect, Gauge, Page, Sort, Timing};
 
@@ -88,6 +90,8 @@ pub struct Metrics {
     pub activity_kept: Counter,
     /// Reports of followers that were dropped.
     pub activity_dropped: Counter,
+    /// What of traces, metrics and logs was dropped.
+    pub lost: Arc<Lost>,
     /// Connections that are open.
     pub connections: Gauge,
     /// Connections refused because too many were open.
@@ -118,6 +122,11 @@ pub struct Levels {
 }
 
 impl Metrics {
+    /// With these counts of what was dropped.
+    pub fn beside(lost: Arc<Lost>) -> Metrics {
+        Metrics { lost, ..Metrics::default() }
+    }
+
     /// How long an answer to the admin API or AuthZEN took. `trace`: where it is recorded.
     pub fn took(&self, took: Duration, trace: Option<TraceId>) {
         self.latency.note(&LATENCY_NS, took, trace);
@@ -191,6 +200,11 @@ impl Metrics {
             ),
         ] {
             page.value(Sort::Counter, name, help, value);
+        }
+        let help = "spans, logs and metrics that no OTLP receiver took in time, by signal";
+        let mut lost = page.metric(Sort::Counter, "telemetry_dropped_total", help);
+        for (signal, count) in self.lost.counts() {
+            lost.line(&[("signal", signal)], count);
         }
         for (name, help, value) in [
             ("connections", "connections that are open", self.connections.value()),

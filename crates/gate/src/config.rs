@@ -3,11 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keepgate_client::pool::{PoolConfig, Protocol, Sticky};
 use keepgate_client::replica::RestartAge;
-use keepgate_observe::span::Tracing;
+use keepgate_observe::span::{Lost, Tracing};
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::TlsFiles;
 
@@ -323,6 +324,8 @@ pub struct GateConfig {
     pub key_access: KeyAccess,
     /// Which requests are recorded in traces, and who takes what is recorded; none: none are.
     pub tracing: Option<Tracing>,
+    /// Counts what of traces, metrics and logs was dropped.
+    pub lost: Arc<Lost>,
     /// Requests are recorded because their callers say so, up to
     /// [`HONORED_PER_SECOND`](keepgate_observe::span::HONORED_PER_SECOND) at each worker.
     pub honors_sampled: bool,
@@ -407,6 +410,7 @@ impl Default for GateConfig {
             insecure_center: false,
             key_access: KeyAccess::default(),
             tracing: None,
+            lost: Arc::default(),
             honors_sampled: false,
             bounds: Bounds::default(),
             pool: PoolConfig::default(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use crate::Counter;
 use crate::trace::{Ids, SpanId, TraceContext, TraceId};
 
 /// Requests that one part (a worker of a gate, a center) records in a second for no other reason than
@@ -84,6 +85,25 @@ impl From<u16> for Value {
 pub trait SpanSink: Send + Sync + fmt::Debug {
     /// Takes one. It never waits: what there is no room for is dropped and counted.
     fn take(&self, span: Span);
+}
+
+/// What was to be sent and was not: there was no room, or nobody took it in time.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// Spans.
+    pub spans: Counter,
+    /// Lines of the log.
+    pub logs: Counter,
+    /// Points of metrics.
+    pub metrics: Counter,
+}
+
+impl Lost {
+    /// The counts, each with its name.
+    pub fn counts(&self) -> [(&'static str, u64); 3] {
+        let Lost { spans, logs, metrics } = self;
+        [("spans", spans.value()), ("logs", logs.value()), ("metrics", metrics.value())]
+    }
 }
 
 /// Which requests are recorded, and who takes their spans.

@@ -255,6 +255,11 @@ impl View {
         let help = "Whether limits are in force that are not the service's.";
         let broken = self.services().iter().any(|tables| tables.limiting.is_broken());
         page.value(Sort::Gauge, "limits_broken", help, u8::from(broken));
+        let help = "Spans, log lines and points of metrics that no OTLP receiver took in time.";
+        let mut series = page.metric(Sort::Counter, "telemetry_dropped_total", help);
+        for (signal, count) in self.front.common.settings.lost.counts() {
+            series.line(&[("signal", signal)], count);
+        }
         self.each_service(&mut page);
         self.places(&mut page);
         self.replica(&mut page);

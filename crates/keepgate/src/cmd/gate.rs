@@ -7,6 +7,7 @@ pub(crate) mod sites;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -24,6 +25,7 @@ use crate::cmd::center::named;
 use crate::exit::{Exit, usage};
 use crate::signals::{Hangup, Stop};
 use crate::style::{self, Paint};
+use crate::telemetry;
 
 /// Run a gate in front of a service
 ///
@@ -433,7 +435,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         style::print(&sites::summary(&config))?;
         return Ok(Exit::Ok);
     }
-    let config = GateConfig { token: token?, ..config };
+    let telemetry = telemetry::start("keepgate-gate")?;
+    let (tracing, lost) = (telemetry.tracing.clone(), Arc::clone(&telemetry.lost));
+    let config = GateConfig { token: token?, tracing, lost, ..config };
     super::server_runtime()?.block_on(async {
         let mut stop = Stop::register()?;
         let hangup = Hangup::register()?;
@@ -442,6 +446,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         let (upstream, center) = (sites::upstreams(&config), config.centers.clone());
         let services = sites::services(&config);
         let gate = start(config).await?;
+        telemetry.show(gate.metrics());
         let url = url(scheme, &gate, &listen);
         let checks = checks(&gate, &check_listen);
         let admin = gate.admin_addr().map(|addr| format!("http://{addr}"));

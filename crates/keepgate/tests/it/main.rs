@@ -41,6 +41,7 @@ mod separate;
 mod several_centers;
 mod sites;
 mod sources;
+mod telemetry;
 mod trust;
 mod tune;
 mod tune_safety;

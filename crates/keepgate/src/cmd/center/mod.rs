@@ -5,6 +5,7 @@ mod upkeep;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,6 +18,7 @@ use crate::exit::{Exit, usage};
 use crate::reread::Files;
 use crate::signals::{Hangup, Stop};
 use crate::style::{self, Paint};
+use crate::telemetry;
 
 /// Run an authorization center
 ///
@@ -84,6 +86,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         return upkeep::run(upkeep);
     }
     let json = args.json;
+    let telemetry = telemetry::start("keepgate-center")?;
     super::server_runtime()?.block_on(async {
         let mut stop = Stop::register()?;
         let hangup = Hangup::register()?;
@@ -91,8 +94,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         let secure = args.tls_cert.is_some();
         let database = args.database.address()?;
         let at = database.as_ref().map(ToString::to_string);
-        let config = CenterConfig { database, ..config(args) };
+        let (tracing, lost) = (telemetry.tracing.clone(), Arc::clone(&telemetry.lost));
+        let config = CenterConfig { database, tracing, lost, ..config(args) };
         let center = start(config, "--listen").await?;
+        telemetry.show(center.metrics());
         let scheme = if secure { "https" } else { "http" };
         let url = format!("{scheme}://{}", center.addr());
         let written = center.admin_token_file().map(|path| path.display().to_string());
