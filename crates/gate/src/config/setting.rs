@@ -431,8 +431,8 @@ pub const GATE: &[Setting<GateConfig>] = &[
     },
     Setting {
         name: "honor_sampled",
-        help: "Requests are recorded in traces because their callers record them, whatever the \
-               sampler's ratio, up to 100 a second at each worker",
+        help: "Requests that their callers record in a trace are recorded here too, beyond the \
+               ratio of the sampler, up to 100 a second at each worker",
         unit: Unit::Switch,
         least: 0,
         most: 1,

@@ -12,22 +12,6 @@ use super::timings::{self, SiteTimings};
 use crate::exchange::cut::{Cut, Cuts};
 use crate::message::problem::Kind;
 
-/// Upper bounds of the decision histogram's buckets, in nanoseconds, and as labels in seconds.
-pub(super) const DECISION_NS: [u64; 10] =
-    [250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 1_000_000, 10_000_000];
-pub(super) const DECISION_LABELS: [&str; 10] = [
-    "0.000000250",
-    "0.000000500",
-    "0.000001000",
-    "0.000002500",
-    "0.000005000",
-    "0.000010000",
-    "0.000050000",
-    "0.000100000",
-    "0.001000000",
-    "0.010000000",
-];
-
 /// The phases that limit, and whether a limit only counts.
 const LIMITED: [(Phase, bool); 4] = [
     (Phase::LimitAddress, false),
@@ -182,7 +166,7 @@ impl WorkerMetrics {
     }
 
     /// The histograms of all sites, and of requests without one.
-    pub(super) fn timings(&self) -> Vec<Arc<SiteTimings>> {
+    fn timings(&self) -> Vec<Arc<SiteTimings>> {
         let held = self.timings.lock().unwrap_or_else(PoisonError::into_inner);
         held.iter().chain([&self.siteless]).cloned().collect()
     }
@@ -200,7 +184,7 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
     requests(workers, page);
     checks(workers, page);
     limited(workers, page);
-    timings::render(workers, page);
+    timings::render(workers.iter().flat_map(|worker| worker.timings()), page);
     cuts(workers, page);
     type Row = (Sort, &'static str, &'static str, fn(&WorkerMetrics) -> u64);
     const ROWS: [Row; 15] = [

@@ -8,9 +8,24 @@ use std::time::Duration;
 use keepgate_observe::trace::TraceId;
 use keepgate_observe::{Page, Timing};
 
-use super::metrics::{DECISION_LABELS, DECISION_NS, Workers};
 use super::phase::Phase;
 use crate::message::problem::Kind;
+
+/// Upper bounds of the decision histogram's buckets, in nanoseconds, and as labels in seconds.
+const DECISION_NS: [u64; 10] =
+    [250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 1_000_000, 10_000_000];
+const DECISION_LABELS: [&str; 10] = [
+    "0.000000250",
+    "0.000000500",
+    "0.000001000",
+    "0.000002500",
+    "0.000005000",
+    "0.000010000",
+    "0.000050000",
+    "0.000100000",
+    "0.001000000",
+    "0.010000000",
+];
 
 /// Upper bounds of the buckets of whole requests and of their upstreams, in nanoseconds, and as labels
 /// in seconds.
@@ -171,10 +186,10 @@ impl SiteTimings {
     }
 }
 
-/// The histograms of all workers.
-pub(crate) fn render(workers: &Workers, page: &mut Page) {
+/// The histograms of all sites of all workers.
+pub(crate) fn render(all: impl Iterator<Item = Arc<SiteTimings>>, page: &mut Page) {
     let mut sites: BTreeMap<Arc<str>, Vec<Arc<SiteTimings>>> = BTreeMap::new();
-    for timings in workers.iter().flat_map(|worker| worker.timings()) {
+    for timings in all {
         sites.entry(Arc::clone(&timings.site)).or_default().push(timings);
     }
     let help = "Time from a request's head to its answer's, by site and outcome.";

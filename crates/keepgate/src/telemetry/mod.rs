@@ -18,9 +18,6 @@ use keepgate_observe::span::{Lost, Tracing};
 #[cfg(feature = "otel")]
 pub(crate) use otlp::lines::layer as log_layer;
 
-/// A page of metrics; none: its part has ended.
-type Page = Box<dyn Fn(Dialect) -> Option<String> + Send + Sync>;
-
 /// What is sent, until it is dropped; then what is left is sent, within bounds.
 #[derive(Default)]
 pub(crate) struct Telemetry {
@@ -33,9 +30,8 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// Sends the metrics of this page too.
+    /// Sends the metrics of this page too, until it has nothing more to show.
     pub(crate) fn show(&self, page: impl Fn(Dialect) -> Option<String> + Send + Sync + 'static) {
-        let page: Page = Box::new(page);
         #[cfg(feature = "otel")]
         if let Some(sender) = &self.sender {
             sender.show(page);

@@ -40,8 +40,22 @@ fn up(scratch: &Scratch, upstream: &str, receiver: &str, more: &[(&str, &str)]) 
     let (policy, data) = (policy(scratch), scratch.join("data").display().to_string());
     let any = "127.0.0.1:0";
     let args = [
-        "up", "--json", "--upstream", upstream, "--policy", &policy, "--data", &data, "--listen", any,
-        "--center", any, "--admin-listen", any, "--workers", "1",
+        "up",
+        "--json",
+        "--upstream",
+        upstream,
+        "--policy",
+        &policy,
+        "--data",
+        &data,
+        "--listen",
+        any,
+        "--center",
+        any,
+        "--admin-listen",
+        any,
+        "--workers",
+        "1",
     ];
     Running::start(command, &args)
 }
@@ -80,7 +94,9 @@ fn spans(printed: &str) -> Vec<Shown> {
         if line.starts_with("Resource") || line.starts_with("Status code") {
             in_span = false;
         }
-        let Some(((key, value), span)) = line.split_once(':').zip(spans.last_mut()) else { continue };
+        let Some(((key, value), span)) = line.split_once(':').zip(spans.last_mut()) else {
+            continue;
+        };
         let value = value.trim().to_owned();
         match key.trim() {
             "Trace ID" if in_span => span.trace = value,
@@ -117,9 +133,7 @@ fn a_collector_gets_one_trace_through_gate_and_upstream() {
         .stdout(file);
     let collector = Child(command.spawn().unwrap());
     let shown = || std::fs::read_to_string(&printed).unwrap_or_default();
-    eventually("the collector listens", || {
-        Http::try_new(&format!("127.0.0.1:{grpc}"), &[]).ok()
-    });
+    eventually("the collector listens", || Http::try_new(&format!("127.0.0.1:{grpc}"), &[]).ok());
 
     let at = format!("http://127.0.0.1:{grpc}");
     let port = free_port();
@@ -142,7 +156,9 @@ fn a_collector_gets_one_trace_through_gate_and_upstream() {
     });
     let find = |name: &str| {
         let mut found = trace.iter().filter(|span| span.name == name);
-        let (Some(span), None) = (found.next(), found.next()) else { panic!("{name} in {trace:?}") };
+        let (Some(span), None) = (found.next(), found.next()) else {
+            panic!("{name} in {trace:?}")
+        };
         span
     };
     let whole = find("GET /orders/{id}");
@@ -156,10 +172,18 @@ fn a_collector_gets_one_trace_through_gate_and_upstream() {
     assert_eq!((&work.parent, work.service.as_str()), (&asked.id, "upstream"));
     assert_eq!(whole.service, "keepgate");
 
-    // The center has a trace for each request of its own: the start applied the policies.
-    eventually("a request to the center is there", || {
-        spans(&shown()).iter().any(|span| span.name.contains("/v1/")).then_some(())
+    // A command passes on the trace that it is part of.
+    let other = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let mut command = crate::harness::keepgate();
+    command.env("TRACEPARENT", format!("00-{other}-{CALLER}-01"));
+    let token = scratch.join("data/admin.token").display().to_string();
+    command.args(["token", "list", "--center", &text(&said, "/center"), "--token-file", &token]);
+    let listed = crate::harness::run(command);
+    assert_eq!(listed.code, 0, "{listed:?}");
+    let span = eventually("the command's request is there", || {
+        spans(&shown()).into_iter().find(|span| span.trace == other)
     });
+    assert_eq!((span.name.as_str(), span.parent.as_str()), ("GET /v1/tokens", CALLER));
     for name in [
         "keepgate_gate_request_seconds",
         "keepgate_gate_requests_total",
@@ -209,7 +233,9 @@ fn a_receiver_that_takes_nothing_delays_nobody() {
             value.unwrap_or_else(|| panic!("no {line} in {page}"))
         };
         // 200 requests have eight spans each, of which few are waiting.
-        eventually("most spans are dropped and counted", || (dropped("spans") > 1_000).then_some(()));
+        eventually("most spans are dropped and counted", || {
+            (dropped("spans") > 1_000).then_some(())
+        });
         eventually("metrics are", || (dropped("metrics") > 0).then_some(()));
         let began = Instant::now();
         keepgate.stop_but(&["the OTLP receiver does not take", "the upstream failed a request"]);

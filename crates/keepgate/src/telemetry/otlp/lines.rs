@@ -1,5 +1,6 @@
 //! Log lines: a layer of the log that puts each into the queue, and what the official exporter gets.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -16,8 +17,18 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::IS_SENDER;
+use super::origin;
 use super::settings::Batches;
+
+thread_local! {
+    /// Whether this is the thread that sends: what it logs is not sent.
+    static IS_SENDER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Leaves out what this thread logs from now on.
+pub(super) fn not_of_this_thread() {
+    IS_SENDER.set(true);
+}
 
 /// The queue of this process; none: log lines are sent nowhere.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
@@ -126,7 +137,7 @@ pub(super) fn exporter(channel: Channel, resource: &Resource) -> anyhow::Result<
 pub(super) async fn send(exporter: &LogExporter, batch: Vec<Line>) -> Result<(), String> {
     // It makes records, and sends none by itself.
     let logger = SdkLoggerProvider::builder().build().logger("keepgate");
-    let scope = super::scope();
+    let scope = origin::scope();
     let records: Vec<_> = batch
         .into_iter()
         .map(|line| {

@@ -18,10 +18,12 @@ use tokio::sync::watch;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 use tonic::transport::Channel;
 
-use super::Said;
+use super::said::Said;
 use super::settings::Receiver;
 use crate::exit::usage;
-use crate::telemetry::Page;
+
+/// A page of metrics; none: its part has ended.
+pub(super) type Page = Box<dyn Fn(Dialect) -> Option<String> + Send + Sync>;
 
 /// Sends metrics now and then.
 pub(super) struct Points {
@@ -41,7 +43,7 @@ impl Points {
         let mut headers = Vec::new();
         for (name, value) in &receiver.headers {
             // The value may be a secret.
-            let wrong = || usage(format!("OTEL_EXPORTER_OTLP_HEADERS: `{name}` is no header"));
+            let wrong = || usage(format!("OTEL_EXPORTER_OTLP_HEADERS: `{name}` or its value cannot be sent"));
             let key = name.parse().map_err(|_| wrong())?;
             headers.push((key, value.parse().map_err(|_| wrong())?));
         }
@@ -64,7 +66,7 @@ impl Points {
         mut stop: watch::Receiver<bool>,
         lost: &Counter,
     ) {
-        let mut said = Said { what: "metrics", failing: false };
+        let mut said = Said::of("metrics");
         loop {
             let stops = tokio::select! {
                 () = tokio::time::sleep(every) => false,

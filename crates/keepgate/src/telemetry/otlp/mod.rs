@@ -7,30 +7,25 @@
 mod channel;
 pub(crate) mod lines;
 mod metrics;
+mod origin;
+mod said;
 pub(crate) mod settings;
 mod spans;
 
-use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use keepgate_observe::Counter;
 use keepgate_observe::span::{Lost, Tracing};
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::Resource;
+use keepgate_observe::{Counter, Dialect};
 use tokio::sync::{mpsc, watch};
 
+use self::metrics::Page;
+use self::said::Said;
 use self::settings::{Batches, Settings};
-use super::Page;
 
 /// For what is left at the end.
 const LAST: Duration = Duration::from_secs(3);
-
-thread_local! {
-    /// Whether this is the thread that sends: what it logs is not sent.
-    static IS_SENDER: Cell<bool> = const { Cell::new(false) };
-}
 
 /// Sends until it is dropped; then what is left, within [`LAST`].
 pub(crate) struct Sender {
@@ -40,8 +35,8 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn show(&self, page: Page) {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner).push(page);
+    pub(super) fn show(&self, page: impl Fn(Dialect) -> Option<String> + Send + Sync + 'static) {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(page));
     }
 }
 
@@ -65,7 +60,7 @@ pub(super) fn start(
     let lost: Arc<Lost> = Arc::default();
     let pages: Arc<Mutex<Vec<Page>>> = Arc::default();
     let (stop, stopped) = watch::channel(false);
-    let resource = resource(program);
+    let resource = origin::resource(program);
     let entered = runtime.enter();
     let mut tracing = None;
     let spans = match &settings.traces {
@@ -93,7 +88,7 @@ pub(super) fn start(
     let (ends, ended) = std::sync::mpsc::sync_channel::<()>(0);
     let (counts, shown) = (Arc::clone(&lost), Arc::clone(&pages));
     let work = move || {
-        IS_SENDER.set(true);
+        lines::not_of_this_thread();
         let _ends = ends;
         let mut leaving = stopped.clone();
         runtime.block_on(async {
@@ -131,31 +126,6 @@ pub(super) fn start(
     Ok((Sender { pages, stop, ended }, tracing, lost))
 }
 
-/// Who sends: the environment's `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, and what they leave
-/// open.
-fn resource(program: &'static str) -> Resource {
-    let own = Resource::builder_empty()
-        .with_attributes([
-            KeyValue::new("service.name", program),
-            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            KeyValue::new("service.instance.id", format!("{program}-{}", std::process::id())),
-        ])
-        .build();
-    let said = Resource::builder().build();
-    // Where nothing is said the SDK makes a name of its own.
-    let said = said.iter().filter(|(key, value)| {
-        key.as_str() != "service.name" || !value.as_str().starts_with("unknown_service")
-    });
-    let said: Vec<KeyValue> =
-        said.map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
-    let own = own.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
-    Resource::builder_empty().with_attributes(own.chain(said)).build()
-}
-
-fn scope() -> InstrumentationScope {
-    InstrumentationScope::builder("keepgate").with_version(env!("CARGO_PKG_VERSION")).build()
-}
-
 /// Sends a queue in batches until told to stop, then what is left of it. What is not taken is counted.
 async fn forward<T>(
     mut queue: mpsc::Receiver<T>,
@@ -165,7 +135,7 @@ async fn forward<T>(
     what: &str,
     send: impl AsyncFn(Vec<T>) -> Result<(), String>,
 ) {
-    let mut said = Said { what, failing: false };
+    let mut said = Said::of(what);
     loop {
         let mut batch = Vec::new();
         tokio::select! {
@@ -212,30 +182,4 @@ async fn deliver<T>(
         lost.add(n);
     }
     said.note(sent);
-}
-
-/// What was logged of a receiver: that it takes nothing, once, and that it does again.
-struct Said<'w> {
-    what: &'w str,
-    failing: bool,
-}
-
-impl Said<'_> {
-    fn note(&mut self, sent: Result<(), String>) {
-        let what = self.what;
-        match sent {
-            Err(error) if !self.failing => {
-                self.failing = true;
-                tracing::warn!(
-                    error,
-                    "the OTLP receiver does not take {what}; they are dropped and counted"
-                );
-            }
-            Ok(()) if self.failing => {
-                self.failing = false;
-                tracing::info!("the OTLP receiver takes {what} again");
-            }
-            _ => {}
-        }
-    }
 }

@@ -12,6 +12,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLink
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
+use super::origin;
 use super::settings::Batches;
 
 /// Puts spans into the queue.
@@ -44,7 +45,7 @@ pub(super) fn exporter(channel: Channel, resource: &Resource) -> anyhow::Result<
 }
 
 pub(super) async fn send(exporter: &SpanExporter, batch: Vec<Span>) -> Result<(), String> {
-    let scope = super::scope();
+    let scope = origin::scope();
     let batch = batch.into_iter().map(|span| data(span, &scope)).collect();
     exporter.export(batch).await.map_err(|error| keepgate_observe::chain(&error))
 }
