@@ -1,9 +1,10 @@
 //! OpenTelemetry: a collector that is not ours gets the spans of one request through gate and upstream
-//! under one trace id, and metrics and log lines; one that takes nothing delays nobody.
+//! under one trace id, and metrics and log lines, over TLS; a real Prometheus gets the exemplars; a
+//! receiver that takes nothing delays nobody.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Running, Scratch, eventually, free_port, keepgate, skipped, text};
@@ -128,7 +129,7 @@ fn a_collector_gets_one_trace_through_gate_and_upstream() {
         .args(["--debug-log-verbosity", "detailed"])
         .args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc}")])
         .args(["--otlp-http-endpoint", &format!("127.0.0.1:{http}")])
-        .stdin(std::process::Stdio::null())
+        .stdin(Stdio::null())
         .stderr(file.try_clone().unwrap())
         .stdout(file);
     let collector = Child(command.spawn().unwrap());
@@ -136,6 +137,10 @@ fn a_collector_gets_one_trace_through_gate_and_upstream() {
     eventually("the collector listens", || Http::try_new(&format!("127.0.0.1:{grpc}"), &[]).ok());
 
     let at = format!("http://127.0.0.1:{grpc}");
+    let Some(front) = Front::start(&scratch, grpc) else {
+        return skipped("nginx is not installed");
+    };
+    let trusted = [("OTEL_EXPORTER_OTLP_CERTIFICATE", front.certificate.as_str())];
     let port = free_port();
     let mut upstream = Command::new(python);
     upstream.env("OTEL_EXPORTER_OTLP_ENDPOINT", &at).env("OTEL_SERVICE_NAME", "upstream");
@@ -143,7 +148,7 @@ fn a_collector_gets_one_trace_through_gate_and_upstream() {
     let mut upstream = Running::start(upstream, &[script, &port.to_string()]);
     assert_eq!(upstream.line(), "ready");
 
-    let mut keepgate = up(&scratch, &format!("http://127.0.0.1:{port}"), &at, &[]);
+    let mut keepgate = up(&scratch, &format!("http://127.0.0.1:{port}"), &front.url, &trusted);
     let said = keepgate.json();
     let traceparent = format!("00-{TRACE}-{CALLER}-01");
     let mut caller = Http::new(&text(&said, "/gate"), &[("traceparent", &traceparent)]);
@@ -198,10 +203,23 @@ fn a_collector_gets_one_trace_through_gate_and_upstream() {
         shown[at..].contains(TRACE).then_some(())
     };
     eventually("an exemplar", exemplar);
+    let Some(prometheus) = Prometheus::start(&scratch, &text(&said, "/metrics")) else {
+        return skipped("Debian's prometheus is not installed");
+    };
+    for kind in ["request", "decision", "upstream"] {
+        let name = format!("keepgate_gate_{kind}_seconds_bucket");
+        eventually(&name, || prometheus.exemplars(&name).contains(TRACE).then_some(()));
+    }
     eventually("a line of the log", || shown().contains("LogRecord #").then_some(()));
     assert!(shown().contains("deployment.environment.name: Str(test)"));
     assert!(!keepgate.stderr().contains("s3cret") && !shown().contains("s3cret"));
     keepgate.stop();
+    // Every signal had the header, which is a secret, and went over TLS.
+    let log = std::fs::read_to_string(scratch.join("front/access.log")).unwrap();
+    for signal in ["TraceService", "MetricsService", "LogsService"] {
+        assert!(log.contains(&format!("{signal}/Export 200 Bearer s3cret")), "{log}");
+    }
+    assert!(log.lines().all(|line| line.ends_with("Bearer s3cret")), "{log}");
     drop((upstream, collector));
 }
 
@@ -240,6 +258,84 @@ fn a_receiver_that_takes_nothing_delays_nobody() {
         let began = Instant::now();
         keepgate.stop_but(&["the OTLP receiver does not take", "the upstream failed a request"]);
         assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    }
+}
+
+/// TLS before the collector, whose log has the header that was sent.
+struct Front {
+    url: String,
+    certificate: String,
+    _nginx: Child,
+}
+
+impl Front {
+    /// None: there is no nginx.
+    fn start(scratch: &Scratch, collector: u16) -> Option<Front> {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let certificate = scratch.write("front/cert.pem", &made.cert.pem());
+        scratch.write("front/key.pem", &made.signing_key.serialize_pem());
+        let port = free_port();
+        let config = format!(
+            "daemon off; pid nginx.pid; error_log stderr; events {{}}
+            http {{
+              log_format seen '$uri $status $http_authorization'; access_log access.log seen;
+              client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+              uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+              server {{
+                listen 127.0.0.1:{port} ssl http2;
+                ssl_certificate cert.pem; ssl_certificate_key key.pem;
+                location / {{ grpc_pass grpc://127.0.0.1:{collector}; }}
+              }}
+            }}"
+        );
+        let config = scratch.write("front/nginx.conf", &config);
+        let mut nginx = Command::new("nginx");
+        nginx.arg("-p").arg(scratch.join("front")).arg("-c").arg(config);
+        let nginx = nginx.stdin(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let nginx = Child(nginx);
+        eventually("nginx listens", || Http::try_new(&format!("127.0.0.1:{port}"), &[]).ok());
+        let certificate = certificate.display().to_string();
+        Some(Front { url: format!("https://localhost:{port}"), certificate, _nginx: nginx })
+    }
+}
+
+/// A real Prometheus that scrapes a gate.
+struct Prometheus {
+    url: String,
+    _process: Child,
+}
+
+impl Prometheus {
+    /// None: there is none.
+    fn start(scratch: &Scratch, metrics: &str) -> Option<Prometheus> {
+        let target = metrics.trim_start_matches("http://");
+        let config = format!(
+            "global: {{scrape_interval: 1s}}\nscrape_configs:\n  \
+             - {{job_name: gate, static_configs: [{{targets: [\"{target}\"]}}]}}\n"
+        );
+        let (config, port) = (scratch.write("prometheus.yml", &config), free_port());
+        let url = format!("127.0.0.1:{port}");
+        let mut command = Command::new("prometheus");
+        command
+            .arg("--config.file")
+            .arg(config)
+            .arg("--storage.tsdb.path")
+            .arg(scratch.join("prometheus"))
+            .args(["--web.listen-address", &url, "--enable-feature=exemplar-storage"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let process = Child(command.spawn().ok()?);
+        eventually("Prometheus listens", || Http::try_new(&url, &[]).ok());
+        Some(Prometheus { url, _process: process })
+    }
+
+    /// What it knows of the examples of a histogram.
+    fn exemplars(&self, name: &str) -> String {
+        let end = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() + 60;
+        let from = end - 600;
+        let path = format!("/api/v1/query_exemplars?query={name}&start={from}&end={end}");
+        Http::new(&self.url, &[]).get(&path).text()
     }
 }
 

@@ -43,7 +43,9 @@ impl Points {
         let mut headers = Vec::new();
         for (name, value) in &receiver.headers {
             // The value may be a secret.
-            let wrong = || usage(format!("OTEL_EXPORTER_OTLP_HEADERS: `{name}` or its value cannot be sent"));
+            let wrong = || {
+                usage(format!("OTEL_EXPORTER_OTLP_HEADERS: `{name}` or its value cannot be sent"))
+            };
             let key = name.parse().map_err(|_| wrong())?;
             headers.push((key, value.parse().map_err(|_| wrong())?));
         }
