@@ -20,7 +20,7 @@ pub mod trace;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use count::{Counter, Gauge, Held, Histogram};
-pub use page::{Dialect, Page, Series, Sort};
+pub use page::{Dialect, Page, Series, Sort, TimingSeries};
 pub use timing::{Exemplar, Timing};
 
 /// An error and its causes on one line, outermost first, with `: ` between them.

@@ -72,6 +72,9 @@ pub struct Page {
     text: String,
 }
 
+/// One series of histograms: its labels, and its parts, which are added up.
+pub type TimingSeries<'t, const N: usize> = (&'t [(&'t str, &'t str)], &'t [&'t Timing<N>]);
+
 /// A metric of a page, to which lines are added.
 #[derive(Debug)]
 pub struct Series<'p> {
@@ -121,7 +124,7 @@ impl Page {
         name: &str,
         help: &str,
         bounds: &[&str; N],
-        series: &[(&[(&str, &str)], &[&Timing<N>])],
+        series: &[TimingSeries<'_, N>],
     ) {
         self.head("histogram", name, help);
         for (labels, parts) in series {
@@ -285,7 +288,7 @@ mod tests {
         let page = |dialect| {
             let mut page = Page::written("x_", dialect);
             page.value(Sort::Counter, "requests_total", "Requests.", 2);
-            let series: &[(&[(&str, &str)], &[&Timing<2>])] = &[(&[("site", "a")], &[&one, &two])];
+            let series: &[TimingSeries<'_, 2>] = &[(&[("site", "a")], &[&one, &two])];
             page.timings("took_seconds", "Time.", &["0.00000001", "0.0000001"], series);
             page.finish()
         };

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keepgate_observe::trace::TraceId;
-use keepgate_observe::{Page, Timing};
+use keepgate_observe::{Page, Timing, TimingSeries};
 
 use super::phase::Phase;
 use crate::message::problem::Kind;
@@ -201,6 +201,9 @@ pub(crate) fn render(all: impl Iterator<Item = Arc<SiteTimings>>, page: &mut Pag
     family(&sites, page, "upstream_seconds", help, &REQUEST_LABELS, |site| &site.upstreams);
 }
 
+/// The labels of a series, and its parts.
+type Row<'t, const N: usize> = ([(&'t str, &'t str); 2], Vec<&'t Timing<N>>);
+
 fn family<const N: usize>(
     sites: &BTreeMap<Arc<str>, Vec<Arc<SiteTimings>>>,
     page: &mut Page,
@@ -209,7 +212,7 @@ fn family<const N: usize>(
     bounds: &[&str; N],
     of: fn(&SiteTimings) -> &ByOutcome<N>,
 ) {
-    let mut rows: Vec<([(&str, &str); 2], Vec<&Timing<N>>)> = Vec::new();
+    let mut rows: Vec<Row<'_, N>> = Vec::new();
     for (site, workers) in sites {
         for outcome in OutcomeLabel::ALL {
             let parts: Vec<_> = workers.iter().filter_map(|w| of(w).of(*outcome)).collect();
@@ -218,7 +221,7 @@ fn family<const N: usize>(
             }
         }
     }
-    let series: Vec<(&[(&str, &str)], &[&Timing<N>])> =
+    let series: Vec<TimingSeries<'_, N>> =
         rows.iter().map(|(labels, parts)| (labels.as_slice(), parts.as_slice())).collect();
     page.timings(name, help, bounds, &series);
 }
