@@ -276,7 +276,7 @@ impl Front {
         scratch.write("front/key.pem", &made.signing_key.serialize_pem());
         let port = free_port();
         let config = format!(
-            "daemon off; pid nginx.pid; error_log stderr; events {{}}
+            "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}}
             http {{
               log_format seen '$uri $status $http_authorization'; access_log access.log seen;
               client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
@@ -291,7 +291,8 @@ impl Front {
         let config = scratch.write("front/nginx.conf", &config);
         let mut nginx = Command::new("nginx");
         nginx.arg("-p").arg(scratch.join("front")).arg("-c").arg(config);
-        let nginx = nginx.stdin(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        nginx.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let nginx = nginx.spawn().ok()?;
         let nginx = Child(nginx);
         eventually("nginx listens", || Http::try_new(&format!("127.0.0.1:{port}"), &[]).ok());
         let certificate = certificate.display().to_string();
