@@ -31,8 +31,8 @@ pub use directory::{Member, Members, Membership, MembershipName};
 pub use json::Json;
 pub use problem::{Located, Problem};
 pub use services::{
-    Apply, Export, Extras, ForeignMember, ForeignRole, ItemList, Listed, Service, ServiceSummary,
-    Services, Tombstone,
+    Apply, CedarText, Export, Extras, ForeignMember, ForeignRole, ItemList, Listed, NewCedarText,
+    Service, ServiceSummary, Services, Tombstone,
 };
 pub use status::{
     Audit, AuditEntry, CenterStatus, Follower, Followers, GateStatus, Landed, Missing, Part,

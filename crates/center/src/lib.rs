@@ -10,6 +10,7 @@
 
 pub mod access;
 mod api;
+mod console;
 pub mod desk;
 mod door;
 pub mod follow;
@@ -41,6 +42,7 @@ use store::{Address, Retention, StoreError};
 use token::{RandomError, Role};
 
 pub use api::writes::idempotency_key;
+pub use console::{ConsolePath, PATHS as CONSOLE_PATHS};
 pub use door::{DoorError, SOCKET, admin_token, short_path};
 pub use keepgate_serve::TlsFiles;
 pub use server::{APPLY_BYTES, Bounds};
@@ -242,6 +244,7 @@ impl Center {
             hosts: api::host::Hosts::new(addr, config.public_url.as_deref()),
             public_url: config.public_url.map(|url| Arc::from(url.trim_end_matches('/'))),
             outages: Arc::default(),
+            trends: Arc::default(),
             began: Instant::now(),
             ready: Arc::new(AtomicBool::new(true)),
         };
@@ -316,7 +319,10 @@ impl Center {
             neighbors.run().await;
             std::future::pending::<()>().await;
         });
+        let mut sampling: Option<tokio::task::JoinHandle<()>> = None;
         let mut usage = tokio::time::interval(USAGE_EVERY);
+        let mut sample = tokio::time::interval(console::SAMPLE_EVERY);
+        sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = &mut serving => break,
@@ -330,7 +336,16 @@ impl Center {
                 () = &mut door => {}
                 () = &mut neighbors => {}
                 _ = usage.tick() => note_usage(&app),
+                _ = sample.tick() => {
+                    // One at a time; it holds the store, so it is waited for below.
+                    if let Some(before) = sampling.replace(sample_trends(&app)) {
+                        let _ = before.await;
+                    }
+                }
             }
+        }
+        if let Some(sampling) = sampling {
+            let _ = sampling.await;
         }
         drop(neighbors);
         // The socket goes while the store is still locked.
@@ -357,6 +372,12 @@ pub enum TokenError {
     /// It was not stored.
     #[error("cannot store the token")]
     Edit(#[from] Refusal),
+}
+
+/// Reading the reports of many gates takes a while: not on the runtime's threads.
+fn sample_trends(app: &api::App) -> tokio::task::JoinHandle<()> {
+    let app = app.clone();
+    tokio::task::spawn_blocking(move || app.trends.sample(&app, keepgate_observe::unix_s()))
 }
 
 fn note_usage(app: &api::App) {

@@ -30,8 +30,6 @@ pub(crate) struct Content {
 impl Content {
     /// Text.
     pub(crate) const TEXT: Content = Content::of::<String>("text/plain");
-    /// A page for people.
-    pub(crate) const HTML: Content = Content::of::<String>("text/html");
     /// Any JSON object: this document, which describes itself.
     pub(crate) const DOCUMENT: Content = Content::of::<OpenApi>("application/json");
 

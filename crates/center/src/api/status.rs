@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use axum::Json as Out;
 use axum::extract::State;
-use axum::response::{Html, IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Response};
 use http::{HeaderValue, StatusCode, header};
 use keepgate_api as api;
 use keepgate_observe::Page;
@@ -159,15 +159,4 @@ pub(crate) async fn metrics(State(app): State<App>) -> Response {
     let kind = HeaderValue::from_static(Page::CONTENT_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
-}
-
-pub(crate) async fn front() -> Html<&'static str> {
-    Html(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Keepgate center</title>\
-         <h1>Keepgate center</h1><p>There is no console yet. What there is:</p><ul>\
-         <li><a href=\"/v1/openapi.json\">the admin API, as OpenAPI</a></li>\
-         <li><a href=\"/.well-known/authzen-configuration\">the AuthZEN configuration</a></li>\
-         <li><a href=\"/metrics\">metrics</a></li>\
-         <li><a href=\"/readyz\">readiness</a></li></ul></html>\n",
-    )
 }

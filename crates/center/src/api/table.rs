@@ -21,8 +21,8 @@ use super::input::{Args, Condition, Json, Page, Params};
 use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
-    App, assertions, audit, authzen, authzen_shapes, check, directory, extras, import, items, keys,
-    openapi, removal, services, status, tokens, top, writes,
+    App, assertions, audit, authzen, authzen_shapes, cedar, check, directory, extras, import,
+    items, keys, openapi, removal, services, status, tokens, top, writes,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -167,12 +167,6 @@ impl Endpoint {
         self.progress = Some(Content::lines::<T>());
         self
     }
-
-    /// The answer is a page for people.
-    fn answers_html(&mut self) -> &mut Endpoint {
-        self.answer = Content::HTML;
-        self
-    }
 }
 
 /// The body of an item of this kind, and a page of such items.
@@ -214,7 +208,6 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
 
 fn open(t: &mut Table) {
     use Permission::Open;
-    t.add(("GET", "/"), Open, ("front", "the front page"), || get(status::front)).answers_html();
     t.add(("GET", "/healthz"), Open, ("healthz", "liveness: the process runs"), || {
         get(status::healthz)
     });
@@ -296,6 +289,16 @@ fn of_services(t: &mut Table) {
         get(top::fetch)
     })
     .answers::<TopAnswer>();
+    let cedar = "/v1/services/{service}/cedar";
+    let what = "all policies and templates of the service as one text";
+    t.add(("GET", cedar), Read, ("getCedar", what), || get(cedar::fetch))
+        .answers::<api::CedarText>();
+    let what = "make the policies and templates of the service those of one text";
+    t.add(("PUT", cedar), Write, ("putCedar", what), || put(cedar::put))
+        .conditional()
+        .query(&[("dry_run", "boolean")])
+        .takes::<api::NewCedarText>()
+        .answers::<api::Applied>();
     let schema = "/v1/services/{service}/schema";
     t.add(("GET", schema), Read, ("getSchema", "the service's Cedar schema"), || {
         get(services::fetch_schema)

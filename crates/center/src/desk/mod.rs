@@ -56,7 +56,10 @@ pub(crate) use step::{Planned, Settled, Step};
 pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 
-use crate::store::{EditVerdict, Meta, Reading, Retention, Store, StoreError, TokenRow, TokenUse};
+use crate::store::{
+    EditVerdict, Meta, Reading, Retention, SessionBounds, SessionChange, Store, StoreError,
+    TokenRow, TokenUse,
+};
 use beside::{Loss, Watch, look_after, wait_heads};
 use head::digest_of;
 use history::Line;
@@ -160,6 +163,7 @@ enum Job {
     Edit(Edit, oneshot::Sender<Result<Outcome, Refusal>>),
     Bulk(Box<bulk::Prepared>, oneshot::Sender<Result<bulk::Landed, Refusal>>),
     Touch(Vec<TokenUse>),
+    Session(SessionChange, SessionBounds, oneshot::Sender<Result<bool, Refusal>>),
     /// See what became of a write.
     Look(WriteId, oneshot::Sender<Result<Written, Refusal>>),
     /// See whether writing is possible again.
@@ -473,6 +477,22 @@ impl Desk {
         }
     }
 
+    /// Changes a session of the console, beside all revisions; false: it is not there, or there are too
+    /// many.
+    pub(crate) async fn session(
+        &self,
+        change: SessionChange,
+        bounds: SessionBounds,
+    ) -> Result<bool, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.jobs().ok_or(Refusal::Closed)?;
+        jobs.try_send(Job::Session(change, bounds, reply)).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Refusal::Busy,
+            mpsc::error::TrySendError::Closed(_) => Refusal::Closed,
+        })?;
+        self.shared.reached(answer.await.unwrap_or(Err(Refusal::Closed)))
+    }
+
     /// Reads from the store off the runtime, all at one revision.
     pub async fn read<T, F>(&self, f: F) -> Result<T, Refusal>
     where
@@ -565,6 +585,14 @@ fn small(shared: &Shared, job: Job) {
             shared.judge(action, &outcome, |outcome| !outcome.changes.is_empty());
             // The caller may have gone; the revision stands all the same.
             let _ = reply.send(outcome);
+        }
+        Job::Session(change, bounds, reply) => {
+            let mut done = false;
+            let written = shared.store.write(&mut |tx| {
+                done = tx.session_change(&change, bounds)?;
+                Ok(EditVerdict::Commit)
+            });
+            let _ = reply.send(written.map(|()| done).map_err(Refusal::Store));
         }
         Job::Touch(used) => {
             if shared.line.condition() != Condition::Ready {

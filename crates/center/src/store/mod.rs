@@ -13,6 +13,7 @@ mod error;
 mod history;
 mod origin;
 mod postgres;
+mod sessions;
 mod sqlite;
 mod values;
 
@@ -26,6 +27,7 @@ pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
 pub(crate) use origin::unsaid;
 pub use origin::{APPLY, Brought, Origin};
 pub use postgres::{Address, AddressError, PostgresStore};
+pub use sessions::{SessionBounds, SessionChange, SessionRow};
 pub use sqlite::SqliteStore;
 pub(crate) use sqlite::layout::decides_authzen;
 pub(crate) use values::{new_meta, random};
@@ -249,6 +251,8 @@ pub trait Reading {
     fn audit_before(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
     /// The audit row of an item in a revision; none: it is not kept, or summed up with others.
     fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError>;
+    /// The session of this hash, good or not; none: it never began, or was forgotten.
+    fn console_session(&self, sha256: &[u8; 32]) -> Result<Option<SessionRow>, StoreError>;
     /// The engine's own line of time now, to compare with [`Meta::timeline`]; empty: it has none.
     fn timeline(&self) -> Result<String, StoreError> {
         Ok(String::new())
@@ -304,6 +308,13 @@ pub trait Writing: Reading {
     fn remove_tombstone(&mut self, key: &ItemKey) -> Result<(), StoreError>;
     /// Notes when tokens were last used; no revision, no audit.
     fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError>;
+    /// Changes one session; no revision, no audit. False: it is not there, or there are too many. The
+    /// sessions of a token end in the transaction that writes it as revoked ([`Writing::token`]).
+    fn session_change(
+        &mut self,
+        change: &SessionChange,
+        bounds: SessionBounds,
+    ) -> Result<bool, StoreError>;
 }
 
 /// What another center told.

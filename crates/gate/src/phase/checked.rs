@@ -79,7 +79,7 @@ pub(super) fn run(decided: Result<Decided, Box<Refused>>) -> Checked {
             facts.arrived.worker.metrics.preflights.add(1);
             count(facts.arrived, CheckOutcome::Preflight);
             let mut response = response.map(|_| Bytes::new());
-            record::tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
+            record::tell(&facts, &mut response, Phase::LimitAddress, "preflight", None);
             Checked { verdict: Verdict::Answered, response }
         }
         Err(wrong) => refused(*wrong),
@@ -97,8 +97,7 @@ fn refused(refused: Refused) -> Checked {
     let message = answer::line(&problem);
     let mut response = answer::written(problem, &facts.arrived.request_id);
     record::stamp(&facts, response.headers_mut());
-    let is_refusal = kind.status().is_client_error();
-    record::tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+    record::tell(&facts, &mut response, phase, kind.suffix(), Some(kind));
     Checked { verdict: Verdict::Refused { kind, message }, response }
 }
 
@@ -139,7 +138,7 @@ fn granted(mut admitted: Admitted, assertion: Option<HeaderValue>) -> Checked {
         served.metrics.allowed.add(1);
     }
     count(facts.arrived, CheckOutcome::Allowed);
-    record::tell(&facts, &mut response, Phase::Decide, "allowed", false);
+    record::tell(&facts, &mut response, Phase::Decide, "allowed", None);
     Checked { verdict: Verdict::Allowed(grant), response }
 }
 

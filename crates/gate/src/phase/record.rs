@@ -4,7 +4,7 @@
 use http::header::ORIGIN;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use keepgate_limit::rules::Dialect;
-use keepgate_limit::top::Observation;
+use keepgate_limit::top::{Observation, Outcome as Told};
 
 use super::forward::{Forwarded, Upgrade};
 use super::preflight::Preflight;
@@ -12,7 +12,7 @@ use super::refusal;
 use super::stage::{Arrived, Carrier, Cross, Facts, Found, Refused};
 use crate::message::answer;
 use crate::message::body::GateBody;
-use crate::message::problem::Problem;
+use crate::message::problem::{Kind, Problem};
 use crate::observe::phase::Phase;
 use crate::service::cors::CorsRules;
 
@@ -34,7 +34,7 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             let Preflight { mut ended, mut response } = *preflight;
             let facts = ended.facts();
             facts.arrived.worker.metrics.preflights.add(1);
-            tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
+            tell(&facts, &mut response, Phase::LimitAddress, "preflight", None);
             let permits = ended.take_permits();
             (response.map(|body| body.keeping(permits)), None)
         }
@@ -49,7 +49,7 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             if let Some(served) = facts.served {
                 served.metrics.forwarded(response.status());
             }
-            tell(&facts, &mut response, Phase::Forward, "forwarded", false);
+            tell(&facts, &mut response, Phase::Forward, "forwarded", None);
             let permits = sent.take_permits();
             (response.map(|body| body.keeping(permits)), upgrade)
         }
@@ -65,8 +65,7 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
                 answer::response(problem, request_id)
             };
             stamp(&facts, response.headers_mut());
-            let is_refusal = kind.status().is_client_error();
-            tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+            tell(&facts, &mut response, phase, kind.suffix(), Some(kind));
             let permits = ended.take_permits();
             (response.map(|body| body.keeping(permits)), None)
         }
@@ -108,7 +107,7 @@ pub(super) fn tell<B>(
     response: &mut Response<B>,
     phase: Phase,
     outcome: &str,
-    refused: bool,
+    refused: Option<Kind>,
 ) {
     tell_limits(facts, response.headers_mut());
     observe(facts, refused);
@@ -130,7 +129,7 @@ fn tell_limits(facts: &Facts<'_>, headers: &mut HeaderMap) {
 }
 
 /// Heavy hitters. A walk through a route shows in its paths, where it has parameters.
-fn observe(facts: &Facts<'_>, refused: bool) {
+fn observe(facts: &Facts<'_>, refused: Option<Kind>) {
     let Arrived { worker, parts, .. } = facts.arrived;
     let route = facts.found.and_then(Found::template);
     // Of what is for none of several services, none is told.
@@ -143,7 +142,13 @@ fn observe(facts: &Facts<'_>, refused: bool) {
         method: parts.method.as_str(),
         route,
         path: route.filter(|route| route.contains('{')).map(|_| parts.uri.path()),
-        refused,
+        refused: refused.is_some_and(|kind| kind.status().is_client_error()),
+        outcome: match refused {
+            Some(Kind::LimitReached) => Told::Limited,
+            Some(Kind::Denied) => Told::Denied,
+            Some(Kind::NoDecision | Kind::NoIdentity) => Told::Undecided,
+            _ => Told::Other,
+        },
         now: limiting.now(),
     };
     limiting.top.record(worker.number, &observation);

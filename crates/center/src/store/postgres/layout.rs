@@ -50,6 +50,9 @@ CREATE TABLE audit (seq bigint PRIMARY KEY, revision bigint NOT NULL, unix_ms bi
     actor text NOT NULL, action text NOT NULL, service text COLLATE "C" NOT NULL,
     kind text COLLATE "C" NOT NULL, id text COLLATE "C" NOT NULL, before text, after text);
 CREATE INDEX audit_by_revision ON audit (revision);
+CREATE TABLE sessions (sha256 bytea PRIMARY KEY, token text COLLATE "C" NOT NULL,
+    created_unix_s bigint NOT NULL, expires_unix_s bigint NOT NULL, ends_unix_s bigint NOT NULL);
+CREATE INDEX sessions_by_token ON sessions (token);
 CREATE TABLE pulses (center text PRIMARY KEY, beat bigint NOT NULL,
     at timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 20);
 CREATE UNLOGGED TABLE notes (center text PRIMARY KEY, note bytea NOT NULL,

@@ -17,6 +17,7 @@ mod pool;
 mod replace;
 mod rows;
 mod session;
+mod sessions;
 mod stage;
 mod text;
 mod tls;

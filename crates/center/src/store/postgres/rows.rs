@@ -12,11 +12,12 @@ use super::super::values::{
     LEFT_OUT, RawMeta, digest_of, origin_of, signed, sized, stored_kind, unsigned,
 };
 use super::super::{
-    AuditRow, ChangeRow, Changes, Fork, Meta, Reading, RevisionRow, Row, ScopeRow, StoreError, Sum,
-    SumRow, TokenRow, Tombstone,
+    AuditRow, ChangeRow, Changes, Fork, Meta, Reading, RevisionRow, Row, ScopeRow, SessionRow,
+    StoreError, Sum, SumRow, TokenRow, Tombstone,
 };
 use super::pool::Pool;
 use super::session::{Session, Values, failed};
+use super::sessions;
 use super::text::{readable, storable};
 use crate::token::Role;
 
@@ -345,6 +346,10 @@ impl<C: Connected> Reading for Tx<C> {
                    revoked_unix_s, expires_unix_s, last_used_from FROM tokens ORDER BY id";
         let found = self.session(Table::Other)?.query("reading tokens", sql, &[])?;
         found.iter().map(token_row).collect()
+    }
+
+    fn console_session(&self, sha256: &[u8; 32]) -> Result<Option<SessionRow>, StoreError> {
+        sessions::find(self.session(Table::Other)?, sha256)
     }
 
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {

@@ -10,12 +10,13 @@ use tokio_postgres::types::Type;
 
 use super::super::values::{LEFT_OUT, RawMeta, signed};
 use super::super::{
-    AuditRow, Brought, ChangeRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, Staged,
-    StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, SessionBounds,
+    SessionChange, Staged, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
 use super::address::Address;
 use super::rows::{Connected, Table, Tx, each_tombstone, get, number};
 use super::session::{Session, Values, reason};
+use super::sessions;
 use super::text::storable;
 
 /// Rows that are kept back at most, and their bytes.
@@ -389,6 +390,9 @@ impl Writing for Writer<'_> {
     }
 
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError> {
+        if row.revoked_unix_s.is_some() {
+            sessions::end_of(self.session, &row.id)?;
+        }
         self.session
             .execute(
                 "writing a token",
@@ -414,6 +418,14 @@ impl Writing for Writer<'_> {
                 ],
             )
             .map(|_| ())
+    }
+
+    fn session_change(
+        &mut self,
+        change: &SessionChange,
+        bounds: SessionBounds,
+    ) -> Result<bool, StoreError> {
+        sessions::change(self.session, change, bounds)
     }
 
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {

@@ -67,6 +67,15 @@ ALTER TABLE items ADD COLUMN base BLOB;
 CREATE INDEX audit_by_revision ON audit (revision);
 ";
 
+/// What layout 3 adds: who has signed in to the console. Stores that were made while the release was
+/// under way lack it, so it is looked for at each start.
+pub(super) const SESSIONS: &str = "
+CREATE TABLE IF NOT EXISTS sessions (sha256 BLOB PRIMARY KEY, token TEXT NOT NULL,
+    created_unix_s INTEGER NOT NULL, expires_unix_s INTEGER NOT NULL, ends_unix_s INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS sessions_by_token ON sessions (token);
+";
+
 /// Lays out an empty database, with a history of its own.
 pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     let doing = "laying out the tables";
@@ -75,6 +84,7 @@ pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
     tx.execute_batch(TERMS).map_err(failed(doing))?;
     tx.execute_batch(ORIGINS).map_err(failed(doing))?;
+    tx.execute_batch(SESSIONS).map_err(failed(doing))?;
     begin_history(&tx, &new_meta(Vec::new())?, &RevisionRow::zero())?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
     tx.commit().map_err(failed(doing))
@@ -103,6 +113,11 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     add_origins(&tx)?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
     tx.commit().map_err(failed(doing))
+}
+
+/// Makes the table of sessions where it is not there yet.
+pub(super) fn add_sessions(connection: &Connection) -> Result<(), StoreError> {
+    connection.execute_batch(SESSIONS).map_err(failed("making the table of sessions"))
 }
 
 /// From layout 2 to 3: what this release knows of tokens, and of the store.

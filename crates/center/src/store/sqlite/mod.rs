@@ -12,6 +12,7 @@ mod high;
 pub(in crate::store) mod layout;
 mod meta;
 mod rows;
+mod sessions;
 mod start;
 mod tokens;
 
@@ -119,6 +120,7 @@ impl SqliteStore {
             _ => {}
         }
         start::check(&connection, &inventory)?;
+        layout::add_sessions(&connection)?;
         let number = inode(&file).map_err(|source| StoreError::Io {
             what: "look at",
             path: file.display().to_string(),

@@ -6,10 +6,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
 use super::super::values::{self, LEFT_OUT, digest_of, origin_of, signed, sized, stored_kind};
 use super::super::{
     AuditRow, Brought, ChangeRow, Changes, Fork, Meta, Reading, Retention, RevisionRow, Row,
-    ScopeRow, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    ScopeRow, SessionBounds, SessionChange, SessionRow, StoreError, Sum, SumRow, TokenRow,
+    TokenUse, Tombstone, Writing,
 };
 use super::columns::audit_rows;
-use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta, tokens};
+use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta, sessions, tokens};
 
 /// A read transaction on a connection that goes back to the pool.
 pub(super) struct Reader<'a> {
@@ -334,6 +335,10 @@ impl<T: Connected> Reading for T {
         tokens::all(self.connection()?)
     }
 
+    fn console_session(&self, sha256: &[u8; 32]) -> Result<Option<SessionRow>, StoreError> {
+        sessions::find(self.connection()?, sha256)
+    }
+
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let bound = params![signed(seq), limit];
@@ -448,7 +453,18 @@ impl Writing for Writer<'_> {
     }
 
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError> {
+        if row.revoked_unix_s.is_some() {
+            sessions::end_of(self.connection, &row.id)?;
+        }
         tokens::write(self.connection, row)
+    }
+
+    fn session_change(
+        &mut self,
+        change: &SessionChange,
+        bounds: SessionBounds,
+    ) -> Result<bool, StoreError> {
+        sessions::change(self.connection, change, bounds)
     }
 
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {

@@ -10,8 +10,8 @@ use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 use super::super::super::WriteId;
 use crate::store::{
     AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, Reading, Retention, RevisionRow, Row,
-    ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Told, Tombstone,
-    Writing,
+    ScopeRow, SessionBounds, SessionChange, SessionRow, SqliteStore, Store, StoreError, Sum,
+    SumRow, TokenRow, TokenUse, Told, Tombstone, Writing,
 };
 
 /// What happens to the next commit that makes a revision.
@@ -199,6 +199,7 @@ impl Reading for Timed<'_> {
         tokens() -> Vec<TokenRow>;
         audit_after(seq: u64, limit: usize) -> Vec<AuditRow>;
         audit_before(seq: u64, limit: usize) -> Vec<AuditRow>;
+        console_session(sha256: &[u8; 32]) -> Option<SessionRow>;
         audit_of(revision: Revision, key: &ItemKey) -> Option<AuditRow>;
     }
 
@@ -225,5 +226,6 @@ impl Writing for Timed<'_> {
         put_tombstone(tombstone: &Tombstone) -> ();
         remove_tombstone(key: &ItemKey) -> ();
         touch(used: &[TokenUse]) -> ();
+        session_change(change: &SessionChange, bounds: SessionBounds) -> bool;
     }
 }
