@@ -79,7 +79,6 @@ async fn every_endpoint_with_every_role() {
     }
     table += &line;
     expect![[r#"
-        GET    /: none admin editor viewer gate pep
         GET    /healthz: none admin editor viewer gate pep
         GET    /readyz: none admin editor viewer gate pep
         GET    /metrics: none admin editor viewer gate pep
@@ -94,6 +93,8 @@ async fn every_endpoint_with_every_role() {
         POST   /v1/services/{service}/import/entities: admin editor
         POST   /v1/services/{service}/import/grants: admin editor
         GET    /v1/services/{service}/top: admin editor viewer
+        GET    /v1/services/{service}/cedar: admin editor viewer
+        PUT    /v1/services/{service}/cedar: admin editor
         GET    /v1/services/{service}/schema: admin editor viewer
         PUT    /v1/services/{service}/schema: admin editor
         DELETE /v1/services/{service}/schema: admin editor
