@@ -88,7 +88,7 @@ async fn world(center: &Running) -> (Mirror, Mirror) {
         "service.toml": "name = \"orders\"\nauthzen = \"default\"\n[identify.api_key]\n",
         "orders.cedar": POLICIES,
         "routes.toml": ROUTES,
-        "roles.toml": "[[role]]\nuid = \"orders-admin\"\ndescription = \"everything on orders\"\n\
+        "roles.toml": "[[role]]\nid = \"orders-admin\"\ndescription = \"everything on orders\"\n\
                        members = ['user::\"alice\"']\n",
     } });
     center.ask("POST", "/v1/services/orders/apply", Some(files)).await.good();
