@@ -64,10 +64,8 @@ async fn parts(console: &Console, visit: &Visit, place: &Place) -> Result<Markup
         @if let Some(revision) = saved { (done(&t.changed_as(num(revision)))) }
         (search(visit, place))
         (members_panel(visit, place, &members))
-        div class="two" {
-            (roles_panel(visit, place, &roles))
-            @if let Some(grants) = grants { (grants) }
-        }
+        @if let Some(grants) = grants { (grants) }
+        (roles_panel(visit, place, &roles))
     })
 }
 

@@ -63,7 +63,7 @@ async fn parts(console: &Console, visit: &Visit, service: &str) -> Result<Markup
         @if let Ok(key) = visit.query.text("revoked").parse::<u64>() { (done(&t.key_revoked(num(key)))) }
         (crawls(t, &answer))
         (top(visit, &answer))
-        div class="two" {
+        div class="two wide-left" {
             (keys_panel(visit, service, after, &keys))
             div class="stack" {
                 (new_key(visit, service, &plans))

@@ -251,6 +251,11 @@ pub(crate) fn solo(visit: &Visit, status: StatusCode, title: &str, body: &Markup
     whole(visit, status, title, "solo", &content)
 }
 
+/// A page without a rail that only says something.
+pub(crate) fn said(visit: &Visit, status: StatusCode, title: &str, body: &Markup) -> Response {
+    solo(visit, status, title, &html! { h1 class="sr" { (title) } (body) })
+}
+
 fn whole(visit: &Visit, status: StatusCode, title: &str, class: &str, body: &Markup) -> Response {
     let t = visit.lang;
     let theme = Some(visit.theme.name()).filter(|_| visit.theme != Theme::System);
@@ -283,7 +288,7 @@ pub(crate) fn forged(visit: &Visit) -> Response {
         (notice(Tone::Bad, Icon::Bad, t.forged(), &html! { p { (t.forged_why()) } }))
         p { a href="/overview" { (t.to_overview()) } }
     };
-    solo(visit, StatusCode::FORBIDDEN, t.forged(), &body)
+    said(visit, StatusCode::FORBIDDEN, t.forged(), &body)
 }
 
 /// A page that could not be made at all.
@@ -295,5 +300,5 @@ pub(crate) fn failed(visit: &Visit, problem: &api::Problem) -> Response {
         p { a href=(visit.path) { (t.try_again()) } }
         @if let Some(id) = &problem.request_id { p class="quiet small" { (english(t, id)) } }
     };
-    solo(visit, status, t.refused_other(), &body)
+    said(visit, status, t.refused_other(), &body)
 }

@@ -162,7 +162,7 @@ fn on_with(visit: &Visit, secret: &str, to: &str, kept: &Kept<'_>) -> Response {
             button class="btn primary" { (t.back_to_page()) }
         }
     };
-    frame::solo(visit, StatusCode::OK, t.signed_in(), &body)
+    frame::said(visit, StatusCode::OK, t.signed_in(), &body)
 }
 
 pub(crate) async fn sign_out(console: &Console, visit: &Visit) -> Response {
@@ -172,7 +172,7 @@ pub(crate) async fn sign_out(console: &Console, visit: &Visit) -> Response {
         let t = visit.lang;
         let body = html! { p { (english(t, problem.detail())) } };
         let said = notice(Tone::Bad, Icon::Bad, t.not_signed_out(), &body);
-        return frame::solo(visit, StatusCode::SERVICE_UNAVAILABLE, t.not_signed_out(), &said);
+        return frame::said(visit, StatusCode::SERVICE_UNAVAILABLE, t.not_signed_out(), &said);
     }
     let mut response = see_other("/login");
     if let Some(cookie) = Cookie::Session.set(visit.secure, "") {

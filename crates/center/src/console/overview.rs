@@ -120,7 +120,7 @@ fn charts(console: &Console, t: Lang, service: &str, answer: Option<&TopAnswer>)
         Some(gates) => t.rests_on(num(gates.heard), num(gates.following)),
         None => t.not_known().to_owned(),
     };
-    let undecided = format!("{} {}", note(&hour.undecided), t.none_is_a_denial());
+    let undecided = format!("{}{}", note(&hour.undecided), t.none_is_a_denial());
     let chart = |title, class, points: &[Option<f64>], note: &str| {
         Chart { title, class, points, note }.show(t)
     };

@@ -219,7 +219,7 @@ async function check() {
   for (const [theme, language] of [["light", "en"], ["dark", "zh-Hans"]]) {
     await choose(page, theme, language);
     for (const [name, path] of Object.entries(PAGES)) {
-      await page.goto(`${way.url}${path}`);
+      await page.goto(`${way.url}${path}`, { waitUntil: "domcontentloaded" });
       await look(page, `${name} ${theme} ${language}`);
     }
     must((await page.getAttribute("html", "lang")) === language, "the language");

@@ -100,7 +100,7 @@ async fn world(center: &Running) -> (Mirror, Mirror) {
     center.service("stock", &[]).await;
     let grant = json!({ "principal": { "type": "role", "id": "orders-admin" }, "actions": [],
         "resource": { "type": "route", "id": "/orders" } });
-    center.ask("PUT", "/v1/services/orders/grants/admins", Some(grant)).await.good();
+    center.ask("PUT", "/v1/services/orders/grants/admins-all", Some(grant)).await.good();
     for name in ["crawler", "returns"] {
         let key = json!({ "principal": format!("client::\"{name}\""), "note": "from the desk",
             "plan": if name == "returns" { "bulk" } else { "" } });

@@ -167,9 +167,9 @@ messages! {
     heard_of(n, all): "{n} of {all}", "{n} / {all}";
     last_hour_of(service): "{service}, last 60 minutes", "{service},最近 60 分钟";
     rests_on(n, all): "Rests on {n} of {all} gates. Each chart has its own scale.", "依据 {n} / {all} 个网关。各图刻度独立。";
-    in_the_hour(n): "about {n} in the hour, as far as it is known", "一小时内约 {n} 个(就已知部分)";
+    in_the_hour(n): "about {n} in the hour that are known", "一小时内约 {n} 个(就已知部分)";
     no_gate_told: "no gate has told it in the last hour", "最近一小时没有网关报告";
-    none_is_a_denial: "None is a denial.", "都不是拒绝。";
+    none_is_a_denial: "; none is a denial", ";都不是拒绝";
     chart_label(title, highest, now): "{title} a second, last 60 minutes: highest {highest}, now {now}",
         "每秒{title},最近 60 分钟:最高 {highest},现在 {now}";
     as_table: "As a table", "以表格显示";
