@@ -291,7 +291,7 @@ fn diagnostics(t: Lang, said: &Said) -> Markup {
             }
         }
     };
-    still("diagnostics", &title, t.from_cedar(), &body)
+    still("diagnostics", &title, t.cedar_said(), &body)
 }
 
 /// How a line of a diff is drawn.

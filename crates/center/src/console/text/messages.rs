@@ -287,10 +287,10 @@ messages! {
         "您的文本已保留。它基于修订 {before};策略在修订 {now} 被更改。两者都显示在下面。请合并需要保留的内容:现在保存会替换较新的文本。";
     yours_and_theirs: "From what is stored now to your text", "从当前存储内容到您的文本";
     yours_and_theirs_rest: "Lines with a minus are theirs, with a plus yours.", "减号行为他人的,加号行为您的。";
-    errors_and_warnings(errors, warnings): "{errors} errors, {warnings} warnings", "{errors} 个错误,{warnings} 个警告";
+    errors_and_warnings(errors, warnings): "Errors: {errors}, warnings: {warnings}", "{errors} 个错误,{warnings} 个警告";
     not_checked: "Not checked", "未检查";
     not_checked_more: "Check the text to see what Cedar says of it, and what would change.", "检查文本即可看到 Cedar 的诊断以及会发生的更改。";
-    from_cedar: "From Cedar's validator", "来自 Cedar 校验器";
+    cedar_said: "From Cedar's validator", "来自 Cedar 校验器";
     nothing_to_say: "Cedar has nothing to say about this text.", "Cedar 对此文本没有意见。";
     error: "Error", "错误";
     warning: "Warning", "警告";
