@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::{EscapedUid, Json, Uid, UidInput};
+use crate::{AsOf, EscapedUid, ItemName, Json, Uid, UidInput};
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +27,50 @@ pub struct Question {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "context")]
     #[schemars(with = "Option<BTreeMap<String, Json>>")]
     pub context: BTreeMap<String, Value>,
+    /// In which past state; absent: now. Needs a token that may read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<AsOf>,
+    /// When it is asked, in Unix seconds: what ended before does not count. Absent: now, or the time of
+    /// the past state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_unix_s: Option<u64>,
+    /// Parents that the principal has for this request, such as roles from claims.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1_000))]
+    pub principal_parents: Vec<UidInput>,
+    /// Properties that overlay the principal's stored attributes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "Option<BTreeMap<String, Json>>")]
+    pub principal_properties: BTreeMap<String, Value>,
+    /// Properties of the action, which become `context.action`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "Option<BTreeMap<String, Json>>")]
+    pub action_properties: BTreeMap<String, Value>,
+    /// Properties that overlay the resource's stored attributes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "Option<BTreeMap<String, Json>>")]
+    pub resource_properties: BTreeMap<String, Value>,
+}
+
+impl Question {
+    /// Whether this principal may do this with that resource, now.
+    pub fn new(principal: UidInput, action: UidInput, resource: UidInput) -> Question {
+        let (context, principal_properties, action_properties, resource_properties) =
+            Default::default();
+        Question {
+            service: None,
+            principal,
+            action,
+            resource,
+            context,
+            as_of: None,
+            at_unix_s: None,
+            principal_parents: Vec::new(),
+            principal_properties,
+            action_properties,
+            resource_properties,
+        }
+    }
 }
 
 fn context<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Value>, D::Error> {
@@ -80,10 +124,22 @@ pub struct Answer {
     pub determining: Vec<Determining>,
     /// Policies that would have permitted it but for one part.
     pub near: Vec<Miss>,
+    /// Other policies that came near: forbids, and where it is allowed, permits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Miss>,
     /// Policies that failed to evaluate and were skipped.
     pub errors: Vec<PolicyFailure>,
+    /// What is remarkable about the question, such as a principal that nothing is known of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The revision that was asked.
     pub revision: u64,
+    /// Of a past state: when its revision landed, in Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landed_unix_ms: Option<u64>,
+    /// The time that was decided for, in Unix seconds.
+    #[serde(default)]
+    pub at_unix_s: u64,
 }
 
 /// A policy that determined an answer.
@@ -95,16 +151,71 @@ pub struct Determining {
     pub id: String,
     /// What it says, in Cedar.
     pub text: String,
+    /// The steps from the principal to the entity that it names; absent: it names the principal, or
+    /// everyone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub principal_path: Vec<PathStep>,
+    /// The same from the resource.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resource_path: Vec<PathStep>,
+    /// What its condition saw.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub saw: Vec<Saw>,
 }
 
-/// A policy that nearly permitted it.
+/// A step from an entity to one that it is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PathStep {
+    /// Where it leads to, as Cedar text.
+    pub to: String,
+    /// The item that says so; absent: the path of a route does, or the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<ItemName>,
+    /// When it ends, in Unix seconds; absent: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_unix_s: Option<u64>,
+    /// Since when it is so, and by whom; only in reviews of access.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Since>,
+}
+
+/// Since when an item is as it is, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Since {
+    /// The revision that changed it last; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// When, in Unix milliseconds; absent: not known, as the audit log does not reach back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix_ms: Option<u64>,
+    /// The token that did it; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// By which action, such as `role.assign`; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+}
+
+/// A part of a condition, and what it came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Saw {
+    /// The part, in Cedar.
+    pub part: String,
+    /// Its value in Cedar, or Cedar's error.
+    pub value: String,
+}
+
+/// A policy that came near.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Miss {
-    /// Which it is, and what it says.
+    /// Which it is, and what it says; the condition's values where that is what did not hold.
     #[serde(flatten)]
     pub policy: Determining,
     /// The part that did not hold.
     pub why: String,
+    /// Whether it forbids; else it permits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forbids: bool,
 }
 
 /// A policy that failed to evaluate.

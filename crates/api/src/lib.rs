@@ -13,10 +13,13 @@ mod changes;
 mod check;
 mod directory;
 mod json;
+mod logs;
+mod past;
 mod problem;
 mod services;
 mod status;
 mod uid;
+mod who;
 
 pub use access::{
     Key, Keys, MadeKey, MadeToken, NewAdminToken, NewKey, NewToken, Rotate, Token, TokenRole,
@@ -26,16 +29,28 @@ pub use changes::{
     AccessChange, Applied, Brought, Change, Changed, Conflict, Imported, ItemName, Kept, Line, Op,
     Progress, Sample, Stay, Warning,
 };
-pub use check::{ActionInput, Answer, Determining, Effect, Miss, PolicyFailure, Question, Reason};
+pub use check::{
+    ActionInput, Answer, Determining, Effect, Miss, PathStep, PolicyFailure, Question, Reason, Saw,
+    Since,
+};
 pub use directory::{Member, Members, Membership, MembershipName};
 pub use json::Json;
+pub use logs::{LogHead, LogKey, LogKeys};
+pub use past::{
+    AsOf, ChangeCounts, History, HistoryEntry, PastChange, RevisionShown, Rollback, RolledBack,
+    StateDiff,
+};
 pub use problem::{Located, Problem};
 pub use services::{
-    Apply, Export, Extras, ForeignMember, ForeignRole, ItemList, Listed, Service, ServiceSummary,
-    Services, Tombstone,
+    Apply, CedarText, Export, Extras, ForeignMember, ForeignRole, ItemList, Listed, NewCedarText,
+    Service, ServiceSummary, Services, Tombstone,
 };
 pub use status::{
     Audit, AuditEntry, CenterStatus, Follower, Followers, GateStatus, Landed, Missing, Part,
     Readiness, Revision, Scope, Status, Written,
 };
 pub use uid::{EscapedUid, TYPE, UID, Uid, UidInput};
+pub use who::{
+    AccessEntry, GivenBy, Holding, PolicyEffect, PrincipalAccess, ResourceAccess, RoleAccess,
+    RoleEntry,
+};

@@ -102,6 +102,29 @@ pub struct Apply {
     pub files: BTreeMap<String, String>,
 }
 
+/// The policies and templates of a service as one text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CedarText {
+    /// The service's name.
+    pub service: String,
+    /// The newest revision.
+    pub revision: u64,
+    /// The newest revision that changed one of them; 0: there are none.
+    pub changed: u64,
+    /// How many policies and templates there are.
+    pub policies: u64,
+    /// All of them, in Cedar. A line `//@ id: ".."` gives the id of the next one where nothing else does.
+    pub text: String,
+}
+
+/// The policies and templates that a service is to have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewCedarText {
+    /// All of them, in Cedar; at most 512 KiB. Those that it does not have are deleted.
+    pub text: String,
+}
+
 /// The files of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Export {

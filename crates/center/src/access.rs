@@ -217,6 +217,12 @@ impl Caller {
         Some(Caller::with(TokenRow { expires_unix_s: Some(until), ..row }))
     }
 
+    /// Whoever signed in with the token of this id, while that is good.
+    pub(crate) fn of_session(token: &str, head: &Head) -> Option<Caller> {
+        let row = head.tokens.get(token).filter(|row| row.is_good(keepgate_observe::unix_s()))?;
+        Some(Caller::with(row.clone()))
+    }
+
     fn with(row: TokenRow) -> Caller {
         Caller { token: Arc::new(row), write: None }
     }

@@ -250,7 +250,7 @@ pub async fn admin_token(
                     return Err(DoorError::NoDatabase(shown));
                 }
                 let (store, _) = open_store(&data, Some(&address)).map_err(failed)?;
-                return Desk::open(store, crate::Retention::default(), Duration::ZERO)
+                return Desk::open(store, crate::Retention::ALL_PAST, Duration::ZERO)
                     .map_err(|source| DoorError::Open { dir: shown, source });
             }
         };
@@ -265,7 +265,7 @@ pub async fn admin_token(
         }
         let store = SqliteStore::open(&path)
             .map_err(|source| DoorError::Store { dir: shown.clone(), source })?;
-        Desk::open(Arc::new(store), crate::Retention::default(), Duration::ZERO)
+        Desk::open(Arc::new(store), crate::Retention::ALL_PAST, Duration::ZERO)
             .map_err(|source| DoorError::Open { dir: shown, source })
     })
     .await

@@ -10,6 +10,7 @@
 
 pub mod access;
 mod api;
+mod console;
 pub mod desk;
 mod door;
 pub mod follow;
@@ -32,15 +33,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use keepgate_observe::Dialect;
+use keepgate_observe::span::{Lost, Tracing};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
+use metrics::Metrics;
 use neighbors::Neighbors;
 use store::{Address, Retention, StoreError};
 use token::{RandomError, Role};
 
 pub use api::writes::idempotency_key;
+pub use console::{ConsolePath, PATHS as CONSOLE_PATHS};
 pub use door::{DoorError, SOCKET, admin_token, short_path};
 pub use keepgate_serve::TlsFiles;
 pub use server::{APPLY_BYTES, Bounds};
@@ -74,6 +79,10 @@ pub struct CenterConfig {
     /// How long a center that was started before hears gates out, before it tells or changes
     /// anything: one that holds a newer state shows that the store is an old one.
     pub witness_wait: Duration,
+    /// Which requests are recorded in traces, and who takes what is recorded; none: none are.
+    pub tracing: Option<Tracing>,
+    /// Counts what of traces, metrics and logs was dropped.
+    pub lost: Arc<Lost>,
 }
 
 impl CenterConfig {
@@ -96,6 +105,8 @@ impl Default for CenterConfig {
             bounds: Bounds::default(),
             retention: Retention::default(),
             witness_wait: Duration::from_secs(3),
+            tracing: None,
+            lost: Arc::default(),
         }
     }
 }
@@ -232,7 +243,7 @@ impl Center {
             desk,
             neighbors,
             followers,
-            metrics: Arc::default(),
+            metrics: Arc::new(Metrics::beside(config.lost)),
             usage: Arc::default(),
             fair: Arc::default(),
             slow: Arc::default(),
@@ -242,6 +253,9 @@ impl Center {
             hosts: api::host::Hosts::new(addr, config.public_url.as_deref()),
             public_url: config.public_url.map(|url| Arc::from(url.trim_end_matches('/'))),
             outages: Arc::default(),
+            tracing: config.tracing,
+            tracer: Arc::new(api::traced::tracer()),
+            trends: Arc::default(),
             began: Instant::now(),
             ready: Arc::new(AtomicBool::new(true)),
         };
@@ -252,6 +266,13 @@ impl Center {
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// What makes the page of `/metrics`; none: the center has ended. It does not hold the store.
+    pub fn metrics(&self) -> impl Fn(Dialect) -> Option<String> + Send + Sync + 'static {
+        let (desk, followers) = (Arc::downgrade(&self.app.desk), Arc::clone(&self.app.followers));
+        let metrics = Arc::clone(&self.app.metrics);
+        move |dialect| Some(api::status::page(&*desk.upgrade()?, &followers, &metrics, dialect))
     }
 
     /// Its certificate, to be read anew while it runs; none: plain HTTP.
@@ -316,7 +337,10 @@ impl Center {
             neighbors.run().await;
             std::future::pending::<()>().await;
         });
+        let mut sampling: Option<tokio::task::JoinHandle<()>> = None;
         let mut usage = tokio::time::interval(USAGE_EVERY);
+        let mut sample = tokio::time::interval(console::SAMPLE_EVERY);
+        sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = &mut serving => break,
@@ -330,7 +354,16 @@ impl Center {
                 () = &mut door => {}
                 () = &mut neighbors => {}
                 _ = usage.tick() => note_usage(&app),
+                _ = sample.tick() => {
+                    // One at a time; it holds the store, so it is waited for below.
+                    if let Some(before) = sampling.replace(sample_trends(&app)) {
+                        let _ = before.await;
+                    }
+                }
             }
+        }
+        if let Some(sampling) = sampling {
+            let _ = sampling.await;
         }
         drop(neighbors);
         // The socket goes while the store is still locked.
@@ -357,6 +390,12 @@ pub enum TokenError {
     /// It was not stored.
     #[error("cannot store the token")]
     Edit(#[from] Refusal),
+}
+
+/// Reading the reports of many gates takes a while: not on the runtime's threads.
+fn sample_trends(app: &api::App) -> tokio::task::JoinHandle<()> {
+    let app = app.clone();
+    tokio::task::spawn_blocking(move || app.trends.sample(&app, keepgate_observe::unix_s()))
 }
 
 fn note_usage(app: &api::App) {

@@ -1,11 +1,14 @@
-//! What the center counts, and its text exposition (Prometheus format 0.0.4).
+//! What the center counts, and its text exposition.
 //!
 //! Names and labels are an API: `docs/metrics.md` lists them and a test compares. Label values
 //! come from enums, never from requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use keepgate_observe::{Counter, Gauge, Histogram, Page, Sort};
+use keepgate_observe::span::Lost;
+use keepgate_observe::trace::TraceId;
+use keepgate_observe::{Counter, Dialect, Gauge, Page, Sort, Timing};
 
 /// Upper bounds of the request latency buckets, in nanoseconds, and as labels in seconds.
 const LATENCY_NS: [u64; 8] = [
@@ -70,7 +73,7 @@ const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 pub struct Metrics {
     /// Requests answered, by part and status class.
     requests: [[Counter; 4]; 4],
-    latency: Histogram<8>,
+    latency: Timing<8>,
     /// AuthZEN and check decisions that allowed.
     pub allowed: Counter,
     /// AuthZEN and check decisions that denied.
@@ -87,6 +90,8 @@ pub struct Metrics {
     pub activity_kept: Counter,
     /// Reports of followers that were dropped.
     pub activity_dropped: Counter,
+    /// What of traces, metrics and logs was dropped.
+    pub lost: Arc<Lost>,
     /// Connections that are open.
     pub connections: Gauge,
     /// Connections refused because too many were open.
@@ -117,9 +122,14 @@ pub struct Levels {
 }
 
 impl Metrics {
-    /// How long an answer to the admin API or AuthZEN took.
-    pub fn took(&self, took: Duration) {
-        self.latency.note(&LATENCY_NS, took);
+    /// With these counts of what was dropped.
+    pub fn beside(lost: Arc<Lost>) -> Metrics {
+        Metrics { lost, ..Metrics::default() }
+    }
+
+    /// How long an answer to the admin API or AuthZEN took. `trace`: where it is recorded.
+    pub fn took(&self, took: Duration, trace: Option<TraceId>) {
+        self.latency.note(&LATENCY_NS, took, trace);
     }
 
     /// Counts a request.
@@ -131,8 +141,8 @@ impl Metrics {
     }
 
     /// The text exposition.
-    pub fn render(&self, levels: Levels) -> String {
-        let mut page = Page::new("keepgate_center_");
+    pub fn render(&self, levels: Levels, dialect: Dialect) -> String {
+        let mut page = Page::written("keepgate_center_", dialect);
         let help = "requests answered, by part and status class";
         let mut requests = page.metric(Sort::Counter, "requests_total", help);
         for (api, row) in Api::ALL.iter().zip(&self.requests) {
@@ -141,7 +151,7 @@ impl Metrics {
             }
         }
         let help = "time to answer admin and AuthZEN requests";
-        page.histogram("request_seconds", help, &LATENCY_LABELS, &[&self.latency]);
+        page.timings("request_seconds", help, &LATENCY_LABELS, &[(&[], &[&self.latency])]);
         let help = "AuthZEN and check decisions, by effect";
         let mut decisions = page.metric(Sort::Counter, "decisions_total", help);
         decisions.line(&[("effect", "allow")], self.allowed.value());
@@ -190,6 +200,11 @@ impl Metrics {
             ),
         ] {
             page.value(Sort::Counter, name, help, value);
+        }
+        let help = "spans, logs and metrics that no OTLP receiver took in time, by signal";
+        let mut lost = page.metric(Sort::Counter, "telemetry_dropped_total", help);
+        for (signal, count) in self.lost.counts() {
+            lost.line(&[("signal", signal)], count);
         }
         for (name, help, value) in [
             ("connections", "connections that are open", self.connections.value()),

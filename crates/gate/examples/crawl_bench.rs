@@ -34,7 +34,7 @@ fn main() -> Result<(), Fault> {
     let value =
         |name: &str| args.iter().position(|arg| arg == name).and_then(|i| args.get(i + 1)).cloned();
     if let (Some(listen), Some(upstream)) = (value("--serve"), value("--upstream")) {
-        return bench::serve(listen.parse()?, upstream, LIMITS);
+        return bench::Serving::plain(listen.parse()?, upstream).run(LIMITS);
     }
     let seconds: u32 = value("--seconds").map_or(Ok(5), |text| text.parse())?;
     let rounds: u32 = value("--rounds").map_or(Ok(7), |text| text.parse())?;

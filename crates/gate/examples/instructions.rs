@@ -2,7 +2,8 @@
 //! one thread, from fixed questions.
 //!
 //! `instructions decide N`, `instructions limits N`, or `instructions gate UPSTREAM`: a gate with one
-//! worker that prints its address and serves until its standard input ends. The script counts two
+//! worker that prints its address and serves until its standard input ends (`recorded`: each request is
+//! recorded in a trace). The script counts two
 //! runs of different lengths; what starting costs is the same in both.
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use keepgate_gate::{FixedSource, Gate, GateConfig, Listen};
 use keepgate_limit::{AddressKey, Caller, Limiter, Limits, Nanos, Seed, ServiceFacts};
+use keepgate_observe::span::{Sampler, Span, SpanSink, Tracing};
 use keepgate_policy::limits::Written;
 use keepgate_policy::model::GrantBody;
 use keepgate_policy::service::ServiceSettings;
@@ -31,8 +33,13 @@ fn main() -> Result<(), Fault> {
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["decide", count] => decide(count.parse()?),
         ["limits", count] => limits(count.parse()?),
-        ["gate", upstream] => gate((*upstream).to_owned()),
-        _ => Err("expected `decide N`, `limits N` or `gate UPSTREAM`".into()),
+        ["gate", upstream] => gate((*upstream).to_owned(), None),
+        ["recorded", upstream] => {
+            let sampler = Sampler { ratio: 1.0, parent_based: true, honors_callers: false };
+            let tracing = Tracing { sampler, sink: Arc::new(Dropping) };
+            gate((*upstream).to_owned(), Some(tracing))
+        }
+        _ => Err("expected `decide N`, `limits N`, `gate UPSTREAM` or `recorded UPSTREAM`".into()),
     }
 }
 
@@ -77,8 +84,18 @@ fn limits(count: u64) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Takes spans, and drops them: what is sent is sent by another thread.
+#[derive(Debug)]
+struct Dropping;
+
+impl SpanSink for Dropping {
+    fn take(&self, span: Span) {
+        drop(black_box(span));
+    }
+}
+
 /// The whole gate, identifying by a trusted header.
-fn gate(upstream: String) -> Result<(), Fault> {
+fn gate(upstream: String, tracing: Option<Tracing>) -> Result<(), Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let config = GateConfig {
@@ -86,6 +103,7 @@ fn gate(upstream: String) -> Result<(), Fault> {
             upstream,
             listen: Listen::Tcp("127.0.0.1:0".parse()?),
             workers: 1,
+            tracing,
             ..GateConfig::default()
         };
         let gate = Gate::with_source(config, Arc::new(FixedSource::new(world()?))).await?;

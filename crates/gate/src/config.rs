@@ -3,20 +3,24 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keepgate_client::pool::{PoolConfig, Protocol, Sticky};
 use keepgate_client::replica::RestartAge;
+use keepgate_observe::span::{Lost, Tracing};
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::TlsFiles;
 
 use self::acme::AcmeConfig;
+use self::records::{RecordBounds, RecordConfig};
 use self::sites::{SiteConfig, UpstreamConfig};
 use crate::identify::access::KeyAccess;
 use crate::identify::issuers::KeyRefresh;
 
 pub mod acme;
 pub mod file;
+pub mod records;
 pub mod setting;
 pub mod sites;
 
@@ -265,6 +269,9 @@ pub struct GateConfig {
     pub upstream_protocol: Protocol,
     /// What the upstream sees as `Host`.
     pub upstream_host: UpstreamHost,
+    /// Local addresses from which connections to upstreams are opened, each with ports of its own; empty:
+    /// the kernel chooses.
+    pub upstream_sources: Vec<IpAddr>,
     /// What keeps a caller at one of several addresses.
     pub upstream_sticky: Option<Sticky>,
     /// The path that addresses are asked for to see whether they are healthy; none: they are not.
@@ -320,12 +327,23 @@ pub struct GateConfig {
     pub insecure_center: bool,
     /// Where the keys of JWT issuers may be read from.
     pub key_access: KeyAccess,
+    /// Which requests are recorded in traces, and who takes what is recorded; none: none are.
+    pub tracing: Option<Tracing>,
+    /// Counts what of traces, metrics and logs was dropped.
+    pub lost: Arc<Lost>,
+    /// Requests are recorded because their callers say so, up to
+    /// [`HONORED_PER_SECOND`](keepgate_observe::span::HONORED_PER_SECOND) at each worker.
+    pub honors_sampled: bool,
     /// Bounds and deadlines.
     pub bounds: Bounds,
     /// The upstream's pool.
     pub pool: PoolConfig,
     /// The key sets of JWT issuers.
     pub keys: KeyRefresh,
+    /// The decision and access log; none: there is none.
+    pub records: Option<RecordConfig>,
+    /// Its bounds.
+    pub record_bounds: RecordBounds,
 }
 
 impl GateConfig {
@@ -377,6 +395,7 @@ impl Default for GateConfig {
             upstream_host: UpstreamHost::Auto,
             upstream_sticky: None,
             upstream_check: None,
+            upstream_sources: Vec::new(),
             upstream_ca: None,
             upstream_client: None,
             listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080))),
@@ -400,9 +419,14 @@ impl Default for GateConfig {
             keep_encoded_slash: false,
             insecure_center: false,
             key_access: KeyAccess::default(),
+            tracing: None,
+            lost: Arc::default(),
+            honors_sampled: false,
             bounds: Bounds::default(),
             pool: PoolConfig::default(),
             keys: KeyRefresh::default(),
+            records: None,
+            record_bounds: RecordBounds::default(),
         }
     }
 }

@@ -48,8 +48,10 @@ pub mod service;
 pub mod wire;
 
 pub use config::acme::{ACME_HOSTS, AcmeConfig, LETS_ENCRYPT};
+pub use config::records::{RecordBounds, RecordConfig, Sample};
 pub use config::{Bounds, GateConfig, Listen, Peers, UnixAccess, UpstreamHost};
 pub use keepgate_serve::TlsFiles;
+pub use observe::ports::{BucketSeen, DialsOf, PortsAnswer, UpstreamPorts};
 pub use serve::acme::DirectoryError;
 pub use serve::check::faults;
 pub use serve::failure::{RunError, StartError};

@@ -18,6 +18,7 @@ mod secret;
 mod signals;
 mod started;
 mod style;
+mod telemetry;
 mod tune;
 mod uid;
 

@@ -16,6 +16,7 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use keepgate_client::dial::{DialConfig, Dialer, Roots, Target, TlsSettings};
+use keepgate_observe::trace::TraceContext;
 
 /// The longest a whole exchange may take, the connection included.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,6 +26,11 @@ const SILENCE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(900);
 /// The largest answer, in bytes.
 const MAX_BODY_BYTES: usize = 256 << 20;
+
+/// Whether a text is a `traceparent`.
+fn is_trace(text: &str) -> bool {
+    TraceContext::parse(text.as_bytes()).is_some()
+}
 
 /// One origin and the connection to it.
 pub(crate) struct Origin {
@@ -127,6 +133,10 @@ impl Origin {
             .header(USER_AGENT, concat!("keepgate/", env!("CARGO_PKG_VERSION")));
         for (name, value) in headers {
             request = request.header(name, value);
+        }
+        // Whoever runs the command may trace it (OpenTelemetry: environment variables as carriers).
+        if let Some(trace) = std::env::var("TRACEPARENT").ok().filter(|trace| is_trace(trace)) {
+            request = request.header("traceparent", trace);
         }
         request
     }

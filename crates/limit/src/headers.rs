@@ -15,7 +15,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::limiter::{LimitVerdict, Limiter, Outcome, Policy, PolicyReport, Unit};
+use crate::limiter::{LimitVerdict, Limiter, Outcome, Policy, PolicyReport, Texts, Unit};
 use crate::rules::Dialect;
 
 /// The problem type of an exceeded quota.
@@ -176,24 +176,56 @@ fn list(told: &[Told<'_>], item: fn(&mut String, Told<'_>)) -> String {
 }
 
 fn policy_item(out: &mut String, (policy, report): Told<'_>) {
-    out.push_str(&sf_string(&policy_name(policy, report.unit)));
-    let _infallible = match (report.unit, policy.quota()) {
-        (Unit::Rate, Some(quota)) => {
-            write!(out, ";q={};w={}", integer(quota.count()), window_s(policy))
-        }
-        _ => {
-            let places = policy.rule().concurrency.unwrap_or(0);
-            write!(out, ";q={places};qu=\"concurrent-requests\"")
-        }
-    };
+    let [rate, concurrency] = &policy.texts(texts).policy;
+    out.push_str(match report.unit {
+        Unit::Rate => rate,
+        Unit::Concurrency => concurrency,
+    });
 }
 
 fn limit_item(out: &mut String, (policy, report): Told<'_>) {
-    out.push_str(&sf_string(&policy_name(policy, report.unit)));
-    let _infallible = match report.unit {
-        Unit::Rate => write!(out, ";r={};t={}", report.remaining, effective_window_s(report)),
-        Unit::Concurrency => write!(out, ";r={}", report.remaining),
+    let [rate, concurrency] = &policy.texts(texts).name;
+    let (name, reset) = match report.unit {
+        Unit::Rate => (rate, Some(effective_window_s(report))),
+        Unit::Concurrency => (concurrency, None),
     };
+    out.push_str(name);
+    out.push_str(";r=");
+    push_number(out, report.remaining.into());
+    if let Some(reset) = reset {
+        out.push_str(";t=");
+        push_number(out, reset);
+    }
+}
+
+/// What is the same in every answer.
+fn texts(policy: &Policy) -> Texts {
+    let names = [Unit::Rate, Unit::Concurrency].map(|unit| sf_string(&policy_name(policy, unit)));
+    let [rate, concurrency] = &names;
+    let places = policy.rule().concurrency.unwrap_or(0);
+    let concurrency = format!("{concurrency};q={places};qu=\"concurrent-requests\"");
+    let rate = match policy.quota() {
+        Some(quota) => format!("{rate};q={};w={}", integer(quota.count()), window_s(policy)),
+        None => concurrency.clone(),
+    };
+    Texts { policy: [rate.into(), concurrency.into()], name: names.map(Box::from) }
+}
+
+/// A number in decimal, without the machinery of formatting: each answer has some.
+fn push_number(out: &mut String, mut number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        // Below ten.
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        used += 1;
+        if number == 0 {
+            break;
+        }
+    }
+    let digits = digits.get(digits.len() - used..).unwrap_or_default();
+    out.extend(digits.iter().map(|digit| char::from(*digit)));
 }
 
 /// A rule with a rate and a concurrency is two policies; the second has a name of its own.

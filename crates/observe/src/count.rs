@@ -79,12 +79,14 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Notes one duration; one of exactly a bound is in that bound's bucket.
-    pub fn note(&self, bounds_ns: &[u64; N], took: Duration) {
+    /// Notes one duration; one of exactly a bound is in that bound's bucket. The place of its bucket;
+    /// `N`: beyond all.
+    pub fn note(&self, bounds_ns: &[u64; N], took: Duration) -> usize {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = bounds_ns.iter().zip(&self.buckets).find(|(bound, _)| ns <= **bound);
-        bucket.map_or(&self.beyond, |(_, counter)| counter).add(1);
+        let bucket = bounds_ns.iter().position(|bound| ns <= *bound).unwrap_or(N);
+        self.buckets.get(bucket).unwrap_or(&self.beyond).add(1);
         self.sum_ns.add(ns);
+        bucket
     }
 
     /// Durations in each bucket, without those of the buckets before it; the last is beyond all.

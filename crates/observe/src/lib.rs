@@ -4,18 +4,24 @@
 //! - [`chain`]: an error and its causes, for one line of a log.
 //! - [`Counter`], [`Gauge`], [`Histogram`]: numbers that any thread may change. A server with many
 //!   workers gives each its own, and adds them up when somebody asks.
-//! - [`Page`]: those numbers in the Prometheus text format.
+//! - [`Timing`]: a histogram that names the traces of some of its requests.
+//! - [`Page`]: those numbers in the Prometheus text format, or in OpenMetrics.
+//! - [`trace`]: which trace a request belongs to (W3C Trace Context); [`span`]: what is recorded of it.
 //! - [`unix_now`], [`unix_s`], [`unix_ms`]: the time of day.
 //!
 //! It names no other crate of Keepgate, and knows no metric's name.
 
 mod count;
 mod page;
+pub mod span;
+mod timing;
+pub mod trace;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use count::{Counter, Gauge, Held, Histogram};
-pub use page::{Page, Series, Sort};
+pub use page::{Dialect, Page, Series, Sort, TimingSeries};
+pub use timing::{Exemplar, Timing};
 
 /// An error and its causes on one line, outermost first, with `: ` between them.
 ///

@@ -1,9 +1,11 @@
-//! The Prometheus text format, version 0.0.4: heads, labels, values.
-//! Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>
+//! The Prometheus text format, version 0.0.4, and OpenMetrics 1.0: heads, labels, values. Only
+//! OpenMetrics has exemplars; whoever asks for it gets it.
+//! Source: <https://prometheus.io/docs/instrumenting/exposition_formats/> and
+//! <https://prometheus.io/docs/specs/om/open_metrics_spec/>
 
 use std::fmt::{Display, Write as _};
 
-use crate::Histogram;
+use crate::{Exemplar, Histogram, Timing};
 
 /// What kind of number a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +25,55 @@ impl Sort {
     }
 }
 
+/// How a page is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// The Prometheus text format, version 0.0.4.
+    #[default]
+    Prometheus,
+    /// OpenMetrics 1.0, which has exemplars.
+    OpenMetrics,
+}
+
+impl Dialect {
+    /// What the `Accept` of a request asks for, of which each element counts: OpenMetrics where it is
+    /// named and not excluded (`q=0`).
+    pub fn asked<'a>(accept: impl IntoIterator<Item = &'a str>) -> Dialect {
+        let is_open = |element: &str| {
+            let mut parts = element.split(';').map(str::trim);
+            let is_named = parts
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case("application/openmetrics-text"));
+            let is_excluded = parts
+                .filter_map(|part| part.strip_prefix("q="))
+                .any(|q| q.parse::<f32>().is_ok_and(|q| q == 0.0));
+            is_named && !is_excluded
+        };
+        match accept.into_iter().flat_map(|line| line.split(',')).any(is_open) {
+            true => Dialect::OpenMetrics,
+            false => Dialect::Prometheus,
+        }
+    }
+
+    /// The content type of a page.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Dialect::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Dialect::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
 /// A page of metrics whose names begin alike.
 #[derive(Debug)]
 pub struct Page {
+    dialect: Dialect,
     prefix: &'static str,
     text: String,
 }
+
+/// One series of histograms: its labels, and its parts, which are added up.
+pub type TimingSeries<'t, const N: usize> = (&'t [(&'t str, &'t str)], &'t [&'t Timing<N>]);
 
 /// A metric of a page, to which lines are added.
 #[derive(Debug)]
@@ -38,12 +83,14 @@ pub struct Series<'p> {
 }
 
 impl Page {
-    /// The content type of the text.
-    pub const CONTENT_TYPE: &'static str = "text/plain; version=0.0.4; charset=utf-8";
-
-    /// An empty page; `prefix` stands before each name, with its `_`.
+    /// An empty page in the Prometheus text format; `prefix` stands before each name, with its `_`.
     pub fn new(prefix: &'static str) -> Page {
-        Page { prefix, text: String::with_capacity(8 * 1024) }
+        Page::written(prefix, Dialect::Prometheus)
+    }
+
+    /// As [`Page::new`], in this dialect.
+    pub fn written(prefix: &'static str, dialect: Dialect) -> Page {
+        Page { dialect, prefix, text: String::with_capacity(8 * 1024) }
     }
 
     /// Begins a metric; its lines follow. `help` is one line.
@@ -67,6 +114,44 @@ impl Page {
         parts: &[&Histogram<N>],
     ) {
         self.head("histogram", name, help);
+        self.buckets(name, &[], bounds, parts, &[]);
+    }
+
+    /// As [`Page::histogram`], for several series: the labels of each, which come before `le`, and
+    /// its parts.
+    pub fn timings<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        bounds: &[&str; N],
+        series: &[TimingSeries<'_, N>],
+    ) {
+        self.head("histogram", name, help);
+        for (labels, parts) in series {
+            let histograms: Vec<_> = parts.iter().map(|part| &part.histogram).collect();
+            let mut newest: Vec<Option<Exemplar>> = Vec::new();
+            if self.dialect == Dialect::OpenMetrics {
+                newest.resize(N + 1, None);
+                for part in *parts {
+                    for (place, other) in newest.iter_mut().zip(part.exemplars()) {
+                        if other.map(|other| other.unix_ms) > place.map(|held| held.unix_ms) {
+                            *place = other;
+                        }
+                    }
+                }
+            }
+            self.buckets(name, labels, bounds, &histograms, &newest);
+        }
+    }
+
+    fn buckets<const N: usize>(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        bounds: &[&str; N],
+        parts: &[&Histogram<N>],
+        exemplars: &[Option<Exemplar>],
+    ) {
         let mut counts = vec![0; N + 1];
         let mut sum_ns = 0_u64;
         for part in parts {
@@ -76,22 +161,40 @@ impl Page {
             }
         }
         let mut so_far = 0;
+        let mut exemplars = exemplars.iter();
         for (bound, count) in bounds.iter().chain([&"+Inf"]).zip(counts) {
             so_far += count;
-            self.line(&format!("{name}_bucket"), &[("le", bound)], so_far);
+            let labels = [labels, &[("le", *bound)]].concat();
+            let line = format!("{name}_bucket");
+            match exemplars.next() {
+                Some(Some(Exemplar { trace_id, ns, unix_ms })) => {
+                    let (ns, s, ms) = (Seconds(*ns), unix_ms / 1_000, unix_ms % 1_000);
+                    let value = format!("{so_far} # {{trace_id=\"{trace_id}\"}} {ns} {s}.{ms:03}");
+                    self.line(&line, &labels, value);
+                }
+                _ => self.line(&line, &labels, so_far),
+            }
         }
-        self.line(&format!("{name}_sum"), &[], Seconds(sum_ns));
-        self.line(&format!("{name}_count"), &[], so_far);
+        self.line(&format!("{name}_sum"), labels, Seconds(sum_ns));
+        self.line(&format!("{name}_count"), labels, so_far);
     }
 
     /// The text.
-    pub fn finish(self) -> String {
+    pub fn finish(mut self) -> String {
+        if self.dialect == Dialect::OpenMetrics {
+            self.text.push_str("# EOF\n");
+        }
         self.text
     }
 
     // Writing to a String cannot fail, here and below.
     fn head(&mut self, sort: &str, name: &str, help: &str) {
         let prefix = self.prefix;
+        // OpenMetrics names the family, which lacks the ending of its samples.
+        let name = match (self.dialect, sort) {
+            (Dialect::OpenMetrics, "counter") => name.strip_suffix("_total").unwrap_or(name),
+            _ => name,
+        };
         let _ = writeln!(self.text, "# HELP {prefix}{name} {help}\n# TYPE {prefix}{name} {sort}");
     }
 
@@ -174,5 +277,52 @@ mod tests {
             x_took_seconds_count 4
         "#]]
         .assert_eq(&page.finish());
+    }
+
+    #[test]
+    fn open_metrics_has_exemplars_and_an_end() {
+        let (one, two) = (Timing::default(), Timing::default());
+        let bounds = [10, 100];
+        one.note(&bounds, Duration::from_nanos(5), None);
+        two.note(&bounds, Duration::from_nanos(50), Some(crate::trace::TraceId([0xab; 16])));
+        let page = |dialect| {
+            let mut page = Page::written("x_", dialect);
+            page.value(Sort::Counter, "requests_total", "Requests.", 2);
+            let series: &[TimingSeries<'_, 2>] = &[(&[("site", "a")], &[&one, &two])];
+            page.timings("took_seconds", "Time.", &["0.00000001", "0.0000001"], series);
+            page.finish()
+        };
+        let when = two.exemplars()[1].unwrap().unix_ms;
+        let when = format!("{}.{:03}", when / 1_000, when % 1_000);
+        expect_test::expect![[r#"
+            # HELP x_requests Requests.
+            # TYPE x_requests counter
+            x_requests_total 2
+            # HELP x_took_seconds Time.
+            # TYPE x_took_seconds histogram
+            x_took_seconds_bucket{site="a",le="0.00000001"} 1
+            x_took_seconds_bucket{site="a",le="0.0000001"} 2 # {trace_id="abababababababababababababababab"} 0.000000050 WHEN
+            x_took_seconds_bucket{site="a",le="+Inf"} 2
+            x_took_seconds_sum{site="a"} 0.000000055
+            x_took_seconds_count{site="a"} 2
+            # EOF
+        "#]]
+        .assert_eq(&page(Dialect::OpenMetrics).replace(&when, "WHEN"));
+        let plain = page(Dialect::Prometheus);
+        assert!(!plain.contains("abab") && !plain.contains("EOF"), "{plain}");
+        assert!(plain.contains("# TYPE x_requests_total counter\n"), "{plain}");
+    }
+
+    #[test]
+    fn open_metrics_is_for_those_who_ask() {
+        let of_prometheus = "application/openmetrics-text;version=1.0.0,\
+                             application/openmetrics-text;version=0.0.1;q=0.75,\
+                             text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        assert_eq!(Dialect::asked([of_prometheus]), Dialect::OpenMetrics);
+        assert_eq!(Dialect::asked(["*/*", "Application/OpenMetrics-Text"]), Dialect::OpenMetrics);
+        for other in ["", "*/*", "text/plain", "application/openmetrics-text; q=0.0, text/plain"] {
+            assert_eq!(Dialect::asked([other]), Dialect::Prometheus, "{other}");
+        }
+        assert_eq!(Dialect::asked([]), Dialect::Prometheus);
     }
 }

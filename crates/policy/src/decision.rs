@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{Revision, Uid};
+use crate::world::Handles;
 
 /// One authorization question to a [`crate::World`].
 ///
@@ -50,6 +51,8 @@ pub struct Query<'a> {
     pub escapes: bool,
     /// When it is asked, in seconds since the Unix epoch; needed where grants or memberships end.
     pub at_unix_s: Option<u64>,
+    /// What was looked up of it before; see [`Query::resolved_principal`].
+    pub(crate) handles: Handles<'a>,
 }
 
 /// What is left out of a question.
@@ -71,6 +74,7 @@ impl<'a> Query<'a> {
             resource_properties: &NOTHING,
             escapes: false,
             at_unix_s: None,
+            handles: Handles::default(),
         }
     }
 
@@ -204,6 +208,17 @@ pub struct Decision {
     pub effect: Effect,
     /// The policies that determined it, sorted: the forbids that matched, else the permits.
     pub determining: Vec<PolicyName>,
+    /// Policies that failed to evaluate, sorted by name.
+    pub errors: Vec<EvaluationError>,
+    /// The revision that was asked.
+    pub revision: Revision,
+}
+
+/// An answer without the names of the policies that determined it; see [`crate::World::judge`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Allowed or not, and for what kind of reason.
+    pub effect: Effect,
     /// Policies that failed to evaluate, sorted by name.
     pub errors: Vec<EvaluationError>,
     /// The revision that was asked.

@@ -48,11 +48,13 @@ pub mod world;
 pub use cedar_text::{
     MAX_DEPTH, MAX_ENVIRONMENTS, MAX_HIERARCHY, MAX_MEMBERS, MAX_TERMS, MAX_TOKENS, MAX_TYPES,
 };
-pub use decision::{Decision, DenyReason, Effect, EvaluationError, PolicyName, Query, QueryError};
+pub use decision::{
+    Decision, DenyReason, Effect, EvaluationError, PolicyName, Query, QueryError, Verdict,
+};
 pub use digest::Digest;
 pub use encoded::{Encoded, source_of};
 pub use mark::{HistoryId, Mark};
 pub use model::{Change, Delta, Item, ItemBody, ItemKey, Kind, Revision, Snapshot, Uid};
 pub use naming::Naming;
 pub use stack::DECISION_STACK;
-pub use world::World;
+pub use world::{Resolved, World};

@@ -163,6 +163,16 @@ impl Router {
         self.fold
     }
 
+    /// The action and the resource of a route, as far as they are the same for all of its requests.
+    pub fn fixed(&self, index: usize) -> (Option<&Uid>, Option<&Uid>) {
+        let Some(compiled) = self.compiled.get(index) else { return (None, None) };
+        let resource = match &compiled.resource {
+            Resource::Fixed(uid) => Some(uid),
+            Resource::Param(..) => None,
+        };
+        (compiled.action.as_ref(), resource)
+    }
+
     /// The route of a request; `path` is its normal form, without the query.
     pub fn matched<'r, 'p>(&'r self, method: &'p str, path: &'p str) -> Matched<'r, 'p> {
         let Some(rest) = path.strip_prefix('/') else {

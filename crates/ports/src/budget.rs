@@ -182,6 +182,12 @@ impl<'a> Model<'a> {
         Self { snapshot, bound, doubtful, order }
     }
 
+    /// The same, where sockets toward other destinations are not listed, or are taken for what they
+    /// nearly always are: opened by `connect()`.
+    pub(crate) fn of_connects(snapshot: &'a HostSnapshot) -> Self {
+        Self { doubtful: PortSet::new(), ..Self::new(snapshot) }
+    }
+
     /// Ports in the range and not reserved.
     pub fn pool(&self) -> PortSet {
         self.pool_in(self.snapshot.settings.range)
@@ -410,8 +416,7 @@ pub fn usable_ports_toward(dst: SocketAddr, src: Option<IpAddr>) -> Result<PortC
     let snapshot =
         crate::read::toward(dst).map_err(|source| CountError::Sockets { dst, source })?;
     let key = BucketKey { src, dst: dst.ip(), dport: dst.port(), interface: 0 };
-    let mut model = Model::new(&snapshot);
-    model.doubtful = PortSet::new();
+    let model = Model::of_connects(&snapshot);
     let budget = model.budget(key);
     Ok(PortCount { usable: budget.usable, used: budget.used, remaining: budget.remaining })
 }

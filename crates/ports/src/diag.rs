@@ -17,6 +17,7 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_INFO: u16 = 2;
+const BYTECODE_JMP: u8 = 1;
 const BYTECODE_D_COND: u8 = 8;
 const BYTECODE_S_GE: u8 = 2;
 const BYTECODE_S_LE: u8 = 3;
@@ -179,6 +180,48 @@ pub fn dump_request(states: u32, filter: Filter) -> Vec<u8> {
     message(TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP, &body)
 }
 
+/// A dump of the sockets toward any of these destinations (mapped ones included) whose own port lies
+/// in this range. With more than [`MAX_DESTINATIONS`], of all in the range.
+pub fn toward_request(states: u32, remotes: &[SocketAddr], (low, high): (u16, u16)) -> Vec<u8> {
+    let mut body = vec![0u8; 60];
+    put(&mut body, 52, &states.to_ne_bytes());
+    let mut steps = vec![port_step(BYTECODE_S_GE, low), port_step(BYTECODE_S_LE, high)];
+    let each = if remotes.len() <= MAX_DESTINATIONS { remotes } else { &[] };
+    for remote in each {
+        steps.push(remote_step(*remote));
+    }
+    let ports = 2;
+    let jumps = each.len().saturating_sub(1) * JUMP;
+    let mut left: usize = steps.iter().map(Vec::len).sum::<usize>() + jumps;
+    let mut code = Vec::with_capacity(left);
+    let last = steps.len().saturating_sub(1);
+    for (at, mut step) in steps.into_iter().enumerate() {
+        let length = step.len();
+        // One that does not hold: for a port, or for the last destination, the end; else the next
+        // destination, behind the jump.
+        let next = if at < ports || at == last { left + 4 } else { length + JUMP };
+        put(&mut step, 2, &u16::try_from(next).unwrap_or(u16::MAX).to_ne_bytes());
+        code.extend_from_slice(&step);
+        left -= length;
+        if at >= ports && at < last {
+            let to_the_end = u16::try_from(left).unwrap_or(u16::MAX);
+            code.extend_from_slice(&[BYTECODE_JMP, 4]);
+            code.extend_from_slice(&to_the_end.to_ne_bytes());
+            left -= JUMP;
+        }
+    }
+    let length = u16::try_from(code.len() + 4).unwrap_or(u16::MAX);
+    body.extend_from_slice(&length.to_ne_bytes());
+    body.extend_from_slice(&INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+    body.extend_from_slice(&code);
+    message(TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP, &body)
+}
+
+/// Destinations that one filter program names at most.
+pub const MAX_DESTINATIONS: usize = 256;
+/// The bytes of a jump in a filter program.
+const JUMP: usize = 4;
+
 /// The one socket with this four-tuple, with its `tcp_info`.
 pub fn exact_request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     let mut body = vec![0u8; 56];
@@ -316,24 +359,10 @@ pub fn unmapped(addr: IpAddr) -> IpAddr {
 fn bytecode(filter: Filter) -> Vec<u8> {
     let mut steps: Vec<Vec<u8>> = Vec::new();
     if let Some((low, high)) = filter.local_ports {
-        for (code, port) in [(BYTECODE_S_GE, low), (BYTECODE_S_LE, high)] {
-            let mut step = vec![code, 8, 0, 0, 0, 0];
-            step.extend_from_slice(&port.to_ne_bytes());
-            steps.push(step);
-        }
+        steps.push(port_step(BYTECODE_S_GE, low));
+        steps.push(port_step(BYTECODE_S_LE, high));
     }
-    if let Some(remote) = filter.remote {
-        let (family, bytes): (u8, Vec<u8>) = match remote.ip() {
-            IpAddr::V4(v4) => (2, v4.octets().to_vec()),
-            IpAddr::V6(v6) => (10, v6.octets().to_vec()),
-        };
-        let size = u8::try_from(12 + bytes.len()).unwrap_or(0);
-        let mut step = vec![BYTECODE_D_COND, size, 0, 0];
-        step.extend_from_slice(&[family, size.saturating_sub(12).saturating_mul(8), 0, 0]);
-        step.extend_from_slice(&i32::from(remote.port()).to_ne_bytes());
-        step.extend_from_slice(&bytes);
-        steps.push(step);
-    }
+    steps.extend(filter.remote.map(remote_step));
     let mut left: usize = steps.iter().map(Vec::len).sum();
     let mut program = Vec::with_capacity(left);
     for mut step in steps {
@@ -344,6 +373,27 @@ fn bytecode(filter: Filter) -> Vec<u8> {
         left -= length;
     }
     program
+}
+
+/// Compares the own port. Where it goes when that does not hold is the caller's to fill in.
+fn port_step(code: u8, port: u16) -> Vec<u8> {
+    let mut step = vec![code, 8, 0, 0, 0, 0];
+    step.extend_from_slice(&port.to_ne_bytes());
+    step
+}
+
+/// Compares the other end. Where it goes when that does not hold is the caller's to fill in.
+fn remote_step(remote: SocketAddr) -> Vec<u8> {
+    let (family, bytes): (u8, Vec<u8>) = match remote.ip() {
+        IpAddr::V4(v4) => (2, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (10, v6.octets().to_vec()),
+    };
+    let size = u8::try_from(12 + bytes.len()).unwrap_or(0);
+    let mut step = vec![BYTECODE_D_COND, size, 0, 0];
+    step.extend_from_slice(&[family, size.saturating_sub(12).saturating_mul(8), 0, 0]);
+    step.extend_from_slice(&i32::from(remote.port()).to_ne_bytes());
+    step.extend_from_slice(&bytes);
+    step
 }
 
 fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {

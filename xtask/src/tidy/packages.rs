@@ -15,6 +15,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keepgate-api", &[]),
     ("keepgate-observe", &[]),
     ("keepgate-serve", &[]),
+    ("keepgate-record", &[]),
     ("keepgate-client", &["keepgate-observe", "keepgate-policy", "keepgate-ports"]),
     (
         "keepgate-center",
@@ -23,6 +24,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keepgate-limit",
             "keepgate-observe",
             "keepgate-policy",
+            "keepgate-record",
             "keepgate-serve",
         ],
     ),
@@ -34,6 +36,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keepgate-observe",
             "keepgate-policy",
             "keepgate-ports",
+            "keepgate-record",
             "keepgate-serve",
         ],
     ),

@@ -6,12 +6,14 @@ use axum::Extension;
 use axum::Json as Out;
 use axum::extract::State;
 use keepgate_api::{self as api, Question, UidInput};
-use keepgate_policy::world::{Explanation, PolicyText};
+use keepgate_policy::world::{self, Explanation, NearMiss, PolicyText, Seen};
 use keepgate_policy::{DenyReason, Effect, Query, Uid};
 
 use super::fair::Crowded;
 use super::input::{StrictJson, uid};
+use super::past::{self, Then};
 use super::problem::Problem;
+use super::who::step_told;
 use super::{Answer, App};
 use crate::access::Caller;
 use crate::desk::{Head, Refusal, Work};
@@ -79,28 +81,41 @@ pub(crate) async fn beside<T: Send + 'static>(
     done.await.map_err(|_| Problem::internal())?
 }
 
+/// Parents that a question gives its principal.
+const MOST_PARENTS: usize = 1_000;
+
 pub(crate) async fn check(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     StrictJson(question): StrictJson<Question>,
 ) -> Answer<Out<api::Answer>> {
     let head = app.desk.head();
-    asked(&head, &caller, question.service.as_deref())?;
+    let then = match &question.as_of {
+        Some(as_of) => Some(past::state(&app, &caller, as_of).await?),
+        None => {
+            asked(&head, &caller, question.service.as_deref())?;
+            None
+        }
+    };
     let metrics = Arc::clone(&app.metrics);
     // Saying why walks all policies: not on the runtime's threads.
     let by = caller.clone();
-    let work = move |work: &Work| explained(&head, &by, question, &metrics, work);
+    let work = move |work: &Work| explained((&head, then.as_ref()), &by, question, &metrics, work);
     beside(&app, &caller, work).await.map(Out)
 }
 
 fn explained(
-    head: &Head,
+    (head, then): (&Head, Option<&Then>),
     caller: &Caller,
     question: Question,
     metrics: &Metrics,
     work: &Work,
 ) -> Answer<api::Answer> {
-    let services = asked(head, caller, question.service.as_deref())?;
+    let services = match (&question.service, then) {
+        // It need not be there any more.
+        (Some(name), Some(_)) => vec![name.as_str()],
+        (named, _) => asked(head, caller, named.as_deref())?,
+    };
     let principal = uid(question.principal, "principal")?;
     let action = match question.action {
         // `read` is short for `Action::"read"`.
@@ -108,7 +123,18 @@ fn explained(
         parts => uid(parts, "action")?,
     };
     let resource = uid(question.resource, "resource")?;
-    let now = keepgate_observe::unix_s();
+    if question.principal_parents.len() > MOST_PARENTS {
+        let detail = format!("`principal_parents`: expected at most {MOST_PARENTS}");
+        return Err(Problem::unprocessable(detail));
+    }
+    let parents = question.principal_parents.into_iter();
+    let parents = parents.map(|parent| uid(parent, "principal_parents"));
+    let parents = parents.collect::<Answer<Vec<Uid>>>()?;
+    let world = then.map_or(&head.world, |then| &then.world);
+    let now = question
+        .at_unix_s
+        .or(then.map(|then| then.at_unix_s))
+        .unwrap_or_else(keepgate_observe::unix_s);
     let mut answers: Vec<(&str, Explanation)> = Vec::new();
     for service in services {
         if work.is_given_up() {
@@ -117,10 +143,14 @@ fn explained(
         let query = Query::new(&principal, &action, &resource)
             .service(service)
             .context(&question.context)
+            .principal_parents(&parents)
+            .principal_properties(&question.principal_properties)
+            .action_properties(&question.action_properties)
+            .resource_properties(&question.resource_properties)
             .at(now);
         // Who may ask this may name any entity, so the context may too.
         let query = query.cedar_json();
-        let answer = head.world.explain(&query).map_err(|e| Problem::of_query(&e))?;
+        let answer = world.explain(&query).map_err(|e| Problem::of_query(&e))?;
         answers.push((service, answer));
     }
     let effect = answers
@@ -128,37 +158,72 @@ fn explained(
         .map(|(_, answer)| answer.decision.effect)
         .max_by_key(|effect| rank(*effect))
         .unwrap_or(Effect::Deny(DenyReason::NoPermit));
-    count(metrics, effect);
-    let (mut determining, mut near, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    for (service, answer) in answers {
-        let named = |policy: PolicyText| api::Determining {
-            service: service.to_owned(),
-            id: policy.id.to_string(),
-            text: policy.text,
-        };
-        if answer.decision.effect == effect {
-            determining.extend(answer.determining.into_iter().map(named));
-            let misses = answer.near.into_iter();
-            near.extend(misses.map(|m| api::Miss { policy: named(m.policy), why: m.why }));
-        }
-        errors.extend(answer.decision.errors.iter().map(|e| api::PolicyFailure {
-            service: service.to_owned(),
-            policy: e.policy.to_string(),
-            message: e.message.clone(),
-        }));
+    if then.is_none() {
+        count(metrics, effect);
     }
     let (shown, reason) = match effect {
         Effect::Allow => (api::Effect::Allow, api::Reason::Permit),
         Effect::Deny(DenyReason::Forbid) => (api::Effect::Deny, api::Reason::Forbid),
         Effect::Deny(DenyReason::NoPermit) => (api::Effect::Deny, api::Reason::NoPermit),
     };
-    Ok(api::Answer {
+    let mut told = api::Answer {
         decision: effect == Effect::Allow,
         effect: shown,
         reason,
-        determining,
-        near,
-        errors,
-        revision: head.revision.0,
-    })
+        determining: Vec::new(),
+        near: Vec::new(),
+        others: Vec::new(),
+        errors: Vec::new(),
+        notes: Vec::new(),
+        revision: world.revision().0,
+        landed_unix_ms: then.map(|then| then.landed_unix_ms),
+        at_unix_s: now,
+    };
+    for (service, answer) in answers {
+        let errors = answer.decision.errors.iter().map(|e| api::PolicyFailure {
+            service: service.to_owned(),
+            policy: e.policy.to_string(),
+            message: e.message.clone(),
+        });
+        told.errors.extend(errors);
+        if answer.decision.effect == effect {
+            told.determining.extend(answer.determining.into_iter().map(|by| by_told(service, by)));
+            told.near.extend(answer.near.into_iter().map(|miss| miss_told(service, miss)));
+            told.others.extend(answer.others.into_iter().map(|miss| miss_told(service, miss)));
+        }
+        for note in answer.notes {
+            if !told.notes.contains(&note) {
+                told.notes.push(note);
+            }
+        }
+    }
+    Ok(told)
+}
+
+fn policy_told(service: &str, policy: PolicyText, seen: Vec<Seen>) -> api::Determining {
+    let saw = seen.into_iter().map(|seen| api::Saw { part: seen.part, value: seen.value });
+    api::Determining {
+        service: service.to_owned(),
+        id: policy.id.to_string(),
+        text: policy.text,
+        principal_path: Vec::new(),
+        resource_path: Vec::new(),
+        saw: saw.collect(),
+    }
+}
+
+fn by_told(service: &str, by: world::Determining) -> api::Determining {
+    api::Determining {
+        principal_path: by.principal.into_iter().map(step_told).collect(),
+        resource_path: by.resource.into_iter().map(step_told).collect(),
+        ..policy_told(service, by.policy, by.seen)
+    }
+}
+
+fn miss_told(service: &str, miss: NearMiss) -> api::Miss {
+    api::Miss {
+        policy: policy_told(service, miss.policy, miss.seen),
+        why: miss.why,
+        forbids: miss.forbid,
+    }
 }

@@ -27,6 +27,25 @@ pub(crate) fn named(
     packed: &Packed,
     steps: &[Step],
 ) -> Result<Vec<AccessChange>, Refusal> {
+    told(store, steps, || Grants::of(store, service, packed))
+}
+
+/// What steps give and take.
+pub(crate) fn of_steps(store: &dyn Reading, steps: &[Step]) -> Result<Vec<AccessChange>, Refusal> {
+    told(store, steps, || {
+        let mut grants = Grants::default();
+        for scope in store.scopes()? {
+            grants.stored(store, &scope.service)?;
+        }
+        Ok(grants)
+    })
+}
+
+fn told(
+    store: &dyn Reading,
+    steps: &[Step],
+    all: impl Fn() -> Result<Grants, Refusal>,
+) -> Result<Vec<AccessChange>, Refusal> {
     let mut found = Vec::new();
     let mut grants: Option<Grants> = None;
     for step in steps {
@@ -48,7 +67,7 @@ pub(crate) fn named(
         let after = step.after.as_ref().map(|after| after.decode()).transpose();
         let after = after.map_err(StoreError::from)?;
         if step.key.kind == Kind::Member && grants.is_none() {
-            grants = Some(Grants::of(store, service, packed)?);
+            grants = Some(all()?);
         }
         let none = Grants::default();
         let grants = grants.as_ref().unwrap_or(&none);
@@ -127,14 +146,18 @@ struct Grants(BTreeMap<Uid, BTreeSet<String>>);
 impl Grants {
     fn of(store: &dyn Reading, service: &str, packed: &Packed) -> Result<Grants, Refusal> {
         let mut grants = Grants::default();
-        store.each_of(service, Kind::Grant, &mut |row| {
-            grants.add(&Item::decode(row.key, &row.body)?);
-            Ok(())
-        })?;
+        grants.stored(store, service)?;
         for item in packed.items().filter(|item| item.key.kind == Kind::Grant) {
             grants.add(&item.decode().map_err(StoreError::from)?);
         }
         Ok(grants)
+    }
+
+    fn stored(&mut self, store: &dyn Reading, service: &str) -> Result<(), StoreError> {
+        store.each_of(service, Kind::Grant, &mut |row| {
+            self.add(&Item::decode(row.key, &row.body)?);
+            Ok(())
+        })
     }
 
     fn add(&mut self, item: &Item) {

@@ -15,6 +15,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::App;
 use super::problem::{GATHERING, Problem};
+use super::traced::Recorded;
 use super::writes::{self, REPLAYED, TRUE};
 use crate::access::{Caller, Permission};
 use crate::metrics::Api;
@@ -38,14 +39,18 @@ pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Nex
     };
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let recorded = Recorded::of(&app, &request);
     let is_crowded = request.extensions().get::<Crowded>().is_some();
     let mut response =
         if is_crowded { Problem::crowded().into_response() } else { next.run(request).await };
     app.metrics.answered(api, response.status().as_u16());
     if matches!(api, Api::Admin | Api::Authzen) {
-        app.metrics.took(began.elapsed());
+        app.metrics.took(began.elapsed(), recorded.as_ref().map(|recorded| recorded.trace_id));
     }
     let shown = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+    if let Some(recorded) = recorded {
+        recorded.ended(response.status(), began.elapsed(), shown);
+    }
     let kind = response.extensions().get::<Problem>().map(Problem::kind);
     // Why it is not ready is said once, by whoever finds out, and not for each question.
     let is_asked = path == "/readyz";
@@ -210,7 +215,16 @@ fn note_use(app: &App, caller: &Caller, request: &Request) {
     app.usage.note(caller.token_id(), peer);
 }
 
+/// In the extensions of a request that the console makes in process, for whoever has signed in. No
+/// request from outside has extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct SignedIn(pub(crate) Caller);
+
 fn caller(app: &App, request: &Request) -> Result<Caller, Problem> {
+    if let Some(SignedIn(caller)) = request.extensions().get::<SignedIn>() {
+        note_use(app, caller, request);
+        return Ok(caller.clone());
+    }
     let head = app.desk.head();
     let found = bearer(request.headers()).and_then(|text| {
         Caller::of(text, &head).ok_or_else(|| {

@@ -56,7 +56,7 @@ impl Hosts {
     }
 
     /// What is wrong with a request's authority, if anything.
-    fn wrong(&self, request: &Request) -> Option<String> {
+    pub(crate) fn wrong(&self, request: &Request) -> Option<String> {
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let (written, more) = (hosts.next(), hosts.next());
         // HTTP/2 has it in the request's URI, and may have both.

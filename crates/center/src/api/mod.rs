@@ -7,6 +7,7 @@ pub(crate) mod assertions;
 pub(crate) mod audit;
 pub(crate) mod authzen;
 pub(crate) mod authzen_shapes;
+pub(crate) mod cedar;
 pub(crate) mod check;
 pub(crate) mod diff;
 pub(crate) mod directory;
@@ -20,12 +21,15 @@ pub(crate) mod import;
 pub(crate) mod input;
 pub(crate) mod items;
 pub(crate) mod keys;
+pub(crate) mod logs;
 pub(crate) mod openapi;
+mod past;
 pub(crate) mod problem;
 pub(crate) mod progress;
 pub(crate) mod removal;
 mod review;
 pub(crate) mod roles;
+mod rollback;
 pub(crate) mod samples;
 pub(crate) mod services;
 mod since;
@@ -35,7 +39,9 @@ pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod tokens;
 pub(crate) mod top;
+pub(crate) mod traced;
 mod twice;
+mod who;
 pub(crate) mod writes;
 
 use std::sync::Arc;
@@ -45,9 +51,11 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
+use keepgate_observe::span::{Tracer, Tracing};
 use keepgate_serve::Outages;
 use tokio::sync::watch;
 
+use crate::console;
 use crate::desk::Desk;
 use crate::follow::{Followers, SyncService};
 use crate::metrics::Metrics;
@@ -79,6 +87,11 @@ pub(crate) struct App {
     pub(crate) public_url: Option<Arc<str>>,
     /// How long callers are asked to wait.
     pub(crate) outages: Arc<Outages>,
+    /// Which requests are recorded in traces; none: none are.
+    pub(crate) tracing: Option<Tracing>,
+    pub(crate) tracer: Arc<Tracer>,
+    /// The last hour of each service.
+    pub(crate) trends: Arc<console::Trends>,
     /// When the center began.
     pub(crate) began: Instant,
     /// False once the center shuts down.
@@ -104,7 +117,7 @@ pub(crate) const FOLLOW: &str = "/keepgate.sync.v1.Sync/Follow";
 
 /// The whole port: HTTP and gRPC.
 pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
-    let mut router = Router::new();
+    let mut endpoints = Router::new();
     for endpoint in table::endpoints() {
         let layer =
             middleware::from_fn_with_state((app.clone(), endpoint.needs), guard::permission);
@@ -113,20 +126,24 @@ pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
             handler = handler.route_layer(middleware::from_fn(guard::no_query));
         }
         let handler = handler.route_layer(layer);
-        router = router.route(&endpoint.path, handler);
+        endpoints = endpoints.route(&endpoint.path, handler);
     }
     let sync = SyncServer::new(SyncService::new(
         Arc::clone(&app.desk),
         Arc::clone(&app.followers),
         Arc::clone(&app.metrics),
         Arc::clone(&app.neighbors),
-        closing,
+        closing.clone(),
     ))
     .max_decoding_message_size(FOLLOW_REQUEST_BYTES);
     let sync = axum::routing::post_service(sync)
         .route_layer(middleware::from_fn_with_state(app.clone(), guard::follower));
-    router
+    // The console asks the same endpoints, past nothing but the door of the port.
+    let console = console::router(app.clone(), endpoints.clone().with_state(app.clone()), closing);
+    endpoints
         .route(FOLLOW, sync)
+        .with_state(app.clone())
+        .merge(console)
         .fallback(async |request: Request| {
             Problem::not_found(format!("nothing is at `{}`", request.uri().path()))
         })
@@ -138,6 +155,5 @@ pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
             ))
         })
         .layer(middleware::from_fn_with_state(app.clone(), host::check))
-        .layer(middleware::from_fn_with_state(app.clone(), guard::envelope))
-        .with_state(app)
+        .layer(middleware::from_fn_with_state(app, guard::envelope))
 }

@@ -30,8 +30,6 @@ pub(crate) struct Content {
 impl Content {
     /// Text.
     pub(crate) const TEXT: Content = Content::of::<String>("text/plain");
-    /// A page for people.
-    pub(crate) const HTML: Content = Content::of::<String>("text/html");
     /// Any JSON object: this document, which describes itself.
     pub(crate) const DOCUMENT: Content = Content::of::<OpenApi>("application/json");
 
@@ -240,7 +238,10 @@ fn parameter(name: &str, kind: &str) -> Value {
     match (name, kind) {
         ("service", _) => json!({ "type": kind, "pattern": SERVICE }),
         ("write_id", _) => json!({ "type": kind, "pattern": "^[0-9A-Fa-f]{32}$" }),
-        ("uid" | "member" | "role", _) => json!({ "type": kind, "pattern": UID }),
+        ("uid" | "member" | "role" | "resource" | "principal", _) => {
+            json!({ "type": kind, "pattern": UID })
+        }
+        ("revision", _) => parameter("", "integer"),
         (_, "integer") => json!({ "type": kind, "format": "uint64", "minimum": 0,
             "maximum": u64::MAX }),
         _ => json!({ "type": kind }),

@@ -4,16 +4,16 @@ use std::sync::atomic::Ordering;
 
 use axum::Json as Out;
 use axum::extract::State;
-use axum::response::{Html, IntoResponse as _, Response};
-use http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use keepgate_api as api;
-use keepgate_observe::Page;
+use keepgate_observe::Dialect;
 use keepgate_policy::Revision;
 
 use super::App;
-use crate::desk::{Condition, Scope};
-use crate::follow::Follower;
-use crate::metrics::Levels;
+use crate::desk::{Condition, Desk, Scope};
+use crate::follow::{Follower, Followers};
+use crate::metrics::{Levels, Metrics};
 
 pub(crate) async fn healthz() -> &'static str {
     "ok\n"
@@ -144,30 +144,31 @@ pub(crate) async fn followers(State(app): State<App>) -> Out<api::Followers> {
     Out(api::Followers { revision, centers: app.neighbors.count(), followers })
 }
 
-pub(crate) async fn metrics(State(app): State<App>) -> Response {
-    let head = app.desk.head();
-    let followers = app.followers.list();
+/// The page of metrics.
+pub(crate) fn page(
+    desk: &Desk,
+    followers: &Followers,
+    metrics: &Metrics,
+    dialect: Dialect,
+) -> String {
+    let head = desk.head();
+    let followers = followers.list();
     let behind = followers.iter().map(|f| head.revision.0.saturating_sub(f.applied.0)).max();
-    let page = app.metrics.render(Levels {
+    let levels = Levels {
         revision: head.revision.0,
         services: head.services.len() as u64,
         items: head.scopes.values().map(|scope| scope.items).sum(),
         followers: followers.len() as u64,
         lag_revisions: behind.unwrap_or(0),
-    });
-    let mut response = page.into_response();
-    let kind = HeaderValue::from_static(Page::CONTENT_TYPE);
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
+    };
+    metrics.render(levels, dialect)
 }
 
-pub(crate) async fn front() -> Html<&'static str> {
-    Html(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Keepgate center</title>\
-         <h1>Keepgate center</h1><p>There is no console yet. What there is:</p><ul>\
-         <li><a href=\"/v1/openapi.json\">the admin API, as OpenAPI</a></li>\
-         <li><a href=\"/.well-known/authzen-configuration\">the AuthZEN configuration</a></li>\
-         <li><a href=\"/metrics\">metrics</a></li>\
-         <li><a href=\"/readyz\">readiness</a></li></ul></html>\n",
-    )
+pub(crate) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).iter();
+    let dialect = Dialect::asked(accept.filter_map(|value| value.to_str().ok()));
+    let mut response = page(&app.desk, &app.followers, &app.metrics, dialect).into_response();
+    let kind = HeaderValue::from_static(dialect.content_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }

@@ -21,8 +21,9 @@ use super::input::{Args, Condition, Json, Page, Params};
 use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
-    App, assertions, audit, authzen, authzen_shapes, check, directory, extras, import, items, keys,
-    openapi, removal, services, status, tokens, top, writes,
+    App, assertions, audit, authzen, authzen_shapes, cedar, check, directory, extras, import,
+    items, keys, logs, openapi, past, removal, rollback, services, status, tokens, top, who,
+    writes,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -167,12 +168,6 @@ impl Endpoint {
         self.progress = Some(Content::lines::<T>());
         self
     }
-
-    /// The answer is a page for people.
-    fn answers_html(&mut self) -> &mut Endpoint {
-        self.answer = Content::HTML;
-        self
-    }
 }
 
 /// The body of an item of this kind, and a page of such items.
@@ -208,13 +203,14 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     of_directory(&mut table);
     of_tokens(&mut table);
     of_status(&mut table);
+    of_the_past(&mut table);
+    of_access(&mut table);
     of_authzen(&mut table);
     table.0
 }
 
 fn open(t: &mut Table) {
     use Permission::Open;
-    t.add(("GET", "/"), Open, ("front", "the front page"), || get(status::front)).answers_html();
     t.add(("GET", "/healthz"), Open, ("healthz", "liveness: the process runs"), || {
         get(status::healthz)
     });
@@ -296,6 +292,16 @@ fn of_services(t: &mut Table) {
         get(top::fetch)
     })
     .answers::<TopAnswer>();
+    let cedar = "/v1/services/{service}/cedar";
+    let what = "all policies and templates of the service as one text";
+    t.add(("GET", cedar), Read, ("getCedar", what), || get(cedar::fetch))
+        .answers::<api::CedarText>();
+    let what = "make the policies and templates of the service those of one text";
+    t.add(("PUT", cedar), Write, ("putCedar", what), || put(cedar::put))
+        .conditional()
+        .query(&[("dry_run", "boolean")])
+        .takes::<api::NewCedarText>()
+        .answers::<api::Applied>();
     let schema = "/v1/services/{service}/schema";
     t.add(("GET", schema), Read, ("getSchema", "the service's Cedar schema"), || {
         get(services::fetch_schema)
@@ -594,6 +600,13 @@ fn of_status(t: &mut Table) {
             ("until_ms", "integer"),
         ])
         .answers::<api::Audit>();
+    t.add(
+        ("GET", "/v1/log-keys"),
+        Read,
+        ("logKeys", "the keys by which access logs of gates are verified"),
+        || get(logs::keys),
+    )
+    .answers::<api::LogKeys>();
     // It waits its turn among the writes, so it is for those who write.
     t.add(("GET", "/v1/writes/{write_id}"), Write, ("write", "what became of a write"), || {
         get(writes::fetch)
@@ -606,6 +619,78 @@ fn of_status(t: &mut Table) {
     t.add(("POST", "/v1/check"), Decide, ("check", "decide, and say why"), || post(check::check))
         .takes::<api::Question>()
         .answers::<api::Answer>();
+}
+
+fn of_the_past(t: &mut Table) {
+    use Permission::{Read, Write};
+    t.add(("GET", "/v1/history"), Read, ("history", "what each revision changed"), || {
+        get(past::history)
+    })
+    .query(&[
+        ("service", "string"),
+        ("kind", "string"),
+        ("id", "string"),
+        ("actor", "string"),
+        ("before", "integer"),
+        ("limit", "integer"),
+    ])
+    .answers::<api::History>();
+    let one = "/v1/revisions/{revision}";
+    t.add(("GET", one), Read, ("showRevision", "what one revision changed"), || get(past::show))
+        .query(&[("after", "integer"), ("limit", "integer")])
+        .answers::<api::RevisionShown>();
+    t.add(("GET", "/v1/diff"), Read, ("diff", "how two states differ"), || get(past::compare))
+        .query(&[
+            ("from", "string"),
+            ("to", "string"),
+            ("service", "string"),
+            ("after", "integer"),
+            ("limit", "integer"),
+        ])
+        .answers::<api::StateDiff>();
+    let what = ("rollback", "make a new revision with what an old one had");
+    t.add(("POST", "/v1/rollback"), Write, what, || post(rollback::rollback))
+        .conditional()
+        .query(&[("dry_run", "boolean"), ("if_revision", "integer")])
+        .takes::<api::Rollback>()
+        .answers::<api::RolledBack>();
+}
+
+fn of_access(t: &mut Table) {
+    use Permission::Read;
+    let what = ("accessToResource", "who may do what on a resource");
+    t.add(("GET", "/v1/access/resource"), Read, what, || get(who::of_resource))
+        .query(&[
+            ("resource", "string"),
+            ("action", "string"),
+            ("type", "string"),
+            ("service", "string"),
+            ("as_of", "string"),
+            ("after", "string"),
+            ("limit", "integer"),
+        ])
+        .answers::<api::ResourceAccess>();
+    let what = ("accessOfPrincipal", "which policies apply to a principal");
+    t.add(("GET", "/v1/access/principal"), Read, what, || get(who::of_principal))
+        .query(&[
+            ("principal", "string"),
+            ("action", "string"),
+            ("service", "string"),
+            ("as_of", "string"),
+            ("after", "string"),
+            ("limit", "integer"),
+        ])
+        .answers::<api::PrincipalAccess>();
+    let what = ("accessOfRole", "who is in a role, and how");
+    t.add(("GET", "/v1/access/role"), Read, what, || get(who::of_role))
+        .query(&[
+            ("role", "string"),
+            ("service", "string"),
+            ("as_of", "string"),
+            ("after", "string"),
+            ("limit", "integer"),
+        ])
+        .answers::<api::RoleAccess>();
 }
 
 fn of_authzen(t: &mut Table) {

@@ -15,6 +15,9 @@ use crate::store::{EditVerdict, Standing, StoreError};
 /// How often the store's files are looked at.
 const CONFIRM_EVERY: Duration = Duration::from_millis(250);
 
+/// Between two looks for worlds that nobody has any more.
+const FREE_EVERY: Duration = Duration::from_millis(100);
+
 /// How long other centers' revisions are waited for before it is looked whether to stop.
 const WAIT_HEAD: Duration = Duration::from_millis(500);
 
@@ -26,6 +29,8 @@ const WAIT_AGAIN: Duration = Duration::from_millis(250);
 pub(super) struct Watch {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) thread: JoinHandle<()>,
+    /// It frees worlds.
+    pub(super) free: JoinHandle<()>,
     pub(super) heads: Option<JoinHandle<()>>,
 }
 
@@ -65,6 +70,18 @@ pub(super) fn look_after(
         };
         drop((shared, jobs));
         std::thread::park_timeout(pause);
+    }
+}
+
+/// Frees worlds that were replaced and that no request has any more: whoever asks one is never the last
+/// to let it go.
+pub(super) fn free_worlds(shared: &Weak<Shared>, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed)
+        && let Some(shared) = shared.upgrade()
+    {
+        let free = shared.retired.lock().unwrap_or_else(PoisonError::into_inner).free();
+        drop((free, shared));
+        std::thread::park_timeout(FREE_EVERY);
     }
 }
 

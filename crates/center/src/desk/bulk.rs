@@ -89,12 +89,15 @@ pub(crate) enum Anew {
     Service(String),
     /// Anything at all, but for rules of limits: for an edit that looks for what names an item.
     Any,
+    /// Anything at all: for an edit that leaves nothing as it is now.
+    All,
 }
 
 impl Anew {
     fn covers(&self, steps: &[Step], key: &ItemKey) -> bool {
         match self {
             Anew::Far => false,
+            Anew::All => true,
             Anew::Own => find(steps, key).is_some(),
             Anew::Service(name) => key.service.is_empty() || key.service == *name,
             Anew::Any => !matches!(key.kind, Kind::Limit | Kind::Plan | Kind::Route),

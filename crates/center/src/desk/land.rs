@@ -13,14 +13,17 @@ use super::step::{self, Counts, Settled, Step};
 use super::work::Work;
 use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
-    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, Reading, ScopeRow, Staged, StoreError,
-    TokenRow, Writing,
+    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, PastItem, PastRow, Row, ScopeRow,
+    Staged, StoreError, TokenRow, Writing,
 };
 use crate::token::Role;
 
 /// Changes of a revision that are kept as rows for followers; of a larger revision only that it
 /// was: its followers get a snapshot.
 const CHANGE_ROWS: usize = 10_000;
+
+/// The action of a rollback, as the audit log names it.
+pub(crate) const ROLLBACK: &str = "rollback";
 
 /// Changes of one kind in one revision that have an audit row each; more are summed up in one.
 const AUDIT_ROWS: u64 = 10_000;
@@ -232,6 +235,8 @@ pub(super) fn write(
 ) -> Result<(), Refusal> {
     let by = Brought::by(stamp.action);
     let with_changes = steps.len() <= CHANGE_ROWS;
+    // What a rollback replaces can be gone back to, however much it is.
+    let with_past = with_changes || stamp.action == ROLLBACK;
     let mut sums: BTreeMap<(&str, Kind), Counts> = BTreeMap::new();
     for step in steps {
         sums.entry((&step.key.service, step.key.kind)).or_default().add(step.op());
@@ -245,13 +250,23 @@ pub(super) fn write(
             work.at(at);
         }
         let summed = sums.contains_key(&(step.key.service.as_str(), step.key.kind));
+        let before = match step.before {
+            Some(_) if with_past || !summed => tx.item(&step.key)?,
+            _ => None,
+        };
         if !summed {
-            tx.audit(&audit_row(&*tx, step, revision, stamp)?)?;
+            tx.audit(&audit_row(step, before.as_ref(), revision, stamp))?;
+        }
+        if with_past {
+            tx.past(&past_row(step, before, revision))?;
         }
         write_step(tx, step, revision, by, with_changes, staged.is_none())?;
     }
     if let Some((staged, without)) = staged {
         tx.put_staged(staged, revision, without)?;
+    }
+    if with_past {
+        tx.past_complete()?;
     }
     if !with_changes {
         tx.changes_left_out(revision, steps.len())?;
@@ -293,25 +308,23 @@ fn write_step(
     Ok(())
 }
 
-/// What is audited of a step; before it is written.
-fn audit_row(
-    tx: &dyn Reading,
-    step: &Step,
-    revision: Revision,
-    stamp: &Stamp<'_>,
-) -> Result<AuditRow, StoreError> {
-    let before = match step.before {
-        Some(_) => tx.item(&step.key)?,
-        None => None,
-    };
-    Ok(AuditRow {
+/// What is audited of a step.
+fn audit_row(step: &Step, before: Option<&Row>, revision: Revision, stamp: &Stamp<'_>) -> AuditRow {
+    AuditRow {
         service: step.key.service.clone(),
         kind: step.key.kind.as_str().to_owned(),
         id: step.key.id.clone(),
         before: before.map(|row| shown(step.key.kind, &row.body)),
         after: step.after.as_ref().map(|after| shown(step.key.kind, &after.body)),
         ..stamp.row(revision)
-    })
+    }
+}
+
+/// What is kept of what a step found.
+fn past_row(step: &Step, before: Option<Row>, revision: Revision) -> PastRow {
+    let before =
+        before.map(|row| PastItem { body: row.body, digest: row.digest, since: row.revision });
+    PastRow { revision, key: step.key.clone(), before }
 }
 
 impl Stamp<'_> {
@@ -333,7 +346,7 @@ impl Stamp<'_> {
 }
 
 /// A body as the audit log shows it: a key's hash is left out.
-fn shown(kind: Kind, body: &[u8]) -> String {
+pub(crate) fn shown(kind: Kind, body: &[u8]) -> String {
     if kind == Kind::Key
         && let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(body)
     {

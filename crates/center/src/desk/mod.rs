@@ -23,7 +23,9 @@ pub(crate) mod history;
 mod land;
 mod limits;
 mod load;
+pub(crate) mod logs;
 pub(crate) mod others;
+pub(crate) mod past;
 mod recent;
 mod refusal;
 mod step;
@@ -37,6 +39,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use keepgate_policy::world::Retired;
 use keepgate_policy::{Change, ItemKey, Revision, proto};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -47,7 +50,7 @@ pub(crate) use head::is_default;
 pub use head::{Head, Unnamed};
 pub(crate) use history::Witness;
 pub use history::{Condition, Sums, WriteId};
-pub(crate) use land::an_admin_remains;
+pub(crate) use land::{ROLLBACK, an_admin_remains, shown};
 pub(crate) use recent::DELTA_BYTES;
 pub use recent::{Landed, Recent, Scope, Since};
 pub use refusal::{OpenError, Refusal, Since as ChangedSince};
@@ -56,8 +59,11 @@ pub(crate) use step::{Planned, Settled, Step};
 pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 
-use crate::store::{EditVerdict, Meta, Reading, Retention, Store, StoreError, TokenRow, TokenUse};
-use beside::{Loss, Watch, look_after, wait_heads};
+use crate::store::{
+    EditVerdict, Meta, Reading, Retention, SessionBounds, SessionChange, Store, StoreError,
+    TokenRow, TokenUse,
+};
+use beside::{Loss, Watch, free_worlds, look_after, wait_heads};
 use head::digest_of;
 use history::Line;
 use load::load;
@@ -160,6 +166,9 @@ enum Job {
     Edit(Edit, oneshot::Sender<Result<Outcome, Refusal>>),
     Bulk(Box<bulk::Prepared>, oneshot::Sender<Result<bulk::Landed, Refusal>>),
     Touch(Vec<TokenUse>),
+    /// Sign access logs.
+    Sign(Vec<logs::Wanted>, oneshot::Sender<Result<Vec<logs::Signed>, Refusal>>),
+    Session(SessionChange, SessionBounds, oneshot::Sender<Result<bool, Refusal>>),
     /// See what became of a write.
     Look(WriteId, oneshot::Sender<Result<Written, Refusal>>),
     /// See whether writing is possible again.
@@ -196,6 +205,8 @@ pub(crate) struct Shared {
     publishing: Mutex<()>,
     /// Held while the whole store is read anew.
     reading_anew: Mutex<()>,
+    /// Worlds that were replaced; a thread of its own frees them.
+    retired: Mutex<Retired>,
 }
 
 /// How long is waited for a loss to be written down before it is said in other words.
@@ -229,6 +240,7 @@ impl Desk {
             unkept: Mutex::new(None),
             publishing: Mutex::default(),
             reading_anew: Mutex::default(),
+            retired: Mutex::default(),
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = {
@@ -239,13 +251,18 @@ impl Desk {
                 .map_err(OpenError::Thread)?
         };
         let (shown, alive) = (Arc::downgrade(&shared), jobs.downgrade());
-        let (heads, awaited) = (shown.clone(), alive.clone());
+        let (heads, awaited, shown_again) = (shown.clone(), alive.clone(), shown.clone());
         let until = Instant::now() + witness_wait;
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let watch = std::thread::Builder::new()
             .name("center-watch".to_owned())
             .spawn(move || look_after(&shown, &alive, &told, until))
+            .map_err(OpenError::Thread)?;
+        let (told, worlds) = (Arc::clone(&stop), shown_again);
+        let free = std::thread::Builder::new()
+            .name("center-free".to_owned())
+            .spawn(move || free_worlds(&worlds, &told))
             .map_err(OpenError::Thread)?;
         let told = Arc::clone(&stop);
         let wait = move || wait_heads(&heads, &awaited, &told);
@@ -256,7 +273,7 @@ impl Desk {
             shared,
             jobs: Mutex::new(Some(jobs)),
             thread: Mutex::new(Some(thread)),
-            watch: Mutex::new(Some(Watch { stop, thread: watch, heads })),
+            watch: Mutex::new(Some(Watch { stop, thread: watch, free, heads })),
         })
     }
 
@@ -473,6 +490,33 @@ impl Desk {
         }
     }
 
+    /// Signs how far access logs are, all in one write.
+    pub(crate) async fn sign(
+        &self,
+        wanted: Vec<logs::Wanted>,
+    ) -> Result<Vec<logs::Signed>, Refusal> {
+        let (reply, signed) = oneshot::channel();
+        let jobs = self.jobs().ok_or(Refusal::Closed)?;
+        jobs.send(Job::Sign(wanted, reply)).await.map_err(|_| Refusal::Closed)?;
+        signed.await.map_err(|_| Refusal::Closed)?
+    }
+
+    /// Changes a session of the console, beside all revisions; false: it is not there, or there are too
+    /// many.
+    pub(crate) async fn session(
+        &self,
+        change: SessionChange,
+        bounds: SessionBounds,
+    ) -> Result<bool, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.jobs().ok_or(Refusal::Closed)?;
+        jobs.try_send(Job::Session(change, bounds, reply)).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Refusal::Busy,
+            mpsc::error::TrySendError::Closed(_) => Refusal::Closed,
+        })?;
+        self.shared.reached(answer.await.unwrap_or(Err(Refusal::Closed)))
+    }
+
     /// Reads from the store off the runtime, all at one revision.
     pub async fn read<T, F>(&self, f: F) -> Result<T, Refusal>
     where
@@ -493,6 +537,8 @@ impl Desk {
             watch.thread.thread().unpark();
             let _ = watch.thread.join();
             let _ = watch.heads.map(JoinHandle::join);
+            watch.free.thread().unpark();
+            let _ = watch.free.join();
         }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
@@ -566,6 +612,14 @@ fn small(shared: &Shared, job: Job) {
             // The caller may have gone; the revision stands all the same.
             let _ = reply.send(outcome);
         }
+        Job::Session(change, bounds, reply) => {
+            let mut done = false;
+            let written = shared.store.write(&mut |tx| {
+                done = tx.session_change(&change, bounds)?;
+                Ok(EditVerdict::Commit)
+            });
+            let _ = reply.send(written.map(|()| done).map_err(Refusal::Store));
+        }
         Job::Touch(used) => {
             if shared.line.condition() != Condition::Ready {
                 return;
@@ -578,6 +632,9 @@ fn small(shared: &Shared, job: Job) {
                 shared.note_failure(&e);
                 tracing::warn!(error = %keepgate_observe::chain(&e), "token use was not noted");
             }
+        }
+        Job::Sign(wanted, reply) => {
+            let _ = reply.send(logs::sign(shared, &wanted));
         }
         Job::Look(write_id, reply) => {
             let _ = reply.send(shared.written(&write_id));
@@ -619,8 +676,15 @@ impl Shared {
         self.line.told(&next.head.mark);
         self.recent.push(next.landed);
         let replaced = self.head.swap(Arc::new(next.head));
+        self.retire(&replaced);
         self.landed.send_replace(revision);
         replaced
+    }
+
+    /// Keeps the world that was published before until nobody asks it any more.
+    fn retire(&self, replaced: &Head) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.push(replaced.world.clone());
     }
 
     /// Publishes what could not be published before. Nothing lands until that is done.

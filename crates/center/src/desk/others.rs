@@ -328,7 +328,8 @@ impl Shared {
         self.line.jumped(forks);
         self.line.told(&head.mark);
         self.recent.restart(revision);
-        self.head.store(Arc::new(head));
+        let replaced = self.head.swap(Arc::new(head));
+        self.retire(&replaced);
         self.landed.send_replace(revision);
         Ok(())
     }

@@ -57,6 +57,11 @@ pub(crate) fn keys_published(kids: Vec<String>) -> Bytes {
     encode(Response::AssertionKeysPublished(proto::AssertionKeysPublished { kids }))
 }
 
+/// The signature of an access log.
+pub(crate) fn log_anchor(anchor: proto::LogAnchor) -> Bytes {
+    encode(Response::LogAnchor(anchor))
+}
+
 /// The beginning of a snapshot.
 pub(crate) fn snapshot_begin(mark: &Mark, digest: Digest, items: u64) -> Bytes {
     let mut begin = wire::snapshot_begin(mark.revision, digest, items);

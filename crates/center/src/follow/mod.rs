@@ -7,6 +7,7 @@
 //! takes nothing at all for a while its stream is ended. Both are counted.
 
 pub(crate) mod activity;
+mod anchors;
 mod followers;
 pub(crate) mod frame;
 pub(crate) mod keys;
@@ -31,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::neighbors::Neighbors;
 use crate::proto::sync_server::Sync;
 use crate::store::Changes;
+use anchors::Anchors;
 use followers::Joined;
 pub use followers::{Follower, Followers};
 use frame::Frame;
@@ -85,6 +87,7 @@ pub(crate) const TOO_OLD: &str = "it is of release 0.1, and its service uses wha
 /// The gRPC service.
 #[derive(Clone)]
 pub(crate) struct SyncService {
+    anchors: Anchors,
     desk: Arc<Desk>,
     followers: Arc<Followers>,
     snapshots: Arc<Snapshots>,
@@ -104,6 +107,7 @@ impl SyncService {
         closing: watch::Receiver<bool>,
     ) -> SyncService {
         SyncService {
+            anchors: Anchors::new(Arc::clone(&desk)),
             desk,
             followers,
             neighbors,
@@ -187,7 +191,7 @@ impl Sync for SyncService {
             _ => None,
         };
         let joined = self.followers.join(Follower {
-            name,
+            name: name.clone(),
             peer,
             token: caller.token_id().to_owned(),
             scope: scope.clone(),
@@ -210,6 +214,7 @@ impl Sync for SyncService {
             scope,
             to,
             joined: Arc::new(joined),
+            name,
             sent: Revision(0),
             waiting: None,
             format,
@@ -260,6 +265,8 @@ struct Feed {
     scope: Scope,
     to: mpsc::Sender<Result<Frame, Status>>,
     joined: Arc<Joined>,
+    /// What the follower calls itself.
+    name: String,
     /// The revision last sent.
     sent: Revision,
     /// What the follower said it holds, where nothing could be sent to it yet because it is too old
@@ -296,6 +303,7 @@ impl Feed {
         let (desk, pulse) = (Arc::clone(&self.service.desk), self.pulse.clone());
         let (caller, answers) = (self.caller.clone(), self.to.clone());
         let neighbors = Arc::clone(&self.service.neighbors);
+        let (anchors, name) = (self.service.anchors.clone(), self.name.clone());
         let listen = async move {
             let mut keys_pace = Pace::default();
             loop {
@@ -346,6 +354,11 @@ impl Feed {
                         if answers.send(published).await.is_err() {
                             return End::Gone;
                         }
+                    }
+                    Ok(Some(proto::FollowRequest {
+                        request: Some(Asked::LogPosition(position)),
+                    })) => {
+                        anchors.tell((&caller, &name), position, &answers);
                     }
                     Ok(Some(proto::FollowRequest { request: Some(Asked::Hello(_)) })) => {
                         let status = "a Hello comes once, and first";

@@ -44,6 +44,7 @@ fn feed_of(desk: &Arc<Desk>) -> (Feed, mpsc::Receiver<Result<Frame, Status>>) {
         scope: Scope::All,
         to,
         joined: Arc::new(joined),
+        name: String::new(),
         sent: Revision(0),
         waiting: None,
         format: 3,

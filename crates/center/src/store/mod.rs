@@ -12,7 +12,9 @@
 mod error;
 mod history;
 mod origin;
+mod past;
 mod postgres;
+mod sessions;
 mod sqlite;
 mod values;
 
@@ -25,7 +27,9 @@ pub use error::{Fault, StoreError};
 pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
 pub(crate) use origin::unsaid;
 pub use origin::{APPLY, Brought, Origin};
+pub use past::{PastHead, PastItem, PastRow};
 pub use postgres::{Address, AddressError, PostgresStore};
+pub use sessions::{SessionBounds, SessionChange, SessionRow};
 pub use sqlite::SqliteStore;
 pub(crate) use sqlite::layout::decides_authzen;
 pub(crate) use values::{new_meta, random};
@@ -161,6 +165,42 @@ pub struct AuditRow {
     pub after: Option<String>,
 }
 
+/// A key with which the access logs of gates are signed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LogKeyRow {
+    /// Its name.
+    pub id: String,
+    /// The seed of the private key (RFC 8032), 32 bytes; never sent, never shown.
+    pub seed: [u8; 32],
+    /// The public key.
+    pub public: [u8; 32],
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+}
+
+impl std::fmt::Debug for LogKeyRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogKeyRow").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What was signed last of an access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogHeadRow {
+    /// The log, 16 bytes.
+    pub log: [u8; 16],
+    /// The id of the gate's token.
+    pub token: String,
+    /// Whose it is, as it is signed.
+    pub gate: String,
+    /// The number of its last line that is signed.
+    pub seq: u64,
+    /// The chain there, 32 bytes.
+    pub chain: [u8; 32],
+    /// When, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+}
+
 /// How much history a store keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -168,11 +208,29 @@ pub struct Retention {
     pub revisions: u64,
     /// Audit rows kept.
     pub audit_rows: u64,
+    /// How long the state of a revision can be made again after the next one, in milliseconds.
+    pub past_ms: u64,
+    /// Bytes of what revisions found before they changed it.
+    pub past_bytes: u64,
+}
+
+impl Retention {
+    /// What is kept where nothing else is said: of the past 30 days, in 256 MiB.
+    pub const DEFAULT: Retention = Retention {
+        revisions: 10_000,
+        audit_rows: 1_000_000,
+        past_ms: 30 * 24 * 3600 * 1000,
+        past_bytes: 256 << 20,
+    };
+
+    /// For a revision beside the center that knows what is to be kept: nothing of the past goes.
+    pub const ALL_PAST: Retention =
+        Retention { past_ms: u64::MAX, past_bytes: u64::MAX, ..Retention::DEFAULT };
 }
 
 impl Default for Retention {
     fn default() -> Retention {
-        Retention { revisions: 10_000, audit_rows: 1_000_000 }
+        Retention::DEFAULT
     }
 }
 
@@ -247,8 +305,34 @@ pub trait Reading {
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
     /// Audit rows before `seq` (0: from the newest on), the newest first, at most `limit`.
     fn audit_before(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
+    /// The keys with which access logs are signed, the oldest first.
+    fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError>;
+    /// What was signed last of one log; none: nothing.
+    fn log_head(&self, log: &[u8; 16]) -> Result<Option<LogHeadRow>, StoreError>;
+    /// The same of all logs, the newest first, at most `limit`; of one token's where one is named.
+    fn log_heads(&self, token: Option<&str>, limit: usize) -> Result<Vec<LogHeadRow>, StoreError>;
     /// The audit row of an item in a revision; none: it is not kept, or summed up with others.
     fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError>;
+    /// Audit rows of a revision after `seq`, in order, at most `limit`.
+    fn audit_in(
+        &self,
+        revision: Revision,
+        seq: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError>;
+    /// Which past states can be made.
+    fn past_head(&self) -> Result<PastHead, StoreError>;
+    /// What the revisions after this one found of the items that they changed, the oldest revision
+    /// first, by key within each; until `visit` says false.
+    fn past_after(
+        &self,
+        revision: Revision,
+        visit: &mut dyn FnMut(PastRow) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError>;
+    /// The last revision up to this time, in milliseconds since the Unix epoch; none: it is not kept.
+    fn revision_at(&self, unix_ms: u64) -> Result<Option<RevisionRow>, StoreError>;
+    /// The session of this hash, good or not; none: it never began, or was forgotten.
+    fn console_session(&self, sha256: &[u8; 32]) -> Result<Option<SessionRow>, StoreError>;
     /// The engine's own line of time now, to compare with [`Meta::timeline`]; empty: it has none.
     fn timeline(&self) -> Result<String, StoreError> {
         Ok(String::new())
@@ -283,6 +367,10 @@ pub trait Writing: Reading {
     /// Notes that the revision's `count` change rows are not kept: [`Reading::changes_after`] a
     /// revision before it finds [`Changes::TooMany`].
     fn changes_left_out(&mut self, revision: Revision, count: usize) -> Result<(), StoreError>;
+    /// Adds what this transaction's revision found of an item that it changes.
+    fn past(&mut self, row: &PastRow) -> Result<(), StoreError>;
+    /// Says that this is all of it. Without it, no state before the revision can be made any more.
+    fn past_complete(&mut self) -> Result<(), StoreError>;
     /// Creates or replaces a token.
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError>;
     /// Adds an audit row.
@@ -302,8 +390,19 @@ pub trait Writing: Reading {
     fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError>;
     /// Removes a tombstone, because its item is there again.
     fn remove_tombstone(&mut self, key: &ItemKey) -> Result<(), StoreError>;
+    /// Adds a key with which access logs are signed; no revision, no audit.
+    fn put_log_key(&mut self, row: &LogKeyRow) -> Result<(), StoreError>;
+    /// Creates or replaces what was signed last of a log; no revision, no audit.
+    fn put_log_head(&mut self, row: &LogHeadRow) -> Result<(), StoreError>;
     /// Notes when tokens were last used; no revision, no audit.
     fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError>;
+    /// Changes one session; no revision, no audit. False: it is not there, or there are too many. The
+    /// sessions of a token end in the transaction that writes it as revoked ([`Writing::token`]).
+    fn session_change(
+        &mut self,
+        change: &SessionChange,
+        bounds: SessionBounds,
+    ) -> Result<bool, StoreError>;
 }
 
 /// What another center told.

@@ -432,7 +432,7 @@ impl Mirror {
                 self.deltas.push(delta);
             }
             Told::Heartbeat(heartbeat) => self.heads.push(heartbeat.head),
-            Told::Welcome(_) | Told::AssertionKeysPublished(_) => {}
+            Told::Welcome(_) | Told::AssertionKeysPublished(_) | Told::LogAnchor(_) => {}
         }
         Ok(())
     }
@@ -627,7 +627,10 @@ impl Raw {
                 held.digest = delta.digest;
             }
             Told::Heartbeat(beat) => self.beats.push(beat),
-            Told::SnapshotChunk(_) | Told::SnapshotEnd(_) | Told::AssertionKeysPublished(_) => {}
+            Told::SnapshotChunk(_)
+            | Told::SnapshotEnd(_)
+            | Told::AssertionKeysPublished(_)
+            | Told::LogAnchor(_) => {}
         }
         Ok(())
     }

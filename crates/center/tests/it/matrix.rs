@@ -79,7 +79,6 @@ async fn every_endpoint_with_every_role() {
     }
     table += &line;
     expect![[r#"
-        GET    /: none admin editor viewer gate pep
         GET    /healthz: none admin editor viewer gate pep
         GET    /readyz: none admin editor viewer gate pep
         GET    /metrics: none admin editor viewer gate pep
@@ -94,6 +93,8 @@ async fn every_endpoint_with_every_role() {
         POST   /v1/services/{service}/import/entities: admin editor
         POST   /v1/services/{service}/import/grants: admin editor
         GET    /v1/services/{service}/top: admin editor viewer
+        GET    /v1/services/{service}/cedar: admin editor viewer
+        PUT    /v1/services/{service}/cedar: admin editor
         GET    /v1/services/{service}/schema: admin editor viewer
         PUT    /v1/services/{service}/schema: admin editor
         DELETE /v1/services/{service}/schema: admin editor
@@ -154,9 +155,17 @@ async fn every_endpoint_with_every_role() {
         GET    /v1/revision: admin editor viewer gate pep
         GET    /v1/status: admin editor viewer
         GET    /v1/audit: admin editor viewer
+        GET    /v1/log-keys: admin editor viewer
         GET    /v1/writes/{write_id}: admin editor
         GET    /v1/followers: admin editor viewer
         POST   /v1/check: admin editor viewer pep
+        GET    /v1/history: admin editor viewer
+        GET    /v1/revisions/{revision}: admin editor viewer
+        GET    /v1/diff: admin editor viewer
+        POST   /v1/rollback: admin editor
+        GET    /v1/access/resource: admin editor viewer
+        GET    /v1/access/principal: admin editor viewer
+        GET    /v1/access/role: admin editor viewer
         GET    /s/{service}/.well-known/jwks.json: none admin editor viewer gate pep
         GET    /.well-known/authzen-configuration: none admin editor viewer gate pep
         GET    /.well-known/authzen-configuration/s/{service}: none admin editor viewer gate pep

@@ -14,7 +14,7 @@ use crate::database::{Bouncer, Cluster, Psql, eventually, open, shared, skipped,
 use crate::fixture::{Dir, PATIENCE, chain};
 use crate::store_conformance::{conformance, put, revision_row, row, write};
 
-const KEEP: Retention = Retention { revisions: 10_000, audit_rows: 100 };
+const KEEP: Retention = Retention { revisions: 10_000, audit_rows: 100, ..Retention::DEFAULT };
 
 /// The shared cluster, or a loud skip.
 macro_rules! cluster {
@@ -371,7 +371,11 @@ fn what_would_be_migrated_is_told_before() {
     let schema = unique("pending");
     let address = Address::parse(&cluster.url(&schema, "")).unwrap();
     let told = PostgresStore::pending(&address).unwrap();
-    assert_eq!(told, [format!("schema `{schema}`, layout 1: create the tables of a center")]);
+    let steps = [
+        "layout 1: create the tables of a center",
+        "layout 2: keep past states, the keys of access logs, and sessions of the console",
+    ];
+    assert_eq!(told, steps.map(|step| format!("schema `{schema}`, {step}")));
     // Nothing was written.
     assert_eq!(PostgresStore::pending(&address).unwrap(), told);
     let store = PostgresStore::open(&address).unwrap();

@@ -11,7 +11,8 @@ use keepgate_policy::{Digest, ItemKey, Kind, Revision};
 use crate::database::{Cluster, shared, skipped, unique};
 use crate::fixture::Dir;
 
-const KEEP: Retention = Retention { revisions: 100, audit_rows: 100 };
+pub(crate) const KEEP: Retention =
+    Retention { revisions: 100, audit_rows: 100, ..Retention::DEFAULT };
 
 pub(crate) fn row(service: &str, kind: Kind, id: &str, body: &str, revision: u64) -> Row {
     let key = ItemKey::new(service, kind, id);
@@ -173,7 +174,7 @@ fn lists_in_order(store: &dyn Store) {
 
 /// Changes come in order; old ones go; both are told apart from too many.
 fn keeps_changes_for_a_while(store: &dyn Store) {
-    let keep = Retention { revisions: 3, audit_rows: 4 };
+    let keep = Retention { revisions: 3, audit_rows: 4, ..Retention::DEFAULT };
     let first = store.read().unwrap().head().unwrap().0 + 1;
     for revision in first..first + 6 {
         write(store, |tx| {
@@ -387,7 +388,7 @@ pub(crate) fn conformance(store: &dyn Store) {
 }
 
 /// One engine, with a store that can be opened again.
-trait Engine {
+pub(crate) trait Engine {
     /// A place for a store; none: the engine is not here, which was said.
     fn new() -> Option<Self>
     where
@@ -395,14 +396,16 @@ trait Engine {
     fn open(&self) -> Result<Box<dyn Store>, StoreError>;
     /// Makes it one of this layout, whatever is in it.
     fn set_layout(&self, layout: i64);
+    /// Makes it one of the release before past states were kept.
+    fn forget_past(&self);
     /// The layout that this release writes.
     const LAYOUT: i64;
 }
 
-struct Sqlite(Dir);
+pub(crate) struct Sqlite(Dir);
 
 impl Engine for Sqlite {
-    const LAYOUT: i64 = 3;
+    const LAYOUT: i64 = 4;
 
     fn new() -> Option<Sqlite> {
         Some(Sqlite(Dir::new()))
@@ -416,12 +419,22 @@ impl Engine for Sqlite {
         let raw = rusqlite::Connection::open(self.0.path().join("center.db")).unwrap();
         raw.pragma_update(None, "user_version", layout).unwrap();
     }
+
+    fn forget_past(&self) {
+        let raw = rusqlite::Connection::open(self.0.path().join("center.db")).unwrap();
+        raw.execute_batch(
+            "DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
+             DROP TABLE sessions;",
+        )
+        .unwrap();
+        self.set_layout(3);
+    }
 }
 
-struct Postgres(&'static Cluster, String);
+pub(crate) struct Postgres(&'static Cluster, String);
 
 impl Engine for Postgres {
-    const LAYOUT: i64 = 1;
+    const LAYOUT: i64 = 2;
 
     fn new() -> Option<Postgres> {
         let Some(cluster) = shared() else {
@@ -439,6 +452,14 @@ impl Engine for Postgres {
     fn set_layout(&self, layout: i64) {
         let Postgres(cluster, schema) = self;
         cluster.sql("kg", &format!("UPDATE {schema}.layout SET version = {layout}"));
+    }
+
+    fn forget_past(&self) {
+        let Postgres(cluster, schema) = self;
+        let tables = ["past", "past_head", "log_keys", "log_heads", "sessions"];
+        let tables = tables.map(|table| format!("{schema}.{table}")).join(", ");
+        cluster.sql("kg", &format!("DROP TABLE {tables}"));
+        self.set_layout(1);
     }
 }
 
@@ -465,6 +486,8 @@ macro_rules! on_every_engine {
     };
 }
 
+pub(crate) use on_every_engine;
+
 on_every_engine!(
     does_what_every_store_does,
     is_found_again,
@@ -473,7 +496,6 @@ on_every_engine!(
     sees_what_it_has_just_written,
     looks_for_many_tombstones,
     keeps_texts_as_they_are,
-    begins_a_history,
     settles_who_brought,
 );
 
@@ -549,7 +571,10 @@ fn visits_more_than_a_page(engine: &impl Engine) {
             tx.put_tombstone(&tombstone(id, 1))?;
             tx.audit(&audit(id, 1))?;
         }
-        tx.advance(&revision_row(1), Retention { revisions: 100, audit_rows: 2000 })
+        tx.advance(
+            &revision_row(1),
+            Retention { revisions: 100, audit_rows: 2000, ..Retention::DEFAULT },
+        )
     })
     .unwrap();
     let reading = store.read().unwrap();
@@ -733,38 +758,6 @@ fn keeps_texts_as_they_are(engine: &impl Engine) {
         .unwrap();
     assert_eq!(graves, ids);
     assert!(reading.audit_after(0, 100).unwrap().iter().map(|row| row.id.as_str()).eq(ids));
-}
-
-/// A history begins within a store: its rows are forgotten, and numbers go on.
-fn begins_a_history(engine: &impl Engine) {
-    let store = engine.open().unwrap();
-    for revision in 1..4 {
-        write(&*store, |tx| {
-            put(tx, &row("s", Kind::Policy, "a", "{}", revision))?;
-            tx.advance(&revision_row(revision), KEEP)
-        })
-        .unwrap();
-    }
-    let fork = Fork { at: Revision(3), resumed: Revision(1000) };
-    write(&*store, |tx| {
-        tx.forget_revisions()?;
-        tx.advance(&revision_row(1000), KEEP)?;
-        tx.fork(fork)?;
-        tx.fork(fork)
-    })
-    .unwrap();
-    let reading = store.read().unwrap();
-    assert_eq!(reading.head().unwrap(), Revision(1000));
-    assert_eq!(reading.revision(Revision(3)).unwrap(), None);
-    assert_eq!(reading.forks().unwrap(), [fork]);
-    let mut rows = 0;
-    let mut count = |_| {
-        rows += 1;
-        Ok(())
-    };
-    reading.revisions(&mut count).unwrap();
-    assert_eq!(rows, 1);
-    assert_eq!(reading.changes_after(Revision(3), 9).unwrap(), Changes::Pruned);
 }
 
 /// Only an item that is as the files have it is noted as theirs.

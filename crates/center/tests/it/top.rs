@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keepgate_limit::top::{Observation, Top};
+use keepgate_limit::top::{Observation, Outcome, Top};
 use keepgate_limit::{AddressKey, Nanos, Seed};
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ fn crawl(ids: std::ops::Range<u64>) -> Vec<u8> {
                 route: Some("/orders/{id}"),
                 path: Some(&path),
                 refused: id % 10 == 0,
+                outcome: if id % 10 == 0 { Outcome::Limited } else { Outcome::Other },
                 now: Nanos::new(5 * SECOND),
             },
         );

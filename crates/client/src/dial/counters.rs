@@ -40,6 +40,8 @@ macro_rules! outcomes {
 outcomes! {
     /// A connection.
     Connected = "connected",
+    /// A connection on a port that was set aside, because no other was free.
+    ConnectedAside = "connected_aside",
     /// The caller went away before it was decided.
     Abandoned = "abandoned",
     /// No free local port toward the destination.

@@ -13,9 +13,11 @@
 //! and not the odd half after the even one), and a source address is bound with
 //! `IP_BIND_ADDRESS_NO_PORT`, so that it costs no port toward other destinations.
 
+mod aside;
 mod counters;
 pub mod error;
 mod pinned;
+mod rooms;
 mod socket;
 mod stream;
 mod target;
@@ -31,8 +33,11 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use self::aside::Aside;
+use self::rooms::Rooms;
 pub use counters::{DialCounters, DialOutcome};
 pub use error::{DialError, Peer};
+pub use rooms::Room;
 pub use stream::Stream;
 pub use target::{Endpoint, Target, TargetError};
 pub use tls::{Identity, Roots, TlsError, TlsSettings};
@@ -68,24 +73,42 @@ pub struct Dialed {
     pub stream: Stream,
     /// What ALPN agreed on, such as `h2`; none without TLS or without agreement.
     pub alpn: Option<Vec<u8>>,
+    /// It is on a port that was set aside.
+    pub aside: bool,
     /// Our end; none for a Unix socket.
     pub local: Option<SocketAddr>,
     /// The other end; none for a Unix socket.
     pub remote: Option<SocketAddr>,
 }
 
+/// Is told of a dial that found no free port, from this source address (none: not known) toward this
+/// destination, on the thread where that happened. Must not block.
+pub type OnExhausted = Arc<dyn Fn(Option<IpAddr>, SocketAddr) + Send + Sync>;
+
 /// Opens connections and counts how that went. A clone shares the counters.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Dialer {
     inner: Arc<Inner>,
+    counters: Arc<DialCounters>,
+    aside: Option<Arc<Aside>>,
 }
 
-#[derive(Debug)]
 struct Inner {
     config: DialConfig,
-    counters: DialCounters,
     resolutions: Arc<Semaphore>,
     next_source: AtomicUsize,
+    rooms: Rooms,
+    on_exhausted: Option<OnExhausted>,
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer")
+            .field("config", &self.inner.config)
+            .field("counters", &self.counters)
+            .field("aside", &self.aside)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Dialer {
@@ -97,19 +120,54 @@ impl Default for Dialer {
 impl Dialer {
     /// A dialer with these bounds.
     pub fn new(config: DialConfig) -> Dialer {
-        Dialer {
-            inner: Arc::new(Inner {
-                config,
-                counters: DialCounters::default(),
-                resolutions: Arc::new(Semaphore::new(MAX_RESOLUTIONS)),
-                next_source: AtomicUsize::new(0),
-            }),
-        }
+        Dialer::made(config, None)
+    }
+
+    /// The same; `on_exhausted` is told of each dial that found no free port.
+    pub fn telling(config: DialConfig, on_exhausted: OnExhausted) -> Dialer {
+        Dialer::made(config, Some(on_exhausted))
+    }
+
+    fn made(config: DialConfig, on_exhausted: Option<OnExhausted>) -> Dialer {
+        let inner = Inner {
+            config,
+            resolutions: Arc::new(Semaphore::new(MAX_RESOLUTIONS)),
+            next_source: AtomicUsize::new(0),
+            rooms: Rooms::default(),
+            on_exhausted,
+        };
+        Dialer { inner: Arc::new(inner), counters: Arc::default(), aside: None }
+    }
+
+    /// The same dialer for another purpose: it has counters of its own.
+    #[must_use]
+    pub fn apart(&self) -> Dialer {
+        Dialer { inner: Arc::clone(&self.inner), counters: Arc::default(), aside: None }
+    }
+
+    /// As [`Dialer::apart`], with another deadline for one dial.
+    #[must_use]
+    pub fn apart_within(&self, connect_timeout: Duration) -> Dialer {
+        let config = DialConfig { connect_timeout, ..self.inner.config.clone() };
+        Dialer::made(config, self.inner.on_exhausted.clone())
+    }
+
+    /// Sets two ports aside from the first dial on, for dials that find no other one free. Connections
+    /// on these are closed with a reset, so that no TIME_WAIT stands in the way of the next one.
+    #[must_use]
+    pub fn setting_ports_aside(mut self) -> Dialer {
+        self.aside = Some(Arc::default());
+        self
     }
 
     /// How its dials went so far.
     pub fn counters(&self) -> &DialCounters {
-        &self.inner.counters
+        &self.counters
+    }
+
+    /// How many ports the sources of these buckets have left: the next dials go from the one with most.
+    pub(crate) fn note_rooms(&self, rooms: &[Room]) {
+        self.inner.rooms.note(rooms);
     }
 
     /// Opens one connection.
@@ -124,9 +182,10 @@ impl Dialer {
         target: &Target,
         choose: impl FnOnce(Vec<SocketAddr>) -> Vec<SocketAddr> + Send,
     ) -> Result<Dialed, DialError> {
-        let mut attempt = Attempt { counters: &self.inner.counters, done: false };
+        let mut attempt = Attempt { counters: &self.counters, done: false };
         let result = self.within_deadline(target, choose).await;
         attempt.finish(match &result {
+            Ok(dialed) if dialed.aside => DialOutcome::ConnectedAside,
             Ok(_) => DialOutcome::Connected,
             Err(error) => error.outcome(),
         });
@@ -150,23 +209,26 @@ impl Dialer {
         target: &Target,
         choose: impl FnOnce(Vec<SocketAddr>) -> Vec<SocketAddr> + Send,
     ) -> Result<Dialed, DialError> {
-        let (stream, local, remote) = match &target.place {
-            Endpoint::Unix(path) => (Stream::Unix(socket::connect_unix(path).await?), None, None),
+        let (stream, aside, local, remote) = match &target.place {
+            Endpoint::Unix(path) => {
+                (Stream::Unix(socket::connect_unix(path).await?), false, None, None)
+            }
             Endpoint::Tcp { host, port } => {
                 let addresses = match target.address {
                     Some(address) => vec![address],
                     None => choose(self.resolve(host, *port).await?),
                 };
-                let tcp = self.first_of(&addresses, &target.sources).await?;
+                let Connected { tcp, aside } = self.first_of(&addresses, &target.sources).await?;
                 let (local, remote) = (tcp.local_addr().ok(), tcp.peer_addr().ok());
-                (Stream::Tcp(tcp), local, remote)
+                let stream = if aside { Stream::Aside(tcp) } else { Stream::Tcp(tcp) };
+                (stream, aside, local, remote)
             }
         };
         let Some(tls) = &target.tls else {
-            return Ok(Dialed { stream, alpn: None, local, remote });
+            return Ok(Dialed { stream, alpn: None, aside, local, remote });
         };
         let (stream, alpn) = tls.handshake(target.server_name(), stream).await?;
-        Ok(Dialed { stream, alpn, local, remote })
+        Ok(Dialed { stream, alpn, aside, local, remote })
     }
 
     /// The addresses of a host, at most eight, in the order in which they should be tried; for
@@ -218,7 +280,7 @@ impl Dialer {
         &self,
         addresses: &[SocketAddr],
         sources: &[IpAddr],
-    ) -> Result<tokio::net::TcpStream, DialError> {
+    ) -> Result<Connected, DialError> {
         if let [only] = addresses {
             return self.dial_from(sources, *only).await;
         }
@@ -252,25 +314,55 @@ impl Dialer {
         }
     }
 
-    /// From the sources in turn: another source is another bucket, so a full one is no failure
-    /// as long as there is a next.
-    async fn dial_from(
+    /// On a port that the kernel chooses; where none is free, on one that was set aside.
+    async fn dial_from(&self, sources: &[IpAddr], to: SocketAddr) -> Result<Connected, DialError> {
+        if let Some(aside) = &self.aside {
+            aside.fill(to.is_ipv4());
+        }
+        let error = match self.dial_automatic(sources, to).await {
+            Ok(tcp) => return Ok(Connected { tcp, aside: false }),
+            Err(error) => error,
+        };
+        if let (DialError::PortsExhausted { src, dst, .. }, Some(tell)) =
+            (&error, &self.inner.on_exhausted)
+        {
+            tell(*src, *dst);
+        }
+        match (&self.aside, &error) {
+            (Some(aside), DialError::PortsExhausted { .. }) => {
+                let source = sources.iter().find(|source| source.is_ipv4() == to.is_ipv4());
+                match aside.connect(source.copied(), to).await {
+                    Some(connected) => connected.map(|tcp| Connected { tcp, aside: true }),
+                    None => Err(error),
+                }
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// From the source with most room, where that is known, else from the sources in turn: another
+    /// source is another bucket, so a full one is no failure as long as there is a next.
+    async fn dial_automatic(
         &self,
         sources: &[IpAddr],
         to: SocketAddr,
     ) -> Result<tokio::net::TcpStream, DialError> {
-        let fitting = || sources.iter().filter(|source| source.is_ipv4() == to.is_ipv4());
-        let count = fitting().count();
-        if count == 0 {
+        let mut fitting: Vec<IpAddr> =
+            sources.iter().filter(|source| source.is_ipv4() == to.is_ipv4()).copied().collect();
+        if fitting.is_empty() {
             return match sources.first() {
                 Some(source) => Err(DialError::SourceFamily { src: *source, dst: to }),
                 None => socket::connect_tcp(None, to).await,
             };
         }
-        let start = self.inner.next_source.fetch_add(1, Ordering::Relaxed) % count;
+        if fitting.len() > 1 {
+            let start = self.inner.next_source.fetch_add(1, Ordering::Relaxed) % fitting.len();
+            fitting.rotate_left(start);
+            self.inner.rooms.order(&mut fitting, to);
+        }
         let mut full = None;
-        for source in fitting().cycle().skip(start).take(count) {
-            match socket::connect_tcp(Some(*source), to).await {
+        for source in fitting {
+            match socket::connect_tcp(Some(source), to).await {
                 Err(error @ DialError::PortsExhausted { .. }) => full = Some(error),
                 other => return other,
             }
@@ -280,6 +372,13 @@ impl Dialer {
             None => socket::connect_tcp(None, to).await,
         }
     }
+}
+
+/// A TCP connection.
+struct Connected {
+    tcp: tokio::net::TcpStream,
+    /// It is on a port that was set aside.
+    aside: bool,
 }
 
 /// Counts a dial that was abandoned (its future dropped) as such.

@@ -38,6 +38,38 @@ pub(super) async fn connect_tcp(
         let _ = set_ip_option(&socket, libc::IP_BIND_ADDRESS_NO_PORT, 1);
         socket.bind(&SocketAddr::new(source, 0).into()).map_err(classified(Call::Bind))?;
     }
+    connected(socket, source, to).await
+}
+
+/// Connects from a port that another socket of ours holds. When the connection is closed, it is reset.
+pub(super) async fn connect_tcp_from(
+    from: SocketAddr,
+    to: SocketAddr,
+) -> Result<TcpStream, DialError> {
+    let source = Some(from.ip()).filter(|ip| !ip.is_unspecified());
+    let classified = |call| move |error| classify_tcp(call, source, to, error);
+    let socket = Socket::new(
+        Domain::for_address(to),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )
+    .map_err(classified(Call::Socket))?;
+    let _ = socket.set_tcp_nodelay(true);
+    socket
+        .set_linger(Some(Duration::ZERO))
+        .and_then(|()| socket.set_reuse_address(true))
+        .and_then(|()| if from.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) })
+        .and_then(|()| socket.bind(&from.into()))
+        .map_err(classified(Call::Bind))?;
+    connected(socket, source, to).await
+}
+
+async fn connected(
+    socket: Socket,
+    source: Option<IpAddr>,
+    to: SocketAddr,
+) -> Result<TcpStream, DialError> {
+    let classified = |call| move |error| classify_tcp(call, source, to, error);
     match socket.connect(&to.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}

@@ -13,6 +13,8 @@ use tokio::net::{TcpStream, UnixStream};
 pub enum Stream {
     /// Plain TCP.
     Tcp(TcpStream),
+    /// Plain TCP from a port that was set aside: it is closed with a reset, and never with a FIN.
+    Aside(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
     /// TLS over either.
@@ -22,7 +24,7 @@ pub enum Stream {
 impl AsRawFd for Stream {
     fn as_raw_fd(&self) -> RawFd {
         match self {
-            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Tcp(stream) | Stream::Aside(stream) => stream.as_raw_fd(),
             Stream::Unix(stream) => stream.as_raw_fd(),
             Stream::Tls(stream) => stream.get_ref().0.as_raw_fd(),
         }
@@ -32,7 +34,7 @@ impl AsRawFd for Stream {
 macro_rules! each {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
-            Stream::Tcp($stream) => $call,
+            Stream::Tcp($stream) | Stream::Aside($stream) => $call,
             Stream::Unix($stream) => $call,
             Stream::Tls($stream) => $call,
         }
@@ -68,7 +70,7 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Stream::Tcp(stream) => stream.is_write_vectored(),
+            Stream::Tcp(stream) | Stream::Aside(stream) => stream.is_write_vectored(),
             Stream::Unix(stream) => stream.is_write_vectored(),
             Stream::Tls(stream) => stream.is_write_vectored(),
         }
@@ -79,6 +81,9 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Stream::Aside(_) = *self {
+            return Poll::Ready(Ok(()));
+        }
         each!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 }

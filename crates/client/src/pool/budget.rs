@@ -11,7 +11,8 @@ pub const MAX_CONNECTIONS: usize = 1024;
 pub type Budget = Arc<dyn Fn(&Target) -> usize + Send + Sync>;
 
 /// The default budget: half of the ports that automatic selection may use in this network
-/// namespace, for each source address; [`MAX_CONNECTIONS`] for a Unix socket, which needs none.
+/// namespace (in the range, not reserved, not bound by a listener or another explicit bind, as
+/// [`keepgate_ports::budget`] has it), for each source address; [`MAX_CONNECTIONS`] for a Unix socket, which needs none.
 ///
 /// Half, because other programs connect to the same destination, closed connections hold their
 /// port for a minute, and above half `connect()` is slow on older kernels.
@@ -19,7 +20,11 @@ pub fn half_of_the_usable_ports(target: &Target) -> usize {
     if matches!(target.place, Endpoint::Unix(_)) {
         return MAX_CONNECTIONS;
     }
-    let usable = usable_ports().unwrap_or(2 * MAX_CONNECTIONS);
+    let usable = match keepgate_ports::read::watch::supply() {
+        Ok(supply) => usize::try_from(supply).unwrap_or(usize::MAX),
+        // Where the kernel lists no sockets, the bound that holds anyway.
+        Err(_) => 2 * MAX_CONNECTIONS,
+    };
     (usable / 2 * target.sources.len().max(1)).clamp(1, MAX_CONNECTIONS)
 }
 
@@ -27,24 +32,4 @@ pub fn half_of_the_usable_ports(target: &Target) -> usize {
 pub(super) fn default_budget() -> Budget {
     static DEFAULT: LazyLock<Budget> = LazyLock::new(|| Arc::new(half_of_the_usable_ports));
     Arc::clone(&DEFAULT)
-}
-
-fn usable_ports() -> Option<usize> {
-    let sys = "/proc/sys/net/ipv4/";
-    let range = std::fs::read_to_string(format!("{sys}ip_local_port_range")).ok()?;
-    let mut ends = range.split_whitespace().map(str::parse::<u16>);
-    let (low, high) = (ends.next()?.ok()?, ends.next()?.ok()?);
-    let reserved = std::fs::read_to_string(format!("{sys}ip_local_reserved_ports"));
-    let reserved = reserved.as_deref().unwrap_or_default();
-    let taken: usize = reserved
-        .trim()
-        .split(',')
-        .filter_map(|part| {
-            let (a, b) = part.split_once('-').unwrap_or((part, part));
-            let (a, b) = (a.trim().parse::<u16>().ok()?, b.trim().parse::<u16>().ok()?);
-            let (a, b) = (a.max(low), b.min(high));
-            (a <= b).then(|| usize::from(b - a) + 1)
-        })
-        .sum();
-    Some((usize::from(high.checked_sub(low)?) + 1).saturating_sub(taken))
 }

@@ -1,5 +1,6 @@
 //! Why a request has no response.
 
+use std::io;
 use std::time::Duration;
 
 use crate::dial::{DialError, DialOutcome};
@@ -14,6 +15,8 @@ pub enum PoolError {
         upstream: String,
         /// The bound.
         waiting: usize,
+        /// After how many seconds a place comes free for it, at the rate of now.
+        retry_after_s: u32,
     },
     /// No connection came back within the deadline.
     #[error("no connection to {upstream} became free within {after:?}")]
@@ -22,6 +25,20 @@ pub enum PoolError {
         upstream: String,
         /// How long the request waited.
         after: Duration,
+        /// As above.
+        retry_after_s: u32,
+    },
+    /// Only ports are left that are kept back, and no connection came back in time either.
+    #[error(
+        "no port toward {upstream} is left beside the reserve, and no connection became free within {after:?}"
+    )]
+    PortReserve {
+        /// The upstream.
+        upstream: String,
+        /// How long the request waited.
+        after: Duration,
+        /// As above.
+        retry_after_s: u32,
     },
     /// This host ran out of ports or descriptors, and no connection came back in time either.
     #[error("no connection to {upstream} can be opened and none became free within {after:?}")]
@@ -30,6 +47,8 @@ pub enum PoolError {
         upstream: String,
         /// How long the request waited.
         after: Duration,
+        /// As above.
+        retry_after_s: u32,
         /// The last attempt: [`DialError::PortsExhausted`] or [`DialError::FdLimit`].
         #[source]
         source: DialError,
@@ -59,7 +78,7 @@ pub enum PoolError {
         upstream: String,
         /// What was seen.
         #[source]
-        source: hyper::Error,
+        source: WireError,
     },
     /// What came back is not HTTP.
     #[error("{upstream} sent an invalid response")]
@@ -68,7 +87,7 @@ pub enum PoolError {
         upstream: String,
         /// What is wrong with it.
         #[source]
-        source: hyper::Error,
+        source: WireError,
     },
     /// The response did not begin in time.
     #[error("{upstream} did not begin its response within {after:?}")]
@@ -117,6 +136,7 @@ impl PoolError {
         match self {
             PoolError::QueueFull { .. } => "queue_full",
             PoolError::QueueTimeout { .. } => "queue_timeout",
+            PoolError::PortReserve { .. } => "port_reserve",
             PoolError::PortsExhausted { source, .. } => source.label(),
             PoolError::ConnectTimeout { .. } => "connect_timeout",
             PoolError::Connect { source, .. } => source.label(),
@@ -145,8 +165,21 @@ impl PoolError {
             self,
             PoolError::QueueFull { .. }
                 | PoolError::QueueTimeout { .. }
+                | PoolError::PortReserve { .. }
                 | PoolError::PortsExhausted { .. }
         )
+    }
+
+    /// Where this side had no connection to give: after how many seconds, 1 to 60, it will have one, as
+    /// fast as they came free lately.
+    pub fn retry_after_s(&self) -> Option<u32> {
+        match self {
+            PoolError::QueueFull { retry_after_s, .. }
+            | PoolError::QueueTimeout { retry_after_s, .. }
+            | PoolError::PortReserve { retry_after_s, .. }
+            | PoolError::PortsExhausted { retry_after_s, .. } => Some(*retry_after_s),
+            _ => None,
+        }
     }
 
     pub(super) fn dial(upstream: String, source: DialError) -> PoolError {
@@ -156,11 +189,40 @@ impl PoolError {
         }
     }
 
-    pub(super) fn exchange(upstream: String, source: hyper::Error) -> PoolError {
-        if source.is_parse() || source.is_parse_too_large() {
+    pub(super) fn exchange(upstream: String, source: impl Into<WireError>) -> PoolError {
+        let source = source.into();
+        if source.is_invalid() {
             PoolError::UpstreamProtocol { upstream, source }
         } else {
             PoolError::Reset { upstream, source }
+        }
+    }
+}
+
+/// What went wrong on a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// As the HTTP library says it.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// Reading or writing failed.
+    #[error("the connection failed")]
+    Io(#[source] io::Error),
+    /// The peer closed it too early.
+    #[error("the connection was closed before the response was whole")]
+    Incomplete,
+    /// What came is no response.
+    #[error("the response has {0}")]
+    Invalid(&'static str),
+}
+
+impl WireError {
+    /// Whether what came back is not HTTP.
+    fn is_invalid(&self) -> bool {
+        match self {
+            WireError::Http(error) => error.is_parse() || error.is_parse_too_large(),
+            WireError::Io(_) | WireError::Incomplete => false,
+            WireError::Invalid(_) => true,
         }
     }
 }

@@ -23,7 +23,8 @@ use super::members::{MAX_GROUP_ADDRESSES, Member, Members, Set};
 use super::outgoing::RequestBody;
 use super::shared::Shared;
 use super::stats::{GroupStats, UpstreamStats};
-use super::upstream::{Sending, Terms, Upstream};
+use super::terms::Terms;
+use super::upstream::{Sending, Upstream};
 use crate::dial::{Dialer, Target};
 
 /// Addresses that one request is sent to at most.
@@ -175,7 +176,16 @@ impl<B: RequestBody> Group<B> {
         let mut later = None;
         let mut first = Some(request);
         let mut sending: Option<Sending<B>> = None;
-        while let Some(picked) = balancer.pick(&tried, sticky) {
+        // Addresses whose ports are used up come last: another's bucket has room.
+        let short: Vec<Key> = set.short();
+        let pick = |tried: &[Key]| {
+            if short.is_empty() || short.iter().all(|key| tried.contains(key)) {
+                return balancer.pick(tried, sticky);
+            }
+            let avoid = [tried, &short].concat();
+            balancer.pick(&avoid, sticky).or_else(|| balancer.pick(tried, sticky))
+        };
+        while let Some(picked) = pick(&tried) {
             tried.push(picked.key());
             if set.member(picked.key()).is_none() {
                 // The addresses have changed in between.
@@ -234,6 +244,7 @@ impl<B: RequestBody> Group<B> {
             streams: all.streams + one.streams,
             waiting: all.waiting + one.waiting,
             limit: all.limit + one.limit,
+            short: all.short + one.short,
             ..all
         });
         let (census, counters) = (self.inner.balancer.census(), &self.inner.balancer.counters);
@@ -354,6 +365,7 @@ fn failure(error: &PoolError) -> Option<Failure> {
         // Of this side, of the request, or an orderly end.
         PoolError::QueueFull { .. }
         | PoolError::QueueTimeout { .. }
+        | PoolError::PortReserve { .. }
         | PoolError::PortsExhausted { .. }
         | PoolError::RequestBody { .. }
         | PoolError::Idle { .. }

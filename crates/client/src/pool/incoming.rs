@@ -11,7 +11,9 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::balancer::Picked;
+use super::error::WireError;
 use super::outgoing::{RequestBody, Watch};
+use super::plain::Rest;
 use super::slots::Lease;
 
 /// A response body that broke off.
@@ -19,7 +21,7 @@ use super::slots::Lease;
 pub enum BodyError {
     /// The connection ended, or what came is not HTTP.
     #[error("the response broke off")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] WireError),
     /// Nothing moved for too long, in either direction.
     #[error("the response paused for more than {0:?}")]
     Stalled(Duration),
@@ -28,7 +30,7 @@ pub enum BodyError {
 /// A response body. When it has ended the connection goes back to the pool; when it is dropped
 /// before, the connection (on HTTP/2: the stream) is closed.
 pub struct PooledBody<B: RequestBody> {
-    incoming: Incoming,
+    incoming: Source,
     lease: Option<Lease<B>>,
     /// The request's body, while it is under way beside this one.
     request: Option<Arc<Watch>>,
@@ -39,7 +41,33 @@ pub struct PooledBody<B: RequestBody> {
     picked: Option<Picked>,
 }
 
+/// Where the parts come from.
+enum Source {
+    Hyper(Incoming),
+    /// The leased connection itself.
+    Plain(Rest),
+}
+
+impl Source {
+    fn is_over(&self) -> bool {
+        match self {
+            Source::Hyper(incoming) => incoming.is_end_stream(),
+            Source::Plain(rest) => rest.is_over(),
+        }
+    }
+}
+
 impl<B: RequestBody> PooledBody<B> {
+    /// One that is read from the connection which its lease holds.
+    pub(super) fn plain(
+        rest: Rest,
+        lease: Lease<B>,
+        timer: Option<Pin<Box<Sleep>>>,
+        pause: Duration,
+    ) -> PooledBody<B> {
+        PooledBody::of(Source::Plain(rest), Some(lease), None, timer, pause)
+    }
+
     pub(super) fn new(
         incoming: Incoming,
         lease: Option<Lease<B>>,
@@ -47,12 +75,32 @@ impl<B: RequestBody> PooledBody<B> {
         timer: Option<Pin<Box<Sleep>>>,
         pause: Duration,
     ) -> PooledBody<B> {
+        PooledBody::of(Source::Hyper(incoming), lease, request, timer, pause)
+    }
+
+    fn of(
+        incoming: Source,
+        lease: Option<Lease<B>>,
+        request: Option<Arc<Watch>>,
+        timer: Option<Pin<Box<Sleep>>>,
+        pause: Duration,
+    ) -> PooledBody<B> {
         let mut body =
             PooledBody { incoming, lease, request, pause, timer, paused: false, picked: None };
-        if body.incoming.is_end_stream() {
+        if body.incoming.is_over() {
             body.give_back();
         }
         body
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, WireError>>> {
+        match &mut self.incoming {
+            Source::Hyper(incoming) => Pin::new(incoming).poll_frame(cx).map_err(WireError::Http),
+            Source::Plain(rest) => match self.lease.as_mut().and_then(Lease::plain) {
+                Some(plain) => plain.poll_frame(rest, cx),
+                None => Poll::Ready(None),
+            },
+        }
     }
 
     /// As long as it has not ended, it counts as under way there.
@@ -100,10 +148,10 @@ impl<B: RequestBody> Body for PooledBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        match this.poll_part(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.paused = false;
-                if this.incoming.is_end_stream() {
+                if this.incoming.is_over() {
                     this.give_back();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -129,16 +177,19 @@ impl<B: RequestBody> Body for PooledBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.incoming {
+            Source::Hyper(incoming) => incoming.size_hint(),
+            Source::Plain(rest) => rest.size_hint(),
+        }
     }
 }
 
 impl<B: RequestBody> std::fmt::Debug for PooledBody<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PooledBody").field("incoming", &self.incoming).finish_non_exhaustive()
+        f.debug_struct("PooledBody").field("over", &self.incoming.is_over()).finish_non_exhaustive()
     }
 }

@@ -4,6 +4,7 @@
 //! on another thread and a moment late. The kernel knows at once, and says so without a wait.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -14,12 +15,28 @@ use tokio::sync::futures::Notified;
 pub(super) struct Look {
     /// INVARIANT: the descriptor is open as long as it is here; the socket takes it away first.
     fd: Mutex<Option<RawFd>>,
+    /// Whether the connection, when it ends, is the peer's to close.
+    is_peers: AtomicBool,
     ended: Notify,
 }
 
 impl Look {
     pub(super) fn at(stream: &impl AsRawFd) -> Look {
-        Look { fd: Mutex::new(Some(stream.as_raw_fd())), ended: Notify::new() }
+        Look {
+            fd: Mutex::new(Some(stream.as_raw_fd())),
+            is_peers: AtomicBool::new(false),
+            ended: Notify::new(),
+        }
+    }
+
+    /// Whether the connection is the peer's to close: as long as we want to use it.
+    pub(super) fn leave_to_peer(&self, is_peers: bool) {
+        self.is_peers.store(is_peers, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    pub(super) fn is_peers_to_close(&self) -> bool {
+        self.is_peers.load(Ordering::Relaxed)
     }
 
     /// The socket is about to be closed.

@@ -28,6 +28,11 @@ pub(super) struct Set<B: RequestBody> {
 }
 
 impl<B: RequestBody> Set<B> {
+    /// Addresses toward which nothing can be opened for want of ports, and that have no connection free.
+    pub(super) fn short(&self) -> Vec<Key> {
+        self.members.iter().filter(|member| member.upstream.is_short()).map(|m| m.key).collect()
+    }
+
     pub(super) fn member(&self, key: Key) -> Option<&Member<B>> {
         self.members.iter().find(|member| member.key == key)
     }

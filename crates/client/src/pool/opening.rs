@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::config::Protocol;
-use super::idle::H1;
+use super::idle::{Driver, H1};
 use super::look::Look;
 use super::outgoing::RequestBody;
+use super::plain::{Plain, RESPONSE_HEAD_BYTES, Wire};
 use super::slots::{Lease, Opening, Permit, Slots};
 use super::streams::{H2, PeerMax};
 use super::sweeper::start_sweeper;
@@ -29,10 +30,9 @@ const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 const GREETING: Duration = Duration::from_secs(1);
 /// When they are looked for first; then after twice as long, each time.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
-/// The most fields of a response's head.
-const RESPONSE_FIELDS: usize = 2048;
-/// The most bytes of a response's head.
-const RESPONSE_HEAD_BYTES: usize = 128 * 1024;
+
+/// How long a peer that ends a connection (`Connection: close`) may take to close it.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Why there is no connection.
 pub(super) enum OpenError {
@@ -73,29 +73,45 @@ async fn establish<B: RequestBody>(
         Protocol::Auto => dialed.alpn.as_deref() == Some(b"h2"),
     };
     let look = Arc::new(Look::at(&dialed.stream));
-    let socket =
-        Socket { look: Arc::clone(&look), stream: dialed.stream, permit: opening.permit() };
-    let io = TokioIo::new(socket);
-    if h2 { start_h2(slots, io, look).await } else { start_h1(slots, io, look).await }
+    let mut permit = opening.permit();
+    if let Some(permit) = &mut permit {
+        permit.port_is_free = dialed.local.is_none();
+    }
+    let socket = Socket {
+        look: Arc::clone(&look),
+        stream: dialed.stream,
+        is_first_to_close: None,
+        patience: None,
+        permit,
+    };
+    if h2 {
+        start_h2(slots, TokioIo::new(socket), look).await
+    } else {
+        start_h1(slots, socket, look).await
+    }
 }
 
 async fn start_h1<B: RequestBody>(
     slots: &Arc<Slots<B>>,
-    io: TokioIo<Socket<B>>,
+    socket: Socket<B>,
     look: Arc<Look>,
 ) -> Result<Lease<B>, OpenError> {
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(RESPONSE_FIELDS)
-        .max_header_size(RESPONSE_HEAD_BYTES)
-        .handshake(io)
-        .await
-        .map_err(OpenError::Handshake)?;
-    tokio::spawn(async move {
-        // What went wrong is told to the request that was under way; without one, nobody asks.
-        let _ = connection.with_upgrades().await;
-    });
+    let wire: Box<dyn Wire> = Box::new(socket);
+    let driver = if slots.id.target.tls.is_some() {
+        // What TLS reads while nobody asks, such as a session ticket, is no end of the connection.
+        Driver::hyper(wire).await.map_err(OpenError::Handshake)?
+    } else {
+        let weak = Arc::downgrade(slots);
+        // It rings where the runtime hears of its sockets, or ends: never under a lock of the pool.
+        let tell = move || {
+            if let Some(slots) = weak.upgrade() {
+                slots.sweep();
+            }
+        };
+        Driver::Plain(Plain::new(wire, Box::new(tell)))
+    };
     let ends = ends(slots.config.max_age);
-    Ok(slots.opened_h1(H1::new(sender, look, slots.config.idle_timeout, ends)))
+    Ok(slots.opened_h1(H1::new(driver, look, slots.config.idle_timeout, ends)))
 }
 
 async fn start_h2<B: RequestBody>(
@@ -159,17 +175,43 @@ fn ends(max_age: Option<Duration>) -> Option<Instant> {
 
 /// A stream and the right to have it.
 ///
+/// Who closes first is left with a TIME_WAIT. A peer that ends the connection (`Connection: close`, RFC
+/// 9112, section 9.6) gets a moment to close it, so that the port is free here at once.
+///
 /// INVARIANT: the stream is declared, and so dropped, before the permit.
 struct Socket<B: RequestBody> {
     look: Arc<Look>,
     stream: Stream,
-    #[expect(dead_code, reason = "held for its Drop")]
+    /// Whether our side was the first to close; none: it has not closed yet.
+    is_first_to_close: Option<bool>,
+    /// How long the peer may still take.
+    patience: Option<Pin<Box<tokio::time::Sleep>>>,
     permit: Option<Permit<B>>,
 }
 
 impl<B: RequestBody> Drop for Socket<B> {
     fn drop(&mut self) {
+        // Where the peer has closed, or reset, the connection before us, there is no TIME_WAIT.
+        let is_first = self.is_first_to_close.unwrap_or_else(|| !self.look.is_closed());
+        if let Some(permit) = &mut self.permit {
+            permit.port_is_free |= !is_first;
+        }
         self.look.gone();
+    }
+}
+
+impl<B: RequestBody> Socket<B> {
+    /// Ready once the peer has closed its side, or has had its time.
+    fn poll_peer_closes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let patience =
+            self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSE_PATIENCE)));
+        if patience.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut rest = [0; 256];
+        let mut rest = ReadBuf::new(&mut rest);
+        // What comes instead of the end belongs to no response.
+        Pin::new(&mut self.stream).poll_read(cx, &mut rest).map(|_| ())
     }
 }
 
@@ -209,6 +251,15 @@ impl<B: RequestBody> AsyncWrite for Socket<B> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let socket = self.get_mut();
+        if socket.is_first_to_close.is_none() {
+            // Once it waits it goes on to, whatever becomes of those who would have used it.
+            let waits = socket.patience.is_some() || socket.look.is_peers_to_close();
+            if waits && !socket.look.is_closed() {
+                std::task::ready!(socket.poll_peer_closes(cx));
+            }
+            socket.is_first_to_close = Some(!socket.look.is_closed());
+        }
+        Pin::new(&mut socket.stream).poll_shutdown(cx)
     }
 }

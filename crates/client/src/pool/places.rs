@@ -24,6 +24,10 @@ pub(super) struct Places {
     paused: bool,
     pause: Duration,
     shortage: Option<DialError>,
+    /// How many more sockets may be opened until the next look at the bucket; none: nobody looks.
+    room: Option<i64>,
+    /// Sockets taken since the look under way began; none: there is none.
+    meanwhile: Option<i64>,
 }
 
 impl Places {
@@ -36,6 +40,8 @@ impl Places {
             paused: false,
             pause: Duration::ZERO,
             shortage: None,
+            room: None,
+            meanwhile: None,
         }
     }
 
@@ -56,7 +62,31 @@ impl Places {
 
     /// Whether one more may be opened now.
     pub(super) fn has_room(&self) -> bool {
-        !self.paused && self.open < self.limit && self.dialing < self.dialing_max
+        !self.paused
+            && self.open < self.limit
+            && self.dialing < self.dialing_max
+            && !self.is_at_reserve()
+    }
+
+    /// Whether the last look left only ports that are kept back.
+    pub(super) fn is_at_reserve(&self) -> bool {
+        self.room.is_some_and(|room| room <= 0)
+    }
+
+    /// Whether nothing can be opened for want of ports.
+    pub(super) fn is_short(&self) -> bool {
+        self.paused || self.is_at_reserve()
+    }
+
+    /// A look at the bucket begins: what is opened from now on may or may not be seen by it.
+    pub(super) fn begin_look(&mut self) {
+        self.meanwhile = Some(0);
+    }
+
+    /// So many more sockets may be opened, as the look saw it; none: it saw nothing.
+    pub(super) fn looked(&mut self, room: Option<u32>) {
+        let meanwhile = self.meanwhile.take().unwrap_or(0);
+        self.room = room.map(|room| i64::from(room) - meanwhile);
     }
 
     /// Whether one is being opened.
@@ -69,6 +99,8 @@ impl Places {
     pub(super) fn take(&mut self) {
         self.open += 1;
         self.dialing += 1;
+        self.room = self.room.map(|room| room - 1);
+        self.meanwhile = self.meanwhile.map(|taken| taken + 1);
     }
 
     /// It is opened, or failed.
@@ -76,9 +108,12 @@ impl Places {
         self.dialing -= 1;
     }
 
-    /// Its socket is gone.
-    pub(super) fn free(&mut self) {
+    /// Its socket is gone, and its port free again, or held by a TIME_WAIT.
+    pub(super) fn free(&mut self, port_is_free: bool) {
         self.open -= 1;
+        if port_is_free {
+            self.room = self.room.map(|room| room + 1);
+        }
     }
 
     /// A dial succeeded: there are ports.
@@ -134,11 +169,40 @@ mod tests {
         places.take();
         places.dialed();
         assert!(!places.has_room(), "all that there may be are open");
-        places.free();
+        places.free(true);
         assert!(places.has_room());
         places.set_limit(0);
         assert_eq!(places.limit(), 1);
         assert!(!places.has_room());
+    }
+
+    /// Between two looks, what is opened and closed is counted; during one, what is opened.
+    #[test]
+    fn a_look_leaves_room_until_the_next() {
+        let mut places = Places::new(MAX_CONNECTIONS);
+        let open = |places: &mut Places| {
+            assert!(places.has_room());
+            places.take();
+            places.dialed();
+        };
+        places.begin_look();
+        places.looked(Some(2));
+        open(&mut places);
+        open(&mut places);
+        assert!(places.is_at_reserve() && !places.has_room());
+        // One that leaves a TIME_WAIT brings no port back.
+        places.free(false);
+        assert!(!places.has_room());
+        places.free(true);
+        places.begin_look();
+        open(&mut places);
+        assert!(!places.has_room());
+        places.looked(Some(2));
+        open(&mut places);
+        assert!(!places.has_room(), "one was opened while it looked");
+        places.begin_look();
+        places.looked(None);
+        assert!(places.has_room(), "nobody looks");
     }
 
     #[test]

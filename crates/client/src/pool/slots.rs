@@ -17,13 +17,16 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::config::{PoolConfig, Protocol, UpstreamId};
-use super::idle::{H1, Idle, Timer, shard};
+use super::idle::{Driver, H1, Idle, Timer, shard};
 use super::outgoing::RequestBody;
 use super::places::Places;
-use super::queue::{Queue, Wish};
+use super::plain::Plain;
+use super::queue::{Queue, Spot, Wish};
+use super::rate::Rate;
 use super::shared::Shared;
 use super::stats::UpstreamStats;
 use super::streams::{H2, Streams};
+use super::terms::Terms;
 use crate::dial::{DialError, Dialer};
 
 /// How long a returned connection may take to become ready before it is closed.
@@ -40,6 +43,8 @@ pub(super) struct Slots<B: RequestBody> {
     /// How many addresses the upstream has, this one among them.
     among: AtomicUsize,
     pub(super) sweeping: AtomicBool,
+    /// Whether ports may be short; the places say whether they are.
+    short: AtomicBool,
     state: Mutex<State<B>>,
 }
 
@@ -48,6 +53,8 @@ struct State<B: RequestBody> {
     queue: Queue<Grant<B>>,
     idle: Idle<B>,
     streams: Streams<B>,
+    /// How fast places come free.
+    rate: Rate,
     /// Known once a connection was made.
     multiplexed: Option<bool>,
     retired: bool,
@@ -75,6 +82,8 @@ pub(super) struct Lease<B: RequestBody> {
 /// The right to have one socket; lives in the socket.
 pub(super) struct Permit<B: RequestBody> {
     home: Arc<Slots<B>>,
+    /// Whether its port is free once its socket is gone: no TIME_WAIT holds it.
+    pub(super) port_is_free: bool,
 }
 
 /// The right to open one.
@@ -87,13 +96,14 @@ pub(super) struct Opening<B: RequestBody> {
 pub(super) enum Found<B: RequestBody> {
     Grant(Grant<B>),
     Wait(Ticket<B>),
-    Full,
+    /// Nobody else may wait; a place comes free for this one after so many seconds.
+    Full(u32),
 }
 
 /// A place in the queue; dropping it leaves the queue.
 pub(super) struct Ticket<B: RequestBody> {
     home: Arc<Slots<B>>,
-    ticket: i64,
+    spot: Spot,
     pub(super) granted: oneshot::Receiver<Grant<B>>,
 }
 
@@ -121,11 +131,13 @@ impl<B: RequestBody> Slots<B> {
             shared,
             among: AtomicUsize::new(among),
             sweeping: AtomicBool::new(false),
+            short: AtomicBool::new(false),
             state: Mutex::new(State {
                 places: Places::new(limit),
                 queue: Queue::new(),
                 idle: Idle::new(),
                 streams: Streams::new(),
+                rate: Rate::new(Instant::now()),
                 multiplexed,
                 retired: false,
             }),
@@ -148,16 +160,17 @@ impl<B: RequestBody> Slots<B> {
     }
 
     /// A connection, the right to open one, or a place in the queue (with `first`, at its
-    /// front: for a request that had its turn already). With `fresh`, no connection that was used
+    /// front: for a request that had its turn already). Where the queue is full, the newest request of
+    /// the caller with most of them gives way to one of a caller with fewer. With `fresh`, no connection that was used
     /// before; where connections are shared (HTTP/2) that asks nothing.
-    pub(super) fn find(self: &Arc<Self>, first: bool, fresh: bool) -> Found<B> {
+    pub(super) fn find(self: &Arc<Self>, first: bool, fresh: bool, terms: &Terms<'_>) -> Found<B> {
         let shard = shard();
         let mut dead = Vec::new();
         let mut state = self.lock();
         let fresh = fresh && state.multiplexed != Some(true);
         if fresh {
             if state.may_open(&self.config) {
-                state.places.take();
+                self.take_place(&mut state);
                 drop(state);
                 return Found::Grant(Grant::Open(self.opening()));
             }
@@ -167,19 +180,74 @@ impl<B: RequestBody> Slots<B> {
             drop(state);
             return Found::Grant(Grant::Lease(self.lease(link)));
         } else if state.queue.exceeds_settling(1) && state.may_open(&self.config) {
-            state.places.take();
+            self.take_place(&mut state);
             drop(state);
             return Found::Grant(Grant::Open(self.opening()));
         }
+        let caller = terms.caller.map_or(0, |caller| caller());
+        let mut displaced = None;
         if state.queue.len() >= self.config.max_queue {
-            drop(state);
-            self.shared.counters.queue_full.add(1);
-            return Found::Full;
+            displaced = state.queue.displace(caller);
+            if displaced.is_none() {
+                let ahead = state.queue.len();
+                let wait_s = state.rate.wait_s(Instant::now(), ahead);
+                drop(state);
+                self.shared.counters.queue_full.add(1);
+                return Found::Full(wait_s);
+            }
         }
-        let (ticket, granted) = state.queue.join(Wish { shard, fresh }, first);
+        let (spot, granted) = state.queue.join(Wish { shard, fresh, caller }, first);
         drop(state);
+        // Its request hears of it and is counted there.
+        drop(displaced);
         self.shared.counters.queued.add(1);
-        Found::Wait(Ticket { home: self.clone(), ticket, granted })
+        Found::Wait(Ticket { home: self.clone(), spot, granted })
+    }
+
+    /// After how many seconds a place comes free for one more.
+    pub(super) fn wait_s(&self) -> u32 {
+        let mut state = self.lock();
+        let ahead = state.queue.len();
+        state.rate.wait_s(Instant::now(), ahead)
+    }
+
+    fn take_place(&self, state: &mut State<B>) {
+        state.places.take();
+        if state.places.is_short() {
+            self.short.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a request has to wait because there are no ports to open a connection.
+    pub(super) fn is_short(&self) -> bool {
+        self.short.load(Ordering::Relaxed) && {
+            let state = self.lock();
+            let has_one =
+                state.idle.len() > 0 || state.multiplexed == Some(true) && state.places.open() > 0;
+            state.places.is_short() && !has_one
+        }
+    }
+
+    /// Whether only ports are left that are kept back.
+    pub(super) fn is_at_reserve(&self) -> bool {
+        self.lock().places.is_at_reserve()
+    }
+
+    /// A look at its ports begins.
+    pub(super) fn begin_look(&self) {
+        self.lock().places.begin_look();
+    }
+
+    /// So many sockets may be opened until the next look; none: nothing is known.
+    pub(super) fn looked(self: &Arc<Self>, room: Option<u32>) {
+        let mut state = self.lock();
+        state.places.looked(room);
+        self.short.store(state.places.is_short(), Ordering::Relaxed);
+        let waits = !state.queue.is_empty();
+        drop(state);
+        if waits {
+            self.admit();
+        }
     }
 
     /// Serves the queue with what there is.
@@ -187,9 +255,9 @@ impl<B: RequestBody> Slots<B> {
         loop {
             let mut dead = Vec::new();
             let mut state = self.lock();
-            let Some(Wish { shard, fresh }) = state.queue.front() else { return };
+            let Some(Wish { shard, fresh, .. }) = state.queue.front() else { return };
             let grant = if fresh && state.may_open(&self.config) {
-                state.places.take();
+                self.take_place(&mut state);
                 Grant::Open(self.opening())
             } else if fresh && state.multiplexed != Some(true) {
                 dead.extend(state.surplus(shard));
@@ -197,7 +265,7 @@ impl<B: RequestBody> Slots<B> {
             } else if let Some(link) = state.take(&self.config, shard, &mut dead) {
                 Grant::Lease(self.lease(link))
             } else if state.queue.exceeds_settling(0) && state.may_open(&self.config) {
-                state.places.take();
+                self.take_place(&mut state);
                 Grant::Open(self.opening())
             } else {
                 return;
@@ -216,31 +284,35 @@ impl<B: RequestBody> Slots<B> {
     }
 
     fn opening(self: &Arc<Self>) -> Opening<B> {
-        let permit = Permit { home: self.clone() };
+        // Until there is a socket, nothing holds a port.
+        let permit = Permit { home: self.clone(), port_is_free: true };
         Opening { home: self.clone(), permit: Some(permit) }
     }
 
     /// A connection came back, ready or not.
     fn take_back(self: &Arc<Self>, mut conn: H1<B>) {
-        if conn.sender.is_closed() {
+        if conn.is_closed() {
             return;
         }
-        if !conn.sender.is_ready() {
+        if !conn.is_ready() {
             self.settle(conn);
             return;
         }
         conn.used();
-        if conn.is_old() {
+        if conn.is_old() || !conn.arm() {
             // Closing it serves the queue.
             return;
         }
         let mut state = self.lock();
+        state.rate.note(conn.since());
         if state.queue.front().is_some_and(|wish| wish.fresh) {
             // Closing it makes room for the one that is wanted.
             drop(state);
             drop(conn);
         } else if let Some(waiter) = state.queue.pop() {
             drop(state);
+            // If it rang just now, the waiter finds it closed.
+            conn.disarm();
             waiter.grant(Grant::Lease(self.lease(Link::H1(conn))));
         } else if !state.retired && state.places.open() <= state.places.limit() {
             state.idle.put(conn);
@@ -254,7 +326,11 @@ impl<B: RequestBody> Slots<B> {
         self.shared.counters.settled.add(1);
         let settling = Settling { home: self.clone() };
         runtime.spawn(async move {
-            let ready = tokio::time::timeout(SETTLE_TIMEOUT, conn.sender.ready()).await;
+            let sender = match &mut conn.driver {
+                Driver::Hyper(sender) => sender,
+                Driver::Plain(plain) => return plain.end().await,
+            };
+            let ready = tokio::time::timeout(SETTLE_TIMEOUT, sender.ready()).await;
             let home = settling.home.clone();
             if matches!(ready, Ok(Ok(()))) {
                 // In this order: a waiter gets this connection and not the right to open one.
@@ -294,6 +370,7 @@ impl<B: RequestBody> Slots<B> {
     /// There was no port or descriptor: nothing is opened for a moment, then one at a time.
     pub(super) fn ran_short(self: &Arc<Self>, error: &DialError) {
         self.shared.counters.ports_exhausted.add(1);
+        self.short.store(true, Ordering::Relaxed);
         let mut state = self.lock();
         state.places.ran_short(error);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -332,7 +409,7 @@ impl<B: RequestBody> Slots<B> {
         let dead = state.idle.take_stale(now);
         let dead_h2 = state.streams.take_stale(now, self.config.idle_timeout);
         drop(state);
-        let expired = dead.iter().filter(|conn| !conn.sender.is_closed()).count()
+        let expired = dead.iter().filter(|conn| !conn.is_closed()).count()
             + dead_h2.iter().filter(|conn| !conn.sender.is_closed()).count();
         self.shared.counters.expired.add(expired as u64);
     }
@@ -361,7 +438,18 @@ impl<B: RequestBody> Slots<B> {
             streams: state.streams.in_use(),
             waiting: state.queue.len(),
             limit: state.places.limit(),
+            short: usize::from(state.places.is_short()),
             ..self.shared.counters.stats()
+        }
+    }
+}
+
+impl<B: RequestBody> Link<B> {
+    /// A request is put on the connection; whether one was before.
+    pub(super) fn carries(&self) -> bool {
+        match self {
+            Link::H1(conn) => conn.reused,
+            Link::H2(conn) => conn.carries(),
         }
     }
 }
@@ -406,10 +494,28 @@ impl<B: RequestBody> Lease<B> {
         self.link.as_mut()
     }
 
-    /// Whether the peer has closed the connection, as the kernel sees it now.
-    pub(super) fn is_gone(&self) -> bool {
+    /// The connection, if whoever has it writes and reads on it.
+    pub(super) fn plain(&mut self) -> Option<&mut Plain> {
+        match &mut self.link {
+            Some(Link::H1(H1 { driver: Driver::Plain(plain), .. })) => Some(plain),
+            _ => None,
+        }
+    }
+
+    /// Gives a connection of HTTP/1.1 to hyper, if hyper does not have it yet.
+    pub(super) async fn drive(&mut self) -> Result<(), hyper::Error> {
+        match self.link.take() {
+            Some(Link::H1(conn)) => self.link = Some(Link::H1(conn.driven().await?)),
+            link => self.link = link,
+        }
+        Ok(())
+    }
+
+    /// Whether the peer has closed the connection, as the kernel sees it now. `repeatable`: as
+    /// [`H1::is_gone`] has it.
+    pub(super) fn is_gone(&self, repeatable: bool) -> bool {
         match &self.link {
-            Some(Link::H1(conn)) => conn.is_gone(),
+            Some(Link::H1(conn)) => conn.is_gone(repeatable),
             Some(Link::H2(conn)) => conn.is_gone(),
             None => true,
         }
@@ -440,7 +546,8 @@ impl<B: RequestBody> Lease<B> {
             Some(Link::H1(conn)) if !self.sent => self.home.take_back(conn),
             Some(Link::H1(_)) | None => {}
             Some(Link::H2(conn)) => {
-                let state = self.home.lock();
+                let mut state = self.home.lock();
+                state.rate.note(Instant::now());
                 conn.ended();
                 let wanted = !state.queue.is_empty();
                 drop(state);
@@ -470,7 +577,11 @@ impl<B: RequestBody> Drop for Lease<B> {
 
 impl<B: RequestBody> Drop for Permit<B> {
     fn drop(&mut self) {
-        self.home.lock().places.free();
+        let now = Instant::now();
+        let mut state = self.home.lock();
+        state.places.free(self.port_is_free);
+        state.rate.note(now);
+        drop(state);
         self.home.admit();
     }
 }
@@ -494,7 +605,7 @@ impl<B: RequestBody> Drop for Opening<B> {
 
 impl<B: RequestBody> Drop for Ticket<B> {
     fn drop(&mut self) {
-        let left = self.home.lock().queue.leave(self.ticket);
+        let left = self.home.lock().queue.leave(self.spot);
         drop(left);
     }
 }
@@ -517,7 +628,10 @@ struct Pause<B: RequestBody> {
 
 impl<B: RequestBody> Drop for Pause<B> {
     fn drop(&mut self) {
-        self.home.lock().places.resume();
+        let mut state = self.home.lock();
+        state.places.resume();
+        self.home.short.store(state.places.is_short(), Ordering::Relaxed);
+        drop(state);
         self.home.admit();
     }
 }

@@ -13,13 +13,15 @@ pub struct UpstreamStats {
     pub ports_exhausted: u64,
     /// Requests put on a connection (a request sent twice counts twice).
     pub requests: u64,
+    /// Of these, on a connection that had carried a request before (HTTP/2: beside or after another).
+    pub reused: u64,
     /// Requests that were sent a second time.
     pub retries: u64,
     /// Requests that were not, because too many had been: see `retries`.
     pub retries_refused: u64,
     /// Requests that had to wait for a connection.
     pub queued: u64,
-    /// Requests refused because too many waited.
+    /// Requests refused because too many waited, or displaced by another caller's.
     pub queue_full: u64,
     /// Requests whose deadline passed while they waited.
     pub queue_timeouts: u64,
@@ -38,6 +40,9 @@ pub struct UpstreamStats {
     pub waiting: usize,
     /// The bound for `open`.
     pub limit: usize,
+    /// Addresses toward which nothing is opened now, because only ports are left that are kept back, or
+    /// none.
+    pub short: usize,
 }
 
 /// What an upstream with all its addresses did and does.
@@ -75,6 +80,7 @@ pub(super) struct Counters {
     pub(super) open_failures: Counter,
     pub(super) ports_exhausted: Counter,
     pub(super) requests: Counter,
+    pub(super) reused: Counter,
     pub(super) retries: Counter,
     pub(super) retries_refused: Counter,
     pub(super) queued: Counter,
@@ -92,6 +98,7 @@ impl Counters {
             open_failures: self.open_failures.value(),
             ports_exhausted: self.ports_exhausted.value(),
             requests: self.requests.value(),
+            reused: self.reused.value(),
             retries: self.retries.value(),
             retries_refused: self.retries_refused.value(),
             queued: self.queued.value(),

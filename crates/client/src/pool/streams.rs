@@ -24,6 +24,8 @@ pub(super) struct H2<B> {
     streams: AtomicUsize,
     /// The peer's limit, as last announced.
     peer_max: Arc<PeerMax>,
+    /// A request was put on it.
+    carried: AtomicBool,
     /// When the last stream ended; changed under the lock only.
     since: Mutex<Instant>,
     /// When it is too old for a request; none: never.
@@ -94,7 +96,12 @@ impl<B: RequestBody> H2<B> {
         ends: Option<Instant>,
     ) -> H2<B> {
         let (streams, since) = (AtomicUsize::new(1), Mutex::new(Instant::now()));
-        H2 { sender, look, streams, peer_max, since, ends }
+        H2 { sender, look, streams, peer_max, carried: AtomicBool::new(false), since, ends }
+    }
+
+    /// A request is put on it; whether one was before.
+    pub(super) fn carries(&self) -> bool {
+        self.carried.swap(true, Ordering::Relaxed)
     }
 
     /// Whether it is too old for another request. Those that it has go on.

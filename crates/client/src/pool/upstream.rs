@@ -1,6 +1,6 @@
 //! One address of an upstream: from a request to a response.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,16 +12,18 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::config::{PoolConfig, UpstreamId};
-use super::error::PoolError;
-use super::idle::{Timer, shard};
+use super::error::{PoolError, WireError};
+use super::idle::{Driver, Timer, shard};
 use super::incoming::PooledBody;
 use super::look::Look;
 use super::opening::{OpenError, open};
 use super::outgoing::{Outgoing, RequestBody, Source, Watch};
+use super::plain::{Failed, is_plain};
 use super::request::{copy_of_head, for_http1, for_http2, forget_host, is_idempotent, names_host};
 use super::shared::Shared;
 use super::slots::{Found, Grant, Lease, Link, Slots};
 use super::stats::UpstreamStats;
+use super::terms::Terms;
 use crate::dial::Dialer;
 
 /// Times one request is put on a connection at most.
@@ -30,23 +32,6 @@ const MAX_ATTEMPTS: usize = 8;
 const PRESSURE_STEPS: u32 = 8;
 /// Subtracted from what an upstream grants by `Keep-Alive: timeout=`, for the way there.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
-
-/// What holds for one request in particular.
-#[derive(Clone, Copy, Default)]
-pub struct Terms<'a> {
-    /// How long the response may take to begin, from the last byte of the request that was
-    /// forwarded; none: the pool's.
-    pub answer_timeout: Option<Duration>,
-    /// How long nothing may move in either direction once it has begun; none: the pool's.
-    pub answer_idle: Option<Duration>,
-    /// Request and response are streams beside each other (gRPC): a request that pauses before the
-    /// response begins is bounded by `answer_idle`.
-    pub bidirectional: bool,
-    /// Asked before a request that had to wait for its connection is sent on it.
-    pub still_wanted: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
-    /// Told now and then, while the request waits for a connection, for how long it has.
-    pub waiting: Option<&'a (dyn Fn(Duration) + Send + Sync)>,
-}
 
 /// Connections to one address of an upstream. A clone is the same.
 pub struct Upstream<B: RequestBody> {
@@ -83,6 +68,25 @@ impl<B: RequestBody> Upstream<B> {
     /// How many connections there may be, where each carries one request at a time (HTTP/1.1).
     pub fn unshared(&self) -> Option<usize> {
         self.slots.unshared()
+    }
+
+    /// Whether a request has to wait because there are no ports to open a connection.
+    pub(super) fn is_short(&self) -> bool {
+        self.slots.is_short()
+    }
+
+    /// A look at its ports begins.
+    pub(super) fn begin_look(&self) {
+        self.slots.begin_look();
+    }
+
+    /// So many connections may be opened until the next look; none: nothing is known.
+    pub(super) fn looked(&self, room: Option<u32>) {
+        self.slots.looked(room);
+    }
+
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.slots.dialer
     }
 
     pub(super) fn close_idle(&self) {
@@ -156,18 +160,31 @@ impl<B: RequestBody> Upstream<B> {
         while sending.attempts < MAX_ATTEMPTS {
             sending.attempts += 1;
             let last = sending.attempts == MAX_ATTEMPTS;
-            let mut lease = acquire(slots, &mut sending.patience, terms, last).await?;
+            let again = sending.idempotent && sending.keeps && !last;
+            let mut lease = acquire(slots, &mut sending.patience, terms, last, again).await?;
             if sending.attempts > 1 && terms.still_wanted.is_some_and(|wanted| !wanted()) {
                 return Err(PoolError::Withdrawn);
             }
-            let Some(link) = lease.link() else { continue };
             let Some(mut request) = sending.request.take() else { break };
             if sending.attempts > 1 && !sending.names_host {
                 forget_host(&mut request);
             }
             slots.shared.counters.requests.add(1);
+            if lease.link().is_some_and(|link| link.carries()) {
+                slots.shared.counters.reused.add(1);
+            }
+            if lease.plain().is_some() {
+                if sending.source.is_none() && is_plain(&request) {
+                    match self.exchange_plainly(sending, request, lease, terms, again).await? {
+                        Some(response) => return Ok(response),
+                        None => continue,
+                    }
+                }
+                let driven = lease.drive().await;
+                driven.map_err(|error| PoolError::exchange(slots.name.clone(), error))?;
+            }
             let (watch, waits) = (sending.watch.as_deref(), &sending.waits);
-            let again = sending.idempotent && sending.keeps && !last;
+            let Some(link) = lease.link() else { continue };
             let (copy, stale, counts, timer, outcome) = match link {
                 Link::H1(conn) => {
                     for_http1(&mut request, &slots.host);
@@ -175,7 +192,8 @@ impl<B: RequestBody> Upstream<B> {
                     let copy =
                         (again && (stale || sending.elsewhere)).then(|| copy_of_head(&request, ()));
                     let mut timer = local_timer(conn.timer.take(), waits.begin);
-                    let sent = conn.sender.try_send_request(request);
+                    let Driver::Hyper(sender) = &mut conn.driver else { break };
+                    let sent = sender.try_send_request(request);
                     let look = Arc::clone(&conn.look);
                     lease.sent = true;
                     let ended = Ended { look: &look, let_go: || lease.let_go() };
@@ -196,6 +214,9 @@ impl<B: RequestBody> Upstream<B> {
             };
             let mut error = match outcome {
                 Ok(Ok(response)) => {
+                    if let Some(answered) = terms.answered {
+                        answered(&slots.name, stale);
+                    }
                     let watch = sending.watch.take();
                     return Ok(self.finish(response, lease, watch, Some(timer), waits));
                 }
@@ -239,6 +260,61 @@ impl<B: RequestBody> Upstream<B> {
             }
         }
         Err(PoolError::Unsendable("no attempt is left"))
+    }
+
+    /// Sends it on a connection that nobody else drives. None: it is in `sending` again, and may be sent
+    /// once more. `again`: it may be, also where it may have been processed.
+    async fn exchange_plainly(
+        &self,
+        sending: &mut Sending<B>,
+        mut request: Request<Outgoing<B>>,
+        mut lease: Lease<B>,
+        terms: &Terms<'_>,
+        again: bool,
+    ) -> Result<Option<Response<PooledBody<B>>>, PoolError> {
+        let (slots, waits) = (&self.slots, &sending.waits);
+        for_http1(&mut request, &slots.host);
+        lease.sent = true;
+        let Some(Link::H1(conn)) = lease.link() else { return Ok(None) };
+        let stale = conn.reused;
+        let mut timer = local_timer(conn.timer.take(), waits.begin);
+        let Driver::Plain(plain) = &mut conn.driver else { return Ok(None) };
+        let outcome = within(plain.exchange(&request), timer.as_mut()).await;
+        let Failed { error, unsent } = match outcome {
+            None => return Err(Late::Begin.error(slots.name.clone(), waits)),
+            Some(Ok(response)) => {
+                if let Some(answered) = terms.answered {
+                    answered(&slots.name, stale);
+                }
+                if let Some(value) = response.headers().get("keep-alive") {
+                    conn.keep = granted_idle(value).min(slots.config.idle_timeout);
+                }
+                let idle = waits.idle;
+                return Ok(Some(
+                    response.map(|rest| PooledBody::plain(rest, lease, Some(timer), idle)),
+                ));
+            }
+            Some(Err(failed)) => failed,
+        };
+        drop(lease);
+        let failed = |error| Err(PoolError::exchange(slots.name.clone(), error));
+        if unsent {
+            if sending.attempts == MAX_ATTEMPTS {
+                return failed(error);
+            }
+        } else {
+            if !again || !is_end(&error) || !(stale || sending.elsewhere) {
+                return failed(error);
+            }
+            // As below: what was idle was closed while it was, as a rule.
+            if !stale && !slots.shared.may_retry() {
+                return failed(error);
+            }
+        }
+        slots.shared.counters.retries.add(1);
+        sending.request = Some(request);
+        // A connection that was new did not die of being idle: the address is to blame.
+        if unsent || stale { Ok(None) } else { failed(error) }
     }
 
     fn finish(
@@ -313,6 +389,17 @@ impl Late {
             Late::Idle => PoolError::Idle { upstream, after: waits.idle },
         }
     }
+}
+
+/// The outcome, or none: the deadline passed.
+async fn within<F: Future>(sending: F, mut timer: Pin<&mut Sleep>) -> Option<F::Output> {
+    let mut sending = pin!(sending);
+    poll_fn(|cx| match sending.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending if has_passed(timer.as_mut(), cx) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// What is done once a connection has ended: its request, if that crossed the end, comes back when
@@ -398,28 +485,36 @@ impl Patience {
     }
 }
 
-/// `fresh`: a connection that nobody has used.
+/// `fresh`: a connection that nobody has used. `repeatable`: the request may be sent again.
 async fn acquire<B: RequestBody>(
     slots: &Arc<Slots<B>>,
     patience: &mut Patience,
     terms: &Terms<'_>,
     fresh: bool,
+    repeatable: bool,
 ) -> Result<Lease<B>, PoolError> {
     loop {
-        let grant = match slots.find(patience.had_its_turn, fresh) {
+        let full = |retry_after_s| {
+            let (upstream, waiting) = (slots.name.clone(), slots.config.max_queue);
+            PoolError::QueueFull { upstream, waiting, retry_after_s }
+        };
+        let grant = match slots.find(patience.had_its_turn, fresh, terms) {
             Found::Grant(grant) => grant,
-            Found::Full => {
-                let upstream = slots.name.clone();
-                return Err(PoolError::QueueFull { upstream, waiting: slots.config.max_queue });
-            }
+            Found::Full(retry_after_s) => return Err(full(retry_after_s)),
             Found::Wait(mut ticket) => {
                 let since = *patience.since.get_or_insert_with(Instant::now);
-                let granted = granted(slots, &mut ticket.granted, since, terms).await;
-                granted.ok_or_else(|| too_late(slots, since))?
+                match granted(slots, &mut ticket.granted, since, terms).await {
+                    Ok(grant) => grant,
+                    Err(NoGrant::Late) => return Err(too_late(slots, since)),
+                    Err(NoGrant::Displaced) => {
+                        slots.shared.counters.queue_full.add(1);
+                        return Err(full(slots.wait_s()));
+                    }
+                }
             }
         };
         let opening = match grant {
-            Grant::Lease(lease) if lease.is_gone() => {
+            Grant::Lease(lease) if lease.is_gone(repeatable) => {
                 lease.give_up();
                 patience.had_its_turn = true;
                 continue;
@@ -446,19 +541,27 @@ async fn acquire<B: RequestBody>(
     }
 }
 
-/// Waits in the queue; none: until it was too late.
+/// Why a request in the queue got nothing.
+enum NoGrant {
+    /// It was too late.
+    Late,
+    /// Another caller's request took its place.
+    Displaced,
+}
+
+/// Waits in the queue.
 async fn granted<B: RequestBody>(
     slots: &Slots<B>,
     grant: &mut oneshot::Receiver<Grant<B>>,
     since: Instant,
     terms: &Terms<'_>,
-) -> Option<Grant<B>> {
+) -> Result<Grant<B>, NoGrant> {
     let deadline = since + slots.config.queue_timeout;
     loop {
         let step = (Instant::now() + slots.config.queue_timeout / PRESSURE_STEPS).min(deadline);
         match tokio::time::timeout_at(step, &mut *grant).await {
-            Ok(grant) => return grant.ok(),
-            Err(_) if step >= deadline => return None,
+            Ok(grant) => return grant.map_err(|_| NoGrant::Displaced),
+            Err(_) if step >= deadline => return Err(NoGrant::Late),
             Err(_) => {
                 if let Some(waiting) = terms.waiting {
                     waiting(since.elapsed());
@@ -471,9 +574,11 @@ async fn granted<B: RequestBody>(
 fn too_late<B: RequestBody>(slots: &Slots<B>, since: Instant) -> PoolError {
     slots.shared.counters.queue_timeouts.add(1);
     let (upstream, after) = (slots.name.clone(), since.elapsed());
+    let retry_after_s = slots.wait_s();
     match slots.shortage() {
-        Some(source) => PoolError::PortsExhausted { upstream, after, source },
-        None => PoolError::QueueTimeout { upstream, after },
+        Some(source) => PoolError::PortsExhausted { upstream, after, retry_after_s, source },
+        None if slots.is_at_reserve() => PoolError::PortReserve { upstream, after, retry_after_s },
+        None => PoolError::QueueTimeout { upstream, after, retry_after_s },
     }
 }
 
@@ -507,19 +612,33 @@ fn is_death(error: &hyper::Error) -> bool {
             Some(h2) => h2.get_io()?,
             None => source.downcast_ref::<std::io::Error>()?,
         };
-        Some(matches!(
-            source.kind(),
-            std::io::ErrorKind::ConnectionReset
-                | std::io::ErrorKind::ConnectionAborted
-                | std::io::ErrorKind::BrokenPipe
-                | std::io::ErrorKind::UnexpectedEof
-        ))
+        Some(is_end_of_io(source))
     };
     error.is_incomplete_message()
         || error.is_closed()
         || error.is_canceled()
         || error.is_user()
         || io() == Some(true)
+}
+
+/// The same of a connection that hyper does not drive.
+fn is_end(error: &WireError) -> bool {
+    match error {
+        WireError::Http(error) => is_death(error),
+        WireError::Io(error) => is_end_of_io(error),
+        WireError::Incomplete => true,
+        WireError::Invalid(_) => false,
+    }
+}
+
+fn is_end_of_io(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionReset
+            | std::io::ErrorKind::ConnectionAborted
+            | std::io::ErrorKind::BrokenPipe
+            | std::io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// How long `Keep-Alive: timeout=N` lets us keep the connection.

@@ -14,7 +14,7 @@ use super::group::{Group, Inner};
 use super::incoming::PooledBody;
 use super::members::{MAX_NAME_ADDRESSES, Member};
 use super::outgoing::RequestBody;
-use super::upstream::Terms;
+use super::terms::Terms;
 use crate::dial::Target;
 
 /// How much of the answer to a check is read, so that its connection can be kept.

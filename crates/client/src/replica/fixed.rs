@@ -8,6 +8,7 @@ use keepgate_policy::{Revision, World};
 use tokio::sync::{Notify, watch};
 
 use super::age::{Clock, Currency};
+use super::mason::Mason;
 use super::metrics::Counters;
 use super::received::Received;
 use super::renewal::Renewal;
@@ -57,6 +58,8 @@ impl Replica {
             revision: watch::Sender::new(Revision(0)),
             activity: watch::Sender::new(super::Activities::default()),
             assertion_keys: watch::Sender::new(Arc::default()),
+            log_position: watch::Sender::new(None),
+            log_anchor: ArcSwapOption::empty(),
             assertion_kids: ArcSwap::default(),
             dialer: Dialer::new(DialConfig::default()),
             place: ArcSwapOption::empty(),
@@ -67,6 +70,7 @@ impl Replica {
             current: Notify::new(),
             renewal: Renewal::default(),
             services: Vec::new(),
+            mason: Mason::default(),
             runtime: None,
         });
         shared.revision.send_replace(revision);

@@ -32,7 +32,7 @@ use super::error::FollowError;
 use super::received::Unusable;
 use super::say::{Applied, requests};
 use super::standing::{Foreign, Lineage, Standing};
-use super::take::{Incoming, Taking, off_thread};
+use super::take::{Incoming, Taking};
 use super::{Place, Published, Shared};
 
 /// A connection that lasted this long was good: the next pause is a short one.
@@ -420,7 +420,12 @@ impl Follower {
         if !keys.borrow().is_empty() {
             keys.mark_changed();
         }
-        let requests = requests(self.hello(holding), acks, reports, keys, pulses);
+        let mut log = self.shared.log_position.subscribe();
+        // What was not signed yet is asked for again.
+        if log.borrow().is_some() {
+            log.mark_changed();
+        }
+        let requests = requests(self.hello(holding), acks, reports, keys, log, pulses);
         let request = self.centers.current().authorized(requests);
         let begun = tokio::time::timeout(patience.bound, connection.client.follow(request));
         let told = begun.await.map_err(|_| self.silent(patience.bound))??.into_inner();
@@ -439,7 +444,7 @@ impl Follower {
             *well = true;
         }
         if let Some(confirmed) = self.unconfirmed.take() {
-            drop(self.shared.publish(confirmed));
+            self.shared.publish(confirmed);
         }
 
         let mut pending = Pending::default();
@@ -480,13 +485,15 @@ impl Follower {
                 },
                 Some(Told::SnapshotChunk(chunk)) => match snapshot.take() {
                     None => Err(Resync::Order("a chunk without a snapshot")),
-                    Some(incoming) => match off_thread(move || incoming.chunk(chunk)).await {
-                        Ok(incoming) => {
-                            snapshot = Some(incoming);
-                            Ok(None)
+                    Some(incoming) => {
+                        match self.shared.mason.build(move || incoming.chunk(chunk)).await {
+                            Ok(incoming) => {
+                                snapshot = Some(incoming);
+                                Ok(None)
+                            }
+                            Err(error) => Err(Resync::Snapshot(error)),
                         }
-                        Err(error) => Err(Resync::Snapshot(error)),
-                    },
+                    }
                 },
                 Some(Told::SnapshotEnd(end)) => match snapshot.take() {
                     None => Err(Resync::Order("the end of a snapshot that did not begin")),
@@ -500,6 +507,10 @@ impl Follower {
                     let mut kids = published.kids;
                     kids.truncate(keepgate_policy::assertion::KEYS);
                     self.shared.assertion_kids.store(Arc::new(kids));
+                    Ok(None)
+                }
+                Some(Told::LogAnchor(anchor)) => {
+                    self.shared.log_anchor.store(Some(Arc::new(anchor)));
                     Ok(None)
                 }
                 Some(Told::Welcome(_)) => Err(Resync::Order("a second Welcome")),

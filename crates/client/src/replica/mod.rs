@@ -30,6 +30,7 @@ mod disk;
 mod error;
 mod fixed;
 mod follow;
+mod mason;
 mod metrics;
 mod received;
 mod renewal;
@@ -49,7 +50,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt as _;
 use keepgate_policy::assertion::PublicKey;
 use keepgate_policy::decision::QueryError;
-use keepgate_policy::{Decision, HistoryId, Mark, Query, Revision, World};
+use keepgate_policy::{Decision, HistoryId, Mark, Query, Revision, World, proto};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -58,6 +59,7 @@ pub use age::RestartAge;
 use age::{Clock, Currency};
 pub use disk::{KeptError, KeptState, read_kept};
 pub use error::{FollowError, NoDecision, StartError};
+use mason::Mason;
 use metrics::Counters;
 pub use metrics::ReplicaMetrics;
 use received::Received;
@@ -243,6 +245,10 @@ struct Shared {
     activity: watch::Sender<Activities>,
     /// The keys of assertions that the center is to publish.
     assertion_keys: watch::Sender<Arc<[PublicKey]>>,
+    /// How far the access log of this replica's gate is.
+    log_position: watch::Sender<Option<proto::LogPosition>>,
+    /// What the center answered last about it.
+    log_anchor: ArcSwapOption<proto::LogAnchor>,
     /// The names of those that it said it does.
     assertion_kids: ArcSwap<Vec<String>>,
     dialer: Dialer,
@@ -260,6 +266,7 @@ struct Shared {
     renewal: Renewal,
     /// The services asked for.
     services: Vec<String>,
+    mason: Mason,
     /// Where timers run; none: nothing ever changes.
     runtime: Option<Handle>,
 }
@@ -334,6 +341,8 @@ impl Replica {
             revision: watch::Sender::new(Revision(0)),
             activity: watch::Sender::new(Activities::default()),
             assertion_keys: watch::Sender::new(Arc::default()),
+            log_position: watch::Sender::new(None),
+            log_anchor: ArcSwapOption::empty(),
             assertion_kids: ArcSwap::default(),
             dialer: config.dialer.clone(),
             place: ArcSwapOption::empty(),
@@ -344,6 +353,7 @@ impl Replica {
             current: Notify::new(),
             renewal: Renewal::default(),
             services: config.services.clone(),
+            mason: Mason::start(),
             runtime: Some(runtime.clone()),
         });
         let (ending, ended) = watch::channel(());
@@ -578,6 +588,17 @@ impl Replica {
         self.shared.assertion_kids.load().contains(&key.kid())
     }
 
+    /// Has the center sign how far an access log is, now or as soon as a center is there; a later
+    /// position takes the place of one that was not asked about yet. Never waits.
+    pub fn tell_log_position(&self, position: proto::LogPosition) {
+        self.shared.log_position.send_replace(Some(position));
+    }
+
+    /// What a center has answered last about a position; none: nothing yet.
+    pub fn log_anchor(&self) -> Option<Arc<proto::LogAnchor>> {
+        self.shared.log_anchor.load_full()
+    }
+
     /// Ends following, for all handles: the connection closes, the world stays as it is and
     /// grows old. For an orderly stop, where a center that goes away first is no surprise.
     ///
@@ -683,14 +704,13 @@ fn decide(
 }
 
 impl Shared {
-    /// Shows a world to all readers from now on; returns what they saw before, whose drop may
-    /// take a while.
-    fn publish(&self, published: Published) -> Arc<Published> {
+    /// Shows a world to all readers from now on. What they saw before is freed once they have let it go.
+    fn publish(&self, published: Published) {
         let revision = published.state.world.revision();
         let before = self.published.swap(Arc::new(published));
         self.revision.send_replace(revision);
         self.current.notify_waiters();
-        before
+        self.mason.retire(before.state.world.clone());
     }
 
     /// Bounds a wait. On the follower's runtime, so that whoever waits may be on any executor.

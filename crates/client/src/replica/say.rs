@@ -24,13 +24,14 @@ pub(super) struct Applied {
 type Pulses = (Arc<Mutex<Ring>>, Arc<Shared>, Duration);
 
 /// The Hello, then a Pulse each second, an Applied for each revision published and an Activity for
-/// each report (when they come fast, for the last), and the keys of assertions, at once and whenever
-/// they change. Ends with the stream that it belongs to.
+/// each report (when they come fast, for the last), and the keys of assertions and the
+/// position of the access log, at once and whenever they change. Ends with the stream that it belongs to.
 pub(super) fn requests(
     hello: proto::Hello,
     acks: watch::Receiver<Option<Applied>>,
     reports: watch::Receiver<Activities>,
     keys: watch::Receiver<Arc<[PublicKey]>>,
+    log: watch::Receiver<Option<proto::LogPosition>>,
     (ring, shared, every): Pulses,
 ) -> impl Stream<Item = proto::FollowRequest> + Send + 'static {
     let hello = follow_request::Request::Hello(hello);
@@ -38,9 +39,9 @@ pub(super) fn requests(
     // After a stop one pulse is enough.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The number of the newest report that was sent on this stream.
-    let state = (acks, reports, keys, 0, ticks);
+    let state = (acks, reports, (keys, log), 0, ticks);
     let later =
-        stream::unfold(state, move |(mut acks, mut reports, mut keys, mut told, mut ticks)| {
+        stream::unfold(state, move |(mut acks, mut reports, mut rare, mut told, mut ticks)| {
             let (ring, shared) = (Arc::clone(&ring), Arc::clone(&shared));
             async move {
                 let request = tokio::select! {
@@ -65,10 +66,14 @@ pub(super) fn requests(
                             mark: Some(mark.to_proto()),
                         })
                     }
-                    Ok(()) = keys.changed() => {
-                        let keys = Arc::clone(&keys.borrow_and_update());
+                    Ok(()) = rare.0.changed() => {
+                        let keys = Arc::clone(&rare.0.borrow_and_update());
                         let keys = keys.iter().map(PublicKey::to_proto).collect();
                         follow_request::Request::AssertionKeys(proto::AssertionKeys { keys })
+                    }
+                    Ok(()) = rare.1.changed() => {
+                        let position = rare.1.borrow_and_update().clone();
+                        follow_request::Request::LogPosition(position.unwrap_or_default())
                     }
                     Ok(()) = reports.changed() => {
                         let activity;
@@ -76,7 +81,7 @@ pub(super) fn requests(
                         follow_request::Request::Activity(activity)
                     }
                 };
-                Some((request, (acks, reports, keys, told, ticks)))
+                Some((request, (acks, reports, rare, told, ticks)))
             }
         });
     stream::iter([hello])

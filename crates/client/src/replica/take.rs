@@ -88,7 +88,7 @@ impl Follower {
         let beyond = decoder.beyond().clone();
         taking.beyond.clone_from(&beyond);
         let left_out = beyond.clone();
-        let built = off_thread(move || {
+        let built = self.shared.mason.build(move || {
             let snapshot = decoder.finish(&end)?;
             Ok((Received::from_snapshot(snapshot, &chunks, &left_out)?, chunks))
         });
@@ -165,9 +165,12 @@ impl Follower {
         if Revision(delta.previous) != at {
             return Err(Resync::Gap { previous: Revision(delta.previous), held: at });
         }
-        let bytes = self.disk.is_some().then(|| prost::Message::encode_to_vec(&delta));
+        let is_for_disk = self.disk.is_some();
+        let encoded = |delta: &proto::Delta| prost::Message::encode_to_vec(delta);
         let is_whole = taking.beyond.is_empty() && before.held_back.is_empty();
+        let mut bytes = None;
         if !is_whole {
+            bytes = is_for_disk.then(|| encoded(&delta));
             let had = delta.changes.len();
             delta.changes.retain(|change| {
                 let service = service_of(change);
@@ -178,9 +181,12 @@ impl Follower {
             }
         }
         let large = delta.changes.len() > MAX_INLINE_CHANGES;
-        let apply = move || base.apply(delta, is_whole);
-        let after = if large { off_thread(apply).await } else { apply() };
-        let state = after.map_err(Resync::Delta)?;
+        let apply = move || {
+            let bytes = bytes.or_else(|| is_for_disk.then(|| encoded(&delta)));
+            base.apply(delta, is_whole).map(|state| (state, bytes))
+        };
+        let after = if large { self.shared.mason.build(apply).await } else { apply() };
+        let (state, bytes) = after.map_err(Resync::Delta)?;
         let digest = state.digest;
         self.shared.counters.deltas.add(1);
 
@@ -200,13 +206,13 @@ impl Follower {
         self.note_held_back(held_back.len());
         let currency = Currency::new(before.currency.at());
         let is_kept = held_back.is_empty();
-        drop(self.shared.publish(Published {
+        self.shared.publish(Published {
             state,
             received: true,
             mark: Some(mark),
             currency,
             held_back,
-        }));
+        });
         tracing::debug!(%mark, "delta published");
         if let (Some(disk), Some(bytes), true) = (&mut self.disk, bytes, is_kept) {
             disk.delta(bytes, mark, digest);
@@ -224,7 +230,7 @@ impl Follower {
         }
         let is_kept = published.held_back.is_empty();
         self.note_held_back(published.held_back.len());
-        retire(self.shared.publish(published));
+        self.shared.publish(published);
         self.shared.counters.snapshots.add(1);
         tracing::info!(%mark, items = begin.items, "snapshot published");
         if let (Some(disk), true, true) =
@@ -305,16 +311,4 @@ impl Incoming {
         self.chunks.push(chunk.zstd);
         Ok(self)
     }
-}
-
-/// Work that takes too long for a thread that serves requests.
-pub(super) async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Unusable> + Send + 'static,
-) -> Result<T, Unusable> {
-    crate::blocking::run(work).await.unwrap_or(Err(Unusable::Thread))
-}
-
-/// Drops a world, perhaps the last handle to a million entities, where that disturbs nobody.
-fn retire(before: Arc<Published>) {
-    tokio::task::spawn_blocking(move || drop(before));
 }

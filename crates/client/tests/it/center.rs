@@ -498,7 +498,7 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
                         }
                         Asked::Activity(report) => acks.reports.lock().unwrap().push(report),
                         Asked::Pulse(pulse) => pulses.store(pulse.nonce, Ordering::SeqCst),
-                        Asked::AssertionKeys(_) => {}
+                        Asked::AssertionKeys(_) | Asked::LogPosition(_) => {}
                         Asked::Hello(_) => return,
                     }
                 }

@@ -22,5 +22,6 @@ mod group;
 mod history;
 mod netns;
 mod pool;
+mod ports;
 mod replica;
 mod server;

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
+pub(crate) mod floor;
+pub(crate) mod peers;
+
 use std::error::Error;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keepgate_gate::{FixedSource, Gate, GateConfig, Listen};
+use keepgate_gate::{FixedSource, Gate, GateConfig, Listen, Peers, TlsFiles};
 use keepgate_policy::limits::Written;
 use keepgate_policy::model::GrantBody;
 use keepgate_policy::service::ServiceSettings;
@@ -22,24 +25,40 @@ const GRANTS: usize = 10_000;
 pub(crate) const WORKERS: usize = 2;
 
 /// The gate under test, in a process of its own.
-pub(crate) fn serve(
-    listen: SocketAddr,
-    upstream: String,
-    limits: &[(&str, &str)],
-) -> Result<(), Fault> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let config = GateConfig {
-            service: "orders".to_owned(),
-            upstream,
-            listen: Listen::Tcp(listen),
-            workers: WORKERS,
-            ..GateConfig::default()
-        };
-        let gate = Gate::with_source(config, Arc::new(FixedSource::new(world(limits)?))).await?;
-        gate.run(std::future::pending()).await?;
-        Ok(())
-    })
+pub(crate) struct Serving {
+    pub(crate) listen: SocketAddr,
+    /// Where other proxies ask.
+    pub(crate) check: Option<SocketAddr>,
+    /// A certificate, for TLS.
+    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) upstream: String,
+}
+
+impl Serving {
+    pub(crate) fn plain(listen: SocketAddr, upstream: String) -> Serving {
+        Serving { listen, check: None, tls: None, upstream }
+    }
+
+    /// Serves until the process ends, with a rule for each of these keys.
+    pub(crate) fn run(self, limits: &[(&str, &str)]) -> Result<(), Fault> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let config = GateConfig {
+                service: "orders".to_owned(),
+                upstream: self.upstream,
+                listen: Listen::Tcp(self.listen),
+                check_listen: self.check.into_iter().map(Listen::Tcp).collect(),
+                check_peers: Peers::loopback(),
+                tls: self.tls,
+                workers: WORKERS,
+                ..GateConfig::default()
+            };
+            let gate =
+                Gate::with_source(config, Arc::new(FixedSource::new(world(limits)?))).await?;
+            gate.run(std::future::pending()).await?;
+            Ok(())
+        })
+    }
 }
 
 /// 10,000 grants, to `user0` and so on: each may `GET /orders/{id}`. A rule for each of these keys, at
@@ -166,16 +185,18 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 
 /// Until it answers.
 pub(crate) fn wait_for(port: u16) -> Result<(), Fault> {
-    let end = Instant::now() + Duration::from_secs(20);
+    wait_until(&["-H", "x-user: user7777", &format!("http://127.0.0.1:{port}/orders/7")])
+}
+
+/// Until curl succeeds with these arguments.
+pub(crate) fn wait_until(args: &[&str]) -> Result<(), Fault> {
+    let end = Instant::now() + Duration::from_secs(60);
     while Instant::now() < end {
-        let curl = Command::new("curl")
-            .args(["-sf", "-o", "/dev/null", "-H", "x-user: user7777"])
-            .arg(format!("http://127.0.0.1:{port}/orders/7"))
-            .status()?;
+        let curl = Command::new("curl").args(["-skf", "-o", "/dev/null"]).args(args).status()?;
         if curl.success() {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    Err(format!("port {port} does not answer").into())
+    Err(format!("expected an answer of 200 to: curl {}", args.join(" ")).into())
 }

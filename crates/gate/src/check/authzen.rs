@@ -3,8 +3,10 @@
 //! Bodies and their meaning are `policy::authzen`'s. A replica that is too old for the service's
 //! `max_age`, or that is not there, answers nothing: 503.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -12,17 +14,22 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use keepgate_policy::Decision;
 use keepgate_policy::authzen::{Batch, BatchResponse, Evaluation, Metadata, Response as Answer};
-use keepgate_policy::decision::QueryError;
+use keepgate_policy::decision::{DenyReason, Effect, QueryError};
 use keepgate_policy::service::Authzen;
+use keepgate_policy::world::Reads;
+use keepgate_policy::{Decision, Query};
+use keepgate_record::{Inputs, MAX_INPUTS, Outcome};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::message::body::GateBody;
 use crate::message::problem::{Kind, Problem};
+use crate::observe::records::Recorder;
 use crate::phase::undecided::{fresh_within, no_decision};
 use crate::phase::worker::{Served, Worker};
+use crate::phase::written::{self, Asked, Determined};
 use crate::service::table::Table;
 
 /// The longest body, in bytes; as the center's.
@@ -81,9 +88,10 @@ pub(crate) struct Answered {
 pub(crate) async fn answered(
     worker: &Worker,
     parts: &Parts,
-    body: Incoming,
+    body: Option<Incoming>,
     endpoint: Endpoint,
     service: Option<&str>,
+    asker: Asker,
 ) -> Result<Answered, Problem> {
     let method = if endpoint == Endpoint::Metadata { Method::GET } else { Method::POST };
     if parts.method != method {
@@ -105,7 +113,7 @@ pub(crate) async fn answered(
         let detail = "send it with `Content-Type: application/json`";
         return Err(Problem::new(Kind::BadRequest, detail));
     }
-    let panel = Panel::of(worker, service)?;
+    let panel = Panel::of(worker, service, asker)?;
     let body = read(body).await?;
     if endpoint == Endpoint::Evaluation && body.len() <= SMALL {
         return panel.one(&body);
@@ -132,10 +140,87 @@ struct Panel {
     table: Arc<Table>,
     service: String,
     now_unix_s: u64,
+    asker: Asker,
+}
+
+/// Who asks, for the records of what is decided.
+pub(crate) struct Asker {
+    /// None: nobody records it.
+    pub(crate) recorder: Option<Recorder>,
+    pub(crate) request_id: String,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) path: String,
+}
+
+impl Asker {
+    fn record(
+        &self,
+        panel: &Panel,
+        query: &Query<'_>,
+        decided: &Result<Decision, QueryError>,
+        took: Duration,
+    ) {
+        let Some(recorder) = &self.recorder else { return };
+        let said = match decided {
+            Ok(decision) => match decision.effect {
+                Effect::Allow => (Outcome::Allowed, "", 200),
+                Effect::Deny(DenyReason::Forbid) => (Outcome::Denied, "forbid", 200),
+                Effect::Deny(DenyReason::NoPermit) => (Outcome::Denied, "no_permit", 200),
+            },
+            Err(error) if error.is_undecided() => (Outcome::CannotDecide, "undecided", 503),
+            Err(_) => (Outcome::Refused, Kind::BadRequest.suffix(), 400),
+        };
+        let inputs = inputs(&panel.table.reads(&panel.service), query);
+        let determined = Determined {
+            service: &panel.service,
+            about: Some([query.principal, query.action, query.resource]),
+            policies: decided.as_ref().map_or(&[], |decision| &decision.determining),
+            table: Some(&panel.table),
+            decide_ns: Some(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
+            inputs: Some(match &inputs {
+                Some(members) => Inputs::Members(members),
+                None => Inputs::TooLarge,
+            }),
+        };
+        let (request_id, path) = (self.request_id.as_str(), self.path.as_str());
+        let asked = Asked { request_id, address: self.address, method: "POST", path };
+        written::question(recorder, &asked, said, &determined);
+    }
+}
+
+/// What the policies read of a question, as members of a JSON object; none: more than a record may hold.
+fn inputs(reads: &Reads, query: &Query<'_>) -> Option<String> {
+    let mut context: BTreeMap<&str, &Value> = BTreeMap::new();
+    context.extend(query.context.iter().map(|(name, value)| (name.as_str(), value)));
+    context.retain(|name, _| reads.context.has(name));
+    let properties = |all: &BTreeMap<String, Value>| -> BTreeMap<String, Value> {
+        let read = all.iter().filter(|(name, _)| reads.attributes.has(name));
+        read.map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
+    let action = match reads.context.has("action") {
+        true => query.action_properties.clone(),
+        false => BTreeMap::new(),
+    };
+    let mut members = Vec::new();
+    if !context.is_empty() {
+        members.push(("context", serde_json::to_string(&context).ok()?));
+    }
+    for (name, read) in [
+        ("properties", properties(query.principal_properties)),
+        ("resource_properties", properties(query.resource_properties)),
+        ("action_properties", action),
+    ] {
+        if !read.is_empty() {
+            members.push((name, serde_json::to_string(&read).ok()?));
+        }
+    }
+    let members: Vec<String> =
+        members.into_iter().map(|(name, json)| format!("\"{name}\":{json}")).collect();
+    Some(members.join(",")).filter(|text| text.len() + 2 <= MAX_INPUTS)
 }
 
 impl Panel {
-    fn of(worker: &Worker, named: Option<&str>) -> Result<Panel, Problem> {
+    fn of(worker: &Worker, named: Option<&str>, asker: Asker) -> Result<Panel, Problem> {
         let (served, table) = match named {
             Some(name) => {
                 let served = worker.service(name).ok_or_else(|| no_service(name))?;
@@ -146,15 +231,24 @@ impl Panel {
         let max_age_ms = table.service.as_ref().map_or(0, |service| service.max_age_ms);
         fresh_within(&table, max_age_ms)?;
         let service = served.tables.service.clone();
-        Ok(Panel { table, service, now_unix_s: keepgate_observe::unix_s() })
+        Ok(Panel { table, service, now_unix_s: keepgate_observe::unix_s(), asker })
     }
 
-    fn decide(&self, evaluation: &Evaluation) -> Result<Decision, QueryError> {
-        self.table.world.decide(&evaluation.query(&self.service).at(self.now_unix_s))
+    /// `is_item`: an error is the answer to one of several questions, and not that to all.
+    fn decide(&self, evaluation: &Evaluation, is_item: bool) -> Result<Decision, QueryError> {
+        let query = evaluation.query(&self.service).at(self.now_unix_s);
+        let started = Instant::now();
+        let decided = self.table.world.decide(&query);
+        if decided.is_ok() || is_item {
+            self.asker.record(self, &query, &decided, started.elapsed());
+        }
+        decided
     }
 
     fn single(&self, evaluation: &Evaluation) -> Result<Answer, Problem> {
-        self.decide(evaluation).map(|decision| Answer::decided(&decision)).map_err(|e| of_query(&e))
+        self.decide(evaluation, false)
+            .map(|decision| Answer::decided(&decision))
+            .map_err(|e| of_query(&e))
     }
 
     fn one(&self, body: &[u8]) -> Result<Answered, Problem> {
@@ -168,7 +262,7 @@ impl Panel {
         let answer = match &batch {
             Batch::One(evaluation) => BatchResponse::One(self.single(evaluation)?),
             Batch::Many { .. } => batch.answer(|evaluation| {
-                Ok::<_, Problem>(match self.decide(evaluation) {
+                Ok::<_, Problem>(match self.decide(evaluation, true) {
                     Ok(decision) => Answer::decided(&decision),
                     Err(error) => Answer::refused(&error),
                 })
@@ -241,7 +335,8 @@ fn of_query(error: &QueryError) -> Problem {
     }
 }
 
-async fn read(mut body: Incoming) -> Result<Bytes, Problem> {
+async fn read(body: Option<Incoming>) -> Result<Bytes, Problem> {
+    let Some(mut body) = body else { return Ok(Bytes::new()) };
     let whole = async {
         let mut all = BytesMut::new();
         while let Some(frame) = body.frame().await {

@@ -56,7 +56,7 @@ pub(crate) fn is_call(parts: &Parts) -> bool {
 /// Answers a call within its time.
 pub(crate) async fn call<Q, A>(
     parts: &Parts,
-    body: Incoming,
+    body: Option<Incoming>,
     answer: impl AsyncFnOnce(Q) -> Result<A, Failure>,
 ) -> Response<GateBody>
 where
@@ -74,9 +74,11 @@ where
     }
 }
 
-async fn read<Q: Message + Default>(mut body: Incoming) -> Result<Q, Failure> {
+async fn read<Q: Message + Default>(mut body: Option<Incoming>) -> Result<Q, Failure> {
     let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(body) = &mut body
+        && let Some(frame) = body.frame().await
+    {
         let Ok(frame) = frame else {
             return Err(Failure::new(Code::InvalidArgument, "the call broke off"));
         };

@@ -22,10 +22,10 @@ use std::sync::Arc;
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
-use self::authzen::{Answered, Endpoint};
+use self::authzen::{Answered, Asker, Endpoint};
 use self::described::Described;
 use self::grpc::{Code, Failure};
 use crate::config::Bounds;
@@ -39,6 +39,7 @@ use crate::observe::phase::Phase;
 use crate::phase::checked::{Checked, Verdict};
 use crate::phase::stage::Arrived;
 use crate::phase::worker::Worker;
+use crate::phase::written::{self, Asked, Determined};
 use crate::proto::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use crate::proto::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use crate::wire::h2::FRAGMENT;
@@ -62,13 +63,13 @@ pub fn request_of(bytes: &[u8], bounds: &Bounds) -> Result<Parts, Problem> {
     envoy::described(request, bounds).map(|(described, _)| described.parts)
 }
 
-/// Answers one request to the check listener.
+/// Answers one request to the check listener. No body is an empty one.
 pub(crate) async fn answer(
     worker: Arc<Worker>,
     peer: Arc<Peer>,
-    request: Request<Incoming>,
+    parts: Parts,
+    body: Option<Incoming>,
 ) -> Response<GateBody> {
-    let (parts, body) = request.into_parts();
     let asking = Asking { worker, peer };
     // HTTP/2's reader marks such targets; the mark is no header of anybody's.
     if parts.version == Version::HTTP_2 && parts.headers.contains_key(FRAGMENT) {
@@ -196,15 +197,21 @@ impl Asking {
     async fn authzen(
         &self,
         parts: &Parts,
-        body: Incoming,
+        body: Option<Incoming>,
         endpoint: Endpoint,
         service: Option<&str>,
     ) -> Response<GateBody> {
         let asked = parts.headers.get(X_REQUEST_ID);
         let id = asked.cloned().unwrap_or_else(|| self.worker.request_ids.of(None));
         let metrics = &self.worker.metrics;
+        let asker = Asker {
+            recorder: self.worker.recorder.clone(),
+            request_id: id.to_str().unwrap_or_default().to_owned(),
+            address: self.peer.address(),
+            path: parts.uri.path().to_owned(),
+        };
         let mut response =
-            match authzen::answered(&self.worker, parts, body, endpoint, service).await {
+            match authzen::answered(&self.worker, parts, body, endpoint, service, asker).await {
                 Ok(Answered { response, permits }) => {
                     for permit in permits {
                         let denied = CheckOutcome::Refused(Kind::Denied);
@@ -218,11 +225,26 @@ impl Asking {
                         problem.retry_after_s = Some(self.worker.waits.after(problem.kind));
                     }
                     metrics.checked(Hook::Authzen, CheckOutcome::Refused(problem.kind));
+                    self.record(&problem, &id, parts);
                     answer::response(problem, &id)
                 }
             };
         response.headers_mut().insert(X_REQUEST_ID, id);
         response
+    }
+
+    /// The record of a question that says nothing that could be decided on.
+    fn record(&self, problem: &Problem, id: &HeaderValue, parts: &Parts) {
+        let Some(recorder) = &self.worker.recorder else { return };
+        let asked = Asked {
+            request_id: id.to_str().unwrap_or_default(),
+            address: self.peer.address(),
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+        };
+        let (kind, status) = (problem.kind, problem.kind.status().as_u16());
+        let said = (kind.outcome(), problem.reason.unwrap_or(kind.suffix()), status);
+        written::question(recorder, &asked, said, &Determined::default());
     }
 
     /// What is wrong with the question itself.

@@ -419,6 +419,50 @@ pub const GATE: &[Setting<GateConfig>] = &[
     ),
     time!("jwks_wait", false, keys.wait, "How long a request waits for keys that it needs"),
     Setting {
+        name: "access_log_file_bytes",
+        help: "Bytes of a file of the access log, after which the next one begins",
+        unit: Unit::Bytes,
+        least: 65_536,
+        most: 1 << 40,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(c.record_bounds.file_bytes),
+        write: |c, value| c.record_bounds.file_bytes = value,
+    },
+    Setting {
+        name: "access_log_file_age",
+        help: "The time after which the next file of the access log begins",
+        unit: Unit::Time,
+        least: 60_000,
+        most: 31 * DAY,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(ms(c.record_bounds.file_age)),
+        write: |c, value| c.record_bounds.file_age = Duration::from_millis(value),
+    },
+    Setting {
+        name: "access_log_total_bytes",
+        help: "Bytes of all files of the access log together; the oldest are removed",
+        unit: Unit::Bytes,
+        least: 65_536,
+        most: 1 << 50,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(c.record_bounds.total_bytes),
+        write: |c, value| c.record_bounds.total_bytes = value,
+    },
+    Setting {
+        name: "access_log_queue_bytes",
+        help: "Bytes of records that wait to be written; what does not fit is counted as lost",
+        unit: Unit::Bytes,
+        least: 65_536,
+        most: 1 << 32,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(wide(c.record_bounds.queue_bytes)),
+        write: |c, value| c.record_bounds.queue_bytes = narrow(value),
+    },
+    Setting {
         name: "keep_encoded_slash",
         help: "Paths may contain %2F even if the service refuses it, as in release 0.1",
         unit: Unit::Switch,
@@ -428,6 +472,18 @@ pub const GATE: &[Setting<GateConfig>] = &[
         is_per_site: false,
         read: |c| Some(u64::from(c.keep_encoded_slash)),
         write: |c, value| c.keep_encoded_slash = value != 0,
+    },
+    Setting {
+        name: "honor_sampled",
+        help: "Requests that their callers record in a trace are recorded here too, beyond the \
+               ratio of the sampler, up to 100 a second at each worker",
+        unit: Unit::Switch,
+        least: 0,
+        most: 1,
+        default: None,
+        is_per_site: false,
+        read: |c| Some(u64::from(c.honors_sampled)),
+        write: |c, value| c.honors_sampled = value != 0,
     },
 ];
 
@@ -653,7 +709,12 @@ mod tests {
             revision_waiters: _,
             revoke_after: _,
         } = crate::Bounds::default();
-        let bounds = GATE.iter().filter(|s| !s.name.starts_with("jwks_") && s.unit != Unit::Switch);
+        let others = ["jwks_", "access_log_"];
+        let bounds = GATE.iter().filter(|s| {
+            !others.iter().any(|other| s.name.starts_with(other)) && s.unit != Unit::Switch
+        });
         assert_eq!(bounds.count(), 24);
+        let crate::RecordBounds { file_bytes: _, file_age: _, total_bytes: _, queue_bytes: _ } =
+            crate::RecordBounds::default();
     }
 }

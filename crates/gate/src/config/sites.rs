@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use http::{HeaderName, HeaderValue};
@@ -62,11 +63,16 @@ pub struct UpstreamConfig {
     pub tls: Option<UpstreamTls>,
     /// The bounds and deadlines of its connections.
     pub pool: PoolConfig,
+    /// Local addresses from which its connections are opened; empty: those of the gate.
+    pub sources: Vec<IpAddr>,
     /// What keeps a caller at one of several addresses.
     pub sticky: Option<Sticky>,
     /// The path that addresses are asked for to see whether they are healthy; none: they are not.
     pub check: Option<String>,
 }
+
+/// Local addresses from which an upstream's connections are opened, at most.
+pub const SOURCES: usize = 64;
 
 /// TLS toward an upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,6 +119,13 @@ pub struct SiteConfig {
 }
 
 impl SiteConfig {
+    /// Its name for operators: the first host (`*`: any), and the path where that is not every path.
+    pub fn label(&self) -> String {
+        let host = self.hosts.first().cloned().map_or_else(|| "*".to_owned(), String::from);
+        let path = if self.path == "/" { "" } else { &self.path };
+        host + path
+    }
+
     /// The site that takes everything.
     pub fn whole(service: &str, upstream: &str) -> SiteConfig {
         SiteConfig {

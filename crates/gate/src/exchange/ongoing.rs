@@ -10,12 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::{HeaderValue, Method, Uri};
 use keepgate_policy::{Revision, Uid};
 use serde_json::Value;
 
@@ -86,7 +87,7 @@ pub(crate) struct Inputs {
     pub(crate) principal: Arc<Uid>,
     pub(crate) action: Uid,
     pub(crate) resource: Uid,
-    pub(crate) context: BTreeMap<String, Value>,
+    pub(crate) circumstances: Circumstances,
     /// What its token said beyond a name; shared with the token's other exchanges.
     pub(crate) said: Option<Arc<Said>>,
     pub(crate) max_age: Duration,
@@ -99,6 +100,33 @@ pub(crate) struct Inputs {
     /// Nothing was decided: there is nothing to decide again.
     pub(crate) undecided: bool,
     pub(crate) request_id: HeaderValue,
+}
+
+/// What the context of a decision is made of. Most exchanges are over before that is needed again.
+pub(crate) struct Circumstances {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    /// The path that was decided on, where that is not the one of `uri`.
+    pub(crate) path: Option<Box<str>>,
+    pub(crate) host: Box<str>,
+    pub(crate) ip: Option<IpAddr>,
+}
+
+impl Circumstances {
+    /// The context, as the first decision had it (`phase::context`).
+    pub(crate) fn context(&self) -> BTreeMap<String, Value> {
+        let path = self.path.as_deref().unwrap_or_else(|| self.uri.path());
+        let ip = self.ip.map(|ip| ("ip", ip.to_string()));
+        [
+            ("method", self.method.to_string()),
+            ("path", path.to_owned()),
+            ("host", self.host.to_string()),
+        ]
+        .into_iter()
+        .chain(ip)
+        .map(|(name, text)| (name.to_owned(), Value::String(text)))
+        .collect()
+    }
 }
 
 /// One exchange.

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,70 +15,12 @@ use keepgate_client::pool::{BodyError, PooledBody};
 use keepgate_limit::Permit;
 use tokio::time::{Instant, Sleep};
 
+use super::fate::{BodyFate, BodyFault};
 use super::headers::{self, GRPC_MESSAGE, GRPC_STATUS, Regard};
-use super::uploads::{InProgress, Slot, Upload};
-use crate::exchange::cut::Cut;
+use super::recording::Recording;
+use super::uploads::{InProgress, Slot};
 use crate::exchange::ongoing::{Ending, Listed};
 use crate::exchange::shared::OpenExchange;
-
-/// What became of a caller's body; tells the caller's faults from the upstream's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[repr(u8)]
-pub(crate) enum BodyFault {
-    /// Badly framed, or broken off.
-    #[error("the request body could not be read")]
-    Broken = 1,
-    /// Over the bound.
-    #[error("the request body is over the gate's bound")]
-    TooLarge = 2,
-    /// Nothing came.
-    #[error("nothing of the request body arrived for too long")]
-    Idle = 3,
-    /// Under the least rate.
-    #[error("the request body arrives too slowly")]
-    TooSlow = 4,
-    /// Others wait for the connection that it holds.
-    #[error("the request body was the slowest while others waited for a connection")]
-    Pressure = 5,
-}
-
-impl BodyFault {
-    /// The bound that cut it, if one did.
-    pub(crate) fn cut(self) -> Option<Cut> {
-        match self {
-            BodyFault::Broken | BodyFault::TooLarge => None,
-            BodyFault::Idle => Some(Cut::BodyIdle),
-            BodyFault::TooSlow => Some(Cut::BodyRate),
-            BodyFault::Pressure => Some(Cut::BodyPressure),
-        }
-    }
-}
-
-/// Where a body says what became of it, and hears that its answer has begun.
-#[derive(Debug)]
-pub(crate) struct BodyFate {
-    fault: AtomicU8,
-    upload: Arc<Upload>,
-}
-
-impl BodyFate {
-    fn fail(&self, fault: BodyFault) -> BodyFault {
-        self.fault.store(fault as u8, Ordering::Release);
-        fault
-    }
-
-    /// The fault, if there was one.
-    pub(crate) fn fault(&self) -> Option<BodyFault> {
-        use BodyFault::{Broken, Idle, Pressure, TooLarge, TooSlow};
-        let code = self.fault.load(Ordering::Acquire);
-        [Broken, TooLarge, Idle, TooSlow, Pressure].into_iter().find(|f| *f as u8 == code)
-    }
-
-    /// The answer has begun: from now on the body may take its time.
-    pub(crate) fn answered(&self) {
-        self.upload.unbind();
-    }
-}
 
 /// The bounds of a caller's body.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +69,7 @@ impl CallerBody {
             in_progress.upload().unbind();
         }
         let upload = Arc::clone(in_progress.upload());
-        let fate = Arc::new(BodyFate { fault: AtomicU8::new(0), upload });
+        let fate = Arc::new(BodyFate::new(upload));
         let watched = Watched {
             incoming,
             bounds,
@@ -205,7 +146,7 @@ impl Watched {
         if self.in_progress.poll_cut(cx).is_ready() {
             return Poll::Ready(BodyFault::Pressure);
         }
-        if !self.fate.upload.is_bounded() {
+        if !self.fate.is_bounded() {
             return Poll::Pending;
         }
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
@@ -217,7 +158,7 @@ impl Watched {
         if timer.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if !self.fate.upload.is_bounded() {
+        if !self.fate.is_bounded() {
             // The answer has begun meanwhile.
             return Poll::Pending;
         }
@@ -231,6 +172,7 @@ impl Watched {
             self.pace.waited += since.elapsed();
         }
         self.got = self.got.saturating_add(bytes);
+        self.fate.took(self.got);
         self.pace.arrived(bytes, &self.bounds);
         self.in_progress.got(bytes);
     }
@@ -308,6 +250,8 @@ pub(crate) struct GateBody {
     listed: Option<Listed>,
     /// The caller speaks gRPC: what cuts the answer short is told in trailers.
     grpc: bool,
+    /// The request's record, which is handed on with the last of it.
+    recording: Option<Box<Recording>>,
 }
 
 enum Answer {
@@ -339,13 +283,20 @@ impl GateBody {
     }
 
     fn of(kind: Answer, listed: Option<Listed>, grpc: bool) -> GateBody {
-        GateBody { kind, open: None, permits: Vec::new(), listed, grpc }
+        GateBody { kind, open: None, permits: Vec::new(), listed, grpc, recording: None }
     }
 
     /// The same, keeping its caller's places among the requests under way.
     #[must_use]
     pub(crate) fn keeping(mut self, permits: Vec<Permit>) -> GateBody {
         self.permits = permits;
+        self
+    }
+
+    /// The same, with the request's record.
+    #[must_use]
+    pub(crate) fn recording(mut self, recording: Option<Box<Recording>>) -> GateBody {
+        self.recording = recording;
         self
     }
 
@@ -424,8 +375,13 @@ impl Body for GateBody {
             open.taken();
         }
         let polled = this.poll_answer(cx);
-        if let (Poll::Ready(Some(Ok(_))), Some(open)) = (&polled, &mut this.open) {
-            open.gave();
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            if let Some(open) = &mut this.open {
+                open.gave();
+            }
+            if let Some(recording) = &mut this.recording {
+                recording.gave(frame.data_ref().map_or(0, Bytes::len));
+            }
         }
         polled
     }

@@ -5,10 +5,12 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+pub(crate) mod fate;
 pub mod forwarding;
 pub(crate) mod headers;
 pub mod path;
 pub mod problem;
+pub(crate) mod recording;
 pub(crate) mod request_id;
 pub(crate) mod retry;
 pub(crate) mod uploads;

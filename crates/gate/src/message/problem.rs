@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderName, HeaderValue, StatusCode};
+use keepgate_record::Outcome;
 use serde_json::Value;
 
 /// Declares the kinds once: variant, status, type suffix, title.
@@ -82,8 +83,12 @@ kinds! {
     NoDecision, 503, "no-decision", "The request cannot be decided right now";
     /// The keys that credentials are verified with are not here yet.
     NoIdentity, 503, "no-identity", "Credentials cannot be verified right now";
-    /// No port or connection toward the upstream is free.
+    /// No connection toward the upstream can be had, for another reason than the next two.
     NoConnection, 503, "no-connection", "No connection to the upstream is free";
+    /// All connections that there may be are in use, and others wait already or the wait was too long.
+    UpstreamSaturated, 503, "upstream-saturated", "All connections to the upstream are in use";
+    /// The host has no port left toward the upstream, although the gate keeps some back.
+    PortsExhausted, 503, "ports-exhausted", "The host has no free port toward the upstream";
     /// The gate holds as many connections or requests as it may.
     Overloaded, 503, "overloaded", "The gate is at its bounds";
     /// The upstream did not answer in time.
@@ -114,6 +119,38 @@ impl Kind {
             // UNKNOWN, as gRPC has it; there is none.
             _ => 2,
         }
+    }
+
+    /// How a request with this answer ended, as records and metrics say it.
+    pub(crate) fn outcome(self) -> Outcome {
+        match self {
+            Kind::Denied => Outcome::Denied,
+            Kind::Unauthenticated => Outcome::Unauthenticated,
+            Kind::LimitReached => Outcome::Limited,
+            Kind::NoDecision | Kind::NoIdentity => Outcome::CannotDecide,
+            Kind::BadUpstream
+            | Kind::NoConnection
+            | Kind::UpstreamSaturated
+            | Kind::PortsExhausted
+            | Kind::UpstreamTimeout => Outcome::UpstreamFailed,
+            Kind::BadRequest
+            | Kind::BadPath
+            | Kind::BadBody
+            | Kind::NoRoute
+            | Kind::MethodNotAllowed
+            | Kind::TooSlow
+            | Kind::BodyTooLarge
+            | Kind::UriTooLong
+            | Kind::Misdirected
+            | Kind::HeadersTooLarge
+            | Kind::NotImplemented
+            | Kind::Overloaded => Outcome::Refused,
+        }
+    }
+
+    /// Whether how long to wait is known: as long as it takes until a place comes free.
+    pub fn has_own_wait(self) -> bool {
+        matches!(self, Kind::UpstreamSaturated | Kind::PortsExhausted)
     }
 
     /// The full `type`.
@@ -160,6 +197,13 @@ impl Problem {
     #[must_use]
     pub fn reason(mut self, reason: &'static str) -> Problem {
         self.reason = Some(reason);
+        self
+    }
+
+    /// With the seconds after which the caller should come again.
+    #[must_use]
+    pub fn retry_after_s(mut self, seconds: u32) -> Problem {
+        self.retry_after_s = Some(seconds);
         self
     }
 

@@ -1,32 +1,16 @@
 //! What the gate counts. Each worker has its own counters, so that none is contended; they are
 //! added up when somebody asks.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
-use keepgate_observe::{Counter, Gauge, Histogram, Page, Sort};
+use keepgate_observe::{Counter, Gauge, Page, Sort};
 
 use super::hook::Hook;
 use super::phase::Phase;
+use super::timings::{self, SiteTimings};
 use crate::exchange::cut::{Cut, Cuts};
 use crate::message::problem::Kind;
-
-/// Upper bounds of the decision histogram's buckets, in nanoseconds, and as labels in seconds.
-const DECISION_NS: [u64; 10] =
-    [250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 100_000, 1_000_000, 10_000_000];
-const DECISION_LABELS: [&str; 10] = [
-    "0.000000250",
-    "0.000000500",
-    "0.000001000",
-    "0.000002500",
-    "0.000005000",
-    "0.000010000",
-    "0.000050000",
-    "0.000100000",
-    "0.001000000",
-    "0.010000000",
-];
 
 /// The phases that limit, and whether a limit only counts.
 const LIMITED: [(Phase, bool); 4] = [
@@ -91,7 +75,10 @@ pub(crate) struct WorkerMetrics {
     forwarded: [Counter; 6],
     /// Requests over a limit, in the order of `LIMITED`.
     limited: [Counter; LIMITED.len()],
-    decisions: Histogram<{ DECISION_NS.len() }>,
+    /// How long requests take, by site. The lock is taken when sites change and when somebody asks.
+    timings: Mutex<Vec<Arc<SiteTimings>>>,
+    /// How long those without a site take.
+    pub(crate) siteless: Arc<SiteTimings>,
     /// Connections of callers.
     pub(crate) accepted: Counter,
     pub(crate) open: Gauge,
@@ -166,9 +153,22 @@ impl WorkerMetrics {
         }
     }
 
-    /// A decision took so long.
-    pub(crate) fn decided(&self, took: Duration) {
-        self.decisions.note(&DECISION_NS, took);
+    /// The histograms of sites with these names, in their order; those of other sites are given up.
+    pub(crate) fn timed(&self, sites: impl Iterator<Item = String>) -> Vec<Arc<SiteTimings>> {
+        let mut held = self.timings.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |site: String| match held.iter().find(|held| *held.site == *site) {
+            Some(held) => Arc::clone(held),
+            None => Arc::new(SiteTimings::of(site.into())),
+        };
+        let timings: Vec<_> = sites.map(of).collect();
+        held.clone_from(&timings);
+        timings
+    }
+
+    /// The histograms of all sites, and of requests without one.
+    fn timings(&self) -> Vec<Arc<SiteTimings>> {
+        let held = self.timings.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().chain([&self.siteless]).cloned().collect()
     }
 }
 
@@ -184,9 +184,7 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
     requests(workers, page);
     checks(workers, page);
     limited(workers, page);
-    let decisions: Vec<_> = workers.iter().map(|worker| &worker.decisions).collect();
-    let help = "Time to decide one request.";
-    page.histogram("decision_seconds", help, &DECISION_LABELS, &decisions);
+    timings::render(workers.iter().flat_map(|worker| worker.timings()), page);
     cuts(workers, page);
     type Row = (Sort, &'static str, &'static str, fn(&WorkerMetrics) -> u64);
     const ROWS: [Row; 15] = [

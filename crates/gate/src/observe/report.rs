@@ -80,7 +80,7 @@ fn fitting(
 
 #[cfg(test)]
 mod tests {
-    use keepgate_limit::top::{Observation, TopReport};
+    use keepgate_limit::top::{Observation, Outcome, TopReport};
     use keepgate_limit::{AddressKey, Seed};
 
     use super::*;
@@ -102,6 +102,7 @@ mod tests {
                     route: routes.get(turn % 4).map(String::as_str),
                     path: None,
                     refused: false,
+                    outcome: Outcome::Other,
                     now: Nanos::new(0),
                 },
             );

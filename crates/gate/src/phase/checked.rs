@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use keepgate_record::Outcome;
 
 use super::preflight::Preflight;
 use super::stage::{
     Accepted, Admitted, Allowed, Arrived, Carrier, Ended, Identified, Refused, Routed,
 };
-use super::{asserted, record};
+use super::{asserted, record, written};
 use crate::identify::assertion;
 use crate::message::answer;
 use crate::message::headers::{self, KEEPGATE_PRINCIPAL, Sender, X_REQUEST_ID};
@@ -79,7 +80,12 @@ pub(super) fn run(decided: Result<Decided, Box<Refused>>) -> Checked {
             facts.arrived.worker.metrics.preflights.add(1);
             count(facts.arrived, CheckOutcome::Preflight);
             let mut response = response.map(|_| Bytes::new());
-            record::tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
+            record::tell(&facts, &mut response, Phase::LimitAddress, "preflight", None);
+            drop(written::begin(
+                &facts,
+                (Outcome::Allowed, "preflight"),
+                response.status().as_u16(),
+            ));
             Checked { verdict: Verdict::Answered, response }
         }
         Err(wrong) => refused(*wrong),
@@ -94,11 +100,14 @@ fn refused(refused: Refused) -> Checked {
     problem.close = false;
     record::count_refusal(&facts, phase, &mut problem);
     count(facts.arrived, CheckOutcome::Refused(kind));
+    let said = (kind.outcome(), problem.reason.unwrap_or(kind.suffix()));
     let message = answer::line(&problem);
     let mut response = answer::written(problem, &facts.arrived.request_id);
     record::stamp(&facts, response.headers_mut());
-    let is_refusal = kind.status().is_client_error();
-    record::tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+    record::tell(&facts, &mut response, phase, kind.suffix(), Some(kind));
+    if let Some(mut recording) = written::begin(&facts, said, response.status().as_u16()) {
+        recording.gave(response.body().len());
+    }
     Checked { verdict: Verdict::Refused { kind, message }, response }
 }
 
@@ -139,7 +148,8 @@ fn granted(mut admitted: Admitted, assertion: Option<HeaderValue>) -> Checked {
         served.metrics.allowed.add(1);
     }
     count(facts.arrived, CheckOutcome::Allowed);
-    record::tell(&facts, &mut response, Phase::Decide, "allowed", false);
+    record::tell(&facts, &mut response, Phase::Decide, "allowed", None);
+    drop(written::begin(&facts, (Outcome::Allowed, ""), response.status().as_u16()));
     Checked { verdict: Verdict::Allowed(grant), response }
 }
 

@@ -3,30 +3,33 @@
 //! What goes wrong is told apart: the caller's fault (400, 408, 413), no connection to be had
 //! here (503), an upstream that fails (502) or is late (504).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HeaderValue, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, HeaderValue, REFERER, USER_AGENT, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
+use keepgate_client::dial::DialOutcome;
 use keepgate_client::pool::{Held, PoolError, PooledBody, Terms};
 use keepgate_limit::Permit;
 use keepgate_observe::chain;
-use serde_json::Value;
+use keepgate_record::Outcome;
 
 use super::asserted;
 use super::stage::{
-    Accepted, Admitted, Allowed, Arrived, Ended, Identified, Refused, Routed, Sent,
+    Accepted, Admitted, Allowed, Arrived, Ended, Identified, Refused, Routed, Sent, Via,
 };
 use super::undecided::{fresh, no_decision};
 use super::upstream_headers;
 use super::worker::Backend;
 use crate::exchange::cut::Cut;
-use crate::exchange::ongoing::{Ending, Inputs, Listed};
+use crate::exchange::ongoing::{Circumstances, Ending, Inputs, Listed};
 use crate::identify::assertion;
-use crate::message::body::{BodyBounds, BodyFate, BodyFault, CallerBody, GateBody};
+use crate::message::body::{BodyBounds, CallerBody, GateBody};
+use crate::message::fate::{BodyFate, BodyFault};
 use crate::message::headers::{self, X_REQUEST_ID};
 use crate::message::problem::{Kind, Problem};
 use crate::observe::metrics::WorkerMetrics;
@@ -61,7 +64,7 @@ pub(crate) struct Upgrade {
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
 pub(crate) fn run(
     mut allowed: Allowed,
-    incoming: Incoming,
+    incoming: Option<Incoming>,
 ) -> impl Future<Output = Result<Forwarded, Box<Refused>>> + Send {
     async move {
         let admitted = &mut allowed.admitted;
@@ -72,18 +75,19 @@ pub(crate) fn run(
                 Problem::new(Kind::NoConnection, "the gate has no upstream for this site");
             return Err(Refused::new(Phase::Forward, problem, Ended::Admitted(allowed.admitted)));
         };
-        let listed = listed(admitted, allowed.context);
+        let listed = listed(admitted);
         // A preflight has nothing to say beyond its headers.
-        let (body, fate) = if incoming.is_end_stream() || admitted.found().cross.preflight {
-            (CallerBody::default(), None)
-        } else {
-            match caller_body(admitted, backend, incoming).await {
+        let is_empty = |body: &Incoming| body.is_end_stream() || admitted.found().cross.preflight;
+        let (body, fate) = match incoming.filter(|incoming| !is_empty(incoming)) {
+            None => (CallerBody::default(), None),
+            // Boxed: most requests have none.
+            Some(incoming) => match Box::pin(caller_body(admitted, backend, incoming)).await {
                 Ok((body, fate)) => (body, Some(fate)),
                 Err(problem) => {
                     let ended = Ended::Admitted(allowed.admitted);
                     return Err(Refused::new(Phase::Forward, problem, ended));
                 }
-            }
+            },
         };
         let assertion = match asserted::by(admitted) {
             Ok(assertion) => assertion,
@@ -92,11 +96,15 @@ pub(crate) fn run(
                 return Err(Refused::new(Phase::Forward, problem, ended));
             }
         };
+        let mut via =
+            admitted.arrived().worker.recorder.is_some().then(|| via(admitted, fate.clone()));
         let caller_side = admitted.arrived_mut().parts.extensions.remove::<OnUpgrade>();
         let (request, user_agent) = give_away(admitted, backend, body, fate.is_some(), assertion);
+        let begun = Instant::now();
+        let by = OnceLock::new();
         let answered = tokio::select! {
             biased;
-            answered = send(admitted, backend, request) => answered.map_err(|error| {
+            answered = send(admitted, backend, request, via.as_ref().map(|_| &by)) => answered.map_err(|error| {
                 let fault = fate.as_ref().and_then(|fate| fate.fault());
                 problem(admitted.arrived(), fault, &error)
             }),
@@ -105,6 +113,14 @@ pub(crate) fn run(
                 Err(ended_problem(admitted, ending))
             }
         };
+        let took = begun.elapsed();
+        let outcome = match &answered {
+            Ok(_) => Outcome::Allowed,
+            Err(problem) => problem.kind.outcome(),
+        };
+        let trace = &mut admitted.arrived_mut().trace;
+        trace.asked(begun, took);
+        entry.timings.upstream(outcome, took, trace.exemplar());
         if let (Ok(_), Some(fate)) = (&answered, &fate) {
             fate.answered();
         }
@@ -112,7 +128,11 @@ pub(crate) fn run(
             Ok(response) => answer(admitted, response, caller_side, listed),
             Err(problem) => Err(problem),
         };
-        let sent = Sent { admitted: allowed.admitted, user_agent };
+        if let Some(via) = &mut via {
+            via.upstream_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            via.answered = by.into_inner();
+        }
+        let sent = Sent { admitted: allowed.admitted, user_agent, via };
         match answer {
             Ok((response, upgrade)) => Ok(Forwarded { sent, response, upgrade }),
             Err(problem) => Err(Refused::new(Phase::Forward, problem, Ended::Sent(sent))),
@@ -173,23 +193,44 @@ fn give_away(
     (request, user_agent)
 }
 
+/// What is left of a request's own head for its record.
+fn via(admitted: &Admitted, body: Option<Arc<BodyFate>>) -> Box<Via> {
+    let Arrived { parts, .. } = admitted.arrived();
+    Box::new(Via {
+        upstream_us: 0,
+        answered: None,
+        referer: parts.headers.get(REFERER).cloned(),
+        path: parts.uri.path().into(),
+        body,
+    })
+}
+
 /// Sends it on the route's own terms.
 async fn send(
     admitted: &Admitted,
     backend: &Backend,
     request: Request<CallerBody>,
+    by: Option<&OnceLock<(String, bool)>>,
 ) -> Result<Response<PooledBody<CallerBody>>, PoolError> {
     let (arrived, found) = (admitted.arrived(), admitted.found());
     let bounds = &admitted.entry().site.bounds;
     let still_wanted = || found.cross.preflight || fresh(found).is_ok();
+    let caller = || caller(admitted);
     let waiting = |_: Duration| {
         backend.uploads.cut_slowest(bounds.pressure_rate, Instant::now());
     };
+    let note = |address: &str, reused: bool| {
+        if let Some(by) = by {
+            let _ = by.set((address.to_owned(), reused));
+        }
+    };
     let terms = Terms {
+        answered: by.is_some().then_some(&note as &(dyn Fn(&str, bool) + Send + Sync)),
         answer_timeout: found.answer_timeout.or(Some(bounds.answer_timeout)),
         answer_idle: found.answer_idle.or(Some(bounds.answer_idle)),
         bidirectional: arrived.grpc,
         still_wanted: Some(&still_wanted),
+        caller: Some(&caller),
         waiting: Some(&waiting),
     };
     backend.upstream.send_on(request, &terms).await
@@ -228,8 +269,8 @@ async fn caller_body(
     Ok(CallerBody::new(incoming, bounds, regard, arrived.grpc, uploads.begin(), slot))
 }
 
-/// Puts the exchange among those that are decided again, with the context that it was decided on.
-fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
+/// Puts the exchange among those that are decided again, with all that it was decided on.
+fn listed(admitted: &Admitted) -> Listed {
     let Identified { routed: Routed { accepted, found, .. }, identity } = &admitted.identified;
     let Arrived { worker, peer, request_id, started, .. } = &*accepted.arrived;
     let inputs = Inputs {
@@ -237,7 +278,13 @@ fn listed(admitted: &Admitted, context: BTreeMap<String, Value>) -> Listed {
         principal: Arc::clone(&identity.principal),
         action: found.action.clone(),
         resource: found.resource.clone(),
-        context,
+        circumstances: Circumstances {
+            method: accepted.arrived.parts.method.clone(),
+            uri: accepted.arrived.parts.uri.clone(),
+            path: found.path.clone(),
+            host: accepted.host.clone(),
+            ip: accepted.client,
+        },
         said: identity.said.clone(),
         max_age: Duration::from_millis(found.max_age_ms),
         api_key: identity.key.as_ref().map(|key| key.prefix.clone()),
@@ -283,8 +330,17 @@ fn problem(arrived: &Arrived, fault: Option<BodyFault>, error: &PoolError) -> Pr
         return problem.reason(cut.name());
     }
     let (kind, detail) = match error {
+        PoolError::PortsExhausted { source, .. } => match source.outcome() {
+            DialOutcome::PortsExhausted => {
+                (Kind::PortsExhausted, "no port is free, and no connection became free in time")
+            }
+            _ => (Kind::NoConnection, "no connection to the upstream became free in time"),
+        },
+        PoolError::QueueFull { .. } => {
+            (Kind::UpstreamSaturated, "too many requests wait for a connection to the upstream")
+        }
         error if error.is_no_capacity() => {
-            (Kind::NoConnection, "no connection to the upstream became free in time")
+            (Kind::UpstreamSaturated, "no connection to the upstream became free in time")
         }
         PoolError::Withdrawn => {
             // It waited for a connection, and meanwhile the permissions have become too old.
@@ -316,5 +372,22 @@ fn problem(arrived: &Arrived, fault: Option<BodyFault>, error: &PoolError) -> Pr
     if !error.is_request() {
         worker.warnings.warn(&chain(error), request_id);
     }
-    Problem::new(kind, detail).reason(error.label())
+    let problem = Problem::new(kind, detail).reason(error.label());
+    match error.retry_after_s() {
+        Some(seconds) => problem.retry_after_s(seconds),
+        None => problem,
+    }
+}
+
+/// A hash of who makes the request: the principal, and without one the address.
+fn caller(admitted: &Admitted) -> u64 {
+    // Nobody outside can tell whose hash is whose.
+    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let Identified { routed, identity } = &admitted.identified;
+    match (identity.known(), routed.accepted.client) {
+        (Some(principal), _) => KEYS.hash_one(principal),
+        // One caller has a whole /64.
+        (None, Some(IpAddr::V6(v6))) => KEYS.hash_one(v6.to_bits() >> 64),
+        (None, address) => KEYS.hash_one(address),
+    }
 }

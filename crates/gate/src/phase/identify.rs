@@ -10,7 +10,7 @@ use keepgate_policy::identify::CertificateName;
 use keepgate_serve::certificate::{CertificateError, NameOf};
 use subtle::ConstantTimeEq as _;
 
-use super::stage::{Accepted, Ended, Found, Identified, Identity, Refused, Routed, ShownKey};
+use super::stage::{Accepted, By, Ended, Found, Identified, Identity, Refused, Routed, ShownKey};
 use super::worker::Served;
 use crate::identify::cache::{self, Known};
 use crate::identify::claims::{self, Said, Unsayable};
@@ -113,7 +113,8 @@ async fn by_any_way(routed: &mut Routed, ways: &Ways, belief: Belief) -> Result<
         let principal = Arc::clone(&ways.anonymous);
         let header = header_of(&principal);
         let (key, until_unix_s, said) = (None, None, None);
-        return Ok(Identity { principal, header, is_anonymous: true, key, until_unix_s, said });
+        let (is_anonymous, by) = (true, By::Nothing);
+        return Ok(Identity { principal, header, is_anonymous, by, key, until_unix_s, said });
     }
     if ways.certificate.is_some() && routed.accepted.entry.site.client_ca.is_none() {
         // Nobody is told to show what the gate does not ask for.
@@ -203,7 +204,7 @@ async fn by_token(accepted: &Accepted, ways: &Ways, token: &str) -> Result<Ident
     if let Some(known) = served.known_token(state, &name, now) {
         worker.metrics.token_cached.add(1);
         let until = Some(known.until_unix_s.min(bound_to(peer, ways, known.bound, now)?));
-        let identity = somebody(ways, known.principal, Some(known.header), None, until)?;
+        let identity = somebody(ways, By::Jwt, known.principal, Some(known.header), None, until)?;
         return saying(identity, known.said);
     }
     if let Some(server) = ways.introspection.as_ref().filter(|_| is_opaque(token, ways)) {
@@ -229,7 +230,7 @@ async fn by_token(accepted: &Accepted, ways: &Ways, token: &str) -> Result<Ident
         };
         served.keep_token(state, name, known);
     }
-    saying(somebody(ways, principal, header, None, Some(until))?, said)
+    saying(somebody(ways, By::Jwt, principal, header, None, Some(until))?, said)
 }
 
 /// The identity with what its token says beyond a name. Where that cannot be told, nothing can be
@@ -297,7 +298,7 @@ async fn by_introspection(
     let principal = Arc::clone(&active.principal);
     let header = header_of(&principal);
     let said = active.said.clone().map_err(Arc::new);
-    saying(somebody(ways, principal, header, None, until)?, said)
+    saying(somebody(ways, By::Introspection, principal, header, None, until)?, said)
 }
 
 /// No answer is no denial.
@@ -342,7 +343,7 @@ fn by_certificate(accepted: &Accepted, ways: &Ways) -> Result<Option<Identity>, 
     let id = certificate.name(name_of(way.principal_from)).map_err(wrong)?;
     let principal = Arc::new(Uid::new(&way.principal_type, id));
     let header = header_of(&principal);
-    somebody(ways, principal, header, None, Some(until)).map(Some)
+    somebody(ways, By::ClientCertificate, principal, header, None, Some(until)).map(Some)
 }
 
 /// Verifies with each issuer of that name; waits for keys where they are missing. `state` is
@@ -402,7 +403,7 @@ fn by_key(
     // The key is between the caller and the gate.
     accepted.arrived.parts.headers.remove(header);
     let key = ShownKey { prefix: prefix.to_owned(), plan: body.plan.clone() };
-    somebody(ways, principal, value, Some(key), body.expires_unix_s)
+    somebody(ways, By::ApiKey, principal, value, Some(key), body.expires_unix_s)
 }
 
 fn name_of(name: CertificateName) -> NameOf {
@@ -426,13 +427,14 @@ fn by_trusted_header(fields: &HeaderMap, ways: &Ways) -> Result<Option<Identity>
     }
     let principal = Arc::new(Uid::new(&way.principal_type, id));
     let value = header_of(&principal);
-    somebody(ways, principal, value, None, None).map(Some)
+    somebody(ways, By::TrustedHeader, principal, value, None, None).map(Some)
 }
 
 /// Whoever shows a credential is somebody: nobody's name is not taken from one, else `sub:
 /// "anonymous"` would be what the policies say of callers without any.
 fn somebody(
     ways: &Ways,
+    by: By,
     principal: Arc<Uid>,
     header: Option<HeaderValue>,
     key: Option<ShownKey>,
@@ -441,11 +443,18 @@ fn somebody(
     if principal == ways.anonymous {
         return Err(refused(ways, "the credential names the principal of anonymous callers"));
     }
-    Ok(Identity { principal, header, is_anonymous: false, key, until_unix_s, said: None })
+    let (is_anonymous, said) = (false, None);
+    Ok(Identity { principal, header, is_anonymous, by, key, until_unix_s, said })
 }
 
 /// A principal in Cedar syntax, as a header's value; its escapes leave no control character.
 fn header_of(principal: &Uid) -> Option<HeaderValue> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:@+/".contains(&b);
+    if principal.id.bytes().all(is_plain) {
+        // What it takes to write any identifier costs ten times as much.
+        let text = [principal.kind.as_str(), "::\"", &principal.id, "\""].concat();
+        return HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok();
+    }
     HeaderValue::from_bytes(principal.to_string().as_bytes()).ok()
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn run(mut identified: Identified) -> Result<Admitted, Box<Refused>> 
         _before => count(&identified),
     };
     if by_principal.is_admitted() {
-        return Ok(Admitted { identified, by_principal });
+        return Ok(Admitted { identified, by_principal, evidence: None });
     }
     let Routed { found, by_address, .. } = &mut identified.routed;
     if let Some(by_address) = by_address {

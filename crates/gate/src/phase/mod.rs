@@ -29,11 +29,13 @@ pub(crate) mod record;
 pub(crate) mod refusal;
 pub(crate) mod revision;
 pub(crate) mod route;
+mod spans;
 pub(crate) mod stage;
 pub(crate) mod undecided;
 pub(crate) mod upstream_headers;
 pub(crate) mod wanted;
 pub(crate) mod worker;
+pub(crate) mod written;
 
 use hyper::body::Incoming;
 
@@ -43,10 +45,12 @@ use self::preflight::Turn;
 use self::record::{Answered, Outcome};
 use self::revision::Behind;
 use self::stage::{Arrived, Refused};
+use crate::observe::phase::Phase;
 
 /// The list up to the decision.
 async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
-    let accepted = accept::run(arrived)?;
+    let mut accepted = accept::run(arrived)?;
+    accepted.arrived.trace.passed(Phase::Accept);
     let accepted = match Behind::of(accepted) {
         Ok(accepted) => accepted,
         // Boxed: it is the rare case.
@@ -57,12 +61,19 @@ async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
         // Boxed: a token is asked about once in a while.
         Err(asking) => Box::pin(asking.wait()).await?,
     };
-    let routed = limit_address::run(route::run(accepted))?;
+    let mut way = route::run(accepted);
+    way.accepted.arrived.trace.passed(Phase::Route);
+    let mut routed = limit_address::run(way)?;
+    routed.accepted.arrived.trace.passed(Phase::LimitAddress);
     let allowed = match preflight::run(routed) {
         Turn::Ordinary(routed) => {
-            let identified = identify::run(routed).await?;
-            let admitted = limit_principal::run(identified)?;
-            decide::run(admitted)?
+            let mut identified = identify::run(routed).await?;
+            identified.routed.accepted.arrived.trace.passed(Phase::Identify);
+            let mut admitted = limit_principal::run(identified)?;
+            admitted.arrived_mut().trace.passed(Phase::LimitPrincipal);
+            let mut allowed = decide::run(admitted)?;
+            allowed.admitted.arrived_mut().trace.passed(Phase::Decide);
+            allowed
         }
         Turn::Answered(preflight) => return Ok(Decided::Answered(preflight)),
         Turn::Undecided(allowed) => *allowed,
@@ -71,15 +82,15 @@ async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
 }
 
 /// The list.
-async fn phases(arrived: Box<Arrived>, body: Incoming) -> Result<Outcome, Box<Refused>> {
+async fn phases(arrived: Box<Arrived>, body: Option<Incoming>) -> Result<Outcome, Box<Refused>> {
     match decided(arrived).await? {
         Decided::Allowed(allowed) => forward::run(allowed, body).await.map(Outcome::Forwarded),
         Decided::Answered(preflight) => Ok(Outcome::Preflight(preflight)),
     }
 }
 
-/// A request's whole life, from its head to its answer's head.
-pub(crate) async fn live(arrived: Box<Arrived>, body: Incoming) -> Answered {
+/// A request's whole life, from its head to its answer's head. No body is an empty one.
+pub(crate) async fn live(arrived: Box<Arrived>, body: Option<Incoming>) -> Answered {
     record::run(phases(arrived, body).await)
 }
 

@@ -4,7 +4,6 @@
 //! has a route; any other OPTIONS is an ordinary request. It has no credentials, so nobody is
 //! identified and nothing is decided. By then it is counted by its address, as any request is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use http::{Method, Response, StatusCode};
 use keepgate_limit::LimitVerdict;
 use keepgate_policy::router::Matched;
 
-use super::stage::{Admitted, Allowed, Carrier, Cross, Ended, Found, Identity, Routed};
+use super::stage::{Admitted, Allowed, By, Carrier, Cross, Ended, Found, Identity, Routed};
 use crate::message::body::GateBody;
 use crate::message::headers::X_REQUEST_ID;
 use crate::service::table::{Service, Ways};
@@ -95,13 +94,14 @@ fn undecided(mut routed: Routed) -> Allowed {
         principal: Arc::clone(&ways.anonymous),
         header: None,
         is_anonymous: true,
+        by: By::Nothing,
         key: None,
         until_unix_s: None,
         said: None,
     };
     let identified = routed.identified(identity);
-    let admitted = Admitted { identified, by_principal: LimitVerdict::unasked() };
-    Allowed { admitted, context: BTreeMap::new() }
+    let admitted = Admitted { identified, by_principal: LimitVerdict::unasked(), evidence: None };
+    Allowed { admitted }
 }
 
 /// Takes away what says who sends it, and what describes a body.

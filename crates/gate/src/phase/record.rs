@@ -4,15 +4,16 @@
 use http::header::ORIGIN;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use keepgate_limit::rules::Dialect;
-use keepgate_limit::top::Observation;
+use keepgate_limit::top::{Observation, Outcome as Told};
+use keepgate_record::Outcome as Ended;
 
 use super::forward::{Forwarded, Upgrade};
 use super::preflight::Preflight;
-use super::refusal;
 use super::stage::{Arrived, Carrier, Cross, Facts, Found, Refused};
+use super::{refusal, spans, written};
 use crate::message::answer;
 use crate::message::body::GateBody;
-use crate::message::problem::Problem;
+use crate::message::problem::{Kind, Problem};
 use crate::observe::phase::Phase;
 use crate::service::cors::CorsRules;
 
@@ -34,9 +35,11 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             let Preflight { mut ended, mut response } = *preflight;
             let facts = ended.facts();
             facts.arrived.worker.metrics.preflights.add(1);
-            tell(&facts, &mut response, Phase::LimitAddress, "preflight", false);
+            tell(&facts, &mut response, Phase::LimitAddress, "preflight", None);
+            let said = (Ended::Allowed, "preflight");
+            let recording = written::begin(&facts, said, response.status().as_u16());
             let permits = ended.take_permits();
-            (response.map(|body| body.keeping(permits)), None)
+            (response.map(|body| body.keeping(permits).recording(recording)), None)
         }
         Ok(Outcome::Forwarded(Forwarded { mut sent, mut response, upgrade })) => {
             let facts = sent.facts();
@@ -49,9 +52,11 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             if let Some(served) = facts.served {
                 served.metrics.forwarded(response.status());
             }
-            tell(&facts, &mut response, Phase::Forward, "forwarded", false);
+            tell(&facts, &mut response, Phase::Forward, "forwarded", None);
+            let said = (Ended::Allowed, "");
+            let recording = written::begin(&facts, said, response.status().as_u16());
             let permits = sent.take_permits();
-            (response.map(|body| body.keeping(permits)), upgrade)
+            (response.map(|body| body.keeping(permits).recording(recording)), upgrade)
         }
         Err(refused) => {
             let Refused { phase, mut problem, mut ended } = *refused;
@@ -59,16 +64,18 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             let Arrived { request_id, grpc, .. } = facts.arrived;
             let kind = problem.kind;
             count_refusal(&facts, phase, &mut problem);
+            let said = (kind.outcome(), problem.reason.unwrap_or(kind.suffix()));
             let mut response = if *grpc {
                 answer::grpc(problem, request_id)
             } else {
                 answer::response(problem, request_id)
             };
             stamp(&facts, response.headers_mut());
-            let is_refusal = kind.status().is_client_error();
-            tell(&facts, &mut response, phase, kind.suffix(), is_refusal);
+            tell(&facts, &mut response, phase, kind.suffix(), Some(kind));
+            // Over gRPC the HTTP status says nothing.
+            let recording = written::begin(&facts, said, kind.status().as_u16());
             let permits = ended.take_permits();
-            (response.map(|body| body.keeping(permits)), None)
+            (response.map(|body| body.keeping(permits).recording(recording)), None)
         }
     }
 }
@@ -78,7 +85,9 @@ pub(super) fn count_refusal(facts: &Facts<'_>, phase: Phase, problem: &mut Probl
     let worker = &facts.arrived.worker;
     let kind = problem.kind;
     if kind.status() == StatusCode::SERVICE_UNAVAILABLE {
-        problem.retry_after_s = Some(worker.waits.after(kind));
+        let wait = worker.waits.after(kind);
+        let known = problem.retry_after_s.filter(|_| kind.has_own_wait());
+        problem.retry_after_s = Some(known.unwrap_or(wait));
     }
     worker.metrics.answered(phase, kind);
     if let Some(served) = facts.served {
@@ -108,12 +117,23 @@ pub(super) fn tell<B>(
     response: &mut Response<B>,
     phase: Phase,
     outcome: &str,
-    refused: bool,
+    refused: Option<Kind>,
 ) {
     tell_limits(facts, response.headers_mut());
     observe(facts, refused);
+    time(facts, response.status(), phase, refused);
     if tracing::enabled!(target: "keepgate::decision", tracing::Level::DEBUG) {
         log(facts, response, phase, outcome);
+    }
+}
+
+/// How long it took, and what is recorded of it in its trace.
+fn time(facts: &Facts<'_>, status: StatusCode, phase: Phase, refused: Option<Kind>) {
+    let ended = refused.map_or(Ended::Allowed, Kind::outcome);
+    let Arrived { started, trace, .. } = facts.arrived;
+    facts.timings().request(ended, started.elapsed(), trace.exemplar());
+    if let Some((recording, trace_id)) = trace.recording().zip(trace.id()) {
+        spans::tell(facts, recording, trace_id, status, phase, ended);
     }
 }
 
@@ -130,7 +150,7 @@ fn tell_limits(facts: &Facts<'_>, headers: &mut HeaderMap) {
 }
 
 /// Heavy hitters. A walk through a route shows in its paths, where it has parameters.
-fn observe(facts: &Facts<'_>, refused: bool) {
+fn observe(facts: &Facts<'_>, refused: Option<Kind>) {
     let Arrived { worker, parts, .. } = facts.arrived;
     let route = facts.found.and_then(Found::template);
     // Of what is for none of several services, none is told.
@@ -143,7 +163,13 @@ fn observe(facts: &Facts<'_>, refused: bool) {
         method: parts.method.as_str(),
         route,
         path: route.filter(|route| route.contains('{')).map(|_| parts.uri.path()),
-        refused,
+        refused: refused.is_some_and(|kind| kind.status().is_client_error()),
+        outcome: match refused {
+            Some(Kind::LimitReached) => Told::Limited,
+            Some(Kind::Denied) => Told::Denied,
+            Some(Kind::NoDecision | Kind::NoIdentity) => Told::Undecided,
+            _ => Told::Other,
+        },
         now: limiting.now(),
     };
     limiting.top.record(worker.number, &observation);

@@ -114,7 +114,7 @@ impl Reached {
         let (accepted, by_address, by_principal) = match self {
             Reached::Unrouted(Unrouted { accepted, by_address, .. })
             | Reached::Routed(Routed { accepted, by_address, .. }) => (accepted, by_address, None),
-            Reached::Admitted(Admitted { identified, by_principal }) => {
+            Reached::Admitted(Admitted { identified, by_principal, .. }) => {
                 let charged = identified.identity.charged();
                 let Routed { accepted, by_address, .. } = identified.routed;
                 (accepted, by_address, Some((charged, by_principal)))

@@ -8,7 +8,6 @@
 //! needs without asking whether it is there. An exchange that goes no further is [`Refused`], with
 //! the stage at which it ended.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,17 +16,19 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{HeaderValue, Version};
 use keepgate_limit::{AddressKey, LimitVerdict, Permit};
-use keepgate_policy::Uid;
 use keepgate_policy::world::Prepared;
-use serde_json::Value;
+use keepgate_policy::{PolicyName, Uid};
 
 use super::wanted::Wanted;
 use super::worker::{Entry, Served, Worker};
 use crate::identify::claims::Said;
+use crate::message::fate::BodyFate;
 use crate::message::headers::{self, Asked, X_REQUEST_ID};
 use crate::message::problem::Problem;
 use crate::observe::hook::Hook;
 use crate::observe::phase::Phase;
+use crate::observe::timings::SiteTimings;
+use crate::observe::trace::Trace;
 use crate::service::table::{Service, Table};
 use crate::wire::peer::Peer;
 
@@ -42,6 +43,8 @@ pub(crate) struct Arrived {
     pub(crate) grpc: bool,
     /// Who passes it on.
     pub(crate) carrier: Carrier,
+    /// The trace that it belongs to.
+    pub(crate) trace: Trace,
 }
 
 /// Who passes a request on once it is allowed.
@@ -176,12 +179,39 @@ pub(crate) struct Identity {
     pub(crate) header: Option<HeaderValue>,
     /// Nobody in particular: the principal is the service's for anonymous callers.
     pub(crate) is_anonymous: bool,
+    /// What showed it.
+    pub(crate) by: By,
     /// The API key that was shown.
     pub(crate) key: Option<ShownKey>,
     /// When the credential that was shown expires; none: never, or there is none.
     pub(crate) until_unix_s: Option<u64>,
     /// What its token says beyond a name: roles, attributes, claims, headers.
     pub(crate) said: Option<Arc<Said>>,
+}
+
+/// What shows who a caller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Nothing,
+    Jwt,
+    Introspection,
+    ApiKey,
+    ClientCertificate,
+    TrustedHeader,
+}
+
+impl By {
+    /// Its name in a record.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            By::Nothing => "anonymous",
+            By::Jwt => "jwt",
+            By::Introspection => "introspection",
+            By::ApiKey => "api_key",
+            By::ClientCertificate => "client_certificate",
+            By::TrustedHeader => "trusted_header",
+        }
+    }
 }
 
 /// An API key that holds.
@@ -202,13 +232,36 @@ pub(crate) struct Identified {
 pub(crate) struct Admitted {
     pub(crate) identified: Identified,
     pub(crate) by_principal: LimitVerdict,
+    /// How it was decided. None: it was not (yet), or nobody records it.
+    pub(crate) evidence: Option<Box<Evidence>>,
+}
+
+/// How a request was decided, for its record.
+pub(crate) struct Evidence {
+    /// How long it took, in nanoseconds.
+    pub(crate) decide_ns: u64,
+    /// The policies that determined it.
+    pub(crate) policies: Vec<PolicyName>,
+    /// What the policies read of it: members of a JSON object. None: too much.
+    pub(crate) inputs: Option<String>,
+}
+
+/// Who answered a request that was sent, for its record; and what of its headers is in it.
+pub(crate) struct Via {
+    /// From when it was handed to the upstream's connections to the answer's head, in microseconds.
+    pub(crate) upstream_us: u64,
+    /// The address, and whether its connection had been used before; none: nobody answered.
+    pub(crate) answered: Option<(String, bool)>,
+    pub(crate) referer: Option<HeaderValue>,
+    /// The path that came; it may be another one by now.
+    pub(crate) path: Box<str>,
+    /// None: it had no body.
+    pub(crate) body: Option<Arc<BodyFate>>,
 }
 
 /// A request that the policies permit.
 pub(crate) struct Allowed {
     pub(crate) admitted: Admitted,
-    /// The context that was decided on.
-    pub(crate) context: BTreeMap<String, Value>,
 }
 
 /// A request that was given to the upstream, with its headers.
@@ -216,6 +269,8 @@ pub(crate) struct Sent {
     /// Its headers are the upstream's now.
     pub(crate) admitted: Admitted,
     pub(crate) user_agent: Option<HeaderValue>,
+    /// None: nobody records it.
+    pub(crate) via: Option<Box<Via>>,
 }
 
 /// An exchange that the gate answers itself, and how far it came.
@@ -250,6 +305,10 @@ pub(crate) struct Facts<'e> {
     pub(crate) found: Option<&'e Found>,
     pub(crate) identity: Option<&'e Identity>,
     pub(crate) user_agent: Option<&'e HeaderValue>,
+    entry: Option<&'e Entry>,
+    pub(crate) host: &'e str,
+    pub(crate) evidence: Option<&'e Evidence>,
+    pub(crate) via: Option<&'e Via>,
     by_address: Option<&'e LimitVerdict>,
     by_principal: Option<&'e LimitVerdict>,
 }
@@ -259,16 +318,10 @@ impl Arrived {
     pub(crate) fn new(parts: Parts, worker: Arc<Worker>, peer: Arc<Peer>) -> Box<Arrived> {
         let request_id = worker.request_ids.of(parts.headers.get(X_REQUEST_ID));
         let grpc = parts.version == Version::HTTP_2 && headers::is_grpc(&parts.headers);
-        let carrier = Carrier::Gate;
-        Box::new(Arrived {
-            parts,
-            worker,
-            peer,
-            started: Instant::now(),
-            request_id,
-            grpc,
-            carrier,
-        })
+        let (carrier, started) = (Carrier::Gate, Instant::now());
+        let tracing = worker.common.settings.tracing.as_ref();
+        let trace = Trace::of(&parts.headers, tracing, &worker.tracer, started);
+        Box::new(Arrived { parts, worker, peer, started, request_id, grpc, carrier, trace })
     }
 
     /// A request that another proxy describes and asks about. Whoever made it, the proxy is answered
@@ -294,6 +347,10 @@ impl Arrived {
             found: None,
             identity: None,
             user_agent: self.parts.headers.get(USER_AGENT),
+            entry: None,
+            host: "",
+            evidence: None,
+            via: None,
             by_address: None,
             by_principal: None,
         }
@@ -311,6 +368,8 @@ impl Accepted {
         Facts {
             served: Some(&self.entry.served),
             site: Some(self.entry.site.number),
+            entry: Some(&self.entry),
+            host: &self.host,
             by_principal: paid.map(|(_, said)| said),
             ..self.arrived.facts(self.client)
         }
@@ -393,7 +452,11 @@ impl Admitted {
     }
 
     fn facts(&self) -> Facts<'_> {
-        Facts { by_principal: Some(&self.by_principal), ..self.identified.facts() }
+        Facts {
+            by_principal: Some(&self.by_principal),
+            evidence: self.evidence.as_deref(),
+            ..self.identified.facts()
+        }
     }
 
     /// Takes the caller's places among the requests under way; dropping them gives them back.
@@ -404,7 +467,8 @@ impl Admitted {
 
 impl Sent {
     pub(crate) fn facts(&self) -> Facts<'_> {
-        Facts { user_agent: self.user_agent.as_ref(), ..self.admitted.facts() }
+        let (user_agent, via) = (self.user_agent.as_ref(), self.via.as_deref());
+        Facts { user_agent, via, ..self.admitted.facts() }
     }
 
     /// As [`Admitted::take_permits`].
@@ -457,6 +521,17 @@ impl Facts<'_> {
     /// The caller's address, as limits and heavy hitters count it.
     pub(crate) fn address(&self) -> AddressKey {
         address(self.client)
+    }
+
+    /// How long requests of its site take.
+    pub(crate) fn timings(&self) -> &SiteTimings {
+        self.entry.map_or(&self.arrived.worker.metrics.siteless, |entry| &entry.timings)
+    }
+
+    /// The name of its upstream; none: it has no name.
+    pub(crate) fn upstream(&self) -> Option<&str> {
+        let backend = self.entry?.site.backend.as_ref()?;
+        Some(backend.name.as_str()).filter(|name| !name.is_empty())
     }
 
     /// Passes on what the limits said, in the order of their phases.

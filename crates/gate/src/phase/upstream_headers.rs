@@ -28,6 +28,7 @@ pub(crate) fn prepare(identified: &mut Identified, backend: &Backend, has_body: 
     let sender = Sender { trusted, forwarding: &settings.forwarding_header };
     headers::clean_request(map, *asked, sender, &found.service.regard, trailers);
     map.remove(EXPECT);
+    arrived.trace.pass_on(map);
     let changes = &entry.site.config.request_headers;
     for name in &changes.remove {
         map.remove(name);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use keepgate_client::pool::Group;
+use keepgate_observe::span::Tracer;
 use keepgate_policy::Uid;
 use tokio::sync::Notify;
 
@@ -28,6 +29,9 @@ use crate::message::retry::Waits;
 use crate::message::uploads::Uploads;
 use crate::observe::dropped::{Dropped, shown};
 use crate::observe::metrics::{ServiceMetrics, WorkerMetrics};
+use crate::observe::records::{Recorder, Records};
+use crate::observe::timings::SiteTimings;
+use crate::observe::trace::tracer;
 use crate::observe::warnings::UpstreamWarnings;
 use crate::service::table::{Table, Tables};
 
@@ -45,6 +49,8 @@ pub(crate) struct Common {
     pub(crate) revision_waiters: AtomicUsize,
     /// The keys that sign what upstreams are told of callers.
     pub(crate) keyring: Keyring,
+    /// The decision and access log; none: there is none.
+    pub(crate) records: Option<Arc<Records>>,
 }
 
 /// Sites and their upstreams. Another state of the file takes the place of all of it at once.
@@ -90,6 +96,7 @@ pub(crate) struct Site {
 pub(crate) struct Entry {
     pub(crate) site: Arc<Site>,
     pub(crate) served: Arc<Served>,
+    pub(crate) timings: Arc<SiteTimings>,
     /// The state of the file that it is of.
     pub(crate) live: Arc<Live>,
 }
@@ -101,12 +108,13 @@ struct Entries {
 }
 
 impl Entries {
-    fn new(live: Arc<Live>, served: &[Arc<Served>]) -> Entries {
-        let entry = |site: &Arc<Site>| {
-            let served = Arc::clone(served.get(site.service)?);
-            Some(Arc::new(Entry { site: Arc::clone(site), served, live: Arc::clone(&live) }))
+    fn new(live: Arc<Live>, served: &[Arc<Served>], metrics: &WorkerMetrics) -> Entries {
+        let timings = metrics.timed(live.sites.iter().map(|site| site.config.label()));
+        let entry = |(site, timings): (&Arc<Site>, Arc<SiteTimings>)| {
+            let (site, served) = (Arc::clone(site), Arc::clone(served.get(site.service)?));
+            Some(Arc::new(Entry { site, served, timings, live: Arc::clone(&live) }))
         };
-        let each = live.sites.iter().filter_map(entry).collect();
+        let each = live.sites.iter().zip(timings).filter_map(entry).collect();
         Entries { live, each }
     }
 }
@@ -167,6 +175,9 @@ pub(crate) struct Worker {
     pub(crate) warnings: UpstreamWarnings,
     /// How long callers are asked to wait.
     pub(crate) waits: Waits,
+    pub(crate) tracer: Tracer,
+    /// The decision and access log.
+    pub(crate) recorder: Option<Recorder>,
     /// In the order of the services.
     served: Box<[Arc<Served>]>,
     entries: Mutex<Entries>,
@@ -186,8 +197,9 @@ impl Worker {
                 Arc::new(Served::new(number, Arc::clone(tables), Arc::clone(metrics)))
             })
             .collect();
-        let entries = Mutex::new(Entries::new(common.live.load_full(), &served));
+        let entries = Mutex::new(Entries::new(common.live.load_full(), &served, &metrics));
         Worker {
+            recorder: Recorder::of(common.records.as_ref(), number),
             common,
             number,
             metrics,
@@ -195,6 +207,7 @@ impl Worker {
             request_ids: Arc::new(RequestIds::new()),
             warnings: UpstreamWarnings::default(),
             waits: Waits::default(),
+            tracer: tracer(),
             served,
             entries,
             context: Mutex::default(),
@@ -206,7 +219,7 @@ impl Worker {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.common.live.load();
         if !Arc::ptr_eq(&entries.live, &live) {
-            *entries = Entries::new(Arc::clone(&live), &self.served);
+            *entries = Entries::new(Arc::clone(&live), &self.served, &self.metrics);
         }
         let map = &entries.live.map;
         let found = if map.is_by_host() {

@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/top`, `/healthz`, `/readyz`. Apart from callers, and read only.
+//! The admin listener: `/metrics`, `/top`, `/ports`, `/healthz`, `/readyz`. Apart from callers, and read only.
 
 use std::convert::Infallible;
 use std::io;
@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use keepgate_limit::top::{MAX_TOLD, TopAnswer};
-use keepgate_observe::{Page, Sort};
+use keepgate_observe::{Dialect, Page, Sort};
 use keepgate_serve::{Place, Places, PlacesConfig};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +27,7 @@ use super::life::Life;
 use super::listen::ListenError;
 use super::upstream;
 use crate::observe::metrics::{self, WorkerMetrics};
+use crate::observe::records;
 use crate::service::source::Peek;
 use crate::service::table::Tables;
 
@@ -48,7 +49,8 @@ pub(crate) struct Admin {
     view: Arc<View>,
 }
 
-struct View {
+/// What the listener shows.
+pub(crate) struct View {
     front: Arc<Front>,
     workers: Arc<[Arc<WorkerMetrics>]>,
 }
@@ -70,7 +72,7 @@ impl Admin {
             Ok((TcpListener::from_std(listener)?, addr))
         };
         let (listener, addr) = bind().map_err(|source| ListenError::Tcp { addr, source })?;
-        Ok(Admin { listener, addr, view: Arc::new(View { front, workers }) })
+        Ok(Admin { listener, addr, view: Arc::new(View::new(front, workers)) })
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -129,6 +131,10 @@ async fn serve(view: Arc<View>, stream: TcpStream, place: Place) {
 }
 
 impl View {
+    pub(crate) fn new(front: Arc<Front>, workers: Arc<[Arc<WorkerMetrics>]>) -> View {
+        View { front, workers }
+    }
+
     fn services(&self) -> &[Arc<Tables>] {
         &self.front.common.services
     }
@@ -191,14 +197,20 @@ impl View {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => self.asked(query).map_or_else(|refusal| refusal, |of| self.ready(of)),
             "/metrics" => {
-                let mut response = text(StatusCode::OK, self.metrics());
-                let kind = HeaderValue::from_static(Page::CONTENT_TYPE);
+                let accept = request.headers().get_all(ACCEPT).iter();
+                let dialect = Dialect::asked(accept.filter_map(|value| value.to_str().ok()));
+                let mut response = text(StatusCode::OK, self.metrics(dialect));
+                let kind = HeaderValue::from_static(dialect.content_type());
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
+            "/ports" => json(
+                StatusCode::OK,
+                &self.front.ports.answer(&self.front.common.live.load().backends),
+            ),
             "/top" => self.asked(query).map_or_else(|refusal| refusal, |of| self.top(of)),
             _ => {
-                let line = "try /metrics, /top, /healthz or /readyz\n".to_owned();
+                let line = "try /metrics, /top, /ports, /healthz or /readyz\n".to_owned();
                 text(StatusCode::NOT_FOUND, line)
             }
         }
@@ -242,18 +254,27 @@ impl View {
         json(StatusCode::OK, &body)
     }
 
-    fn metrics(&self) -> String {
-        let mut page = Page::new("keepgate_gate_");
+    pub(crate) fn metrics(&self, dialect: Dialect) -> String {
+        let mut page = Page::written("keepgate_gate_", dialect);
         metrics::render(&self.workers, &mut page);
         let help = "Whether limits are in force that are not the service's.";
         let broken = self.services().iter().any(|tables| tables.limiting.is_broken());
         page.value(Sort::Gauge, "limits_broken", help, u8::from(broken));
+        let help = "Spans, log lines and points of metrics that no OTLP receiver took in time.";
+        let mut series = page.metric(Sort::Counter, "telemetry_dropped_total", help);
+        for (signal, count) in self.front.common.settings.lost.counts() {
+            series.line(&[("signal", signal)], count);
+        }
         self.each_service(&mut page);
         self.places(&mut page);
         self.replica(&mut page);
         upstream::metrics(&self.front.common.live.load().backends, &mut page);
+        self.front.ports.metrics(&mut page);
         if let Some(acme) = &self.front.acme {
             acme.metrics(&mut page);
+        }
+        if let Some(records) = &self.front.common.records {
+            records::render(&records.log.stats(), &mut page);
         }
         if let Some(tables) = self.services().first() {
             tables.source.metrics(&mut page);

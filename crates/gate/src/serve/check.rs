@@ -7,16 +7,17 @@ use keepgate_serve::{Certificates, TlsFiles};
 
 use super::failure::StartError;
 use super::follow;
+use super::ports::Ports;
 use super::sites::{Planned, certificates};
 use crate::config::acme::AcmeConfig;
-use crate::config::sites::{LISTENERS, wrong_prefix};
+use crate::config::sites::{LISTENERS, SOURCES, wrong_prefix};
 use crate::config::{GateConfig, Listen};
 use crate::wire::head::MAX_HEADER_COUNT;
 
 /// All that is wrong with a configuration and needs neither a listener nor a connection to be seen.
 pub fn faults(config: &GateConfig) -> Vec<StartError> {
     let mut faults: Vec<StartError> = check(config).err().into_iter().collect();
-    let followed = follow::config(config);
+    let followed = follow::config(config, &Ports::new());
     let followed = followed.and_then(|follow| follow.check().map_err(follow::not_followed));
     faults.extend(followed.err());
     faults.extend(certificates(config, None).err());
@@ -32,7 +33,9 @@ pub fn faults(config: &GateConfig) -> Vec<StartError> {
     if config.sites.is_empty() && !config.has_no_upstream() {
         faults.extend(Planned::sole(config).err());
     }
-    faults.extend(config.upstreams.iter().filter_map(|upstream| Planned::named(upstream).err()));
+    let sources = &config.upstream_sources;
+    let planned = config.upstreams.iter().map(|upstream| Planned::named(upstream, sources));
+    faults.extend(planned.filter_map(Result::err));
     faults
 }
 
@@ -63,6 +66,9 @@ pub(crate) fn check(config: &GateConfig) -> Result<(), StartError> {
     {
         let reason = format!("`{twice}` is also a place for callers; name another one");
         return Err(StartError::Setting { setting: "check_listen", reason });
+    }
+    if config.upstream_sources.len() > SOURCES {
+        return bad("source", "names more than 64 addresses; leave some out");
     }
     if config.more_listen.len() >= LISTENERS {
         return bad("listen", "names more than 64 places; leave some out");

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::header::CONNECTION;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::front::{Door, Front};
+use super::http1::Http1;
 use super::life::Life;
 use super::tunnel;
 use crate::check;
@@ -36,6 +38,8 @@ use crate::wire::peer::{CallerPlace, NO_REQUEST, Peer, ShownCertificate};
 use crate::wire::proxy_protocol;
 use crate::wire::stream::{Rewound, Socket, Stream};
 
+/// Room for the first bytes of a connection; most requests fit.
+const FIRST_ROOM: usize = 1024;
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Flow-control windows toward callers: what one of them can make the gate hold.
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
@@ -70,7 +74,8 @@ pub(crate) async fn serve(
 ) {
     let seat = Arc::clone(place.seat());
     let opened = tokio::select! {
-        opened = open(&front, socket, remote, place, door) => opened,
+        // Boxed: a handshake takes room that a connection in use does not need.
+        opened = Box::pin(open(&front, socket, remote, place, door)) => opened,
         // It was accepted, so its first request may be on its way.
         () = front.life.reached(Life::Closing) => Err(Early::Gone),
         // Nothing was asked yet, and another connection needs the place.
@@ -197,6 +202,7 @@ async fn begins_with_preface(
             return Ok(true);
         }
         let was_empty = prefix.is_empty();
+        prefix.reserve(FIRST_ROOM);
         read_more(stream, prefix, deadline).await?;
         if was_empty {
             deadline = Instant::now() + bounds.header;
@@ -238,7 +244,7 @@ impl Opened {
             ids,
         );
         if self.is_h2 {
-            serve_h2(&front, worker, guard, self.peer, self.door).await;
+            Box::pin(serve_h2(&front, worker, guard, self.peer, self.door)).await;
         } else {
             serve_h1(&front, worker, guard, self.peer, self.door).await;
         }
@@ -252,16 +258,16 @@ async fn exchange(
     open: OpenExchange,
     front: Arc<Front>,
     door: Door,
-    request: Request<Incoming>,
+    parts: Parts,
+    body: Option<Incoming>,
 ) -> Result<Response<GateBody>, Infallible> {
     let is_h2 = peer.is_h2;
     let (mut response, upgrade) = match door {
-        Door::Callers => {
-            let (parts, body) = request.into_parts();
-            live(Arrived::new(parts, worker, Arc::clone(&peer)), body).await
-        }
+        Door::Callers => live(Arrived::new(parts, worker, Arc::clone(&peer)), body).await,
         // Boxed: it must not make every exchange larger.
-        Door::Check => (Box::pin(check::answer(worker, Arc::clone(&peer), request)).await, None),
+        Door::Check => {
+            (Box::pin(check::answer(worker, Arc::clone(&peer), parts, body)).await, None)
+        }
     };
     match upgrade {
         Some(upgrade) => tunnel::spawn(peer, *upgrade),
@@ -273,6 +279,7 @@ async fn exchange(
     Ok(response.map(|body| body.holding(open)))
 }
 
+/// Plain requests one after the other, and from the first that is not plain, all of them by hyper.
 async fn serve_h1(
     front: &Arc<Front>,
     worker: Arc<Worker>,
@@ -281,12 +288,39 @@ async fn serve_h1(
     door: Door,
 ) {
     let shared = Arc::clone(&peer.shared);
-    let metrics = Arc::clone(&worker.metrics);
-    let at_end = Arc::clone(front);
-    let service = service_fn(move |request| {
+    let ask = |parts| {
         let open = OpenExchange::begun(Arc::clone(&peer.shared));
         let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
-        exchange(worker, peer, open, Arc::clone(&at_end), door, request)
+        exchange(worker, peer, open, Arc::clone(front), door, parts, None)
+    };
+    let connection = pin!(Http1::new(guard, ask));
+    let stop = pin!(front.life.reached(Life::Closing));
+    let is_due = || front.life.is(Life::Closing);
+    let graceful =
+        Graceful::new(connection, stop, is_due, &shared, |c| c.get_mut().graceful_shutdown());
+    // How a caller's connection ends is the caller's business; requests are recorded.
+    if let Some(Ok(Some(guard))) = graceful.await {
+        // Boxed: most connections do not need it.
+        let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
+        Box::pin(serve_by_hyper(front, worker, guard, peer, door)).await;
+    }
+    tell_cut(&worker.metrics.cuts, &shared);
+}
+
+async fn serve_by_hyper(
+    front: &Arc<Front>,
+    worker: Arc<Worker>,
+    guard: Guard,
+    peer: Arc<Peer>,
+    door: Door,
+) {
+    let shared = Arc::clone(&peer.shared);
+    let at_end = Arc::clone(front);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let open = OpenExchange::begun(Arc::clone(&peer.shared));
+        let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
+        let (parts, body) = request.into_parts();
+        exchange(worker, peer, open, Arc::clone(&at_end), door, parts, Some(body))
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     // The guard keeps all deadlines.
@@ -296,9 +330,7 @@ async fn serve_h1(
     let stop = pin!(front.life.reached(Life::Closing));
     let is_due = || front.life.is(Life::Closing);
     let graceful = Graceful::new(connection, stop, is_due, &shared, |c| c.graceful_shutdown());
-    // How a caller's connection ends is the caller's business; requests are recorded.
     let _ = graceful.await;
-    tell_cut(&metrics.cuts, &shared);
 }
 
 async fn serve_h2(
@@ -312,10 +344,11 @@ async fn serve_h2(
     let metrics = Arc::clone(&worker.metrics);
     let bounds = &front.common.settings.bounds;
     let at_end = Arc::clone(front);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let open = OpenExchange::begin(Arc::clone(&peer.shared));
         let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
-        exchange(worker, peer, open, Arc::clone(&at_end), door, request)
+        let (parts, body) = request.into_parts();
+        exchange(worker, peer, open, Arc::clone(&at_end), door, parts, Some(body))
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -408,5 +441,24 @@ where
             (this.graceful)(this.connection.as_mut());
         }
         this.connection.as_mut().poll(cx).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_answer<A, B, C, D, E, F, R>(_: impl FnOnce(A, B, C, D, E, F) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// All connections of callers are such a task, also while they are idle.
+    #[test]
+    fn a_connection_is_a_small_task() {
+        let bytes = size_of_answer(serve);
+        assert!(
+            bytes <= 4096,
+            "{bytes}: box what a connection that waits for a request does not need"
+        );
     }
 }

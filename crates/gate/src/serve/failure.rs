@@ -57,6 +57,9 @@ pub enum StartError {
     /// The directory of certificates by ACME.
     #[error(transparent)]
     Acme(#[from] super::acme::DirectoryError),
+    /// The access log.
+    #[error("the access log cannot be written")]
+    Records(#[source] keepgate_record::OpenError),
     /// The center cannot be followed.
     #[error("the center cannot be followed")]
     Follow(#[source] replica::StartError),

@@ -5,12 +5,14 @@ use keepgate_client::replica::{self, FollowConfig};
 use keepgate_observe::chain;
 
 use super::failure::StartError;
+use super::ports::{Ports, Purpose};
 use super::sites;
 use crate::config::GateConfig;
 
 /// What the gate follows.
-pub(super) fn config(config: &GateConfig) -> Result<FollowConfig, StartError> {
+pub(super) fn config(config: &GateConfig, ports: &Ports) -> Result<FollowConfig, StartError> {
     let mut follow = FollowConfig::new("", &config.token);
+    follow.dialer = ports.dialer(Purpose::Center).clone();
     follow.centers.clone_from(&config.centers);
     follow.services = sites::services(&sites::of(config));
     follow.data_dir.clone_from(&config.data_dir);

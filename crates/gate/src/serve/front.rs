@@ -11,6 +11,7 @@ use keepgate_serve::{Loaded, Places};
 
 use super::acme::Acme;
 use super::life::{Clock, Life};
+use super::ports::Ports;
 use crate::exchange::ongoing::{Ending, List};
 use crate::observe::metrics::WorkerMetrics;
 use crate::phase::worker::Common;
@@ -25,6 +26,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct Front {
     /// What their requests share.
     pub(crate) common: Arc<Common>,
+    /// Its own ports, and how its connections are opened.
+    pub(crate) ports: Arc<Ports>,
     /// Obtains certificates toward callers; none: nobody does.
     pub(crate) acme: Option<Acme>,
     /// The certificates toward callers, and whose certificates they may show; none: plain.

@@ -9,21 +9,22 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use keepgate_client::dial::Dialer;
 use keepgate_client::replica::{self, FollowConfig, Replica};
-use keepgate_observe::Counter;
+use keepgate_observe::{Counter, Dialect};
 use keepgate_policy::identify::AddressRange;
 use keepgate_serve::{Needs, Network, Places, PlacesConfig, Shares};
 use tokio::sync::{Notify, oneshot};
 
 use super::acme::Acme;
-use super::admin::{self, Admin};
+use super::admin::{self, Admin, View};
 use super::check::check;
 use super::failure::{RunError, StartError};
 use super::front::{Door, Front};
 use super::life::{Clock, Life};
 use super::listen::{self, Listener};
+use super::ports::{Ports, Purpose};
 use super::reload::{Following, Reloader};
 use super::takeover::{self, Inherited, Takeover};
-use super::{assertions, follow, revoke, sites, thread, upstream};
+use super::{anchors, assertions, doctor, follow, revoke, sites, thread, upstream};
 use crate::config::GateConfig;
 use crate::exchange::ongoing::List;
 use crate::identify::assertion::Keyring;
@@ -31,6 +32,7 @@ use crate::identify::introspection::Introspectors;
 use crate::identify::issuers::Issuers;
 use crate::observe::dropped::Dropped;
 use crate::observe::metrics::WorkerMetrics;
+use crate::observe::records::Records;
 use crate::observe::report;
 use crate::phase::worker::{Common, Live, Worker};
 use crate::service::limits::Limiting;
@@ -43,6 +45,9 @@ const CENTER: usize = 4;
 const FILES: usize = 32;
 /// For key sets that are fetched, and health checks.
 const KEY_FETCHES: usize = 16;
+
+/// For the last records to be written.
+const RECORDS_CLOSE: Duration = Duration::from_secs(5);
 
 /// How long another gate may take to let go of the data directory.
 const LET_GO: Duration = Duration::from_secs(20);
@@ -68,7 +73,8 @@ impl Gate {
     /// called on a tokio runtime, as [`Gate::with_source`].
     pub async fn start(config: GateConfig) -> Result<Gate, StartError> {
         check(&config)?;
-        let follow = follow::config(&config)?;
+        let ports = Arc::new(Ports::new());
+        let follow = follow::config(&config, &ports)?;
         let inherited = match &config.takeover {
             Some(path) => takeover::ask(path).await.map_err(StartError::Takeover)?,
             None => Inherited::default(),
@@ -82,7 +88,7 @@ impl Gate {
             );
         }
         let source = Arc::new(replica.clone());
-        let mut gate = Gate::with(config, source, inherited).await?;
+        let mut gate = Gate::with(config, source, inherited, ports).await?;
         gate.follows = Some(Following { replica, config: follow });
         Ok(gate)
     }
@@ -97,13 +103,14 @@ impl Gate {
             Some(path) => takeover::ask(path).await.map_err(StartError::Takeover)?,
             None => Inherited::default(),
         };
-        Gate::with(config, source, inherited).await
+        Gate::with(config, source, inherited, Arc::new(Ports::new())).await
     }
 
     async fn with(
         config: GateConfig,
         source: Arc<dyn DecisionSource>,
         mut inherited: Inherited,
+        ports: Arc<Ports>,
     ) -> Result<Gate, StartError> {
         check(&config)?;
         let workers = match config.workers {
@@ -116,11 +123,15 @@ impl Gate {
         let services = sites::services(&sites);
         let shares = descriptors(&config, workers)?;
         config.bounds.max_connections = shares.connections;
-        let dialer = Dialer::default();
+        let dialer = ports.dialer(Purpose::Upstream).clone();
         let backends = sites::backends(&config, &dialer, shares.upstream, None)?;
         upstream::look_up(&backends).await;
         let (sites, map) = sites::made(&config, sites, &services, &backends)?;
-        let acme = config.acme.as_ref().map(|acme| Acme::open(acme, dialer.clone())).transpose()?;
+        let acme = config
+            .acme
+            .as_ref()
+            .map(|acme| Acme::open(acme, ports.dialer(Purpose::Certificates).clone()))
+            .transpose()?;
         let tls = sites::tls(&config, acme.as_ref().map(Acme::issued))?.map(ArcSwap::from);
         let listens: Vec<_> =
             [&config.listen].into_iter().chain(&config.more_listen).cloned().collect();
@@ -132,9 +143,11 @@ impl Gate {
         let control = tokio::runtime::Handle::current();
         let workers = listeners.each.len();
         let (keys, access) = (config.keys.clone(), config.key_access.clone());
-        let introspectors = Introspectors::new(control.clone(), dialer.clone(), access.clone());
+        let asking = ports.dialer(Purpose::Introspection).clone();
+        let introspectors = Introspectors::new(control.clone(), asking, access.clone());
         let introspectors = Arc::new(introspectors);
-        let issuers = Arc::new(Issuers::new(control, dialer.clone(), keys, access));
+        let issuers =
+            Arc::new(Issuers::new(control, ports.dialer(Purpose::Keys).clone(), keys, access));
         let tables = services.into_iter().map(|service| {
             Arc::new(Tables {
                 asks_for_certificates: AtomicBool::new(config.asks_for_certificates(&service)),
@@ -151,13 +164,18 @@ impl Gate {
         let metrics: Arc<[Arc<WorkerMetrics>]> =
             (0..workers).map(|_| Arc::new(WorkerMetrics::new(services.len()))).collect();
         let (places, check_places) = (places(&config), check_places(&config));
+        if let Some(tracing) = &mut config.tracing {
+            tracing.sampler.honors_callers = config.honors_sampled;
+        }
         let settings = GateConfig { token: String::new(), ..config };
         let live = Live { config: given, backends: backends.into(), sites: sites.into(), map };
         let dir = settings.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || Keyring::open(dir.as_deref()));
         let keyring = opened.await.unwrap_or_else(|_| Keyring::open(None));
+        let records = Records::open(&settings, workers).map_err(StartError::Records)?;
         let common = Arc::new(Common {
             keyring,
+            records,
             settings,
             services,
             live: ArcSwap::from_pointee(live),
@@ -170,6 +188,7 @@ impl Gate {
         let list = |metrics: &Arc<WorkerMetrics>| Arc::new(List::new(Arc::clone(&metrics.cuts)));
         let front = Arc::new(Front {
             common,
+            ports,
             acme,
             tls,
             began: Instant::now(),
@@ -244,6 +263,12 @@ impl Gate {
         self.admin.as_ref().map(Admin::addr)
     }
 
+    /// What makes the page of `/metrics`; none: the gate has ended.
+    pub fn metrics(&self) -> impl Fn(Dialect) -> Option<String> + Send + Sync + 'static {
+        let (front, workers) = (Arc::downgrade(&self.front), Arc::clone(&self.metrics));
+        move |dialect| Some(View::new(front.upgrade()?, Arc::clone(&workers)).metrics(dialect))
+    }
+
     /// What reads certificates and credentials anew while it runs.
     pub fn reloader(&self) -> Reloader {
         let (front, follows) = (Arc::clone(&self.front), self.follows.clone());
@@ -265,8 +290,10 @@ impl Gate {
         let Common { services, dropped, .. } = &*self.front.common;
         let reports = tokio::spawn(report::run(services.to_vec(), Arc::clone(dropped)));
         let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
+        doctor::start(&self.front);
         let watching = tokio::spawn(upstream::watch(Arc::clone(&self.front)));
         let obtaining = tokio::spawn(obtain(Arc::clone(&self.front)));
+        let anchoring = tokio::spawn(anchored(Arc::clone(&self.front.common)));
         let asserting = tokio::spawn(assertions::run(Arc::clone(&self.front.common)));
         let mut ends = Vec::new();
         let workers = self.metrics.iter().zip(&self.front.ongoing);
@@ -337,10 +364,28 @@ impl Gate {
         watching.abort();
         obtaining.abort();
         asserting.abort();
+        anchoring.abort();
         if let Some(tables) = self.front.common.services.first() {
             tables.source.close();
         }
+        close_records(&self.front.common).await;
         result.map(|_| ())
+    }
+}
+
+/// Has the access log signed, where there is one.
+async fn anchored(common: Arc<Common>) {
+    if let (Some(records), Some(tables)) = (&common.records, common.services.first()) {
+        anchors::run(Arc::clone(records), Arc::clone(&tables.source)).await;
+    }
+}
+
+/// Writes what is left of the access log, within bounds.
+async fn close_records(common: &Common) {
+    let Some(records) = common.records.clone() else { return };
+    let closed = tokio::task::spawn_blocking(move || records.log.close(RECORDS_CLOSE)).await;
+    if !matches!(closed, Ok(true)) {
+        tracing::error!("the access log was not ended in order: its last records may be missing");
     }
 }
 

@@ -204,7 +204,7 @@ fn reload_upstreams(live: &Live, note: &mut impl FnMut(String, Result<(), String
     let config = &live.config;
     for backend in &live.backends {
         let targets = match config.upstream_named(&backend.name) {
-            Some(upstream) => sites::targets(upstream),
+            Some(upstream) => sites::targets(upstream, &config.upstream_sources),
             None => sites::upstream_targets(config),
         };
         let has_tls = |targets: &Vec<keepgate_client::dial::Target>| {
@@ -252,6 +252,7 @@ fn unchangeable(before: &GateConfig, now: &GateConfig) -> Vec<String> {
         ("upstream_protocol", before.upstream_protocol == now.upstream_protocol),
         ("upstream_host", before.upstream_host == now.upstream_host),
         ("upstream_sticky", before.upstream_sticky == now.upstream_sticky),
+        ("source", before.upstream_sources == now.upstream_sources),
         ("upstream_check_path", before.upstream_check == now.upstream_check),
         ("upstream_ca_file", before.upstream_ca == now.upstream_ca),
         ("upstream_cert", before.upstream_client == now.upstream_client),
@@ -266,6 +267,7 @@ fn unchangeable(before: &GateConfig, now: &GateConfig) -> Vec<String> {
         ("restart_age", before.restart_age == now.restart_age),
         ("takeover", before.takeover == now.takeover),
         ("acme_..", before.acme == now.acme),
+        ("access_log_..", before.records == now.records),
         ("workers", before.workers == now.workers),
         ("trusted_proxy", before.trusted_proxies == now.trusted_proxies),
         ("forwarded_header", before.forwarding_header == now.forwarding_header),

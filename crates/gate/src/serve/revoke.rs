@@ -225,10 +225,11 @@ fn decide(world: &World, service: &str, inputs: &Inputs, unix_s: u64) -> Option<
         }
     }
     let said = inputs.said.as_deref();
+    let context = inputs.circumstances.context();
     let decision = world.decide_prepared(
         &Query::new(&inputs.principal, &inputs.action, &inputs.resource)
             .service(service)
-            .context(&inputs.context)
+            .context(&context)
             .principal_parents(said.map_or(&[], |said| &said.roles))
             .at(unix_s),
         said.map_or(Prepared::nothing(), |said| &said.prepared),

@@ -1,6 +1,7 @@
 //! From a configuration to its sites: services, upstreams and certificates, each made once.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use keepgate_client::dial::{Dialer, Endpoint, Identity, Roots, Target, TlsSettings};
@@ -69,13 +70,16 @@ impl Planned {
     }
 
     /// One of several.
-    pub(crate) fn named(upstream: &UpstreamConfig) -> Result<Planned, StartError> {
+    pub(crate) fn named(
+        upstream: &UpstreamConfig,
+        sources: &[IpAddr],
+    ) -> Result<Planned, StartError> {
         let group = GroupConfig {
             protocol: upstream.protocol,
             pool: upstream.pool.clone(),
             sticky: upstream.sticky.clone(),
             check: upstream.check.clone(),
-            ..GroupConfig::new(targets(upstream)?)
+            ..GroupConfig::new(targets(upstream, sources)?)
         };
         Planned { name: upstream.name.clone(), host: upstream.host, group }.checked()
     }
@@ -114,7 +118,10 @@ pub(crate) fn backends(
     let planned: Vec<Planned> = match config.sites.is_empty() {
         true if config.has_no_upstream() => Vec::new(),
         true => vec![Planned::sole(config)?],
-        false => config.upstreams.iter().map(Planned::named).collect::<Result<_, _>>()?,
+        false => {
+            let named = |one| Planned::named(one, &config.upstream_sources);
+            config.upstreams.iter().map(named).collect::<Result<_, _>>()?
+        }
     };
     let made = planned.into_iter().map(|mut one| {
         let own = most(&one.group.pool, one.group.targets.len());
@@ -156,16 +163,33 @@ pub(crate) fn upstream_targets(config: &GateConfig) -> Result<Vec<Target>, Start
     let alpn = alpn(config.upstream_protocol);
     let tls = || TlsSettings::new(&roots, identity.as_ref(), alpn).map(Arc::new);
     let urls = config.upstream.split(',').map(str::trim);
-    urls.map(|url| Target::from_url(url, tls).map_err(StartError::Upstream)).collect()
+    urls.map(|url| {
+        let target = Target::from_url(url, tls).map_err(StartError::Upstream)?;
+        Ok(from(target, &config.upstream_sources))
+    })
+    .collect()
 }
 
-/// The addresses of an upstream.
-pub(crate) fn targets(upstream: &UpstreamConfig) -> Result<Vec<Target>, StartError> {
+/// The target with the local addresses from which it is connected to. A Unix socket has none.
+fn from(mut target: Target, sources: &[IpAddr]) -> Target {
+    if let Endpoint::Tcp { .. } = target.place {
+        target.sources = sources.to_vec();
+    }
+    target
+}
+
+/// The addresses of an upstream. `sources`: the gate's own, for an upstream that has none.
+pub(crate) fn targets(
+    upstream: &UpstreamConfig,
+    sources: &[IpAddr],
+) -> Result<Vec<Target>, StartError> {
     let of = |endpoint: &Endpoint| match endpoint {
         Endpoint::Tcp { host, port } => Target::tcp(host.clone(), *port),
         Endpoint::Unix(path) => Target::unix(path.clone()),
     };
-    let mut targets: Vec<Target> = upstream.addresses.iter().map(of).collect();
+    let sources = if upstream.sources.is_empty() { sources } else { &upstream.sources };
+    let mut targets: Vec<Target> =
+        upstream.addresses.iter().map(of).map(|target| from(target, sources)).collect();
     if targets.is_empty() {
         let reason = "has no address; name at least one HOST:PORT or unix:/path".to_owned();
         return Err(StartError::Named { table: format!("[upstream.{}]", upstream.name), reason });

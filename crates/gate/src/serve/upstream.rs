@@ -116,6 +116,12 @@ const ROWS: &[Row] = &[
         |s| s.all.ports_exhausted,
     ),
     ("requests_total", Sort::Counter, "Requests put on a connection.", |s| s.all.requests),
+    (
+        "reused_total",
+        Sort::Counter,
+        "Of these, on a connection that had carried a request before.",
+        |s| s.all.reused,
+    ),
     ("retries_total", Sort::Counter, "Requests sent a second time.", |s| s.all.retries),
     (
         "retries_refused_total",
@@ -124,7 +130,9 @@ const ROWS: &[Row] = &[
         |s| s.all.retries_refused,
     ),
     ("queued_total", Sort::Counter, "Requests that waited for a connection.", |s| s.all.queued),
-    ("queue_full_total", Sort::Counter, "Requests refused by a full queue.", |s| s.all.queue_full),
+    ("queue_full_total", Sort::Counter, "Requests refused or displaced by a full queue.", |s| {
+        s.all.queue_full
+    }),
     (
         "queue_timeouts_total",
         Sort::Counter,
@@ -135,6 +143,12 @@ const ROWS: &[Row] = &[
     ("connections_idle", Sort::Gauge, "Connections that are idle.", |s| wide(s.all.idle)),
     ("connections_limit", Sort::Gauge, "Sockets that are allowed.", |s| wide(s.all.limit)),
     ("queue_waiting", Sort::Gauge, "Requests that wait for a connection.", |s| wide(s.all.waiting)),
+    (
+        "addresses_short",
+        Sort::Gauge,
+        "Addresses toward which nothing is opened now, because ports are short.",
+        |s| wide(s.all.short),
+    ),
     ("addresses", Sort::Gauge, "Addresses of the upstream.", |s| wide(s.addresses)),
     (
         "addresses_ejected",

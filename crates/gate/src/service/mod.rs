@@ -4,6 +4,7 @@
 //! the limits in force from one version to the next, `methods` knows which methods are taken.
 
 pub(crate) mod cors;
+pub(crate) mod known;
 pub(crate) mod limits;
 pub(crate) mod methods;
 pub mod source;

@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use keepgate_client::replica::{Pinned, Replica, ReplicaMetrics};
 use keepgate_observe::{Page, Sort};
 use keepgate_policy::assertion::PublicKey;
-use keepgate_policy::{Digest, HistoryId, Revision, World};
+use keepgate_policy::{Digest, HistoryId, Revision, World, proto};
 use tokio::sync::watch;
 
 /// Which state of a world is meant: a revision means one state within its history. The digest
@@ -121,6 +121,16 @@ pub trait DecisionSource: Send + Sync + 'static {
         true
     }
 
+    /// Has this position of the access log signed; must not wait. By default nobody does.
+    fn tell_log_position(&self, position: proto::LogPosition) {
+        let _ = position;
+    }
+
+    /// What was answered last about a position.
+    fn log_anchor(&self) -> Option<Arc<proto::LogAnchor>> {
+        None
+    }
+
     /// Another process takes over what only one may have, such as a directory.
     fn let_go(&self) {}
 
@@ -204,6 +214,14 @@ impl DecisionSource for Replica {
 
     fn publish_assertion_keys(&self, keys: &[PublicKey]) {
         Replica::publish_assertion_keys(self, keys);
+    }
+
+    fn tell_log_position(&self, position: proto::LogPosition) {
+        Replica::tell_log_position(self, position);
+    }
+
+    fn log_anchor(&self) -> Option<Arc<proto::LogAnchor>> {
+        Replica::log_anchor(self)
     }
 
     fn is_assertion_key_published(&self, key: &PublicKey) -> bool {

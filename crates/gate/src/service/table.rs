@@ -3,8 +3,8 @@
 //! INVARIANT: settings, routes, keys and policies that a request sees are of one revision; a
 //! request takes its table once and keeps it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keepgate_limit::rules::{NamedPlan, Rule};
@@ -17,12 +17,13 @@ use keepgate_policy::route::Route;
 use keepgate_policy::router::Router;
 use keepgate_policy::service::{Authzen, OnTokenExpiry, ServiceSettings, Unmatched};
 use keepgate_policy::validate::MIN_MAX_AGE_MS;
-use keepgate_policy::world::ServiceView;
-use keepgate_policy::{Uid, World};
+use keepgate_policy::world::{Reads, ServiceView};
+use keepgate_policy::{Resolved, Uid, World};
 
 use http::header::AUTHORIZATION;
 
 use super::cors::CorsRules;
+use super::known::{Known, Sides};
 use super::limits::{InForce, Limiting};
 use super::methods::Methods;
 use super::source::{Currency, Dated, DecisionSource, Peek, Version};
@@ -104,7 +105,10 @@ pub(crate) struct Table {
     currency: Arc<dyn Currency>,
     /// Grants or memberships end: decisions ask for the time.
     pub(crate) depends_on_time: bool,
+    /// What the policies read, once somebody has asked.
+    reads: OnceLock<Arc<Reads>>,
     pub(crate) service: Option<Arc<Service>>,
+    known: Known,
 }
 
 /// The service's part; shared with the next table as long as nothing of it changes.
@@ -155,7 +159,30 @@ impl Table {
             Service::compile(&view, before, tables).map(Arc::new)
         });
         let depends_on_time = world.depends_on_time(&tables.service);
-        Table { world, version, currency, depends_on_time, service }
+        let reads = match previous {
+            Some(previous) if world.decides_as(&previous.world, &tables.service) => {
+                previous.reads.clone()
+            }
+            _ => OnceLock::new(),
+        };
+        let routes = service.as_ref().map_or(0, |service| service.routes.len());
+        let known = Known::new(&world, &tables.service, routes);
+        Table { world, version, currency, depends_on_time, reads, service, known }
+    }
+
+    /// What the policies of its service read of a request.
+    pub(crate) fn reads(&self, service: &str) -> Arc<Reads> {
+        Arc::clone(self.reads.get_or_init(|| Arc::new(self.world.reads(service))))
+    }
+
+    /// What is known of this principal and these roles of it; none: it is looked up.
+    pub(crate) fn principal(&self, uid: &Uid, roles: &[Uid]) -> Option<Arc<Resolved>> {
+        self.known.principal(uid, roles)
+    }
+
+    /// What is known of a route's action and resource.
+    pub(crate) fn route(&self, index: usize) -> Option<&Sides> {
+        self.known.route(index, &self.world, &self.service.as_ref()?.router)
     }
 
     /// How long ago this world was last known to be current; none: nobody knows.

@@ -1,6 +1,7 @@
 //! Between a caller's socket and hyper: every deadline, and a look at each head.
 //!
-//! hyper gets bytes only through a [`Guard`]. On HTTP/1 the guard gives it one judged head at a
+//! A plain request of HTTP/1 is taken from a [`Guard`] as one ([`Guard::poll_plain`]). Of all else hyper
+//! gets the bytes, and only through the guard: on HTTP/1 it gives hyper one judged head at a
 //! time, and the next one only when the exchange before it is over; on HTTP/2 and in a tunnel
 //! bytes pass as they are. Deadlines are lazy: a timer is looked at when it fires, not moved
 //! with each request, so a busy connection pays one clock reading a request.
@@ -10,18 +11,20 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use http::request::Parts;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::chunk::{ChunkTracker, Step};
 use super::h2::Watch;
-use super::head::{Framing, HeadBounds, Scan, scan};
+use super::head::{Framing, Head, HeadBounds, Scan, take};
 use super::stream::Stream;
 use crate::exchange::cut::Cut;
 use crate::exchange::shared::Shared;
@@ -45,8 +48,8 @@ pub(crate) struct Deadlines {
 enum Inbound {
     /// The beginning of a head, or part of one.
     Head,
-    /// So many bytes of a judged head, then its body.
-    Judged(usize, Framing),
+    /// What is left of a judged head, then its body.
+    Judged(Bytes, Framing),
     /// Body bytes of a known length.
     Sized(u64),
     /// A chunked body.
@@ -55,6 +58,16 @@ enum Inbound {
     Through,
     /// Nothing more is taken; hyper sees the end.
     Stopped,
+}
+
+/// What a connection of HTTP/1 brings next.
+pub(crate) enum Next {
+    /// A request without a body, whose exchange has begun.
+    Plain(Box<Parts>),
+    /// A request that is for hyper to read; the guard gives it the bytes.
+    Other,
+    /// Nothing more: the connection is to be shut down.
+    End,
 }
 
 /// How the end of the connection went on.
@@ -138,6 +151,9 @@ impl Guard {
         if self.at_end {
             return Poll::Ready(Ok(0));
         }
+        if self.buf.is_empty() && matches!(self.inbound, Inbound::Head) {
+            return self.fill_empty(cx);
+        }
         if self.buf.capacity() - self.buf.len() < LEAST_ROOM {
             self.buf.reserve(READ_ROOM);
         }
@@ -145,6 +161,40 @@ impl Guard {
         let n = ready!(pin!(self.stream.read_buf(&mut self.buf)).poll(cx))?;
         self.at_end = n == 0;
         Poll::Ready(Ok(n))
+    }
+
+    /// The same where there are none, by way of the stack: a connection that waits for a request has no
+    /// buffer.
+    fn fill_empty(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut room = [const { MaybeUninit::uninit() }; READ_ROOM];
+        let mut read = ReadBuf::uninit(&mut room);
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut read);
+        self.buf = BytesMut::from(read.filled());
+        ready!(polled)?;
+        let n = self.buf.len();
+        self.at_end = n == 0;
+        Poll::Ready(Ok(n))
+    }
+
+    /// The next request. It is not to be asked for again before that one's exchange is over.
+    pub(crate) fn poll_plain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        if self.shared.needs_to_go() {
+            // Another connection gets its place, at once.
+            return Poll::Ready(Ok(Next::End));
+        }
+        Poll::Ready(Ok(match ready!(self.poll_head(cx, true))? {
+            None => Next::End,
+            Some(Head { plain: Some(parts), .. }) => Next::Plain(parts),
+            Some(Head { bytes, framing, plain: None }) => {
+                self.inbound = Inbound::Judged(bytes, framing);
+                Next::Other
+            }
+        }))
+    }
+
+    /// While the answer to a plain request is owed: ready when the caller has gone.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_end_while_open(cx).map(|_| ())
     }
 
     /// Waits, but not beyond `limit` from the beginning of this wait. `Ready`: too long.
@@ -177,36 +227,29 @@ impl Guard {
         self.inbound = Inbound::Stopped;
     }
 
-    /// Takes the next head out of `buf`, or waits for it. `Ready(false)`: there is none.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// Takes the next head out of `buf`, or waits for it; with it an exchange begins. None: there is
+    /// none. `plain`: a plain request is wanted in its parts.
+    fn poll_head(&mut self, cx: &mut Context<'_>, plain: bool) -> Poll<io::Result<Option<Head>>> {
         loop {
-            if self.shared.is_tunnel() {
-                self.inbound = Inbound::Through;
-                return Poll::Ready(Ok(true));
-            }
-            if self.shared.is_open() {
-                return self.poll_end_while_open(cx);
-            }
             if self.shared.needs_to_go() {
                 // Another connection gets its place.
                 self.stop(None);
-                return Poll::Ready(Ok(false));
+                return Poll::Ready(Ok(None));
             }
             if self.seen == 0 && self.buf.starts_with(b"\r\n") {
                 // RFC 9112 section 2.2: one empty line before a request is ignored.
                 self.buf.advance(2);
             }
-            match scan(&self.buf, self.seen, &self.bounds) {
-                Scan::Complete { len, framing } => {
+            match take(&mut self.buf, self.seen, &self.bounds, plain) {
+                Scan::Complete(head) => {
                     self.seen = 0;
                     self.read_by = None;
                     self.shared.begin();
-                    self.inbound = Inbound::Judged(len, framing);
-                    return Poll::Ready(Ok(true));
+                    return Poll::Ready(Ok(Some(head)));
                 }
                 Scan::Refused(problem) => {
                     self.stop(Some(*problem));
-                    return Poll::Ready(Ok(false));
+                    return Poll::Ready(Ok(None));
                 }
                 Scan::Partial => {
                     let was_idle = self.buf.is_empty();
@@ -214,7 +257,7 @@ impl Guard {
                     match self.fill(cx) {
                         Poll::Ready(Ok(0)) => {
                             self.inbound = Inbound::Stopped;
-                            return Poll::Ready(Ok(false));
+                            return Poll::Ready(Ok(None));
                         }
                         Poll::Ready(Ok(_)) => {
                             if was_idle {
@@ -232,7 +275,7 @@ impl Guard {
                                 self.shared.cut_by(Cut::Header);
                             }
                             self.stop((!was_idle).then(too_slow));
-                            return Poll::Ready(Ok(false));
+                            return Poll::Ready(Ok(None));
                         }
                     }
                 }
@@ -240,8 +283,8 @@ impl Guard {
         }
     }
 
-    /// While an answer is owed, hyper reads only to learn that the caller went away.
-    fn poll_end_while_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// While an answer is owed, reading is only to learn that the caller went away. Ready: it did.
+    fn poll_end_while_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.read_by = None;
         if self.buf.is_empty() {
             match self.fill(cx) {
@@ -249,7 +292,7 @@ impl Guard {
                     self.tick(cx);
                     return Poll::Pending;
                 }
-                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
             }
@@ -383,20 +426,24 @@ impl hyper::rt::Read for Guard {
         let this = self.get_mut();
         loop {
             match &mut this.inbound {
-                Inbound::Head => {
-                    if !ready!(this.poll_head(cx))? {
-                        return Poll::Ready(Ok(()));
+                Inbound::Head if this.shared.is_tunnel() => this.inbound = Inbound::Through,
+                Inbound::Head if this.shared.is_open() => return this.poll_end_while_open(cx),
+                Inbound::Head => match ready!(this.poll_head(cx, false))? {
+                    Some(Head { bytes, framing, .. }) => {
+                        this.inbound = Inbound::Judged(bytes, framing);
                     }
-                }
+                    None => return Poll::Ready(Ok(())),
+                },
                 Inbound::Judged(left, framing) => {
-                    let (left, framing) = (*left, *framing);
-                    let n = this.give(&mut out, left);
-                    this.inbound = match (left - n, framing) {
-                        (0, Framing::Sized(0)) => Inbound::Head,
-                        (0, Framing::Sized(n)) => Inbound::Sized(n),
-                        (0, Framing::Chunked) => Inbound::Chunked(ChunkTracker::default()),
-                        (left, framing) => Inbound::Judged(left, framing),
-                    };
+                    let n = left.len().min(out.remaining());
+                    out.put_slice(&left.split_to(n));
+                    if left.is_empty() {
+                        this.inbound = match *framing {
+                            Framing::Sized(0) => Inbound::Head,
+                            Framing::Sized(n) => Inbound::Sized(n),
+                            Framing::Chunked => Inbound::Chunked(ChunkTracker::default()),
+                        };
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 Inbound::Sized(left) => {
@@ -516,6 +563,43 @@ impl hyper::rt::Write for Guard {
                 }
                 Closing::Done => return Poll::Ready(Ok(())),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keepgate_serve::places::{Places, PlacesConfig};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixStream;
+
+    use super::super::stream::Socket;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_waits_holds_no_buffer() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let place = Places::new(PlacesConfig::new(1)).take(None, 0).unwrap();
+        let shared = Arc::new(Shared::new(Arc::clone(place.seat()), std::time::Instant::now()));
+        let second = Duration::from_secs(60);
+        let mut guard = Guard::new(
+            Stream::Plain(Socket::Unix(ours)),
+            BytesMut::with_capacity(1024),
+            false,
+            Arc::clone(&shared),
+            HeadBounds { count: 100, bytes: 32 * 1024, uri: 8 * 1024 },
+            Deadlines { header: second, idle: second, write_stall: second },
+            Arc::new(RequestIds::new()),
+        );
+        for _ in 0..3 {
+            theirs.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let next = std::future::poll_fn(|cx| guard.poll_plain(cx)).await.unwrap();
+            assert!(matches!(next, Next::Plain(_)));
+            drop(next);
+            shared.end();
+            let idle = std::future::poll_fn(|cx| Poll::Ready(guard.poll_plain(cx).is_pending()));
+            assert!(idle.await);
+            assert_eq!(guard.buf.capacity(), 0);
         }
     }
 }

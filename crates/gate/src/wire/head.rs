@@ -8,6 +8,11 @@
 
 use std::mem::MaybeUninit;
 
+use bytes::{Bytes, BytesMut};
+use http::header::{EXPECT, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+
 use crate::message::problem::{Kind, Problem};
 
 /// Bounds of one head.
@@ -38,35 +43,47 @@ pub(crate) enum Framing {
 pub(crate) enum Scan {
     /// More bytes are needed.
     Partial,
-    /// The first `len` bytes are a head.
-    Complete { len: usize, framing: Framing },
+    /// It is here, and taken.
+    Complete(Head),
     /// It is refused, and the connection ends.
     Refused(Box<Problem>),
 }
 
-/// Judges the head at the beginning of `buf`, of which `seen` bytes were judged partial before.
-pub(crate) fn scan(buf: &[u8], seen: usize, bounds: &HeadBounds) -> Scan {
-    match judge(buf, seen, bounds) {
-        Ok(scan) => scan,
+/// A head that is one.
+#[derive(Debug)]
+pub(crate) struct Head {
+    /// As it came.
+    pub(crate) bytes: Bytes,
+    /// How its body is framed.
+    pub(crate) framing: Framing,
+    /// The request itself, where it is plain and was asked for.
+    pub(crate) plain: Option<Box<Parts>>,
+}
+
+/// Judges the head at the beginning of `buf`, of which `seen` bytes were judged partial before, and
+/// takes it away. `plain`: a plain request is wanted in its parts (see [`plain`]).
+pub(crate) fn take(buf: &mut BytesMut, seen: usize, bounds: &HeadBounds, plain: bool) -> Scan {
+    let Some(end) = end_of_head(buf, seen) else {
+        return match too_long(buf, bounds) {
+            Some(problem) => Scan::Refused(Box::new(problem.close())),
+            None => Scan::Partial,
+        };
+    };
+    match judge(buf.split_to(end).freeze(), bounds, plain) {
+        Ok(head) => Scan::Complete(head),
         Err(problem) => Scan::Refused(Box::new(problem.close())),
     }
 }
 
-fn judge(buf: &[u8], seen: usize, bounds: &HeadBounds) -> Result<Scan, Problem> {
-    let Some(end) = end_of_head(buf, seen) else {
-        return match too_long(buf, bounds) {
-            Some(problem) => Err(problem),
-            None => Ok(Scan::Partial),
-        };
-    };
-    let head = buf.get(..end).unwrap_or_default();
+fn judge(bytes: Bytes, bounds: &HeadBounds, wants_plain: bool) -> Result<Head, Problem> {
+    let head = &*bytes;
     if memchr::memchr_iter(b'\n', head).any(|i| i == 0 || head.get(i - 1) != Some(&b'\r')) {
         return Err(bad("a line does not end with CR LF"));
     }
     let mut table = [const { MaybeUninit::uninit() }; MAX_HEADER_COUNT];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut table) {
-        Ok(httparse::Status::Complete(len)) if len == end => {}
+        Ok(httparse::Status::Complete(len)) if len == head.len() => {}
         Ok(_) => return Err(bad("the head is not framed as one")),
         Err(e) => return Err(parse_problem(e, head, bounds)),
     }
@@ -78,12 +95,42 @@ fn judge(buf: &[u8], seen: usize, bounds: &HeadBounds) -> Result<Scan, Problem> 
         return Err(too_many());
     }
     let line = memchr::memchr(b'\n', head).map_or(0, |i| i + 1);
-    if end - line > bounds.bytes {
+    if head.len() - line > bounds.bytes {
         return Err(too_large());
     }
     check_target(target)?;
     let framing = framing(request.headers, request.version == Some(1))?;
-    Ok(Scan::Complete { len: end, framing })
+    let is_candidate = wants_plain && framing == Framing::Sized(0) && request.version == Some(1);
+    let plain = if is_candidate { plain(&request, &bytes).map(Box::new) } else { None };
+    Ok(Head { bytes, framing, plain })
+}
+
+/// Fields that the gate adds to a request, about: room for them is made at once.
+const ADDED_FIELDS: usize = 8;
+
+/// A request of HTTP/1.1 without a body, if it is plain: it asks for nothing of the connection but
+/// that it stays or closes. What is not, hyper reads.
+fn plain(request: &httparse::Request<'_, '_>, bytes: &Bytes) -> Option<Parts> {
+    let method = Method::from_bytes(request.method?.as_bytes()).ok()?;
+    if method == Method::CONNECT {
+        return None;
+    }
+    let uri = Uri::from_maybe_shared(bytes.slice_ref(request.path?.as_bytes())).ok()?;
+    let mut headers = HeaderMap::with_capacity(request.headers.len() + ADDED_FIELDS);
+    for header in request.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        if [UPGRADE, EXPECT, TE, TRANSFER_ENCODING].contains(&name) {
+            return None;
+        }
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(header.value)).ok()?;
+        headers.append(name, value);
+    }
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = uri;
+    parts.version = Version::HTTP_11;
+    parts.headers = headers;
+    Some(parts)
 }
 
 /// One past the empty line that ends a head, if it is there.
@@ -135,7 +182,7 @@ pub(crate) fn check_target(target: &[u8]) -> Result<(), Problem> {
     if origin && target.iter().all(plain) {
         return Ok(());
     }
-    match http::Uri::try_from(target) {
+    match Uri::try_from(target) {
         Ok(_) => Ok(()),
         Err(_) => Err(bad("the target is malformed")),
     }
@@ -205,9 +252,9 @@ mod tests {
     const BOUNDS: HeadBounds = HeadBounds { count: 100, bytes: 32 * 1024, uri: 8 * 1024 };
 
     fn check(head: &str) -> String {
-        match scan(head.as_bytes(), 0, &BOUNDS) {
+        match take(&mut BytesMut::from(head), 0, &BOUNDS, true) {
             Scan::Partial => "partial".to_owned(),
-            Scan::Complete { len, framing } => format!("{len} {framing:?}"),
+            Scan::Complete(Head { bytes, framing, .. }) => format!("{} {framing:?}", bytes.len()),
             Scan::Refused(p) => format!("{} {}", p.kind.status().as_str(), p.detail),
         }
     }
@@ -276,15 +323,44 @@ mod tests {
         let head = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
         let mut seen = 0;
         for n in 1..head.len() {
-            match scan(&head[..n], seen, &BOUNDS) {
+            match take(&mut BytesMut::from(&head[..n]), seen, &BOUNDS, true) {
                 Scan::Partial => seen = n,
-                Scan::Complete { len, framing } => {
-                    assert_eq!((len, framing), (head.len() - 3, Framing::Sized(3)));
+                Scan::Complete(Head { bytes, framing, plain }) => {
+                    assert_eq!((bytes.len(), framing), (head.len() - 3, Framing::Sized(3)));
+                    assert!(plain.is_none());
                     return;
                 }
                 Scan::Refused(p) => panic!("{p:?}"),
             }
         }
         panic!("never complete");
+    }
+
+    #[test]
+    fn a_plain_request_is_read_as_hyper_reads_it() {
+        let plain = |head: &str| match take(&mut BytesMut::from(head), 0, &BOUNDS, true) {
+            Scan::Complete(head) => head.plain,
+            other => panic!("{other:?}"),
+        };
+        let head = "GET /a?b=%20 HTTP/1.1\r\nHost: a\r\nX-One:  1 \r\nx-one: 2\r\nEmpty:\r\n\r\n";
+        let parts = plain(head).unwrap();
+        assert_eq!((parts.method, parts.uri.to_string()), (Method::GET, "/a?b=%20".to_owned()));
+        let fields: Vec<_> =
+            parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+        let expected: [(&str, &[u8]); 4] =
+            [("host", b"a"), ("x-one", b"1"), ("x-one", b"2"), ("empty", b"")];
+        assert_eq!(fields, expected);
+        assert!(plain("POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n").is_some());
+        for other in [
+            "GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+            "GET / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
+            "GET / HTTP/1.1\r\nTE: trailers\r\n\r\n",
+            "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+        ] {
+            assert!(plain(other).is_none(), "{other:?}");
+        }
     }
 }

@@ -36,7 +36,11 @@ async fn each_outcome() {
     assert!(answer.body.contains("keepgate-principal: user::\"anonymous\"\n"), "{answer:?}");
     assert!(get(gate.addr, "/public", &[BOB]).await.body.contains("user::\"bob\""));
 
-    assert_eq!(gate.metric("keepgate_gate_decision_seconds_count").await, 5.0);
+    for (outcome, decisions) in [("allowed", 3.0), ("denied", 2.0)] {
+        let line =
+            format!(r#"keepgate_gate_decision_seconds_count{{site="*",outcome="{outcome}"}}"#);
+        assert_eq!(gate.metric(&line).await, decisions, "{outcome}");
+    }
     let denied = r#"keepgate_gate_requests_total{outcome="denied",phase="decide",status="403"}"#;
     assert_eq!(gate.metric(denied).await, 2.0);
     let forwarded =

@@ -29,6 +29,13 @@ async fn every_metric_is_in_the_table() {
     })
     .await;
     text.push_str(&get(obtaining.admin, "/metrics", &[]).await.body);
+    // And so does one with an access log.
+    let recording = TestGate::with(&Draft::orders(), &echo.url, |config| {
+        let to = keepgate_record::Destination::Unix(dir.join("nobody.sock"));
+        config.records = Some(keepgate_gate::RecordConfig::new(to, "gate-1"));
+    })
+    .await;
+    text.push_str(&get(recording.admin, "/metrics", &[]).await.body);
     std::fs::remove_dir_all(&dir).unwrap();
     // The gate under test has a world in hand; a replica adds its own.
     let config = FollowConfig::new("http://127.0.0.1:9", "none");

@@ -414,11 +414,14 @@ where
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
+        // They end with it.
+        let mut connections = tokio::task::JoinSet::new();
         loop {
             let Ok((stream, _)) = listener.accept().await else { continue };
             let _ = stream.set_nodelay(true);
             let answer = answer.clone();
-            tokio::spawn(async move {
+            while connections.try_join_next().is_some() {}
+            connections.spawn(async move {
                 let service = service_fn(move |mut request: Request<Incoming>| {
                     // hyper adds its own connection header where it is missing on HTTP/2.
                     if request.version() == http::Version::HTTP_2 {

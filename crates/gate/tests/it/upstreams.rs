@@ -326,7 +326,7 @@ async fn upstreams_that_fail_are_told_apart() {
         gate.metric("keepgate_gate_upstream_connections_open").await == 1.0
     })
     .await;
-    let json = get(gate.addr, "/orders", &[ALICE]).await.is_problem(503, "no-connection");
+    let json = get(gate.addr, "/orders", &[ALICE]).await.is_problem(503, "upstream-saturated");
     assert_eq!(json["reason"], "queue_timeout");
     first.abort();
 }

@@ -168,7 +168,7 @@ fn csv(entries: &[AuditEntry]) -> String {
 
 /// Ids are chosen by those who write: to a spreadsheet, a cell that begins like this is a formula. An
 /// apostrophe before it makes it a text.
-fn quoted(cell: &str) -> String {
+pub(super) fn quoted(cell: &str) -> String {
     let mark = if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
     match cell.contains(['"', ',', '\r', '\n']) {
         true => format!("\"{mark}{}\"", cell.replace('"', "\"\"")),

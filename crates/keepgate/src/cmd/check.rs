@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use keepgate_api::{Answer, PolicyFailure, Question, Reason, UidInput};
+use keepgate_api::{
+    Answer, AsOf, Determining, Miss, PathStep, PolicyFailure, Question, Reason, UidInput,
+};
 use keepgate_policy::Uid;
 use serde_json::Value;
 
@@ -26,7 +28,9 @@ Examples:
       --service orders --explain
   keepgate check --principal 'user::\"bob\"' --action read --resource 'record::\"r1\"' \\
       --context '{\"ip\":\"10.0.0.1\"}' --json
-  keepgate check --request ALLOW/alice_view.json --service photos --explain")]
+  keepgate check --request ALLOW/alice_view.json --service photos --explain
+  keepgate check --principal user::alice --action read --resource record::r1 \\
+      --as-of 2026-07-25T09:30:00Z --explain      why it was so then")]
 pub(crate) struct Args {
     /// Who: a Cedar uid such as user::"alice", or user::alice
     #[arg(long, value_name = "UID", value_parser = uid::parse, required_unless_present = "request")]
@@ -47,7 +51,11 @@ pub(crate) struct Args {
     /// The service that decides; without it, all that answer AuthZEN
     #[arg(long, env = "KEEPGATE_SERVICE", value_name = "NAME")]
     service: Option<String>,
-    /// Say which policies decided
+    /// Decide in a past state: that of a revision, or the one in force at a time
+    #[arg(long, value_name = "REV|TIME", value_parser = as_of)]
+    as_of: Option<AsOf>,
+    /// Say which policies decided and how they came to apply, what their conditions saw, and which
+    /// others came near
     #[arg(long)]
     explain: bool,
     /// Print the decision as JSON
@@ -57,8 +65,19 @@ pub(crate) struct Args {
     center: CenterArgs,
 }
 
+/// A revision, or a time.
+pub(super) fn as_of(text: &str) -> Result<AsOf, String> {
+    if let Ok(revision) = text.parse() {
+        return Ok(AsOf::Revision(revision));
+    }
+    match keepgate_policy::instant::parse(text) {
+        Ok(_) => Ok(AsOf::Time(text.to_owned())),
+        Err(e) => Err(format!("expected a revision or a time: {e}")),
+    }
+}
+
 /// A name as it is; an entity in either form as Cedar text.
-fn action(text: &str) -> String {
+pub(super) fn action(text: &str) -> String {
     let entity = text.contains("::").then(|| uid::parse(text).ok()).flatten();
     entity.map_or_else(|| text.to_owned(), |uid| uid.to_string())
 }
@@ -107,13 +126,9 @@ fn from_args(args: &Args) -> anyhow::Result<Question> {
     else {
         return Err(usage("pass --principal, --action and --resource, or --request FILE"));
     };
-    Ok(Question {
-        service: args.service.clone(),
-        principal: UidInput::Text(principal.to_string()),
-        action: UidInput::Text(action(name)),
-        resource: UidInput::Text(resource.to_string()),
-        context,
-    })
+    let text = |uid: &Uid| UidInput::Text(uid.to_string());
+    let asked = Question::new(text(principal), UidInput::Text(action(name)), text(resource));
+    Ok(Question { service: args.service.clone(), context, ..asked })
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
@@ -121,6 +136,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         Some(path) => from_file(path, args.service.clone())?,
         None => from_args(&args)?,
     };
+    let question = Question { as_of: args.as_of.clone().or(question.as_of.clone()), ..question };
     let mut admin = args.center.connect()?;
     let answer: Answer = super::runtime()?.block_on(admin.post("/v1/check", &question))?;
     if args.json {
@@ -131,7 +147,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if answer.decision { Exit::Ok } else { Exit::Denied })
 }
 
-fn shown(answer: &Answer, explain: bool, paint: Paint) -> String {
+pub(super) fn shown(answer: &Answer, explain: bool, paint: Paint) -> String {
     let mut out = if answer.decision { paint.good("allow") } else { paint.bad("deny") };
     out.push('\n');
     if !explain {
@@ -142,20 +158,84 @@ fn shown(answer: &Answer, explain: bool, paint: Paint) -> String {
         Reason::Forbid => "these policies forbid it",
         Reason::NoPermit => "no policy permits it",
     };
+    let when = match answer.landed_unix_ms {
+        None => String::new(),
+        Some(landed) => format!(
+            ", in force since {}, decided for {}",
+            style::date(landed / 1_000),
+            style::date(answer.at_unix_s)
+        ),
+    };
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "{why} (revision {})", answer.revision);
+    let _ = writeln!(out, "{why} (revision {}{when})", answer.revision);
+    for note in &answer.notes {
+        let _ = writeln!(out, "  {} {note}", paint.warn("note:"));
+    }
     for policy in &answer.determining {
-        let name = match policy.service.as_str() {
-            "" => policy.id.clone(),
-            service => format!("{service}: {}", policy.id),
-        };
-        let _ = writeln!(out, "\n  {}", paint.strong(&name));
-        for line in policy.text.trim().lines() {
-            let _ = writeln!(out, "    {line}");
-        }
+        policy_shown(&mut out, policy, paint);
     }
     for PolicyFailure { policy, message, .. } in &answer.errors {
         let _ = writeln!(out, "\n  {} {policy}: {message}", paint.warn("error in"));
     }
+    for (heading, list) in
+        [("came near:", &answer.near), ("others that do not apply:", &answer.others)]
+    {
+        if list.is_empty() {
+            continue;
+        }
+        let _ = writeln!(out, "\n{}", paint.faint(heading));
+        for Miss { policy, why, forbids } in list {
+            let effect = if *forbids { "forbid" } else { "permit" };
+            let _ = writeln!(out, "  {} ({effect}): {why}", paint.strong(&name(policy)));
+            saw(&mut out, policy);
+        }
+    }
     out
+}
+
+fn name(policy: &Determining) -> String {
+    match policy.service.as_str() {
+        "" => policy.id.clone(),
+        service => format!("{service}: {}", policy.id),
+    }
+}
+
+fn policy_shown(out: &mut String, policy: &Determining, paint: Paint) {
+    let _ = writeln!(out, "\n  {}", paint.strong(&name(policy)));
+    for line in policy.text.trim().lines() {
+        let _ = writeln!(out, "    {line}");
+    }
+    for (what, path) in [("principal", &policy.principal_path), ("resource", &policy.resource_path)]
+    {
+        if !path.is_empty() {
+            let _ = writeln!(out, "    {what} {}", way(path));
+        }
+    }
+    saw(out, policy);
+}
+
+fn saw(out: &mut String, policy: &Determining) {
+    for saw in &policy.saw {
+        let _ = writeln!(out, "    {} = {}", saw.part, saw.value);
+    }
+}
+
+/// How somebody is in something, in one line.
+pub(super) fn way(path: &[PathStep]) -> String {
+    let mut text = String::new();
+    for step in path {
+        let _ = write!(text, "-> {}", step.to);
+        match (&step.by, step.until_unix_s) {
+            (Some(by), Some(until)) => {
+                let _ = write!(text, " ({}, until {})", by.kind, style::date(until));
+            }
+            (Some(by), None) => {
+                let _ = write!(text, " ({})", by.kind);
+            }
+            (None, _) => {}
+        }
+        text.push(' ');
+    }
+    text.truncate(text.trim_end().len());
+    text
 }

@@ -1,12 +1,14 @@
 //! `keepgate gate`: a gate by itself, before one upstream or, with a file, before those of many
 //! sites, following a center.
 
+mod access_log;
 pub(crate) mod reload;
 mod settings;
 pub(crate) mod sites;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -24,6 +26,7 @@ use crate::cmd::center::named;
 use crate::exit::{Exit, usage};
 use crate::signals::{Hangup, Stop};
 use crate::style::{self, Paint};
+use crate::telemetry;
 
 /// Run a gate in front of a service
 ///
@@ -155,6 +158,10 @@ pub(crate) struct Traffic {
         default_value = "auto"
     )]
     pub(crate) upstream_protocol: UpstreamProtocol,
+    /// A local address from which connections to the upstream are opened; may be repeated: each has
+    /// ports of its own. Default: the one that the routing table chooses
+    #[arg(long, env = "KEEPGATE_SOURCE", value_name = "ADDR", value_delimiter = ',', value_parser = source)]
+    pub(crate) source: Vec<IpAddr>,
     /// PEM file with the certificates to trust for the upstream in place of this host's store
     #[arg(long, env = "KEEPGATE_UPSTREAM_CA_FILE", value_name = "F")]
     pub(crate) upstream_ca_file: Option<PathBuf>,
@@ -214,6 +221,8 @@ pub(crate) struct Traffic {
     /// HTTP and this host must be named. Default: HTTPS from any other host; in `up`, any origin
     #[arg(long, env = "KEEPGATE_JWKS_ALLOW", value_name = "ORIGIN", value_delimiter = ',')]
     pub(crate) jwks_allow: Vec<Origin>,
+    #[command(flatten)]
+    access_log: access_log::AccessLog,
     #[command(flatten)]
     acme: Acme,
     /// Worker threads; 0: one a core
@@ -326,7 +335,10 @@ pub(crate) enum UpstreamProtocol {
 
 impl Traffic {
     /// A gate's configuration with these and the defaults.
-    pub(crate) fn config(self) -> GateConfig {
+    ///
+    /// # Errors
+    /// A file that it names cannot be read.
+    pub(crate) fn config(self) -> anyhow::Result<GateConfig> {
         let mut listen = self.listen.into_iter();
         let defaults = GateConfig::default();
         let mut config = GateConfig {
@@ -357,12 +369,14 @@ impl Traffic {
                 .map(Sticky::Header)
                 .or(self.upstream_sticky_cookie.map(Sticky::Cookie)),
             upstream_check: self.upstream_check_path,
+            upstream_sources: sources(self.source),
             upstream_ca: self.upstream_ca_file,
             upstream_client: self
                 .upstream_cert
                 .zip(self.upstream_key)
                 .map(|(cert, key)| TlsFiles { cert, key }),
             workers: self.workers,
+            records: self.access_log.config()?,
             acme: self.acme.config(),
             trusted_proxies: peers(&self.trusted_proxy),
             forwarding_header: self.forwarded_header,
@@ -372,8 +386,27 @@ impl Traffic {
             ..GateConfig::default()
         };
         self.settings.apply(&mut config);
-        config
+        Ok(config)
     }
+}
+
+/// A local address.
+fn source(text: &str) -> Result<IpAddr, String> {
+    match text.parse::<IpAddr>() {
+        Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() => Ok(ip),
+        _ => Err(format!("expected an IP address of this host, such as 10.0.0.5, got `{text}`")),
+    }
+}
+
+/// Each once.
+fn sources(named: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut sources = Vec::new();
+    for ip in named {
+        if !sources.contains(&ip) {
+            sources.push(ip);
+        }
+    }
+    sources
 }
 
 /// The name of a cookie.
@@ -433,7 +466,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         style::print(&sites::summary(&config))?;
         return Ok(Exit::Ok);
     }
-    let config = GateConfig { token: token?, ..config };
+    let telemetry = telemetry::start("keepgate-gate")?;
+    let (tracing, lost) = (telemetry.tracing.clone(), Arc::clone(&telemetry.lost));
+    let config = GateConfig { token: token?, tracing, lost, ..config };
     super::server_runtime()?.block_on(async {
         let mut stop = Stop::register()?;
         let hangup = Hangup::register()?;
@@ -442,6 +477,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         let (upstream, center) = (sites::upstreams(&config), config.centers.clone());
         let services = sites::services(&config);
         let gate = start(config).await?;
+        telemetry.show(gate.metrics());
         let url = url(scheme, &gate, &listen);
         let checks = checks(&gate, &check_listen);
         let admin = gate.admin_addr().map(|addr| format!("http://{addr}"));
@@ -522,7 +558,7 @@ fn config(args: Args) -> anyhow::Result<GateConfig> {
             AgeFrom::Unknown => RestartAge::Unknown,
         },
         takeover: args.takeover,
-        ..args.traffic.config()
+        ..args.traffic.config()?
     };
     match (&args.sites, args.service, args.upstream.as_slice()) {
         (Some(path), None, []) => sites::read(path, &mut config)?,

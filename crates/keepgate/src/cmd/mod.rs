@@ -5,30 +5,37 @@
 //! `pub(crate) fn run(args: Args) -> anyhow::Result<Exit>`, add `mod x;` and, in the list below,
 //! `X => x,`. A command that needs an async runtime builds it with [`runtime`].
 
+mod access;
 pub(crate) mod apply;
 mod audit;
 mod center;
 mod check;
 mod completions;
 mod conformance;
+mod diff;
 mod directory;
 mod doctor;
 mod entity;
 mod export;
 mod gate;
 mod help_markdown;
+mod history;
 mod import;
 pub(crate) mod key;
 mod lab;
+mod log;
 mod plan;
 mod role;
+mod rollback;
 mod service;
+mod show;
 mod status;
 mod token;
 mod top;
 mod tune;
 mod up;
 mod user;
+mod why;
 
 use std::path::PathBuf;
 
@@ -128,6 +135,8 @@ commands! {
     Export => export,
     Import => import,
     Check => check,
+    Why => why,
+    Access => access,
     Token => token,
     Key => key,
     Plan => plan,
@@ -136,6 +145,11 @@ commands! {
     Entity => entity,
     Service => service,
     Audit => audit,
+    History => history,
+    Show => show,
+    Diff => diff,
+    Rollback => rollback,
+    Log => log,
     Status => status,
     Doctor => doctor,
     Top => top,

@@ -11,6 +11,7 @@ mod set_up;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -29,6 +30,7 @@ use crate::secret::{self, TemporaryDirectory};
 use crate::signals::{Hangup, Stop};
 use crate::started::{self, Started};
 use crate::style::{self, Paint};
+use crate::telemetry::{self, Telemetry};
 
 use screen::Screen;
 use set_up::{SetUp, Wanted};
@@ -83,9 +85,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    let telemetry = telemetry::start("keepgate")?;
     started::run(super::server_runtime()?, async |started| {
         let mut stop = Stop::register()?;
-        up(started, args, stop.wait_twice()).await
+        up(started, args, &telemetry, stop.wait_twice()).await
     })
 }
 
@@ -94,6 +97,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
 async fn up(
     started: &mut Started,
     args: Args,
+    telemetry: &Telemetry,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Exit> {
     let hangup = Hangup::register()?;
@@ -119,7 +123,10 @@ async fn up(
     // Its only gate is in this process: nobody outside can hold more than the store.
     let config =
         CenterConfig { witness_wait: Duration::ZERO, ..CenterConfig::new(&dir, args.center) };
-    let center = center::start(config, "--center").await?;
+    let traced = || (telemetry.tracing.clone(), Arc::clone(&telemetry.lost));
+    let (tracing, lost) = traced();
+    let center = center::start(CenterConfig { tracing, lost, ..config }, "--center").await?;
+    telemetry.show(center.metrics());
     let center_url = format!("http://{}", center.addr());
     let setup_token = center.create_token(Role::Admin, "", "keepgate up, while it starts").await?;
     started.serve("the center", |closing| async move {
@@ -142,19 +149,23 @@ async fn up(
     };
     started.end_last().await?;
 
+    let (tracing, lost) = traced();
     let mut config = keepgate_gate::GateConfig {
+        tracing,
+        lost,
         centers: vec![center_url.clone()],
         token: set_up.gate_token.clone(),
         service: set_up.service.clone(),
         upstream: upstream.clone(),
         data_dir: Some(dir.join("replica")),
-        ..args.traffic.config()
+        ..args.traffic.config()?
     };
     // Whoever runs both tries it out, or is the one who edits the service too.
     config.key_access.local = true;
     let listen = config.listen.clone();
     let scheme = gate::sites::scheme(&config);
     let gate = gate::start(config).await?;
+    telemetry.show(gate.metrics());
     let watched = gate::reload::Watched { token: None, file: None };
     let reloading = tokio::spawn(gate::reload::run(hangup, gate.reloader(), watched));
     let screen = Screen {
@@ -273,7 +284,7 @@ mod tests {
         let started = |line: &[&str]| {
             let args = args(line);
             started::run(crate::cmd::server_runtime().unwrap(), async |started| {
-                up(started, args, std::future::pending()).await
+                up(started, args, &Telemetry::default(), std::future::pending()).await
             })
         };
         let error = started(&line).unwrap_err().to_string();

@@ -228,6 +228,12 @@ fn decisions_and_their_reasons() {
 
               orders: orders-reader-get
                 permit (principal in role::"orders-reader", action in [Action::"GET"], resource in route::"/orders");
+                principal -> role::"orders-reader" (member)
+                resource -> route::"/orders"
+
+            others that do not apply:
+              orders: clients-only-read (forbid): `user::"bob"` does not match `principal is client`
+              orders: orders-admin-all (permit): `user::"bob"` is not in `role::"orders-admin"`
         "#]],
     );
     check(
@@ -237,6 +243,13 @@ fn decisions_and_their_reasons() {
         expect![[r#"
             deny
             no policy permits it (revision N)
+
+            came near:
+              orders: orders-admin-all (permit): `user::"bob"` is not in `role::"orders-admin"`
+              orders: orders-reader-get (permit): `Action::"DELETE"` does not match `action in [Action::"GET"]`
+
+            others that do not apply:
+              orders: clients-only-read (forbid): `user::"bob"` does not match `principal is client`
         "#]],
     );
     check(
@@ -252,6 +265,10 @@ fn decisions_and_their_reasons() {
                 @id("clients-only-read")
                 forbid (principal is client, action, resource)
                 unless { action == Action::"GET" };
+
+            came near:
+              orders: orders-admin-all (permit): `client::"crawler"` is not in `role::"orders-admin"`
+              orders: orders-reader-get (permit): `Action::"DELETE"` does not match `action in [Action::"GET"]`
         "#]],
     );
     let json = center.with(&[&question("client::\"crawler\"", "DELETE")[..], &["--json"]].concat());

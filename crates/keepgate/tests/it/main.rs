@@ -8,6 +8,7 @@
     reason = "a failed expectation is a failed test"
 )]
 
+mod access_log;
 mod acme;
 mod apply;
 mod assertions;
@@ -33,6 +34,7 @@ mod lab;
 mod mutual_tls;
 mod nginx;
 mod outage;
+mod past;
 mod plans;
 mod postgres;
 mod reload;
@@ -41,6 +43,7 @@ mod separate;
 mod several_centers;
 mod sites;
 mod sources;
+mod telemetry;
 mod trust;
 mod tune;
 mod tune_safety;

@@ -18,8 +18,8 @@ mod caller;
 mod verdict;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::concurrency::Concurrency;
 use crate::gcra::{Answer, Nanos, Quota};
@@ -51,6 +51,17 @@ pub struct Policy {
     rule: Rule,
     rate: Option<Metered>,
     concurrency: Option<(u32, Arc<Concurrency>)>,
+    /// What answers say of it in the same words each time; written by `headers`.
+    texts: OnceLock<Texts>,
+}
+
+/// A policy in the fields of draft 11, for its rate and for its concurrency.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    /// As an item of `RateLimit-Policy`.
+    pub(crate) policy: [Box<str>; 2],
+    /// Its name, with which an item of `RateLimit` begins.
+    pub(crate) name: [Box<str>; 2],
 }
 
 #[derive(Debug)]
@@ -359,7 +370,7 @@ impl Policy {
             let kept = same_keys.and_then(|before| before.concurrency.as_ref());
             (limit, kept.map_or_else(Concurrency::new, |(_, table)| Arc::clone(table)))
         });
-        Policy { rule: rule.clone(), rate, concurrency }
+        Policy { rule: rule.clone(), rate, concurrency, texts: OnceLock::new() }
     }
 
     /// The rule as it was written.
@@ -370,6 +381,11 @@ impl Policy {
     /// Its quota, if it limits a rate.
     pub fn quota(&self) -> Option<&Quota> {
         self.rate.as_ref().map(|metered| &metered.quota)
+    }
+
+    /// What answers say of it, written the first time that it is asked for.
+    pub(crate) fn texts(&self, write: impl FnOnce(&Policy) -> Texts) -> &Texts {
+        self.texts.get_or_init(|| write(self))
     }
 
     /// What its store holds, counted by walking it; nothing if it limits no rate.

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use super::activity::{METHODS, OTHER, ROUTES};
-use super::report::{Crawl, Hitter, TopReport, Unheard, Unlisted};
+use super::report::{Crawl, Hitter, Outcomes, TopReport, Unheard, Unlisted};
 use super::{Dimension, NAME_BYTES};
 use crate::rules::Limits;
 
@@ -64,7 +64,8 @@ impl TopReport {
         let told = (0.0..=MAX_SECONDS).contains(&self.seconds)
             && self.requests <= MAX_REQUESTS
             && self.refused <= self.requests
-            && self.anonymous <= self.requests;
+            && self.anonymous <= self.requests
+            && self.outcomes.is_none_or(|outcomes| outcomes.all() <= self.requests);
         let Unlisted { addresses, principals, user_agents, routes } = self.unlisted;
         let bounded =
             [addresses, principals, user_agents, routes].iter().all(|n| *n <= MAX_REQUESTS);
@@ -150,6 +151,10 @@ pub fn merge(heard: &[Heard], most: usize, limits: Option<&Limits>) -> TopReport
         seconds: heard.iter().map(|one| one.report.seconds).fold(0.0, f64::max),
         requests,
         refused: sum(|report| report.refused),
+        // Known only where every gate tells.
+        outcomes: heard
+            .iter()
+            .try_fold(Outcomes::default(), |sum, one| Some(sum.plus(one.report.outcomes?))),
         anonymous: sum(|report| report.anonymous),
         addresses,
         principals,

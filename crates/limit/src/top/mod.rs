@@ -35,7 +35,9 @@ use crate::limiter::AddressKey;
 
 pub use activity::{METHODS, OTHER, ROUTES};
 pub use merge::{Heard, MAX_TOLD, Malformed, merge};
-pub use report::{Crawl, GatesHeard, Hitter, LEAST_WALK, TopAnswer, TopReport, Unheard, Unlisted};
+pub use report::{
+    Crawl, GatesHeard, Hitter, LEAST_WALK, Outcomes, TopAnswer, TopReport, Unheard, Unlisted,
+};
 
 /// The entries of a summary unless told otherwise.
 pub const ENTRIES: usize = 256;
@@ -83,8 +85,24 @@ pub struct Observation<'a> {
     pub path: Option<&'a str>,
     /// It was refused.
     pub refused: bool,
+    /// What came of it.
+    pub outcome: Outcome,
     /// When.
     pub now: Nanos,
+}
+
+/// What came of a request, as far as it is told apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was let through, or refused for another reason.
+    #[default]
+    Other,
+    /// It was over a limit (429).
+    Limited,
+    /// It was denied (403).
+    Denied,
+    /// It could not be decided (503), which is no denial.
+    Undecided,
 }
 
 /// Heavy hitters of the current window and the one before.
@@ -108,6 +126,7 @@ struct Window {
     start: Nanos,
     requests: u64,
     refused: u64,
+    outcomes: Outcomes,
     anonymous: u64,
     address: SpaceSaving<Activity>,
     principal: SpaceSaving<Activity>,
@@ -169,6 +188,7 @@ impl Window {
             start,
             requests: 0,
             refused: 0,
+            outcomes: Outcomes::default(),
             anonymous: 0,
             address: SpaceSaving::new(entries),
             principal: SpaceSaving::new(entries),
@@ -180,6 +200,7 @@ impl Window {
     fn record(&mut self, request: &Observation<'_>, seed: &Seed, before: Option<&Window>) {
         self.requests += 1;
         self.refused += u64::from(request.refused);
+        self.outcomes.count(request.outcome);
         let values = request.path.map(|path| seed.bytes(Sort::Text, path.as_bytes()));
         let visit = |activity: Option<&mut Activity>, known: Option<Nanos>, walks: bool| {
             let Some(activity) = activity else { return };

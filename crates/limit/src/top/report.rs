@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::activity::Activity;
 use super::space_saving::SpaceSaving;
-use super::{Dimension, Top, Window};
+use super::{Dimension, Outcome, Top, Window};
 use crate::gcra::Nanos;
 use crate::hash::Fingerprint;
 use crate::rules::Limits;
@@ -24,6 +24,10 @@ pub struct TopReport {
     pub requests: u64,
     /// Of these, refused.
     pub refused: u64,
+    /// Of these, what was limited, denied or not decided; absent: a gate of an earlier release does not
+    /// tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcomes: Option<Outcomes>,
     /// Of these, by nobody known.
     pub anonymous: u64,
     /// By address, the heaviest first.
@@ -42,6 +46,43 @@ pub struct TopReport {
     /// caller's. The heaviest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unheard: Vec<Unheard>,
+}
+
+/// Requests that were not let through, by what came of them. They are never added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Outcomes {
+    /// Over a limit (429).
+    pub limited: u64,
+    /// Denied (403).
+    pub denied: u64,
+    /// Not decided (503), which is no denial.
+    pub undecided: u64,
+}
+
+impl Outcomes {
+    pub(super) fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Other => {}
+            Outcome::Limited => self.limited += 1,
+            Outcome::Denied => self.denied += 1,
+            Outcome::Undecided => self.undecided += 1,
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Outcomes) -> Outcomes {
+        Outcomes {
+            limited: self.limited.saturating_add(other.limited),
+            denied: self.denied.saturating_add(other.denied),
+            undecided: self.undecided.saturating_add(other.undecided),
+        }
+    }
+
+    /// All of them; only to hold them against a bound.
+    pub(super) fn all(self) -> u64 {
+        self.limited.saturating_add(self.denied).saturating_add(self.undecided)
+    }
 }
 
 /// The answer about the callers of one service, of a gate or of a center.
@@ -221,6 +262,9 @@ impl Top {
             seconds,
             requests,
             refused: windows.iter().map(|window| window.refused).sum(),
+            outcomes: Some(
+                windows.iter().fold(Outcomes::default(), |sum, window| sum.plus(window.outcomes)),
+            ),
             anonymous: windows.iter().map(|window| window.anonymous).sum(),
             addresses: told(&addresses),
             principals: told(&principals),

@@ -8,7 +8,7 @@ use keepgate_limit::hash::{Fingerprint, Sort};
 use keepgate_limit::top::distinct::Distinct;
 use keepgate_limit::top::space_saving::SpaceSaving;
 use keepgate_limit::top::{
-    Dimension, Heard, MAX_TOLD, Malformed, Observation, Top, TopReport, merge,
+    Dimension, Heard, MAX_TOLD, Malformed, Observation, Outcome, Outcomes, Top, TopReport, merge,
 };
 use keepgate_limit::{AddressKey, Limits, Nanos};
 use proptest::prelude::*;
@@ -96,6 +96,7 @@ fn request(address: u32) -> Observation<'static> {
         route: Some("/orders"),
         path: None,
         refused: false,
+        outcome: Outcome::Other,
         now: at(10),
     }
 }
@@ -156,6 +157,7 @@ fn a_crawl_is_named_with_the_plan_that_fits() {
             route: Some("/orders/{id}"),
             path: Some(path),
             refused: turn % 4 == 0,
+            outcome: if turn % 4 == 0 { Outcome::Limited } else { Outcome::Other },
             now: at(10 + turn as u64 / 1_000),
             ..request(0xc000_0201)
         };
@@ -369,7 +371,7 @@ fn reports_that_no_gate_makes_are_refused() {
     let good = top.report(at(30), MAX_TOLD, None);
     good.check().expect("good");
     type Spoil = fn(&mut TopReport);
-    let cases: [(Spoil, Malformed); 8] = [
+    let cases: [(Spoil, Malformed); 9] = [
         (
             |r| r.addresses.push(r.addresses[0].clone()),
             Malformed::TooMany { kind: "addresses", count: 21 },
@@ -379,6 +381,10 @@ fn reports_that_no_gate_makes_are_refused() {
         (|r| r.principals[0].at_least = 31, Malformed::Numbers),
         (|r| r.seconds = -1.0, Malformed::Numbers),
         (|r| r.refused = 31, Malformed::Numbers),
+        (
+            |r| r.outcomes = Some(Outcomes { limited: 31, ..Outcomes::default() }),
+            Malformed::Numbers,
+        ),
         (|r| r.unlisted.routes = u64::MAX, Malformed::Numbers),
         (|r| r.principals[0].methods = vec!["BREW".to_owned()], Malformed::Method),
     ];

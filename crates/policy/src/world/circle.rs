@@ -106,7 +106,7 @@ impl World {
     }
 
     /// The item that says that `child` is in `parent`.
-    fn step_key(&self, service: &str, child: Id, parent: Id) -> ItemKey {
+    pub(super) fn step_key(&self, service: &str, child: Id, parent: Id) -> ItemKey {
         let names = &self.inner.names;
         let says = |layer: &Layer| {
             layer.slot(child).is_some_and(|slot| slot.parents.as_slice().contains(&parent))

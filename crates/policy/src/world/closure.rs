@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::layer::Layer;
+use super::layer::{Layer, Slot};
 use super::names::{Id, Names};
 use crate::model::Uid;
 
@@ -51,7 +51,9 @@ impl IdSet {
 
     pub(super) fn clear(&mut self) {
         self.ids.clear();
-        self.large.clear();
+        if !self.large.is_empty() {
+            self.large.clear();
+        }
     }
 
     pub(super) fn contains(&self, id: Id) -> bool {
@@ -73,16 +75,21 @@ impl IdSet {
 
 impl<'a> Graph<'a> {
     /// The same graph, in which an entity has these parents too.
-    pub(super) fn giving(self, uid: &'a Uid, parents: &'a [Uid]) -> Graph<'a> {
+    /// `id`: the entity's number.
+    pub(super) fn giving(self, uid: &'a Uid, id: Option<Id>, parents: &'a [Uid]) -> Graph<'a> {
         if parents.is_empty() {
             return self;
         }
-        let id = self.names.entity(&uid.kind, &uid.id).map(|(id, _)| id);
         Graph { given: Some(Given { uid, id, parents }), ..self }
     }
 }
 
 impl<'a> Given<'a> {
+    /// Whether the parents that are given do not matter to this closure of another entity.
+    pub(super) fn is_apart(&self, uid: &Uid, closure: &[Id]) -> bool {
+        !self.is(&uid.kind, &uid.id) && self.id.is_none_or(|own| !closure.contains(&own))
+    }
+
     pub(super) fn is(&self, kind: &str, id: &str) -> bool {
         self.uid.id == id && self.uid.kind == kind
     }
@@ -131,10 +138,16 @@ impl Graph<'_> {
             if self.directory.has_ends() {
                 self.directory.parents_at(id, self.now).for_each(|parent| into.insert(parent));
             } else {
-                self.directory.parents(id).for_each(|parent| into.insert(parent));
+                let slot = self.directory.slots.get(id);
+                slot.map_or(&[][..], |slot| slot.parents.as_slice())
+                    .iter()
+                    .for_each(|parent| into.insert(*parent));
+                slot.map_or(&[][..], Slot::edges).iter().for_each(|edge| into.insert(edge.to));
             }
-            // A service has no memberships of its own.
-            self.service.parents(id).for_each(|parent| into.insert(parent));
+            // A service has no memberships of its own, and most have no entities.
+            if !self.service.is_empty() {
+                self.service.parents(id).for_each(|parent| into.insert(parent));
+            }
             if self.route.is_some()
                 && Some(self.names.kind(id)) == self.route
                 && let Some(above) = self.route_above(self.names.text(id))
@@ -161,7 +174,7 @@ impl Graph<'_> {
     }
 
     /// The nearest route above this path that anything names.
-    fn route_above(&self, path: &str) -> Option<Id> {
+    pub(super) fn route_above(&self, path: &str) -> Option<Id> {
         paths_above(path).find_map(|above| Some(self.names.entity(ROUTE, above)?.0))
     }
 }

@@ -4,7 +4,7 @@
 //! that determined it and all that failed, as Cedar's does.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::closure::{Given, Graph, IdSet, ROUTE, paths_above};
 use super::conditions::{
@@ -12,28 +12,32 @@ use super::conditions::{
     evaluate, texts,
 };
 use super::index::{Ask, Policy, Side};
-use super::names::Id;
+use super::names::{Id, Names};
 use super::part::Part;
 use super::prepared::Prepared;
+use super::resolved::{Handles, Resolved};
+use super::shortlist::Hit;
 use super::{Inner, World};
 use crate::decision::{
-    Decision, DenyReason, Effect, EvaluationError, PolicyName, Query, QueryError,
+    Decision, DenyReason, Effect, EvaluationError, PolicyName, Query, QueryError, Verdict,
 };
-use crate::model::Uid;
+use crate::model::{Revision, Uid};
 use crate::service::Authzen;
 use crate::uid::is_type_name;
-
-type Json = BTreeMap<String, serde_json::Value>;
 
 impl World {
     /// The service of this name; of the empty one, the only service that there is.
     pub(super) fn part_of(&self, service: &str) -> Result<&Part, QueryError> {
+        self.shared_part_of(service).map(|part| &**part)
+    }
+
+    pub(super) fn shared_part_of(&self, service: &str) -> Result<&Arc<Part>, QueryError> {
         let services = &self.inner.services;
         let found = match services.get(service) {
             None if service.is_empty() && services.len() == 1 => services.values().next(),
             found => found,
         };
-        found.map(|part| &**part).ok_or_else(|| QueryError::UnknownService(service.to_owned()))
+        found.ok_or_else(|| QueryError::UnknownService(service.to_owned()))
     }
 
     /// Decides, exactly as Cedar's authorizer would on the same policies and entities.
@@ -48,8 +52,27 @@ impl World {
         query: &Query<'_>,
         prepared: &Prepared,
     ) -> Result<Decision, QueryError> {
+        let told = self.tallied(query, prepared, true)?;
+        Ok(told.decision(self.revision()))
+    }
+
+    /// The same, for one who does not ask which policies determined it.
+    pub fn judge(&self, query: &Query<'_>, prepared: &Prepared) -> Result<Verdict, QueryError> {
+        let told = self.tallied(query, prepared, false)?;
+        let (effect, errors) = (told.effect(), told.errors());
+        Ok(Verdict { effect, errors, revision: self.revision() })
+    }
+
+    fn tallied(
+        &self,
+        query: &Query<'_>,
+        prepared: &Prepared,
+        named: bool,
+    ) -> Result<Tally, QueryError> {
         let part = self.part_of(query.service)?;
-        with_scratch(|scratch| Case::new(&self.inner, part, query, prepared, scratch)?.decide())
+        with_scratch(|scratch| {
+            Case::new(&self.inner, part, query, prepared, scratch)?.decide(named)
+        })
     }
 
     /// Decides by all services whose settings do not say `authzen = false`, whatever service the
@@ -114,15 +137,26 @@ pub(super) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
 
 /// One request, looked up.
 pub(super) struct Case<'a> {
-    inner: &'a Inner,
     pub(super) part: &'a Part,
     pub(super) graph: Graph<'a>,
     query: &'a Query<'a>,
+    prepared: &'a Prepared,
     pub(super) ask: Ask<'a>,
-    /// The request's values, where it has any.
-    values: Option<Values>,
+    /// The principal, where it was looked up before.
+    principal: Option<&'a Resolved>,
+    values: Pending,
 }
 
+/// The request's values.
+enum Pending {
+    /// It has none.
+    None,
+    /// They can certainly be read, and only conditions and schemas need them.
+    Unread,
+    Read(Values),
+}
+
+#[derive(Default)]
 struct Values {
     context: Record,
     principal: Record,
@@ -134,7 +168,7 @@ impl<'a> Case<'a> {
         inner: &'a Inner,
         part: &'a Part,
         query: &'a Query<'a>,
-        prepared: &Prepared,
+        prepared: &'a Prepared,
         scratch: &'a mut Scratch,
     ) -> Result<Case<'a>, QueryError> {
         let now = match query.at_unix_s {
@@ -151,28 +185,38 @@ impl<'a> Case<'a> {
             now,
             given: None,
         };
-        let graph = graph.giving(query.principal, query.principal_parents);
+        let Handles { principal, action, resource } = query.handles;
+        let principal = principal
+            .and_then(|known| known.of(inner, part, query.principal, query.principal_parents));
+        let action = action.and_then(|known| known.of(inner, part, query.action, &[]));
+        let resource = resource.and_then(|known| known.of(inner, part, query.resource, &[]));
+        let named = Named::find(graph.names, query.principal, principal)?;
+        let graph = graph.giving(query.principal, named.id, query.principal_parents);
+        let closure = principal.and_then(|known| known.closure.as_deref());
         let ask = Ask {
-            principal: side(graph, query.principal, &mut scratch.principal)?,
-            action: side(graph, query.action, &mut scratch.action)?,
-            resource: side(graph, query.resource, &mut scratch.resource)?,
+            principal: named.side(graph, closure, &mut scratch.principal),
+            action: side(graph, query.action, action, &mut scratch.action)?,
+            resource: side(graph, query.resource, resource, &mut scratch.resource)?,
         };
-        let none = |json: &Json| json.is_empty();
-        let values = if none(query.context)
-            && none(query.principal_properties)
-            && none(query.action_properties)
-            && none(query.resource_properties)
-            && prepared.is_empty()
-        {
-            None
+        let given = [
+            query.context,
+            query.principal_properties,
+            query.action_properties,
+            query.resource_properties,
+        ];
+        let values = if given.iter().all(|json| json.is_empty()) && prepared.is_empty() {
+            Pending::None
+        } else if given.iter().all(|json| json.values().all(is_surely_read)) {
+            Pending::Unread
         } else {
-            Some(Values::read(query, prepared)?)
+            Pending::Read(Values::read(query, prepared)?)
         };
-        Ok(Case { inner, part, graph, query, ask, values })
+        Ok(Case { part, graph, query, prepared, ask, principal, values })
     }
 
-    pub(super) fn decide(mut self) -> Result<Decision, QueryError> {
-        let mut verdict = Tally::default();
+    /// `named`: with the names of the policies that determine it.
+    fn decide(mut self, named: bool) -> Result<Tally, QueryError> {
+        let mut verdict = Tally { named, ..Tally::default() };
         let mut conditional: Vec<&Policy> = Vec::new();
         let question = match &self.part.schema {
             None => None,
@@ -182,19 +226,28 @@ impl<'a> Case<'a> {
                 }
                 let mut question = self.question()?;
                 if question.known_to(schema).is_err() {
-                    return Ok(verdict.decision(self.inner));
+                    return Ok(verdict);
                 }
                 question.fit(schema).map_err(value_error)?;
                 Some(question)
             }
         };
         let now = self.graph.now;
-        self.part.index.visit(&self.ask, |policy| match policy.condition {
-            None if policy.until > now => verdict.matched(policy),
-            // Only a grant ends, and it has no condition.
-            None => {}
-            Some(_) => conditional.push(policy),
-        });
+        let mut found = |hit: Hit<'a>| {
+            let holds = match hit {
+                Hit::Entry(..) => Some(true),
+                Hit::Leaf(leaf) => leaf.holds(now),
+            };
+            match holds {
+                Some(true) => verdict.matched(hit.forbids(), || hit.policy()),
+                Some(false) => {}
+                None => conditional.extend(hit.policy()),
+            }
+        };
+        match self.principal.and_then(|known| known.policies.as_deref()) {
+            Some(policies) => policies.visit(&self.ask, found),
+            None => self.part.index.visit(&self.ask, |leaf| found(Hit::Leaf(leaf))),
+        }
         if !conditional.is_empty() {
             let question = match question {
                 Some(question) => question,
@@ -203,7 +256,7 @@ impl<'a> Case<'a> {
             for (policy, outcome) in conditional.iter().zip(self.evaluate(&question, &conditional))
             {
                 match outcome {
-                    Ok(true) => verdict.matched(policy),
+                    Ok(true) => verdict.matched(policy.forbid, || Some(policy)),
                     Ok(false) => {}
                     Err(Failure::Error(message)) => verdict
                         .errors
@@ -215,7 +268,7 @@ impl<'a> Case<'a> {
                 }
             }
         }
-        Ok(verdict.decision(self.inner))
+        Ok(verdict)
     }
 
     pub(super) fn evaluate(
@@ -229,11 +282,12 @@ impl<'a> Case<'a> {
 
     /// The request in the evaluator's terms; takes its values.
     pub(super) fn question(&mut self) -> Result<Question, QueryError> {
-        let values = self.values.take();
-        let (context, principal, resource) = match values {
-            Some(values) => (values.context, values.principal, values.resource),
-            None => Default::default(),
+        let values = match std::mem::replace(&mut self.values, Pending::None) {
+            Pending::None => Values::default(),
+            Pending::Unread => Values::read(self.query, self.prepared)?,
+            Pending::Read(values) => values,
         };
+        let Values { context, principal, resource } = values;
         let subject = |side: Side<'_>, uid: &Uid, properties| {
             let known = side.kind.and_then(|kind| self.graph.names.type_name(kind));
             let uid = match known {
@@ -284,44 +338,125 @@ fn undecided(policy: &str, reason: &str) -> QueryError {
     QueryError::Undecided { policy: policy.into(), reason: reason.to_owned() }
 }
 
-fn side<'a>(graph: Graph<'_>, uid: &Uid, set: &'a mut IdSet) -> Result<Side<'a>, QueryError> {
-    let (id, kind) = match graph.names.entity(&uid.kind, &uid.id) {
-        Some((id, kind)) => (Some(id), Some(kind)),
-        None => (None, graph.names.type_id(&uid.kind)),
-    };
+/// Whether reading it finds nothing to refuse, whoever sent it.
+fn is_surely_read(json: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match json {
+        Value::Bool(_) | Value::String(_) => true,
+        Value::Number(number) => number.as_i64().is_some(),
+        Value::Null | Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+/// The numbers of an entity and of its type.
+pub(super) fn looked_up(names: &Names, uid: &Uid) -> Result<(Option<Id>, Option<Id>), QueryError> {
+    if let Some((id, kind)) = names.entity(&uid.kind, &uid.id) {
+        return Ok((Some(id), Some(kind)));
+    }
+    let kind = names.type_id(&uid.kind);
     if kind.is_none() && !is_type_name(&uid.kind) {
         return Err(QueryError::Type(uid.kind.clone()));
     }
-    let is_given = graph.given.is_some_and(|given| given.is(&uid.kind, &uid.id));
-    graph.close(kind, &uid.id, id, is_given, set);
-    Ok(Side { id, kind, closure: set.as_slice() })
+    Ok((None, kind))
+}
+
+/// An entity that a question names.
+struct Named<'q> {
+    uid: &'q Uid,
+    id: Option<Id>,
+    kind: Option<Id>,
+}
+
+impl<'q> Named<'q> {
+    fn find(
+        names: &Names,
+        uid: &'q Uid,
+        known: Option<&Resolved>,
+    ) -> Result<Named<'q>, QueryError> {
+        let (id, kind) = match known {
+            Some(known) => (known.id, known.kind),
+            None => looked_up(names, uid)?,
+        };
+        Ok(Named { uid, id, kind })
+    }
+
+    /// `closure`: if it is known, as it is in this graph.
+    fn side<'a>(
+        &self,
+        graph: Graph<'_>,
+        closure: Option<&'a [Id]>,
+        set: &'a mut IdSet,
+    ) -> Side<'a> {
+        let closure = closure.unwrap_or_else(|| {
+            let is_given = graph.given.is_some_and(|given| given.is(&self.uid.kind, &self.uid.id));
+            graph.close(self.kind, &self.uid.id, self.id, is_given, set);
+            set.as_slice()
+        });
+        Side { id: self.id, kind: self.kind, closure }
+    }
+}
+
+/// An action or a resource.
+fn side<'a>(
+    graph: Graph<'_>,
+    uid: &Uid,
+    known: Option<&'a Resolved>,
+    set: &'a mut IdSet,
+) -> Result<Side<'a>, QueryError> {
+    let named = Named::find(graph.names, uid, known)?;
+    let closure = known.and_then(|known| known.closure.as_deref());
+    let closure =
+        closure.filter(|closure| graph.given.is_none_or(|given| given.is_apart(uid, closure)));
+    Ok(named.side(graph, closure, set))
 }
 
 /// What matched so far.
 #[derive(Default)]
 struct Tally {
+    /// Whether names are asked for.
+    named: bool,
+    is_forbidden: bool,
+    is_permitted: bool,
     forbids: Vec<PolicyName>,
     permits: Vec<PolicyName>,
     errors: Vec<EvaluationError>,
 }
 
 impl Tally {
-    fn matched(&mut self, policy: &Policy) {
-        let matched = if policy.forbid { &mut self.forbids } else { &mut self.permits };
-        matched.push(policy.name.clone());
+    fn matched<'p>(&mut self, forbid: bool, policy: impl FnOnce() -> Option<&'p Policy>) {
+        let (seen, names) = if forbid {
+            (&mut self.is_forbidden, &mut self.forbids)
+        } else {
+            (&mut self.is_permitted, &mut self.permits)
+        };
+        *seen = true;
+        if self.named {
+            names.extend(policy().map(|policy| policy.name.clone()));
+        }
     }
 
-    fn decision(mut self, inner: &Inner) -> Decision {
-        let (effect, mut determining) = if !self.forbids.is_empty() {
-            (Effect::Deny(DenyReason::Forbid), self.forbids)
-        } else if !self.permits.is_empty() {
-            (Effect::Allow, self.permits)
-        } else {
-            (Effect::Deny(DenyReason::NoPermit), Vec::new())
+    fn effect(&self) -> Effect {
+        match (self.is_forbidden, self.is_permitted) {
+            (true, _) => Effect::Deny(DenyReason::Forbid),
+            (false, true) => Effect::Allow,
+            (false, false) => Effect::Deny(DenyReason::NoPermit),
+        }
+    }
+
+    fn errors(mut self) -> Vec<EvaluationError> {
+        self.errors.sort_by(|a, b| a.policy.cmp(&b.policy));
+        self.errors
+    }
+
+    fn decision(mut self, revision: Revision) -> Decision {
+        let effect = self.effect();
+        let mut determining = match effect {
+            Effect::Deny(DenyReason::Forbid) => std::mem::take(&mut self.forbids),
+            Effect::Allow => std::mem::take(&mut self.permits),
+            Effect::Deny(DenyReason::NoPermit) => Vec::new(),
         };
         determining.sort();
-        self.errors.sort_by(|a, b| a.policy.cmp(&b.policy));
-        Decision { effect, determining, errors: self.errors, revision: inner.revision }
+        Decision { effect, determining, errors: self.errors(), revision }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::conditions::Condition;
+use super::ends::NEVER;
 use super::names::{Id, hash_number};
 use super::paged::Paged;
 use super::trie::Trie;
@@ -81,13 +82,14 @@ impl ActionScope {
         match self {
             ActionScope::Any => ActionHint { bloom: ANY_ACTION, only: Id::MAX },
             ActionScope::In(ids) => match **ids {
-                [only] => ActionHint { bloom: 0, only },
+                [only] => ActionHint { bloom: IN_ONLY, only },
+                [] => ActionHint { bloom: IN_ONLY, only: Id::MAX },
                 _ => ActionHint {
                     bloom: ids.iter().fold(0, |bloom, id| bloom | action_bit(*id)),
                     only: Id::MAX,
                 },
             },
-            ActionScope::Eq(id) => ActionHint { bloom: action_bit(*id), only: Id::MAX },
+            ActionScope::Eq(id) => ActionHint { bloom: IS_ONLY, only: *id },
         }
     }
 
@@ -116,27 +118,35 @@ impl Policy {
 /// An action scope in 8 bytes, so that most leaves are judged without reading their policies.
 #[derive(Clone, Copy, Debug)]
 struct ActionHint {
-    /// Each action's bit; or, if zero, the scope is `in [only]`.
+    /// Each action's bit, or one of the three below.
     bloom: u32,
     only: Id,
 }
 
 const ANY_ACTION: u32 = 1 << 31;
+/// The scope is `== only`.
+const IS_ONLY: u32 = 1 << 30;
+/// The scope is `in [only]`.
+const IN_ONLY: u32 = 0;
 
 fn action_bit(id: Id) -> u32 {
-    1 << (id % 31)
+    1 << (id % 30)
 }
 
 impl ActionHint {
     /// Whether the scope can match; an empty list of actions matches nothing.
     #[inline]
-    fn may_match(self, actions: &[Id], bloom: u32) -> bool {
-        if self.bloom == 0 { actions.contains(&self.only) } else { self.bloom & bloom != 0 }
+    fn may_match(self, action: &Side<'_>, bloom: u32) -> bool {
+        match self.bloom {
+            IN_ONLY => action.closure.contains(&self.only),
+            IS_ONLY => action.id == Some(self.only),
+            some => some & bloom != 0,
+        }
     }
 
     /// Whether that it can match says that it does.
     fn is_exact(self) -> bool {
-        self.bloom == 0 || self.bloom == ANY_ACTION
+        matches!(self.bloom, IN_ONLY | IS_ONLY | ANY_ACTION)
     }
 }
 
@@ -145,23 +155,32 @@ impl ActionHint {
 pub(super) struct Key(u64);
 
 impl Key {
-    const ANY: Key = Key(0);
-    const SORTS: usize = 4;
+    pub(super) const ANY: Key = Key(0);
+    pub(super) const SORTS: usize = 4;
 
-    const fn is(kind: Id) -> Key {
+    pub(super) const fn is(kind: Id) -> Key {
         Key(1 << 32 | kind as u64)
     }
 
-    const fn eq(id: Id) -> Key {
+    pub(super) const fn eq(id: Id) -> Key {
         Key(2 << 32 | id as u64)
     }
 
-    const fn within(id: Id) -> Key {
+    pub(super) const fn within(id: Id) -> Key {
         Key(3 << 32 | id as u64)
     }
 
-    const fn sort(self) -> usize {
+    pub(super) const fn sort(self) -> usize {
         (self.0 >> 32) as usize
+    }
+
+    const fn id(self) -> Id {
+        self.0 as Id
+    }
+
+    /// Its row in a table with this many, a power of two.
+    pub(super) const fn row(self, rows: usize) -> usize {
+        (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (rows - 1)
     }
 }
 
@@ -181,6 +200,13 @@ pub(super) struct Ask<'a> {
     pub(super) resource: Side<'a>,
 }
 
+/// A bit for each entity of a closure: most that are not in it are told by theirs.
+#[derive(Clone, Copy)]
+pub(super) struct Bloom {
+    action: u32,
+    resource: u64,
+}
+
 impl Side<'_> {
     pub(super) fn matches(&self, scope: Scope) -> bool {
         match scope {
@@ -194,15 +220,35 @@ impl Side<'_> {
 }
 
 impl Ask<'_> {
+    pub(super) fn bloom(&self) -> Bloom {
+        let actions = self.action.closure.iter();
+        let resources = self.resource.closure.iter();
+        Bloom {
+            action: actions.fold(ANY_ACTION, |bloom, id| bloom | action_bit(*id)),
+            resource: resources.fold(0, |bloom, id| bloom | 1 << (id % 64)),
+        }
+    }
+
     pub(super) fn matches_action(&self, action: &ActionScope) -> bool {
         action.matches(self.action.closure, self.action.id)
     }
 }
 
-#[derive(Clone, Debug)]
-struct Leaf {
-    resource: Key,
+/// What most policies are judged by, so that they need not be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    resource: Id,
+    sort: u8,
+    /// It has no condition, no end, and no type besides its keys.
+    plain: bool,
+    pub(super) forbid: bool,
     action: ActionHint,
+}
+
+/// A policy in its place.
+#[derive(Clone, Debug)]
+pub(super) struct Leaf {
+    pub(super) mark: Mark,
     policy: Arc<Policy>,
 }
 
@@ -210,13 +256,13 @@ struct Leaf {
 const FEW: usize = 32;
 
 #[derive(Clone, Debug)]
-enum Bucket {
+pub(super) enum Bucket {
     Few(Vec<Leaf>),
     Many(Many),
 }
 
 #[derive(Clone, Debug, Default)]
-struct Many {
+pub(super) struct Many {
     /// How many leaves there are of each sort of resource key.
     sorts: [u32; Key::SORTS],
     cells: Trie<(Key, Arc<Vec<Leaf>>)>,
@@ -238,11 +284,7 @@ impl Index {
     }
 
     pub(super) fn insert(&mut self, policy: &Arc<Policy>) {
-        let leaf = Leaf {
-            resource: policy.resource.key(),
-            action: policy.action.hint(),
-            policy: Arc::clone(policy),
-        };
+        let leaf = Leaf::new(policy);
         self.len += 1;
         let bucket = self.bucket_mut(policy.principal);
         Arc::make_mut(bucket.get_or_insert_with(|| Arc::new(Bucket::Few(Vec::new())))).insert(leaf);
@@ -279,25 +321,25 @@ impl Index {
     }
 
     /// Visits every policy whose scope matches, each once.
-    pub(super) fn visit<'a>(&'a self, ask: &Ask<'_>, mut found: impl FnMut(&'a Policy)) {
-        let bloom = ask.action.closure.iter().fold(ANY_ACTION, |bloom, id| bloom | action_bit(*id));
-        let mut look = |bucket: Option<&'a Arc<Bucket>>| {
-            if let Some(bucket) = bucket {
-                bucket.visit(ask, bloom, &mut found);
-            }
-        };
-        look(self.any.as_ref());
-        if let Some(kind) = ask.principal.kind
+    pub(super) fn visit<'a>(&'a self, ask: &Ask<'_>, mut found: impl FnMut(&'a Leaf)) {
+        let bloom = ask.bloom();
+        self.doors(ask.principal, |bucket| bucket.visit(ask, bloom, &mut found));
+    }
+
+    /// Where the policies are whose scope can match this principal.
+    pub(super) fn doors<'a>(&'a self, principal: Side<'_>, mut door: impl FnMut(&'a Arc<Bucket>)) {
+        self.any.iter().for_each(&mut door);
+        if let Some(kind) = principal.kind
             && !self.is.is_empty()
         {
             let held = self.is.find(hash_number(kind.into()), |(id, _)| *id == kind);
-            look(held.and_then(|(_, bucket)| bucket.as_ref()));
+            held.and_then(|(_, bucket)| bucket.as_ref()).into_iter().for_each(&mut door);
         }
-        if let Some(id) = ask.principal.id {
-            look(self.eq.get(id).and_then(Option::as_ref));
+        if let Some(id) = principal.id {
+            self.eq.get(id).and_then(Option::as_ref).into_iter().for_each(&mut door);
         }
-        for id in ask.principal.closure {
-            look(self.within.get(*id).and_then(Option::as_ref));
+        for id in principal.closure {
+            self.within.get(*id).and_then(Option::as_ref).into_iter().for_each(&mut door);
         }
     }
 }
@@ -329,12 +371,25 @@ impl Bucket {
         }
     }
 
+    /// The leaves, where they are few.
+    pub(super) fn few(&self) -> Option<&[Leaf]> {
+        match self {
+            Bucket::Few(leaves) => Some(leaves),
+            Bucket::Many(_) => None,
+        }
+    }
+
     #[inline]
-    fn visit<'a>(&'a self, ask: &Ask<'_>, bloom: u32, found: &mut impl FnMut(&'a Policy)) {
+    pub(super) fn visit<'a>(
+        &'a self,
+        ask: &Ask<'_>,
+        bloom: Bloom,
+        found: &mut impl FnMut(&'a Leaf),
+    ) {
         match self {
             Bucket::Few(leaves) => {
                 for leaf in leaves {
-                    if leaf.action.may_match(ask.action.closure, bloom) && leaf.resource_fits(ask) {
+                    if leaf.mark.resource_fits(ask, bloom) && leaf.mark.action_may_fit(ask, bloom) {
                         leaf.check(ask, found);
                     }
                 }
@@ -342,7 +397,7 @@ impl Bucket {
             Bucket::Many(many) => {
                 let mut cell = |key: Key| {
                     for leaf in many.cell(key) {
-                        if leaf.action.may_match(ask.action.closure, bloom) {
+                        if leaf.mark.action_may_fit(ask, bloom) {
                             leaf.check(ask, found);
                         }
                     }
@@ -369,32 +424,88 @@ impl Bucket {
     }
 }
 
+impl Mark {
+    fn new(policy: &Policy) -> Mark {
+        let key = policy.resource.key();
+        let typed = |scope| matches!(scope, Scope::IsIn(..));
+        Mark {
+            resource: key.id(),
+            sort: key.sort() as u8,
+            plain: policy.condition.is_none()
+                && policy.until == NEVER
+                && !typed(policy.principal)
+                && !typed(policy.resource),
+            forbid: policy.forbid,
+            action: policy.action.hint(),
+        }
+    }
+
+    pub(super) fn key(self) -> Key {
+        Key(u64::from(self.sort) << 32 | u64::from(self.resource))
+    }
+
+    #[inline]
+    pub(super) fn action_may_fit(self, ask: &Ask<'_>, bloom: Bloom) -> bool {
+        self.action.may_match(&ask.action, bloom.action)
+    }
+
+    #[inline]
+    fn resource_fits(self, ask: &Ask<'_>, bloom: Bloom) -> bool {
+        match self.sort {
+            0 => true,
+            1 => ask.resource.kind == Some(self.resource),
+            2 => ask.resource.id == Some(self.resource),
+            _ => {
+                bloom.resource >> (self.resource % 64) & 1 == 1
+                    && ask.resource.closure.contains(&self.resource)
+            }
+        }
+    }
+
+    /// Whether it matches and holds as soon as its keys fit and its action may.
+    #[inline]
+    pub(super) fn is_all(self) -> bool {
+        self.plain && self.action.is_exact()
+    }
+}
+
 impl Leaf {
+    fn new(policy: &Arc<Policy>) -> Leaf {
+        Leaf { mark: Mark::new(policy), policy: Arc::clone(policy) }
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether it counts at this time, once it matches. None: its condition says so.
+    #[inline]
+    pub(super) fn holds(&self, now: u64) -> Option<bool> {
+        if self.mark.plain {
+            return Some(true);
+        }
+        // Only a grant ends, and it has no condition.
+        self.policy.condition.is_none().then(|| self.policy.until > now)
+    }
+
     /// Notes where it is.
     fn hint(&self, at: usize) {
         self.policy.at.store(u32::try_from(at).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     #[inline]
-    fn resource_fits(&self, ask: &Ask<'_>) -> bool {
-        let id = self.resource.0 as Id;
-        match self.resource.sort() {
-            0 => true,
-            1 => ask.resource.kind == Some(id),
-            2 => ask.resource.id == Some(id),
-            _ => ask.resource.closure.contains(&id),
+    fn check<'a>(&'a self, ask: &Ask<'_>, found: &mut impl FnMut(&'a Leaf)) {
+        if self.mark.is_all() || self.fits(ask) {
+            found(self);
         }
     }
 
-    #[inline]
-    fn check<'a>(&'a self, ask: &Ask<'_>, found: &mut impl FnMut(&'a Policy)) {
+    /// Whether what neither its keys nor its mark say fits.
+    pub(super) fn fits(&self, ask: &Ask<'_>) -> bool {
         let policy = &*self.policy;
-        if policy.principal.kind_fits(ask.principal.kind)
+        policy.principal.kind_fits(ask.principal.kind)
             && policy.resource.kind_fits(ask.resource.kind)
-            && (self.action.is_exact() || ask.matches_action(&policy.action))
-        {
-            found(policy);
-        }
+            && (self.mark.action.is_exact() || ask.matches_action(&policy.action))
     }
 }
 
@@ -408,7 +519,7 @@ impl Many {
     }
 
     fn insert(&mut self, leaf: Leaf) {
-        let key = leaf.resource;
+        let key = leaf.policy.resource.key();
         if let Some(count) = self.count(key) {
             *count += 1;
         }

@@ -102,6 +102,11 @@ fn edge_hash(from: Id, to: Id) -> u64 {
 }
 
 impl Layer {
+    /// Whether nothing was ever in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     pub(super) fn slot(&self, id: Id) -> Option<&Slot> {
         self.slots.get(id).filter(|slot| slot.is_known())
     }

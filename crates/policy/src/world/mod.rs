@@ -9,6 +9,7 @@
 //! INVARIANT: a decision is the one that `cedar_policy::Authorizer` gives on the same policies
 //! and entities: effect, determining policies and errors. The oracle test holds it.
 
+mod access;
 mod circle;
 mod closure;
 mod conditions;
@@ -21,7 +22,13 @@ mod names;
 mod naming;
 mod paged;
 mod part;
+mod path;
 mod prepared;
+mod principals;
+mod reads;
+mod resolved;
+mod retired;
+mod shortlist;
 mod trie;
 
 use std::collections::BTreeMap;
@@ -38,11 +45,21 @@ use crate::model::{Change, Delta, Item, ItemKey, KeyBody, Kind, Revision, Snapsh
 use crate::route::Route;
 use crate::service::ServiceSettings;
 
+pub use self::access::{
+    Access, Cursor, Found, Given, Holding, InRole, MAX_ACTIONS, MAX_NAMED, WhoCan, Whom,
+};
 pub use self::circle::Circle;
-pub use self::explain::{Explanation, NearMiss, PolicyText};
+pub use self::conditions::Seen;
+pub use self::explain::{Determining, Explanation, NearMiss, PolicyText};
 pub use self::naming::Naming;
 pub use self::part::member_key;
+pub use self::path::PathStep;
 pub use self::prepared::Prepared;
+pub use self::principals::Principals;
+pub use self::reads::{Named, Reads};
+pub(crate) use self::resolved::Handles;
+pub use self::resolved::Resolved;
+pub use self::retired::Retired;
 
 /// An immutable, indexed state; a clone is cheap and shares everything.
 #[derive(Clone, Default)]

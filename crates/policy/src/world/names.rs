@@ -75,7 +75,7 @@ pub(super) fn hash_text(kind: u32, text: &str) -> u64 {
 
 /// Of an entity, by both texts, so that one look-up finds it.
 #[inline]
-fn hash_entity(kind: &str, id: &str) -> u64 {
+pub(super) fn hash_entity(kind: &str, id: &str) -> u64 {
     let mut hasher = FixedState::default().build_hasher();
     hasher.write(kind.as_bytes());
     hasher.write(id.as_bytes());
@@ -131,6 +131,13 @@ impl Names {
 
     pub(super) fn type_name(&self, kind: Id) -> Option<&TypeName> {
         self.types.find(hash_number(kind.into()), |(id, _)| *id == kind).map(|(_, name)| name)
+    }
+
+    /// All entities that anything names.
+    pub(super) fn entities(&self) -> impl Iterator<Item = Id> + '_ {
+        (0..self.next).filter(|id| {
+            self.records.get(*id).is_some_and(|held| held.text.is_some() && held.kind < NONE)
+        })
     }
 
     /// The entity's identifier in words.

@@ -21,6 +21,11 @@ impl<T> Default for Paged<T> {
 }
 
 impl<T: Clone + Default> Paged<T> {
+    /// Whether nothing was ever written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
     #[inline]
     pub(super) fn get(&self, index: u32) -> Option<&T> {
         let index = index as usize;

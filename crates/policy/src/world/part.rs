@@ -128,6 +128,18 @@ impl Part {
         }
     }
 
+    /// The service; empty for the directory.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The policy, link or grant of this name.
+    pub(super) fn named(&self, name: &str) -> Option<&Stored> {
+        [Kind::Grant, Kind::Policy, Kind::Link]
+            .into_iter()
+            .find_map(|kind| self.stored(kind, name).filter(|held| held.body.policy().is_some()))
+    }
+
     /// Whether something in it ends.
     pub(super) fn has_ends(&self) -> bool {
         !self.ends.is_empty()

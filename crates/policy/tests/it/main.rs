@@ -7,6 +7,7 @@
     reason = "a test may fail by panicking"
 )]
 
+mod access;
 mod authzen;
 mod bundle;
 mod bundle_json;
@@ -17,6 +18,7 @@ mod items;
 mod openapi;
 mod oracle;
 mod random;
+mod reads;
 mod routes;
 mod schema;
 mod settings;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use keepgate_policy::decision::QueryError;
 use keepgate_policy::model::{EntityBody, GrantBody, LinkBody, MemberBody, PolicyBody, RoleBody};
 use keepgate_policy::world::Prepared;
-use keepgate_policy::{Change, Decision, Item, ItemBody, ItemKey, Kind, Uid, World};
+use keepgate_policy::{Change, Decision, Item, ItemBody, ItemKey, Kind, Uid, Verdict, World};
 use serde_json::{Value, json};
 
 pub(crate) type Json = BTreeMap<String, Value>;
@@ -571,5 +571,43 @@ impl Question {
         let prepared = Prepared::new(Some(claims), &self.principal_properties)?;
         let nothing = Json::new();
         world.decide_prepared(&self.query().principal_properties(&nothing), &prepared)
+    }
+
+    /// The same, of what another world (or this one) has looked up before: of principal, action and
+    /// resource those whose bit is set.
+    pub(crate) fn ask_resolved(
+        &self,
+        world: &World,
+        by: &World,
+        which: usize,
+    ) -> (Result<Decision, QueryError>, Result<Verdict, QueryError>) {
+        let wanted = |bit: usize| (which & bit != 0).then_some(());
+        let principal = wanted(1).and_then(|()| {
+            by.resolve_principal(SERVICE, &self.principal, &self.principal_parents).ok()
+        });
+        let action = wanted(2).and_then(|()| by.resolve(SERVICE, &self.action).ok());
+        let resource = wanted(4).and_then(|()| by.resolve(SERVICE, &self.resource).ok());
+        let mut query = self.query();
+        if let Some(principal) = &principal {
+            query = query.resolved_principal(principal);
+        }
+        if let Some(action) = &action {
+            query = query.resolved_action(action);
+        }
+        if let Some(resource) = &resource {
+            query = query.resolved_resource(resource);
+        }
+        let nothing = Json::new();
+        let prepared = match &self.claims {
+            None => Prepared::nothing().clone(),
+            Some(claims) => {
+                query = query.principal_properties(&nothing);
+                match Prepared::new(Some(claims), &self.principal_properties) {
+                    Ok(prepared) => prepared,
+                    Err(error) => return (Err(error.clone()), Err(error)),
+                }
+            }
+        };
+        (world.decide_prepared(&query, &prepared), world.judge(&query, &prepared))
     }
 }

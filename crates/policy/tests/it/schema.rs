@@ -413,7 +413,7 @@ fn an_explanation_names_what_decided_and_what_came_near() {
             explanation
                 .determining
                 .iter()
-                .map(|policy| format!("by {}: {}", policy.id, policy.text)),
+                .map(|by| format!("by {}: {}", by.policy.id, by.policy.text)),
         );
         lines.extend(
             explanation.near.iter().map(|near| format!("near {}: {}", near.policy.id, near.why)),
@@ -423,13 +423,13 @@ fn an_explanation_names_what_decided_and_what_came_near() {
     expect![[r#"
         Deny(Forbid)
         by p4: forbid (principal, action == Action::"write", resource) when { context.hour > 3 };
-        near p0: `user::"u9"` does not match `principal in role::"r0"`
+        near p0: `user::"u9"` is not in `role::"r0"`
         near p1: `Action::"write"` does not match `action == Action::"read"`"#]]
     .assert_eq(&explain("write", user(9), 5));
     expect![[r#"
         Deny(NoPermit)
         near p1: its condition is false
-        near p0: `user::"u9"` does not match `principal in role::"r0"`"#]]
+        near p0: `user::"u9"` is not in `role::"r0"`"#]]
     .assert_eq(&explain("read", user(9), 1));
     expect![[r#"
         Deny(NoPermit)

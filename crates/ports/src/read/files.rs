@@ -124,7 +124,7 @@ impl Files {
         snapshot.localhost = proc::hosts(&self.hosts(), "localhost");
     }
 
-    fn settings(&self, kernel: &str, unknown: &mut Vec<Unknown>) -> Settings {
+    pub(crate) fn settings(&self, kernel: &str, unknown: &mut Vec<Unknown>) -> Settings {
         let defaults = Settings::default();
         let number = |name: &str| self.sysctl(name).and_then(|t| proc::number::<u64>(&t));
         let mut assumed = Vec::new();

@@ -9,6 +9,7 @@ mod evidence;
 mod files;
 mod owners;
 mod sockets;
+pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;

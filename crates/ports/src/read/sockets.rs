@@ -1,6 +1,7 @@
 //! TCP sockets, from netlink or, where that is refused, from `/proc/net/tcp{,6}`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::diag::{self, Filter, Message, Socket};
@@ -15,9 +16,26 @@ pub(crate) fn dump(
     netlink: &Netlink,
     states: u32,
     filter: Filter,
-    mut each: impl FnMut(&Socket),
+    each: impl FnMut(&Socket),
 ) -> io::Result<()> {
     netlink.send(&diag::dump_request(states, filter))?;
+    receive(netlink, each)
+}
+
+/// Calls `each` for every socket in one of `states` toward one of `remotes`, with its own port within
+/// `local_ports`.
+pub(crate) fn dump_toward(
+    netlink: &Netlink,
+    states: u32,
+    remotes: &[SocketAddr],
+    local_ports: (u16, u16),
+    each: impl FnMut(&Socket),
+) -> io::Result<()> {
+    netlink.send(&diag::toward_request(states, remotes, local_ports))?;
+    receive(netlink, each)
+}
+
+fn receive(netlink: &Netlink, mut each: impl FnMut(&Socket)) -> io::Result<()> {
     let mut buffer = vec![0u8; BUFFER];
     for _ in 0..MAX_DATAGRAMS {
         let length = netlink.receive(&mut buffer)?;

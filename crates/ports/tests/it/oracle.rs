@@ -14,6 +14,8 @@ use keepgate_ports::rules;
 use keepgate_ports::table::BucketKey;
 use socket2::SockRef;
 
+use keepgate_ports::read::watch::{Wanted, Watch};
+
 use crate::world::{
     CLIENT, CLIENT_2, CLIENT_6, SERVER, SERVER_6, SILENT, World, available, bind_without_port,
     close_into_time_wait, listener, open, open_to, socket,
@@ -580,6 +582,23 @@ fn the_cheap_count_agrees_with_the_full_look() {
         assert_eq!(count.remaining, bucket.remaining, "{dst}");
         assert_eq!((count.usable, count.used), (bucket.usable, bucket.used), "{dst}");
     }
+    // Several at once, of both families and in any order, beside others that are not asked for.
+    let other = world.listen(&format!("{SERVER}:7001"));
+    let _others = open(&world, &other, 3, &plain);
+    let all = [addr(SERVER, 9), addr(SERVER_6, 7000), addr(SERVER, 7000), addr(SERVER, 7000)];
+    let wanted = all.map(|dst| Wanted { src: None, dst });
+    let seen = world.in_client(|| Watch::open().unwrap().look(&wanted)).unwrap();
+    for (dst, seen) in all.iter().zip(seen) {
+        let (dst, seen) = (*dst, seen.unwrap());
+        let count =
+            world.in_client(|| keepgate_ports::budget::usable_ports_toward(dst, None)).unwrap();
+        assert_eq!((seen.usable, seen.used), (count.usable, count.used), "{dst}");
+        assert_eq!(seen.remaining, count.remaining, "{dst}");
+    }
+    let supply = world.in_client(keepgate_ports::read::watch::supply).unwrap();
+    let fresh =
+        world.in_client(|| keepgate_ports::budget::usable_ports_toward(all[0], None)).unwrap();
+    assert_eq!(supply, fresh.usable);
     let from = CLIENT_6.parse().ok();
     let count = world
         .in_client(|| keepgate_ports::budget::usable_ports_toward(addr(SERVER_6, 7000), from))

@@ -9,10 +9,31 @@ use super::session::{Committed, Session};
 use super::writer;
 
 /// The layout that this release reads and writes: the number of [`STEPS`].
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 /// What each layout adds to the one before: what is done, in words, and the statements.
-const STEPS: [(&str, &str); 1] = [("create the tables of a center", TABLES)];
+const STEPS: [(&str, &str); 2] = [
+    ("create the tables of a center", TABLES),
+    ("keep past states, the keys of access logs, and sessions of the console", NEW),
+];
+
+/// The past begins with the head.
+const NEW: &str = r#"
+CREATE TABLE past (revision bigint NOT NULL, service text COLLATE "C" NOT NULL,
+    kind text COLLATE "C" NOT NULL, id text COLLATE "C" NOT NULL, body bytea, digest bytea,
+    since bigint NOT NULL, bytes bigint NOT NULL, PRIMARY KEY (revision, service, kind, id));
+CREATE TABLE past_head (one int PRIMARY KEY CHECK (one = 1), oldest bigint NOT NULL,
+    through bigint NOT NULL, bytes bigint NOT NULL) WITH (fillfactor = 20);
+INSERT INTO past_head SELECT 1, revision, revision, 0 FROM head;
+CREATE TABLE log_keys (id text PRIMARY KEY, seed bytea NOT NULL, public bytea NOT NULL,
+    unix_ms bigint NOT NULL);
+CREATE TABLE log_heads (log bytea PRIMARY KEY, token text NOT NULL, gate text NOT NULL,
+    seq bigint NOT NULL, chain bytea NOT NULL, unix_ms bigint NOT NULL) WITH (fillfactor = 50);
+CREATE INDEX log_heads_by_token ON log_heads (token);
+CREATE TABLE sessions (sha256 bytea PRIMARY KEY, token text COLLATE "C" NOT NULL,
+    created_unix_s bigint NOT NULL, expires_unix_s bigint NOT NULL, ends_unix_s bigint NOT NULL);
+CREATE INDEX sessions_by_token ON sessions (token);
+"#;
 
 /// Ids come in the order of their bytes, as everywhere else.
 const TABLES: &str = r#"

@@ -11,12 +11,16 @@
 //! small runtime of its own; all calls block and are made outside of runtimes.
 
 mod address;
+mod audit;
 mod layout;
 mod listen;
+mod logs;
+mod past;
 mod pool;
 mod replace;
 mod rows;
 mod session;
+mod sessions;
 mod stage;
 mod text;
 mod tls;

@@ -12,12 +12,14 @@ use super::super::values::{
     LEFT_OUT, RawMeta, digest_of, origin_of, signed, sized, stored_kind, unsigned,
 };
 use super::super::{
-    AuditRow, ChangeRow, Changes, Fork, Meta, Reading, RevisionRow, Row, ScopeRow, StoreError, Sum,
-    SumRow, TokenRow, Tombstone,
+    AuditRow, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead, PastRow, Reading,
+    RevisionRow, Row, ScopeRow, SessionRow, StoreError, Sum, SumRow, TokenRow, Tombstone,
 };
 use super::pool::Pool;
 use super::session::{Session, Values, failed};
+use super::sessions;
 use super::text::{readable, storable};
+use super::{logs, past};
 use crate::token::Role;
 
 /// Rows of a page.
@@ -48,6 +50,7 @@ pub(super) enum Table {
     Changes,
     Audit,
     Tombstones,
+    Past,
     /// Any other: its rows are written at once.
     Other,
 }
@@ -347,6 +350,10 @@ impl<C: Connected> Reading for Tx<C> {
         found.iter().map(token_row).collect()
     }
 
+    fn console_session(&self, sha256: &[u8; 32]) -> Result<Option<SessionRow>, StoreError> {
+        sessions::find(self.session(Table::Other)?, sha256)
+    }
+
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
         let sql = format!("{AUDIT} WHERE seq > $1 ORDER BY seq LIMIT $2");
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -358,6 +365,18 @@ impl<C: Connected> Reading for Tx<C> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let before = if seq == 0 { i64::MAX } else { signed(seq) };
         self.audited(&sql, &[(&before, Type::INT8), (&limit, Type::INT8)])
+    }
+
+    fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {
+        logs::keys(self.session(Table::Other)?)
+    }
+
+    fn log_head(&self, log: &[u8; 16]) -> Result<Option<LogHeadRow>, StoreError> {
+        logs::head(self.session(Table::Other)?, log)
+    }
+
+    fn log_heads(&self, token: Option<&str>, limit: usize) -> Result<Vec<LogHeadRow>, StoreError> {
+        logs::heads(self.session(Table::Other)?, token, limit)
     }
 
     fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError> {
@@ -375,6 +394,39 @@ impl<C: Connected> Reading for Tx<C> {
             ],
         )?;
         Ok(found.into_iter().next())
+    }
+
+    fn audit_in(
+        &self,
+        revision: Revision,
+        seq: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let sql = format!("{AUDIT} WHERE revision = $1 AND seq > $2 ORDER BY seq LIMIT $3");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.audited(
+            &sql,
+            &[(&signed(revision.0), Type::INT8), (&signed(seq), Type::INT8), (&limit, Type::INT8)],
+        )
+    }
+
+    fn past_head(&self) -> Result<PastHead, StoreError> {
+        past::head(self.session(Table::Other)?)
+    }
+
+    fn past_after(
+        &self,
+        revision: Revision,
+        visit: &mut dyn FnMut(PastRow) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        past::after(self.session(Table::Past)?, revision, visit)
+    }
+
+    fn revision_at(&self, unix_ms: u64) -> Result<Option<RevisionRow>, StoreError> {
+        let sql = format!("{REVISION} WHERE unix_ms <= $1 ORDER BY revision DESC LIMIT 1");
+        let session = self.session(Table::Other)?;
+        let found = session.query("reading a revision", &sql, &[(&signed(unix_ms), Type::INT8)])?;
+        found.first().map(revision_row).transpose()
     }
 }
 
@@ -462,7 +514,7 @@ fn number_or_none(row: &SqlRow, column: usize) -> Result<Option<u64>, StoreError
     Ok(get::<Option<i64>>(row, column)?.map(unsigned))
 }
 
-fn key_of(row: &SqlRow, first: usize) -> Result<ItemKey, StoreError> {
+pub(super) fn key_of(row: &SqlRow, first: usize) -> Result<ItemKey, StoreError> {
     let kind = stored_kind(get(row, first + 1)?)?;
     Ok(ItemKey { service: get(row, first)?, kind, id: readable(get(row, first + 2)?) })
 }

@@ -8,15 +8,19 @@ use std::time::Duration;
 use keepgate_policy::{Digest, ItemKey, Revision};
 use tokio_postgres::types::Type;
 
+use super::super::past::{self as bounds, Noted};
 use super::super::values::{LEFT_OUT, RawMeta, signed};
 use super::super::{
-    AuditRow, Brought, ChangeRow, Fork, Meta, Retention, RevisionRow, Row, ScopeRow, Staged,
-    StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Fork, LogHeadRow, LogKeyRow, Meta, PastRow, Retention,
+    RevisionRow, Row, ScopeRow, SessionBounds, SessionChange, Staged, StoreError, Sum, SumRow,
+    TokenRow, TokenUse, Tombstone, Writing,
 };
 use super::address::Address;
 use super::rows::{Connected, Table, Tx, each_tombstone, get, number};
 use super::session::{Session, Values, reason};
+use super::sessions;
 use super::text::storable;
+use super::{audit, past};
 
 /// Rows that are kept back at most, and their bytes.
 const ROWS: usize = 1000;
@@ -43,6 +47,7 @@ struct Kept {
     changes: Vec<(i64, ChangeRow)>,
     audit: Vec<(i64, AuditRow)>,
     tombstones: BTreeMap<ItemKey, Option<Tombstone>>,
+    past: Vec<PastRow>,
     bytes: usize,
 }
 
@@ -66,6 +71,8 @@ pub(super) struct Batch<'a> {
     /// Rows that were written or kept back.
     rows: usize,
     long: bool,
+    /// What was noted of the past.
+    noted: Noted,
     /// That of the revision that the transaction made.
     pub(super) write_id: Option<[u8; 16]>,
 }
@@ -77,6 +84,7 @@ impl Connected for Batch<'_> {
             Table::Changes => self.flush_changes()?,
             Table::Audit => self.flush_audit()?,
             Table::Tombstones => self.flush_tombstones()?,
+            Table::Past => self.flush_past()?,
             Table::Other => {}
         }
         Ok(self.session)
@@ -152,6 +160,7 @@ impl<'a> Batch<'a> {
             audit_seq: Cell::new(None),
             rows: 0,
             long: false,
+            noted: Noted::default(),
             write_id: None,
         })
     }
@@ -161,6 +170,7 @@ impl<'a> Batch<'a> {
         self.flush_items()?;
         self.flush_changes()?;
         self.flush_audit()?;
+        self.flush_past()?;
         self.flush_tombstones()
     }
 
@@ -176,6 +186,7 @@ impl<'a> Batch<'a> {
                 || kept.changes.len() >= ROWS
                 || kept.audit.len() >= ROWS
                 || kept.tombstones.len() >= ROWS
+                || kept.past.len() >= ROWS
         };
         if full {
             self.finish()?;
@@ -227,7 +238,12 @@ impl<'a> Batch<'a> {
 
     fn flush_audit(&self) -> Result<(), StoreError> {
         let rows = std::mem::take(&mut self.kept.borrow_mut().audit);
-        if rows.is_empty() { Ok(()) } else { write_audit(self.session, &rows) }
+        if rows.is_empty() { Ok(()) } else { audit::write(self.session, &rows) }
+    }
+
+    fn flush_past(&self) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut self.kept.borrow_mut().past);
+        if rows.is_empty() { Ok(()) } else { past::write(self.session, &rows) }
     }
 
     fn flush_tombstones(&self) -> Result<(), StoreError> {
@@ -388,7 +404,22 @@ impl Writing for Writer<'_> {
             .map(|_| ())
     }
 
+    fn past(&mut self, row: &PastRow) -> Result<(), StoreError> {
+        let bytes = row.bytes();
+        self.noted.bytes += bytes;
+        self.kept.borrow_mut().past.push(row.clone());
+        self.kept_one(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    fn past_complete(&mut self) -> Result<(), StoreError> {
+        self.noted.complete = true;
+        Ok(())
+    }
+
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError> {
+        if row.revoked_unix_s.is_some() {
+            sessions::end_of(self.session, &row.id)?;
+        }
         self.session
             .execute(
                 "writing a token",
@@ -414,6 +445,14 @@ impl Writing for Writer<'_> {
                 ],
             )
             .map(|_| ())
+    }
+
+    fn session_change(
+        &mut self,
+        change: &SessionChange,
+        bounds: SessionBounds,
+    ) -> Result<bool, StoreError> {
+        sessions::change(self.session, change, bounds)
     }
 
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
@@ -456,7 +495,7 @@ impl Writing for Writer<'_> {
             ],
         )?;
         self.head.set((revision, Revision(number(&made, 0)?)));
-        Ok(())
+        bounds::advance(&past::Kept(self.session), self.noted, row, keep)
     }
 
     fn set_meta(&mut self, meta: &Meta) -> Result<(), StoreError> {
@@ -505,6 +544,14 @@ impl Writing for Writer<'_> {
         }
         self.kept.borrow_mut().tombstones.insert(key.clone(), None);
         self.kept_one(key.id.len())
+    }
+
+    fn put_log_key(&mut self, row: &LogKeyRow) -> Result<(), StoreError> {
+        super::logs::put_key(self.session, row)
+    }
+
+    fn put_log_head(&mut self, row: &LogHeadRow) -> Result<(), StoreError> {
+        super::logs::put_head(self.session, row)
     }
 
     fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError> {
@@ -631,43 +678,6 @@ fn write_changes(session: &Session, rows: &[(i64, ChangeRow)]) -> Result<(), Sto
                 (&keys.ids, Type::TEXT_ARRAY),
                 (&bodies, Type::BYTEA_ARRAY),
                 (&needs, Type::INT8_ARRAY),
-            ],
-        )
-        .map(|_| ())
-}
-
-fn write_audit(session: &Session, rows: &[(i64, AuditRow)]) -> Result<(), StoreError> {
-    let seqs: Vec<i64> = rows.iter().map(|(seq, _)| *seq).collect();
-    let number = |of: fn(&AuditRow) -> u64| -> Vec<i64> {
-        rows.iter().map(|(_, row)| signed(of(row))).collect()
-    };
-    fn texts(rows: &[(i64, AuditRow)], of: fn(&AuditRow) -> &String) -> Vec<&str> {
-        rows.iter().map(|(_, row)| of(row).as_str()).collect()
-    }
-    fn optional<'a>(
-        rows: &'a [(i64, AuditRow)],
-        of: fn(&AuditRow) -> &Option<String>,
-    ) -> Vec<Option<std::borrow::Cow<'a, str>>> {
-        rows.iter().map(|(_, row)| of(row).as_deref().map(storable)).collect()
-    }
-    let ids: Vec<_> = rows.iter().map(|(_, row)| storable(&row.id)).collect();
-    session
-        .execute(
-            "writing the audit log",
-            "INSERT INTO audit (seq, revision, unix_ms, actor, action, service, kind, id, before, \
-             after) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], \
-             $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[])",
-            &[
-                (&seqs, Type::INT8_ARRAY),
-                (&number(|row| row.revision.0), Type::INT8_ARRAY),
-                (&number(|row| row.unix_ms), Type::INT8_ARRAY),
-                (&texts(rows, |row| &row.actor), Type::TEXT_ARRAY),
-                (&texts(rows, |row| &row.action), Type::TEXT_ARRAY),
-                (&texts(rows, |row| &row.service), Type::TEXT_ARRAY),
-                (&texts(rows, |row| &row.kind), Type::TEXT_ARRAY),
-                (&ids, Type::TEXT_ARRAY),
-                (&optional(rows, |row| &row.before), Type::TEXT_ARRAY),
-                (&optional(rows, |row| &row.after), Type::TEXT_ARRAY),
             ],
         )
         .map(|_| ())

@@ -12,7 +12,7 @@ use super::super::{APPLY, Meta, RevisionRow, StoreError, SumRow, new_meta, rando
 use super::meta;
 use super::rows::{self, unsigned};
 use super::tokens;
-use super::{FIRST_LAYOUT, LAYOUT, SECOND_LAYOUT, failed};
+use super::{FIRST_LAYOUT, LAYOUT, SECOND_LAYOUT, THIRD_LAYOUT, failed};
 
 const TABLES: &str = "
 CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL,
@@ -67,6 +67,27 @@ ALTER TABLE items ADD COLUMN base BLOB;
 CREATE INDEX audit_by_revision ON audit (revision);
 ";
 
+/// What layout 4 adds: what revisions found before they changed it, where the past begins with the
+/// head; the keys with which access logs are signed, and what was signed last; who has signed in
+/// to the console.
+const PAST_LOGS_SESSIONS: &str = "
+CREATE TABLE past (revision INTEGER NOT NULL, service TEXT NOT NULL,
+    kind TEXT NOT NULL, id TEXT NOT NULL, body BLOB, digest BLOB, since INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, PRIMARY KEY (revision, service, kind, id)) WITHOUT ROWID;
+CREATE TABLE past_head (one INTEGER PRIMARY KEY CHECK (one = 1),
+    oldest INTEGER NOT NULL, through INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO past_head SELECT 1, revision, revision, 0 FROM head;
+CREATE TABLE log_keys (id TEXT PRIMARY KEY, seed BLOB NOT NULL, public BLOB NOT NULL,
+    unix_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE log_heads (log BLOB PRIMARY KEY, token TEXT NOT NULL, gate TEXT NOT NULL,
+    seq INTEGER NOT NULL, chain BLOB NOT NULL, unix_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX log_heads_by_token ON log_heads (token);
+CREATE TABLE sessions (sha256 BLOB PRIMARY KEY, token TEXT NOT NULL,
+    created_unix_s INTEGER NOT NULL, expires_unix_s INTEGER NOT NULL, ends_unix_s INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE INDEX sessions_by_token ON sessions (token);
+";
+
 /// Lays out an empty database, with a history of its own.
 pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     let doing = "laying out the tables";
@@ -75,6 +96,7 @@ pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
     tx.execute_batch(TERMS).map_err(failed(doing))?;
     tx.execute_batch(ORIGINS).map_err(failed(doing))?;
+    tx.execute_batch(PAST_LOGS_SESSIONS).map_err(failed(doing))?;
     begin_history(&tx, &new_meta(Vec::new())?, &RevisionRow::zero())?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
     tx.commit().map_err(failed(doing))
@@ -87,20 +109,23 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let found: i64 =
         tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed(doing))?;
     match found {
-        FIRST_LAYOUT | SECOND_LAYOUT => {}
+        FIRST_LAYOUT | SECOND_LAYOUT | THIRD_LAYOUT => {}
         found => return Err(StoreError::Layout { found, known: LAYOUT }),
     }
     if found == FIRST_LAYOUT {
         as_it_says(&tx)?;
         tx.execute_batch(HISTORY_TABLES).map_err(failed(doing))?;
     }
-    // Tokens are read by the columns of this release.
-    add_terms(&tx)?;
-    if found == FIRST_LAYOUT {
-        add_history(&tx)?;
+    if found < THIRD_LAYOUT {
+        // Tokens are read by the columns of this release.
+        add_terms(&tx)?;
+        if found == FIRST_LAYOUT {
+            add_history(&tx)?;
+        }
+        keep_authzen(&tx)?;
+        add_origins(&tx)?;
     }
-    keep_authzen(&tx)?;
-    add_origins(&tx)?;
+    tx.execute_batch(PAST_LOGS_SESSIONS).map_err(failed(doing))?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
     tx.commit().map_err(failed(doing))
 }

@@ -10,8 +10,11 @@
 mod columns;
 mod high;
 pub(in crate::store) mod layout;
+mod logs;
 mod meta;
+mod past;
 mod rows;
+mod sessions;
 mod start;
 mod tokens;
 
@@ -27,19 +30,23 @@ use keepgate_policy::Mark;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::Fault;
+use super::past::Noted;
 use super::{EditVerdict, Reading, Store, StoreError, Writing};
 use high::High;
 use rows::{Plain, Reader, Writer};
 use start::{Inventory, inode};
 
 /// The layout this release reads and writes.
-const LAYOUT: i64 = 3;
+const LAYOUT: i64 = 4;
 
 /// That of release 0.1, which is migrated.
 const FIRST_LAYOUT: i64 = 1;
 
 /// That of the first releases with a history, which is migrated.
 const SECOND_LAYOUT: i64 = 2;
+
+/// That of the releases before past states were kept, which is migrated.
+const THIRD_LAYOUT: i64 = 3;
 
 /// Read connections kept open for reuse; more may be open for a moment.
 const IDLE_READERS: usize = 4;
@@ -111,7 +118,7 @@ impl SqliteStore {
                 layout::migrate(&mut connection)?;
                 tracing::info!(%shown, "the store of release 0.1 was migrated");
             }
-            SECOND_LAYOUT => {
+            SECOND_LAYOUT | THIRD_LAYOUT => {
                 start::check(&connection, &inventory)?;
                 layout::migrate(&mut connection)?;
                 tracing::info!(%shown, "the store of an earlier release was migrated");
@@ -377,7 +384,8 @@ impl Store for SqliteStore {
     ) -> Result<(), StoreError> {
         let connection = lock_of(&self.writer);
         connection.execute_batch("BEGIN IMMEDIATE").map_err(failed("beginning to write"))?;
-        let mut writer = Writer { connection: &connection, seq: 0, advanced: false };
+        let mut writer =
+            Writer { connection: &connection, seq: 0, advanced: false, past: Noted::default() };
         let done = self.there().and_then(|()| work(&mut writer));
         let advanced = writer.advanced;
         match done {

@@ -3,13 +3,15 @@
 use keepgate_policy::{Digest, ItemKey, Kind, Revision};
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
 
+use super::super::past::{self as bounds, Noted};
 use super::super::values::{self, LEFT_OUT, digest_of, origin_of, signed, sized, stored_kind};
 use super::super::{
-    AuditRow, Brought, ChangeRow, Changes, Fork, Meta, Reading, Retention, RevisionRow, Row,
-    ScopeRow, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead, PastRow,
+    Reading, Retention, RevisionRow, Row, ScopeRow, SessionBounds, SessionChange, SessionRow,
+    StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
 use super::columns::audit_rows;
-use super::{IDLE_READERS, SqliteStore, failed, lock_of, meta, tokens};
+use super::{IDLE_READERS, SqliteStore, failed, lock_of, logs, meta, past, sessions, tokens};
 
 /// A read transaction on a connection that goes back to the pool.
 pub(super) struct Reader<'a> {
@@ -34,6 +36,8 @@ pub(super) struct Writer<'a> {
     pub(super) seq: i64,
     /// Whether the transaction made a revision.
     pub(super) advanced: bool,
+    /// What it noted of the past.
+    pub(super) past: Noted,
 }
 
 /// A transaction on a connection at hand, before a store is made of it.
@@ -334,6 +338,10 @@ impl<T: Connected> Reading for T {
         tokens::all(self.connection()?)
     }
 
+    fn console_session(&self, sha256: &[u8; 32]) -> Result<Option<SessionRow>, StoreError> {
+        sessions::find(self.connection()?, sha256)
+    }
+
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let bound = params![signed(seq), limit];
@@ -347,10 +355,61 @@ impl<T: Connected> Reading for T {
         audit_rows(self.connection()?, "WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2", bound)
     }
 
+    fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {
+        logs::keys(self.connection()?)
+    }
+
+    fn log_head(&self, log: &[u8; 16]) -> Result<Option<LogHeadRow>, StoreError> {
+        logs::head(self.connection()?, log)
+    }
+
+    fn log_heads(&self, token: Option<&str>, limit: usize) -> Result<Vec<LogHeadRow>, StoreError> {
+        logs::heads(self.connection()?, token, limit)
+    }
+
     fn audit_of(&self, revision: Revision, key: &ItemKey) -> Result<Option<AuditRow>, StoreError> {
         let bound = params![signed(revision.0), key.service, key.kind.as_str(), key.id];
         let which = "WHERE revision = ?1 AND service = ?2 AND kind = ?3 AND id = ?4 LIMIT 1";
         Ok(audit_rows(self.connection()?, which, bound)?.pop())
+    }
+
+    fn audit_in(
+        &self,
+        revision: Revision,
+        seq: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let bound = params![signed(revision.0), signed(seq), limit];
+        let which = "WHERE revision = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+        audit_rows(self.connection()?, which, bound)
+    }
+
+    fn past_head(&self) -> Result<PastHead, StoreError> {
+        past::head(self.connection()?)
+    }
+
+    fn past_after(
+        &self,
+        revision: Revision,
+        visit: &mut dyn FnMut(PastRow) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        past::after(self.connection()?, revision, visit)
+    }
+
+    fn revision_at(&self, unix_ms: u64) -> Result<Option<RevisionRow>, StoreError> {
+        let doing = "reading a revision";
+        let mut statement = self
+            .connection()?
+            .prepare_cached(&format!(
+                "{REVISION} WHERE unix_ms <= ?1 ORDER BY revision DESC LIMIT 1"
+            ))
+            .map_err(failed(doing))?;
+        statement
+            .query_row(params![signed(unix_ms)], revision_row)
+            .optional()
+            .map_err(failed(doing))?
+            .transpose()
     }
 }
 
@@ -447,8 +506,29 @@ impl Writing for Writer<'_> {
         .map(|_| ())
     }
 
+    fn past(&mut self, row: &PastRow) -> Result<(), StoreError> {
+        self.past.bytes += row.bytes();
+        past::write(self.connection, row)
+    }
+
+    fn past_complete(&mut self) -> Result<(), StoreError> {
+        self.past.complete = true;
+        Ok(())
+    }
+
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError> {
+        if row.revoked_unix_s.is_some() {
+            sessions::end_of(self.connection, &row.id)?;
+        }
         tokens::write(self.connection, row)
+    }
+
+    fn session_change(
+        &mut self,
+        change: &SessionChange,
+        bounds: SessionBounds,
+    ) -> Result<bool, StoreError> {
+        sessions::change(self.connection, change, bounds)
     }
 
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
@@ -492,8 +572,8 @@ impl Writing for Writer<'_> {
             doing,
             "DELETE FROM audit WHERE seq <= (SELECT coalesce(max(seq), 0) FROM audit) - ?1",
             params![signed(keep.audit_rows)],
-        )
-        .map(|_| ())
+        )?;
+        bounds::advance(self, self.past, row, keep)
     }
 
     fn set_meta(&mut self, meta: &Meta) -> Result<(), StoreError> {
@@ -552,6 +632,14 @@ impl Writing for Writer<'_> {
             params![key.service, key.kind.as_str(), key.id],
         )
         .map(|_| ())
+    }
+
+    fn put_log_key(&mut self, row: &LogKeyRow) -> Result<(), StoreError> {
+        logs::put_key(self.connection, row)
+    }
+
+    fn put_log_head(&mut self, row: &LogHeadRow) -> Result<(), StoreError> {
+        logs::put_head(self.connection, row)
     }
 
     fn touch(&mut self, used: &[TokenUse]) -> Result<(), StoreError> {

@@ -1,5 +1,8 @@
 //! What is read, what is refused and how that is told, and the bounds.
 
+use keepgate_client::pool::Protocol;
+
+use super::super::sites::{ADDRESSES, SOURCES, UpstreamHost};
 use super::*;
 
 fn faults(text: &str) -> Vec<String> {
@@ -184,8 +187,24 @@ fn bounds_hold_at_and_beyond_them() {
         };
         (0..n).map(one).collect()
     };
+    fn sources(all: impl IntoIterator<Item = String>) -> String {
+        let all: Vec<String> = all.into_iter().map(|one| format!("\"{one}\"")).collect();
+        format!(
+            "[upstream.u]\naddresses = \"a:1\"\nsources = [{}]\n\
+             [[site]]\nservice = \"s\"\nupstream = \"u\"\n",
+            all.join(",")
+        )
+    }
     for (good, bad, says) in [
         (upstream(ADDRESSES) + &site(""), upstream(ADDRESSES + 1) + &site(""), "256 addresses"),
+        (
+            sources((1..=SOURCES).map(|n| format!("10.0.0.{n}"))),
+            sources((0..=SOURCES).map(|n| format!("10.0.0.{n}"))),
+            "at most 64 addresses",
+        ),
+        (sources(["::1".to_owned()]), sources(["a.example".to_owned()]), "got `a.example`"),
+        (sources([]), sources(["0.0.0.0".to_owned()]), "an address of this host"),
+        (sources([]), sources(["::1".to_owned(), "::1".to_owned()]), "there twice"),
         (upstream(1) + &paths(SITES), upstream(1) + &paths(SITES + 1), "1000 sites"),
         (upstream(1) + &hosts(HOSTS), upstream(1) + &hosts(HOSTS + 1), "200 hosts"),
         (upstream(1) + &removed(HEADERS), upstream(1) + &removed(HEADERS + 1), "64 headers"),

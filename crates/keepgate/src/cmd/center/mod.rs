@@ -5,9 +5,11 @@ mod upkeep;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use keepgate_center::store::Retention;
 use keepgate_center::{Bounds, Center, CenterConfig, Certificate, TlsFiles};
 use keepgate_policy::duration;
 use serde_json::json;
@@ -17,6 +19,7 @@ use crate::exit::{Exit, usage};
 use crate::reread::Files;
 use crate::signals::{Hangup, Stop};
 use crate::style::{self, Paint};
+use crate::telemetry;
 
 /// Run an authorization center
 ///
@@ -71,6 +74,18 @@ pub(crate) struct Args {
     /// Largest `apply` in bytes; a million entities take about 170 million
     #[arg(long, env = "KEEPGATE_APPLY_BYTES", value_name = "BYTES", default_value_t = keepgate_center::APPLY_BYTES, value_parser = clap::value_parser!(u64).range(1..))]
     apply_bytes: u64,
+    /// How long past states can be decided in, compared and gone back to
+    #[arg(
+        long,
+        env = "KEEPGATE_HISTORY_AGE",
+        value_name = "DURATION",
+        value_parser = duration::parse_ms,
+        default_value = "30d"
+    )]
+    history_age: u64,
+    /// Bytes that may be kept for that; the oldest states go first
+    #[arg(long, env = "KEEPGATE_HISTORY_BYTES", value_name = "BYTES", default_value_t = Retention::DEFAULT.past_bytes)]
+    history_bytes: u64,
     /// Connections that one address may hold at the same time; a quarter of all unless given
     #[arg(long, env = "KEEPGATE_CONNECTIONS_OF_AN_ADDRESS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connections_of_an_address: Option<u32>,
@@ -84,6 +99,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         return upkeep::run(upkeep);
     }
     let json = args.json;
+    let telemetry = telemetry::start("keepgate-center")?;
     super::server_runtime()?.block_on(async {
         let mut stop = Stop::register()?;
         let hangup = Hangup::register()?;
@@ -91,8 +107,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         let secure = args.tls_cert.is_some();
         let database = args.database.address()?;
         let at = database.as_ref().map(ToString::to_string);
-        let config = CenterConfig { database, ..config(args) };
+        let (tracing, lost) = (telemetry.tracing.clone(), Arc::clone(&telemetry.lost));
+        let config = CenterConfig { database, tracing, lost, ..config(args) };
         let center = start(config, "--listen").await?;
+        telemetry.show(center.metrics());
         let scheme = if secure { "https" } else { "http" };
         let url = format!("{scheme}://{}", center.addr());
         let written = center.admin_token_file().map(|path| path.display().to_string());
@@ -152,7 +170,13 @@ fn config(args: Args) -> CenterConfig {
         connections_of_an_address: args.connections_of_an_address.map(|n| n as usize),
         ..Bounds::default()
     };
+    let retention = Retention {
+        past_ms: args.history_age,
+        past_bytes: args.history_bytes,
+        ..Retention::DEFAULT
+    };
     CenterConfig {
+        retention,
         tls,
         client_ca: args.client_ca,
         public_url: args.public_url,

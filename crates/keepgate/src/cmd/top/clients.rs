@@ -5,13 +5,11 @@
 
 mod draw;
 
-use anyhow::{Context as _, bail};
-use hyper::Method;
+use anyhow::Context as _;
 use keepgate_limit::top::TopAnswer;
 
 use crate::admin::{CenterArgs, only_service, segment};
-use crate::exit::{Exit, usage};
-use crate::origin::Origin;
+use crate::exit::Exit;
 use crate::style::{self, Paint};
 
 /// Who makes the requests of a service: crawls first, then the heaviest callers
@@ -65,30 +63,9 @@ async fn ask(args: &Args) -> anyhow::Result<TopAnswer> {
         let service = only_service(&mut admin, args.service.as_deref()).await?;
         return admin.load(&format!("/v1/services/{}/top", segment(&service))).await;
     };
-    let url = if gate.contains(':') && !gate.contains("//") && !gate.starts_with("unix:") {
-        format!("http://{gate}")
-    } else {
-        gate.clone()
-    };
-    let mut origin = Origin::new(&url, None).map_err(|e| usage(format!("--gate: {e:#}")))?;
     let path = match &args.service {
         Some(service) => format!("/top?service={}", segment(service)),
         None => "/top".to_owned(),
     };
-    let answer = origin.send(Method::GET, &path, &[], None).await.with_context(|| {
-        format!("the gate `{gate}` cannot be asked; --gate is its --admin-listen address")
-    })?;
-    if !answer.status.is_success() {
-        let status = answer.status.as_u16();
-        if matches!(status, 400 | 404) {
-            bail!(
-                "`{gate}` answered /top with {status}: {}",
-                String::from_utf8_lossy(&answer.body).trim()
-            );
-        }
-        bail!("`{gate}` answered /top with {status}; --gate is a gate's --admin-listen address");
-    }
-    serde_json::from_slice(&answer.body).with_context(|| {
-        format!("`{gate}` did not answer with JSON; --gate is a gate's --admin-listen address")
-    })
+    super::ask_gate(gate, &path).await
 }

@@ -179,12 +179,11 @@ async fn allows(
         ("host", json!(host)),
         ("ip", json!("127.0.0.1")),
     ];
+    let asked = api::Question::new(text(principal), text(&request.action), text(&request.resource));
     let question = api::Question {
         service: Some(service.to_owned()),
-        principal: text(principal),
-        action: text(&request.action),
-        resource: text(&request.resource),
         context: context.map(|(name, value)| (name.to_owned(), value)).into(),
+        ..asked
     };
     // What cannot be decided is not allowed.
     admin.post::<api::Answer>("/v1/check", &question).await.is_ok_and(|answer| answer.decision)

@@ -16,12 +16,15 @@ mod value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use cedar_policy_core::ast::{Eid, EntityType, EntityUID, PartialValue, Value};
+use cedar_policy_core::ast::{Eid, EntityType, EntityUID, PartialValue, Value, ValueKind};
 use smol_str::SmolStr;
 
-pub(super) use parse::{ActionText, Condition, Parsed, Ref, ScopeText, Unreadable, parse};
+pub(super) use parse::{
+    Accessed, ActionText, Condition, Parsed, Ref, ScopeText, Unreadable, parse,
+};
 pub(super) use schema::Schema;
-pub(super) use slice::{Facts, Failure, Question, Store, Subject, evaluate};
+pub use slice::Seen;
+pub(super) use slice::{Facts, Failure, Question, Store, Subject, evaluate, seen};
 pub(super) use value::{ESCAPES, Trust, ValueProblem};
 
 /// An entity's identifier as the evaluator has it.
@@ -82,6 +85,14 @@ impl Record {
         self.0.is_empty()
     }
 
+    /// Some of its members, as JSON.
+    pub(super) fn json(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> serde_json::Map<String, serde_json::Value> {
+        json_of(&self.0, wanted)
+    }
+
     /// Takes over the members of another; they win.
     pub(super) fn append(&mut self, mut other: Record) {
         self.0.append(&mut other.0);
@@ -106,6 +117,27 @@ impl Record {
 /// A record that many questions have in common.
 #[derive(Clone, Debug)]
 pub(super) struct Shared(Value);
+
+impl Shared {
+    /// Some of its members, as JSON.
+    pub(super) fn members(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> serde_json::Map<String, serde_json::Value> {
+        match self.0.value_kind() {
+            ValueKind::Record(members) => json_of(members, wanted),
+            _ => serde_json::Map::new(),
+        }
+    }
+}
+
+fn json_of(
+    members: &BTreeMap<SmolStr, Value>,
+    wanted: impl Fn(&str) -> bool,
+) -> serde_json::Map<String, serde_json::Value> {
+    let wanted = members.iter().filter(|(name, _)| wanted(name));
+    wanted.map(|(name, value)| (name.to_string(), value::json(value))).collect()
+}
 
 /// A stored entity's attributes and tags.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Policy texts to scopes in words, and conditions with what they can reach.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
@@ -57,6 +57,17 @@ pub(in crate::world) struct Condition {
 }
 
 impl Condition {
+    /// Whether what it comes to may depend on the request's context, or is not known at all.
+    pub(in crate::world) fn depends_on_request(&self) -> bool {
+        let is_context = |expr: &Expr| matches!(expr.expr_kind(), ExprKind::Var(Var::Context));
+        self.refused.is_some() || self.expr.subexpressions().any(is_context)
+    }
+
+    /// Its text, in Cedar.
+    pub(in crate::world) fn text(&self) -> String {
+        self.expr.to_string()
+    }
+
     /// The entities that it names, some more than once; none: it was not read to its end.
     pub(in crate::world) fn named(&self) -> Option<impl Iterator<Item = &EntityUID>> {
         let found = self.expr.subexpressions().filter_map(|expr| match expr.expr_kind() {
@@ -65,6 +76,53 @@ impl Condition {
         });
         self.refused.is_none().then_some(found)
     }
+}
+
+/// Which members and attributes conditions name.
+#[derive(Clone, Debug, Default)]
+pub(in crate::world) struct Accessed {
+    pub(in crate::world) context: BTreeSet<SmolStr>,
+    pub(in crate::world) claims: BTreeSet<SmolStr>,
+    pub(in crate::world) attributes: BTreeSet<SmolStr>,
+    /// The context is used other than by a member of a name.
+    pub(in crate::world) whole_context: bool,
+    pub(in crate::world) whole_claims: bool,
+}
+
+impl Condition {
+    /// Adds what it names.
+    pub(in crate::world) fn accesses(&self, accessed: &mut Accessed) {
+        // Each use of a record is either below an access to a member of it, or one of it as a whole.
+        let (mut contexts, mut of_context) = (0_usize, 0_usize);
+        let (mut claims, mut of_claims) = (0_usize, 0_usize);
+        for expr in self.expr.subexpressions() {
+            let (below, name) = match expr.expr_kind() {
+                ExprKind::Var(Var::Context) => {
+                    contexts += 1;
+                    continue;
+                }
+                ExprKind::GetAttr { expr, attr } | ExprKind::HasAttr { expr, attr } => (expr, attr),
+                _ => continue,
+            };
+            accessed.attributes.insert(name.clone());
+            claims += usize::from(is_claims(expr));
+            if matches!(below.expr_kind(), ExprKind::Var(Var::Context)) {
+                of_context += 1;
+                accessed.context.insert(name.clone());
+            } else if is_claims(below) {
+                of_claims += 1;
+                accessed.claims.insert(name.clone());
+            }
+        }
+        accessed.whole_context |= contexts > of_context;
+        accessed.whole_claims |= claims > of_claims;
+    }
+}
+
+/// Whether it is `context.claims`.
+fn is_claims(expr: &Expr) -> bool {
+    let ExprKind::GetAttr { expr, attr } = expr.expr_kind() else { return false };
+    attr == "claims" && matches!(expr.expr_kind(), ExprKind::Var(Var::Context))
 }
 
 /// Which entities a condition can dereference.

@@ -37,6 +37,16 @@ impl Schema {
         self.1.as_deref()
     }
 
+    /// All actions, groups included.
+    pub(in crate::world) fn actions(&self) -> impl Iterator<Item = Uid> {
+        self.0.action_ids().map(|action| uid_text(action.name()))
+    }
+
+    /// All entity types.
+    pub(in crate::world) fn types(&self) -> impl Iterator<Item = String> {
+        self.0.entity_type_names().map(EntityType::to_string)
+    }
+
     /// Each action that is in an action group, with all groups it is in.
     pub(in crate::world) fn action_groups(&self) -> Result<Vec<(Uid, Uid)>, String> {
         let actions = self.0.action_entities().map_err(|e| chain(&e))?;
@@ -83,6 +93,21 @@ impl Schema {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the schema knows requests of principals of this type.
+    pub(in crate::world) fn applies(&self, kind: &str, action: &Uid, resource: &Uid) -> bool {
+        let types = |kind: &str| super::TypeName::parse(kind).ok().map(|kind| kind.0);
+        let (Some(kind), Some(action_type), Some(resource_type)) =
+            (types(kind), types(&action.kind), types(&resource.kind))
+        else {
+            return false;
+        };
+        let action = super::TypeName(action_type).uid(&action.id);
+        self.0.get_action_id(&action).is_some_and(|declared| {
+            declared.is_applicable_principal_type(&kind)
+                && declared.is_applicable_resource_type(&resource_type)
+        })
     }
 
     /// The context in the types of this action.

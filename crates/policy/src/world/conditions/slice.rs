@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
-    Context, Entity, EntityUID, EntityUIDEntry, Literal, PartialValue, Request, UnaryOp, Value,
-    ValueKind,
+    BinaryOp, Context, Entity, EntityUID, EntityUIDEntry, Expr, ExprKind, Literal, PartialValue,
+    Request, UnaryOp, Value, ValueKind,
 };
 use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::evaluator::{EvaluationError, Evaluator, unary_app};
@@ -112,31 +112,9 @@ pub(in crate::world) fn evaluate<'c>(
             &joined
         }
     };
-    let extensions = Extensions::all_available();
-    let slice = Slice { question, schema, store, needs }.cut();
-    let entities = Entities::new().add_entities(
-        slice,
-        None::<&NoEntitiesSchema>,
-        TCComputation::AssumeAlreadyComputed,
-        extensions,
-    );
-    let entities = match entities {
-        Ok(entities) => entities,
-        Err(error) => {
-            return conditions.map(|_| Err(Failure::Error(error.to_string()))).collect();
-        }
-    };
-    let known = |subject: &Subject| EntityUIDEntry::known(subject.uid.clone(), None);
-    let request = Request::new_unchecked(
-        known(&question.principal),
-        known(&question.action),
-        known(&question.resource),
-        Some(Context::Value(Arc::new(question.context.0.clone()))),
-    );
-    let evaluator = Evaluator::new(request, &entities, extensions);
-    let no_slots = Default::default();
-    conditions
-        .map(|condition| {
+    let evaluated = with_evaluator(question, schema, store, needs, |evaluator| {
+        let no_slots = Default::default();
+        let of = |condition: &Condition| {
             if let Some(reason) = &condition.refused {
                 return Err(Failure::Undecided(reason.to_string()));
             }
@@ -147,8 +125,105 @@ pub(in crate::world) fn evaluate<'c>(
                 }
                 Err(error) => Err(Failure::Error(error.to_string())),
             }
-        })
-        .collect()
+        };
+        conditions.clone().map(of).collect()
+    });
+    evaluated
+        .unwrap_or_else(|error| conditions.map(|_| Err(Failure::Error(error.clone()))).collect())
+}
+
+/// Runs something with an evaluator of the question, over the entities that these needs can reach.
+fn with_evaluator<T>(
+    question: &Question,
+    schema: Option<&Schema>,
+    store: &impl Store,
+    needs: &Needs,
+    work: impl FnOnce(&Evaluator<'_>) -> T,
+) -> Result<T, String> {
+    let extensions = Extensions::all_available();
+    let slice = Slice { question, schema, store, needs }.cut();
+    let entities = Entities::new().add_entities(
+        slice,
+        None::<&NoEntitiesSchema>,
+        TCComputation::AssumeAlreadyComputed,
+        extensions,
+    );
+    let entities = entities.map_err(|error| error.to_string())?;
+    let known = |subject: &Subject| EntityUIDEntry::known(subject.uid.clone(), None);
+    let request = Request::new_unchecked(
+        known(&question.principal),
+        known(&question.action),
+        known(&question.resource),
+        Some(Context::Value(Arc::new(question.context.0.clone()))),
+    );
+    Ok(work(&Evaluator::new(request, &entities, extensions)))
+}
+
+/// A part of a condition, and what it came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The part, in Cedar: an attribute, or a test of one or of a membership.
+    pub part: String,
+    /// Its value, in Cedar, or Cedar's error.
+    pub value: String,
+}
+
+/// Parts of a condition that are told; each at most of so many bytes.
+const SEEN: usize = 24;
+const SEEN_BYTES: usize = 512;
+
+/// What a condition reads of the request and of entities, and what it finds there.
+pub(in crate::world) fn seen(
+    question: &Question,
+    schema: Option<&Schema>,
+    store: &impl Store,
+    condition: &Condition,
+) -> Vec<Seen> {
+    let reads = |expr: &&Expr| match expr.expr_kind() {
+        ExprKind::GetAttr { .. } | ExprKind::HasAttr { .. } | ExprKind::ExtHasAttr { .. } => true,
+        ExprKind::BinaryApp { op, .. } => {
+            matches!(op, BinaryOp::In | BinaryOp::GetTag | BinaryOp::HasTag)
+        }
+        _ => false,
+    };
+    if condition.refused.is_some() {
+        return Vec::new();
+    }
+    let found = with_evaluator(question, schema, store, &condition.needs, |evaluator| {
+        let no_slots = Default::default();
+        let mut found: Vec<Seen> = Vec::new();
+        for expr in condition.expr.subexpressions().filter(reads) {
+            let part = cut(expr.to_string());
+            // What is read on the way to something else is in that.
+            let is_told = found.iter().any(|seen| {
+                seen.part
+                    .strip_prefix(&part)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            });
+            if is_told {
+                continue;
+            }
+            if found.len() >= SEEN {
+                break;
+            }
+            let value = match evaluator.interpret(expr, &no_slots) {
+                Ok(value) => value.to_string(),
+                Err(error) => format!("error: {error}"),
+            };
+            found.push(Seen { part, value: cut(value) });
+        }
+        found
+    });
+    found.unwrap_or_default()
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > SEEN_BYTES {
+        let end = (0..=SEEN_BYTES).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        text.truncate(end);
+        text.push_str(" ..");
+    }
+    text
 }
 
 /// The value as a truth value; of any other, Cedar's own type error.

@@ -6,7 +6,9 @@
 //! decimal or refused.
 
 use cedar_policy_core::FromNormalizedStr;
-use cedar_policy_core::ast::{Eid, EntityType, EntityUID, Name, PartialValue, Value};
+use cedar_policy_core::ast::{
+    Eid, EntityType, EntityUID, Literal, Name, PartialValue, Value, ValueKind,
+};
 use cedar_policy_core::extensions::Extensions;
 use serde_json::Value as Json;
 use smol_str::SmolStr;
@@ -90,6 +92,32 @@ pub(super) fn read(json: &Json, trust: Trust) -> Result<Option<Value>, ValueProb
 }
 
 /// What to send in place of an escape.
+/// A value of a request as JSON again: a decimal is a number, an entity and any other value of an extension
+/// the text that Cedar has for it. The recursion is as deep as the value, which was bounded when it was
+/// read.
+pub(super) fn json(value: &Value) -> Json {
+    match value.value_kind() {
+        ValueKind::Lit(Literal::Bool(bool)) => (*bool).into(),
+        ValueKind::Lit(Literal::Long(number)) => (*number).into(),
+        ValueKind::Lit(Literal::String(text)) => text.as_str().into(),
+        ValueKind::Lit(Literal::EntityUID(uid)) => uid.to_string().into(),
+        ValueKind::Set(set) => set.iter().map(json).collect(),
+        ValueKind::Record(members) => Json::Object(
+            members.iter().map(|(name, value)| (name.to_string(), json(value))).collect(),
+        ),
+        ValueKind::ExtensionValue(_) => {
+            let text = value.to_string();
+            let decimal = text.strip_prefix("decimal(\"").and_then(|rest| rest.strip_suffix("\")"));
+            match decimal
+                .and_then(|decimal| serde_json::from_str::<serde_json::Number>(decimal).ok())
+            {
+                Some(number) => number.into(),
+                None => text.into(),
+            }
+        }
+    }
+}
+
 fn instead(escape: &str) -> String {
     let plain = match escape {
         "__extn" => {

@@ -9,8 +9,9 @@ use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
 
 use super::super::super::WriteId;
 use crate::store::{
-    AuditRow, ChangeRow, Changes, EditVerdict, Fork, Meta, Reading, Retention, RevisionRow, Row,
-    ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Told, Tombstone,
+    AuditRow, ChangeRow, Changes, EditVerdict, Fork, LogHeadRow, LogKeyRow, Meta, PastHead,
+    PastRow, Reading, Retention, RevisionRow, Row, ScopeRow, SessionBounds, SessionChange,
+    SessionRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Told, Tombstone,
     Writing,
 };
 
@@ -199,7 +200,15 @@ impl Reading for Timed<'_> {
         tokens() -> Vec<TokenRow>;
         audit_after(seq: u64, limit: usize) -> Vec<AuditRow>;
         audit_before(seq: u64, limit: usize) -> Vec<AuditRow>;
+        log_keys() -> Vec<LogKeyRow>;
+        log_head(log: &[u8; 16]) -> Option<LogHeadRow>;
+        log_heads(token: Option<&str>, limit: usize) -> Vec<LogHeadRow>;
+        console_session(sha256: &[u8; 32]) -> Option<SessionRow>;
         audit_of(revision: Revision, key: &ItemKey) -> Option<AuditRow>;
+        audit_in(revision: Revision, seq: u64, limit: usize) -> Vec<AuditRow>;
+        past_head() -> PastHead;
+        past_after(revision: Revision, visit: &mut dyn FnMut(PastRow) -> Result<bool, StoreError>) -> ();
+        revision_at(unix_ms: u64) -> Option<RevisionRow>;
     }
 
     fn timeline(&self) -> Result<String, StoreError> {
@@ -215,6 +224,8 @@ impl Writing for Timed<'_> {
         scope(scope: &ScopeRow) -> ();
         change(row: &ChangeRow) -> ();
         changes_left_out(revision: Revision, count: usize) -> ();
+        past(row: &PastRow) -> ();
+        past_complete() -> ();
         token(row: &TokenRow) -> ();
         audit(row: &AuditRow) -> ();
         advance(row: &RevisionRow, keep: Retention) -> ();
@@ -224,6 +235,9 @@ impl Writing for Timed<'_> {
         forget_revisions() -> ();
         put_tombstone(tombstone: &Tombstone) -> ();
         remove_tombstone(key: &ItemKey) -> ();
+        put_log_key(row: &LogKeyRow) -> ();
+        put_log_head(row: &LogHeadRow) -> ();
         touch(used: &[TokenUse]) -> ();
+        session_change(change: &SessionChange, bounds: SessionBounds) -> bool;
     }
 }

@@ -1,0 +1,138 @@
+// What moves on the console's pages: numbered lines, and pages that keep themselves current.
+// Without it every page works; it is then as old as when it was loaded.
+"use strict";
+(() => {
+  const onward = document.querySelector("form[data-go]");
+  if (onward) {
+    onward.submit();
+    return;
+  }
+
+  // The editor grows with its text, and numbers its lines.
+  const area = document.querySelector(".ed textarea");
+  if (area) {
+    const numbers = area.parentElement.querySelector("ol");
+    area.addEventListener("input", () => {
+      const lines = Math.max(area.value.split("\n").length + 1, 13);
+      area.rows = lines;
+      while (numbers.children.length > lines) numbers.lastElementChild.remove();
+      while (numbers.children.length < lines) {
+        const number = document.createElement("span");
+        number.textContent = String(numbers.children.length + 1);
+        const line = document.createElement("li");
+        line.append(number);
+        numbers.append(line);
+      }
+    });
+  }
+
+  const head = document.getElementById("live");
+  if (!head || !window.EventSource) return;
+  const word = document.getElementById("live-word");
+  const revision = document.getElementById("live-revision");
+  // A center speaks every 5 seconds; beyond this it is not heard.
+  const SILENT_MS = 12000;
+  const AGAIN_MS = 5000;
+  let source = null;
+  let heard = Date.now();
+  let shown = Date.now();
+  let lostAt = null;
+  let busy = false;
+  let again = false;
+
+  const say = (text) => {
+    if (word.textContent !== text) word.textContent = text;
+  };
+  const fill = (text, values) => text.replace(/\{(\w+)\}/g, (all, name) => values[name] ?? all);
+  const clock = (at) => new Date(at).toLocaleTimeString([], { hour12: false });
+
+  function look() {
+    const now = Date.now();
+    if (source && now - heard <= SILENT_MS) {
+      lostAt = null;
+      head.classList.remove("lost");
+      say(head.dataset.liveWord);
+      return;
+    }
+    lostAt ??= heard;
+    head.classList.add("lost");
+    const age = String(Math.round((now - shown) / 1000));
+    say(fill(head.dataset.lost, { at: clock(lostAt), age }));
+  }
+
+  function ended() {
+    close();
+    clearInterval(looking);
+    head.classList.add("lost");
+    say(head.dataset.ended);
+  }
+
+  // Takes the parts of the page that are shown from the page as it is now.
+  async function refresh() {
+    if (busy) {
+      again = true;
+      return;
+    }
+    if (!document.querySelector("[data-live]")) {
+      shown = Date.now();
+      return;
+    }
+    busy = true;
+    try {
+      const began = Date.now();
+      const answer = await fetch(location.href, { headers: { "x-keepgate-live": "1" } });
+      if (answer.status === 401) return ended();
+      if (!answer.ok) return;
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      for (const old of document.querySelectorAll("[data-live]")) {
+        const next = page.getElementById(old.id);
+        const inUse = old.contains(document.activeElement) || old.querySelector("details[open]");
+        if (!next || inUse || next.outerHTML === old.outerHTML) continue;
+        old.replaceWith(document.adoptNode(next));
+      }
+      shown = began;
+    } catch {
+      // It is not heard: the head says so, and how old the page is.
+    } finally {
+      busy = false;
+      if (again) {
+        again = false;
+        refresh();
+      }
+    }
+  }
+
+  function open() {
+    if (source) return;
+    source = new EventSource(head.dataset.url);
+    source.addEventListener("tick", (event) => {
+      heard = Date.now();
+      const n = Number(event.data).toLocaleString("en-US");
+      revision.textContent = fill(revision.dataset.text, { n });
+      look();
+      refresh();
+    });
+    source.addEventListener("error", () => {
+      heard = Math.min(heard, Date.now() - SILENT_MS - 1);
+      look();
+      // Refused, and not only interrupted: the browser does not try again by itself.
+      if (source && source.readyState === EventSource.CLOSED) {
+        close();
+        fetch(location.pathname, { headers: { "x-keepgate-live": "1" } }).then(
+          (answer) => (answer.status === 401 ? ended() : setTimeout(open, AGAIN_MS)),
+          () => setTimeout(open, AGAIN_MS),
+        );
+      }
+    });
+  }
+
+  function close() {
+    if (source) source.close();
+    source = null;
+  }
+
+  const looking = setInterval(look, 1000);
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  window.addEventListener("pagehide", close);
+  window.addEventListener("pageshow", open);
+})();

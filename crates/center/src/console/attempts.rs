@@ -1,0 +1,97 @@
+//! Wrong sign-ins, counted by address: a few at once, then one now and then.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Wrong sign-ins of an address at once.
+const BURST: u32 = 10;
+
+/// How long until one more.
+const EVERY: Duration = Duration::from_secs(6);
+
+/// Addresses that are remembered; those beyond share one count.
+const ADDRESSES: usize = 4096;
+
+/// See the module. An address has the moment at which all its wrong sign-ins are forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts(Mutex<HashMap<Option<IpAddr>, Instant>>);
+
+impl Attempts {
+    /// Whether this address may try.
+    ///
+    /// # Errors
+    /// How long it has to wait.
+    pub(crate) fn may(&self, from: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
+        let until = {
+            let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            held.get(&key(&held, from)).copied().unwrap_or(now)
+        };
+        let most = now + EVERY * (BURST - 1);
+        match until.checked_duration_since(most).filter(|wait| !wait.is_zero()) {
+            None => Ok(()),
+            Some(wait) => Err(wait),
+        }
+    }
+
+    /// Counts a wrong one.
+    pub(crate) fn wrong(&self, from: Option<IpAddr>, now: Instant) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.len() >= ADDRESSES {
+            held.retain(|_, until| *until > now);
+        }
+        let key = key(&held, from);
+        let until = held.entry(key).or_insert(now);
+        *until = (*until).max(now) + EVERY;
+    }
+}
+
+/// By what an address is counted (IPv6: its /64).
+fn key(held: &HashMap<Option<IpAddr>, Instant>, from: Option<IpAddr>) -> Option<IpAddr> {
+    let from = match from?.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        address => address,
+    };
+    (held.len() < ADDRESSES || held.contains_key(&Some(from))).then_some(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_be_wrong_a_few_times_then_now_and_then() {
+        let attempts = Attempts::default();
+        let now = Instant::now();
+        let one: Option<IpAddr> = Some("10.0.0.1".parse().unwrap());
+        for _ in 0..BURST {
+            attempts.may(one, now).unwrap();
+            attempts.wrong(one, now);
+        }
+        assert_eq!(attempts.may(one, now), Err(EVERY));
+        attempts.may(Some("10.0.0.2".parse().unwrap()), now).unwrap();
+        attempts.may(one, now + EVERY).unwrap();
+        attempts.wrong(one, now + EVERY);
+        assert_eq!(attempts.may(one, now + EVERY), Err(EVERY));
+    }
+
+    #[test]
+    fn addresses_beyond_the_bound_share_a_count() {
+        let attempts = Attempts::default();
+        let now = Instant::now();
+        let address = |n: u128| Some(IpAddr::V6(Ipv6Addr::from_bits(n << 64)));
+        for n in 0..ADDRESSES as u128 {
+            attempts.wrong(address(n), now);
+        }
+        for n in 0..u128::from(BURST) {
+            attempts.wrong(address(100_000 + n), now);
+        }
+        assert!(attempts.may(address(200_000), now).is_err());
+        attempts.may(address(7), now).unwrap();
+        assert_eq!(attempts.0.lock().unwrap().len(), ADDRESSES + 1);
+        // One /64 is one address.
+        let same = Some(IpAddr::V6(Ipv6Addr::from_bits((7 << 64) + 1)));
+        assert_eq!(key(&attempts.0.lock().unwrap(), same), address(7));
+    }
+}

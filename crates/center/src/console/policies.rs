@@ -1,0 +1,498 @@
+//! *Policies*: the text of a service with what Cedar says of it, its routes and its limits.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use http::StatusCode;
+use keepgate_api as api;
+use keepgate_limit::rules::{NamedPlan, Rule};
+use keepgate_policy::route::Route;
+use maud::{Markup, html};
+use serde_json::json;
+
+use super::ask::{Ask, Told};
+use super::form::encoded;
+use super::frame::{self, Nav, Place};
+use super::part::{
+    Icon, Tone, badge, done, empty, english, hidden, notice, num, pages, panel, refused, still,
+    table, tag, unknown,
+};
+use super::text::Lang;
+use super::visit::Visit;
+use super::{Console, part};
+use crate::access::Permission;
+
+/// What errors and warnings call the text.
+const FILE: &str = "policies.cedar";
+
+/// Rows of a page.
+const ROWS: usize = 50;
+
+/// Lines of the text that a page numbers; the editor numbers the rest.
+const LINES: usize = 20_000;
+
+/// A text that is worked on.
+struct Draft {
+    text: String,
+    /// What it was made of.
+    tag: String,
+    /// The newest revision then.
+    over: u64,
+}
+
+/// What is said of it.
+#[derive(Default)]
+struct Said {
+    above: Option<Markup>,
+    problems: Vec<api::Located>,
+    warnings: Vec<api::Warning>,
+    /// Whether it was checked, and has no error.
+    is_good: bool,
+    preview: Option<api::Applied>,
+    /// The text that is stored now, where that is another than the draft was made of.
+    conflict: Option<String>,
+}
+
+async fn stored(
+    console: &Console,
+    visit: &Visit,
+    service: &str,
+) -> Result<Told<api::CedarText>, api::Problem> {
+    let path = format!("/v1/services/{}/cedar", encoded(service));
+    console.ask(visit, Ask::get(&path)).await
+}
+
+pub(crate) async fn show(console: &Console, visit: &Visit) -> Response {
+    let place = match Place::of(console, visit).await {
+        Ok(place) => place,
+        Err(problem) => return frame::failed(visit, &problem),
+    };
+    let t = visit.lang;
+    let Some(service) = place.service.clone() else {
+        let body =
+            still("text", t.policies(), "", &empty(t.no_service_yet(), t.no_service_yet_more()));
+        return frame::page(visit, StatusCode::OK, Nav::Policies, &place, &body);
+    };
+    let body = match visit.query.text("tab") {
+        "routes" => routes(console, visit, &service).await,
+        "limits" => limits(console, visit, &service).await,
+        _ => match stored(console, visit, &service).await {
+            Ok(Told { value, tag }) => {
+                let saved = visit.query.text("saved").parse::<u64>();
+                let above = saved.ok().map(|revision| done(&t.saved_as(num(revision))));
+                let draft = Draft { text: value.text, tag, over: value.revision };
+                Ok(editor(visit, &service, &draft, &Said { above, ..Said::default() }))
+            }
+            Err(problem) => Err(problem),
+        },
+    };
+    let (status, body) = match body {
+        Ok(body) => (StatusCode::OK, body),
+        Err(problem) => (
+            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            refused(t, &problem),
+        ),
+    };
+    frame::page(visit, status, Nav::Policies, &place, &body)
+}
+
+pub(crate) async fn submit(console: &Console, visit: &Visit) -> Response {
+    let t = visit.lang;
+    let place = match Place::of(console, visit).await {
+        Ok(place) => place,
+        Err(problem) => return frame::failed(visit, &problem),
+    };
+    let service = visit.service().to_owned();
+    // Browsers end lines as mail does.
+    let text = visit.form.raw("text").replace("\r\n", "\n");
+    let over = visit.form.text("over").parse().unwrap_or_default();
+    let mut draft = Draft { text, tag: visit.form.text("tag").to_owned(), over };
+    let mut said = Said::default();
+    let mut status = StatusCode::OK;
+    let deed = visit.form.text("do");
+    if deed == "show" {
+        said.above = Some(done(t.text_kept()));
+    } else {
+        let dry_run = deed != "save";
+        let path = format!("/v1/services/{}/cedar?dry_run={dry_run}", encoded(&service));
+        let ask = Ask::put(&path, json!({ "text": draft.text })).over(&draft.tag).once(visit);
+        match console.ask::<api::Applied>(visit, ask).await {
+            Ok(told) if !dry_run => {
+                let revision = told.value.changed.revision;
+                let to = format!("/policies?service={}&saved={revision}", encoded(&service));
+                return super::visit::see_other(&to);
+            }
+            Ok(told) => {
+                said.warnings.clone_from(&told.value.changed.warnings);
+                said.is_good = true;
+                said.preview = Some(told.value);
+            }
+            Err(problem) => {
+                status = StatusCode::from_u16(problem.status).unwrap_or(status);
+                if problem.status == 412 {
+                    conflict(console, visit, &service, &mut draft, &mut said).await;
+                } else if problem.status == 422 && !problem.problems.is_empty() {
+                    said.problems = problem.problems;
+                } else {
+                    said.above = Some(refused(t, &problem));
+                }
+            }
+        }
+    }
+    let body = editor(visit, &service, &draft, &said);
+    frame::page(visit, status, Nav::Policies, &place, &body)
+}
+
+/// Somebody else was faster: both texts are shown, and the draft is over theirs from now on.
+async fn conflict(
+    console: &Console,
+    visit: &Visit,
+    service: &str,
+    draft: &mut Draft,
+    said: &mut Said,
+) {
+    let t = visit.lang;
+    match stored(console, visit, service).await {
+        Ok(Told { value, tag }) => {
+            let (before, now) = (num(draft.over), num(value.changed));
+            let body = html! { p { (t.conflict_more(before, now)) } };
+            said.above = Some(notice(Tone::Warn, Icon::Warn, t.conflict(), &body));
+            said.conflict = Some(crate::api::diff::unified(&value.text, &draft.text));
+            draft.tag = tag;
+            draft.over = value.revision;
+        }
+        Err(problem) => said.above = Some(refused(t, &problem)),
+    }
+}
+
+fn tabs(t: Lang, service: &str, chosen: &str) -> Markup {
+    let tab = |name: &str, title: &str| {
+        html! {
+            a href={ "/policies?service=" (encoded(service)) "&tab=" (name) }
+                aria-current=[(name == chosen).then_some("true")] { (title) }
+        }
+    };
+    html! {
+        span class="seg" {
+            (tab("text", t.policies())) (tab("routes", t.routes())) (tab("limits", t.limits()))
+        }
+    }
+}
+
+/// The lines that problems and warnings are about.
+fn marks(said: &Said) -> BTreeMap<u64, Tone> {
+    let mut marks = BTreeMap::new();
+    for warning in said.warnings.iter().filter(|one| one.file.as_deref() == Some(FILE)) {
+        marks.extend(warning.line.map(|line| (line, Tone::Warn)));
+    }
+    for problem in said.problems.iter().filter(|one| one.file.as_deref() == Some(FILE)) {
+        marks.extend(problem.line.map(|line| (line, Tone::Bad)));
+    }
+    marks
+}
+
+fn editor(visit: &Visit, service: &str, draft: &Draft, said: &Said) -> Markup {
+    let t = visit.lang;
+    let marks = marks(said);
+    let lines = draft.text.lines().count().max(12) + 1;
+    let may = visit.who.as_ref().is_some_and(|who| {
+        who.caller.may(Permission::Write) && who.caller.bound().is_none_or(|own| own == service)
+    });
+    let form = html! {
+        form method="post" action="/policies" {
+            (hidden(visit))
+            (part::carried(&[("service", service), ("tag", &draft.tag)]))
+            input type="hidden" name="over" value=(draft.over);
+            div class="ed" {
+                ol aria-hidden="true" {
+                    @for line in 1..=lines.min(LINES) as u64 {
+                        @match marks.get(&line) {
+                            Some(Tone::Bad) => li class="e" { span class="bad" { (Icon::Bad.at(14)) } span { (line) } },
+                            Some(_) => li class="w" { span class="warn" { (Icon::Warn.at(14)) } span { (line) } },
+                            None => li { span { (line) } },
+                        }
+                    }
+                }
+                textarea name="text" rows=(lines) wrap="off" spellcheck="false"
+                    autocapitalize="off" autocomplete="off" aria-label=(t.policies_as_text())
+                    aria-invalid=[(!said.problems.is_empty()).then_some("true")]
+                    aria-describedby=[(!said.problems.is_empty()).then_some("diagnostics-h")]
+                    readonly[!may] { "\n" (draft.text) }
+            }
+            footer {
+                @if may {
+                    span class="actions" {
+                        button class={ "btn" (if said.is_good { "" } else { " primary" }) } name="do" value="check" {
+                            (t.check_and_preview())
+                        }
+                        button class={ "btn" (if said.is_good { " primary" } else { "" }) } name="do" value="save" {
+                            @if said.conflict.is_some() { (t.save_over(num(draft.over))) }
+                            @else { (t.save_revision()) }
+                        }
+                    }
+                    span { (t.saving_needs()) }
+                } @else { span { (t.only_reading()) } }
+            }
+        }
+    };
+    let text = html! {
+        section class="panel" id="text" aria-labelledby="text-h" {
+            header {
+                h2 id="text-h" { (format!("{service}.cedar")) }
+                p { (t.over_revision(num(draft.over))) }
+                span class="actions" { (tabs(t, service, "text")) }
+            }
+            (form)
+        }
+    };
+    html! {
+        @if let Some(above) = &said.above { (above) }
+        @if let Some(diff) = &said.conflict {
+            (still("conflict", t.yours_and_theirs(), t.yours_and_theirs_rest(), &differences(t, diff)))
+        }
+        div class="two wide-left" {
+            div class="stack" { (text) @if let Some(preview) = &said.preview { (would(t, preview)) } }
+            div class="stack" { (diagnostics(t, said)) }
+        }
+    }
+}
+
+fn diagnostics(t: Lang, said: &Said) -> Markup {
+    let checked = said.is_good || !said.problems.is_empty();
+    let title = match checked {
+        true => t.errors_and_warnings(said.problems.len(), said.warnings.len()),
+        false => t.not_checked().to_owned(),
+    };
+    let one = |tone, icon, word: &str, line: Option<u64>, id: &str, message: &str| {
+        html! {
+            li {
+                div class="actions" {
+                    (badge(tone, icon, word))
+                    @if let Some(line) = line { span class="small" { (t.line(line)) } }
+                    @if !id.is_empty() { span class="quiet small" { (id) } }
+                }
+                p { (english(t, message)) }
+            }
+        }
+    };
+    let body = html! {
+        @if said.problems.is_empty() && said.warnings.is_empty() {
+            div class="empty" {
+                @if checked { p { (t.nothing_to_say()) } } @else { p { (t.not_checked_more()) } }
+            }
+        } @else {
+            ol class="diag" {
+                @for p in said.problems.iter().take(100) {
+                    (one(Tone::Bad, Icon::Bad, t.error(), p.line, p.id.as_deref().unwrap_or_default(), &p.message))
+                }
+                @for w in said.warnings.iter().take(100) {
+                    (one(Tone::Warn, Icon::Warn, t.warning(), w.line, &w.id, &w.message))
+                }
+            }
+        }
+    };
+    still("diagnostics", &title, t.cedar_said(), &body)
+}
+
+/// How a line of a diff is drawn.
+fn class_of(line: &str) -> &'static str {
+    match line.chars().next() {
+        Some('+') => "add",
+        Some('-') => "del",
+        Some('@') => "hunk",
+        _ => "",
+    }
+}
+
+/// Line by line, as `diff -u` has it.
+fn differences(t: Lang, text: &str) -> Markup {
+    html! {
+        @if text.is_empty() { div class="empty" { p { (t.no_difference()) } } }
+        div class="diff" tabindex="0" role="group" aria-label=(t.differences()) {
+            @for line in text.lines().take(2_000) {
+                div class=(class_of(line)) { (line) }
+            }
+        }
+    }
+}
+
+fn would(t: Lang, preview: &api::Applied) -> Markup {
+    let changed = &preview.changed;
+    let gains = preview.access.iter().filter(|one| one.gained).count();
+    let body = html! {
+        @if changed.changes.is_empty() { div class="empty" { p { (t.changes_nothing()) } } }
+        @for change in changed.changes.iter().take(100) {
+            div class="change" {
+                p {
+                    @match change.op {
+                        api::Op::Create => (tag(t.created())),
+                        api::Op::Update => (tag(t.updated())),
+                        api::Op::Delete => (tag(t.deleted())),
+                    }
+                    " " b { (change.item.id) }
+                }
+                @if let Some(diff) = change.diff.as_deref().filter(|diff| !diff.is_empty()) {
+                    (differences(t, diff))
+                }
+            }
+        }
+        @if !preview.access.is_empty() {
+            ul class="gt in" {
+                @for one in preview.access.iter().take(100) {
+                    li {
+                        @if one.gained { span class="ok" { (Icon::Plus.at(14)) } }
+                        @else { span class="bad" { (Icon::Minus.at(14)) } }
+                        span { (one.principal) ": " (english(t, &one.message)) }
+                    }
+                }
+            }
+        }
+        footer {
+            span { (t.access_gained(num(gains as u64))) }
+            span { (t.access_lost(num((preview.access.len() - gains) as u64))) }
+        }
+    };
+    still("would", t.what_would_change(), t.what_would_change_rest(), &body)
+}
+
+async fn routes(console: &Console, visit: &Visit, service: &str) -> Result<Markup, api::Problem> {
+    let t = visit.lang;
+    let after = visit.query.text("after");
+    let path =
+        format!("/v1/services/{}/routes?limit={ROWS}&after={}", encoded(service), encoded(after));
+    let list: api::ItemList<Route> = console.get(visit, &path).await?;
+    let heads = [
+        (t.route(), false),
+        (t.action(), false),
+        (t.resource(), false),
+        (t.max_age(), true),
+        (t.cost(), true),
+        (t.changed_at(), true),
+        (t.brought_by(), false),
+    ];
+    let rows = html! {
+        @for one in &list.items {
+            @let route = &one.body;
+            tr {
+                th scope="row" { code { (route.method) " " (route.path) } }
+                td { code { (route.action.as_deref().unwrap_or(&route.method)) } }
+                td {
+                    @match &route.resource {
+                        Some(rule) => code { (serde_json::to_string(rule).unwrap_or_default()) },
+                        None => span class="quiet" { (t.the_route()) },
+                    }
+                }
+                td class="n" {
+                    @match route.max_age_ms {
+                        Some(ms) => (t.span(ms)),
+                        None => span class="quiet" { (t.as_service()) },
+                    }
+                }
+                td class="n" { (route.cost.unwrap_or(1)) }
+                td class="n" { (num(one.revision)) }
+                td { (tag(t.brought(one.brought))) }
+            }
+        }
+    };
+    let base = format!("/policies?service={}&tab=routes", encoded(service));
+    let body = html! {
+        @if list.items.is_empty() { (empty(t.no_route(), t.no_route_more())) }
+        @else { (table(t.routes(), &heads, &rows)) }
+        (pages(t, &base, after, list.next.as_deref()))
+    };
+    Ok(panel("routes", t.routes(), t.routes_rest(), &tabs(t, service, "routes"), &body))
+}
+
+async fn limits(console: &Console, visit: &Visit, service: &str) -> Result<Markup, api::Problem> {
+    let t = visit.lang;
+    let after = visit.query.text("after");
+    let at = |kind: &str, after: &str| {
+        format!("/v1/services/{}/{kind}?limit={ROWS}&after={}", encoded(service), encoded(after))
+    };
+    let rules: api::ItemList<Rule> = console.get(visit, &at("limits", after)).await?;
+    let plans: api::ItemList<NamedPlan> = console.get(visit, &at("plans", "")).await?;
+    let heads = [
+        (t.limit(), false),
+        (t.counted_by(), false),
+        (t.applies_to(), false),
+        (t.rate(), true),
+        (t.burst(), true),
+        (t.at_once(), true),
+        (t.changed_at(), true),
+    ];
+    let rows = html! {
+        @for one in &rules.items {
+            (rule(t, &one.body, one.revision))
+        }
+    };
+    let base = format!("/policies?service={}&tab=limits", encoded(service));
+    let body = html! {
+        @if rules.items.is_empty() { (empty(t.no_limit(), t.no_limit_more())) }
+        @else { (table(t.limits(), &heads, &rows)) }
+        (pages(t, &base, after, rules.next.as_deref()))
+    };
+    Ok(html! {
+        (panel("limits", t.limits(), t.limits_rest(), &tabs(t, service, "limits"), &body))
+        (plans_panel(t, &plans))
+    })
+}
+
+fn rule(t: Lang, rule: &Rule, revision: u64) -> Markup {
+    // As the files have them.
+    let said = serde_json::to_value(rule).unwrap_or_default();
+    let text = |name: &str| match said.get(name) {
+        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(serde_json::Value::Array(all)) => {
+            all.iter().filter_map(|one| one.as_str()).collect::<Vec<_>>().join(", ")
+        }
+        Some(value) => value.to_string(),
+        None => String::new(),
+    };
+    let to: Vec<String> = ["methods", "route", "principal_type", "plan"]
+        .into_iter()
+        .map(text)
+        .filter(|text| !text.is_empty())
+        .collect();
+    let or_none = |text: String| {
+        html! { @if text.is_empty() { span class="quiet" { (t.none()) } } @else { (text) } }
+    };
+    html! {
+        tr {
+            th scope="row" { (rule.name) }
+            td { code { (text("key")) } }
+            td {
+                @if to.is_empty() { (t.every_request()) } @else { code { (to.join(" ")) } }
+            }
+            td class="n" { (or_none(text("rate"))) }
+            td class="n" { (or_none(text("burst"))) }
+            td class="n" { (or_none(text("concurrency"))) }
+            td class="n" { (num(revision)) }
+        }
+    }
+}
+
+/// The plans of a service.
+pub(crate) fn plans_panel(t: Lang, plans: &api::ItemList<NamedPlan>) -> Markup {
+    let heads = [(t.plan(), false), (t.rules(), false), (t.changed_at(), true)];
+    let rows = html! {
+        @for one in &plans.items {
+            tr {
+                th scope="row" { (one.id) }
+                td class="wrap" {
+                    @let said = serde_json::to_string(&one.body);
+                    @match said {
+                        Ok(said) => code class="long" { (said) },
+                        Err(_) => (unknown(t)),
+                    }
+                }
+                td class="n" { (num(one.revision)) }
+            }
+        }
+    };
+    let body = html! {
+        @if plans.items.is_empty() { (empty(t.no_plan(), t.no_plan_more())) }
+        @else { (table(t.plans(), &heads, &rows)) }
+        @if plans.next.is_some() { footer { (t.more_than(num(plans.items.len() as u64))) } }
+    };
+    panel("plans", t.plans(), "", &html! {}, &body)
+}

@@ -1,0 +1,490 @@
+//! The texts. English first, then simplified Chinese.
+
+use std::fmt::Display;
+
+use super::Lang;
+
+macro_rules! messages {
+    ($($name:ident $(($($arg:ident),+))?: $en:literal, $zh:literal;)*) => {
+        impl Lang {
+            $(messages!(@one $name [$($($arg),+)?] $en $zh);)*
+        }
+
+        /// Every message: its name, and its text in each language.
+        #[cfg(test)]
+        const ALL: &[(&str, &str, &str)] = &[$((stringify!($name), $en, $zh)),*];
+    };
+    (@one $name:ident [] $en:literal $zh:literal) => {
+        pub(crate) fn $name(self) -> &'static str {
+            match self {
+                Lang::English => $en,
+                Lang::Chinese => $zh,
+            }
+        }
+    };
+    (@one $name:ident [$($arg:ident),+] $en:literal $zh:literal) => {
+        pub(crate) fn $name(self, $($arg: impl Display),+) -> String {
+            match self {
+                Lang::English => format!($en),
+                Lang::Chinese => format!($zh),
+            }
+        }
+    };
+}
+
+messages! {
+    // Around each page.
+    keepgate: "Keepgate", "Keepgate";
+    pages: "Pages", "页面";
+    skip: "Skip to content", "跳到正文";
+    overview: "Overview", "概览";
+    why: "Why?", "为什么?";
+    access: "Access", "访问权限";
+    policies: "Policies", "策略";
+    callers: "Callers", "调用方";
+    service: "service", "服务";
+    services: "Services", "服务";
+    service_head: "Service", "服务";
+    change_service: "Change the service", "更换服务";
+    other_service: "Another service", "其他服务";
+    no_service: "none", "无";
+    no_service_yet: "There is no service yet", "还没有服务";
+    no_service_yet_more: "Make one with keepgate apply, or with keepgate service create.",
+        "用 keepgate apply 或 keepgate service create 创建一个。";
+    settings: "Settings", "设置";
+    theme: "Theme", "主题";
+    theme_system: "System", "跟随系统";
+    theme_light: "Light", "浅色";
+    theme_dark: "Dark", "深色";
+    language: "Language", "语言";
+    save: "Save", "保存";
+    show: "Show", "显示";
+    cancel: "Cancel", "取消";
+    search: "Search", "搜索";
+    none: "none", "无";
+    not_known: "not known", "未知";
+    not_known_word: "Not known", "未知";
+    first_page: "First page", "第一页";
+    next_page: "Next page", "下一页";
+    more_than(n): "There are more than these {n}.", "不止这 {n} 个。";
+    of_many(n, all): "{n} of {all} are shown.", "共 {all} 个,显示了 {n} 个。";
+    role_admin: "admin", "管理员";
+    role_editor: "editor", "编辑者";
+    role_viewer: "viewer", "查看者";
+
+    // Live.
+    live: "Live.", "实时。";
+    not_live(at, age): "Not live since {at}. What you see is {age} s old.", "自 {at} 起不再实时。所见内容已有 {age} 秒。";
+    session_ended: "Your session has ended. Sign in again to go on.", "会话已结束。请重新登录后继续。";
+    revision_is(n): "Revision {n}", "修订 {n}";
+    revision_short(n): "revision {n}", "修订 {n}";
+    at_revision(n): "At revision {n}", "修订 {n} 时";
+
+    // Time.
+    now: "now", "现在";
+    seconds(n): "{n} s", "{n} 秒";
+    minutes(n): "{n} min", "{n} 分钟";
+    hours(n): "{n} h", "{n} 小时";
+    days_long(n): "{n} days", "{n} 天";
+    span_ago(span): "{span} ago", "{span}前";
+    minutes_ago_long(n): "{n} min ago", "{n} 分钟前";
+    an_hour_ago: "60 min ago", "60 分钟前";
+    when: "When", "时间";
+
+    // Signing in and out.
+    sign_in: "Sign in", "登录";
+    sign_out: "Sign out", "退出登录";
+    token: "Token", "令牌";
+    token_hint: "It begins with kgt_. The first start of a center writes one to admin.token in its data directory.",
+        "以 kgt_ 开头。控制中心首次启动时,会在其数据目录的 admin.token 中写入一个。";
+    wrong_token: "This token does not open the console: it is mistyped, was revoked, or has expired.",
+        "此令牌无法打开控制台:输入有误、已被撤销或已过期。";
+    wrong_role(role): "A token of role {role} reads nothing here. Use one of role viewer, editor or admin.",
+        "角色为 {role} 的令牌无权在此读取。请使用 viewer、editor 或 admin 角色的令牌。";
+    too_many_wrong(n): "Too many wrong tokens came from your address. Try again in {n} seconds.",
+        "来自您地址的错误令牌过多。请在 {n} 秒后重试。";
+    sessions_full: "Too many people are signed in. Try again later, or sign out elsewhere.",
+        "登录的人过多。请稍后重试,或在别处退出登录。";
+    expired: "Your session has ended", "会话已结束";
+    expired_why: "Nothing was sent. Sign in, and you find the page with what you wrote.",
+        "没有发送任何内容。登录后会回到该页面,您所写的内容仍在。";
+    signed_in: "You are signed in", "您已登录";
+    signed_in_kept: "Nothing was sent yet. What you wrote is kept.", "尚未发送任何内容。您所写的内容已保留。";
+    back_to_page: "Back to the page", "回到页面";
+    not_signed_out: "You are still signed in", "您仍处于登录状态";
+    forged: "This form was refused", "此表单被拒绝";
+    forged_why: "It was not made by a page of this center for you, or it is from before you signed in. Nothing was changed. Open the page again, and send it from there.",
+        "它不是本控制中心的页面为您生成的,或者是在您登录之前生成的。没有任何更改。请重新打开页面再提交。";
+    to_overview: "To the overview", "前往概览";
+    try_again: "Try again", "重试";
+
+    // Refusals.
+    refused_role: "Your token may not do this", "您的令牌无权这样做";
+    refused_missing: "There is no such thing", "没有这样的对象";
+    refused_stale: "Somebody changed it meanwhile", "其间有人更改了它";
+    refused_invalid: "This cannot be done as it is written", "按所写内容无法执行";
+    refused_many: "Too many requests at once", "同时请求过多";
+    refused_other: "The center cannot do this now", "控制中心现在无法执行";
+    only_reading: "Your token may read this, and not change it.", "您的令牌只能读取,不能更改。";
+    text_kept: "Nothing was sent. What you wrote is kept.", "没有发送任何内容。您所写的内容已保留。";
+    changed_as(n): "Done, as revision {n}.", "已完成,修订 {n}。";
+    wrong_days(text): "days: expected a whole number from 1 to 36,500, got `{text}`", "天数:应为 1 到 36,500 的整数,实为 `{text}`";
+    not_an_entity(what, text): "{what}: expected an entity such as role::\"staff\", got `{text}`",
+        "{what}:应为实体,例如 role::\"staff\",实为 `{text}`";
+
+    // Overview.
+    wrong_now: "Wrong now", "当前问题";
+    things(n): "{n} in all. The most urgent is first.", "共 {n} 项,最紧急的在前。";
+    nothing_wrong: "Nothing is wrong that Keepgate can see", "Keepgate 没有发现问题";
+    looked_at(n): "It looked at the center, at {n} gates, and at who makes the requests.",
+        "检查了控制中心、{n} 个网关以及请求的来源。";
+    center_word: "Center", "控制中心";
+    center_is(address): "The center at {address} is not ready:", "{address} 的控制中心未就绪:";
+    gate_silent(name, span): "{name} has not been heard for {span}.", "{name} 已有 {span} 没有消息。";
+    gate_silent_more: "It decides from its replica while that is young enough. Routes whose max_age is over answer 503 there, not 403.",
+        "在副本足够新时,它仍据副本决策。超过 max_age 的路由会返回 503,而不是 403。";
+    gate_behind(name, n): "{name} is {n} revisions behind.", "{name} 落后 {n} 个修订。";
+    gate_behind_more: "What it decides rests on an older state. keepgate status says more.", "它依据较旧的状态决策。keepgate status 有更多说明。";
+    show_gates: "Show the gates", "查看网关";
+    at_risk: "At risk", "有风险";
+    crawl: "Crawl", "爬取";
+    walks(service): "walks {service}", "正在遍历 {service}";
+    crawl_rate(rate, share): "{rate} requests a second, {share} refused.", "每秒 {rate} 个请求,{share} 被拒绝。";
+    crawl_ids(n): "About {n} different ids.", "约 {n} 个不同的标识。";
+    crawl_plan(plan): "The plan {plan} is the smallest that fits.", "套餐 {plan} 是足够大的最小套餐。";
+    crawl_no_plan: "No plan is large enough for it.", "没有足够大的套餐。";
+    show_caller: "Show the callers", "查看调用方";
+    offer_plan: "Make a key with this plan", "用此套餐创建密钥";
+    services_rest: "A rate is of the last minute. 403, 429 and 503 are never added up.", "速率为最近一分钟的值。403、429 与 503 从不相加。";
+    requests: "Requests", "请求";
+    limited: "Limited (429)", "限流 (429)";
+    denied: "Denied (403)", "拒绝 (403)";
+    undecided: "Cannot decide (503)", "无法决策 (503)";
+    now_per_second: "Now, /s", "当前,每秒";
+    per_second: "/s", "/秒";
+    per_second_long: "A second", "每秒";
+    gates_heard: "Gates heard", "有消息的网关";
+    heard_of(n, all): "{n} of {all}", "{n} / {all}";
+    last_hour_of(service): "{service}, last 60 minutes", "{service},最近 60 分钟";
+    rests_on(n, all): "Rests on {n} of {all} gates. Each chart has its own scale.", "依据 {n} / {all} 个网关。各图刻度独立。";
+    in_the_hour(n): "about {n} in the hour that are known", "一小时内约 {n} 个(就已知部分)";
+    no_gate_told: "no gate has told it in the last hour", "最近一小时没有网关报告";
+    none_is_a_denial: "; none is a denial", ";都不是拒绝";
+    chart_label(title, highest, now): "{title} a second, last 60 minutes: highest {highest}, now {now}",
+        "每秒{title},最近 60 分钟:最高 {highest},现在 {now}";
+    as_table: "As a table", "以表格显示";
+    gates: "Gates", "网关";
+    gate: "Gate", "网关";
+    state: "State", "状态";
+    release: "Release", "版本";
+    revision: "Revision", "修订";
+    age: "Age", "时龄";
+    age_is: "Age: an upper bound of how old the permissions are that a gate decides by.", "时龄:网关决策所依据权限的陈旧程度上限。";
+    connected: "Connected for", "已连接";
+    follows: "Follows", "同步中";
+    not_heard(span): "Not heard, {span}", "{span} 无消息";
+    never_heard: "Never heard", "从未有消息";
+    all_services: "all", "全部";
+    behind(n): "{n} behind", "落后 {n}";
+    no_gate: "No gate follows this center", "没有网关跟随本控制中心";
+    no_gate_more: "Start one: keepgate gate --center URL --token-file FILE --service NAME --upstream URL.",
+        "启动一个:keepgate gate --center URL --token-file FILE --service NAME --upstream URL。";
+    gates_do_not_tell: "Connections upstream, reuse, ports and the doctor's verdict are not known here: ask keepgate doctor on the gate's host.",
+        "上游连接、复用、端口和诊断结论在此未知:请在网关所在主机上运行 keepgate doctor。";
+
+    // Why?
+    question: "Question", "问题";
+    principal: "Principal", "主体";
+    principal_hint: "such as user::\"bob\"", "例如 user::\"bob\"";
+    action: "Action", "操作";
+    action_hint: "such as GET", "例如 GET";
+    resource: "Resource", "资源";
+    resource_hint: "such as route::\"/orders/{{id}}\"", "例如 route::\"/orders/{{id}}\"";
+    context: "Context", "上下文";
+    context_hint: "JSON; empty: none", "JSON;空:无";
+    ask_why: "Decide, and say why", "决策并说明原因";
+    ask_a_question: "Ask about one request", "就一个请求提问";
+    ask_a_question_more: "The answer names the policies that made it so, and what was missing.", "回答会给出起决定作用的策略,以及缺少什么。";
+    allowed: "Allowed", "允许";
+    is_denied: "Denied", "拒绝";
+    cannot_decide: "Cannot decide", "无法决策";
+    cannot_decide_sentence: "Nobody was denied: the policies cannot decide it now", "没有人被拒绝:策略现在无法决策";
+    may: "may", "可以";
+    may_not: "may not", "不可以";
+    because_permit: "A policy permits it, and none forbids it.", "有策略允许,且没有策略禁止。";
+    because_forbid: "A policy forbids it. No permit outweighs that.", "有策略禁止。任何允许都不能压倒禁止。";
+    because_no_permit: "No policy permits it.", "没有策略允许。";
+    at_revision_of(n, service): "Decided at revision {n} by the policies of {service}.", "在修订 {n} 由 {service} 的策略决定。";
+    decided_by: "Decided by", "由以下策略决定";
+    text_of(id): "Text of {id}", "{id} 的文本";
+    missing: "What is missing", "缺少什么";
+    missing_rest: "Policies that would have permitted it but for one part", "只差一处就会允许的策略";
+    policy_errors: "Policies that failed", "求值失败的策略";
+    policy_errors_rest: "They were skipped", "已跳过";
+
+    // Access.
+    who_is_in: "Who is in which role", "谁属于哪个角色";
+    member: "Member", "成员";
+    members: "Members", "成员";
+    role_head: "Role", "角色";
+    role_hint: "such as staff, or role::\"staff\"", "例如 staff 或 role::\"staff\"";
+    roles: "Roles", "角色";
+    roles_rest: "Roles that have a description", "有说明的角色";
+    until: "Until", "截止";
+    no_end: "until it is taken", "直到被收回";
+    has_ended: "Ended", "已结束";
+    changed_at: "Revision", "修订";
+    brought_by: "Brought by", "来源";
+    by_files: "files", "文件";
+    by_command: "command", "命令";
+    by_import: "import", "导入";
+    nobody_in: "No membership matches", "没有匹配的成员关系";
+    nobody_in_more: "Search for another member or role, or give a role.", "搜索其他成员或角色,或授予角色。";
+    no_role: "No role has a description", "没有带说明的角色";
+    no_role_more: "Roles of files are in roles.toml. A role needs no description to have members.", "文件中的角色在 roles.toml。角色无需说明也可以有成员。";
+    give_role: "Give a role\u{2026}", "授予角色\u{2026}";
+    give_to(role, member): "Give {role} to {member}", "将 {role} 授予 {member}";
+    take_from(role, member): "Take {role} from {member}", "从 {member} 收回 {role}";
+    take: "Take\u{2026}", "收回\u{2026}";
+    days: "For how many days", "多少天";
+    days_hint: "empty: until it is taken", "空:直到被收回";
+    show_changes: "Show what changes", "显示更改内容";
+    nothing_changes_yet: "Nothing changes yet.", "尚未更改。";
+    nothing_by_grants: "No grant names it. Policies may: ask Why? before and after.", "没有授权涉及它。策略可能涉及:更改前后请用“为什么?”查询。";
+    preview_note: "This is what grants say. What conditions, roles within roles and forbids make of it, Why? says.",
+        "这是授权所述。条件、角色嵌套与禁止的影响,请用“为什么?”查询。";
+    grant_of(service, words): "{service}: {words}", "服务 {service}:{words}";
+    grants_not_looked_at(service): "{service}: it has more grants than were looked at", "{service}:授权过多,未全部查看";
+    grant_words(actions, resource): "{actions} on {resource}", "对 {resource} 执行 {actions}";
+    any_action: "any action", "任何操作";
+    any_resource: "any resource", "任何资源";
+    grants: "Grants", "授权";
+    grants_of(service): "Grants of {service}", "{service} 的授权";
+    lets_do: "Lets do", "允许";
+    no_grant: "There is no grant", "没有授权";
+    no_grant_more: "A grant lets a role or a principal do actions on a resource.", "授权允许角色或主体对资源执行操作。";
+    new_grant: "New grant\u{2026}", "新建授权\u{2026}";
+    actions: "Actions", "操作";
+    actions_hint: "with commas between; empty: any", "以逗号分隔;空:任何";
+    grant_resource_hint: "such as route::\"/orders\"; empty: any", "例如 route::\"/orders\";空:任何";
+    grant_to(principal): "Give this to {principal}", "授予 {principal}";
+    ungrant_from(principal): "Take this from {principal}", "从 {principal} 收回";
+
+    // Policies.
+    routes: "Routes", "路由";
+    route: "Route", "路由";
+    limits: "Limits", "限流";
+    limit: "Limit", "限流规则";
+    policies_as_text: "Policies, Cedar text", "策略,Cedar 文本";
+    over_revision(n): "Draft over revision {n}", "基于修订 {n} 的草稿";
+    check_and_preview: "Check and preview", "检查并预览";
+    save_revision: "Save as one revision", "保存为一个修订";
+    save_over(n): "Save over revision {n}", "覆盖修订 {n} 保存";
+    saving_needs: "Saving needs 0 errors.", "保存要求 0 个错误。";
+    saved_as(n): "Saved as revision {n}.", "已保存为修订 {n}。";
+    conflict: "Somebody else has changed these policies. Nothing was saved.", "有人更改了这些策略。没有保存任何内容。";
+    conflict_more(before, now): "Your text is kept. It was made over revision {before}; the policies were changed at revision {now}. Both are shown below. Take over what you want to keep: saving now replaces the newer text.",
+        "您的文本已保留。它基于修订 {before};策略在修订 {now} 被更改。两者都显示在下面。请合并需要保留的内容:现在保存会替换较新的文本。";
+    yours_and_theirs: "From what is stored now to your text", "从当前存储内容到您的文本";
+    yours_and_theirs_rest: "Lines with a minus are theirs, with a plus yours.", "减号行为他人的,加号行为您的。";
+    errors_and_warnings(errors, warnings): "Errors: {errors}, warnings: {warnings}", "{errors} 个错误,{warnings} 个警告";
+    not_checked: "Not checked", "未检查";
+    not_checked_more: "Check the text to see what Cedar says of it, and what would change.", "检查文本即可看到 Cedar 的诊断以及会发生的更改。";
+    cedar_said: "From Cedar's validator", "来自 Cedar 校验器";
+    nothing_to_say: "Cedar has nothing to say about this text.", "Cedar 对此文本没有意见。";
+    error: "Error", "错误";
+    warning: "Warning", "警告";
+    line(n): "line {n}", "第 {n} 行";
+    what_would_change: "What would change", "会更改什么";
+    what_would_change_rest: "Nothing is saved yet.", "尚未保存。";
+    changes_nothing: "Nothing would change.", "不会有任何更改。";
+    created: "created", "创建";
+    updated: "updated", "更新";
+    deleted: "deleted", "删除";
+    differences: "Differences, line by line", "逐行差异";
+    no_difference: "Both are the same.", "两者相同。";
+    access_gained(n): "Newly allowed, as far as it can be named: {n}", "新允许(就可列出的部分):{n}";
+    access_lost(n): "Newly denied: {n}", "新拒绝:{n}";
+    routes_rest: "They come from routes.toml or the OpenAPI document.", "来自 routes.toml 或 OpenAPI 文档。";
+    the_route: "the route", "该路由";
+    as_service: "the service's", "同服务";
+    max_age: "Max. age", "最大时龄";
+    cost: "Cost", "成本";
+    no_route: "There is no route", "没有路由";
+    no_route_more: "Without routes a gate refuses every request, unless unmatched = \"forward\".", "没有路由时,网关拒绝所有请求,除非 unmatched = \"forward\"。";
+    limits_rest: "For every method unless it says otherwise.", "除非另有说明,适用于所有方法。";
+    counted_by: "Counted by", "计数依据";
+    applies_to: "Applies to", "适用于";
+    every_request: "every request", "所有请求";
+    rate: "Rate", "速率";
+    burst: "Burst", "突发";
+    at_once: "At once", "并发";
+    no_limit: "There is no limit of its own", "没有自己的限流规则";
+    no_limit_more: "The defaults of the gate apply. Limits are in limits.toml.", "适用网关的默认值。限流规则在 limits.toml。";
+    plan: "Plan", "套餐";
+    plans: "Plans", "套餐";
+    rules: "Rules", "规则";
+    no_plan: "There is no plan", "没有套餐";
+    no_plan_more: "A plan is a named set of limits that an API key belongs to. Plans are in limits.toml.", "套餐是 API 密钥所属的一组具名限流规则。套餐在 limits.toml。";
+
+    // Callers.
+    caller: "Caller", "调用方";
+    top_callers: "Top callers", "主要调用方";
+    top_rests(seconds, n, all, oldest): "Last {seconds} s at {n} of {all} gates, oldest report {oldest} ago.",
+        "最近 {seconds} 秒,{n} / {all} 个网关,最早的报告在 {oldest}前。";
+    no_gate_heard: "No gate was heard", "没有网关的消息";
+    no_gate_heard_more: "So nobody knows who makes the requests. That is not the same as no requests.", "因此不知道请求来自谁。这不等于没有请求。";
+    nobody_asked: "Nobody is listed here", "此处没有条目";
+    nobody_asked_more: "The gates that were heard counted nobody of this sort.", "有消息的网关没有统计到此类调用方。";
+    principals: "Principals", "主体";
+    addresses: "Addresses", "地址";
+    address: "Address", "地址";
+    user_agents: "User agents", "用户代理";
+    user_agent: "User agent", "用户代理";
+    share: "Share", "占比";
+    refused: "Refused", "被拒绝";
+    route_most_asked: "Route most asked", "最常请求的路由";
+    first_seen: "First seen", "首次出现";
+    at_least(n): "at least {n}", "至少 {n}";
+    unlisted(n): "Each of those who are not listed made at most {n} requests.", "未列出的每个调用方最多发出 {n} 个请求。";
+    key: "Key", "密钥";
+    keys: "Keys", "密钥";
+    no_key: "There is no API key", "没有 API 密钥";
+    no_key_more: "Make one beside, for a principal.", "可在旁边为主体创建一个。";
+    new_key: "New key", "新建密钥";
+    new_key_rest: "It is shown once.", "仅显示一次。";
+    make_key: "Make the key", "创建密钥";
+    note: "Note", "备注";
+    key_made: "The key was made", "密钥已创建";
+    key_once(n): "It is good from revision {n} on. Copy it now: it is not shown again.", "自修订 {n} 起有效。请立即复制:不会再次显示。";
+    revoke: "Revoke\u{2026}", "撤销\u{2026}";
+    revoke_key(key): "Revoke {key}", "撤销 {key}";
+    revoke_key_takes(key): "Callers that show {key} are not identified any more: 401.", "出示 {key} 的调用方将不再被识别:401。";
+    revoke_key_note: "It takes effect at each gate within moments. It cannot be undone; make a new key instead.", "片刻内在每个网关生效。无法撤回;请改为创建新密钥。";
+    key_revoked(n): "The key was revoked as revision {n}.", "密钥已撤销,修订 {n}。";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Names that are the same everywhere.
+    const SAME: [&str; 1] = ["keepgate"];
+
+    fn arguments(text: &str) -> BTreeSet<&str> {
+        let text = text.split("{{").flat_map(|part| part.split("}}"));
+        text.flat_map(|part| part.split('{').skip(1))
+            .filter_map(|part| part.split_once('}').map(|(name, _)| name))
+            .collect()
+    }
+
+    /// A message without a text does not compile; this finds those that are not translated.
+    #[test]
+    fn every_message_is_there_in_each_language() {
+        let han = |text: &str| text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c));
+        for (name, english, chinese) in ALL {
+            assert!(!english.is_empty() && !han(english), "{name}");
+            let passes = han(chinese) || SAME.contains(name) || *chinese == "{n} / {all}";
+            assert!(passes, "{name} is not translated: {chinese}");
+            assert_eq!(arguments(english), arguments(chinese), "{name}");
+        }
+        let names: BTreeSet<&str> = ALL.iter().map(|(name, ..)| *name).collect();
+        assert_eq!(names.len(), ALL.len());
+    }
+
+    /// The sources of the pages, in which no text may stand.
+    const PAGES: [(&str, &str); 13] = [
+        ("access", include_str!("../access.rs")),
+        ("callers", include_str!("../callers.rs")),
+        ("chart", include_str!("../chart.rs")),
+        ("frame", include_str!("../frame.rs")),
+        ("grants", include_str!("../grants.rs")),
+        ("live", include_str!("../live.rs")),
+        ("login", include_str!("../login.rs")),
+        ("mod", include_str!("../mod.rs")),
+        ("overview", include_str!("../overview.rs")),
+        ("part", include_str!("../part.rs")),
+        ("policies", include_str!("../policies.rs")),
+        ("why", include_str!("../why.rs")),
+        ("wrong", include_str!("../wrong.rs")),
+    ];
+
+    /// The texts within `html!` that are shown or read out: those that are no value of an attribute
+    /// that only machines read.
+    fn shown(source: &str) -> Vec<String> {
+        let source = source.split("#[cfg(test)]").next().unwrap();
+        let mut found = Vec::new();
+        for block in source.split("html! {").skip(1) {
+            let mut depth = 1;
+            let mut before = String::new();
+            let mut rest = block.chars().peekable();
+            while let Some(c) = rest.next() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    '"' => {
+                        let mut text = String::new();
+                        while let Some(c) = rest.next().filter(|c| *c != '"') {
+                            text.push(c);
+                            if c == '\\' {
+                                text.extend(rest.next());
+                            }
+                        }
+                        let before = before.trim_end();
+                        // A value, an argument or a comparison; of values only those people hear.
+                        let named = before.rsplit([' ', '\n', '(']).next().unwrap_or_default();
+                        let is_said =
+                            ["aria-label=", "title=", "placeholder=", "alt="].contains(&named);
+                        let is_code = before.ends_with(['=', '(', ',', '|', '.', '[', '&'])
+                            || before.ends_with("name:")
+                            || before.ends_with("action:")
+                            || in_attribute(before);
+                        if is_said || !is_code {
+                            found.push(text);
+                        }
+                    }
+                    _ => {}
+                }
+                before.push(c);
+                if depth == 0 {
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether what comes next is within `name={ .. }`.
+    fn in_attribute(before: &str) -> bool {
+        let mut depth = 0;
+        for (at, c) in before.char_indices().rev() {
+            match c {
+                '}' => depth += 1,
+                '{' if depth > 0 => depth -= 1,
+                '{' if before[..at].trim_end().ends_with('=') => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    #[test]
+    fn no_page_has_a_text_of_its_own() {
+        for (page, source) in PAGES {
+            for text in shown(source) {
+                let text = text.replace("\\u{b7}", "").replace("\\n", "");
+                assert!(!text.chars().any(char::is_alphabetic), "{page}: `{text}`");
+            }
+        }
+        // It finds what it is to find.
+        for bad in [
+            r#"html! { p { "Hello" } }"#,
+            r#"html! { a href="/x" aria-label="Hello" {} }"#,
+            r#"html! { @if x { "yes" } }"#,
+        ] {
+            assert!(shown(bad).iter().any(|text| text.chars().any(char::is_alphabetic)), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The console in a real browser: `tests/browser/console.mjs`, by Debian's Chromium.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use keepgate_limit::top::{Observation, Outcome, Top};
+use keepgate_limit::{AddressKey, Nanos, Seed};
+use serde_json::json;
+
+use crate::database::skipped;
+use crate::fixture::{Dir, Mirror, Running};
+
+/// The browser's script; it ends with the test, with the browser that it started.
+struct Script(Child);
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        if let Ok(group) = i32::try_from(self.0.id()) {
+            // SAFETY: it takes no pointer, and the group is of this test's own child.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+        let _ = self.0.wait();
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Programs and modules that the script needs; none: they are not here, which was said.
+fn needed() -> Option<(PathBuf, PathBuf)> {
+    let modules = root().join("target/fixtures/console");
+    if !modules.join("node_modules/playwright-core").is_dir() {
+        skipped("playwright-core is not there (scripts/setup)");
+        return None;
+    }
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let found = names.iter().map(|name| Path::new("/usr/bin").join(name)).find(|p| p.exists());
+    if found.is_none() {
+        skipped("chromium is not installed");
+    }
+    found.map(|program| (program, modules))
+}
+
+/// A gate's report: a crawler, and three people.
+fn report() -> Vec<u8> {
+    let top = Top::new(Seed::new([7; 16]), 1, 256, Duration::from_secs(60));
+    let at = |ms: u64| Nanos::new(ms * 1_000_000);
+    for n in 0..2_400_u64 {
+        let (is_crawl, path) = (n % 12 != 0, format!("/orders/{n}"));
+        let person = ["alice", "bob", "carol"][(n / 12 % 3) as usize];
+        let outcome = match (is_crawl, n % 12) {
+            (true, 1..=5) => Outcome::Limited,
+            (false, _) if n % 96 == 0 => Outcome::Denied,
+            _ => Outcome::Other,
+        };
+        top.record(
+            0,
+            &Observation {
+                address: AddressKey::V4([198, 51, 100, if is_crawl { 7 } else { 20 }].into()),
+                principal: Some(if is_crawl { ("client", "crawler") } else { ("user", person) }),
+                user_agent: Some(if is_crawl { "crawler/1.0" } else { "Mozilla/5.0" }),
+                method: "GET",
+                route: Some(if is_crawl { "/orders/{id}" } else { "/orders" }),
+                path: is_crawl.then_some(path.as_str()),
+                refused: outcome != Outcome::Other,
+                outcome,
+                now: at(n * 20),
+            },
+        );
+    }
+    serde_json::to_vec(&top.report(at(48_000), 20, None)).unwrap()
+}
+
+const POLICIES: &str = "// Whatever roles it is put into, a program changes nothing.\n\
+    @id(\"clients-only-read\")\nforbid (principal is client, action, resource)\n\
+    unless { action == Action::\"GET\" };\n\n\
+    @id(\"admins\")\npermit (principal in role::\"orders-admin\", action, resource in route::\"/orders\");\n\n\
+    @id(\"everybody-reads\")\npermit (principal, action == Action::\"GET\", resource);\n";
+
+const ROUTES: &str = "[[route]]\nmethod = \"GET\"\npath = \"/orders\"\n\n[[route]]\nmethod = \"GET\"\n\
+    path = \"/orders/{id}\"\n\n[[route]]\nmethod = \"DELETE\"\npath = \"/orders/{id}\"\nmax_age = \"5s\"\n";
+
+/// A center with a service, a gate that reports, and one that has nothing to say.
+async fn world(center: &Running) -> (Mirror, Mirror) {
+    let files = json!({ "files": {
+        "service.toml": "name = \"orders\"\nauthzen = \"default\"\n[identify.api_key]\n",
+        "orders.cedar": POLICIES,
+        "routes.toml": ROUTES,
+        "roles.toml": "[[role]]\nid = \"orders-admin\"\ndescription = \"everything on orders\"\n\
+                       members = ['user::\"alice\"']\n",
+    } });
+    center.ask("POST", "/v1/services/orders/apply", Some(files)).await.good();
+    let rule = json!({ "key": "address", "rate": "20/s", "burst": 40 });
+    center.ask("PUT", "/v1/services/orders/limits/everybody", Some(rule)).await.good();
+    let plan =
+        json!({ "rule": [{ "name": "bulk", "key": "api_key", "rate": "50/s", "burst": 100 }] });
+    center.ask("PUT", "/v1/services/orders/plans/bulk", Some(plan)).await.good();
+    center.service("stock", &[]).await;
+    let grant = json!({ "principal": { "type": "role", "id": "orders-admin" }, "actions": [],
+        "resource": { "type": "route", "id": "/orders" } });
+    center.ask("PUT", "/v1/services/orders/grants/admins-all", Some(grant)).await.good();
+    for name in ["crawler", "returns"] {
+        let key = json!({ "principal": format!("client::\"{name}\""), "note": "from the desk",
+            "plan": if name == "returns" { "bulk" } else { "" } });
+        center.ask("POST", "/v1/services/orders/keys", Some(key)).await.good();
+    }
+    let token = center.token("gate", "orders").await;
+    let one = Mirror::follow(center, &token, &["orders"]).await.unwrap();
+    let two = Mirror::follow(center, &token, &["orders"]).await.unwrap();
+    one.report("orders", report()).await;
+    (one, two)
+}
+
+async fn run(pictures: Option<&str>) {
+    let Some((chromium, modules)) = needed() else { return };
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let _gates = world(&center).await;
+    let editor = center.token("editor", "stock").await;
+    let (base, admin) = (format!("http://{}", center.addr), center.admin.clone());
+    let pictures = pictures.map(str::to_owned);
+    let ran = tokio::task::spawn_blocking(move || {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = Command::new("node");
+        command
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/console.mjs"))
+            .env("BASE", base)
+            .env("ADMIN", admin)
+            .env("EDITOR", editor)
+            .env("MODULES", modules)
+            .env("CHROMIUM", chromium)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0);
+        if let Some(pictures) = pictures {
+            command.env("PICTURES", pictures);
+        }
+        let mut script = Script(command.spawn().unwrap());
+        let mut said = String::new();
+        if let Some(mut out) = script.0.stdout.take() {
+            std::io::Read::read_to_string(&mut out, &mut said).unwrap();
+        }
+        (script.0.wait().unwrap().success(), said)
+    });
+    let (good, said) = ran.await.unwrap();
+    assert!(good, "{said}");
+    eprintln!("{said}");
+}
+
+/// Sign in, a wrong token, an expired session, a forged form, the editor of another service, two editors
+/// at once; live and not live; axe-core on every page, in both themes and both languages; a phone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_console_in_a_browser() {
+    run(None).await;
+}
+
+/// Pictures of every page, for people to look at: `scripts/long console-pictures`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "makes pictures"]
+async fn pictures_of_the_console() {
+    let to = std::env::var("KEEPGATE_PICTURES").unwrap();
+    run(Some(&to)).await;
+}

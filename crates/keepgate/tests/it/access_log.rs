@@ -1,0 +1,282 @@
+//! The access log of a real gate: signed by a real center, killed, cut short, and read again.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Running, Said, Scratch, eventually, gate_args, keepgate, run, text};
+use crate::requests::Http;
+use crate::separate::CenterProcess;
+
+/// An upstream that answers each request with two bytes, and keeps its connections.
+fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let (mut head, mut byte) = (Vec::new(), [0; 1024]);
+                while let Ok(n @ 1..) = stream.read(&mut byte) {
+                    head.extend_from_slice(&byte[..n]);
+                    while let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+                        head.drain(..end + 4);
+                        if stream
+                            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                            .is_err()
+                        {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+struct System {
+    scratch: Scratch,
+    center: CenterProcess,
+    token: PathBuf,
+    upstream: String,
+}
+
+impl System {
+    fn start() -> System {
+        let scratch = Scratch::new();
+        let center = CenterProcess::start(None, &scratch.join("data"), "127.0.0.1:0");
+        let settings = "name = \"orders\"\n[limits]\ndefault = \"off\"\n\
+             [identify.trusted_header]\nheader = \"x-user\"\npeers = [\"127.0.0.0/8\"]\n";
+        let file = scratch.write("orders/service.toml", settings);
+        scratch
+            .write("orders/all.cedar", "permit (principal == user::\"alice\", action, resource);");
+        scratch.write("orders/routes.toml", "[[route]]\nmethod = \"GET\"\npath = \"/orders\"\n");
+        center.ok(&["apply", file.parent().unwrap().to_str().unwrap()]);
+        let create = ["token", "create", "--role", "gate", "--service", "orders"];
+        let token = scratch.write("gate.token", &center.ok(&create));
+        let upstream = format!("http://{}", upstream());
+        System { scratch, center, token, upstream }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.scratch.join("access.log")
+    }
+
+    fn args(&self) -> Vec<String> {
+        let token = self.token.to_str().unwrap();
+        let mut args: Vec<String> = gate_args(&self.center.url, token, "127.0.0.1:0")
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        let at = args.iter().position(|arg| arg == "--upstream").unwrap();
+        args[at + 1].clone_from(&self.upstream);
+        args.extend(["--access-log".to_owned(), self.log().display().to_string()]);
+        args
+    }
+
+    /// A gate that serves, and its address.
+    fn gate(&self) -> (Running, String, String) {
+        let args = self.args();
+        let mut gate = Running::keepgate(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let (url, admin) = served(&mut gate);
+        (gate, url, admin)
+    }
+
+    fn verify(&self, more: &[&str]) -> (Said, Value) {
+        let mut command = keepgate();
+        command.args(["log", "verify", "--json", "--center", &self.center.url]);
+        command.args(["--token-file", &self.center.token_file()]);
+        command.args(more).arg(self.log());
+        let said = run(command);
+        let report = serde_json::from_str(&said.stdout).unwrap_or_default();
+        (said, report)
+    }
+}
+
+fn served(gate: &mut Running) -> (String, String) {
+    let screen = gate.json();
+    let (url, admin) = (text(&screen, "/gate"), text(&screen, "/admin"));
+    eventually("it serves", || {
+        (Http::new(&url, &[("x-user", "alice")]).get("/orders").status == 200).then_some(())
+    });
+    (url, admin)
+}
+
+fn metric(admin: &str, name: &str) -> u64 {
+    let answer = Http::new(admin, &[]).get("/metrics");
+    let name = format!("keepgate_gate_access_log_{name} ");
+    answer.text().lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
+}
+
+/// Requests on connections of their own until told to stop; how many were answered, and the longest.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<Duration>>,
+}
+
+impl Load {
+    fn start(url: &str, connections: usize) -> Load {
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let address = url.strip_prefix("http://").unwrap().to_owned();
+        let threads = (0..connections).map(|_| {
+            let (address, stop, answered) =
+                (address.clone(), Arc::clone(&stop), Arc::clone(&answered));
+            std::thread::spawn(move || requests(&address, &stop, &answered))
+        });
+        let threads = threads.collect();
+        Load { stop, answered, threads }
+    }
+
+    fn stop(self) -> (u64, Duration) {
+        self.stop.store(true, Ordering::Relaxed);
+        let longest = self.threads.into_iter().map(|thread| thread.join().unwrap()).max();
+        (self.answered.load(Ordering::Relaxed), longest.unwrap())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test is not the product")]
+fn requests(address: &str, stop: &AtomicBool, answered: &AtomicU64) -> Duration {
+    let mut longest = Duration::ZERO;
+    let Ok(mut stream) = TcpStream::connect(address) else { return longest };
+    let mut answer = [0; 4096];
+    while !stop.load(Ordering::Relaxed) {
+        let begin = Instant::now();
+        let request = b"GET /orders HTTP/1.1\r\nHost: a\r\nx-user: alice\r\n\r\n";
+        if stream.write_all(request).is_err() {
+            return longest;
+        }
+        let mut got = Vec::new();
+        while !got.ends_with(b"\r\n\r\nok") {
+            match stream.read(&mut answer) {
+                Ok(n @ 1..) => got.extend_from_slice(&answer[..n]),
+                _ => return longest,
+            }
+        }
+        longest = longest.max(begin.elapsed());
+        answered.fetch_add(1, Ordering::Relaxed);
+    }
+    longest
+}
+
+/// A kill costs at most what was not written yet, and the log says that it happened. What the center has
+/// signed is proven, also to somebody who has its keys alone; and a cut is found.
+#[test]
+fn a_killed_gate_goes_on_with_its_log() {
+    let system = System::start();
+    let (gate, url, admin) = system.gate();
+    let load = Load::start(&url, 4);
+    eventually("the center has signed", || (metric(&admin, "anchors_total") >= 2).then_some(()));
+    gate.kill();
+    let (answered, _) = load.stop();
+    let (said, report) = system.verify(&[]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(report["verdict"], "whole");
+    assert!(report["notes"].to_string().contains("was killed"), "{report}");
+    let recorded = report["records"].as_u64().unwrap();
+    let proven = report["proven_seq"].as_u64().unwrap();
+    // Of what was answered at most a look's time is missing; the first ones waited for the center.
+    assert!(recorded > 0 && proven > 0 && recorded <= answered + 1_000, "{report}");
+
+    let (gate, _, admin) = system.gate();
+    eventually("the center has signed", || (metric(&admin, "anchors_total") >= 1).then_some(()));
+    gate.stop();
+    let (said, report) = system.verify(&[]);
+    assert_eq!((said.code, &report["verdict"]), (0, &Value::from("whole")), "{said:?}");
+    assert!(report["notes"].to_string().contains("had not ended in order"), "{report}");
+    assert!(report["proven_seq"].as_u64().unwrap() > proven, "{report}");
+
+    // Offline, with the keys in a file.
+    let keys = system.center.ok(&["log", "keys"]);
+    let keys = system.scratch.write("keys.json", &keys);
+    let (said, report) = system.verify(&["--keys", keys.to_str().unwrap()]);
+    assert_eq!((said.code, &report["verdict"]), (0, &Value::from("whole")), "{said:?}");
+    let (said, report) = system.verify(&["--chain-only"]);
+    assert_eq!((said.code, &report["verdict"]), (0, &Value::from("consistent")), "{said:?}");
+
+    // The log is read, filtered, and followed by nobody.
+    let read = |more: &[&str]| {
+        let mut command = keepgate();
+        command.arg("log").arg(system.log()).args(more);
+        run(command).stdout
+    };
+    assert!(read(&["--principal", "alice", "--last", "1"]).contains("user::\"alice\""));
+    assert_eq!(read(&["--outcome", "denied"]), "");
+    let json = read(&["--json", "--route", "/orders", "--last", "1"]);
+    let record: Value = serde_json::from_str(&json).unwrap();
+    let id = record["request_id"].as_str().unwrap();
+    assert_eq!(read(&["--json", "--request-id", id]), json);
+
+    // Cut off at the last signed line: what is left is whole in itself, and the center knows better.
+    let whole = std::fs::read_to_string(system.log()).unwrap();
+    let proven = report_line(&whole, proven);
+    std::fs::write(system.log(), &whole[..proven]).unwrap();
+    let (said, report) = system.verify(&[]);
+    assert_eq!((said.code, &report["verdict"]), (1, &Value::from("wrong")), "{said:?}");
+    assert_eq!(report["findings"][0]["kind"], "truncated", "{report}");
+    // A gate that goes on from there is not signed for.
+    let (gate, ..) = system.gate();
+    eventually("the center refuses", || gate.stderr().contains("does not sign").then_some(()));
+    gate.stop_but(&["the center does not sign the access log"]);
+    // Without the center nothing is said of what it has signed.
+    let System { center, .. } = &system;
+    let mut command = keepgate();
+    command.args(["log", "verify", "--center", "http://127.0.0.1:9", "--token-file"]);
+    command.arg(center.token_file()).arg(system.log());
+    assert_eq!(run(command).code, 2);
+}
+
+/// Where a line of this number begins.
+fn report_line(text: &str, seq: u64) -> usize {
+    let found = text.find(&format!(",\"seq\":{seq},\"chain\":")).unwrap();
+    text[..found].rfind('\n').map_or(0, |place| place + 1)
+}
+
+/// A file that can grow no further: nobody waits, and each record is written or counted.
+#[test]
+fn a_full_disk_costs_records_that_are_counted() {
+    let system = System::start();
+    let mut args = system.args();
+    args.extend(["--access-log-queue-bytes".to_owned(), "64KiB".to_owned()]);
+    let mut command = Command::new("sh");
+    // In blocks of 512 bytes. The signal would end the gate.
+    let limited = "trap '' XFSZ; ulimit -f 400; exec \"$0\" \"$@\"";
+    command.arg("-c").arg(limited).arg(keepgate().get_program());
+    let mut gate = Running::start(command, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let (url, admin) = served(&mut gate);
+    let load = Load::start(&url, 4);
+    eventually("records are lost", || (metric(&admin, "lost_total") > 500).then_some(()));
+    // The queue may have been full before.
+    eventually("the disk is full", || (metric(&admin, "failing") == 1).then_some(()));
+    let (answered, longest) = load.stop();
+    assert!(answered > 500 && longest < Duration::from_secs(30), "{answered} {longest:?}");
+    let (offered, lost) = (metric(&admin, "offered_total"), metric(&admin, "lost_total"));
+    assert_eq!(metric(&admin, "failing"), 1);
+    gate.stop_but(&["the log cannot be written", "was not ended in order"]);
+    assert_whole_lines(&system.log());
+    let (said, report) = system.verify(&["--chain-only"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    // What waited when the gate ended was never said to be written.
+    let written = report["records"].as_u64().unwrap();
+    assert!(written + lost <= offered && lost > 0, "{written} + {lost} of {offered}");
+
+    // With room again the log goes on, and is whole.
+    let (gate, _, admin) = system.gate();
+    eventually("it is written", || (metric(&admin, "bytes_total") > 0).then_some(()));
+    gate.stop();
+    let (said, report) = system.verify(&["--chain-only"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(report["notes"].to_string().contains("had not ended in order"), "{report}");
+}
+
+fn assert_whole_lines(path: &Path) {
+    let text = std::fs::read(path).unwrap();
+    assert_eq!(text.last(), Some(&b'\n'), "half a line was left");
+}
