@@ -103,6 +103,11 @@ impl FromStr for Uid {
         {
             return Ok(Uid::new(kind, id));
         }
+        // Its id is in quotes. Names are tried as identifiers with each question, and the parser takes as
+        // long as a hundred decisions.
+        if !text.contains('"') {
+            return Err(UidError(text.to_owned()));
+        }
         // The public `EntityUid::from_str` wants the normal form of escapes, which people do not
         // know; the core's parser takes what a policy may say.
         match EntityUID::from_str(text) {
