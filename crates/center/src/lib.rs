@@ -239,7 +239,7 @@ impl Center {
         let address = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{addr}"));
         let neighbors =
             Arc::new(Neighbors::new(Arc::clone(&desk), Arc::clone(&followers), address));
-        let app = api::App {
+        let app = api::App::new(api::Shared {
             desk,
             neighbors,
             followers,
@@ -258,7 +258,7 @@ impl Center {
             trends: Arc::default(),
             began: Instant::now(),
             ready: Arc::new(AtomicBool::new(true)),
-        };
+        });
         let bounds = config.bounds;
         Ok(Center { door, app, listener, addr, tls, bounds, seats, admin_token_file })
     }
@@ -315,7 +315,7 @@ impl Center {
         let server = server::Server {
             listener,
             tls,
-            router: api::router(app.clone(), closing.clone()),
+            port: api::Port::new(app.clone(), closing.clone()),
             bounds,
             metrics: Arc::clone(&app.metrics),
             seats,

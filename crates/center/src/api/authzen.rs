@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use axum::Extension;
 use axum::Json as Out;
 use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response as HttpResponse};
 use bytes::Bytes;
 use http::{HeaderMap, Uri, header};
 use keepgate_policy::Decision;
@@ -17,7 +18,7 @@ use keepgate_policy::decision::QueryError;
 
 use super::input::{self, Params};
 use super::problem::Problem;
-use super::{Answer, App, check};
+use super::{Answer, App, check, guard, host};
 use crate::access::Caller;
 use crate::desk::{Head, Refusal, Work};
 
@@ -35,12 +36,28 @@ const SLOW: Duration = Duration::from_millis(2);
 /// services.
 const VALUES_BY_SERVICES: usize = 2 * MAX_VALUES;
 
+/// Where an evaluation is asked for that names no service.
+pub(crate) const EVALUATION: &str = "/access/v1/evaluation";
+
+/// As [`evaluation`], without the router: all that stands before that in `api::router` and in
+/// `api::table`, in the same order. It is what a program asks thousands of times a second, and the layers
+/// cost as much as the decision.
+pub(crate) async fn direct(app: App, request: Request) -> HttpResponse {
+    let answer = async |request: Request| {
+        host::is_for(&app, &request)?;
+        let caller = guard::decider(&app, &request)?;
+        guard::takes_no_query(&request)?;
+        one(&app, caller, None, request).await
+    };
+    guard::enveloped(&app, request, async |request| answer(request).await.into_response()).await
+}
+
 pub(crate) async fn evaluation(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Answer<Out<Response>> {
-    one(app, caller, None, request).await
+    one(&app, caller, None, request).await
 }
 
 pub(crate) async fn service_evaluation(
@@ -49,7 +66,7 @@ pub(crate) async fn service_evaluation(
     Params(service): Params<String>,
     request: Request,
 ) -> Answer<Out<Response>> {
-    one(app, caller, Some(service), request).await
+    one(&app, caller, Some(service), request).await
 }
 
 pub(crate) async fn evaluations(
@@ -70,13 +87,13 @@ pub(crate) async fn service_evaluations(
 }
 
 async fn one(
-    app: App,
+    app: &App,
     caller: Caller,
     service: Option<String>,
     request: Request,
 ) -> Answer<Out<Response>> {
-    let panel = Panel::of(&app, &caller, service)?;
-    let body = body(&app, request).await?;
+    let panel = Panel::of(app, &caller, service)?;
+    let body = body(app, request).await?;
     let at_once = body.len() <= SMALL && !app.slow.load(Ordering::Relaxed);
     let slow = Arc::clone(&app.slow);
     let work = move |_: &Work| {
@@ -90,7 +107,7 @@ async fn one(
     if at_once {
         return work(&Work::default()).map(Out);
     }
-    check::beside(&app, &caller, work).await.map(Out)
+    check::beside(app, &caller, work).await.map(Out)
 }
 
 async fn many(

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::RequestExt as _;
@@ -31,6 +32,15 @@ pub(crate) struct Crowded;
 
 /// The outermost layer: request id in and out, metrics, errors in the log.
 pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Next) -> Response {
+    enveloped(&app, request, |request| next.run(request)).await
+}
+
+/// The same around anything that answers.
+pub(crate) async fn enveloped<F: Future<Output = Response>>(
+    app: &App,
+    request: Request,
+    inner: impl FnOnce(Request) -> F,
+) -> Response {
     let began = Instant::now();
     let api = Api::of(request.uri().path());
     let id = match request.headers().get(&REQUEST_ID) {
@@ -42,7 +52,7 @@ pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Nex
     let recorded = Recorded::of(&app, &request);
     let is_crowded = request.extensions().get::<Crowded>().is_some();
     let mut response =
-        if is_crowded { Problem::crowded().into_response() } else { next.run(request).await };
+        if is_crowded { Problem::crowded().into_response() } else { inner(request).await };
     app.metrics.answered(api, response.status().as_u16());
     if matches!(api, Api::Admin | Api::Authzen) {
         app.metrics.took(began.elapsed(), recorded.as_ref().map(|recorded| recorded.trace_id));
@@ -86,20 +96,33 @@ pub(crate) fn random() -> u64 {
 /// In front of endpoints that take no parameter: one that is sent has no effect, and whoever sent it
 /// expects one.
 pub(crate) async fn no_query(request: Request, next: Next) -> Response {
+    match takes_no_query(&request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// See [`no_query`].
+pub(crate) fn takes_no_query(request: &Request) -> Result<(), Problem> {
     match request.uri().query().unwrap_or_default() {
-        "" => next.run(request).await,
+        "" => Ok(()),
         query => {
             let name = query.split(['=', '&']).next().unwrap_or_default();
             let path = request.uri().path();
             let detail = format!("the query: {name}: unknown field `{name}`; `{path}` takes none");
-            Problem::bad_request(detail).into_response()
+            Err(Problem::bad_request(detail))
         }
     }
 }
 
+/// A random part of this process, then a number: unique, not secret.
 fn new_id() -> Option<HeaderValue> {
+    static PROCESS: LazyLock<u64> = LazyLock::new(random);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut bytes = [0_u8; 12];
-    SystemRandom::new().fill(&mut bytes).ok()?;
+    let (process, number) = bytes.split_at_mut(8);
+    process.copy_from_slice(&PROCESS.to_be_bytes());
+    number.copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
     HeaderValue::from_str(&token::hex(&bytes)).ok()
 }
 
@@ -115,14 +138,8 @@ pub(crate) async fn permission(
             Ok(caller) => caller,
             Err(problem) => return problem.into_response(),
         };
-        if !caller.may(needs) {
-            return Problem::forbidden(format!(
-                "a token of role `{}` may not {} {}",
-                caller.role().name(),
-                request.method(),
-                request.uri().path()
-            ))
-            .into_response();
+        if let Err(problem) = may(&caller, needs, &request) {
+            return problem.into_response();
         }
         if needs == Permission::Write
             && let Some(own) = caller.bound()
@@ -142,18 +159,42 @@ pub(crate) async fn permission(
         };
         request.extensions_mut().insert(caller.named(named.clone()));
     }
-    // Decisions from a state that may lack what was acknowledged would flatter.
-    if needs == Permission::Decide {
-        let condition = app.desk.condition();
-        if !condition.serves() {
-            return Problem::history(&condition).into_response();
-        }
+    if needs == Permission::Decide
+        && let Err(problem) = serves(&app)
+    {
+        return problem.into_response();
     }
     let mut response = next.run(request).await;
     if named.is_some_and(|write| write.is_replayed()) {
         response.headers_mut().insert(REPLAYED, TRUE);
     }
     response
+}
+
+/// Who asks for a decision: as [`permission`], for an endpoint that is not asked through the router.
+pub(crate) fn decider(app: &App, request: &Request) -> Result<Caller, Problem> {
+    let caller = caller(app, request)?;
+    may(&caller, Permission::Decide, request)?;
+    serves(app)?;
+    Ok(caller)
+}
+
+fn may(caller: &Caller, needs: Permission, request: &Request) -> Result<(), Problem> {
+    if caller.may(needs) {
+        return Ok(());
+    }
+    Err(Problem::forbidden(format!(
+        "a token of role `{}` may not {} {}",
+        caller.role().name(),
+        request.method(),
+        request.uri().path()
+    )))
+}
+
+/// Decisions from a state that may lack what was acknowledged would flatter.
+fn serves(app: &App) -> Result<(), Problem> {
+    let condition = app.desk.condition();
+    if condition.serves() { Ok(()) } else { Err(Problem::history(&condition)) }
 }
 
 /// The service that a request's path names. One that cannot be decoded names none that there is.

@@ -89,9 +89,17 @@ fn plain(host: &str) -> String {
 
 /// In front of everything but the request id and the count.
 pub(crate) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
-    match app.hosts.wrong(&request) {
-        None => next.run(request).await,
-        Some(detail) => Problem::misdirected(detail).into_response(),
+    match is_for(&app, &request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// See [`check`].
+pub(crate) fn is_for(app: &App, request: &Request) -> Result<(), Problem> {
+    match app.hosts.wrong(request) {
+        None => Ok(()),
+        Some(detail) => Err(Problem::misdirected(detail)),
     }
 }
 

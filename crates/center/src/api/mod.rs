@@ -51,9 +51,12 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
+use axum::response::Response;
+use http::Method;
 use keepgate_observe::span::{Tracer, Tracing};
 use keepgate_serve::Outages;
 use tokio::sync::watch;
+use tower_service::Service as _;
 
 use crate::console;
 use crate::desk::Desk;
@@ -64,9 +67,26 @@ use crate::proto::sync_server::SyncServer;
 use crate::server::Bounds;
 use problem::Problem;
 
-/// What handlers share.
+/// What handlers share. A clone is the same, and costs one count: each layer makes some for a request.
 #[derive(Clone)]
-pub(crate) struct App {
+pub(crate) struct App(Arc<Shared>);
+
+impl App {
+    pub(crate) fn new(shared: Shared) -> App {
+        App(Arc::new(shared))
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// See [`App`].
+pub(crate) struct Shared {
     pub(crate) desk: Arc<Desk>,
     pub(crate) followers: Arc<Followers>,
     pub(crate) neighbors: Arc<Neighbors>,
@@ -98,7 +118,7 @@ pub(crate) struct App {
     pub(crate) ready: Arc<AtomicBool>,
 }
 
-impl App {
+impl Shared {
     /// Milliseconds since the center began.
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
@@ -116,7 +136,28 @@ const FOLLOW_REQUEST_BYTES: usize = 1 << 20;
 pub(crate) const FOLLOW: &str = "/keepgate.sync.v1.Sync/Follow";
 
 /// The whole port: HTTP and gRPC.
-pub(crate) fn router(app: App, closing: watch::Receiver<bool>) -> Router {
+#[derive(Clone)]
+pub(crate) struct Port {
+    app: App,
+    router: Router,
+}
+
+impl Port {
+    pub(crate) fn new(app: App, closing: watch::Receiver<bool>) -> Port {
+        Port { router: router(app.clone(), closing), app }
+    }
+
+    /// Answers a request.
+    pub(crate) async fn answer(&mut self, request: Request) -> Response {
+        if request.method() == Method::POST && request.uri().path() == authzen::EVALUATION {
+            return authzen::direct(self.app.clone(), request).await;
+        }
+        let Ok(response) = self.router.call(request).await;
+        response
+    }
+}
+
+fn router(app: App, closing: watch::Receiver<bool>) -> Router {
     let mut endpoints = Router::new();
     for endpoint in table::endpoints() {
         let layer =

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
@@ -24,10 +23,10 @@ use keepgate_serve::places::{Busy, Place, Places, PlacesConfig, Refused, Seat};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
-use tower_service::Service as _;
 
 use self::linger::Linger;
 use self::rest::Held;
+use crate::api::Port;
 use crate::metrics::Metrics;
 use crate::tls::Certificate;
 use crate::token::PeerCertificate;
@@ -103,7 +102,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
     pub(crate) tls: Option<Certificate>,
-    pub(crate) router: Router,
+    pub(crate) port: Port,
     pub(crate) bounds: Bounds,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seats: Seats,
@@ -189,7 +188,7 @@ impl Seats {
 impl Server {
     /// Serves until `closing`, then until the connections have finished or the grace is over.
     pub(crate) async fn run(self) {
-        let Server { listener, tls, router, bounds, metrics, seats, mut closing } = self;
+        let Server { listener, tls, port, bounds, metrics, seats, mut closing } = self;
         let open = Arc::new(Semaphore::new(seats.most()));
         let waiting = Arc::new(Semaphore::new(WAITING));
         loop {
@@ -219,7 +218,7 @@ impl Server {
                 metrics.connections_refused.add(1);
                 continue;
             }
-            let (router, tls, seats) = (router.clone(), tls.clone(), seats.clone());
+            let (port, tls, seats) = (port.clone(), tls.clone(), seats.clone());
             let (metrics, closing) = (Arc::clone(&metrics), closing.clone());
             tokio::spawn(async move {
                 let _held = held;
@@ -236,7 +235,7 @@ impl Server {
                 let _open = counted.connections.hold();
                 let seat = Arc::clone(place.seat());
                 let connection =
-                    Connection { router, tls, bounds, metrics, closing, peer, seat, is_reserve };
+                    Connection { port, tls, bounds, metrics, closing, peer, seat, is_reserve };
                 connection.serve(stream).await;
                 drop(place);
             });
@@ -257,7 +256,7 @@ pub(crate) async fn closed(closing: &mut watch::Receiver<bool>) {
 }
 
 struct Connection {
-    router: Router,
+    port: Port,
     tls: Option<Certificate>,
     bounds: Bounds,
     metrics: Arc<Metrics>,
@@ -302,7 +301,7 @@ impl Connection {
         stream: S,
         certificate: Option<Arc<PeerCertificate>>,
     ) {
-        let Connection { router, bounds, metrics, mut closing, peer, seat, is_reserve, .. } = self;
+        let Connection { port, bounds, metrics, mut closing, peer, seat, is_reserve, .. } = self;
         let begun = Arc::new(Begun::default());
         let unread = Arc::new(AtomicBool::new(false));
         let service = {
@@ -311,7 +310,7 @@ impl Connection {
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 begun.set();
                 let answer = Exchange {
-                    router: router.clone(),
+                    port: port.clone(),
                     unread: Arc::clone(&unread),
                     busy: seat.busy(),
                     peer,
@@ -370,7 +369,7 @@ impl Connection {
 
 /// A request and its answer.
 struct Exchange {
-    router: Router,
+    port: Port,
     unread: Arc<AtomicBool>,
     busy: Busy,
     peer: SocketAddr,
@@ -401,9 +400,7 @@ impl Exchange {
             parts.extensions.insert(crate::api::guard::Crowded);
             Body::empty()
         };
-        let answer: Result<Response<Body>, Infallible> =
-            self.router.call(Request::from_parts(parts, body)).await;
-        let mut response = answer?;
+        let mut response = self.port.answer(Request::from_parts(parts, body)).await;
         // On HTTP/2 the rest has a stream of its own, and a follower's never ends.
         if is_http1 && (!rest.read().await || !may_stay) {
             self.unread.store(true, Ordering::Relaxed);
