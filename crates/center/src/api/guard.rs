@@ -49,7 +49,7 @@ pub(crate) async fn enveloped<F: Future<Output = Response>>(
     };
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let recorded = Recorded::of(&app, &request);
+    let recorded = Recorded::of(app, &request);
     let is_crowded = request.extensions().get::<Crowded>().is_some();
     let mut response =
         if is_crowded { Problem::crowded().into_response() } else { inner(request).await };
