@@ -233,6 +233,34 @@ fn show(args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// The newest record of the request with this id, as its line; for `keepgate why`.
+pub(super) fn of_request(path: Option<&Path>, id: &str) -> anyhow::Result<String> {
+    let (path, files) = found(path)?;
+    let filter = Filter { request_id: Some(id.to_owned()), ..Filter::default() };
+    // Callers may choose ids, so that one may be there twice.
+    for file in files.iter().rev() {
+        let reading = || format!("reading `{}`", file.path.display());
+        let mut from = file.open().with_context(reading)?;
+        let mut newest = None;
+        while let Some(line) = next_line(&mut *from).with_context(reading)? {
+            if let FileLine::Whole(line) = line
+                && let Entry::Record(record) = Entry::of(&line)
+                && filter.takes(&record)
+            {
+                newest = Some(String::from_utf8_lossy(&line).into_owned());
+            }
+        }
+        if let Some(line) = newest {
+            return Ok(line);
+        }
+    }
+    Err(usage(format!(
+        "no request `{id}` in the log at `{}`: it may be older than the log, left out by sampling, or of \
+         another gate",
+        path.display()
+    )))
+}
+
 /// Whether a full file was last written before this time.
 fn is_older(file: &LogFile, since: Option<u64>) -> bool {
     let (Some(since), Some(_)) = (since, file.number) else { return false };

@@ -9,7 +9,7 @@ use keepgate_api::{Answer, AsOf, Question, UidInput};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::check;
+use super::{check, log};
 use crate::admin::CenterArgs;
 use crate::exit::{Exit, usage};
 use crate::style::{self, Paint};
@@ -21,12 +21,19 @@ use crate::style::{self, Paint};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  keepgate why 9f86d081 --access-log /var/log/keepgate/access.log
   keepgate why --record request.json
   grep 9f86d081 access.log | keepgate why --record -")]
 pub(crate) struct Args {
-    /// A file with one record of the decision log, a line of JSON; `-` for stdin
-    #[arg(long, value_name = "FILE")]
-    record: PathBuf,
+    /// The request's id: its answer has it as `x-request-id`
+    #[arg(value_name = "REQUEST-ID", required_unless_present = "record")]
+    request_id: Option<String>,
+    /// The file that the gate writes its access log to; the files before it are found beside it
+    #[arg(long, env = "KEEPGATE_ACCESS_LOG", value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    /// A file with one record of the access log, a line of JSON, in place of an id; `-` for stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "request_id")]
+    record: Option<PathBuf>,
     /// Print JSON: the record's outcome, and the decision with its reasons
     #[arg(long)]
     json: bool,
@@ -166,6 +173,18 @@ fn read_input(question: &mut Question, name: &str, value: &Value) -> Result<(), 
     Ok(())
 }
 
+/// The record that is meant.
+fn meant(args: &Args) -> anyhow::Result<Record> {
+    match (&args.request_id, &args.record) {
+        (Some(id), _) => {
+            let line = log::of_request(args.access_log.as_deref(), id)?;
+            serde_json::from_str(&line).context("reading the record of the access log")
+        }
+        (None, Some(path)) => read(path),
+        (None, None) => Err(usage("which request? Pass its id, or its record with --record")),
+    }
+}
+
 fn read(path: &PathBuf) -> anyhow::Result<Record> {
     let name = path.display();
     let reading = || format!("reading `{name}`");
@@ -184,11 +203,11 @@ fn read(path: &PathBuf) -> anyhow::Result<Record> {
         return Err(usage(format!("`{name}`: expected one record, a line of JSON")));
     };
     serde_json::from_str(line)
-        .map_err(|e| usage(format!("`{name}`: expected a record of the decision log: {e}")))
+        .map_err(|e| usage(format!("`{name}`: expected a record of the access log: {e}")))
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
-    let record = read(&args.record)?;
+    let record = meant(&args)?;
     let question = match record.question() {
         Ok(question) => question,
         Err(NotReplayable(why)) => {

@@ -280,3 +280,138 @@ fn assert_whole_lines(path: &Path) {
     let text = std::fs::read(path).unwrap();
     assert_eq!(text.last(), Some(&b'\n'), "half a line was left");
 }
+
+impl System {
+    fn keepgate(&self, args: &[&str]) -> Said {
+        let mut command = keepgate();
+        command.args(args).args(["--center", &self.center.url]);
+        command.args(["--token-file", &self.center.token_file()]);
+        run(command)
+    }
+
+    fn policy(&self, text: &str) {
+        self.scratch.write("orders/all.cedar", text);
+        self.center.ok(&["apply", self.scratch.join("orders").to_str().unwrap()]);
+    }
+}
+
+/// Asks as a user, under an id.
+fn ask(url: &str, user: &str, id: &str) -> u16 {
+    Http::new(url, &[("x-user", user), ("x-request-id", id)]).get("/orders").status
+}
+
+/// What a gate has recorded is decided again as it was, whatever was changed since.
+#[test]
+fn each_recorded_decision_is_explained_as_it_was_made() {
+    let system = System::start();
+    let (gate, url, _) = system.gate();
+    let alice = "@id(\"alice\")\npermit (principal == user::\"alice\", action, resource);\n";
+    let policies = [
+        "@id(\"readers\")\npermit (principal in role::\"readers\", action, resource);\n",
+        "@id(\"get\")\npermit (principal in role::\"readers\", action, resource)\n\
+         when { context.method == \"GET\" && context.path like \"/ord*\" };\n",
+        "@id(\"host\")\npermit (principal, action, resource) when { context.host like \"127.*\" };\n",
+        "@id(\"not\")\nforbid (principal in role::\"readers\", action, resource);\n",
+    ];
+    let users = ["alice", "bob", "carol"];
+    let mut random = 5_u64;
+    let mut draw = |below: usize| {
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(random >> 33).unwrap() % below
+    };
+    system.policy(&format!("{alice}{}", policies[0]));
+    let (mut members, mut asked) = (std::collections::BTreeSet::new(), Vec::new());
+    for step in 0..14 {
+        match draw(3) {
+            0 => system.policy(&format!("{alice}{}", policies[draw(policies.len())])),
+            _ => {
+                let user = users[draw(users.len())];
+                let verb = if members.remove(user) { "revoke" } else { "assign" };
+                if verb == "assign" {
+                    members.insert(user);
+                }
+                system.center.ok(&["role", verb, &format!("user::{user}"), "readers"]);
+            }
+        }
+        // Before or after the gate has heard of it: the record says which.
+        for user in users {
+            let id = format!("step-{step}-{user}");
+            asked.push((ask(&url, user, &id), id));
+        }
+    }
+    gate.stop();
+    let log = system.log().display().to_string();
+    let mut revisions = std::collections::BTreeSet::new();
+    for (status, id) in &asked {
+        let said = system.keepgate(&["why", id, "--access-log", &log, "--json"]);
+        assert_eq!(said.code, 0, "{id}: {said:?}");
+        let said: Value = serde_json::from_str(&said.stdout).unwrap();
+        assert_eq!(said["answer"]["decision"], *status == 200, "{id}: {said}");
+        assert_eq!((&said["same"], &said["request_id"]), (&Value::from(true), &Value::from(&**id)));
+        revisions.insert(said["answer"]["revision"].as_u64());
+    }
+    assert!(asked.iter().any(|(status, _)| *status == 403), "{asked:?}");
+    assert!(asked.iter().filter(|(status, _)| *status == 200).count() > 14, "{asked:?}");
+    assert!(revisions.len() > 4, "{revisions:?}");
+    let said = system.keepgate(&["why", "nobody-asked", "--access-log", &log]);
+    assert_eq!(said.code, 64, "{said:?}");
+    assert!(said.stderr.contains("no request `nobody-asked`"), "{said:?}");
+}
+
+/// The day after an incident: the crawl is in the log, with why it was let in; who had the right and since
+/// when; it is taken back, the policy goes back to what it was, and nothing was removed from the log.
+#[test]
+fn the_day_after_a_crawl() {
+    let system = System::start();
+    let (gate, url, admin) = system.gate();
+    let history = |of: &[&str]| -> Value {
+        let said = system.keepgate(&[&["history", "--json"], of].concat());
+        serde_json::from_str(&said.stdout).unwrap()
+    };
+    let yesterday = history(&[])["entries"][0]["revision"].as_u64().unwrap().to_string();
+    system.policy(
+        "permit (principal == user::\"alice\", action, resource);\n\
+         @id(\"partners\")\npermit (principal in role::\"partners\", action, resource);\n",
+    );
+    system.center.ok(&["role", "assign", "user::crawler", "partners"]);
+    eventually("the gate lets it in", || (ask(&url, "crawler", "first") == 200).then_some(()));
+    for n in 0..200 {
+        assert_eq!(ask(&url, "crawler", &format!("crawl-{n}")), 200);
+    }
+    eventually("the center has signed", || (metric(&admin, "anchors_total") >= 1).then_some(()));
+
+    // The crawl, and why it was let in.
+    let log = system.log().display().to_string();
+    let mut command = keepgate();
+    command.args(["log", &log, "--principal", "crawler", "--outcome", "allowed", "--json"]);
+    let found = run(command).stdout;
+    assert!(found.lines().filter(|line| line.contains("\"crawl-")).count() >= 200, "{found}");
+    let said = system.keepgate(&["why", "crawl-7", "--access-log", &log]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("partners"), "{said:?}");
+    // Who has the right, by what, and since when.
+    let said = system.keepgate(&["access", "--role", "partners", "--json"]);
+    let entry = serde_json::from_str::<Value>(&said.stdout).unwrap()["entries"][0].clone();
+    assert!(entry.to_string().contains("crawler"), "{said:?}");
+    let membership = "member user::\"crawler\" in role::\"partners\"";
+    let given = history(&[membership]);
+    assert_eq!(given["entries"][0]["action"], "role.assign", "{given}");
+
+    // It is taken back, and the policy goes back.
+    system.center.ok(&["role", "revoke", "user::crawler", "partners"]);
+    system.center.ok(&["rollback", &yesterday, "--service", "orders", "--yes"]);
+    eventually("it is denied", || (ask(&url, "crawler", "after") == 403).then_some(()));
+    assert_eq!(ask(&url, "alice", "alice-after"), 200);
+    let said = system.keepgate(&["access", "--principal", "user::crawler", "--json"]);
+    let none = serde_json::from_str::<Value>(&said.stdout).unwrap();
+    assert_eq!(none["entries"].as_array().map(Vec::len), Some(0), "{said:?}");
+    // What was true then is still told.
+    let said = system.keepgate(&["why", "crawl-7", "--access-log", &log]);
+    assert_eq!(said.code, 0, "{said:?}");
+
+    gate.stop();
+    let (said, report) = system.verify(&[]);
+    assert_eq!((said.code, &report["verdict"]), (0, &Value::from("whole")), "{said:?}");
+    assert!(report["records"].as_u64().unwrap() > 200, "{report}");
+}
