@@ -3,7 +3,7 @@
 //!
 //! `instructions decide N`, `instructions limits N`, or `instructions gate UPSTREAM`: a gate with one
 //! worker that prints its address and serves until its standard input ends (`recorded`: each request is
-//! recorded in a trace). The script counts two
+//! recorded in a trace; `logged`: in an access log, in the file that follows). The script counts two
 //! runs of different lengths; what starting costs is the same in both.
 
 use std::collections::BTreeMap;
@@ -12,13 +12,14 @@ use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use keepgate_gate::{FixedSource, Gate, GateConfig, Listen};
+use keepgate_gate::{FixedSource, Gate, GateConfig, Listen, RecordConfig};
 use keepgate_limit::{AddressKey, Caller, Limiter, Limits, Nanos, Seed, ServiceFacts};
 use keepgate_observe::span::{Sampler, Span, SpanSink, Tracing};
 use keepgate_policy::limits::Written;
 use keepgate_policy::model::GrantBody;
 use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::{Digest, Item, ItemBody, Query, Revision, Snapshot, Uid, World};
+use keepgate_record::Destination;
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -33,13 +34,19 @@ fn main() -> Result<(), Fault> {
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["decide", count] => decide(count.parse()?),
         ["limits", count] => limits(count.parse()?),
-        ["gate", upstream] => gate((*upstream).to_owned(), None),
+        ["gate", upstream] => gate((*upstream).to_owned(), None, None),
         ["recorded", upstream] => {
             let sampler = Sampler { ratio: 1.0, parent_based: true, honors_callers: false };
             let tracing = Tracing { sampler, sink: Arc::new(Dropping) };
-            gate((*upstream).to_owned(), Some(tracing))
+            gate((*upstream).to_owned(), Some(tracing), None)
         }
-        _ => Err("expected `decide N`, `limits N`, `gate UPSTREAM` or `recorded UPSTREAM`".into()),
+        ["logged", upstream, file] => {
+            let records = RecordConfig::new(Destination::File(file.into()), "bench");
+            gate((*upstream).to_owned(), None, Some(records))
+        }
+        _ => Err("expected `decide N`, `limits N`, `gate UPSTREAM`, `recorded UPSTREAM` or \
+                  `logged UPSTREAM FILE`"
+            .into()),
     }
 }
 
@@ -95,7 +102,11 @@ impl SpanSink for Dropping {
 }
 
 /// The whole gate, identifying by a trusted header.
-fn gate(upstream: String, tracing: Option<Tracing>) -> Result<(), Fault> {
+fn gate(
+    upstream: String,
+    tracing: Option<Tracing>,
+    records: Option<RecordConfig>,
+) -> Result<(), Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let config = GateConfig {
@@ -104,6 +115,7 @@ fn gate(upstream: String, tracing: Option<Tracing>) -> Result<(), Fault> {
             listen: Listen::Tcp("127.0.0.1:0".parse()?),
             workers: 1,
             tracing,
+            records,
             ..GateConfig::default()
         };
         let gate = Gate::with_source(config, Arc::new(FixedSource::new(world()?))).await?;
