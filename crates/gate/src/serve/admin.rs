@@ -268,8 +268,9 @@ impl View {
         self.each_service(&mut page);
         self.places(&mut page);
         self.replica(&mut page);
-        upstream::metrics(&self.front.common.live.load().backends, &mut page);
-        self.front.ports.metrics(&mut page);
+        let live = self.front.common.live.load();
+        upstream::metrics(&live.backends, &mut page);
+        self.front.ports.metrics(&live.backends, &mut page);
         if let Some(acme) = &self.front.acme {
             acme.metrics(&mut page);
         }

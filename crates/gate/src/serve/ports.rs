@@ -218,7 +218,8 @@ impl Ports {
         }
     }
 
-    pub(crate) fn metrics(&self, page: &mut Page) {
+    /// Of the last look, what these upstreams have: another file may be in force since.
+    pub(crate) fn metrics(&self, backends: &[Arc<Backend>], page: &mut Page) {
         let help = "Connections that the gate opened or tried to open, by purpose and outcome.";
         let mut series = page.metric(Sort::Counter, "dials_total", help);
         for purpose in Purpose::ALL {
@@ -232,7 +233,8 @@ impl Ports {
             }
         }
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<(&String, &OfUpstream)> = seen.upstreams.iter().collect();
+        let mut all: Vec<(&String, &OfUpstream)> =
+            backends.iter().filter_map(|b| seen.upstreams.get_key_value(&b.name)).collect();
         all.sort_by_key(|(name, _)| *name);
         type Row = (&'static str, &'static str, fn(&Bucket) -> u32);
         const ROWS: [Row; 3] = [
