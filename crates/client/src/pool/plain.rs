@@ -331,9 +331,11 @@ impl Plain {
             return Ok(false);
         };
         let line = self.buf.split_to(end + 1);
-        let line = line.strip_suffix(b"\r\n").unwrap_or_default();
+        let Some(line) = line.strip_suffix(b"\r\n") else {
+            return Err(WireError::Invalid("a line between chunks that does not end as lines do"));
+        };
         *chunk = match chunk {
-            Chunk::End if line.is_empty() && end == 1 => Chunk::Size,
+            Chunk::End if line.is_empty() => Chunk::Size,
             Chunk::Size => match size(line) {
                 Some(0) => Chunk::Trailers,
                 Some(size) => Chunk::Data(size),
@@ -461,8 +463,11 @@ fn of(
     let mut headers = map(parsed.headers, head)?;
     // Whoever sends both may mean either: nothing is read after it.
     let is_odd = headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
-    let framing = framing(&mut headers, status, is_head)?;
     let is_11 = parsed.version == Some(1);
+    if !is_11 && headers.contains_key(TRANSFER_ENCODING) {
+        return Err(WireError::Invalid("a Transfer-Encoding that HTTP/1.0 does not have"));
+    }
+    let framing = framing(&mut headers, status, is_head)?;
     let says = |wanted: &[u8]| {
         let values = headers.get_all(CONNECTION).iter();
         let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
@@ -512,6 +517,8 @@ fn framing(
         return Ok(Framing::Done);
     }
     if let Some(coding) = headers.get_all(TRANSFER_ENCODING).iter().next_back() {
+        let coding = coding.to_str();
+        let coding = coding.map_err(|_| WireError::Invalid("a Transfer-Encoding that is none"))?;
         let last = coding.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
         let is_chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
         // It overrides a length (RFC 9112, section 6.3).
@@ -519,20 +526,32 @@ fn framing(
         return Ok(if is_chunked { Framing::Chunked(Chunk::Size) } else { Framing::UntilClosed });
     }
     let mut length = None;
+    let mut listed = 0;
     for value in headers.get_all(CONTENT_LENGTH) {
-        let said = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-        let said = said.and_then(|text| text.parse::<u64>().ok());
-        match (said, length) {
-            (Some(said), None) => length = Some(said),
-            (Some(said), Some(before)) if said == before => {}
-            _ => return Err(WireError::Invalid("a Content-Length that is none")),
+        // The same number several times is that number (RFC 9112, section 6.3).
+        for said in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            listed += 1;
+            match (number(said), length) {
+                (Some(said), None) => length = Some(said),
+                (Some(said), Some(before)) if said == before => {}
+                _ => return Err(WireError::Invalid("a Content-Length that is none")),
+            }
         }
+    }
+    if let Some(length) = length.filter(|_| listed > 1) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(match length {
         Some(0) => Framing::Done,
         Some(length) => Framing::Sized(length),
         None => Framing::UntilClosed,
     })
+}
+
+/// A decimal number of digits alone.
+fn number(digits: &[u8]) -> Option<u64> {
+    let is_plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| is_plain)?.parse().ok()
 }
 
 /// The size of a chunk, before what may follow it on its line.
@@ -546,6 +565,10 @@ fn size(line: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use proptest::prelude::*;
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
@@ -656,6 +679,112 @@ mod tests {
             for piece in [1, 7, usize::MAX] {
                 assert_eq!(got(sent, piece, false).await, expected, "{sent:?} by {piece}");
             }
+        }
+    }
+
+    /// The same of hyper, of a peer that closes: the status and the body with trailers; none: it failed.
+    async fn of_hyper(sent: Vec<u8>) -> Option<(u16, Vec<u8>)> {
+        let (ours, mut theirs) = duplex(1 << 20);
+        let built = http1::Builder::new()
+            .max_headers(RESPONSE_FIELDS)
+            .max_header_size(RESPONSE_HEAD_BYTES)
+            .handshake::<_, Empty<Bytes>>(TokioIo::new(ours))
+            .await;
+        let (mut sender, connection) = built.unwrap();
+        let driven = tokio::spawn(connection);
+        let asked = sender.send_request(request(Method::GET).map(|()| Empty::new()));
+        let peer = async {
+            let mut asked = vec![0; GET.len()];
+            theirs.read_exact(&mut asked).await.unwrap();
+            theirs.write_all(&sent).await.unwrap();
+            theirs.shutdown().await.unwrap();
+        };
+        let (response, ()) = tokio::join!(asked, peer);
+        let whole = match response {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                let body = response.into_body().collect().await.ok();
+                body.map(|body| {
+                    let trailers = body.trailers().map(|trailers| format!("{trailers:?}"));
+                    (
+                        status,
+                        [&body.to_bytes()[..], trailers.unwrap_or_default().as_bytes()].concat(),
+                    )
+                })
+            }
+            Err(_) => None,
+        };
+        driven.abort();
+        whole
+    }
+
+    /// The same of a plain connection, in pieces of so many bytes.
+    async fn of_plain(sent: &[u8], piece: usize) -> Option<(u16, Vec<u8>)> {
+        let (mut plain, mut theirs) = plain();
+        let peer = async {
+            let mut asked = vec![0; GET.len()];
+            theirs.read_exact(&mut asked).await.unwrap();
+            for piece in sent.chunks(piece) {
+                theirs.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            theirs.shutdown().await.unwrap();
+        };
+        let asker = async {
+            let response = plain.exchange(&request(Method::GET)).await.ok()?;
+            let (parts, mut rest) = response.into_parts();
+            let (mut body, mut trailers) = (Vec::new(), String::new());
+            while !rest.is_over() {
+                match poll_fn(|cx| plain.poll_frame(&mut rest, cx)).await {
+                    None => break,
+                    Some(frame) => match frame.ok()?.into_data() {
+                        Ok(data) => body.extend_from_slice(&data),
+                        Err(frame) => trailers = format!("{:?}", frame.trailers_ref()?),
+                    },
+                }
+            }
+            body.extend_from_slice(trailers.as_bytes());
+            Some((parts.status.as_u16(), body))
+        };
+        tokio::join!(asker, peer).0
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+        /// Whole or broken, a response is to a plain connection what it is to hyper, however it comes.
+        #[test]
+        fn a_response_is_what_hyper_reads(
+            line in prop::sample::select(vec![
+                "HTTP/1.1 200 OK", "HTTP/1.0 200 OK", "HTTP/1.1 404 ", "HTTP/1.1 500", "HTTP/1.1 204 None",
+                "HTTP/1.1 304 Same", "HTTP/1.1 103 Early\r\nlink: a\r\n\r\nHTTP/1.1 200 OK",
+            ]),
+            fields in prop::collection::vec(prop::sample::select(vec![
+                "content-length: 5", "content-length: 0", "content-length: 05", "content-length: 5, 5",
+                "content-length: +5", "content-length: ", "transfer-encoding: chunked",
+                "transfer-encoding: gzip, chunked", "transfer-encoding: gzip", "connection: close",
+                "connection: keep-alive", "x: y", "x:", "x : y", "x: \u{e9}", " folded",
+            ]), 0..4),
+            body in prop::sample::select(vec![
+                "", "hello", "hello and more", "5\r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\nt: u\r\n\r\n",
+                "2\r\nhe\r\n003\r\nllo\r\n0\r\n\r\n", "5 \r\nhello\r\n0\r\n\r\n", "FFFFFFFFFFFFFFFFF\r\n", "0\r\n", "5\nhello\n0\n\n",
+            ]),
+            changed in prop::option::of((0_usize..200, 0_u8..0x80)),
+            piece in 1_usize..40,
+        ) {
+            let head: Vec<String> = fields.iter().map(|field| format!("{field}\r\n")).collect();
+            let mut sent = format!("{line}\r\n{}\r\n{body}", head.concat()).into_bytes();
+            if let Some((place, byte)) = changed
+                && let Some(at) = sent.get_mut(place)
+            {
+                *at = byte;
+            }
+            // An upgrade is hyper's affair.
+            prop_assume!(!sent.windows(5).any(|five| five == b"1 101" || five == b"0 101"));
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let (ours, theirs) = runtime.block_on(async {
+                (of_plain(&sent, piece).await, of_hyper(sent.clone()).await)
+            });
+            prop_assert_eq!(ours, theirs, "{:?}", String::from_utf8_lossy(&sent));
         }
     }
 
