@@ -39,15 +39,15 @@ pub struct Question {
     #[schemars(length(max = 1_000))]
     pub principal_parents: Vec<UidInput>,
     /// Properties that overlay the principal's stored attributes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "context")]
     #[schemars(with = "Option<BTreeMap<String, Json>>")]
     pub principal_properties: BTreeMap<String, Value>,
     /// Properties of the action, which become `context.action`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "context")]
     #[schemars(with = "Option<BTreeMap<String, Json>>")]
     pub action_properties: BTreeMap<String, Value>,
     /// Properties that overlay the resource's stored attributes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "context")]
     #[schemars(with = "Option<BTreeMap<String, Json>>")]
     pub resource_properties: BTreeMap<String, Value>,
 }

@@ -10,7 +10,7 @@ use axum::Extension;
 use axum::Json as Out;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 use keepgate_api as api;
 use keepgate_policy::bundle::{self, Packed, Packer};
 use keepgate_policy::model::PolicyBody;
@@ -18,7 +18,7 @@ use keepgate_policy::{Encoded, Item, ItemBody, ItemKey, Kind, Revision};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::input::{Args, Json, Params};
+use super::input::{Args, Condition, Json, Params};
 use super::items::Way;
 use super::problem::Problem;
 use super::{Answer, App, diff, gains, items, review};
@@ -112,31 +112,15 @@ pub(crate) async fn fetch(
     Ok(response)
 }
 
-/// The tag that the text must have; none: any.
-fn wanted(headers: &HeaderMap) -> Answer<Option<String>> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim();
-    if text == "*" {
-        return Ok(None);
-    }
-    match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
-        Some(tag) => Ok(Some(tag.to_owned())),
-        None => Err(Problem::bad_request(format!(
-            "expected the `ETag` of the text in `If-Match`, got `{text}`"
-        ))),
-    }
-}
-
 /// Makes the policies and templates of the service those of the text, as one revision.
 pub(crate) async fn put(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Params(service): Params<String>,
     Args(args): Args<WriteArgs>,
-    headers: HeaderMap,
+    over: Condition,
     Json(asked): Json<api::NewCedarText>,
 ) -> Answer<Out<api::Applied>> {
-    let over = wanted(&headers)?;
     if asked.text.len() > TEXT {
         return Err(Problem::unprocessable(format!("`text`: at most {TEXT} bytes")));
     }
@@ -164,15 +148,9 @@ pub(crate) async fn put(
         let dry_run = args.dry_run;
         move |store: &dyn Reading| {
             let stored = Stored::read(store, &service)?;
-            if let Some(over) = &over
-                && *over != stored.tag()
-            {
-                return Err(Refusal::Stale {
-                    id: format!("the policies of {service}"),
-                    wanted: over.clone(),
-                    found: stored.revision,
-                });
-            }
+            let id = format!("the policies of {service}");
+            let tag = format!("\"{}\"", stored.tag());
+            over.held(&id, &tag, !stored.rows.is_empty(), stored.revision)?;
             let steps = steps(&stored, &packed)?;
             if dry_run {
                 let access = gains::named(store, &service, &packed, &steps)?;

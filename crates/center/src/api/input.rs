@@ -275,21 +275,30 @@ impl Condition {
         }
         let found = store.item(key)?.map(|row| row.revision);
         let id = if key.id.is_empty() { key.kind.to_string() } else { key.id.clone() };
-        let stale = |wanted: &str| Refusal::Stale {
-            id: id.clone(),
-            wanted: wanted.to_owned(),
-            found: found.unwrap_or_default(),
-        };
-        if self.absent && found.is_some() {
-            return Err(stale("0"));
+        let tag = found.map(etag).unwrap_or_default();
+        self.held(&id, &tag, found.is_some(), found.unwrap_or_default())
+    }
+
+    /// The same of anything with a quoted tag, last changed by `found`.
+    pub(crate) fn held(
+        &self,
+        id: &str,
+        tag: &str,
+        exists: bool,
+        found: Revision,
+    ) -> Result<(), Refusal> {
+        let stale = |wanted: String| Err(Refusal::Stale { id: id.to_owned(), wanted, found });
+        if self.absent && exists {
+            return stale("0".to_owned());
         }
-        match (&self.matches, found) {
-            (None, _) | (Some(Match::Any), Some(_)) => Ok(()),
-            (Some(Match::Any), None) => Err(stale("*")),
-            (Some(Match::Tags(tags)), Some(found)) if tags.contains(&etag(found)) => Ok(()),
-            (Some(Match::Tags(tags)), _) => {
+        match &self.matches {
+            None => Ok(()),
+            Some(Match::Any) if exists => Ok(()),
+            Some(Match::Any) => stale("*".to_owned()),
+            Some(Match::Tags(tags)) if tags.iter().any(|one| one == tag) => Ok(()),
+            Some(Match::Tags(tags)) => {
                 let wanted: Vec<&str> = tags.iter().map(|tag| tag.trim_matches('"')).collect();
-                Err(stale(&wanted.join(", ")))
+                stale(wanted.join(", "))
             }
         }
     }
