@@ -71,7 +71,14 @@ impl<T: DeserializeOwned> FromRequest<App> for StrictJson<T> {
         };
         drop(keepgate_policy::json::parse(&bytes).map_err(|e| wrong(&e))?);
         // Read again, as only so an error has its place.
-        serde_json::from_slice(&bytes).map(StrictJson).map_err(|e| wrong(&e))
+        let read = serde_json::from_slice(&bytes).or_else(|error| {
+            let Ok(mut value) = serde_json::from_slice::<Value>(&bytes) else { return Err(error) };
+            // Of the question's own members: inside a context a number is what it says.
+            let own = value.as_object_mut().into_iter().flat_map(|fields| fields.values_mut());
+            own.filter(|value| value.is_number()).for_each(whole_numbers);
+            serde_json::from_value(value).map_err(|_| error)
+        });
+        read.map(StrictJson).map_err(|e| wrong(&e))
     }
 }
 
