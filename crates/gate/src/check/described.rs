@@ -32,7 +32,7 @@ impl Described {
     ) -> Result<Described, Problem> {
         let method = Method::from_bytes(method).map_err(|_| bad("the method is malformed"))?;
         head::check_target(target)?;
-        if !matches!(target.first(), Some(b'/' | b'*')) {
+        if target.first() != Some(&b'/') && target != b"*" {
             return Err(Problem::new(Kind::BadPath, "a path begins with `/`"));
         }
         let uri = Uri::try_from(target).map_err(|_| bad("the target is malformed"))?;
