@@ -131,13 +131,7 @@ pub(crate) fn matches(text: &str, sha256: &[u8; 32]) -> bool {
 
 /// Lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-    }
-    text
+    keepgate_record::hex::text(bytes)
 }
 
 #[cfg(test)]

@@ -56,6 +56,15 @@ impl Paint {
         self.wrap("2", text)
     }
 
+    /// A line of a text diff, by its sign.
+    pub(crate) fn diff_line(self, line: &str) -> String {
+        match line.chars().next() {
+            Some('+') => self.good(line),
+            Some('-') => self.bad(line),
+            _ => self.faint(line),
+        }
+    }
+
     fn wrap(self, code: &str, text: &str) -> String {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }

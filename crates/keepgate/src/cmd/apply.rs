@@ -362,12 +362,7 @@ fn changes(service: &str, answer: &api::Applied, paint: Paint) -> String {
         out.push_str(line.trim_end());
         out.push('\n');
         for line in change.diff.iter().flat_map(|diff| diff.lines()) {
-            let shown = match line.chars().next() {
-                Some('+') => paint.good(line),
-                Some('-') => paint.bad(line),
-                _ => paint.faint(line),
-            };
-            out.push_str(&format!("    {shown}\n"));
+            out.push_str(&format!("    {}\n", paint.diff_line(line)));
         }
     }
     for change in &answer.access {

@@ -164,12 +164,7 @@ pub(super) fn change_shown(change: &PastChange, diffs: bool, paint: Paint) -> St
     });
     let mut out = format!("  {mark} {}{counts}{of}\n", name.trim_end());
     for line in change.diff.iter().filter(|_| diffs).flat_map(|diff| diff.lines()) {
-        let shown = match line.chars().next() {
-            Some('+') => paint.good(line),
-            Some('-') => paint.bad(line),
-            _ => paint.faint(line),
-        };
-        out.push_str(&format!("      {shown}\n"));
+        out.push_str(&format!("      {}\n", paint.diff_line(line)));
     }
     out
 }

@@ -121,12 +121,7 @@ fn shown(preview: &RolledBack, paint: Paint) -> String {
         };
         out.push_str(&format!("{mark} {} {}\n", change.item.kind, change.item.id));
         for line in change.diff.iter().flat_map(|diff| diff.lines()) {
-            let shown = match line.chars().next() {
-                Some('+') => paint.good(line),
-                Some('-') => paint.bad(line),
-                _ => paint.faint(line),
-            };
-            out.push_str(&format!("    {shown}\n"));
+            out.push_str(&format!("    {}\n", paint.diff_line(line)));
         }
     }
     let all = changed.created.unwrap_or_default()
