@@ -223,10 +223,8 @@ fn address(
         });
         return told.or_else(|| scan::destination(&window.line).filter(|_| shape.is_none()));
     }
-    // Port 0 is a source's.
-    let told = shape.and_then(|(shape, found)| found.address(shape.port));
-    told.filter(|address| !address.ends_with(":0"))
-        .or_else(|| told_beside(window, shape?.0.program))
+    let told = shape.and_then(|(shape, found)| found.destination(shape.port));
+    told.or_else(|| told_beside(window, shape?.0.program))
         .or_else(|| scan::destination(&window.line))
         .or_else(|| scan::destination_told(&window.around))
 }
@@ -235,7 +233,7 @@ fn address(
 fn told_beside(window: &Window, program: &str) -> Option<String> {
     let (shape, found) = shapes::nearest(shapes::AROUND, &window.around, &window.starts)?;
     let same = !program.is_empty() && shape.program == program && shape.call != Some("bind");
-    found.address(shape.port).filter(|_| same)
+    found.destination(shape.port).filter(|_| same)
 }
 
 fn find(words: &[(&str, &'static str)], lower: &str) -> Option<&'static str> {

@@ -138,7 +138,7 @@ fn pair(token: &str) -> Option<String> {
         let bare = token.strip_prefix('[').map(|rest| rest.strip_suffix(']').unwrap_or(rest));
         let token = bare.unwrap_or(token);
         let found = url(token)?;
-        return found.address(0).filter(|address| !address.ends_with(":0"));
+        return found.destination(0);
     }
     // Java writes `name/10.0.0.2:80`.
     for piece in token.rsplit('/') {
@@ -147,7 +147,7 @@ fn pair(token: &str) -> Option<String> {
             && let Some(host) = &found.host
             && is_host(host)
         {
-            return found.address(0).filter(|address| !address.ends_with(":0"));
+            return found.destination(0);
         }
     }
     None

@@ -43,6 +43,11 @@ impl Found {
         let port = self.port.or((default > 0).then_some(default))?;
         joined(host, port)
     }
+
+    /// The address of a destination, as `host:port`: port 0 is a source's.
+    pub(super) fn destination(&self, default: u16) -> Option<String> {
+        self.address(default).filter(|_| self.port != Some(0))
+    }
 }
 
 /// The pieces of a pattern.

@@ -129,3 +129,19 @@ fn a_log_is_read_up_to_its_bound() {
     let text = "ü".repeat(MAX_TEXT);
     assert_eq!(explain(&text).errno, None);
 }
+
+/// Port 0 is a source's: in the failing line, in another line of the same program, anywhere.
+#[test]
+fn no_destination_has_port_0() {
+    let texts = [
+        "Error: connect EADDRNOTAVAIL ::1:80:0 - Local (:::0)",
+        "Error: cNOTAVAIL ::1:1080 - Loconnect EADDRNOTAVAIL ::1:80:0 - Local (:::0)",
+        "Error: connect EADDRNOTAVAIL 10.77.0.2:0 - Local (0.0.0.0:0)\nconnect EADDRNOTAVAIL 10.77.0.2:0",
+        "dial tcp 10.77.0.2:0: connect: cannot assign requested address",
+        "connect to http://10.77.0.2:0/ failed: Cannot assign requested address",
+    ];
+    for text in texts {
+        let address = explain(text).address;
+        assert!(address.as_deref().is_none_or(|it| !it.ends_with(":0")), "{address:?}: {text}");
+    }
+}
