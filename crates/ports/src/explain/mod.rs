@@ -223,8 +223,9 @@ fn address(
         });
         return told.or_else(|| scan::destination(&window.line).filter(|_| shape.is_none()));
     }
-    let told = shape.and_then(|(shape, found)| found.destination(shape.port));
-    told.or_else(|| told_beside(window, shape?.0.program))
+    shape
+        .and_then(|(shape, found)| found.destination(shape.port))
+        .or_else(|| told_beside(window, shape?.0.program))
         .or_else(|| scan::destination(&window.line))
         .or_else(|| scan::destination_told(&window.around))
 }
