@@ -365,7 +365,9 @@ impl Feed {
                         return End::Status(Status::invalid_argument(status));
                     }
                     // A newer follower may say more; what it says is not needed here.
-                    Ok(Some(proto::FollowRequest { request: None })) => {}
+                    Ok(Some(proto::FollowRequest {
+                        request: None | Some(Asked::CallerQuestion(_)),
+                    })) => {}
                     // A follower may close its side and go on listening; a broken one is gone.
                     Ok(None) => std::future::pending().await,
                     Err(_) => return End::Gone,

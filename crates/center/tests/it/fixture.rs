@@ -432,7 +432,10 @@ impl Mirror {
                 self.deltas.push(delta);
             }
             Told::Heartbeat(heartbeat) => self.heads.push(heartbeat.head),
-            Told::Welcome(_) | Told::AssertionKeysPublished(_) | Told::LogAnchor(_) => {}
+            Told::Welcome(_)
+            | Told::AssertionKeysPublished(_)
+            | Told::LogAnchor(_)
+            | Told::CallerAnswer(_) => {}
         }
         Ok(())
     }
@@ -630,7 +633,8 @@ impl Raw {
             Told::SnapshotChunk(_)
             | Told::SnapshotEnd(_)
             | Told::AssertionKeysPublished(_)
-            | Told::LogAnchor(_) => {}
+            | Told::LogAnchor(_)
+            | Told::CallerAnswer(_) => {}
         }
         Ok(())
     }

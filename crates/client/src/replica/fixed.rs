@@ -60,6 +60,7 @@ impl Replica {
             assertion_keys: watch::Sender::new(Arc::default()),
             log_position: watch::Sender::new(None),
             log_anchor: ArcSwapOption::empty(),
+            questions: super::Questions::default(),
             assertion_kids: ArcSwap::default(),
             dialer: Dialer::new(DialConfig::default()),
             place: ArcSwapOption::empty(),

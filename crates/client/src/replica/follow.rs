@@ -29,6 +29,7 @@ use super::center::{ConnectError, Connection};
 use super::centers::Centers;
 use super::disk::Disk;
 use super::error::FollowError;
+use super::questions::Answers;
 use super::received::Unusable;
 use super::say::{Applied, requests};
 use super::standing::{Foreign, Lineage, Standing};
@@ -425,7 +426,10 @@ impl Follower {
         if log.borrow().is_some() {
             log.mark_changed();
         }
-        let requests = requests(self.hello(holding), acks, reports, keys, log, pulses);
+        let (asked, sent) = self.shared.questions.on_stream();
+        let answers = Answers(Arc::clone(&sent));
+        let rare = (keys, log, (asked, sent));
+        let requests = requests(self.hello(holding), acks, reports, rare, pulses);
         let request = self.centers.current().authorized(requests);
         let begun = tokio::time::timeout(patience.bound, connection.client.follow(request));
         let told = begun.await.map_err(|_| self.silent(patience.bound))??.into_inner();
@@ -511,6 +515,10 @@ impl Follower {
                 }
                 Some(Told::LogAnchor(anchor)) => {
                     self.shared.log_anchor.store(Some(Arc::new(anchor)));
+                    Ok(None)
+                }
+                Some(Told::CallerAnswer(answer)) => {
+                    answers.0.answered(answer);
                     Ok(None)
                 }
                 Some(Told::Welcome(_)) => Err(Resync::Order("a second Welcome")),

@@ -32,6 +32,7 @@ mod fixed;
 mod follow;
 mod mason;
 mod metrics;
+mod questions;
 mod received;
 mod renewal;
 mod say;
@@ -62,6 +63,8 @@ pub use error::{FollowError, NoDecision, StartError};
 use mason::Mason;
 use metrics::Counters;
 pub use metrics::ReplicaMetrics;
+use questions::Questions;
+pub use questions::{ANSWER_WITHIN, MAX_ADDRESS, MAX_QUESTION, MAX_QUESTIONS, Unanswered};
 use received::Received;
 use renewal::Renewal;
 use standing::Lineage;
@@ -249,6 +252,8 @@ struct Shared {
     log_position: watch::Sender<Option<proto::LogPosition>>,
     /// What the center answered last about it.
     log_anchor: ArcSwapOption<proto::LogAnchor>,
+    /// What callers ask the center.
+    questions: Questions,
     /// The names of those that it said it does.
     assertion_kids: ArcSwap<Vec<String>>,
     dialer: Dialer,
@@ -343,6 +348,7 @@ impl Replica {
             assertion_keys: watch::Sender::new(Arc::default()),
             log_position: watch::Sender::new(None),
             log_anchor: ArcSwapOption::empty(),
+            questions: Questions::default(),
             assertion_kids: ArcSwap::default(),
             dialer: config.dialer.clone(),
             place: ArcSwapOption::empty(),
@@ -597,6 +603,21 @@ impl Replica {
     /// What a center has answered last about a position; none: nothing yet.
     pub fn log_anchor(&self) -> Option<Arc<proto::LogAnchor>> {
         self.shared.log_anchor.load_full()
+    }
+
+    /// Asks the center what a caller asks for, through the connection on which it is followed.
+    /// `address` is the caller's, at most [`MAX_ADDRESS`] bytes. The question as a whole has at most
+    /// [`MAX_QUESTION`] bytes. The answer is waited for up to [`ANSWER_WITHIN`].
+    ///
+    /// # Errors
+    /// There is no answer. That is never a refusal; a refusal is an answer.
+    pub async fn ask_center(
+        &self,
+        service: &str,
+        address: &str,
+        question: proto::caller_question::Question,
+    ) -> Result<proto::caller_answer::Answer, Unanswered> {
+        self.shared.ask_center(service.to_owned(), address.to_owned(), question).await
     }
 
     /// Ends following, for all handles: the connection closes, the world stays as it is and

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::age::Ring;
+use super::questions::Sent;
 use super::{Activities, Shared};
 
 /// A revision that is published to readers.
@@ -23,15 +24,22 @@ pub(super) struct Applied {
 /// The ring that pulses are noted in, the clock, and how often there is one.
 type Pulses = (Arc<Mutex<Ring>>, Arc<Shared>, Duration);
 
+/// What is seldom said: keys of assertions, the position of the access log, and questions of callers.
+type Rare = (
+    watch::Receiver<Arc<[PublicKey]>>,
+    watch::Receiver<Option<proto::LogPosition>>,
+    (watch::Receiver<u64>, Arc<Sent>),
+);
+
 /// The Hello, then a Pulse each second, an Applied for each revision published and an Activity for
 /// each report (when they come fast, for the last), and the keys of assertions and the
-/// position of the access log, at once and whenever they change. Ends with the stream that it belongs to.
+/// position of the access log, at once and whenever they change; and what callers ask. Ends with the
+/// stream that it belongs to.
 pub(super) fn requests(
     hello: proto::Hello,
     acks: watch::Receiver<Option<Applied>>,
     reports: watch::Receiver<Activities>,
-    keys: watch::Receiver<Arc<[PublicKey]>>,
-    log: watch::Receiver<Option<proto::LogPosition>>,
+    rare: Rare,
     (ring, shared, every): Pulses,
 ) -> impl Stream<Item = proto::FollowRequest> + Send + 'static {
     let hello = follow_request::Request::Hello(hello);
@@ -39,7 +47,7 @@ pub(super) fn requests(
     // After a stop one pulse is enough.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The number of the newest report that was sent on this stream.
-    let state = (acks, reports, (keys, log), 0, ticks);
+    let state = (acks, reports, rare, 0, ticks);
     let later =
         stream::unfold(state, move |(mut acks, mut reports, mut rare, mut told, mut ticks)| {
             let (ring, shared) = (Arc::clone(&ring), Arc::clone(&shared));
@@ -75,6 +83,9 @@ pub(super) fn requests(
                         let position = rare.1.borrow_and_update().clone();
                         follow_request::Request::LogPosition(position.unwrap_or_default())
                     }
+                    question = next_question(&shared, &mut rare.2) => {
+                        follow_request::Request::CallerQuestion(question)
+                    }
                     Ok(()) = reports.changed() => {
                         let activity;
                         (activity, told) = next_report(&mut reports, told)?;
@@ -87,6 +98,25 @@ pub(super) fn requests(
     stream::iter([hello])
         .chain(later)
         .map(|request| proto::FollowRequest { request: Some(request) })
+}
+
+/// The next question of a caller. Where more are left, the receiver is told again. Never ends where
+/// there is none.
+async fn next_question(
+    shared: &Shared,
+    (asked, sent): &mut (watch::Receiver<u64>, Arc<Sent>),
+) -> proto::CallerQuestion {
+    loop {
+        if asked.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if let Some((question, has_more)) = shared.questions.next(sent) {
+            if has_more {
+                asked.mark_changed();
+            }
+            return question;
+        }
+    }
 }
 
 /// The oldest report after number `told`, and its own number. Where more are left, the receiver is

@@ -21,70 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tonic::{Request, Response, Status, Streaming};
 
-/// One misdeed, done once, at the next message that it fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Ends the connection before the message.
-    Disconnect,
-    /// Ends the stream with an error.
-    Status,
-    /// Ends the stream in good order.
-    End,
-    /// Says nothing more on this stream.
-    Stall,
-    /// Leaves out a delta.
-    LoseDelta,
-    /// Sends a delta twice.
-    RepeatDelta,
-    /// Sends a delta with a change left out, its digest as it should be.
-    AlterDelta,
-    /// Sends a delta whose digest is another's.
-    MisdigestDelta,
-    /// Sends a delta with an item that does not decode.
-    BreakDelta,
-    /// Flips a byte in a chunk.
-    CorruptChunk,
-    /// Leaves out a chunk.
-    LoseChunk,
-    /// Sends a chunk twice.
-    RepeatChunk,
-    /// Announces another digest for the snapshot.
-    MisdigestSnapshot,
-    /// Announces another revision for the snapshot (and so, other contents).
-    EndEarly,
-    /// Begins the snapshot twice.
-    BeginTwice,
-    /// Sends a heartbeat whose head is ahead of everything.
-    HeadAhead,
-    /// Sends a heartbeat of another history.
-    ForeignHeartbeat,
-    /// Sends a delta of another history.
-    ForeignDelta,
-    /// Sends a snapshot without a mark.
-    UnmarkedSnapshot,
-}
-
-pub const FAULTS: &[Fault] = &[
-    Fault::Disconnect,
-    Fault::Status,
-    Fault::End,
-    Fault::Stall,
-    Fault::LoseDelta,
-    Fault::RepeatDelta,
-    Fault::AlterDelta,
-    Fault::MisdigestDelta,
-    Fault::BreakDelta,
-    Fault::CorruptChunk,
-    Fault::LoseChunk,
-    Fault::RepeatChunk,
-    Fault::MisdigestSnapshot,
-    Fault::EndEarly,
-    Fault::BeginTwice,
-    Fault::HeadAhead,
-    Fault::ForeignHeartbeat,
-    Fault::ForeignDelta,
-    Fault::UnmarkedSnapshot,
-];
+pub use crate::fault::{FAULTS, Fault};
 
 #[derive(Clone)]
 struct State {
@@ -149,6 +86,19 @@ struct Shared {
     pub snapshots: AtomicUsize,
     applied: Mutex<Vec<(Revision, Digest)>>,
     reports: Mutex<Vec<proto::Activity>>,
+    questions: Mutex<Vec<proto::CallerQuestion>>,
+    /// What it answers to a question; none: nothing, as a center that knows no questions.
+    answering: Mutex<Option<Answering>>,
+}
+
+/// What is sent for a question: the answers, in their order.
+pub type Answering = fn(&proto::CallerQuestion) -> Vec<proto::CallerAnswer>;
+
+impl Shared {
+    fn answers_to(&self, question: &proto::CallerQuestion) -> Vec<proto::CallerAnswer> {
+        let answering = *self.answering.lock().unwrap();
+        answering.map(|answering| answering(question)).unwrap_or_default()
+    }
 }
 
 /// Another release writes some items in another way that means the same.
@@ -220,6 +170,8 @@ impl FakeCenter {
             snapshots: AtomicUsize::new(0),
             applied: Mutex::default(),
             reports: Mutex::default(),
+            questions: Mutex::default(),
+            answering: Mutex::default(),
         });
         let serving = shared.clone();
         crate::server::in_thread(async move {
@@ -427,6 +379,16 @@ impl FakeCenter {
         self.shared.reports.lock().unwrap().clone()
     }
 
+    /// The questions of callers that came, in order.
+    pub fn questions(&self) -> Vec<proto::CallerQuestion> {
+        self.shared.questions.lock().unwrap().clone()
+    }
+
+    /// From now on questions of callers are answered so.
+    pub fn set_answering(&self, answering: Answering) {
+        *self.shared.answering.lock().unwrap() = Some(answering);
+    }
+
     pub fn applied(&self) -> Vec<(Revision, Digest)> {
         self.shared.applied.lock().unwrap().clone()
     }
@@ -485,7 +447,7 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
             };
             shared.hellos.lock().unwrap().push(hello.clone());
             let (to, told) = mpsc::channel(8);
-            let acks = shared.clone();
+            let (acks, back) = (shared.clone(), to.clone());
             // The newest pulse of this stream.
             let newest = Arc::new(AtomicU64::new(0));
             let pulses = newest.clone();
@@ -499,6 +461,14 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
                         Asked::Activity(report) => acks.reports.lock().unwrap().push(report),
                         Asked::Pulse(pulse) => pulses.store(pulse.nonce, Ordering::SeqCst),
                         Asked::AssertionKeys(_) | Asked::LogPosition(_) => {}
+                        Asked::CallerQuestion(question) => {
+                            acks.questions.lock().unwrap().push(question.clone());
+                            for answer in acks.answers_to(&question) {
+                                let told = Told::CallerAnswer(answer);
+                                let told = FollowResponse { response: Some(told) };
+                                let _ = back.send(Ok(told)).await;
+                            }
+                        }
                         Asked::Hello(_) => return,
                     }
                 }
