@@ -334,6 +334,8 @@ pub struct GateConfig {
     /// Requests are recorded because their callers say so, up to
     /// [`HONORED_PER_SECOND`](keepgate_observe::span::HONORED_PER_SECOND) at each worker.
     pub honors_sampled: bool,
+    /// Where the page for callers is, below a site's path; empty: nowhere. A site may say otherwise.
+    pub help_page: String,
     /// Bounds and deadlines.
     pub bounds: Bounds,
     /// The upstream's pool.
@@ -422,6 +424,7 @@ impl Default for GateConfig {
             tracing: None,
             lost: Arc::default(),
             honors_sampled: false,
+            help_page: sites::HELP_PAGE.to_owned(),
             bounds: Bounds::default(),
             pool: PoolConfig::default(),
             keys: KeyRefresh::default(),

@@ -59,4 +59,4 @@ pub use serve::gate::Gate;
 pub use serve::listen::ListenError;
 pub use serve::reload::{Reloaded, Reloader};
 pub use serve::takeover::TakeoverError;
-pub use service::source::{DecisionSource, FixedSource};
+pub use service::source::{Answering, DecisionSource, FixedSource};

@@ -30,8 +30,9 @@ pub type Field = (&'static str, String);
 /// The fields that tell a caller about its limits, for an answer of any status.
 ///
 /// Pass the verdicts of all phases the request went through, made by `limiter`. If one of
-/// them refuses, `retry-after` and the `link` to the help are among the fields.
-pub fn fields(limiter: &Limiter, verdicts: &[&LimitVerdict]) -> Vec<Field> {
+/// them refuses, `retry-after` and the `link` to the help are among the fields; `page` is the help
+/// where the operator names none.
+pub fn fields(limiter: &Limiter, verdicts: &[&LimitVerdict], page: Option<&str>) -> Vec<Field> {
     let told = told(limiter, verdicts);
     let mut fields = Vec::with_capacity(4);
     match limiter.headers() {
@@ -53,7 +54,7 @@ pub fn fields(limiter: &Limiter, verdicts: &[&LimitVerdict]) -> Vec<Field> {
     }
     if let Some(seconds) = retry_after_s(verdicts) {
         fields.push(("retry-after", seconds.to_string()));
-        if let Some(help) = limiter.help() {
+        if let Some(help) = limiter.help().or(page) {
             fields.push(("link", format!("<{help}>; rel=\"help\"")));
         }
     }
@@ -91,11 +92,13 @@ pub struct QuotaExceeded {
 impl QuotaExceeded {
     /// About a request that one of `verdicts` refuses; `None` if none does.
     ///
-    /// `has_key`: the caller used an API key, and needs no word on how to get one.
+    /// `has_key`: the caller used an API key, and needs no word on how to get one. `page` is the help
+    /// where the operator names none.
     pub fn new(
         limiter: &Limiter,
         verdicts: &[&LimitVerdict],
         has_key: bool,
+        page: Option<&str>,
     ) -> Option<QuotaExceeded> {
         let seconds = retry_after_s(verdicts)?;
         let refusing = told(limiter, verdicts).into_iter().filter(|(_, r)| refuses(r));
@@ -120,7 +123,8 @@ impl QuotaExceeded {
             violated_policies.push(policy_name(policy, report.unit));
         }
         let _infallible = write!(detail, "retry in {seconds} s");
-        if let Some(help) = limiter.help().filter(|_| !has_key) {
+        let help = limiter.help().or(page);
+        if let Some(help) = help.filter(|_| !has_key) {
             let _infallible = write!(detail, "; {help} describes the API and how to get a key");
         }
         Some(QuotaExceeded {
@@ -129,7 +133,7 @@ impl QuotaExceeded {
             status: 429,
             detail,
             violated_policies,
-            help: limiter.help().map(str::to_owned),
+            help: help.map(str::to_owned),
         })
     }
 }

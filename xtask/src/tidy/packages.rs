@@ -17,12 +17,14 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keepgate-serve", &[]),
     ("keepgate-record", &[]),
     ("keepgate-client", &["keepgate-observe", "keepgate-policy", "keepgate-ports"]),
+    ("keepgate-page", &["keepgate-limit", "keepgate-policy"]),
     (
         "keepgate-center",
         &[
             "keepgate-api",
             "keepgate-limit",
             "keepgate-observe",
+            "keepgate-page",
             "keepgate-policy",
             "keepgate-record",
             "keepgate-serve",
@@ -34,6 +36,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keepgate-client",
             "keepgate-limit",
             "keepgate-observe",
+            "keepgate-page",
             "keepgate-policy",
             "keepgate-ports",
             "keepgate-record",

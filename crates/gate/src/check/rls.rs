@@ -85,7 +85,7 @@ pub(crate) fn answered(
         if is_over && over.is_none() {
             response.overall_code = Said::OverLimit.into();
             let said: Vec<&LimitVerdict> = asked.said.iter().collect();
-            let problem = refusal::refusal(service, &said, asked.has_key);
+            let problem = refusal::refusal(service, &said, asked.has_key, None);
             let id = worker.request_ids.of(None);
             response.raw_body = answer::written(problem, &id).into_body().to_vec();
             response.response_headers_to_add = told(&asked);
@@ -291,7 +291,7 @@ fn current(limiter: &Limiter, verdict: &LimitVerdict, report: &PolicyReport) -> 
 /// What the caller is told, as with the gate's own answers.
 fn told(asked: &Asked<'_>) -> Vec<Field> {
     let said: Vec<&LimitVerdict> = asked.said.iter().collect();
-    refusal::fields(asked.service, &said)
+    refusal::fields(asked.service, &said, None)
         .filter_map(|(name, value)| Some(field(name.as_str(), value.to_str().ok()?)))
         .collect()
 }

@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::setting::{GATE, Setting, Unit};
 use super::sites::{
     HEADERS, HOSTS, HeaderChanges, SERVICES, SITES, SiteConfig, SiteMap, UPSTREAMS, UpstreamConfig,
-    wrong_prefix,
+    wrong_help_page, wrong_prefix,
 };
 
 mod upstream;
@@ -289,6 +289,12 @@ impl Reader<'_> {
         });
         let client_ca = self.path(&mut members, "client_ca");
         let request_headers = self.headers(&mut members);
+        let help_page = self.text(&mut members, "help_page").map(|(path, at)| {
+            if let Some(wrong) = wrong_help_page(&path) {
+                self.fault(at, &members.shown, "help_page", wrong);
+            }
+            path
+        });
         let mut settings = Vec::new();
         for (place, setting) in GATE.iter().enumerate().filter(|(_, s)| s.is_per_site) {
             settings.extend(self.setting(&mut members, setting).map(|value| (place, value)));
@@ -302,6 +308,7 @@ impl Reader<'_> {
             "tls",
             "client_ca",
             "request_headers",
+            "help_page",
         ];
         known.extend(GATE.iter().filter(|s| s.is_per_site).map(|setting| setting.name));
         self.end(members, &known);
@@ -314,6 +321,7 @@ impl Reader<'_> {
             tls,
             client_ca,
             request_headers,
+            help_page,
             settings,
         };
         Some((site, at))

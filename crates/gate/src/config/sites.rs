@@ -18,6 +18,8 @@ use keepgate_serve::TlsFiles;
 
 use crate::message::path::{self, PathRules};
 
+/// Where the page for callers is, where nobody says otherwise.
+pub const HELP_PAGE: &str = "/.keepgate/api";
 /// Sites of one gate.
 pub const SITES: usize = 1_000;
 /// Services of one gate (a bound of the follow protocol).
@@ -113,6 +115,8 @@ pub struct SiteConfig {
     pub client_ca: Option<PathBuf>,
     /// What is changed in the headers of its requests.
     pub request_headers: HeaderChanges,
+    /// Where its page for callers is, below its path; empty: nowhere; none: as the gate says.
+    pub help_page: Option<String>,
     /// Settings of the gate that this site has for itself: places in
     /// [`GATE`](super::setting::GATE), and values.
     pub settings: Vec<(usize, u64)>,
@@ -137,6 +141,7 @@ impl SiteConfig {
             tls: None,
             client_ca: None,
             request_headers: HeaderChanges::default(),
+            help_page: None,
             settings: Vec::new(),
         }
     }
@@ -327,6 +332,17 @@ pub fn wrong_prefix(text: &str) -> Option<String> {
     }
 }
 
+/// What is wrong with where a page for callers is to be; none: nothing. Empty: it is off.
+pub fn wrong_help_page(text: &str) -> Option<String> {
+    match text {
+        "" => None,
+        "/" => {
+            Some("expected a path below `/`, such as `/.keepgate/api`, or none at all".to_owned())
+        }
+        text => wrong_prefix(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -509,5 +525,11 @@ mod tests {
             assert!(wrong_prefix(bad).is_some(), "{bad}");
         }
         assert_eq!(wrong_prefix(&long[..PATH_BYTES]), None);
+        for good in ["", HELP_PAGE, "/help", &long[..PATH_BYTES]] {
+            assert_eq!(wrong_help_page(good), None, "{good}");
+        }
+        for bad in ["/", "help", "/help/", "/a/../b", "/a?b", &long] {
+            assert!(wrong_help_page(bad).is_some(), "{bad}");
+        }
     }
 }

@@ -100,6 +100,8 @@ pub(crate) struct WorkerMetrics {
     pub(crate) policy_errors: Counter,
     /// Preflights that the gate answered.
     pub(crate) preflights: Counter,
+    /// Requests for the page for callers, and what belongs to it.
+    pub(crate) pages: Counter,
     /// Requests that another proxy may pass on.
     pub(crate) allowed: Counter,
     /// What other proxies asked about, by hook.
@@ -187,7 +189,7 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
     timings::render(workers.iter().flat_map(|worker| worker.timings()), page);
     cuts(workers, page);
     type Row = (Sort, &'static str, &'static str, fn(&WorkerMetrics) -> u64);
-    const ROWS: [Row; 15] = [
+    const ROWS: [Row; 16] = [
         (
             Sort::Counter,
             "connections_accepted_total",
@@ -254,6 +256,12 @@ pub(crate) fn render(workers: &Workers, page: &mut Page) {
             "preflights_total",
             "Preflights of browsers that the gate answered itself.",
             |w| w.preflights.value(),
+        ),
+        (
+            Sort::Counter,
+            "help_page_total",
+            "Requests that the page for callers answered, its forms among them.",
+            |w| w.pages.value(),
         ),
         (
             Sort::Counter,

@@ -37,7 +37,7 @@ pub(super) fn counted(way: Way) -> Result<Result<Routed, (Unrouted, Problem)>, B
     let over = match (&by_address, service) {
         // Nobody is known yet: whoever is refused may lack a key.
         (Some(said), Some(service)) if !said.is_admitted() => {
-            Some(refusal(service, &[said], false))
+            Some(refusal(service, &[said], false, accepted.page()))
         }
         _ => None,
     };

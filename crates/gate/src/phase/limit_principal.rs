@@ -20,13 +20,14 @@ pub(crate) fn run(mut identified: Identified) -> Result<Admitted, Box<Refused>> 
     if by_principal.is_admitted() {
         return Ok(Admitted { identified, by_principal, evidence: None });
     }
-    let Routed { found, by_address, .. } = &mut identified.routed;
+    let Routed { accepted, found, by_address } = &mut identified.routed;
     if let Some(by_address) = by_address {
         // Its places among the requests under way are free again at once.
         drop(by_address.take_permits());
     }
     let said: Vec<&LimitVerdict> = by_address.iter().chain([&by_principal]).collect();
-    let problem = refusal(&found.service, &said, identified.identity.key.is_some());
+    let problem =
+        refusal(&found.service, &said, identified.identity.key.is_some(), accepted.page());
     let ended = Ended::Limited(identified, by_principal);
     Err(Refused::new(Phase::LimitPrincipal, problem, ended))
 }

@@ -7,6 +7,8 @@
 //! A browser's preflight leaves the list after the limit by address: it has no credentials
 //! ([`preflight`]).
 //!
+//! The page for callers ([`page`]) leaves it once a request is accepted: it is the gate's own.
+//!
 //! Where another proxy passes the request on, the list ends with the decision ([`check`]).
 //!
 //! A phase takes the request at one stage and gives it back at the next ([`stage`]), or refuses it
@@ -24,6 +26,7 @@ pub(crate) mod identify;
 pub(crate) mod introspect;
 pub(crate) mod limit_address;
 pub(crate) mod limit_principal;
+mod page;
 pub(crate) mod preflight;
 pub(crate) mod record;
 pub(crate) mod refusal;
@@ -44,12 +47,11 @@ use self::introspect::Asking;
 use self::preflight::Turn;
 use self::record::{Answered, Outcome};
 use self::revision::Behind;
-use self::stage::{Arrived, Refused};
+use self::stage::{Accepted, Arrived, Refused};
 use crate::observe::phase::Phase;
 
-/// The list up to the decision.
-async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
-    let mut accepted = accept::run(arrived)?;
+/// The list up to the decision, from where a request is accepted.
+async fn decided(mut accepted: Accepted) -> Result<Decided, Box<Refused>> {
     accepted.arrived.trace.passed(Phase::Accept);
     let accepted = match Behind::of(accepted) {
         Ok(accepted) => accepted,
@@ -83,7 +85,12 @@ async fn decided(arrived: Box<Arrived>) -> Result<Decided, Box<Refused>> {
 
 /// The list.
 async fn phases(arrived: Box<Arrived>, body: Option<Incoming>) -> Result<Outcome, Box<Refused>> {
-    match decided(arrived).await? {
+    let accepted = accept::run(arrived)?;
+    if let Some(place) = page::asked_for(&accepted) {
+        // Boxed: it is the rare case.
+        return Box::pin(page::run(accepted, place, body)).await.map(Outcome::Page);
+    }
+    match decided(accepted).await? {
         Decided::Allowed(allowed) => forward::run(allowed, body).await.map(Outcome::Forwarded),
         Decided::Answered(preflight) => Ok(Outcome::Preflight(preflight)),
     }
@@ -96,5 +103,8 @@ pub(crate) async fn live(arrived: Box<Arrived>, body: Option<Incoming>) -> Answe
 
 /// The life of a request that another proxy describes: up to the decision.
 pub(crate) async fn check(arrived: Box<Arrived>) -> Checked {
-    checked::run(decided(arrived).await)
+    checked::run(match accept::run(arrived) {
+        Ok(accepted) => decided(accepted).await,
+        Err(refused) => Err(refused),
+    })
 }

@@ -8,6 +8,7 @@ use keepgate_limit::top::{Observation, Outcome as Told};
 use keepgate_record::Outcome as Ended;
 
 use super::forward::{Forwarded, Upgrade};
+use super::page::Paged;
 use super::preflight::Preflight;
 use super::stage::{Arrived, Carrier, Cross, Facts, Found, Refused};
 use super::{refusal, spans, written};
@@ -26,6 +27,8 @@ pub(crate) enum Outcome {
     Forwarded(Forwarded),
     /// The gate answered a browser's question.
     Preflight(Box<Preflight>),
+    /// The gate answered with its page for callers.
+    Page(Box<Paged>),
 }
 
 /// Counts the outcome, logs it at debug, and makes the answer.
@@ -40,6 +43,15 @@ pub(crate) fn run(outcome: Result<Outcome, Box<Refused>>) -> Answered {
             let recording = written::begin(&facts, said, response.status().as_u16());
             let permits = ended.take_permits();
             (response.map(|body| body.keeping(permits).recording(recording)), None)
+        }
+        Ok(Outcome::Page(paged)) => {
+            let Paged { ended, mut response } = *paged;
+            let facts = ended.facts();
+            facts.arrived.worker.metrics.pages.add(1);
+            tell(&facts, &mut response, Phase::Route, "help_page", None);
+            let said = (Ended::Allowed, "help_page");
+            let recording = written::begin(&facts, said, response.status().as_u16());
+            (response.map(|body| body.recording(recording)), None)
         }
         Ok(Outcome::Forwarded(Forwarded { mut sent, mut response, upgrade })) => {
             let facts = sent.facts();
@@ -142,7 +154,7 @@ fn time(facts: &Facts<'_>, status: StatusCode, phase: Phase, refused: Option<Kin
 fn tell_limits(facts: &Facts<'_>, headers: &mut HeaderMap) {
     let Some(service) = facts.service else { return };
     let is_list = service.limits.limiter.headers() == Dialect::Draft11;
-    for (name, value) in facts.said(|said| refusal::fields(service, said)) {
+    for (name, value) in facts.said(|said| refusal::fields(service, said, facts.page())) {
         if is_list || !headers.contains_key(&name) {
             headers.append(name, value);
         }

@@ -363,6 +363,12 @@ impl Accepted {
         address(self.client)
     }
 
+    /// The path of the page for callers, where this gate serves it.
+    pub(crate) fn page(&self) -> Option<&str> {
+        let page = self.entry.site.page.as_deref();
+        page.filter(|_| self.arrived.carrier == Carrier::Gate)
+    }
+
     fn facts(&self) -> Facts<'_> {
         let paid = self.paid.as_ref().and_then(|paid| paid.by_principal.as_ref());
         Facts {
@@ -521,6 +527,12 @@ impl Facts<'_> {
     /// The caller's address, as limits and heavy hitters count it.
     pub(crate) fn address(&self) -> AddressKey {
         address(self.client)
+    }
+
+    /// The path of the page for callers, where this gate serves it.
+    pub(crate) fn page(&self) -> Option<&str> {
+        let page = self.entry?.site.page.as_deref();
+        page.filter(|_| self.arrived.carrier == Carrier::Gate)
     }
 
     /// How long requests of its site take.

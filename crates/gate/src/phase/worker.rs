@@ -33,6 +33,7 @@ use crate::observe::records::{Recorder, Records};
 use crate::observe::timings::SiteTimings;
 use crate::observe::trace::tracer;
 use crate::observe::warnings::UpstreamWarnings;
+use crate::service::page_limits::PageLimits;
 use crate::service::table::{Table, Tables};
 
 /// What the requests of all workers share.
@@ -51,6 +52,8 @@ pub(crate) struct Common {
     pub(crate) keyring: Keyring,
     /// The decision and access log; none: there is none.
     pub(crate) records: Option<Arc<Records>>,
+    /// What the pages for callers are asked for.
+    pub(crate) page_limits: PageLimits,
 }
 
 /// Sites and their upstreams. Another state of the file takes the place of all of it at once.
@@ -84,6 +87,8 @@ pub(crate) struct Site {
     pub(crate) number: usize,
     /// The gate's, with what the site sets for itself.
     pub(crate) bounds: Bounds,
+    /// The whole path of its page for callers; none: it has none.
+    pub(crate) page: Option<Box<str>>,
     /// The authorities whose certificates identify its callers; none: it does not ask for any.
     pub(crate) client_ca: Option<PathBuf>,
     /// The place of its service.

@@ -36,6 +36,7 @@ use crate::observe::records::Records;
 use crate::observe::report;
 use crate::phase::worker::{Common, Live, Worker};
 use crate::service::limits::Limiting;
+use crate::service::page_limits::PageLimits;
 use crate::service::source::DecisionSource;
 use crate::service::table::Tables;
 
@@ -182,6 +183,7 @@ impl Gate {
             relived: Notify::new(),
             dropped: Arc::new(Dropped::new(workers)),
             revision_waiters: AtomicUsize::new(0),
+            page_limits: PageLimits::new(),
         });
         assertions::renew(&common);
         let admin_listen = common.settings.admin_listen;

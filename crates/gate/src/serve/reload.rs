@@ -272,6 +272,7 @@ fn unchangeable(before: &GateConfig, now: &GateConfig) -> Vec<String> {
         ("trusted_proxy", before.trusted_proxies == now.trusted_proxies),
         ("forwarded_header", before.forwarding_header == now.forwarding_header),
         ("proxy_protocol", before.proxy_senders == now.proxy_senders),
+        ("help_page", before.help_page == now.help_page),
         ("trust_everybody", before.trust_everybody == now.trust_everybody),
         ("secrets and jwks_allow", before.key_access == now.key_access),
     ] {

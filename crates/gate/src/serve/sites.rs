@@ -11,7 +11,9 @@ use keepgate_serve::{Certificates, Issued, Loaded, TlsFiles};
 use super::failure::StartError;
 use super::upstream;
 use crate::config::setting::GATE;
-use crate::config::sites::{SiteConfig, SiteMap, UpstreamConfig, UpstreamHost, UpstreamTls};
+use crate::config::sites::{
+    SiteConfig, SiteMap, UpstreamConfig, UpstreamHost, UpstreamTls, wrong_help_page,
+};
 use crate::config::{Bounds, GateConfig, Listen};
 use crate::phase::worker::{Backend, Live, Site};
 
@@ -259,9 +261,28 @@ pub(crate) fn made(
         };
         let (service, bounds) = (*service, bounds(config, &site));
         let client_ca = site.client_ca.clone().or_else(|| config.client_ca.clone());
-        all.push(Arc::new(Site { config: site, number, bounds, client_ca, service, backend }));
+        let page = page(config, &site)?;
+        all.push(Arc::new(Site {
+            config: site,
+            number,
+            bounds,
+            page,
+            client_ca,
+            service,
+            backend,
+        }));
     }
     Ok((all, map))
+}
+
+/// The whole path of a site's page for callers.
+fn page(config: &GateConfig, site: &SiteConfig) -> Result<Option<Box<str>>, StartError> {
+    let below = site.help_page.as_ref().unwrap_or(&config.help_page);
+    if let Some(reason) = wrong_help_page(below) {
+        return Err(StartError::Setting { setting: "help_page", reason });
+    }
+    let prefix = if site.path == "/" { "" } else { &site.path };
+    Ok((!below.is_empty()).then(|| format!("{prefix}{below}").into()))
 }
 
 /// The gate's bounds, with what the site sets for itself.

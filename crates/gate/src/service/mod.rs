@@ -7,5 +7,6 @@ pub(crate) mod cors;
 pub(crate) mod known;
 pub(crate) mod limits;
 pub(crate) mod methods;
+pub(crate) mod page_limits;
 pub mod source;
 pub(crate) mod table;

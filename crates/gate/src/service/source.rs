@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use keepgate_client::replica::{Pinned, Replica, ReplicaMetrics};
+use keepgate_client::replica::{Pinned, Replica, ReplicaMetrics, Unanswered};
 use keepgate_observe::{Page, Sort};
 use keepgate_policy::assertion::PublicKey;
 use keepgate_policy::{Digest, HistoryId, Revision, World, proto};
@@ -44,6 +44,10 @@ pub enum Peek {
     /// It has another one.
     New(Dated),
 }
+
+/// An answer to come; an error is never a refusal.
+pub type Answering<'a> =
+    Pin<Box<dyn Future<Output = Result<proto::caller_answer::Answer, Unanswered>> + Send + 'a>>;
 
 /// A source of permissions. Asked on every request: no call may block or do I/O.
 pub trait DecisionSource: Send + Sync + 'static {
@@ -129,6 +133,17 @@ pub trait DecisionSource: Send + Sync + 'static {
     /// What was answered last about a position.
     fn log_anchor(&self) -> Option<Arc<proto::LogAnchor>> {
         None
+    }
+
+    /// Asks the center what a caller asks for. By default there is no center to ask.
+    fn ask_center<'a>(
+        &'a self,
+        service: &'a str,
+        address: &'a str,
+        question: proto::caller_question::Question,
+    ) -> Answering<'a> {
+        let _ = (service, address, question);
+        Box::pin(std::future::ready(Err(Unanswered::NoCenter)))
     }
 
     /// Another process takes over what only one may have, such as a directory.
@@ -222,6 +237,15 @@ impl DecisionSource for Replica {
 
     fn log_anchor(&self) -> Option<Arc<proto::LogAnchor>> {
         Replica::log_anchor(self)
+    }
+
+    fn ask_center<'a>(
+        &'a self,
+        service: &'a str,
+        address: &'a str,
+        question: proto::caller_question::Question,
+    ) -> Answering<'a> {
+        Box::pin(Replica::ask_center(self, service, address, question))
     }
 
     fn is_assertion_key_published(&self, key: &PublicKey) -> bool {

@@ -202,6 +202,11 @@ impl Service {
         self.settings.authzen
     }
 
+    /// How callers are identified, as the service says it.
+    pub(crate) fn identify(&self) -> &Identify {
+        &self.settings.identify
+    }
+
     fn compile(
         view: &ServiceView<'_>,
         before: Option<&Arc<Service>>,

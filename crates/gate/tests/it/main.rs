@@ -23,6 +23,7 @@ mod drain;
 mod early;
 mod fleet;
 mod frameworks;
+mod help_page;
 mod http2;
 mod identify;
 mod introspection;

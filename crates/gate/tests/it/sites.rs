@@ -683,3 +683,33 @@ async fn an_https_upstream_sees_one_name_and_the_gates_certificate() {
     // Without its certificate the gate is not let in.
     at(&gate, "shop.example", "/nobody").await.is_problem(502, "bad-upstream");
 }
+
+/// A page for callers is below its site's path, of its own service, and each site may say where.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_site_has_its_own_page_for_callers() {
+    let echo = Echo::start().await;
+    let text = SITES
+        .replacen("service = \"shop\"", "service = \"shop\"\nhelp_page = \"/help\"", 1)
+        .replacen("service = \"admin\"", "service = \"admin\"\nhelp_page = \"\"", 1);
+    let gate = gate(three(), &echo, &text).await;
+    let page = at(&gate, "shop.example", "/api/orders/.keepgate/api").await;
+    assert!(page.status == 200 && page.body.contains("<title>orders</title>"), "{page:?}");
+    // The prefix that is taken away is told to callers.
+    assert!(page.body.contains("http://shop.example/api/orders/"), "{}", page.body);
+    let page = at(&gate, "shop.example", "/help").await;
+    assert!(page.status == 200 && page.body.contains("<title>shop</title>"), "{page:?}");
+    for (host, path) in [
+        ("shop.example", "/.keepgate/api"),
+        ("admin.example", "/admin/.keepgate/api"),
+        ("shop.example", "/api/orders/help"),
+    ] {
+        let answer = at(&gate, host, path).await;
+        assert!(!answer.body.contains("<title>"), "{host}{path}: {answer:?}");
+    }
+    for wrong in ["help", "/", "/help/", "/a/../b"] {
+        let text = text.replace("\"/help\"", &format!("\"{wrong}\"")).replace("URL", &echo.url);
+        let read = file::read(&text, &std::env::temp_dir(), &PoolConfig::default());
+        let told = read.unwrap_err().first().unwrap().shown("gate.toml");
+        assert!(told.contains("`help_page`: expected"), "{told}");
+    }
+}

@@ -236,6 +236,34 @@ impl Limiter {
         self.check(plan.unwrap_or(&self.principal), &Call { caller, method, route, hits, now })
     }
 
+    /// What both phases would have left for a caller, without charging anybody: a report for each policy
+    /// that would be asked, whatever it says; in a verdict for each phase.
+    pub fn peek(
+        &self,
+        caller: &Caller<'_>,
+        method: &str,
+        route: Option<&str>,
+        now: Nanos,
+    ) -> [LimitVerdict; 2] {
+        let plan = caller.plan.and_then(|plan| self.plans.get(plan)).unwrap_or(&self.principal);
+        let call = Call { caller, method, route, hits: 1, now };
+        [&self.address, plan].map(|list| {
+            let chosen = self.choose(&list.candidates, &call);
+            let mut verdict = LimitVerdict::new(self.id);
+            for (index, policy) in self.each(list, chosen) {
+                let shadow = policy.rule.shadow;
+                if let Some((quota, charge)) = policy.ask(&self.seed, &call, false) {
+                    verdict.rate(index, shadow, quota, charge, now);
+                }
+                if let Some((limit, table)) = &policy.concurrency {
+                    let under_way = table.under_way(policy.key(&self.seed, &call));
+                    verdict.places(index, shadow, *limit, under_way);
+                }
+            }
+            verdict
+        })
+    }
+
     /// The policy a report is about; `None` if another limiter made the report.
     pub fn policy(&self, verdict: &LimitVerdict, report: &PolicyReport) -> Option<&Policy> {
         (verdict.limiter == self.id).then(|| self.policies.get(usize::from(report.policy)))?

@@ -133,6 +133,14 @@ impl LimitVerdict {
         self.push(PolicyReport { policy, unit, outcome, shadow, remaining, ..NOTHING });
     }
 
+    /// A look at places, of which none is taken.
+    pub(super) fn places(&mut self, policy: u16, shadow: bool, limit: u32, under_way: u32) {
+        let remaining = limit.saturating_sub(under_way);
+        let outcome = if remaining > 0 { Outcome::Admitted } else { Outcome::Refused };
+        let unit = Unit::Concurrency;
+        self.push(PolicyReport { policy, unit, outcome, shadow, remaining, ..NOTHING });
+    }
+
     #[inline]
     pub(super) fn rate(
         &mut self,

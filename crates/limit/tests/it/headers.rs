@@ -32,10 +32,10 @@ fn check(limiter: &Limiter, requests: usize, after: Duration, expected: &Expect)
     }
     let verdict = limiter.check_principal(&caller, "GET", None, NOW.plus(after));
     let mut text = String::new();
-    for (name, value) in fields(limiter, &[&verdict]) {
+    for (name, value) in fields(limiter, &[&verdict], None) {
         writeln!(text, "{name}: {value}").expect("writes");
     }
-    if let Some(problem) = QuotaExceeded::new(limiter, &[&verdict], false) {
+    if let Some(problem) = QuotaExceeded::new(limiter, &[&verdict], false, None) {
         text.push_str(&serde_json::to_string_pretty(&problem).expect("JSON"));
         text.push('\n');
     }
@@ -185,7 +185,7 @@ fn rate_and_concurrency_are_two_policies_and_shadows_are_not_told() {
             ),
         ]
     "#]]
-    .assert_debug_eq(&fields(&limiter, &[&refused]));
+    .assert_debug_eq(&fields(&limiter, &[&refused], None));
     expect![[r#"
         Some(
             QuotaExceeded {
@@ -200,7 +200,7 @@ fn rate_and_concurrency_are_two_policies_and_shadows_are_not_told() {
             },
         )
     "#]]
-    .assert_debug_eq(&QuotaExceeded::new(&limiter, &[&refused], true));
+    .assert_debug_eq(&QuotaExceeded::new(&limiter, &[&refused], true, None));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_caller_with_a_key_is_not_told_how_to_get_one() {
     let _first = limiter.check_principal(&caller, "GET", None, NOW);
     let refused = limiter.check_principal(&caller, "GET", None, NOW);
     let detail =
-        |has_key| QuotaExceeded::new(&limiter, &[&refused], has_key).expect("refused").detail;
+        |has_key| QuotaExceeded::new(&limiter, &[&refused], has_key, None).expect("refused").detail;
     assert!(detail(false).contains("how to get a key") && !detail(true).contains("key"));
 }
 
@@ -219,7 +219,7 @@ fn no_rules_no_fields() {
     let limiter = compile("defaults = \"off\"");
     let verdict = limiter.check_principal(&Caller::anonymous(HERE), "GET", None, NOW);
     assert!(verdict.is_admitted());
-    assert!(fields(&limiter, &[&verdict]).is_empty());
+    assert!(fields(&limiter, &[&verdict], None).is_empty());
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn both_phases_are_told_together() {
                 "\"default-address\";r=199;t=1, \"default-principal/concurrency\";r=63, \"default-principal\";r=99;t=1",
             ),
         ]
-    "#]].assert_debug_eq(&fields(&limiter, &[&by_address, &by_principal]));
+    "#]].assert_debug_eq(&fields(&limiter, &[&by_address, &by_principal], None));
 }
 
 #[test]
@@ -246,4 +246,21 @@ fn strings_are_those_of_rfc_9651() {
     assert_eq!(sf_string("peruser"), r#""peruser""#);
     assert_eq!(sf_string(r#"a"b\c"#), r#""a\"b\\c""#);
     assert_eq!(sf_string("ü\n\u{7f}~ "), r#""???~ ""#);
+}
+
+/// The operator's own help wins over the page that the gate offers.
+#[test]
+fn a_page_is_the_help_where_the_operator_names_none() {
+    for (help, told) in [("", "/page"), ("help = \"https://own.example\"", "https://own.example")] {
+        let text = format!("{help}\n[[rule]]\nname = \"r\"\nkey = \"address\"\nrate = \"1/h\"\n");
+        let limiter = compile(&text);
+        let _first = limiter.check_address(&HERE, "GET", None, NOW);
+        let refused = limiter.check_address(&HERE, "GET", None, NOW);
+        let link = ("link", format!("<{told}>; rel=\"help\""));
+        assert!(fields(&limiter, &[&refused], Some("/page")).contains(&link));
+        let problem = QuotaExceeded::new(&limiter, &[&refused], false, Some("/page"));
+        let problem = problem.expect("refused");
+        assert_eq!(problem.help.as_deref(), Some(told));
+        assert!(problem.detail.contains(told), "{}", problem.detail);
+    }
 }

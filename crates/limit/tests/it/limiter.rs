@@ -270,3 +270,42 @@ fn a_report_of_another_limiter_has_no_policy() {
     let report = &verdict.reports()[0];
     assert!(one.policy(&verdict, report).is_some() && two.policy(&verdict, report).is_none());
 }
+
+/// A look is no request: it takes nothing, and says what both phases would have left.
+#[test]
+fn a_look_charges_nobody() {
+    let limiter = compile(
+        r#"
+        defaults = "off"
+        [[rule]]
+        name = "address"
+        key = "address"
+        rate = "5/min"
+        [[rule]]
+        name = "user"
+        key = "principal"
+        rate = "3/min"
+        concurrency = 2
+        "#,
+    );
+    let here = address("192.0.2.1");
+    let caller = Caller { principal: Some(("user", "alice")), ..Caller::anonymous(here) };
+    let left = || -> Vec<u32> {
+        let verdicts = limiter.peek(&caller, "GET", None, NOW);
+        assert!(verdicts.iter().all(|verdict| verdict.reports().iter().all(|r| !r.shadow)));
+        verdicts.iter().flat_map(|v| v.reports().iter().map(|r| r.remaining)).collect()
+    };
+    for _ in 0..10 {
+        assert_eq!(left(), [5, 3, 2]);
+    }
+    let held = limiter.check_principal(&caller, "GET", None, NOW);
+    assert_eq!(left(), [5, 2, 1]);
+    let more = limiter.check_principal(&caller, "GET", None, NOW);
+    assert_eq!(left(), [5, 1, 0]);
+    drop((held, more));
+    let _address = limiter.check_address(&here, "GET", None, NOW);
+    assert_eq!(left(), [4, 1, 2]);
+    // Beyond the end it says so, and still takes nothing.
+    let _last = limiter.check_principal(&caller, "GET", None, NOW);
+    assert_eq!(left(), [4, 0, 1]);
+}
