@@ -25,9 +25,10 @@ const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded")
 const GOOD: &str = "who=Nightly+import&what_for=Copies+orders&per_day=1%2C000";
 
 /// A source whose center answers as it is told.
-struct Asked {
+pub(super) struct Asked {
     world: FixedSource,
-    answer: Mutex<Result<Told, Unanswered>>,
+    /// To who asks for access, and to who fetches a key.
+    answers: Mutex<[Result<Told, Unanswered>; 2]>,
     questions: Mutex<Vec<(String, String, Question)>>,
 }
 
@@ -54,24 +55,29 @@ impl DecisionSource for Asked {
         address: &'a str,
         question: Question,
     ) -> Answering<'a> {
-        let asked = (service.to_owned(), address.to_owned(), question);
-        self.questions.lock().unwrap().push(asked);
-        Box::pin(std::future::ready(self.answer.lock().unwrap().clone()))
+        let [asked, fetched] = self.answers.lock().unwrap().clone();
+        let answer = match &question {
+            Question::AskAccess(_) => asked,
+            Question::FetchKey(_) => fetched,
+        };
+        let question = (service.to_owned(), address.to_owned(), question);
+        self.questions.lock().unwrap().push(question);
+        Box::pin(std::future::ready(answer))
     }
 }
 
 /// A gate whose center is a double; stopped when dropped.
-struct Doubled {
-    addr: SocketAddr,
+pub(super) struct Doubled {
+    pub(super) addr: SocketAddr,
     source: Arc<Asked>,
     _stop: oneshot::Sender<()>,
 }
 
 impl Doubled {
-    async fn start(draft: &Draft, upstream: &str) -> Doubled {
+    pub(super) async fn start(draft: &Draft, upstream: &str) -> Doubled {
         let source = Arc::new(Asked {
             world: FixedSource::new(draft.world()),
-            answer: Mutex::new(Err(Unanswered::NoCenter)),
+            answers: Mutex::new([Err(Unanswered::NoCenter), Err(Unanswered::NoCenter)]),
             questions: Mutex::default(),
         });
         let mut config = GateConfig {
@@ -95,8 +101,17 @@ impl Doubled {
     }
 
     /// The next answers of the center.
-    fn tell(&self, answer: Result<Told, Unanswered>) {
-        *self.source.answer.lock().unwrap() = answer;
+    pub(super) fn tell(&self, answer: Result<Told, Unanswered>) {
+        self.tell_each(answer.clone(), answer);
+    }
+
+    /// The next answers to who asks for access, and to who fetches a key.
+    pub(super) fn tell_each(
+        &self,
+        asked: Result<Told, Unanswered>,
+        fetched: Result<Told, Unanswered>,
+    ) {
+        *self.source.answers.lock().unwrap() = [asked, fetched];
     }
 
     /// A form, from an address of its own.
@@ -111,7 +126,7 @@ fn refused(reason: &str, retry_after_s: u32) -> Result<Told, Unanswered> {
 }
 
 /// The orders service with a key of alice's.
-fn keyed() -> (Draft, String) {
+pub(super) fn keyed() -> (Draft, String) {
     let key = format!("kgk_alice_{}", "s".repeat(32));
     let mut draft = Draft::orders();
     draft.settings.identify.api_key = serde_json::from_value(json!({})).unwrap();

@@ -24,6 +24,7 @@ mod early;
 mod fleet;
 mod frameworks;
 mod help_page;
+mod help_page_browser;
 mod http2;
 mod identify;
 mod introspection;

@@ -221,6 +221,16 @@ pub(crate) struct Traffic {
     /// HTTP and this host must be named. Default: HTTPS from any other host; in `up`, any origin
     #[arg(long, env = "KEEPGATE_JWKS_ALLOW", value_name = "ORIGIN", value_delimiter = ',')]
     pub(crate) jwks_allow: Vec<Origin>,
+    /// Where callers find a page about the API, below each site's path; empty: nowhere. A 429 leads
+    /// there, unless the service has its own `help`
+    #[arg(
+        long,
+        env = "KEEPGATE_HELP_PAGE",
+        value_name = "PATH",
+        default_value = keepgate_gate::config::sites::HELP_PAGE,
+        value_parser = help_page
+    )]
+    pub(crate) help_page: String,
     #[command(flatten)]
     access_log: access_log::AccessLog,
     #[command(flatten)]
@@ -311,6 +321,13 @@ impl std::str::FromStr for Peer {
     }
 }
 
+fn help_page(text: &str) -> Result<String, String> {
+    match keepgate_gate::config::sites::wrong_help_page(text) {
+        None => Ok(text.to_owned()),
+        Some(wrong) => Err(wrong),
+    }
+}
+
 fn peers(named: &[Peer]) -> Peers {
     let range = |peer: &Peer| match peer {
         Peer::Range(range) => Some(*range),
@@ -382,6 +399,7 @@ impl Traffic {
             forwarding_header: self.forwarded_header,
             proxy_senders: peers(&self.proxy_protocol),
             trust_everybody: self.trust_everybody,
+            help_page: self.help_page,
             key_access: KeyAccess { secrets: self.secrets, allow: self.jwks_allow, local: false },
             ..GateConfig::default()
         };
