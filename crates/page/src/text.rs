@@ -178,7 +178,7 @@ messages! {
     made_plan(plan): "Its plan is {plan}.", "它的方案是 {plan}。";
     refused_head: "Not done", "未完成";
     too_many(s): "Too many tries from your address. Try again in {s} s.", "来自您地址的尝试过多。请在 {s} 秒后重试。";
-    full: "So many requests wait for an answer that no more are taken now. Try again later.",
+    full: "No more requests are taken now: too many wait for an answer. Try again later.",
           "等待处理的申请太多，目前不再接收。请稍后重试。";
     invalid: "This cannot be asked here.", "无法在此申请。";
     unknown: "This code does not give a key. Check that it is whole. A code that was used is spent.",

@@ -394,7 +394,7 @@ impl View<'_> {
         match tables.source.ask_center(&tables.service, &address, question).await {
             Ok(answer) => Some(answer),
             Err(error) => {
-                tracing::info!(service = tables.service, %error, "a caller's question has no answer");
+                tracing::debug!(service = tables.service, %error, "a caller's question has no answer");
                 None
             }
         }

@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use keepgate_client::replica::Unanswered;
 use keepgate_gate::service::source::{Answering, Peek, Version};
 use keepgate_gate::{DecisionSource, FixedSource, Gate, GateConfig, Listen};
@@ -18,7 +22,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::limits::{behind_a_proxy, limited};
-use super::support::{Answer, Draft, Echo, SERVICE, TestGate, ask, get, route, uid};
+use super::support::{
+    Answer, Draft, Echo, PATIENCE, SERVICE, TestGate, ask, connect, get, route, uid,
+};
 
 const PAGE: &str = "/.keepgate/api";
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
@@ -266,7 +272,7 @@ async fn what_is_asked_reaches_the_center_and_its_answer_the_caller() {
         ("192.0.2.4", refused("pending", 0), 202, "Nobody has decided"),
         ("192.0.2.5", refused("declined", 0), 410, "was declined"),
         ("192.0.2.6", refused("too-many", 7), 429, "in 7 s"),
-        ("192.0.2.7", refused("full", 0), 503, "no more are taken"),
+        ("192.0.2.7", refused("full", 0), 503, "No more requests are taken"),
         ("192.0.2.8", refused("invalid", 0), 422, "cannot be asked"),
         ("192.0.2.9", refused("unavailable", 0), 503, "You are not declined"),
         // What a newer center says is not guessed at.
@@ -383,5 +389,36 @@ async fn a_429_leads_to_the_page() {
         if !path.is_empty() {
             is_page(&get(gate.addr, path, &[]).await, 200);
         }
+    }
+}
+
+/// The page and its forms are the same over HTTP/2.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_the_same_over_http_2() {
+    let echo = Echo::start().await;
+    let gate = Doubled::start(&keyed().0, &echo.url).await;
+    gate.tell(Ok(Told::Asked(AccessAsked { code: "c0de".to_owned() })));
+    let io = TokioIo::new(connect(gate.addr).await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let huge = "x".repeat(4096);
+    for (method, place, body, status, says) in [
+        ("GET", "", "", 200, "http://a.example/orders"),
+        ("POST", "/ask", GOOD, 200, "c0de"),
+        ("POST", "/ask", huge.as_str(), 413, "body-too-large"),
+        ("GET", "/ask", "", 405, "method-not-allowed"),
+    ] {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://a.example{PAGE}{place}"))
+            .header(FORM.0, FORM.1)
+            .body(Full::new(Bytes::from(body.to_owned())))
+            .unwrap();
+        let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+        let answer = answer.unwrap().unwrap();
+        assert_eq!(answer.status(), status, "{method} {place}");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains(says), "{method} {place}");
     }
 }
