@@ -447,7 +447,8 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
             };
             shared.hellos.lock().unwrap().push(hello.clone());
             let (to, told) = mpsc::channel(8);
-            let (acks, back) = (shared.clone(), to.clone());
+            // Weak: the stream ends with what feeds it.
+            let (acks, back) = (shared.clone(), to.downgrade());
             // The newest pulse of this stream.
             let newest = Arc::new(AtomicU64::new(0));
             let pulses = newest.clone();
@@ -466,6 +467,7 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
                             for answer in acks.answers_to(&question) {
                                 let told = Told::CallerAnswer(answer);
                                 let told = FollowResponse { response: Some(told) };
+                                let Some(back) = back.upgrade() else { return };
                                 let _ = back.send(Ok(told)).await;
                             }
                         }
