@@ -81,9 +81,10 @@ pub(crate) async fn audit(
         let mut at = if args.newest { args.before } else { args.after };
         let (mut bytes, mut looked_at) = (0, 0);
         loop {
-            let more = match args.newest {
-                true => store.audit_before(at, STRIDE)?,
-                false => store.audit_after(at, STRIDE)?,
+            let more = match (args.newest, &args.id) {
+                (true, Some(id)) => store.audit_of_id(id, at, STRIDE)?,
+                (true, None) => store.audit_before(at, STRIDE)?,
+                (false, _) => store.audit_after(at, STRIDE)?,
             };
             let is_last = more.len() < STRIDE;
             for row in more {

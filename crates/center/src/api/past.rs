@@ -129,7 +129,10 @@ pub(crate) async fn history(
         let (mut at, mut looked_at, mut changes) = (args.before, 0, 0);
         let mut room = DIFFS;
         let next = 'rows: loop {
-            let rows = store.audit_before(at, STRIDE)?;
+            let rows = match &args.id {
+                Some(id) => store.audit_of_id(id, at, STRIDE)?,
+                None => store.audit_before(at, STRIDE)?,
+            };
             let is_last = rows.len() < STRIDE;
             for row in rows {
                 looked_at += 1;

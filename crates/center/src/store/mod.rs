@@ -305,6 +305,8 @@ pub trait Reading {
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
     /// Audit rows before `seq` (0: from the newest on), the newest first, at most `limit`.
     fn audit_before(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
+    /// The same of the things of one id, whatever their kind and service; found by an index.
+    fn audit_of_id(&self, id: &str, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
     /// The keys with which access logs are signed, the oldest first.
     fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError>;
     /// What was signed last of one log; none: nothing.

@@ -2,7 +2,8 @@
 //!
 //! The first line says what it is, the last one how many rows came and the SHA-256 of every byte
 //! before it. Bodies are the canonical JSON texts, so that digests can be computed again.
-//! It holds token and key hashes: the file is made with mode 0600.
+//! It holds token and key hashes, and the private keys with which access logs are signed: the file is
+//! made with mode 0600.
 //!
 //! INVARIANT: [`read`] returns rows only if the checksum, the numbers, and the digests of all
 //! scopes, tokens and tombstones are those announced.
@@ -19,7 +20,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::desk::verify::State;
 use crate::store::{
-    APPLY, AuditRow, Brought, Origin, Reading, Row, StoreError, SumRow, TokenRow, Tombstone, unsaid,
+    APPLY, AuditRow, Brought, LogHeadRow, LogKeyRow, Origin, Reading, Row, StoreError, SumRow,
+    TokenRow, Tombstone, unsaid,
 };
 use crate::token::{Role, hex};
 
@@ -77,6 +79,12 @@ pub struct Contents {
     pub tombstones: u64,
     /// Rows of the audit log.
     pub audit: u64,
+    /// Keys with which access logs are signed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub log_keys: u64,
+    /// Access logs of which something was signed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub log_heads: u64,
 }
 
 /// What a backup says and holds.
@@ -89,6 +97,8 @@ pub(crate) struct Backup {
     pub(crate) tokens: Vec<TokenRow>,
     pub(crate) tombstones: Vec<Tombstone>,
     pub(crate) audit: Vec<AuditRow>,
+    pub(crate) log_keys: Vec<LogKeyRow>,
+    pub(crate) log_heads: Vec<LogHeadRow>,
     /// See [`crate::store::Meta::authzen_together`].
     pub(crate) authzen_together: bool,
 }
@@ -169,6 +179,21 @@ enum Line {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<String>,
     },
+    /// With the private key: who has it signs in the center's name.
+    LogKey {
+        id: String,
+        seed: String,
+        public: String,
+        unix_ms: u64,
+    },
+    LogHead {
+        log: String,
+        token: String,
+        gate: String,
+        seq: u64,
+        chain: String,
+        unix_ms: u64,
+    },
     End {
         contents: Contents,
         /// Of all items, tokens and tombstones.
@@ -177,6 +202,11 @@ enum Line {
         tombstones_digest: String,
         sha256: String,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn one() -> u32 {
@@ -291,6 +321,14 @@ fn write_draft(
             to.line(&audit_line(row))?;
         }
     }
+    for key in reading.log_keys()? {
+        contents.log_keys += 1;
+        to.line(&log_key_line(key))?;
+    }
+    for head in reading.log_heads(None, usize::MAX)? {
+        contents.log_heads += 1;
+        to.line(&log_head_line(head))?;
+    }
     if let Some(e) = failed {
         return Err(e);
     }
@@ -369,6 +407,22 @@ fn audit_line(row: AuditRow) -> Line {
     }
 }
 
+fn log_key_line(row: LogKeyRow) -> Line {
+    let (seed, public) = (hex(&row.seed), hex(&row.public));
+    Line::LogKey { id: row.id, seed, public, unix_ms: row.unix_ms }
+}
+
+fn log_head_line(row: LogHeadRow) -> Line {
+    Line::LogHead {
+        log: hex(&row.log),
+        token: row.token,
+        gate: row.gate,
+        seq: row.seq,
+        chain: hex(&row.chain),
+        unix_ms: row.unix_ms,
+    }
+}
+
 /// Reads a backup to its end and checks all that it says of itself.
 pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
     let mut from = Lines::open(file)?;
@@ -388,6 +442,8 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
         tokens: Vec::new(),
         tombstones: Vec::new(),
         audit: Vec::new(),
+        log_keys: Vec::new(),
+        log_heads: Vec::new(),
         authzen_together: head.authzen_together.unwrap_or(false),
     };
     let (is_earlier, mut deciding) = (head.authzen_together.is_none(), 0);
@@ -477,6 +533,23 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                     after,
                 })
             }
+            Line::LogKey { id, seed, public, unix_ms } => {
+                let (seed, public) = (from.bytes32(&seed)?, from.bytes32(&public)?);
+                // One that cannot sign would keep all others from it.
+                let pair =
+                    ring::signature::Ed25519KeyPair::from_seed_and_public_key(&seed, &public);
+                if pair.is_err() || keepgate_record::PublicKey::new(public).id != id {
+                    return Err(from.wrong("a private key with its public one", format!("`{id}`")));
+                }
+                backup.log_keys.push(LogKeyRow { id, seed, public, unix_ms });
+            }
+            Line::LogHead { log, token, gate, seq, chain, unix_ms } => {
+                let Some(log) = keepgate_record::hex::bytes(&log) else {
+                    return Err(from.wrong("32 hexadecimal digits", format!("`{log}`")));
+                };
+                let chain = from.bytes32(&chain)?;
+                backup.log_heads.push(LogHeadRow { log, token, gate, seq, chain, unix_ms });
+            }
             Line::End { contents, items_digest, tokens_digest, tombstones_digest, sha256 } => {
                 let damaged = |what: &str| Err(BackupError::Damaged(what.to_owned()));
                 if hex(&sum.finalize()) != sha256 {
@@ -487,6 +560,8 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                     tokens: backup.tokens.len() as u64,
                     tombstones: backup.tombstones.len() as u64,
                     audit: backup.audit.len() as u64,
+                    log_keys: backup.log_keys.len() as u64,
+                    log_heads: backup.log_heads.len() as u64,
                 };
                 if found != contents {
                     return damaged("it does not have as many rows as its last line says");

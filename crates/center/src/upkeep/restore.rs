@@ -14,8 +14,9 @@ use super::format::{self, Backup};
 use super::{Place, Succeeded, UpkeepError, ancestors, highest, of_store, successor};
 use crate::desk::verify;
 use crate::store::{
-    Address, AuditRow, Brought, EditVerdict, Fork, Meta, PostgresStore, Retention, RevisionRow,
-    Row, ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, Tombstone, unsaid,
+    Address, AuditRow, Brought, EditVerdict, Fork, LogHeadRow, LogKeyRow, Meta, PostgresStore,
+    Retention, RevisionRow, Row, ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow,
+    Tombstone, unsaid,
 };
 use crate::token::{self, Role};
 
@@ -40,6 +41,8 @@ struct Now {
     tokens: BTreeMap<String, TokenRow>,
     tombstones: Vec<Tombstone>,
     audit: Vec<AuditRow>,
+    log_keys: Vec<LogKeyRow>,
+    log_heads: Vec<LogHeadRow>,
     high: Option<Mark>,
     /// Why the store is not served, or not readable.
     said: Option<StoreError>,
@@ -67,6 +70,9 @@ struct Contents {
     tokens: Vec<TokenRow>,
     tombstones: Vec<Tombstone>,
     audit: Vec<AuditRow>,
+    /// Also those of the store that is there: what they have signed can be verified further on.
+    log_keys: Vec<LogKeyRow>,
+    log_heads: Vec<LogHeadRow>,
     from: Revision,
     /// See [`Meta::authzen_together`].
     authzen_together: bool,
@@ -88,10 +94,32 @@ pub fn restore(place: impl Into<Place>, file: &Path) -> Result<Prepared, UpkeepE
         differences.extend(diff::tokens(&now.tokens, &backup.tokens, keepgate_observe::unix_s()));
         differences.sort_by_key(|difference| difference.effect);
     }
-    let Backup { history, ancestors: older, revision, items, tokens, tombstones, audit, .. } =
-        backup;
-    let authzen_together = backup.authzen_together;
-    let next = Contents { items, tokens, tombstones, audit, from: revision, authzen_together };
+    let Backup { history, ancestors: older, revision, .. } = backup;
+    let mut log_keys = backup.log_keys;
+    for key in &now.log_keys {
+        if log_keys.iter().all(|known| known.id != key.id) {
+            log_keys.push(key.clone());
+        }
+    }
+    // What was signed since the backup is not forgotten: no line is signed twice.
+    let mut log_heads = now.log_heads.clone();
+    for head in backup.log_heads {
+        match log_heads.iter_mut().find(|known| known.log == head.log) {
+            Some(known) if known.seq >= head.seq => {}
+            Some(known) => *known = head,
+            None => log_heads.push(head),
+        }
+    }
+    let next = Contents {
+        items: backup.items,
+        tokens: backup.tokens,
+        tombstones: backup.tombstones,
+        audit: backup.audit,
+        log_keys,
+        log_heads,
+        from: revision,
+        authzen_together: backup.authzen_together,
+    };
     prepare(place, &now, next, (history, revision), &older, differences)
 }
 
@@ -145,7 +173,9 @@ pub fn recover(place: impl Into<Place>, kept: Kept) -> Result<Prepared, UpkeepEr
     drop(there);
     let authzen_together = now.meta.as_ref().is_some_and(|(meta, _)| meta.authzen_together);
     let from = kept.revision;
-    let next = Contents { items, tokens, tombstones, audit, from, authzen_together };
+    let (log_keys, log_heads) = (now.log_keys.clone(), now.log_heads.clone());
+    let next =
+        Contents { items, tokens, tombstones, audit, log_keys, log_heads, from, authzen_together };
     prepare(place, &now, next, (mark.history, kept.revision), &[], differences)
 }
 
@@ -175,6 +205,8 @@ pub(super) fn nothing(dir: &Path) -> Result<Prepared, UpkeepError> {
         tokens: Vec::new(),
         tombstones: Vec::new(),
         audit: Vec::new(),
+        log_keys: Vec::new(),
+        log_heads: Vec::new(),
         from: source.1,
         authzen_together: false,
     };
@@ -200,6 +232,8 @@ fn look(place: &Place) -> Result<Now, UpkeepError> {
         tokens: BTreeMap::new(),
         tombstones: Vec::new(),
         audit: Vec::new(),
+        log_keys: Vec::new(),
+        log_heads: Vec::new(),
         high: None,
         said: None,
     };
@@ -255,6 +289,8 @@ fn read_now(store: &dyn Store, now: &mut Now) -> Result<(), StoreError> {
         Ok(())
     })?;
     now.audit = reading.audit_after(0, usize::MAX)?;
+    now.log_keys = reading.log_keys()?;
+    now.log_heads = reading.log_heads(None, usize::MAX)?;
     now.meta = Some((state.meta, state.head.revision));
     Ok(())
 }
@@ -440,6 +476,8 @@ fn fill(
     for row in &next.audit {
         tx.audit(row)?;
     }
+    next.log_keys.iter().try_for_each(|row| tx.put_log_key(row))?;
+    next.log_heads.iter().try_for_each(|row| tx.put_log_head(row))?;
     tx.set_sum(Sum::Tokens, tokens)?;
     tx.set_sum(Sum::Tombstones, tombstones)?;
     let authzen_together = next.authzen_together;

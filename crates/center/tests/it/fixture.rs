@@ -464,6 +464,20 @@ impl Mirror {
         self.to.send(FollowRequest { request }).await.unwrap();
     }
 
+    /// Has a position of an access log signed.
+    pub(crate) async fn sign(&mut self, log: [u8; 16], seq: u64) -> proto::LogAnchor {
+        let chain = vec![seq as u8; 32];
+        let position = proto::LogPosition { log: log.to_vec(), seq, chain };
+        let request = Some(proto::follow_request::Request::LogPosition(position));
+        self.to.send(FollowRequest { request }).await.unwrap();
+        loop {
+            let told = patiently("an anchor", self.from.message()).await.unwrap().unwrap();
+            if let Some(Told::LogAnchor(anchor)) = told.response {
+                return anchor;
+            }
+        }
+    }
+
     /// Says what this center does not know.
     pub(crate) async fn say_nothing(&self) {
         self.to.send(FollowRequest { request: None }).await.unwrap();

@@ -133,7 +133,8 @@ async fn a_restored_store_has_every_row() {
     // The past of a restored store begins with its head.
     let more = ["tokens", "tombstones", "sqlite_sequence", "sqlite_stat1", "past"];
     for table in rows(&dir, tables) {
-        // On purpose: whoever is signed in to the console signs in again, and logs are signed with a new key.
+        // Keys of access logs are in `log_anchors`. On purpose: whoever is signed in to the console signs in
+        // again.
         let known = known.iter().chain(&more).chain(&["sessions", "log_keys", "log_heads"]);
         assert!(known.into_iter().any(|name| table.contains(name)), "{table}: is it backed up?");
     }

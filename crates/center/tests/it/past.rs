@@ -201,7 +201,7 @@ async fn what_is_out_of_retention_is_said_so() {
     // In a store of a release that kept no past, it begins with the head.
     let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
     raw.execute_batch(
-        "DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
+        "DROP INDEX audit_by_id; DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
          DROP TABLE sessions; PRAGMA user_version = 3;",
     )
     .unwrap();

@@ -423,7 +423,7 @@ impl Engine for Sqlite {
     fn forget_past(&self) {
         let raw = rusqlite::Connection::open(self.0.path().join("center.db")).unwrap();
         raw.execute_batch(
-            "DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
+            "DROP INDEX audit_by_id; DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
              DROP TABLE sessions;",
         )
         .unwrap();
@@ -458,7 +458,7 @@ impl Engine for Postgres {
         let Postgres(cluster, schema) = self;
         let tables = ["past", "past_head", "log_keys", "log_heads", "sessions"];
         let tables = tables.map(|table| format!("{schema}.{table}")).join(", ");
-        cluster.sql("kg", &format!("DROP TABLE {tables}"));
+        cluster.sql("kg", &format!("DROP TABLE {tables}; DROP INDEX {schema}.audit_by_id"));
         self.set_layout(1);
     }
 }
@@ -659,6 +659,8 @@ fn sees_what_it_has_just_written(engine: &impl Engine) {
     assert_eq!(reading.item(&one.key).unwrap(), Some(one));
     assert_eq!(reading.tombstone(&tombstone("a", 1).key).unwrap(), Some(tombstone("a", 1)));
     assert_eq!(reading.audit_before(0, 9).unwrap().len(), 3);
+    assert_eq!(reading.audit_of_id("b", 0, 9).unwrap(), reading.audit_after(1, 1).unwrap());
+    assert_eq!(reading.audit_of_id("b", 2, 9).unwrap(), []);
     drop(reading);
     write(&*store, |tx| {
         tx.remove_tombstone(&tombstone("a", 1).key)?;

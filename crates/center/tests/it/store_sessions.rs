@@ -105,7 +105,7 @@ fn a_store_of_an_earlier_release_gets_the_table() {
     drop(SqliteStore::open(dir.path()).unwrap());
     let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
     raw.execute_batch(
-        "DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
+        "DROP INDEX audit_by_id; DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
          DROP TABLE sessions; PRAGMA user_version = 3;",
     )
     .unwrap();

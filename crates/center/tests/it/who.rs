@@ -27,7 +27,7 @@ pub(crate) fn as_layout_2(dir: &Path) {
         "ALTER TABLE tokens DROP COLUMN expires_unix_s; ALTER TABLE tokens DROP COLUMN last_used_from;
          ALTER TABLE meta DROP COLUMN authzen_together; ALTER TABLE items DROP COLUMN brought;
          ALTER TABLE items DROP COLUMN base; DROP INDEX audit_by_revision;
-         DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
+         DROP INDEX audit_by_id; DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
          DROP TABLE sessions; PRAGMA user_version = 2;",
     )
     .unwrap();

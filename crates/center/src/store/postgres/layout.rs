@@ -30,6 +30,7 @@ CREATE TABLE log_keys (id text PRIMARY KEY, seed bytea NOT NULL, public bytea NO
 CREATE TABLE log_heads (log bytea PRIMARY KEY, token text NOT NULL, gate text NOT NULL,
     seq bigint NOT NULL, chain bytea NOT NULL, unix_ms bigint NOT NULL) WITH (fillfactor = 50);
 CREATE INDEX log_heads_by_token ON log_heads (token);
+CREATE INDEX audit_by_id ON audit (id, seq);
 CREATE TABLE sessions (sha256 bytea PRIMARY KEY, token text COLLATE "C" NOT NULL,
     created_unix_s bigint NOT NULL, expires_unix_s bigint NOT NULL, ends_unix_s bigint NOT NULL);
 CREATE INDEX sessions_by_token ON sessions (token);

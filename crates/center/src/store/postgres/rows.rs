@@ -367,6 +367,14 @@ impl<C: Connected> Reading for Tx<C> {
         self.audited(&sql, &[(&before, Type::INT8), (&limit, Type::INT8)])
     }
 
+    fn audit_of_id(&self, id: &str, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        let sql = format!("{AUDIT} WHERE id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let before = if seq == 0 { i64::MAX } else { signed(seq) };
+        let id = storable(id);
+        self.audited(&sql, &[(&id, Type::TEXT), (&before, Type::INT8), (&limit, Type::INT8)])
+    }
+
     fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {
         logs::keys(self.session(Table::Other)?)
     }

@@ -69,7 +69,7 @@ CREATE INDEX audit_by_revision ON audit (revision);
 
 /// What layout 4 adds: what revisions found before they changed it, where the past begins with the
 /// head; the keys with which access logs are signed, and what was signed last; who has signed in
-/// to the console.
+/// to the console; the audit log by id.
 const PAST_LOGS_SESSIONS: &str = "
 CREATE TABLE past (revision INTEGER NOT NULL, service TEXT NOT NULL,
     kind TEXT NOT NULL, id TEXT NOT NULL, body BLOB, digest BLOB, since INTEGER NOT NULL,
@@ -82,6 +82,7 @@ CREATE TABLE log_keys (id TEXT PRIMARY KEY, seed BLOB NOT NULL, public BLOB NOT 
 CREATE TABLE log_heads (log BLOB PRIMARY KEY, token TEXT NOT NULL, gate TEXT NOT NULL,
     seq INTEGER NOT NULL, chain BLOB NOT NULL, unix_ms INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX log_heads_by_token ON log_heads (token);
+CREATE INDEX audit_by_id ON audit (id);
 CREATE TABLE sessions (sha256 BLOB PRIMARY KEY, token TEXT NOT NULL,
     created_unix_s INTEGER NOT NULL, expires_unix_s INTEGER NOT NULL, ends_unix_s INTEGER NOT NULL)
     WITHOUT ROWID;

@@ -76,6 +76,9 @@ const ITEM: &str =
 const OF_PAGE: &str = "WHERE service = ?1 AND kind = ?2 AND id >= ?3 AND (id > ?3 OR ?3 = '') \
     ORDER BY id LIMIT ?4";
 
+/// What happened to the things of an id, the newest first.
+const OF_ID: &str = "WHERE id = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
+
 const REVISION: &str =
     "SELECT revision, previous, chain, changed, others, write_id, unix_ms FROM revisions";
 
@@ -353,6 +356,12 @@ impl<T: Connected> Reading for T {
         let before = if seq == 0 { i64::MAX } else { signed(seq) };
         let bound = params![before, limit];
         audit_rows(self.connection()?, "WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2", bound)
+    }
+
+    fn audit_of_id(&self, id: &str, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let before = if seq == 0 { i64::MAX } else { signed(seq) };
+        audit_rows(self.connection()?, OF_ID, params![id, before, limit])
     }
 
     fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {
@@ -787,5 +796,16 @@ mod tests {
         let values = params!["s", "entity", "a", 10];
         let plan: String = connection.query_row(&plan, values, |row| row.get(3)).unwrap();
         assert!(plan.contains("(service=? AND kind=? AND id>?)"), "{plan}");
+    }
+
+    /// So does what happened to one item, in a log of a million entries.
+    #[test]
+    fn the_log_of_an_item_is_entered_by_its_id() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        super::super::layout::create(&mut connection).unwrap();
+        let plan = format!("EXPLAIN QUERY PLAN SELECT seq, before FROM audit {OF_ID}");
+        let values = params!["a", 7, 10];
+        let plan: String = connection.query_row(&plan, values, |row| row.get(3)).unwrap();
+        assert!(plan.contains("audit_by_id (id=? AND rowid<?)"), "{plan}");
     }
 }

@@ -200,6 +200,7 @@ impl Reading for Timed<'_> {
         tokens() -> Vec<TokenRow>;
         audit_after(seq: u64, limit: usize) -> Vec<AuditRow>;
         audit_before(seq: u64, limit: usize) -> Vec<AuditRow>;
+        audit_of_id(id: &str, seq: u64, limit: usize) -> Vec<AuditRow>;
         log_keys() -> Vec<LogKeyRow>;
         log_head(log: &[u8; 16]) -> Option<LogHeadRow>;
         log_heads(token: Option<&str>, limit: usize) -> Vec<LogHeadRow>;
