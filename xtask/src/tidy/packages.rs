@@ -17,11 +17,13 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keepgate-serve", &[]),
     ("keepgate-record", &[]),
     ("keepgate-client", &["keepgate-observe", "keepgate-policy", "keepgate-ports"]),
+    ("keepgate-identify", &["keepgate-policy"]),
     ("keepgate-page", &["keepgate-limit", "keepgate-policy"]),
     (
         "keepgate-center",
         &[
             "keepgate-api",
+            "keepgate-identify",
             "keepgate-limit",
             "keepgate-observe",
             "keepgate-page",
@@ -34,6 +36,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         "keepgate-gate",
         &[
             "keepgate-client",
+            "keepgate-identify",
             "keepgate-limit",
             "keepgate-observe",
             "keepgate-page",

@@ -10,7 +10,7 @@ use super::super::{
     Reading, Retention, RevisionRow, Row, ScopeRow, SessionBounds, SessionChange, SessionRow,
     StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
-use super::columns::audit_rows;
+use super::columns::{OF_ID, audit_rows};
 use super::{IDLE_READERS, SqliteStore, failed, lock_of, logs, meta, past, sessions, tokens};
 
 /// A read transaction on a connection that goes back to the pool.
@@ -75,9 +75,6 @@ const ITEM: &str =
 /// the first condition on the id the index is entered; by the other alone all before the page is read.
 const OF_PAGE: &str = "WHERE service = ?1 AND kind = ?2 AND id >= ?3 AND (id > ?3 OR ?3 = '') \
     ORDER BY id LIMIT ?4";
-
-/// What happened to the things of an id, the newest first.
-const OF_ID: &str = "WHERE id = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
 
 const REVISION: &str =
     "SELECT revision, previous, chain, changed, others, write_id, unix_ms FROM revisions";
@@ -796,16 +793,5 @@ mod tests {
         let values = params!["s", "entity", "a", 10];
         let plan: String = connection.query_row(&plan, values, |row| row.get(3)).unwrap();
         assert!(plan.contains("(service=? AND kind=? AND id>?)"), "{plan}");
-    }
-
-    /// So does what happened to one item, in a log of a million entries.
-    #[test]
-    fn the_log_of_an_item_is_entered_by_its_id() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        super::super::layout::create(&mut connection).unwrap();
-        let plan = format!("EXPLAIN QUERY PLAN SELECT seq, before FROM audit {OF_ID}");
-        let values = params!["a", 7, 10];
-        let plan: String = connection.query_row(&plan, values, |row| row.get(3)).unwrap();
-        assert!(plan.contains("audit_by_id (id=? AND rowid<?)"), "{plan}");
     }
 }

@@ -1,8 +1,9 @@
-//! From where the keys of JWT issuers may be read.
+//! From where the keys of JWT issuers may be read, and which servers are asked at all.
 //!
 //! Whoever edits a service names files and URLs that *the gate* opens, with the gate's rights and
 //! from the gate's place in the network. So the gate's operator says where they may be: files
-//! below one directory, URLs by HTTPS, nothing on this host or in its cloud's innards.
+//! below one directory, URLs by HTTPS, nothing on this host or in its cloud's innards. The same holds
+//! for what the center asks.
 
 use std::fmt;
 use std::fs::File;
@@ -29,6 +30,37 @@ pub struct KeyAccess {
     /// Plain HTTP and this host are fine where `allow` is empty: center and gate are one process
     /// that somebody tries out.
     pub local: bool,
+    /// Who asks, and by which option an origin is allowed; for messages.
+    pub asker: Asker,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asker {
+    /// A gate; its option is `--jwks-allow`.
+    #[default]
+    Gate,
+    /// A center; its option is `--outbound-allow`.
+    Center,
+}
+
+impl Asker {
+    const fn option(self) -> &'static str {
+        match self {
+            Asker::Gate => "--jwks-allow",
+            Asker::Center => "--outbound-allow",
+        }
+    }
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Asker::Gate => "gate",
+            Asker::Center => "center",
+        };
+        write!(f, "the {name} with {}", self.option())
+    }
 }
 
 /// Why keys are not read.
@@ -76,18 +108,20 @@ pub enum AccessError {
         url: String,
     },
     /// Plain HTTP that nobody allowed.
-    #[error(
-        "`{url}` is not asked: expected https; for plain HTTP start the gate with --jwks-allow {origin}"
-    )]
+    #[error("`{url}` is not asked: expected https; for plain HTTP start {asker} {origin}")]
     Plain {
+        /// Who asks.
+        asker: Asker,
         /// The URL.
         url: String,
         /// Its origin.
         origin: Origin,
     },
     /// An origin that is not in the list.
-    #[error("`{url}` is not asked: {origin} is not among those of --jwks-allow")]
+    #[error("`{url}` is not asked: {origin} is not among those of {}", asker.option())]
     NotListed {
+        /// Who asks.
+        asker: Asker,
         /// The URL.
         url: String,
         /// Its origin.
@@ -95,9 +129,11 @@ pub enum AccessError {
     },
     /// The name leads to this host.
     #[error(
-        "{origin} is not asked: it is {address}, this host; if that is meant, start the gate with --jwks-allow {origin}"
+        "{origin} is not asked: it is {address}, this host; if that is meant, start {asker} {origin}"
     )]
     ThisHost {
+        /// Who asks.
+        asker: Asker,
         /// The origin.
         origin: Origin,
         /// What its name resolves to.
@@ -168,34 +204,38 @@ impl fmt::Display for Origin {
 
 /// A URL that may be asked, if its host's addresses may.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub(crate) origin: Origin,
-    pub(crate) path: String,
+pub struct Asked {
+    /// Whose it is.
+    pub origin: Origin,
+    /// With its query; begins with a slash.
+    pub path: String,
     /// It may be on this host.
     local: bool,
+    asker: Asker,
 }
 
 impl KeyAccess {
     /// Whether a URL may be asked.
-    pub(crate) fn url(&self, url: &str) -> Result<Asked, AccessError> {
+    pub fn url(&self, url: &str) -> Result<Asked, AccessError> {
+        let asker = self.asker;
         let bad = || AccessError::Url { url: url.to_owned() };
         let uri: Uri = url.parse().map_err(|_| bad())?;
         let origin = Origin::of(&uri).ok_or_else(bad)?;
         let listed = self.allow.contains(&origin);
         if !self.allow.is_empty() && !listed {
-            return Err(AccessError::NotListed { url: url.to_owned(), origin });
+            return Err(AccessError::NotListed { asker, url: url.to_owned(), origin });
         }
         let local = listed || self.local;
         if !origin.is_https && !local {
-            return Err(AccessError::Plain { url: url.to_owned(), origin });
+            return Err(AccessError::Plain { asker, url: url.to_owned(), origin });
         }
         let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Asked { origin, path, local })
+        Ok(Asked { origin, path, local, asker })
     }
 
     /// Reads a file that the operator gave a place for.
-    pub(crate) fn file(&self, path: &str) -> Result<Vec<u8>, AccessError> {
+    pub fn file(&self, path: &str) -> Result<Vec<u8>, AccessError> {
         let Some(secrets) = &self.secrets else {
             return Err(AccessError::NoSecrets { path: path.to_owned() });
         };
@@ -242,26 +282,37 @@ fn read_bounded(itself: &Path, path: &str) -> Result<Vec<u8>, AccessError> {
 }
 
 impl Asked {
-    pub(crate) fn is_https(&self) -> bool {
+    /// Whether TLS is spoken.
+    pub fn is_https(&self) -> bool {
         self.origin.is_https
     }
 
-    pub(crate) fn host(&self) -> &str {
+    /// A name or an address; IPv6 without brackets.
+    pub fn host(&self) -> &str {
         &self.origin.host
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    /// The port, also where the URL has none.
+    pub fn port(&self) -> u16 {
         self.origin.port
     }
 
+    /// Host and port for `Host` (RFC 9110, 7.2): without the scheme's own port.
+    pub fn authority(&self) -> String {
+        let origin = self.origin.to_string();
+        origin.split_once("://").map_or(String::new(), |(_, authority)| authority.to_owned())
+    }
+
     /// Whether an address that the host's name resolves to may be connected to.
-    pub(crate) fn check(&self, address: IpAddr) -> Result<(), AccessError> {
+    pub fn check(&self, address: IpAddr) -> Result<(), AccessError> {
         match special(address) {
             None => Ok(()),
             Some(Special::ThisHost) if self.local => Ok(()),
-            Some(Special::ThisHost) => {
-                Err(AccessError::ThisHost { origin: self.origin.clone(), address })
-            }
+            Some(Special::ThisHost) => Err(AccessError::ThisHost {
+                asker: self.asker,
+                origin: self.origin.clone(),
+                address,
+            }),
             Some(Special::Never(what)) => {
                 Err(AccessError::Address { origin: self.origin.clone(), address, what })
             }

@@ -13,7 +13,7 @@ use keepgate_policy::identify::{Algorithm, JwtIssuer};
 use keepgate_policy::json::{self, JsonError};
 use serde_json::Value;
 
-use super::jwks::KeySet;
+use crate::jwks::KeySet;
 
 /// The longest `kid`.
 const MAX_KID: usize = 256;
@@ -221,9 +221,7 @@ impl<'a> Unverified<'a> {
 
 /// The certificate that a token is bound to (RFC 8705, section 3.1). An issuer that asks for
 /// another confirmation (RFC 7800) counts on it: such a token is refused, not ignored.
-pub(crate) fn confirmation(
-    claims: &serde_json::Map<String, Value>,
-) -> Result<Option<[u8; 32]>, JwtError> {
+pub fn confirmation(claims: &serde_json::Map<String, Value>) -> Result<Option<[u8; 32]>, JwtError> {
     let Some(cnf) = claims.get("cnf") else { return Ok(None) };
     let hash = match cnf.as_object() {
         Some(members) if !members.contains_key("jkt") => members.get("x5t#S256"),
@@ -239,7 +237,7 @@ fn decode(part: &str) -> Result<Vec<u8>, JwtError> {
 }
 
 /// NumericDate: a JSON number of seconds; a fraction is cut off.
-pub(crate) fn seconds(value: &Value) -> Result<u64, JwtError> {
+pub fn seconds(value: &Value) -> Result<u64, JwtError> {
     if let Some(n) = value.as_u64() {
         return Ok(n);
     }
