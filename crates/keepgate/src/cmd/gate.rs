@@ -400,7 +400,11 @@ impl Traffic {
             proxy_senders: peers(&self.proxy_protocol),
             trust_everybody: self.trust_everybody,
             help_page: self.help_page,
-            key_access: KeyAccess { secrets: self.secrets, allow: self.jwks_allow, local: false },
+            key_access: KeyAccess {
+                secrets: self.secrets,
+                allow: self.jwks_allow,
+                ..KeyAccess::default()
+            },
             ..GateConfig::default()
         };
         self.settings.apply(&mut config);
