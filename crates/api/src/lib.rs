@@ -35,7 +35,7 @@ pub use check::{
 };
 pub use directory::{Member, Members, Membership, MembershipName};
 pub use json::Json;
-pub use logs::{LogHead, LogKey, LogKeys};
+pub use logs::{AuditAnchor, AuditHead, AuditLogLine, AuditStart, LogHead, LogKey, LogKeys};
 pub use past::{
     AsOf, ChangeCounts, History, HistoryEntry, PastChange, RevisionShown, Rollback, RolledBack,
     StateDiff,

@@ -253,6 +253,20 @@ impl Admin {
         self.ask(Method::GET, path, None::<&()>).await
     }
 
+    /// GET; the answer's bytes, whatever they are.
+    pub(crate) async fn load_bytes(&mut self, path: &str) -> anyhow::Result<Bytes> {
+        let headers = [(AUTHORIZATION, self.authorization.clone())];
+        let answer = self
+            .origin
+            .send(Method::GET, path, &headers, None)
+            .await
+            .with_context(|| format!("the center `{}` cannot be asked", self.url))?;
+        if answer.status.is_success() {
+            return Ok(answer.body);
+        }
+        self.judged(&format!("GET {path}"), answer.status, &answer.body).map(|_| Bytes::new())
+    }
+
     /// GET of a list that comes in pages; all of its elements.
     pub(crate) async fn load_all<P: Pages>(&mut self, path: &str) -> anyhow::Result<Vec<P::One>> {
         let mut all = Vec::new();

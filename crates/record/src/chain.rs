@@ -36,20 +36,34 @@ impl Link {
     /// Appends a line with its seal. `line` is a JSON object with a member at least, without its end of
     /// line.
     pub fn seal(&mut self, line: &[u8], out: &mut Vec<u8>) {
-        let open = line.strip_suffix(b"}").unwrap_or(line);
         let begin = out.len();
-        out.extend_from_slice(open);
-        out.extend_from_slice(SEQ);
-        time::number(out, self.next);
+        numbered(line, self.next, out);
         out.push(b'}');
         let sealed = out.get(begin..).unwrap_or_default();
         self.chain = after(&self.chain, sealed);
         out.pop();
-        out.extend_from_slice(CHAIN);
-        hex::push(out, &self.chain);
-        out.extend_from_slice(b"\"}\n");
+        chained(&self.chain, out);
         self.next += 1;
     }
+}
+
+/// Appends a line with the seal that was noted of it; whether it holds is another question.
+pub fn sealed(line: &[u8], seq: u64, chain: &Hash, out: &mut Vec<u8>) {
+    numbered(line, seq, out);
+    chained(chain, out);
+}
+
+/// A line with its number, but for its last brace.
+fn numbered(line: &[u8], seq: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(line.strip_suffix(b"}").unwrap_or(line));
+    out.extend_from_slice(SEQ);
+    time::number(out, seq);
+}
+
+fn chained(chain: &Hash, out: &mut Vec<u8>) {
+    out.extend_from_slice(CHAIN);
+    hex::push(out, chain);
+    out.extend_from_slice(b"\"}\n");
 }
 
 /// The chain after a line without its chain.

@@ -147,8 +147,16 @@ pub enum FileLine {
 
 /// The next line; none: the file is at its end.
 pub fn next_line(from: &mut (impl BufRead + ?Sized)) -> io::Result<Option<FileLine>> {
+    next_line_within(from, MAX_LINE)
+}
+
+/// The same where a line has another number of bytes at most.
+pub(crate) fn next_line_within(
+    from: &mut (impl BufRead + ?Sized),
+    max: usize,
+) -> io::Result<Option<FileLine>> {
     let mut line = Vec::new();
-    let read = (&mut *from).take(MAX_LINE as u64 + 1).read_until(b'\n', &mut line)?;
+    let read = (&mut *from).take(max as u64 + 1).read_until(b'\n', &mut line)?;
     if read == 0 {
         return Ok(None);
     }
@@ -156,7 +164,7 @@ pub fn next_line(from: &mut (impl BufRead + ?Sized)) -> io::Result<Option<FileLi
         line.pop();
         return Ok(Some(FileLine::Whole(line)));
     }
-    if read <= MAX_LINE {
+    if read <= max {
         return Ok(Some(FileLine::Torn(line)));
     }
     line = Vec::new();

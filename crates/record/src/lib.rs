@@ -6,12 +6,13 @@
 //!   number in the log, at its place.
 //! - [`Link`]: the chain of lines; [`Anchor`]: a center's signature on it.
 //! - [`files`], [`Record`], [`Filter`]: the files as they are read.
-//! - [`verify`]: whether a log is whole.
+//! - [`verify`]: whether a log is whole. [`verify_audit`]: the same of a center's audit log.
 //!
 //! It names no other crate of Keepgate and opens no connection but to the Unix socket that lines are sent
 //! to. Times are milliseconds since the Unix epoch.
 
 mod anchor;
+mod audit;
 mod chain;
 mod config;
 mod draft;
@@ -28,7 +29,11 @@ mod verify;
 mod writer;
 
 pub use anchor::{Anchor, Head, MAX_GATE, PublicKey};
-pub use chain::{Begins, Link, Mark, Removed, Resumed, Sealed};
+pub use audit::{
+    AuditAnchor, AuditHead, AuditLine, AuditMark, AuditStart, AuditWitness, BEGUN_ANEW,
+    MAX_AUDIT_LINE, verify_audit,
+};
+pub use chain::{Begins, Link, Mark, Removed, Resumed, Sealed, sealed};
 pub use config::{Destination, LogConfig};
 pub use draft::{Draft, Ended, Inputs, Line, MAX_INPUTS, MAX_TEXT, Outcome};
 pub use hash::{Hash, LogId};

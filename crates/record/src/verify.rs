@@ -109,7 +109,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn find(&mut self, place: &Place, kind: FindingKind, what: String) {
+    pub(crate) fn find(&mut self, place: &Place, kind: FindingKind, what: String) {
         if self.findings.len() < MAX_FINDINGS {
             let (file, line) = (place.file.clone(), place.line);
             self.findings.push(Finding { file, line, kind, what });
@@ -126,9 +126,9 @@ impl Report {
 
 /// Where a reader is.
 #[derive(Clone, Debug, Default)]
-struct Place {
-    file: String,
-    line: u64,
+pub(crate) struct Place {
+    pub(crate) file: String,
+    pub(crate) line: u64,
 }
 
 /// A claim about the chain at a line.

@@ -1,15 +1,22 @@
-//! The audit log: who changed what, from the oldest on or from the newest.
+//! The audit log: who changed what, from the oldest on or from the newest; and the log as it is, with its
+//! chain.
 
 use axum::Json as Out;
+use axum::body::Body;
 use axum::extract::State;
+use axum::response::Response;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
 use keepgate_api as api;
 use keepgate_policy::service::is_service_name;
+use keepgate_record::{AuditMark, AuditStart};
 use serde::Deserialize;
 
 use super::input::{Args, PAGE};
 use super::problem::Problem;
+use super::progress::NDJSON;
 use super::{Answer, App, items};
-use crate::store::AuditRow;
+use crate::store::{AuditRow, Reading, StoreError};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +71,9 @@ impl AuditArgs {
 /// Rows read at once: each may have two bodies of a MiB.
 const STRIDE: usize = 8;
 
+/// Lines of a part at most.
+const LINES: usize = 10_000;
+
 /// Rows looked at for one answer; the next page goes on from there.
 const LOOKED_AT: usize = 20_000;
 
@@ -109,6 +119,75 @@ pub(crate) async fn audit(
     });
     let (rows, next) = read.await?;
     Ok(Out(api::Audit { entries: rows.into_iter().map(shown).collect(), next }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogArgs {
+    /// Lines after this one.
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+/// A part of the log as it is: a line that says where it begins, then the entries with their seals, and, at
+/// the end of the log, the signature on all of it.
+pub(crate) async fn log(State(app): State<App>, Args(args): Args<LogArgs>) -> Answer<Response> {
+    let limit = args.limit.unwrap_or(LINES).clamp(1, LINES);
+    let after = args.after;
+    let was_signed = app.desk.read(|store| Ok(store.audit_state()?.anchor.is_some())).await?;
+    if !was_signed {
+        // A log of an earlier release that nothing was written to since. Without, it is unproven.
+        let _unsigned = app.desk.sign(Vec::new()).await;
+    }
+    let part = app.desk.read(move |store| Ok(part(store, after, limit)?)).await?;
+    let Some(part) = part else {
+        let detail = format!("`after`: the audit log has no line {after} yet");
+        return Err(Problem::bad_request(detail));
+    };
+    let mut response = Response::new(Body::from(part));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+    Ok(response)
+}
+
+/// None: the log does not reach so far.
+fn part(store: &dyn Reading, after: u64, limit: usize) -> Result<Option<Vec<u8>>, StoreError> {
+    let state = store.audit_state()?;
+    if after > state.seq {
+        return Ok(None);
+    }
+    let (mut at, chain) = if after <= state.removed_through {
+        (state.removed_through, state.removed_chain)
+    } else {
+        match store.audit_sealed(after.saturating_sub(1), 1)?.pop() {
+            Some((row, chain)) if row.seq == after => (after, chain),
+            _ => return Ok(None),
+        }
+    };
+    let start = AuditStart { log: state.log, after_seq: at, after_chain: chain };
+    let mut out = AuditMark::AuditLog(start).line();
+    let mut lines = 0;
+    'all: while out.len() < items::PAGE_BYTES && lines < limit {
+        let rows = store.audit_sealed(at, STRIDE.min(limit - lines))?;
+        if rows.is_empty() {
+            break;
+        }
+        for (row, chain) in rows {
+            at = row.seq;
+            lines += 1;
+            keepgate_record::sealed(&row.line(), row.seq, &chain, &mut out);
+            if out.len() >= items::PAGE_BYTES {
+                break 'all;
+            }
+        }
+    }
+    if at == state.seq
+        && let Some(anchor) = state.anchor
+    {
+        out.extend(AuditMark::AuditAnchor(anchor).line());
+    }
+    Ok(Some(out))
 }
 
 fn shown(row: AuditRow) -> api::AuditEntry {

@@ -10,10 +10,12 @@ use super::{Answer, App};
 /// Logs that are told at most.
 const LOGS: usize = 10_000;
 
-/// The public keys, and what was signed last of each log.
+/// The public keys, what was signed last of each log, and where the audit log is.
 pub(crate) async fn keys(State(app): State<App>) -> Answer<Out<api::LogKeys>> {
-    let (keys, heads) =
-        app.desk.read(|reading| Ok((reading.log_keys()?, reading.log_heads(None, LOGS)?))).await?;
+    let read = app.desk.read(|reading| {
+        Ok((reading.log_keys()?, reading.log_heads(None, LOGS)?, reading.audit_state()?))
+    });
+    let (keys, heads, audit) = read.await?;
     let keys = keys.into_iter().map(|key| api::LogKey {
         id: key.id,
         public: hex::text(&key.public),
@@ -26,5 +28,11 @@ pub(crate) async fn keys(State(app): State<App>) -> Answer<Out<api::LogKeys>> {
         chain: hex::text(&head.chain),
         unix_ms: head.unix_ms,
     });
-    Ok(Out(api::LogKeys { keys: keys.collect(), logs: logs.collect() }))
+    let audit = api::AuditHead {
+        log: hex::text(&audit.log),
+        seq: audit.seq,
+        chain: hex::text(&audit.chain),
+        removed_through: audit.removed_through,
+    };
+    Ok(Out(api::LogKeys { keys: keys.collect(), logs: logs.collect(), audit: Some(audit) }))
 }

@@ -18,7 +18,7 @@ use super::Answer;
 use crate::desk::{Watching, Work};
 
 /// The media type.
-const NDJSON: &str = "application/x-ndjson";
+pub(crate) const NDJSON: &str = "application/x-ndjson";
 
 /// Between two lines.
 const EVERY: Duration = Duration::from_secs(1);

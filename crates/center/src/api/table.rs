@@ -600,6 +600,11 @@ fn of_status(t: &mut Table) {
             ("until_ms", "integer"),
         ])
         .answers::<api::Audit>();
+    t.add(("GET", "/v1/audit/log"), Read, ("auditLog", "the audit log as it is, sealed"), || {
+        get(audit::log)
+    })
+    .query(&[("after", "integer"), ("limit", "integer")])
+    .answer = Content::lines::<api::AuditLogLine>();
     t.add(
         ("GET", "/v1/log-keys"),
         Read,

@@ -338,5 +338,6 @@ pub(super) fn advance<'a>(
     };
     row.chain = row.chained(&before.mark.chain, line.meta.history);
     tx.advance(&row, keep)?;
+    super::logs::sign_audit(tx, keep, by.unix_ms)?;
     Ok((line.meta.mark(revision, row.chain), sums))
 }

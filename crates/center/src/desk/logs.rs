@@ -4,12 +4,14 @@
 //! one that was signed, or for another chain at the same line. Each signature says what was signed before.
 //! So all signatures of a log lie on one chain, over all centers of one store.
 
-use keepgate_record::{Anchor, PublicKey};
+use std::cmp::Ordering;
+
+use keepgate_record::{Anchor, AuditAnchor, PublicKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use super::{Refusal, Shared};
-use crate::store::{EditVerdict, LogHeadRow, LogKeyRow, Reading, StoreError, Writing};
+use crate::store::{EditVerdict, LogHeadRow, LogKeyRow, Reading, Retention, StoreError, Writing};
 
 /// Logs of one token at most: a gate begins one with each new file that does not continue another.
 pub(crate) const OF_A_TOKEN: usize = 1_000;
@@ -40,12 +42,12 @@ pub(super) fn sign(shared: &Shared, wanted: &[Wanted]) -> Result<Vec<Signed>, Re
         let key = key(tx, now)?;
         let heads =
             wanted.iter().map(|wanted| note(tx, wanted, now)).collect::<Result<Vec<_>, _>>()?;
+        sign_audit(tx, shared.keep, now)?;
         noted = Some((key, heads));
         Ok(EditVerdict::Commit)
     })?;
     let Some((key, heads)) = noted else { return Err(Refusal::Closed) };
-    let pair = Ed25519KeyPair::from_seed_and_public_key(&key.seed, &key.public)
-        .map_err(|_| StoreError::Corrupt { what: "the key of access logs".to_owned() })?;
+    let pair = pair(&key)?;
     let signed = wanted.iter().zip(heads).map(|(wanted, before)| {
         let before = before?;
         let mut anchor = Anchor {
@@ -67,6 +69,60 @@ pub(super) fn sign(shared: &Shared, wanted: &[Wanted]) -> Result<Vec<Signed>, Re
         Ok(Box::new(anchor))
     });
     Ok(signed.collect())
+}
+
+/// Signs the audit log as it stands in this transaction. So all of it that anybody reads is signed.
+///
+/// A log that does not go on from what was signed last is not signed: somebody wrote to the database. It
+/// is not called removed either, but for what `keep` removes.
+pub(crate) fn sign_audit(
+    tx: &mut dyn Writing,
+    keep: Retention,
+    now: u64,
+) -> Result<(), StoreError> {
+    let mut state = tx.audit_state()?;
+    if state.is_signed() {
+        return Ok(());
+    }
+    if let Some(last) = &state.anchor {
+        let chain = match last.seq.cmp(&state.removed_through) {
+            Ordering::Less => Some(last.chain),
+            Ordering::Equal => Some(state.removed_chain),
+            Ordering::Greater => {
+                let found = tx.audit_sealed(last.seq - 1, 1)?.pop();
+                found.filter(|(row, _)| row.seq == last.seq).map(|(_, chain)| chain)
+            }
+        };
+        if last.log != state.log || chain != Some(last.chain) {
+            tracing::error!(
+                line = last.seq,
+                "the audit log is not the one that was signed last: somebody has changed the database; it \
+                 is not signed any more (`keepgate audit verify` says more)"
+            );
+            return Ok(());
+        }
+        let kept = state.seq.saturating_sub(keep.audit_rows);
+        state.removed_through = state.removed_through.min(kept.max(last.removed_through));
+    }
+    let key = key(tx, now)?;
+    let mut anchor = AuditAnchor {
+        log: state.log,
+        seq: state.seq,
+        chain: state.chain,
+        removed_through: state.removed_through,
+        unix_ms: now,
+        key: key.id.clone(),
+        signature: [0; 64],
+    };
+    let wrong = || StoreError::Corrupt { what: "the key of access logs".to_owned() };
+    let signed = pair(&key)?.sign(&anchor.signed());
+    anchor.signature = signed.as_ref().try_into().map_err(|_| wrong())?;
+    tx.put_audit_anchor(&anchor)
+}
+
+fn pair(key: &LogKeyRow) -> Result<Ed25519KeyPair, StoreError> {
+    Ed25519KeyPair::from_seed_and_public_key(&key.seed, &key.public)
+        .map_err(|_| StoreError::Corrupt { what: "the key of access logs".to_owned() })
 }
 
 /// The newest key; made where there is none.

@@ -9,6 +9,7 @@
 //! states: each has a row with its chain ([`keepgate_policy::mark`]). A second engine joins by
 //! passing the conformance suite in `tests/it/store_conformance.rs`.
 
+mod audit;
 mod error;
 mod history;
 mod origin;
@@ -21,8 +22,10 @@ mod values;
 use std::time::{Duration, Instant};
 
 use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
+use keepgate_record::AuditAnchor;
 use serde::de::DeserializeOwned;
 
+pub use audit::AuditState;
 pub use error::{Fault, StoreError};
 pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
 pub(crate) use origin::unsaid;
@@ -307,6 +310,11 @@ pub trait Reading {
     fn audit_before(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
     /// The same of the things of one id, whatever their kind and service; found by an index.
     fn audit_of_id(&self, id: &str, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
+    /// Where the audit log stands.
+    fn audit_state(&self) -> Result<AuditState, StoreError>;
+    /// As [`Reading::audit_after`], with the chain after each.
+    fn audit_sealed(&self, seq: u64, limit: usize)
+    -> Result<Vec<(AuditRow, [u8; 32])>, StoreError>;
     /// The keys with which access logs are signed, the oldest first.
     fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError>;
     /// What was signed last of one log; none: nothing.
@@ -375,7 +383,12 @@ pub trait Writing: Reading {
     fn past_complete(&mut self) -> Result<(), StoreError>;
     /// Creates or replaces a token.
     fn token(&mut self, row: &TokenRow) -> Result<(), StoreError>;
-    /// Adds an audit row.
+    /// Goes on with an audit log of which the rows up to `at` are not here; `chain` is the one there. An
+    /// error where it has rows.
+    fn audit_begin(&mut self, log: &[u8; 16], at: u64, chain: &[u8; 32]) -> Result<(), StoreError>;
+    /// Keeps what was signed of the audit log, in place of what was signed before.
+    fn put_audit_anchor(&mut self, anchor: &AuditAnchor) -> Result<(), StoreError>;
+    /// Adds an audit row, behind the last one.
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError>;
     /// Makes this revision the head and drops change rows, revisions and audit beyond `keep`.
     fn advance(&mut self, row: &RevisionRow, keep: Retention) -> Result<(), StoreError>;

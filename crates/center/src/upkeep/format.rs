@@ -20,8 +20,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::desk::verify::State;
 use crate::store::{
-    APPLY, AuditRow, Brought, LogHeadRow, LogKeyRow, Origin, Reading, Row, StoreError, SumRow,
-    TokenRow, Tombstone, unsaid,
+    APPLY, AuditRow, AuditState, Brought, LogHeadRow, LogKeyRow, Origin, Reading, Row, StoreError,
+    SumRow, TokenRow, Tombstone, unsaid,
 };
 use crate::token::{Role, hex};
 
@@ -79,6 +79,9 @@ pub struct Contents {
     pub tombstones: u64,
     /// Rows of the audit log.
     pub audit: u64,
+    /// Whether it says which audit log it is: 1. 0: it is of an earlier release.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub audit_logs: u64,
     /// Keys with which access logs are signed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub log_keys: u64,
@@ -97,10 +100,30 @@ pub(crate) struct Backup {
     pub(crate) tokens: Vec<TokenRow>,
     pub(crate) tombstones: Vec<Tombstone>,
     pub(crate) audit: Vec<AuditRow>,
+    /// Where the audit log stood; none: in an earlier release it has no chain.
+    pub(crate) audit_log: Option<AuditLog>,
     pub(crate) log_keys: Vec<LogKeyRow>,
     pub(crate) log_heads: Vec<LogHeadRow>,
     /// See [`crate::store::Meta::authzen_together`].
     pub(crate) authzen_together: bool,
+}
+
+/// Which audit log a store has, without its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AuditLog {
+    pub(crate) log: [u8; 16],
+    pub(crate) removed_through: u64,
+    pub(crate) removed_chain: [u8; 32],
+    /// The last row, and the chain there.
+    pub(crate) seq: u64,
+    pub(crate) chain: [u8; 32],
+}
+
+impl From<AuditState> for AuditLog {
+    fn from(state: AuditState) -> AuditLog {
+        let AuditState { log, removed_through, removed_chain, seq, chain, .. } = state;
+        AuditLog { log, removed_through, removed_chain, seq, chain }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -178,6 +201,13 @@ enum Line {
         before: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<String>,
+    },
+    AuditLog {
+        log: String,
+        removed_through: u64,
+        removed_chain: String,
+        seq: u64,
+        chain: String,
     },
     /// With the private key: who has it signs in the center's name.
     LogKey {
@@ -311,6 +341,8 @@ fn write_draft(
         keep_first(&mut failed, to.line(&tombstone_line(tombstone)));
         Ok(())
     })?;
+    contents.audit_logs = 1;
+    to.line(&audit_log_line(reading.audit_state()?.into()))?;
     let mut after = 0;
     loop {
         let rows = reading.audit_after(after, AUDIT_ROWS)?;
@@ -407,6 +439,12 @@ fn audit_line(row: AuditRow) -> Line {
     }
 }
 
+fn audit_log_line(log: AuditLog) -> Line {
+    let (removed_chain, chain) = (hex(&log.removed_chain), hex(&log.chain));
+    let AuditLog { log, removed_through, seq, .. } = log;
+    Line::AuditLog { log: hex(&log), removed_through, removed_chain, seq, chain }
+}
+
 fn log_key_line(row: LogKeyRow) -> Line {
     let (seed, public) = (hex(&row.seed), hex(&row.public));
     Line::LogKey { id: row.id, seed, public, unix_ms: row.unix_ms }
@@ -442,6 +480,7 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
         tokens: Vec::new(),
         tombstones: Vec::new(),
         audit: Vec::new(),
+        audit_log: None,
         log_keys: Vec::new(),
         log_heads: Vec::new(),
         authzen_together: head.authzen_together.unwrap_or(false),
@@ -533,6 +572,14 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                     after,
                 })
             }
+            Line::AuditLog { log, removed_through, removed_chain, seq, chain } => {
+                let log = from.log(&log)?;
+                let (removed_chain, chain) = (from.bytes32(&removed_chain)?, from.bytes32(&chain)?);
+                let said = AuditLog { log, removed_through, removed_chain, seq, chain };
+                if backup.audit_log.replace(said).is_some() {
+                    return Err(from.wrong("one audit log", "another one"));
+                }
+            }
             Line::LogKey { id, seed, public, unix_ms } => {
                 let (seed, public) = (from.bytes32(&seed)?, from.bytes32(&public)?);
                 // One that cannot sign would keep all others from it.
@@ -544,9 +591,7 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                 backup.log_keys.push(LogKeyRow { id, seed, public, unix_ms });
             }
             Line::LogHead { log, token, gate, seq, chain, unix_ms } => {
-                let Some(log) = keepgate_record::hex::bytes(&log) else {
-                    return Err(from.wrong("32 hexadecimal digits", format!("`{log}`")));
-                };
+                let log = from.log(&log)?;
                 let chain = from.bytes32(&chain)?;
                 backup.log_heads.push(LogHeadRow { log, token, gate, seq, chain, unix_ms });
             }
@@ -560,6 +605,7 @@ pub(crate) fn read(file: &Path) -> Result<Backup, BackupError> {
                     tokens: backup.tokens.len() as u64,
                     tombstones: backup.tombstones.len() as u64,
                     audit: backup.audit.len() as u64,
+                    audit_logs: u64::from(backup.audit_log.is_some()),
                     log_keys: backup.log_keys.len() as u64,
                     log_heads: backup.log_heads.len() as u64,
                 };
@@ -646,6 +692,11 @@ impl Lines {
     fn history(&self, text: &str) -> Result<HistoryId, BackupError> {
         HistoryId::from_hex(text)
             .ok_or_else(|| self.wrong("a history of 32 hexadecimal digits", format!("`{text}`")))
+    }
+
+    fn log(&self, text: &str) -> Result<[u8; 16], BackupError> {
+        keepgate_record::hex::bytes(text)
+            .ok_or_else(|| self.wrong("32 hexadecimal digits", format!("`{text}`")))
     }
 
     fn bytes32(&self, text: &str) -> Result<[u8; 32], BackupError> {

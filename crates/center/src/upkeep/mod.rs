@@ -20,7 +20,7 @@ use keepgate_policy::{HistoryId, Mark, Revision};
 
 use crate::desk::verify;
 use crate::store::{
-    EditVerdict, Fault, Fork, Meta, Retention, RevisionRow, SqliteStore, Standing, Store,
+    AuditRow, EditVerdict, Fault, Fork, Meta, Retention, RevisionRow, SqliteStore, Standing, Store,
     StoreError,
 };
 
@@ -275,6 +275,34 @@ fn successor(highest: Revision) -> Result<Revision, UpkeepError> {
     }
 }
 
+/// The entry of the audit log that says that the line of revisions begins anew: from which one, where its
+/// audit log stood by its own word, and as which one.
+fn begun_anew(
+    (old, head): (HistoryId, Revision),
+    audit: Option<(u64, [u8; 32])>,
+    (new, revision): (HistoryId, Revision),
+    unix_ms: u64,
+) -> AuditRow {
+    let mut before = serde_json::json!({ "history": old.to_string(), "revision": head.0 });
+    if let (Some((seq, chain)), Some(members)) = (audit, before.as_object_mut()) {
+        let chain = keepgate_record::hex::text(&chain);
+        members.insert("audit".to_owned(), serde_json::json!({ "seq": seq, "chain": chain }));
+    }
+    let after = serde_json::json!({ "history": new.to_string(), "revision": revision.0 });
+    AuditRow {
+        seq: 0,
+        revision,
+        unix_ms,
+        actor: "host".to_owned(),
+        action: keepgate_record::BEGUN_ANEW.to_owned(),
+        service: String::new(),
+        kind: "history".to_owned(),
+        id: new.to_string(),
+        before: Some(before.to_string()),
+        after: Some(after.to_string()),
+    }
+}
+
 /// The nearest first, without repetition.
 fn ancestors(lines: impl IntoIterator<Item = HistoryId>) -> Vec<HistoryId> {
     let mut kept: Vec<HistoryId> = Vec::new();
@@ -323,8 +351,12 @@ fn succeed(
                 ..RevisionRow::zero()
             };
             row.chain = row.chained(&state.head.chain, meta.history);
+            let audit = tx.audit_state()?;
+            let (from, at) = ((old, head), Some((audit.seq, audit.chain)));
+            tx.audit(&begun_anew(from, at, (meta.history, revision), unix_ms))?;
             tx.forget_revisions()?;
             tx.advance(&row, Retention::default())?;
+            crate::desk::logs::sign_audit(tx, Retention::default(), unix_ms)?;
             tx.fork(Fork { at: head, resumed: revision })?;
             tx.set_meta(&meta)?;
             done = Some(Succeeded { before: Some((old, head)), history: meta.history, revision });

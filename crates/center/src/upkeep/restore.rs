@@ -10,13 +10,13 @@ use keepgate_policy::mark::change_digest;
 use keepgate_policy::{Digest, HistoryId, Item, ItemKey, Mark, Revision};
 
 use super::diff::{self, Difference};
-use super::format::{self, Backup};
-use super::{Place, Succeeded, UpkeepError, ancestors, highest, of_store, successor};
+use super::format::{self, AuditLog, Backup};
+use super::{Place, Succeeded, UpkeepError, ancestors, begun_anew, highest, of_store, successor};
 use crate::desk::verify;
 use crate::store::{
     Address, AuditRow, Brought, EditVerdict, Fork, LogHeadRow, LogKeyRow, Meta, PostgresStore,
     Retention, RevisionRow, Row, ScopeRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow,
-    Tombstone, unsaid,
+    Tombstone, Writing, unsaid,
 };
 use crate::token::{self, Role};
 
@@ -41,6 +41,7 @@ struct Now {
     tokens: BTreeMap<String, TokenRow>,
     tombstones: Vec<Tombstone>,
     audit: Vec<AuditRow>,
+    audit_log: Option<AuditLog>,
     log_keys: Vec<LogKeyRow>,
     log_heads: Vec<LogHeadRow>,
     high: Option<Mark>,
@@ -70,6 +71,8 @@ struct Contents {
     tokens: Vec<TokenRow>,
     tombstones: Vec<Tombstone>,
     audit: Vec<AuditRow>,
+    /// The log that goes on; none: a new one begins.
+    audit_log: Option<AuditLog>,
     /// Also those of the store that is there: what they have signed can be verified further on.
     log_keys: Vec<LogKeyRow>,
     log_heads: Vec<LogHeadRow>,
@@ -115,6 +118,7 @@ pub fn restore(place: impl Into<Place>, file: &Path) -> Result<Prepared, UpkeepE
         tokens: backup.tokens,
         tombstones: backup.tombstones,
         audit: backup.audit,
+        audit_log: backup.audit_log,
         log_keys,
         log_heads,
         from: revision,
@@ -174,8 +178,18 @@ pub fn recover(place: impl Into<Place>, kept: Kept) -> Result<Prepared, UpkeepEr
     let authzen_together = now.meta.as_ref().is_some_and(|(meta, _)| meta.authzen_together);
     let from = kept.revision;
     let (log_keys, log_heads) = (now.log_keys.clone(), now.log_heads.clone());
-    let next =
-        Contents { items, tokens, tombstones, audit, log_keys, log_heads, from, authzen_together };
+    let audit_log = now.audit_log.clone();
+    let next = Contents {
+        items,
+        tokens,
+        tombstones,
+        audit,
+        audit_log,
+        log_keys,
+        log_heads,
+        from,
+        authzen_together,
+    };
     prepare(place, &now, next, (mark.history, kept.revision), &[], differences)
 }
 
@@ -205,6 +219,7 @@ pub(super) fn nothing(dir: &Path) -> Result<Prepared, UpkeepError> {
         tokens: Vec::new(),
         tombstones: Vec::new(),
         audit: Vec::new(),
+        audit_log: None,
         log_keys: Vec::new(),
         log_heads: Vec::new(),
         from: source.1,
@@ -232,6 +247,7 @@ fn look(place: &Place) -> Result<Now, UpkeepError> {
         tokens: BTreeMap::new(),
         tombstones: Vec::new(),
         audit: Vec::new(),
+        audit_log: None,
         log_keys: Vec::new(),
         log_heads: Vec::new(),
         high: None,
@@ -289,6 +305,7 @@ fn read_now(store: &dyn Store, now: &mut Now) -> Result<(), StoreError> {
         Ok(())
     })?;
     now.audit = reading.audit_after(0, usize::MAX)?;
+    now.audit_log = Some(reading.audit_state()?.into());
     now.log_keys = reading.log_keys()?;
     now.log_heads = reading.log_heads(None, usize::MAX)?;
     now.meta = Some((state.meta, state.head.revision));
@@ -367,7 +384,7 @@ impl Prepared {
     fn replace(&self, address: &Address, unix_ms: u64) -> Result<HistoryId, UpkeepError> {
         let mut history = None;
         PostgresStore::replace(address, unix_ms, &mut |tx| {
-            history = Some(fill(tx, &self.next, &self.lines, self.first_revision, unix_ms)?);
+            history = Some(self.fill(tx, unix_ms)?);
             Ok(())
         })
         .map_err(of_store(&self.place))?;
@@ -397,13 +414,76 @@ impl Prepared {
         Ok(Some(minted.text))
     }
 
+    /// Everything a restored store says, in one transaction.
+    fn fill(&self, tx: &mut dyn Writing, unix_ms: u64) -> Result<HistoryId, StoreError> {
+        let (next, revision) = (&self.next, self.first_revision);
+        let mut scopes: BTreeMap<&str, ScopeRow> = BTreeMap::new();
+        let mut changed = Digest::default();
+        for row in &next.items {
+            tx.put(row)?;
+            changed = changed.plus(change_digest(&row.key, Some(&row.body)));
+            let service = row.key.service.as_str();
+            let scope = scopes.entry(service).or_insert_with(|| ScopeRow {
+                service: service.to_owned(),
+                digest: Digest::default(),
+                items: 0,
+            });
+            scope.digest = scope.digest.plus(row.digest);
+            scope.items += 1;
+        }
+        for scope in scopes.values() {
+            tx.scope(scope)?;
+        }
+        let (mut tokens, mut tombstones) = (SumRow::default(), SumRow::default());
+        for row in &next.tokens {
+            tx.token(row)?;
+            tokens.add(row.digest());
+        }
+        for row in &next.tombstones {
+            tx.put_tombstone(row)?;
+            tombstones.add(row.digest());
+        }
+        if let Some(log) = &next.audit_log {
+            tx.audit_begin(&log.log, log.removed_through, &log.removed_chain)?;
+        }
+        for row in &next.audit {
+            tx.audit(row)?;
+        }
+        next.log_keys.iter().try_for_each(|row| tx.put_log_key(row))?;
+        next.log_heads.iter().try_for_each(|row| tx.put_log_head(row))?;
+        tx.set_sum(Sum::Tokens, tokens)?;
+        tx.set_sum(Sum::Tombstones, tombstones)?;
+        let authzen_together = next.authzen_together;
+        let meta = Meta { authzen_together, ..crate::store::new_meta(self.lines.clone())? };
+        let mut row = RevisionRow {
+            revision,
+            previous: next.from,
+            changed,
+            others: tokens.digest.plus(tombstones.digest),
+            write_id: crate::store::random()?,
+            unix_ms,
+            ..RevisionRow::zero()
+        };
+        row.chain = row.chained(&[0; 32], meta.history);
+        let at = next.audit_log.as_ref().map(|log| (log.seq, log.chain));
+        let (old, from) = (self.source.0, next.from);
+        tx.audit(&begun_anew((old, from), at, (meta.history, revision), unix_ms))?;
+        tx.forget_revisions()?;
+        tx.advance(&row, Retention::default())?;
+        crate::desk::logs::sign_audit(tx, Retention::default(), unix_ms)?;
+        tx.fork(Fork { at: next.from, resumed: revision })?;
+        let history = meta.history;
+        tx.set_meta(&meta)?;
+        Ok(history)
+    }
+
     fn build(&self, staging: &Path, unix_ms: u64) -> Result<HistoryId, UpkeepError> {
         let failed = of_store(&Place::from(staging));
         let store = SqliteStore::open(staging).map_err(&failed)?;
         let mut history = None;
         store
             .write(&mut |tx| {
-                history = Some(fill(tx, &self.next, &self.lines, self.first_revision, unix_ms)?);
+                history = Some(self.fill(tx, unix_ms)?);
                 Ok(EditVerdict::Commit)
             })
             .and_then(|()| store.settle())
@@ -437,67 +517,6 @@ fn put(dir: &Path, staging: &Path, unix_ms: u64) -> Result<(), UpkeepError> {
     let (new, place) = (staging.join("center.db"), dir.join("center.db"));
     std::fs::rename(&new, &place).map_err(io("put in place", &place))?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync", dir))
-}
-
-/// Everything a restored store says, in one transaction.
-fn fill(
-    tx: &mut dyn crate::store::Writing,
-    next: &Contents,
-    lines: &[HistoryId],
-    revision: Revision,
-    unix_ms: u64,
-) -> Result<HistoryId, StoreError> {
-    let mut scopes: BTreeMap<&str, ScopeRow> = BTreeMap::new();
-    let mut changed = Digest::default();
-    for row in &next.items {
-        tx.put(row)?;
-        changed = changed.plus(change_digest(&row.key, Some(&row.body)));
-        let service = row.key.service.as_str();
-        let scope = scopes.entry(service).or_insert_with(|| ScopeRow {
-            service: service.to_owned(),
-            digest: Digest::default(),
-            items: 0,
-        });
-        scope.digest = scope.digest.plus(row.digest);
-        scope.items += 1;
-    }
-    for scope in scopes.values() {
-        tx.scope(scope)?;
-    }
-    let (mut tokens, mut tombstones) = (SumRow::default(), SumRow::default());
-    for row in &next.tokens {
-        tx.token(row)?;
-        tokens.add(row.digest());
-    }
-    for row in &next.tombstones {
-        tx.put_tombstone(row)?;
-        tombstones.add(row.digest());
-    }
-    for row in &next.audit {
-        tx.audit(row)?;
-    }
-    next.log_keys.iter().try_for_each(|row| tx.put_log_key(row))?;
-    next.log_heads.iter().try_for_each(|row| tx.put_log_head(row))?;
-    tx.set_sum(Sum::Tokens, tokens)?;
-    tx.set_sum(Sum::Tombstones, tombstones)?;
-    let authzen_together = next.authzen_together;
-    let meta = Meta { authzen_together, ..crate::store::new_meta(lines.to_vec())? };
-    let mut row = RevisionRow {
-        revision,
-        previous: next.from,
-        changed,
-        others: tokens.digest.plus(tombstones.digest),
-        write_id: crate::store::random()?,
-        unix_ms,
-        ..RevisionRow::zero()
-    };
-    row.chain = row.chained(&[0; 32], meta.history);
-    tx.forget_revisions()?;
-    tx.advance(&row, Retention::default())?;
-    tx.fork(Fork { at: next.from, resumed: revision })?;
-    let history = meta.history;
-    tx.set_meta(&meta)?;
-    Ok(history)
 }
 
 pub(super) fn make_dir(dir: &Path) -> Result<(), UpkeepError> {

@@ -8,6 +8,7 @@
 
 mod admin;
 mod apply;
+mod audit_chain;
 mod authzen;
 mod bulk;
 mod cedar;

@@ -155,6 +155,7 @@ async fn every_endpoint_with_every_role() {
         GET    /v1/revision: admin editor viewer gate pep
         GET    /v1/status: admin editor viewer
         GET    /v1/audit: admin editor viewer
+        GET    /v1/audit/log: admin editor viewer
         GET    /v1/log-keys: admin editor viewer
         GET    /v1/writes/{write_id}: admin editor
         GET    /v1/followers: admin editor viewer

@@ -1,4 +1,7 @@
-//! `keepgate audit`: who changed what, and when, the newest first.
+//! `keepgate audit`: who changed what, and when, the newest first; and whether the log is whole.
+
+mod export;
+mod verify;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,13 +24,20 @@ const MAX_PAGES: usize = 10_000;
 /// An entry is one change of one item or token. If a revision has more than 10,000 changes of one kind,
 /// they share an entry with their counts.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   keepgate audit
   keepgate audit --service orders --since 24h
   keepgate audit --action role --limit 20       role.assign, role.revoke, ..
-  keepgate audit --actor 4f9c2a7e --all --csv > audit.csv")]
+  keepgate audit --actor 4f9c2a7e --all --csv > audit.csv
+  keepgate audit export > audit.jsonl           the log as it is
+  keepgate audit verify                         whether it is whole"
+)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Only changes by this token: its id, as `keepgate token list` shows it
     #[arg(long, value_name = "ID")]
     actor: Option<String>,
@@ -62,9 +72,23 @@ pub(crate) struct Args {
     center: CenterArgs,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Export(export::Args),
+    Verify(verify::Args),
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
+    match args.verb {
+        Some(Verb::Export(args)) => export::run(&args),
+        Some(Verb::Verify(args)) => verify::run(&args),
+        None => show(&args),
+    }
+}
+
+fn show(args: &Args) -> anyhow::Result<Exit> {
     let mut admin = args.center.connect()?;
-    let entries = super::runtime()?.block_on(entries(&mut admin, &args))?;
+    let entries = super::runtime()?.block_on(entries(&mut admin, args))?;
     let text = if args.json {
         return style::print_json(&json!({ "entries": entries })).map(|()| Exit::Ok);
     } else if args.csv {

@@ -1,6 +1,6 @@
 //! `keepgate log`: what a gate has recorded of requests, and whether the record is whole.
 
-mod verify;
+pub(super) mod verify;
 
 use std::collections::VecDeque;
 use std::io::BufRead as _;

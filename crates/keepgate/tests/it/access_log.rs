@@ -414,4 +414,9 @@ fn the_day_after_a_crawl() {
     let (said, report) = system.verify(&[]);
     assert_eq!((said.code, &report["verdict"]), (0, &Value::from("whole")), "{said:?}");
     assert!(report["records"].as_u64().unwrap() > 200, "{report}");
+    // And nothing was removed from the log of who changed what.
+    let said = system.keepgate(&["audit", "verify", "--json"]);
+    let report: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((said.code, &report["verdict"]), (0, &Value::from("whole")), "{said:?}");
+    assert!(report["records"].as_u64().unwrap() > 4, "{report}");
 }

@@ -182,3 +182,69 @@ fn the_day_after_by_commands_alone() {
     assert!(said.stdout.contains("not replayable"), "{said:?}");
     center.process.stop();
 }
+
+/// The audit log as a file: whole by keys and a line that were kept elsewhere, and what is done to it is told.
+#[test]
+fn the_audit_log_is_exported_and_verified() {
+    let scratch = Scratch::new();
+    let center = Center::start(&scratch);
+    for who in ["alice", "bob", "carol"] {
+        center.said(0, &["role", "assign", &format!("user::{who}"), "staff", "--create"]);
+    }
+    let keys = scratch.join("keys.json").display().to_string();
+    std::fs::write(&keys, center.said(0, &["log", "keys"])).unwrap();
+    center.said(0, &["role", "revoke", "user::bob", "staff"]);
+    let log = center.said(0, &["audit", "export"]);
+    let lines: Vec<&str> = log.lines().collect();
+    let entries = center.json(&["audit", "--all", "--json"]);
+    assert_eq!(lines.len(), entries["entries"].as_array().unwrap().len() + 2);
+    // A later part goes on where the one before ended.
+    let noted: Value = serde_json::from_slice(&std::fs::read(&keys).unwrap()).unwrap();
+    let after = noted["audit"]["seq"].to_string();
+    let later = center.said(0, &["audit", "export", "--after", &after]);
+    assert_eq!(later.lines().count(), 3, "{later}");
+
+    let file = scratch.join("audit.jsonl").display().to_string();
+    let verify = |log: &str, more: &[&str]| {
+        std::fs::write(&file, log).unwrap();
+        let args = ["audit", "verify", &file, "--json", "--keys", &keys];
+        let mut command = keepgate();
+        command.args([&args, more].concat());
+        let said = run_with_input(command, "");
+        let report: Value = serde_json::from_str(&said.stdout).unwrap();
+        let verdict = report["verdict"].as_str().unwrap().to_owned();
+        let kinds = report["findings"].as_array().unwrap().iter();
+        let kinds = kinds.map(|found| found["kind"].as_str().unwrap().to_owned()).collect();
+        (said.code, verdict, kinds)
+    };
+    let told = |code: i32, verdict: &str, kinds: &[&str]| {
+        (code, verdict.to_owned(), kinds.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(verify(&log, &[]), told(0, "whole", &[]));
+    let head = format!("{after}:{}", noted["audit"]["chain"].as_str().unwrap());
+    assert_eq!(verify(&log, &["--head", &head]), told(0, "whole", &[]));
+    assert_eq!(verify(&later, &["--head", &head]), told(0, "whole", &[]));
+    let without = |at: usize| {
+        let kept = lines.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, line)| *line);
+        kept.collect::<Vec<_>>().join("\n") + "\n"
+    };
+    assert_eq!(verify(&without(2), &[]), told(1, "wrong", &["removed"]));
+    assert_eq!(verify(&without(lines.len() - 1), &[]), told(1, "wrong", &["truncated"]));
+    let changed = log.replacen("alice", "mallory", 1);
+    assert_eq!(verify(&changed, &[]), told(1, "wrong", &["changed"]));
+    let other = format!("{after}:{}", "0".repeat(64));
+    assert_eq!(verify(&log, &["--head", &other]), told(1, "wrong", &["rewritten"]));
+    // By the standard input, and of the center itself.
+    let mut command = keepgate();
+    command.args(["audit", "verify", "-", "--keys", &keys]);
+    let said = run_with_input(command, &log);
+    assert!(said.code == 0 && said.stdout.contains("WHOLE"), "{said:?}");
+    assert!(center.said(0, &["audit", "verify"]).contains("WHOLE"));
+    assert!(center.said(0, &["audit", "verify", "--chain-only"]).contains("CONSISTENT"));
+    // Without a center and without keys nobody can tell.
+    let mut command = keepgate();
+    let nowhere = ["--center", "http://127.0.0.1:1", "--token-file", &center.token];
+    command.args([&["audit", "verify", &file][..], &nowhere].concat());
+    assert_eq!(run_with_input(command, "").code, 2);
+    center.process.stop();
+}

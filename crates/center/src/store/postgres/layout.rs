@@ -5,6 +5,7 @@ use tokio_postgres::types::Type;
 
 use super::super::{Meta, RevisionRow, StoreError, Sum, SumRow, new_meta};
 use super::address::Address;
+use super::audit;
 use super::session::{Committed, Session};
 use super::writer;
 
@@ -34,6 +35,9 @@ CREATE INDEX audit_by_id ON audit (id, seq);
 CREATE TABLE sessions (sha256 bytea PRIMARY KEY, token text COLLATE "C" NOT NULL,
     created_unix_s bigint NOT NULL, expires_unix_s bigint NOT NULL, ends_unix_s bigint NOT NULL);
 CREATE INDEX sessions_by_token ON sessions (token);
+ALTER TABLE audit ADD COLUMN chain bytea NOT NULL DEFAULT '';
+CREATE TABLE audit_log (one int PRIMARY KEY CHECK (one = 1), log bytea NOT NULL,
+    removed_through bigint NOT NULL, chain bytea NOT NULL, anchor text NOT NULL) WITH (fillfactor = 20);
 "#;
 
 /// Ids come in the order of their bytes, as everywhere else.
@@ -187,6 +191,9 @@ pub(super) fn lay_out(session: &Session, schema: &str) -> Result<bool, StoreErro
     for (what, sql) in steps {
         tracing::info!(schema, what, "migrating the database");
         session.batch(doing, sql)?;
+    }
+    if found < LAYOUT {
+        audit::chain_all(session)?;
     }
     if found == 0 {
         begin_history(session)?;

@@ -11,7 +11,7 @@ use super::session::{Session, Values};
 const HEADS: &str = "SELECT log, token, gate, seq, chain, unix_ms FROM log_heads";
 
 /// Bytes of a length that is known.
-fn bytes<const N: usize>(row: &SqlRow, column: usize) -> Result<[u8; N], StoreError> {
+pub(super) fn bytes<const N: usize>(row: &SqlRow, column: usize) -> Result<[u8; N], StoreError> {
     let bytes: &[u8] = get(row, column)?;
     let what = || format!("{} bytes of an access log, expected {N}", bytes.len());
     bytes.try_into().map_err(|_| StoreError::Corrupt { what: what() })

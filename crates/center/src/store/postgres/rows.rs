@@ -12,14 +12,14 @@ use super::super::values::{
     LEFT_OUT, RawMeta, digest_of, origin_of, signed, sized, stored_kind, unsigned,
 };
 use super::super::{
-    AuditRow, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead, PastRow, Reading,
-    RevisionRow, Row, ScopeRow, SessionRow, StoreError, Sum, SumRow, TokenRow, Tombstone,
+    AuditRow, AuditState, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead, PastRow,
+    Reading, RevisionRow, Row, ScopeRow, SessionRow, StoreError, Sum, SumRow, TokenRow, Tombstone,
 };
 use super::pool::Pool;
 use super::session::{Session, Values, failed};
 use super::sessions;
 use super::text::{readable, storable};
-use super::{logs, past};
+use super::{audit, logs, past};
 use crate::token::Role;
 
 /// Rows of a page.
@@ -108,8 +108,7 @@ const TOMBSTONE: &str =
 
 const CHANGE: &str = "SELECT revision, service, kind, id, body, needs, seq FROM changes";
 
-const AUDIT: &str = "SELECT seq, revision, unix_ms, actor, action, service, kind, id, before, after \
-    FROM audit";
+pub(super) const AUDIT: &str = "SELECT seq, revision, unix_ms, actor, action, service, kind, id, before, after, chain FROM audit";
 
 /// A transaction, of either kind.
 pub(super) struct Tx<C>(pub(super) C);
@@ -375,6 +374,18 @@ impl<C: Connected> Reading for Tx<C> {
         self.audited(&sql, &[(&id, Type::TEXT), (&before, Type::INT8), (&limit, Type::INT8)])
     }
 
+    fn audit_state(&self) -> Result<AuditState, StoreError> {
+        audit::state(self.session(Table::Audit)?)
+    }
+
+    fn audit_sealed(
+        &self,
+        seq: u64,
+        limit: usize,
+    ) -> Result<Vec<(AuditRow, [u8; 32])>, StoreError> {
+        audit::sealed(self.session(Table::Audit)?, seq, limit)
+    }
+
     fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {
         logs::keys(self.session(Table::Other)?)
     }
@@ -582,7 +593,7 @@ fn tombstone_row(row: &SqlRow) -> Result<Tombstone, StoreError> {
     })
 }
 
-fn audit_row(row: &SqlRow) -> Result<AuditRow, StoreError> {
+pub(super) fn audit_row(row: &SqlRow) -> Result<AuditRow, StoreError> {
     Ok(AuditRow {
         seq: number(row, 0)?,
         revision: Revision(number(row, 1)?),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use keepgate_policy::{Digest, ItemKey, Revision};
+use keepgate_record::AuditAnchor;
 use tokio_postgres::types::Type;
 
 use super::super::past::{self as bounds, Noted};
@@ -45,7 +46,7 @@ struct Kept {
     items: BTreeMap<ItemKey, Row>,
     settled: Vec<(ItemKey, Digest)>,
     changes: Vec<(i64, ChangeRow)>,
-    audit: Vec<(i64, AuditRow)>,
+    audit: Vec<(i64, AuditRow, [u8; 32])>,
     tombstones: BTreeMap<ItemKey, Option<Tombstone>>,
     past: Vec<PastRow>,
     bytes: usize,
@@ -66,8 +67,8 @@ pub(super) struct Batch<'a> {
     tombstones: RefCell<Option<HashMap<ItemKey, Tombstone>>>,
     /// The last change row of the revision.
     seq: i64,
-    /// The last row of the audit log; none: not looked up yet.
-    audit_seq: Cell<Option<i64>>,
+    /// The last row of the audit log, and the chain there; none: not looked up yet.
+    audit_at: Cell<Option<(u64, [u8; 32])>>,
     /// Rows that were written or kept back.
     rows: usize,
     long: bool,
@@ -157,7 +158,7 @@ impl<'a> Batch<'a> {
             asked: Cell::new(0),
             tombstones: RefCell::default(),
             seq: 0,
-            audit_seq: Cell::new(None),
+            audit_at: Cell::new(None),
             rows: 0,
             long: false,
             noted: Noted::default(),
@@ -249,18 +250,6 @@ impl<'a> Batch<'a> {
     fn flush_tombstones(&self) -> Result<(), StoreError> {
         let rows = std::mem::take(&mut self.kept.borrow_mut().tombstones);
         if rows.is_empty() { Ok(()) } else { write_tombstones(self.session, &rows) }
-    }
-
-    fn next_audit(&self) -> Result<i64, StoreError> {
-        let last = match self.audit_seq.get() {
-            Some(last) => last,
-            None => {
-                let sql = "SELECT coalesce(max(seq), 0) FROM audit";
-                signed(number(&self.session.one("reading the audit log", sql, &[])?, 0)?)
-            }
-        };
-        self.audit_seq.set(Some(last + 1));
-        Ok(last + 1)
     }
 }
 
@@ -456,11 +445,21 @@ impl Writing for Writer<'_> {
     }
 
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
-        let seq = self.next_audit()?;
+        let last = self.audit_at.get().map_or_else(|| audit::last(self.session), Ok)?;
+        let (seq, chain) = row.linked(last);
+        self.audit_at.set(Some((seq, chain)));
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let bytes = text(&row.before) + text(&row.after);
-        self.kept.borrow_mut().audit.push((seq, row.clone()));
+        self.kept.borrow_mut().audit.push((signed(seq), row.clone(), chain));
         self.kept_one(bytes)
+    }
+
+    fn audit_begin(&mut self, log: &[u8; 16], at: u64, chain: &[u8; 32]) -> Result<(), StoreError> {
+        audit::begin(self.session, log, at, chain)
+    }
+
+    fn put_audit_anchor(&mut self, anchor: &AuditAnchor) -> Result<(), StoreError> {
+        audit::put_anchor(self.session, anchor)
     }
 
     fn advance(&mut self, row: &RevisionRow, keep: Retention) -> Result<(), StoreError> {
@@ -475,8 +474,10 @@ impl Writing for Writer<'_> {
              write_id, unix_ms) VALUES ($1, $2, $3, $4, $5, $6, $7)), \
              pruned AS (DELETE FROM changes WHERE revision < $8), \
              forgotten AS (DELETE FROM revisions WHERE revision < $8 AND revision < $1), \
-             audited AS (DELETE FROM audit \
-             WHERE seq <= (SELECT coalesce(max(seq), 0) FROM audit) - $9), \
+             cut AS (SELECT seq, chain FROM audit \
+             WHERE seq <= (SELECT coalesce(max(seq), 0) FROM audit) - $9 ORDER BY seq DESC LIMIT 1), \
+             noted AS (UPDATE audit_log SET removed_through = cut.seq, chain = cut.chain FROM cut), \
+             audited AS (DELETE FROM audit WHERE seq <= (SELECT seq FROM cut)), \
              moved AS (UPDATE head SET revision = $1, unix_ms = $7, \
              oldest_change = greatest(oldest_change, $8) RETURNING oldest_change) \
              SELECT moved.oldest_change, pg_notify($10, $11) FROM moved",

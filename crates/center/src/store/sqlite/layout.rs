@@ -9,6 +9,7 @@ use rusqlite::{Connection, params};
 
 use super::super::values::{signed, stored_kind};
 use super::super::{APPLY, Meta, RevisionRow, StoreError, SumRow, new_meta, random};
+use super::audit;
 use super::meta;
 use super::rows::{self, unsigned};
 use super::tokens;
@@ -69,7 +70,7 @@ CREATE INDEX audit_by_revision ON audit (revision);
 
 /// What layout 4 adds: what revisions found before they changed it, where the past begins with the
 /// head; the keys with which access logs are signed, and what was signed last; who has signed in
-/// to the console; the audit log by id.
+/// to the console; the audit log by id, and its chain.
 const PAST_LOGS_SESSIONS: &str = "
 CREATE TABLE past (revision INTEGER NOT NULL, service TEXT NOT NULL,
     kind TEXT NOT NULL, id TEXT NOT NULL, body BLOB, digest BLOB, since INTEGER NOT NULL,
@@ -87,6 +88,9 @@ CREATE TABLE sessions (sha256 BLOB PRIMARY KEY, token TEXT NOT NULL,
     created_unix_s INTEGER NOT NULL, expires_unix_s INTEGER NOT NULL, ends_unix_s INTEGER NOT NULL)
     WITHOUT ROWID;
 CREATE INDEX sessions_by_token ON sessions (token);
+ALTER TABLE audit ADD COLUMN chain BLOB NOT NULL DEFAULT x'';
+CREATE TABLE audit_log (one INTEGER PRIMARY KEY CHECK (one = 1), log BLOB NOT NULL,
+    removed_through INTEGER NOT NULL, chain BLOB NOT NULL, anchor TEXT NOT NULL);
 ";
 
 /// Lays out an empty database, with a history of its own.
@@ -98,6 +102,7 @@ pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     tx.execute_batch(TERMS).map_err(failed(doing))?;
     tx.execute_batch(ORIGINS).map_err(failed(doing))?;
     tx.execute_batch(PAST_LOGS_SESSIONS).map_err(failed(doing))?;
+    audit::chain_all(&tx)?;
     begin_history(&tx, &new_meta(Vec::new())?, &RevisionRow::zero())?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
     tx.commit().map_err(failed(doing))
@@ -127,6 +132,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         add_origins(&tx)?;
     }
     tx.execute_batch(PAST_LOGS_SESSIONS).map_err(failed(doing))?;
+    audit::chain_all(&tx)?;
     tx.pragma_update(None, "user_version", LAYOUT).map_err(failed(doing))?;
     tx.commit().map_err(failed(doing))
 }

@@ -7,7 +7,7 @@
 //! read connections, each read transaction on one WAL snapshot. The directory is 0700 and locked
 //! by `center.lock` for as long as the store lives.
 
-mod columns;
+mod audit;
 mod high;
 pub(in crate::store) mod layout;
 mod logs;

@@ -1,16 +1,17 @@
 //! Rows in and out of the tables: what both kinds of transactions read and write.
 
 use keepgate_policy::{Digest, ItemKey, Kind, Revision};
+use keepgate_record::AuditAnchor;
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, params};
 
 use super::super::past::{self as bounds, Noted};
 use super::super::values::{self, LEFT_OUT, digest_of, origin_of, signed, sized, stored_kind};
 use super::super::{
-    AuditRow, Brought, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead, PastRow,
-    Reading, Retention, RevisionRow, Row, ScopeRow, SessionBounds, SessionChange, SessionRow,
-    StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    AuditRow, AuditState, Brought, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead,
+    PastRow, Reading, Retention, RevisionRow, Row, ScopeRow, SessionBounds, SessionChange,
+    SessionRow, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
-use super::columns::{OF_ID, audit_rows};
+use super::audit::{self, OF_ID, audit_rows};
 use super::{IDLE_READERS, SqliteStore, failed, lock_of, logs, meta, past, sessions, tokens};
 
 /// A read transaction on a connection that goes back to the pool.
@@ -361,6 +362,18 @@ impl<T: Connected> Reading for T {
         audit_rows(self.connection()?, OF_ID, params![id, before, limit])
     }
 
+    fn audit_state(&self) -> Result<AuditState, StoreError> {
+        audit::state(self.connection()?)
+    }
+
+    fn audit_sealed(
+        &self,
+        seq: u64,
+        limit: usize,
+    ) -> Result<Vec<(AuditRow, [u8; 32])>, StoreError> {
+        audit::sealed(self.connection()?, seq, limit)
+    }
+
     fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {
         logs::keys(self.connection()?)
     }
@@ -538,23 +551,15 @@ impl Writing for Writer<'_> {
     }
 
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
-        self.run(
-            "writing the audit log",
-            "INSERT INTO audit (revision, unix_ms, actor, action, service, kind, id, before, \
-             after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            params![
-                signed(row.revision.0),
-                signed(row.unix_ms),
-                row.actor,
-                row.action,
-                row.service,
-                row.kind,
-                row.id,
-                row.before,
-                row.after
-            ],
-        )
-        .map(|_| ())
+        audit::write(self.connection, row)
+    }
+
+    fn audit_begin(&mut self, log: &[u8; 16], at: u64, chain: &[u8; 32]) -> Result<(), StoreError> {
+        audit::begin(self.connection, log, at, chain)
+    }
+
+    fn put_audit_anchor(&mut self, anchor: &AuditAnchor) -> Result<(), StoreError> {
+        audit::put_anchor(self.connection, anchor)
     }
 
     fn advance(&mut self, row: &RevisionRow, keep: Retention) -> Result<(), StoreError> {
@@ -574,11 +579,7 @@ impl Writing for Writer<'_> {
             "DELETE FROM revisions WHERE revision < ?1 AND revision < ?2",
             params![signed(oldest), signed(revision.0)],
         )?;
-        self.run(
-            doing,
-            "DELETE FROM audit WHERE seq <= (SELECT coalesce(max(seq), 0) FROM audit) - ?1",
-            params![signed(keep.audit_rows)],
-        )?;
+        audit::keep(self.connection, keep.audit_rows)?;
         bounds::advance(self, self.past, row, keep)
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use keepgate_record::{Head, PublicKey, Report, Witness, hex, time};
+use keepgate_record::{AuditHead, AuditWitness, Head, PublicKey, Report, Witness, hex, time};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -55,18 +55,29 @@ pub(crate) struct KeysArgs {
 
 /// `GET /v1/log-keys`.
 #[derive(Debug, Deserialize)]
-struct LogKeys {
+pub(in crate::cmd) struct LogKeys {
     keys: Vec<PublicKey>,
     #[serde(default)]
     logs: Vec<Head>,
+    #[serde(default)]
+    audit: Option<AuditHead>,
 }
 
 impl LogKeys {
-    fn witness(self) -> Result<Witness, String> {
+    fn checked(self) -> Result<LogKeys, String> {
         match self.keys.iter().find(|key| !key.is_named_right()) {
             Some(key) => Err(format!("the key `{}` is not the one of this name", key.id)),
-            None => Ok(Witness { keys: self.keys, heads: Some(self.logs) }),
+            None => Ok(self),
         }
+    }
+
+    fn witness(self) -> Witness {
+        Witness { keys: self.keys, heads: Some(self.logs) }
+    }
+
+    /// By which an audit log is judged.
+    pub(in crate::cmd) fn audit(self) -> AuditWitness {
+        AuditWitness { keys: Some(self.keys), heads: self.audit.into_iter().collect() }
     }
 }
 
@@ -81,9 +92,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let (_, files) = super::found(args.file.as_deref())?;
     let witness = match (args.chain_only, &args.keys) {
         (true, _) => None,
-        (false, Some(path)) => Some(read_keys(path)?),
-        (false, None) => match asked(&args) {
-            Ok(witness) => Some(witness),
+        (false, Some(path)) => Some(kept(path)?.witness()),
+        (false, None) => match asked(&args.center) {
+            Ok(keys) => Some(keys.witness()),
             Err(error) => {
                 style::say(&format!(
                     "{} {error:#}\nthe center's signatures could not be checked: pass --keys F to do it \
@@ -104,13 +115,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(verdict.exit())
 }
 
-fn asked(args: &Args) -> anyhow::Result<Witness> {
-    let mut admin = args.center.connect()?;
+/// The keys of the center that is asked.
+pub(in crate::cmd) fn asked(center: &CenterArgs) -> anyhow::Result<LogKeys> {
+    let mut admin = center.connect()?;
     let keys: LogKeys = super::super::runtime()?.block_on(admin.load("/v1/log-keys"))?;
-    keys.witness().map_err(anyhow::Error::msg)
+    keys.checked().map_err(anyhow::Error::msg)
 }
 
-fn read_keys(path: &Path) -> anyhow::Result<Witness> {
+/// What `keepgate log keys` has printed to a file.
+pub(in crate::cmd) fn kept(path: &Path) -> anyhow::Result<LogKeys> {
     let shown = path.display();
     let size = std::fs::metadata(path).with_context(|| format!("reading `{shown}`"))?.len();
     if size > KEYS_BYTES {
@@ -120,11 +133,11 @@ fn read_keys(path: &Path) -> anyhow::Result<Witness> {
     let keys: LogKeys = serde_json::from_slice(&text).map_err(|error| {
         usage(format!("`{shown}`: expected what `keepgate log keys` prints: {error}"))
     })?;
-    keys.witness().map_err(|error| usage(format!("`{shown}`: {error}")))
+    keys.checked().map_err(|error| usage(format!("`{shown}`: {error}")))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(in crate::cmd) enum Verdict {
     /// Nothing is wrong, as far as the center has signed.
     Whole,
     /// The chain holds, and nobody looked further.
@@ -135,7 +148,7 @@ enum Verdict {
 }
 
 impl Verdict {
-    fn of(report: &Report, was_asked: bool) -> Verdict {
+    pub(in crate::cmd) fn of(report: &Report, was_asked: bool) -> Verdict {
         match (report.is_whole(), was_asked, report.proven) {
             (false, ..) => Verdict::Wrong,
             (true, false, _) if report.lines > 0 => Verdict::Consistent,
@@ -153,7 +166,7 @@ impl Verdict {
         }
     }
 
-    fn exit(self) -> Exit {
+    pub(in crate::cmd) fn exit(self) -> Exit {
         match self {
             Verdict::Whole | Verdict::Consistent => Exit::Ok,
             Verdict::Wrong => Exit::Failure,
@@ -162,7 +175,7 @@ impl Verdict {
     }
 }
 
-fn as_json(report: &Report, verdict: Verdict) -> serde_json::Value {
+pub(in crate::cmd) fn as_json(report: &Report, verdict: Verdict) -> serde_json::Value {
     let findings: Vec<_> = report
         .findings
         .iter()
@@ -197,6 +210,38 @@ fn as_json(report: &Report, verdict: Verdict) -> serde_json::Value {
 }
 
 fn shown(report: &Report, verdict: Verdict, paint: Paint) -> String {
+    let mut text = judged(report, verdict, paint);
+    let (first, last) = report.span.unwrap_or_default();
+    text += &format!(
+        "  {} records in {} lines ({first} to {last}) of {} files; {} lost, {} left out by sampling\n",
+        report.records, report.lines, report.files, report.lost, report.sampled_out
+    );
+    if verdict != Verdict::Consistent {
+        text += &match report.proven {
+            Some((seq, at)) => format!(
+                "  proven up to line {seq}, signed at {} ({} signatures); after it {} records are proven \
+                 by nothing yet\n",
+                time::text(at),
+                report.anchors,
+                report.unproven
+            ),
+            None => "  nothing is proven: there is no signature of the center\n".to_owned(),
+        };
+    }
+    text + &notes(report, paint)
+}
+
+/// What a reader should know beside.
+pub(in crate::cmd) fn notes(report: &Report, paint: Paint) -> String {
+    let mut text = String::new();
+    for note in &report.notes {
+        text += &format!("  {} {note}\n", paint.faint("note"));
+    }
+    text
+}
+
+/// The verdict, and what is wrong.
+pub(in crate::cmd) fn judged(report: &Report, verdict: Verdict, paint: Paint) -> String {
     let mut text = match verdict {
         Verdict::Whole => format!("{}  nothing is wrong\n", paint.good("WHOLE")),
         Verdict::Consistent => {
@@ -222,26 +267,6 @@ fn shown(report: &Report, verdict: Verdict, paint: Paint) -> String {
     }
     if report.more > 0 {
         text += &format!("  and {} more\n", report.more);
-    }
-    let (first, last) = report.span.unwrap_or_default();
-    text += &format!(
-        "  {} records in {} lines ({first} to {last}) of {} files; {} lost, {} left out by sampling\n",
-        report.records, report.lines, report.files, report.lost, report.sampled_out
-    );
-    if verdict != Verdict::Consistent {
-        text += &match report.proven {
-            Some((seq, at)) => format!(
-                "  proven up to line {seq}, signed at {} ({} signatures); after it {} records are proven \
-                 by nothing yet\n",
-                time::text(at),
-                report.anchors,
-                report.unproven
-            ),
-            None => "  nothing is proven: there is no signature of the center\n".to_owned(),
-        };
-    }
-    for note in &report.notes {
-        text += &format!("  {} {note}\n", paint.faint("note"));
     }
     text
 }

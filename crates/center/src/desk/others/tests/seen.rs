@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use keepgate_policy::{Digest, ItemKey, Kind, Mark, Revision};
+use keepgate_record::AuditAnchor;
 
 use super::super::super::WriteId;
 use crate::store::{
-    AuditRow, ChangeRow, Changes, EditVerdict, Fork, LogHeadRow, LogKeyRow, Meta, PastHead,
-    PastRow, Reading, Retention, RevisionRow, Row, ScopeRow, SessionBounds, SessionChange,
-    SessionRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse, Told, Tombstone,
-    Writing,
+    AuditRow, AuditState, ChangeRow, Changes, EditVerdict, Fork, LogHeadRow, LogKeyRow, Meta,
+    PastHead, PastRow, Reading, Retention, RevisionRow, Row, ScopeRow, SessionBounds,
+    SessionChange, SessionRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse,
+    Told, Tombstone, Writing,
 };
 
 /// What happens to the next commit that makes a revision.
@@ -201,6 +202,8 @@ impl Reading for Timed<'_> {
         audit_after(seq: u64, limit: usize) -> Vec<AuditRow>;
         audit_before(seq: u64, limit: usize) -> Vec<AuditRow>;
         audit_of_id(id: &str, seq: u64, limit: usize) -> Vec<AuditRow>;
+        audit_state() -> AuditState;
+        audit_sealed(seq: u64, limit: usize) -> Vec<(AuditRow, [u8; 32])>;
         log_keys() -> Vec<LogKeyRow>;
         log_head(log: &[u8; 16]) -> Option<LogHeadRow>;
         log_heads(token: Option<&str>, limit: usize) -> Vec<LogHeadRow>;
@@ -229,6 +232,8 @@ impl Writing for Timed<'_> {
         past_complete() -> ();
         token(row: &TokenRow) -> ();
         audit(row: &AuditRow) -> ();
+        audit_begin(log: &[u8; 16], at: u64, chain: &[u8; 32]) -> ();
+        put_audit_anchor(anchor: &AuditAnchor) -> ();
         advance(row: &RevisionRow, keep: Retention) -> ();
         set_meta(meta: &Meta) -> ();
         fork(fork: Fork) -> ();
