@@ -90,6 +90,10 @@ impl Server {
                 loop {
                     let Ok((stream, _)) = listener.accept().await else { continue };
                     stream.set_nodelay(true).unwrap();
+                    // Its answer and its end go together: however busy the host is, the end does not come
+                    // after the moment that the gate leaves for it.
+                    let ends = close.load(Ordering::SeqCst);
+                    socket2::SockRef::from(&stream).set_tcp_cork(ends).unwrap();
                     count.fetch_add(1, Ordering::SeqCst);
                     let close = Arc::clone(&close);
                     let service = service_fn(move |_: Request<Incoming>| {
@@ -123,7 +127,7 @@ impl Server {
 fn socket() -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::SeqCst);
-    let name = format!("keepgate-ports-{}-{number}.sock", std::process::id());
+    let name = format!("keepgate-squeezed-{}-{number}.sock", std::process::id());
     std::env::temp_dir().join(name)
 }
 

@@ -130,7 +130,7 @@ fn many_requests_open_few_connections() {
 #[test]
 fn fifty_ports_are_enough_for_everybody() {
     in_namespace(Some("50000 50049"), || async {
-        let (gate, socket, _echo) = gate_at("ports", Duration::from_millis(20)).await;
+        let (gate, socket, _echo) = gate_at("fifty", Duration::from_millis(20)).await;
         let before = active_opens();
         assert_eq!(load(&socket, 256, 20_000).await, 20_000);
         let opened = active_opens() - before;
