@@ -38,6 +38,7 @@ impl Link {
     pub fn seal(&mut self, line: &[u8], out: &mut Vec<u8>) {
         let open = line.strip_suffix(b"}").unwrap_or(line);
         let begin = out.len();
+        out.reserve(open.len() + SEQ.len() + 22 + TAIL);
         out.extend_from_slice(open);
         out.extend_from_slice(SEQ);
         time::number(out, self.next);
