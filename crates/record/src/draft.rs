@@ -463,10 +463,46 @@ fn special(bytes: &[u8]) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A record about a request of this id.
+    pub(crate) fn draft(request_id: &str) -> Draft<'_> {
+        Draft {
+            unix_ms: 1_795_757_400_123,
+            request_id,
+            trace_id: "",
+            gate: "gate-1",
+            site: "",
+            service: "orders",
+            principal: None,
+            identified_by: "anonymous",
+            address: None,
+            method: "GET",
+            host: "",
+            route: "/orders",
+            path: "/orders",
+            query: None,
+            action: None,
+            resource: None,
+            outcome: Outcome::Allowed,
+            reason: "",
+            status: 200,
+            policies: &[],
+            revision: Some(1),
+            age_ms: None,
+            decide_ns: None,
+            upstream_us: None,
+            upstream_address: "",
+            reused: None,
+            inputs: None,
+            referer: "",
+            user_agent: "",
+            version: "HTTP/1.1",
+        }
+    }
 
     proptest! {
         /// Eight bytes at once find the same as one after the other.

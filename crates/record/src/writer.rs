@@ -406,3 +406,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,12 +9,12 @@ use keepgate_record::{Destination, Entry, Format, Mark, Record, files};
 use super::support::{Draft, Echo, TestGate, ask, get};
 
 /// The records of a gate that has ended, by request id.
-struct Written {
+pub(crate) struct Written {
     dir: PathBuf,
 }
 
 impl Written {
-    fn new(name: &str) -> Written {
+    pub(crate) fn new(name: &str) -> Written {
         let dir = std::env::temp_dir().join(format!("keepgate-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         Written { dir }
@@ -24,7 +24,7 @@ impl Written {
         self.dir.join("access.log")
     }
 
-    fn config(&self) -> RecordConfig {
+    pub(crate) fn config(&self) -> RecordConfig {
         RecordConfig::new(Destination::File(self.log()), "gate-1")
     }
 
@@ -33,7 +33,7 @@ impl Written {
         text.lines().map(str::to_owned).collect()
     }
 
-    fn record(&self, request_id: &str) -> Record {
+    pub(crate) fn record(&self, request_id: &str) -> Record {
         let of = |line: &String| match Entry::of(line.as_bytes()) {
             Entry::Record(record) if record.request_id == request_id => Some(*record),
             _ => None,
