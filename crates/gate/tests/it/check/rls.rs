@@ -159,9 +159,9 @@ async fn each_question_is_recorded_once() {
         assert_eq!(of(id), (outcome.to_owned(), status, reason.to_owned()), "{id}");
     };
     is("within", "allowed", 200, "");
-    is("over", "limited", 429, "limit-reached");
+    is("over", "limited", 429, "quota-exceeded");
     is("first", "allowed", 200, "");
-    is("second", "limited", 429, "limit-reached");
+    is("second", "limited", 429, "quota-exceeded");
     is("malformed", "refused", 400, "bad-request");
     is("elsewhere", "refused", 400, "bad-request");
     let over = written.record("over");
