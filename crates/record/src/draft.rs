@@ -451,7 +451,7 @@ fn special(bytes: &[u8]) -> Option<usize> {
     for word in words {
         let word = u64::from_ne_bytes(*word);
         let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let others = [b'"', b'\\', 0x7f].map(|byte| has_zero(word ^ ONES * u64::from(byte)));
+        let others = [b'"', b'\\', 0x7f].map(|byte| has_zero(word ^ (ONES * u64::from(byte))));
         let [quote, backslash, delete] = others;
         if (control | quote | backslash | delete) & (ONES << 7) != 0 {
             break;

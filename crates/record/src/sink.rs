@@ -30,28 +30,6 @@ pub(crate) struct FileSink {
     disk: Option<slow::Disk>,
 }
 
-/// Disks that take their time.
-#[cfg(test)]
-pub(crate) mod slow {
-    use std::path::{Path, PathBuf};
-    use std::sync::{Arc, Mutex};
-
-    /// Called before each write and each sync.
-    pub(crate) type Disk = Arc<dyn Fn() + Send + Sync>;
-
-    static DISKS: Mutex<Vec<(PathBuf, Disk)>> = Mutex::new(Vec::new());
-
-    /// What is opened under this path from now on is on this disk.
-    pub(crate) fn put(path: PathBuf, disk: Disk) {
-        DISKS.lock().unwrap().push((path, disk));
-    }
-
-    pub(crate) fn of(path: &Path) -> Option<Disk> {
-        let disks = DISKS.lock().unwrap();
-        disks.iter().find(|(own, _)| own == path).map(|(_, disk)| Arc::clone(disk))
-    }
-}
-
 impl FileSink {
     /// Opens or makes it.
     pub(crate) fn open(path: &Path) -> io::Result<FileSink> {
@@ -187,4 +165,26 @@ fn write_rest(to: &mut impl io::Write, batch: &[u8], done: &mut usize) -> io::Re
         }
     }
     Ok(())
+}
+
+/// Disks that take their time.
+#[cfg(test)]
+pub(crate) mod slow {
+    use std::path::{Path, PathBuf};
+    use std::sync::{Arc, Mutex};
+
+    /// Called before each write and each sync.
+    pub(crate) type Disk = Arc<dyn Fn() + Send + Sync>;
+
+    static DISKS: Mutex<Vec<(PathBuf, Disk)>> = Mutex::new(Vec::new());
+
+    /// What is opened under this path from now on is on this disk.
+    pub(crate) fn put(path: PathBuf, disk: Disk) {
+        DISKS.lock().unwrap().push((path, disk));
+    }
+
+    pub(crate) fn of(path: &Path) -> Option<Disk> {
+        let disks = DISKS.lock().unwrap();
+        disks.iter().find(|(own, _)| own == path).map(|(_, disk)| Arc::clone(disk))
+    }
 }
