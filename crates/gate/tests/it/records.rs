@@ -105,6 +105,12 @@ async fn each_request_is_recorded_once() {
     assert_eq!(get(gate.addr, "/orders", &alice("stale")).await.status, 503);
     gate.source.set_age(Duration::ZERO);
     drop(echo);
+    // A connection of it may last a moment longer.
+    let mut more = 1;
+    while get(gate.addr, "/orders", &alice("more")).await.status < 500 {
+        more += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     assert!(get(gate.addr, "/orders", &alice("no-upstream")).await.status >= 500);
     gate.stop().await;
 
@@ -166,7 +172,7 @@ async fn each_request_is_recorded_once() {
     // The gate ended in order, and what it wrote is whole.
     let report = keepgate_record::verify(&files::list(&written.log()).unwrap(), None);
     assert!(report.is_whole() && report.notes.is_empty(), "{report:#?}");
-    assert_eq!((report.records, report.lost), (14, 0), "{report:#?}");
+    assert_eq!((report.records, report.lost), (14 + more, 0), "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
