@@ -390,9 +390,8 @@ fn connections_are_reused() {
         async |server| {
             let path = socket();
             let gate = gate(&server, &path, |_| {}).await;
-            let requests = requests(1_000_000);
             // Each has its connection: of 10,000 requests one may be on a new one.
-            let callers = if is_long() { 32 } else { 2 };
+            let (callers, requests) = if is_long() { (32, 1_000_000) } else { (1, 10_000) };
             let got = load(&path, callers, requests).await;
             assert_eq!(got, Got { ok: requests, ..Got::default() });
             let seen = ports(&gate).await.upstreams.remove(0);
