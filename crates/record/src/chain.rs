@@ -37,6 +37,7 @@ impl Link {
     /// line.
     pub fn seal(&mut self, line: &[u8], out: &mut Vec<u8>) {
         let begin = out.len();
+        out.reserve(line.len() + SEQ.len() + 22 + TAIL);
         numbered(line, self.next, out);
         out.push(b'}');
         let sealed = out.get(begin..).unwrap_or_default();

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 pub const MAX_LINE: usize = 4 << 20;
 /// Memory for a compressed file's window at most: 8 MiB.
 const WINDOW_LOG: u32 = 23;
+/// Of compression. On lines that differ in numbers and hashes, higher ones take longer and save nothing.
+const LEVEL: i32 = 1;
 const COMPRESSED: &str = ".zst";
 const UNFINISHED: &str = ".zst.tmp";
 
@@ -103,7 +105,7 @@ pub(crate) fn compress(path: &Path) -> io::Result<()> {
     let mut options = File::options();
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let to = options.write(true).create(true).truncate(true).open(&unfinished)?;
-    let mut encoder = zstd::stream::write::Encoder::new(to, 3)?;
+    let mut encoder = zstd::stream::write::Encoder::new(to, LEVEL)?;
     let copied = io::copy(&mut from, &mut encoder).and_then(|_| encoder.finish());
     let finished = copied.and_then(|to| {
         to.set_permissions(from.metadata()?.permissions())?;

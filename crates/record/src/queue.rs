@@ -28,10 +28,52 @@ pub struct Queue {
     seen: Box<[AtomicU64]>,
 }
 
+/// Whole lines, and where each one ends, so that whoever takes them need not look for it.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Lines {
+    /// Bytes of them.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> u64 {
+        self.ends.len() as u64
+    }
+
+    /// Each, without its end of line.
+    pub(crate) fn each(&self) -> impl Iterator<Item = &[u8]> {
+        let mut begin = 0;
+        self.ends.iter().map(move |end| {
+            let line = self.text.get(begin..end.saturating_sub(1)).unwrap_or_default();
+            begin = *end;
+            line
+        })
+    }
+
+    /// Makes them none. Memory beyond this bound is given back.
+    pub(crate) fn clear(&mut self, keep: usize) {
+        self.text.clear();
+        self.ends.clear();
+        self.text.shrink_to(keep);
+        self.ends.shrink_to(keep / 256);
+    }
+
+    /// Appends one, which `write` writes with its end of line.
+    fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.text);
+        self.ends.push(self.text.len());
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    /// Whole lines.
-    lines: Vec<u8>,
+    lines: Lines,
     /// What did not fit since the last of them.
     lost: u64,
     /// What was not to be written since the last of them.
@@ -43,11 +85,13 @@ impl Inner {
     fn tell(&mut self) {
         for (count, name) in [(&mut self.lost, "lost"), (&mut self.sampled_out, "sampled_out")] {
             if *count > 0 {
-                self.lines.extend_from_slice(b"{\"");
-                self.lines.extend_from_slice(name.as_bytes());
-                self.lines.extend_from_slice(b"\":");
-                time::number(&mut self.lines, *count);
-                self.lines.extend_from_slice(b"}\n");
+                self.lines.push(|line| {
+                    line.extend_from_slice(b"{\"");
+                    line.extend_from_slice(name.as_bytes());
+                    line.extend_from_slice(b"\":");
+                    time::number(line, *count);
+                    line.extend_from_slice(b"}\n");
+                });
                 *count = 0;
             }
         }
@@ -92,15 +136,15 @@ impl Queue {
     pub fn offer(&self, line: &Line, ended: &Ended) {
         self.offered.fetch_add(1, Ordering::Relaxed);
         let mut inner = self.lock();
-        let before = inner.lines.len();
+        let before = inner.lines.bytes().len();
         if before >= self.bound {
             inner.lost += 1;
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         inner.tell();
-        line.finish(ended, &mut inner.lines);
-        let after = inner.lines.len();
+        inner.lines.push(|out| line.finish(ended, out));
+        let after = inner.lines.bytes().len();
         drop(inner);
         if before < WAKE
             && after >= WAKE
@@ -111,7 +155,7 @@ impl Queue {
     }
 
     /// Takes all that is there, in exchange for an empty buffer.
-    pub(crate) fn take(&self, empty: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn take(&self, empty: Lines) -> Lines {
         let mut inner = self.lock();
         inner.tell();
         std::mem::replace(&mut inner.lines, empty)

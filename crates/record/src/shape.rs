@@ -47,6 +47,13 @@ macro_rules! members {
                 }
             }
 
+            /// What comes before its value: `,"name":`.
+            pub(crate) fn head(self) -> &'static [u8] {
+                match self {
+                    $(Member::$variant => concat!(",\"", $name, "\":").as_bytes(),)*
+                }
+            }
+
             /// It is a text, which can be hashed.
             pub fn is_text(self) -> bool {
                 match self {

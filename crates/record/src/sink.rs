@@ -26,6 +26,8 @@ pub(crate) struct FileSink {
     pub(crate) file: File,
     /// Bytes of whole lines.
     pub(crate) len: u64,
+    #[cfg(test)]
+    disk: Option<slow::Disk>,
 }
 
 impl FileSink {
@@ -35,7 +37,20 @@ impl FileSink {
         options.read(true).write(true).create(true).truncate(false).mode(0o640);
         let file = options.open(path)?;
         let len = file.metadata()?.len();
-        Ok(FileSink { file, len })
+        Ok(FileSink {
+            file,
+            len,
+            #[cfg(test)]
+            disk: slow::of(path),
+        })
+    }
+
+    /// What the disk takes, which only tests know before.
+    fn wait(&self) {
+        #[cfg(test)]
+        if let Some(disk) = &self.disk {
+            disk();
+        }
     }
 }
 
@@ -68,6 +83,7 @@ impl Right {
 
 impl Sink for FileSink {
     fn write(&mut self, batch: &[u8], done: &mut usize) -> io::Result<()> {
+        self.wait();
         let written = self.file.write_all_at(batch, self.len);
         match written {
             Ok(()) => {
@@ -84,6 +100,7 @@ impl Sink for FileSink {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        self.wait();
         self.file.sync_data()
     }
 }
@@ -148,4 +165,26 @@ fn write_rest(to: &mut impl io::Write, batch: &[u8], done: &mut usize) -> io::Re
         }
     }
     Ok(())
+}
+
+/// Disks that take their time.
+#[cfg(test)]
+pub(crate) mod slow {
+    use std::path::{Path, PathBuf};
+    use std::sync::{Arc, Mutex};
+
+    /// Called before each write and each sync.
+    pub(crate) type Disk = Arc<dyn Fn() + Send + Sync>;
+
+    static DISKS: Mutex<Vec<(PathBuf, Disk)>> = Mutex::new(Vec::new());
+
+    /// What is opened under this path from now on is on this disk.
+    pub(crate) fn put(path: PathBuf, disk: Disk) {
+        DISKS.lock().unwrap().push((path, disk));
+    }
+
+    pub(crate) fn of(path: &Path) -> Option<Disk> {
+        let disks = DISKS.lock().unwrap();
+        disks.iter().find(|(own, _)| own == path).map(|(_, disk)| Arc::clone(disk))
+    }
 }

@@ -1,5 +1,6 @@
 //! The times of lines: milliseconds since the Unix epoch, written in UTC.
 
+use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY_S: u64 = 86_400;
@@ -38,13 +39,46 @@ fn padded(out: &mut Vec<u8>, n: u64, width: u32) {
 }
 
 /// Appends a number.
-pub(crate) fn number(out: &mut Vec<u8>, n: u64) {
-    padded(out, n, 1);
+pub(crate) fn number(out: &mut Vec<u8>, mut n: u64) {
+    // From the last digit on; 2^64 has 20.
+    let mut digits = [b'0'; 20];
+    let mut begin = digits.len();
+    for (place, digit) in digits.iter_mut().enumerate().rev() {
+        (*digit, begin) = (digit_of(n), place);
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(begin..).unwrap_or_default());
+}
+
+/// The last digit of a number.
+fn digit_of(n: u64) -> u8 {
+    b'0' + u8::try_from(n % 10).unwrap_or(0)
+}
+
+thread_local! {
+    /// The second that was written last, and how. Records come by the thousand in one.
+    static SECOND: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
 }
 
 /// Appends `2026-11-27T05:30:00.123Z` (RFC 3339).
 pub(crate) fn rfc3339(out: &mut Vec<u8>, unix_ms: u64) {
     let (s, ms) = (unix_ms / 1_000, unix_ms % 1_000);
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != s {
+            *second = s;
+            text.clear();
+            seconds(text, s);
+        }
+        out.extend_from_slice(text);
+    });
+    out.extend_from_slice(&[digit_of(ms / 100), digit_of(ms / 10), digit_of(ms), b'Z']);
+}
+
+/// Appends `2026-11-27T05:30:00.`.
+fn seconds(out: &mut Vec<u8>, s: u64) {
     let (year, month, day) = civil(s / DAY_S);
     let of_day = s % DAY_S;
     for (n, width, then) in [
@@ -54,7 +88,6 @@ pub(crate) fn rfc3339(out: &mut Vec<u8>, unix_ms: u64) {
         (of_day / 3_600, 2, b':'),
         (of_day / 60 % 60, 2, b':'),
         (of_day % 60, 2, b'.'),
-        (ms, 3, b'Z'),
     ] {
         padded(out, n, width);
         out.push(then);

@@ -12,7 +12,7 @@ use crate::anchor::Anchor;
 use crate::chain::Mark;
 use crate::config::{Destination, LogConfig};
 use crate::hash::{Hash, LogId};
-use crate::queue::Queue;
+use crate::queue::{Lines, Queue};
 use crate::sink::{Sink, Socket, Stdout};
 use crate::store::{Current, OpenError};
 use crate::time::now_ms;
@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How often, while it is to end, a log is tried that another process has.
 const CLOSING: u32 = 30;
+/// Bytes that a buffer keeps from one batch to the next.
+const KEPT: usize = 8 << 20;
 /// How often the file is synced.
 const SYNC: Duration = Duration::from_secs(1);
 
@@ -118,7 +120,7 @@ impl Log {
             place,
             batch: Vec::new(),
             done: 0,
-            spare: Vec::new(),
+            spare: Lines::default(),
             synced: Instant::now(),
             is_dirty: false,
             unanchored: false,
@@ -213,7 +215,7 @@ struct Writer {
     /// Bytes of it that were written.
     done: usize,
     /// An empty buffer for the next exchange.
-    spare: Vec<u8>,
+    spare: Lines,
     synced: Instant,
     is_dirty: bool,
     /// There are lines that no anchor is about, apart from anchors.
@@ -270,13 +272,10 @@ impl Writer {
             }
             let Some(queue) = self.queues.get(n) else { break };
             let lines = queue.take(std::mem::take(&mut self.spare));
-            took += lines.len();
+            took += lines.bytes().len();
             self.seal(&lines);
             self.spare = lines;
-            self.spare.clear();
-            if self.spare.capacity() > 8 << 20 {
-                self.spare = Vec::new();
-            }
+            self.spare.clear(KEPT);
         }
         if !self.flush() {
             return false;
@@ -313,29 +312,24 @@ impl Writer {
     }
 
     /// Appends lines to the batch.
-    fn seal(&mut self, lines: &[u8]) {
-        if lines.is_empty() {
+    fn seal(&mut self, lines: &Lines) {
+        if lines.count() == 0 {
             return;
         }
         let link = match &mut self.place {
             Place::File(current) => current.link_mut(),
             Place::Stream(_) => None,
         };
-        let mut count = 0;
         match link {
-            None => {
-                self.batch.extend_from_slice(lines);
-                count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
-            }
+            None => self.batch.extend_from_slice(lines.bytes()),
             Some(link) => {
-                for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                for line in lines.each() {
                     link.seal(line, &mut self.batch);
-                    count += 1;
                 }
                 self.unanchored = true;
             }
         }
-        self.shared.lines.fetch_add(count, Ordering::Relaxed);
+        self.shared.lines.fetch_add(lines.count(), Ordering::Relaxed);
     }
 
     /// Appends a mark to the batch. An anchor needs no other.
@@ -359,7 +353,7 @@ impl Writer {
             Ok(()) => {
                 self.shared.bytes.fetch_add(self.batch.len() as u64, Ordering::Relaxed);
                 self.batch.clear();
-                self.batch.shrink_to(8 << 20);
+                self.batch.shrink_to(KEPT);
                 self.done = 0;
                 self.is_dirty = true;
                 if self.shared.is_failing.swap(false, Ordering::AcqRel) {
@@ -412,3 +406,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,7 @@ use super::received::Unusable;
 use super::say::{Applied, requests};
 use super::standing::{Foreign, Lineage, Standing};
 use super::take::{Incoming, Taking};
+use super::traced::Streams;
 use super::{Place, Published, Shared};
 
 /// A connection that lasted this long was good: the next pause is a short one.
@@ -59,6 +60,7 @@ pub(super) struct Follower {
     pub(super) move_after: Duration,
     pub(super) backoff: (Duration, Duration),
     pub(super) pulse: Duration,
+    pub(super) traced: Option<Streams>,
     /// Whether the stream that is up, or was last, had a Welcome, and an echo.
     pub(super) heard: Heard,
     /// Where it followed last, and why it does not any more.
@@ -430,7 +432,11 @@ impl Follower {
         let answers = Answers(Arc::clone(&sent));
         let rare = (keys, log, (asked, sent));
         let requests = requests(self.hello(holding), acks, reports, rare, pulses);
-        let request = self.centers.current().authorized(requests);
+        let mut request = self.centers.current().authorized(requests);
+        let traced = self.traced.as_ref().map(Streams::begin);
+        if let Some(traced) = &traced {
+            traced.stamp(&mut request);
+        }
         let begun = tokio::time::timeout(patience.bound, connection.client.follow(request));
         let told = begun.await.map_err(|_| self.silent(patience.bound))??.into_inner();
         let mut told = told.fuse();
@@ -440,6 +446,9 @@ impl Follower {
             Some(Told::Welcome(welcome)) => self.welcome(&welcome, connection)?,
             _ => return Err(Lost::Unfollowed(Standing::OldCenter)),
         };
+        if let Some(traced) = traced {
+            traced.welcomed();
+        }
         self.shared.error.store(None);
         self.heard = self.heard.max(Heard::Welcome);
         self.unfollowed = None;

@@ -39,6 +39,7 @@ mod say;
 mod standing;
 mod take;
 pub mod time;
+mod traced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -49,6 +50,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt as _;
+use keepgate_observe::span::Tracing;
 use keepgate_policy::assertion::PublicKey;
 use keepgate_policy::decision::QueryError;
 use keepgate_policy::{Decision, HistoryId, Mark, Query, Revision, World, proto};
@@ -130,6 +132,9 @@ pub struct FollowConfig {
     pub restart_age: RestartAge,
     /// The clocks.
     pub time: Arc<dyn TimeSource>,
+    /// Which streams to a center are recorded in traces, and who takes their spans; none: the center is
+    /// told of no trace.
+    pub tracing: Option<Tracing>,
 }
 
 impl FollowConfig {
@@ -155,6 +160,7 @@ impl FollowConfig {
             pulse: Duration::from_secs(1),
             restart_age: RestartAge::default(),
             time: Arc::new(HostTime),
+            tracing: None,
         }
     }
 }
@@ -403,6 +409,7 @@ impl Replica {
             move_after: config.move_after,
             backoff: config.backoff,
             pulse: config.pulse,
+            traced: config.tracing.map(traced::Streams::new),
             heard: follow::Heard::default(),
             left: None,
             foreign: BTreeSet::new(),

@@ -173,7 +173,9 @@ impl Asker {
         let inputs = inputs(&panel.table.reads(&panel.service), query);
         let determined = Determined {
             service: &panel.service,
-            about: Some([query.principal, query.action, query.resource]),
+            principal: Some(query.principal),
+            identified_by: "",
+            about: Some([query.action, query.resource]),
             policies: decided.as_ref().map_or(&[], |decision| &decision.determining),
             table: Some(&panel.table),
             decide_ns: Some(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
@@ -183,7 +185,8 @@ impl Asker {
             }),
         };
         let (request_id, path) = (self.request_id.as_str(), self.path.as_str());
-        let asked = Asked { request_id, address: self.address, method: "POST", path };
+        let asked =
+            Asked { request_id, address: self.address, method: "POST", path, ..Asked::default() };
         written::question(recorder, &asked, said, &determined);
     }
 }

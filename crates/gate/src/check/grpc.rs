@@ -46,6 +46,10 @@ impl Failure {
     pub(crate) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Failure {
         Failure { code, message: message.into() }
     }
+
+    pub(crate) fn code(&self) -> Code {
+        self.code
+    }
 }
 
 /// Whether a request can be a call at all.

@@ -99,7 +99,8 @@ pub(crate) async fn answer(
             grpc::call(&parts, body, async |request| Ok(asking.envoy(request).await)).await
         }
         SHOULD_RATE_LIMIT if grpc::is_call(&parts) => {
-            grpc::call(&parts, body, async |request| asking.limit(&request)).await
+            let id = asking.worker.request_ids.of(parts.headers.get(X_REQUEST_ID));
+            grpc::call(&parts, body, async |request| asking.limit(&request, &id)).await
         }
         _ if grpc::is_call(&parts) => {
             let message = "the check listener has no such method";
@@ -183,8 +184,12 @@ impl Asking {
     }
 
     /// What the limits say, to Envoy.
-    fn limit(&self, request: &RateLimitRequest) -> Result<RateLimitResponse, Failure> {
-        let (response, is_over) = rls::answered(&self.worker, request)?;
+    fn limit(
+        &self,
+        request: &RateLimitRequest,
+        id: &HeaderValue,
+    ) -> Result<RateLimitResponse, Failure> {
+        let (response, is_over) = rls::answered(&self.worker, request, id)?;
         let outcome = match is_over {
             true => CheckOutcome::Refused(Kind::LimitReached),
             false => CheckOutcome::Allowed,
@@ -241,6 +246,7 @@ impl Asking {
             address: self.peer.address(),
             method: parts.method.as_str(),
             path: parts.uri.path(),
+            ..Asked::default()
         };
         let (kind, status) = (problem.kind, problem.kind.status().as_u16());
         let said = (kind.outcome(), problem.reason.unwrap_or(kind.suffix()), status);

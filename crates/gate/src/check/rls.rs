@@ -17,21 +17,27 @@
 //! The limits are those of requests through the gate, by address first and then by principal, in the
 //! same buckets. A request is under way here only until the answer.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
+use http::HeaderValue;
 use keepgate_limit::limiter::{Outcome, PolicyReport, Unit};
 use keepgate_limit::{AddressKey, Caller, LimitVerdict, Limiter};
 use keepgate_policy::Uid;
 use keepgate_policy::model::KeyBody;
 use keepgate_policy::router::Matched;
+use keepgate_record::Outcome as Ended;
 
 use super::grpc::{Code, Failure};
 use crate::identify::key;
 use crate::message::answer;
 use crate::message::path;
+use crate::message::problem::Kind;
 use crate::observe::phase::Phase;
+use crate::observe::records::Recorder;
 use crate::phase::refusal;
 use crate::phase::worker::{Served, Worker};
+use crate::phase::written::{self, Determined};
 use crate::proto::envoy::config::core::v3::HeaderValue as Field;
 use crate::proto::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use crate::proto::envoy::service::ratelimit::v3::rate_limit_response::rate_limit::Unit as Per;
@@ -51,14 +57,38 @@ pub(crate) const ENTRIES: usize = 64;
 struct Asked<'t> {
     service: &'t Service,
     has_key: bool,
+    principal: Option<&'t Uid>,
+    /// The template of the route.
+    route: Option<Cow<'t, str>>,
     /// By address, then by principal, if it came to that.
     said: Vec<LimitVerdict>,
 }
 
-/// Counts a request, and says whether it may go on.
+/// Counts a request, says whether it may go on, and records what was said. The record is about the first
+/// descriptor that is over a limit; where none is, about the first one.
 pub(crate) fn answered(
     worker: &Worker,
     request: &RateLimitRequest,
+    id: &HeaderValue,
+) -> Result<(RateLimitResponse, bool), Failure> {
+    let answered = counted(worker, request, id);
+    if let (Err(failure), Some(recorder)) = (&answered, &worker.recorder) {
+        let kind = match failure.code() {
+            Code::Unavailable => Kind::NoDecision,
+            _ => Kind::BadRequest,
+        };
+        let asked =
+            written::Asked { request_id: id.to_str().unwrap_or_default(), ..Default::default() };
+        let said = (kind.outcome(), kind.suffix(), kind.status().as_u16());
+        written::question(recorder, &asked, said, &Determined::default());
+    }
+    answered
+}
+
+fn counted(
+    worker: &Worker,
+    request: &RateLimitRequest,
+    id: &HeaderValue,
 ) -> Result<(RateLimitResponse, bool), Failure> {
     if request.descriptors.is_empty() {
         return Err(invalid("expected at least one descriptor"));
@@ -75,7 +105,7 @@ pub(crate) fn answered(
     let tables: Vec<_> =
         read.iter().map(|one| found(worker, &one.service)).collect::<Result<_, _>>()?;
     let mut response = RateLimitResponse { overall_code: Said::Ok.into(), ..Default::default() };
-    let mut over = None;
+    let (mut over, mut first) = (None, None);
     for (descriptor, (served, table)) in read.iter().zip(&tables) {
         let Some(service) = table.service.as_deref() else { return Err(unknown()) };
         let asked = descriptor.ask(worker, served, table, service);
@@ -86,18 +116,56 @@ pub(crate) fn answered(
             response.overall_code = Said::OverLimit.into();
             let said: Vec<&LimitVerdict> = asked.said.iter().collect();
             let problem = refusal::refusal(service, &said, asked.has_key, None);
-            let id = worker.request_ids.of(None);
-            response.raw_body = answer::written(problem, &id).into_body().to_vec();
+            response.raw_body = answer::written(problem, id).into_body().to_vec();
             response.response_headers_to_add = told(&asked);
             response
                 .response_headers_to_add
                 .push(field("content-type", "application/problem+json"));
-            over = Some(());
-        } else if over.is_none() && response.response_headers_to_add.is_empty() {
-            response.response_headers_to_add = told(&asked);
+            over = Some((descriptor, served, table, asked));
+        } else {
+            if over.is_none() && response.response_headers_to_add.is_empty() {
+                response.response_headers_to_add = told(&asked);
+            }
+            first.get_or_insert((descriptor, served, table, asked));
         }
     }
-    Ok((response, over.is_some()))
+    let is_over = over.is_some();
+    if let (Some(recorder), Some((descriptor, served, table, asked))) =
+        (&worker.recorder, over.or(first))
+    {
+        let service = served.tables.service.as_str();
+        record(recorder, id, (descriptor, &asked), (service, table), is_over);
+    }
+    Ok((response, is_over))
+}
+
+fn record(
+    recorder: &Recorder,
+    id: &HeaderValue,
+    (descriptor, asked): (&Descriptor<'_>, &Asked<'_>),
+    (service, table): (&str, &Table),
+    is_over: bool,
+) {
+    let kind = Kind::LimitReached;
+    let said = match is_over {
+        true => (kind.outcome(), kind.suffix(), kind.status().as_u16()),
+        false => (Ended::Allowed, "", 200),
+    };
+    let question = written::Asked {
+        request_id: id.to_str().unwrap_or_default(),
+        address: descriptor.address,
+        method: descriptor.method,
+        route: asked.route.as_deref().unwrap_or_default(),
+        path: descriptor.path.and_then(|path| path.split('?').next()).unwrap_or_default(),
+    };
+    let determined = Determined {
+        service,
+        principal: asked.principal,
+        identified_by: if asked.has_key { "api_key" } else { "" },
+        table: Some(table),
+        ..Determined::default()
+    };
+    written::question(recorder, &question, said, &determined);
 }
 
 /// A descriptor's entries.
@@ -159,7 +227,7 @@ impl<'r> Descriptor<'r> {
     }
 
     fn ask<'t>(
-        &self,
+        &'t self,
         worker: &Worker,
         served: &Served,
         table: &'t Table,
@@ -167,8 +235,9 @@ impl<'r> Descriptor<'r> {
     ) -> Asked<'t> {
         let now = served.tables.limiting.now();
         let limiter = &service.limits.limiter;
-        let template = self.template(service);
-        let route = self.route.or(template.as_deref());
+        let told = self.route.map(Cow::Borrowed);
+        let template = told.or_else(|| self.template(service).map(Cow::Owned));
+        let route = template.as_deref();
         let header = |name: &str| {
             let found = self.headers.iter().find(|(own, _)| own == name);
             found.map(|(_, value)| value.as_bytes())
@@ -196,7 +265,7 @@ impl<'r> Descriptor<'r> {
         }
         // Nothing is under way here.
         said.iter_mut().for_each(|said| drop(said.take_permits()));
-        Asked { service, has_key: key.is_some(), said }
+        Asked { service, has_key: key.is_some(), principal, route: template, said }
     }
 
     /// The API key that is shown, by its public part, if it holds. One that does not is nobody's: else
@@ -242,7 +311,7 @@ fn unknown() -> Failure {
     Failure::new(Code::Unavailable, "the gate has no limits of the service yet")
 }
 
-fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
+fn invalid(message: impl Into<Cow<'static, str>>) -> Failure {
     Failure::new(Code::InvalidArgument, message)
 }
 

@@ -96,11 +96,14 @@ pub(super) fn begin(
     Some(Box::new(Recording::new(line, queue, arrived.started, body)))
 }
 
-/// What an AuthZEN question, or a question that describes no request, says to its record.
+/// What a question says to its record that is not decided by the phases: one of AuthZEN, one about limits,
+/// or one that describes no request.
+#[derive(Default)]
 pub(crate) struct Asked<'a> {
     pub(crate) request_id: &'a str,
     pub(crate) address: Option<IpAddr>,
     pub(crate) method: &'a str,
+    pub(crate) route: &'a str,
     pub(crate) path: &'a str,
 }
 
@@ -108,8 +111,10 @@ pub(crate) struct Asked<'a> {
 #[derive(Default)]
 pub(crate) struct Determined<'a> {
     pub(crate) service: &'a str,
-    /// Principal, action, and resource.
-    pub(crate) about: Option<[&'a Uid; 3]>,
+    pub(crate) principal: Option<&'a Uid>,
+    pub(crate) identified_by: &'a str,
+    /// Action and resource.
+    pub(crate) about: Option<[&'a Uid; 2]>,
     pub(crate) policies: &'a [PolicyName],
     pub(crate) table: Option<&'a Table>,
     pub(crate) decide_ns: Option<u64>,
@@ -123,13 +128,14 @@ pub(crate) fn question(
     (outcome, reason, status): (Outcome, &str, u16),
     determined: &Determined<'_>,
 ) {
-    if outcome == Outcome::Allowed && !recorder.takes(asked.method, "") {
+    if outcome == Outcome::Allowed && !recorder.takes(asked.method, asked.route) {
         return recorder.queue.leave_out();
     }
     let policies: Vec<&dyn Display> = determined.policies.iter().map(|p| p as _).collect();
-    let [principal, action, resource] = match determined.about {
-        Some(about) => about.map(|uid| Some(uid as &dyn Display)),
-        None => [None; 3],
+    let shown = |uid| uid as &dyn Display;
+    let [action, resource] = match determined.about {
+        Some(about) => about.map(|uid| Some(shown(uid))),
+        None => [None; 2],
     };
     let table = determined.table;
     let age_ms = table.and_then(Table::age).map(|age| age.as_millis());
@@ -140,12 +146,12 @@ pub(crate) fn question(
         gate: &recorder.records.gate,
         site: "",
         service: determined.service,
-        principal,
-        identified_by: "",
+        principal: determined.principal.map(shown),
+        identified_by: determined.identified_by,
         address: asked.address,
         method: asked.method,
         host: "",
-        route: "",
+        route: asked.route,
         path: asked.path,
         query: None,
         action,

@@ -18,6 +18,7 @@ pub(super) fn config(config: &GateConfig, ports: &Ports) -> Result<FollowConfig,
     follow.data_dir.clone_from(&config.data_dir);
     follow.restart_age = config.restart_age;
     follow.allow_plain = config.insecure_center;
+    follow.tracing.clone_from(&config.tracing);
     if let Some(ca) = &config.center_ca {
         follow.roots = Roots::File(ca.clone());
     }

@@ -130,9 +130,10 @@ fn many_requests_open_few_connections() {
 #[test]
 fn fifty_ports_are_enough_for_everybody() {
     in_namespace(Some("50000 50049"), || async {
-        let (gate, socket, _echo) = gate_at("ports", Duration::from_millis(20)).await;
+        let (gate, socket, _echo) = gate_at("fifty", Duration::from_millis(20)).await;
         let before = active_opens();
-        assert_eq!(load(&socket, 256, 20_000).await, 20_000);
+        let requests = if std::env::var_os("KEEPGATE_LONG").is_some() { 20_000 } else { 5_000 };
+        assert_eq!(load(&socket, 256, requests).await, requests);
         let opened = active_opens() - before;
         assert!((1..=50).contains(&opened), "{opened} connections were opened");
         gate.stop().await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -259,6 +259,23 @@ pub(crate) async fn talk(addr: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
     // A refusal may come, and the connection close, before all is written.
     let _ = stream.write_all(bytes.as_ref()).await;
     read_to_close(&mut stream).await
+}
+
+/// Waits until whoever serves a connection of this host has taken it and read all that was written.
+pub(crate) async fn is_read(stream: &TcpStream) {
+    let hex = |addr: SocketAddr| {
+        let IpAddr::V4(ip) = addr.ip() else { panic!("expected IPv4, got {addr}") };
+        format!("{:08X}:{:04X}", ip.to_bits().swap_bytes(), addr.port())
+    };
+    let (theirs, ours) = (hex(stream.peer_addr().unwrap()), hex(stream.local_addr().unwrap()));
+    eventually("all is read", async || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+        let mut theirs = rows.filter(|row| row.len() > 9 && row[1] == theirs && row[2] == ours);
+        // One that was not accepted yet has no inode.
+        theirs.any(|row| row[4].ends_with(":00000000") && row[9] != "0")
+    })
+    .await;
 }
 
 pub(crate) async fn read_to_close(stream: &mut TcpStream) -> String {

@@ -115,42 +115,59 @@ fn metric(admin: &str, name: &str) -> u64 {
     answer.text().lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
 }
 
-/// Requests on connections of their own until told to stop; how many were answered, and the longest.
+/// Requests on connections of their own until told to stop; how many were answered of each connection, and
+/// the longest. The ids are `load-C-N`, where C and N count from 0.
 struct Load {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
+    answered: Vec<Arc<AtomicU64>>,
     threads: Vec<std::thread::JoinHandle<Duration>>,
 }
 
 impl Load {
     fn start(url: &str, connections: usize) -> Load {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered: Vec<_> = (0..connections).map(|_| Arc::new(AtomicU64::new(0))).collect();
         let address = url.strip_prefix("http://").unwrap().to_owned();
-        let threads = (0..connections).map(|_| {
+        let threads = answered.iter().enumerate().map(|(connection, answered)| {
             let (address, stop, answered) =
-                (address.clone(), Arc::clone(&stop), Arc::clone(&answered));
-            std::thread::spawn(move || requests(&address, &stop, &answered))
+                (address.clone(), Arc::clone(&stop), Arc::clone(answered));
+            std::thread::spawn(move || requests(&address, connection, &stop, &answered))
         });
         let threads = threads.collect();
         Load { stop, answered, threads }
     }
 
+    /// How many were answered by now, of each connection.
+    fn answered(&self) -> Vec<u64> {
+        self.answered.iter().map(|n| n.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Stops; how many were answered of each connection.
+    fn counts(self) -> Vec<u64> {
+        let answered = self.answered.clone();
+        self.stop();
+        answered.iter().map(|n| n.load(Ordering::Relaxed)).collect()
+    }
+
     fn stop(self) -> (u64, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         let longest = self.threads.into_iter().map(|thread| thread.join().unwrap()).max();
-        (self.answered.load(Ordering::Relaxed), longest.unwrap())
+        (self.answered.iter().map(|n| n.load(Ordering::Relaxed)).sum(), longest.unwrap())
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test is not the product")]
-fn requests(address: &str, stop: &AtomicBool, answered: &AtomicU64) -> Duration {
+fn requests(address: &str, connection: usize, stop: &AtomicBool, answered: &AtomicU64) -> Duration {
     let mut longest = Duration::ZERO;
     let Ok(mut stream) = TcpStream::connect(address) else { return longest };
     let mut answer = [0; 4096];
     while !stop.load(Ordering::Relaxed) {
         let begin = Instant::now();
-        let request = b"GET /orders HTTP/1.1\r\nHost: a\r\nx-user: alice\r\n\r\n";
-        if stream.write_all(request).is_err() {
+        let id = format!("load-{connection}-{}", answered.load(Ordering::Relaxed));
+        let request = format!(
+            "GET /orders HTTP/1.1\r\nHost: a\r\nx-user: alice\r\nx-request-id: {id}\r\n\r\n"
+        );
+        if stream.write_all(request.as_bytes()).is_err() {
             return longest;
         }
         let mut got = Vec::new();
@@ -166,7 +183,22 @@ fn requests(address: &str, stop: &AtomicBool, answered: &AtomicU64) -> Duration 
     longest
 }
 
-/// A kill costs at most what was not written yet, and the log says that it happened. What the center has
+/// Of each connection of a [`Load`]: how many requests are recorded. They are its first ones.
+fn recorded(log: &Path, connections: usize) -> Vec<u64> {
+    let mut recorded = vec![0; connections];
+    for line in std::fs::read_to_string(log).unwrap().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let id = line["request_id"].as_str().and_then(|id| id.strip_prefix("load-"));
+        let Some((connection, number)) = id.and_then(|id| id.split_once('-')) else { continue };
+        let next = &mut recorded[connection.parse::<usize>().unwrap()];
+        assert_eq!(number, next.to_string(), "one is missing among those of {connection}");
+        *next += 1;
+    }
+    recorded
+}
+
+/// A kill costs at most what was not written yet, and the log says that it happened: all that was answered
+/// before the last positions that were synced is there, and what is missing is the end. What the center has
 /// signed is proven, also to somebody who has its keys alone; and a cut is found.
 #[test]
 fn a_killed_gate_goes_on_with_its_log() {
@@ -174,16 +206,32 @@ fn a_killed_gate_goes_on_with_its_log() {
     let (gate, url, admin) = system.gate();
     let load = Load::start(&url, 4);
     eventually("the center has signed", || (metric(&admin, "anchors_total") >= 2).then_some(()));
+    // A position is that of a sync, and the third signature from here is of one that was made after this.
+    let (synced, signed) = (load.answered(), metric(&admin, "anchors_total"));
+    eventually("it has signed more", || {
+        (metric(&admin, "anchors_total") >= signed + 3).then_some(())
+    });
+    assert_eq!(metric(&admin, "lost_total"), 0);
     gate.kill();
-    let (answered, _) = load.stop();
+    let answered = load.counts();
     let (said, report) = system.verify(&[]);
     assert_eq!(said.code, 0, "{said:?}");
     assert_eq!(report["verdict"], "whole");
     assert!(report["notes"].to_string().contains("was killed"), "{report}");
-    let recorded = report["records"].as_u64().unwrap();
+    let recorded = recorded(&system.log(), synced.len());
+    for (connection, recorded) in recorded.iter().enumerate() {
+        let (synced, answered) = (synced[connection], answered[connection]);
+        // One may have been recorded whose answer did not come any more.
+        assert!(synced > 0 && (synced..=answered + 1).contains(recorded), "{recorded} {report}");
+    }
     let proven = report["proven_seq"].as_u64().unwrap();
-    // Of what was answered at most a look's time is missing; the first ones waited for the center.
-    assert!(recorded > 0 && proven > 0 && recorded <= answered + 1_000, "{report}");
+    assert!(proven > synced.iter().sum::<u64>(), "{report}");
+    // What nothing proves is told: all that comes after.
+    let text = std::fs::read_to_string(system.log()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let records = lines.filter(|line| line.get("request_id").is_some());
+    let after = records.filter(|line| line["seq"].as_u64().unwrap() > proven).count();
+    assert_eq!(report["unproven_records"], after, "{report}");
 
     let (gate, _, admin) = system.gate();
     eventually("the center has signed", || (metric(&admin, "anchors_total") >= 1).then_some(()));

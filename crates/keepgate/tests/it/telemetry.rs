@@ -177,6 +177,18 @@ fn a_collector_gets_one_trace_through_gate_and_upstream() {
     assert_eq!((&work.parent, work.service.as_str()), (&asked.id, "upstream"));
     assert_eq!(whole.service, "keepgate");
 
+    // The gate's stream to its center is one trace, on both sides.
+    let streams = eventually("both ends of the stream are there", || {
+        let spans = spans(&shown());
+        let gate = spans.iter().find(|span| span.name == "keepgate.sync.v1.Sync/Follow")?;
+        let center = spans.iter().find(|span| span.parent == gate.id)?;
+        Some([gate, center].map(|span| (span.trace.clone(), span.name.clone(), span.kind.clone())))
+    });
+    let [gate, center] = streams;
+    assert_eq!((&gate.0, gate.2.as_str()), (&center.0, "SPAN_KIND_CLIENT"));
+    let route = "POST /keepgate.sync.v1.Sync/Follow";
+    assert_eq!((center.1.as_str(), center.2.as_str()), (route, "SPAN_KIND_SERVER"));
+
     // A command passes on the trace that it is part of.
     let other = "4bf92f3577b34da6a3ce929d0e0e4736";
     let mut command = crate::harness::keepgate();

@@ -245,9 +245,9 @@ fn files_are_bounded_and_go_on() {
     let bounded = || LogConfig { file_bytes: 20_000, total_bytes: 60_000, ..config(&dir) };
     for run in 0..3 {
         let log = Log::start(bounded(), 1).unwrap();
-        for n in 0..30 {
+        for n in 0..10 {
             let before = log.stats().bytes;
-            offer(&log, run * 1_000 + n * 4, run * 1_000 + n * 4 + 4);
+            offer(&log, run * 1_000 + n * 12, run * 1_000 + n * 12 + 12);
             eventually("it is written", || log.stats().bytes > before);
         }
         assert!(log.close(CLOSE));
@@ -260,9 +260,9 @@ fn files_are_bounded_and_go_on() {
     assert!(report.is_whole(), "{report:#?}");
     // A smaller bound: the oldest go, and the log says so.
     let log = Log::start(LogConfig { total_bytes: 30_000, ..bounded() }, 1).unwrap();
-    for n in 0..30 {
+    for n in 0..10 {
         let before = log.stats().bytes;
-        offer(&log, 5_000 + n * 4, 5_000 + n * 4 + 4);
+        offer(&log, 5_000 + n * 12, 5_000 + n * 12 + 12);
         eventually("it is written", || log.stats().bytes > before);
     }
     assert!(log.close(CLOSE));

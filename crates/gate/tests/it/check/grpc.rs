@@ -57,7 +57,17 @@ pub(crate) async fn call<A: Message + Default>(
     path: &str,
     message: &impl Message,
 ) -> Result<A, u8> {
-    let headers = [("content-type", "application/grpc")];
+    call_with(addr, path, &[], message).await
+}
+
+/// The same, with more headers.
+pub(crate) async fn call_with<A: Message + Default>(
+    addr: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    message: &impl Message,
+) -> Result<A, u8> {
+    let headers = [&[("content-type", "application/grpc")], headers].concat();
     let (status, bytes, trailers) = call_raw(addr, path, &headers, framed(message)).await;
     assert_eq!(status, 200);
     let code: u8 = trailers["grpc-status"].to_str().unwrap().parse().unwrap();

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{Original, asked, both, listening};
 use crate::support::{
-    Answer, Draft, Echo, PATIENCE, TestGate, connect, eventually, get, read_to_close,
+    Answer, Draft, Echo, PATIENCE, TestGate, connect, eventually, get, is_read, read_to_close,
 };
 
 fn socket(name: &str) -> PathBuf {
@@ -94,6 +94,8 @@ async fn without_an_upstream() {
     let text = public().auth();
     let (first, rest) = text.split_at(20);
     stream.write_all(first.as_bytes()).await.unwrap();
+    // What the gate has not seen has not come.
+    is_read(&stream).await;
     gate.tell_to_stop();
     stream.write_all(rest.as_bytes()).await.unwrap();
     let answer = Answer::parse(&read_to_close(&mut stream).await);

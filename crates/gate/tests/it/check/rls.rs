@@ -8,8 +8,9 @@ use keepgate_policy::model::KeyBody;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::grpc::call;
-use super::{asked, both};
+use super::grpc::{call, call_with};
+use super::{asked, both, listening};
+use crate::records::Written;
 use crate::support::{Draft, Echo, TestGate, get, uid};
 
 const PATH: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
@@ -110,6 +111,74 @@ async fn the_gates_own_buckets() {
     assert_eq!(codes(&gate, &request("another", 0, &[&other])).await, [OK, OK]);
 }
 
+/// Each question has one record, which says who was counted, by what, and what came of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_question_is_recorded_once() {
+    let (echo, written) = (Echo::start().await, Written::new("rls"));
+    let draft = limited(json!([
+        {"name": "address", "key": "address", "rate": "1/h", "route": "/public"},
+        {"name": "each", "key": "principal", "rate": "1/h", "route": "/orders/{id}"},
+    ]));
+    let gate = TestGate::with(&draft, &echo.url, |config| {
+        listening(config);
+        config.records = Some(written.config());
+    })
+    .await;
+    let check = gate.check.unwrap();
+    let by = async |id: &'static str, request: &rls::RateLimitRequest| {
+        call_with::<rls::RateLimitResponse>(check, PATH, &[("x-request-id", id)], request).await
+    };
+    let here = [("remote_address", "10.1.1.1"), ("method", "GET"), ("path", "/public?q=1")];
+    let alice = [("principal", "user::\"alice\""), ("method", "GET"), ("path", "/orders/7")];
+    for (id, code) in [("within", OK), ("over", OVER)] {
+        let response = by(id, &request("orders", 0, &[&here])).await.unwrap();
+        assert_eq!(response.overall_code, code, "{id}");
+        if code == OVER {
+            let problem: serde_json::Value = serde_json::from_slice(&response.raw_body).unwrap();
+            assert_eq!(problem["request_id"], id, "{problem}");
+        }
+    }
+    // Of several descriptors it is about the one that is over; without a name it has one.
+    let other: Entries<'_> = &[("address", "10.9.9.9")];
+    for (id, descriptors, code) in
+        [("first", [&alice[..], other], OK), ("second", [other, &alice[..]], OVER)]
+    {
+        let response = by(id, &request("", 0, &descriptors)).await.unwrap();
+        assert_eq!(response.overall_code, code, "{id}");
+    }
+    assert!(by("malformed", &request("orders", 0, &[])).await.is_err());
+    assert!(by("elsewhere", &request("unknown", 0, &[&here])).await.is_err());
+    gate.stop().await;
+
+    let of = |id: &str| {
+        let record = written.record(id);
+        let (outcome, reason) = (record.outcome.clone(), record.reason.clone());
+        (outcome, record.status.unwrap(), reason)
+    };
+    let is = |id: &str, outcome: &str, status: u16, reason: &str| {
+        assert_eq!(of(id), (outcome.to_owned(), status, reason.to_owned()), "{id}");
+    };
+    is("within", "allowed", 200, "");
+    is("over", "limited", 429, "quota-exceeded");
+    is("first", "allowed", 200, "");
+    is("second", "limited", 429, "quota-exceeded");
+    is("malformed", "refused", 400, "bad-request");
+    is("elsewhere", "refused", 400, "bad-request");
+    let over = written.record("over");
+    assert_eq!(
+        [&over.service, &over.address, &over.method, &over.path, &over.route],
+        ["orders", "10.1.1.1", "GET", "/public", "/public"]
+    );
+    assert_eq!(over.revision, Some(1));
+    for id in ["first", "second"] {
+        let record = written.record(id);
+        assert_eq!(
+            [&record.service, &record.principal, &record.path, &record.route, &record.address],
+            ["orders", "user::\"alice\"", "/orders/7", "/orders/{id}", ""]
+        );
+    }
+}
+
 /// A key counts only where it holds: with its public part nobody uses up what its owner may.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys() {
@@ -192,6 +261,6 @@ async fn failures() {
     assert_eq!(codes(&gate, &request("", 0, &[&many[..64]])).await, [OK, OK]);
     assert_eq!(codes(&gate, &request("", 0, &vec![&fine[..]; 64])).await.len(), 65);
     let source = std::sync::Arc::new(keepgate_gate::FixedSource::default());
-    let empty = TestGate::on(source, &echo.url, super::listening).await;
+    let empty = TestGate::on(source, &echo.url, listening).await;
     assert_eq!(ask(&empty, &request("", 0, &[&fine])).await.unwrap_err(), 14);
 }
