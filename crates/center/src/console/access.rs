@@ -10,14 +10,16 @@ use serde_json::json;
 
 use super::ask::Ask;
 use super::callers::until;
+use super::diff::revision_link;
 use super::form::encoded;
 use super::frame::{self, Nav, Place};
 use super::part::{
     Field, Icon, Preview, Tone, badge, done, empty, num, pages, refused, still, table, tag, uid,
 };
+use super::reviews::{self, Review};
 use super::text::Lang;
 use super::visit::{Visit, see_other};
-use super::{Console, grants};
+use super::{Console, complete, grants};
 
 /// Rows of a page.
 pub(super) const ROWS: usize = 50;
@@ -31,6 +33,12 @@ pub(crate) async fn show(console: &Console, visit: &Visit) -> Response {
         Ok(place) => place,
         Err(problem) => return frame::failed(visit, &problem),
     };
+    let service = place.service.as_deref().unwrap_or_default();
+    if let Some(review) = Review::of(visit) {
+        let (status, found) = reviews::show(console, visit, &place, review).await;
+        let body = html! { (reviews::tabs(t, service, Some(review))) (found) };
+        return frame::page(visit, status, Nav::Access, &place, &body);
+    }
     let (status, body) = match parts(console, visit, &place).await {
         Ok(body) => (StatusCode::OK, body),
         Err(problem) => (
@@ -38,6 +46,7 @@ pub(crate) async fn show(console: &Console, visit: &Visit) -> Response {
             refused(t, &problem),
         ),
     };
+    let body = html! { (reviews::tabs(t, service, None)) (body) };
     frame::page(visit, status, Nav::Access, &place, &body)
 }
 
@@ -60,9 +69,10 @@ async fn parts(console: &Console, visit: &Visit, place: &Place) -> Result<Markup
         Some(service) => Some(grants::panel_of(console, visit, service).await?),
         None => None,
     };
+    let lists = lists(console, visit, place.service.as_deref().unwrap_or_default()).await;
     Ok(html! {
         @if let Some(revision) = saved { (done(&t.changed_as(num(revision)))) }
-        (search(visit, place))
+        (search(visit, place, &lists))
         (members_panel(visit, place, &members))
         @if let Some(grants) = grants { (grants) }
         (roles_panel(visit, place, &roles))
@@ -74,21 +84,30 @@ pub(super) fn as_uid(text: &str, kind: &str) -> String {
     if text.contains("::") { text.to_owned() } else { format!("{kind}::{}", json!(text)) }
 }
 
-fn search(visit: &Visit, place: &Place) -> Markup {
+/// What members and roles are completed from.
+async fn lists(console: &Console, visit: &Visit, service: &str) -> Markup {
+    let members = complete::list(console, visit, service, "member").await;
+    let roles = complete::list(console, visit, service, "role").await;
+    html! { (members) (roles) }
+}
+
+fn search(visit: &Visit, place: &Place, lists: &Markup) -> Markup {
     let t = visit.lang;
+    let service = place.service.as_deref().unwrap_or_default();
     let field = |name, label, hint| {
-        Field { name, label, value: visit.query.text(name), hint, needed: false }.show()
+        Field { name, label, value: visit.query.text(name), hint, needed: false }.completed()
     };
     let body = html! {
-        form class="in" method="get" action="/access" {
-            input type="hidden" name="service" value=(place.service.as_deref().unwrap_or_default());
+        form class="in" method="get" action="/access" data-complete={ "/complete?service=" (encoded(service)) } {
+            input type="hidden" name="service" value=(service);
+            (lists)
             div class="row" {
                 (field("member", t.member(), t.principal_hint()))
                 (field("role", t.role_head(), t.role_hint()))
             }
             div class="actions" {
                 button class="btn primary" { (t.search()) }
-                a class="btn" href={ "/access/give?service=" (encoded(place.service.as_deref().unwrap_or_default())) } {
+                a class="btn" href={ "/access/give?service=" (encoded(service)) } {
                     (t.give_role())
                 }
             }
@@ -115,7 +134,7 @@ fn members_panel(visit: &Visit, place: &Place, members: &api::Members) -> Markup
                 th scope="row" class="name" { (member) }
                 td { a href={ "/access?service=" (encoded(service)) "&role=" (encoded(&role)) } { (role) } }
                 td class="nw" { (end(t, one.until_unix_s)) }
-                td class="n" { (num(one.revision)) }
+                td class="n" { (revision_link(t, service, Some(one.revision))) }
                 td {
                     (tag(t.brought(one.brought)))
                     @if !one.source.is_empty() { small { (one.source) } }
@@ -164,7 +183,7 @@ fn roles_panel(visit: &Visit, place: &Place, roles: &api::ItemList<RoleBody>) ->
                     a href={ "/access?service=" (encoded(service)) "&role=" (encoded(&one.id)) } { (one.id) }
                     @if !one.body.description.is_empty() { small { (one.body.description) } }
                 }
-                td class="n" { (num(one.revision)) }
+                td class="n" { (revision_link(t, service, Some(one.revision))) }
                 td { (tag(t.brought(one.brought))) }
             }
         }
@@ -275,22 +294,24 @@ async fn changed(
         true => preview(console, visit, &place, asked, gives, &back).await,
         false => html! {},
     };
+    let lists = lists(console, visit, place.service.as_deref().unwrap_or_default()).await;
     let body = html! {
         (above)
-        @if gives { (give_form(visit, asked)) }
+        @if gives { (give_form(visit, asked, &lists)) }
         (preview)
     };
     frame::page(visit, status, Nav::Access, &place, &body)
 }
 
-fn give_form(visit: &Visit, asked: &Asked) -> Markup {
+fn give_form(visit: &Visit, asked: &Asked, lists: &Markup) -> Markup {
     let t = visit.lang;
     let body = html! {
-        form class="in" method="get" action="/access/give" {
+        form class="in" method="get" action="/access/give" data-complete={ "/complete?service=" (encoded(visit.service())) } {
             input type="hidden" name="service" value=(visit.service());
+            (lists)
             div class="row" {
-                (Field { name: "member", label: t.member(), value: &asked.member, hint: t.principal_hint(), needed: true }.show())
-                (Field { name: "role", label: t.role_head(), value: &asked.role, hint: t.role_hint(), needed: true }.show())
+                (Field { name: "member", label: t.member(), value: &asked.member, hint: t.principal_hint(), needed: true }.completed())
+                (Field { name: "role", label: t.role_head(), value: &asked.role, hint: t.role_hint(), needed: true }.completed())
                 (Field { name: "days", label: t.days(), value: &asked.days, hint: t.days_hint(), needed: false }.show())
             }
             div class="actions" { button class="btn" { (t.show_changes()) } }

@@ -117,7 +117,12 @@ const PAGES = {
   overview: "/overview?service=orders",
   why: `/why?service=orders&${QUESTION}`,
   "why-empty": "/why?service=orders",
+  "why-then": `/why?service=orders&as_of=6&${QUESTION}`,
+  "why-allowed": `/why?service=orders&${QUESTION.replace("bob", "alice")}`,
   access: "/access?service=orders",
+  who: `/access?service=orders&tab=who&action=DELETE&resource=${encodeURIComponent('route::"/orders"')}`,
+  what: `/access?service=orders&tab=what&principal=${encodeURIComponent('user::"alice"')}`,
+  role: "/access?service=orders&tab=role&role=orders-admin",
   give: "/access/give?service=orders&member=bob&role=orders-admin",
   take: "/access/take?service=orders&member=alice&role=orders-admin",
   grant: "/access/grant?service=orders&principal=guests&actions=GET",
@@ -125,6 +130,10 @@ const PAGES = {
   routes: "/policies?service=orders&tab=routes",
   limits: "/policies?service=orders&tab=limits",
   callers: "/callers?service=orders",
+  history: "/history?service=orders",
+  revision: "/history?service=orders&revision=4",
+  diff: "/history/diff?service=orders&from=2",
+  back: "/history/back?service=orders&to=10",
   missing: "/policies?service=nowhere",
 };
 

@@ -514,7 +514,9 @@ async fn the_first_load_is_small() {
     assert!(assets > 10_000);
     for language in ["en", "zh-Hans"] {
         visitor.cookies.push(("keepgate-language".to_owned(), language.to_owned()));
-        for page in ["/overview", "/why", "/access", "/policies", "/callers"] {
+        for page in
+            ["/overview", "/why", "/access", "/policies", "/callers", "/history", "/history/back"]
+        {
             let page = visitor.get(page).await;
             assert!(text(&page).contains(&format!("<html lang=\"{language}\"")));
             assert!(page.body.len() + assets < MOST, "{} + {assets}", page.body.len());
