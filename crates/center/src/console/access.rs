@@ -131,7 +131,9 @@ fn members_panel(visit: &Visit, place: &Place, members: &api::Members) -> Markup
         @for one in &members.members {
             @let (member, role) = (uid(&one.member), uid(&one.role));
             tr {
-                th scope="row" class="name" { (member) }
+                th scope="row" class="name" {
+                    a href={ "/access?service=" (encoded(service)) "&tab=what&principal=" (encoded(&member)) } { (member) }
+                }
                 td { a href={ "/access?service=" (encoded(service)) "&role=" (encoded(&role)) } { (role) } }
                 td class="nw" { (end(t, one.until_unix_s)) }
                 td class="n" { (revision_link(t, service, Some(one.revision))) }

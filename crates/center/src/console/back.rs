@@ -154,14 +154,14 @@ fn preview(visit: &Visit, place: &Place, asked: &Asked, told: &api::RolledBack) 
     let scope = if asked.own { t.only_of(&asked.service) } else { t.of_all_services().to_owned() };
     let changes = html! {
         @for one in changes.iter().take(SHOWN) {
-            (diff::change(t, &api::PastChange {
+            (diff::placed(t, &api::PastChange {
                 op: one.op,
                 service: String::new(),
                 kind: one.item.kind.clone(),
                 id: one.item.id.clone(),
                 diff: one.diff.clone(),
                 counts: None,
-            }))
+            }, ""))
         }
         @if all > SHOWN as u64 {
             footer { span { (t.of_many(num(SHOWN as u64), num(all))) } }
@@ -169,7 +169,8 @@ fn preview(visit: &Visit, place: &Place, asked: &Asked, told: &api::RolledBack) 
     };
     let gains = told.access.iter().filter(|one| one.gained).count();
     let access = html! {
-        @if told.access.is_empty() { div class="empty" { p { (t.no_access_named()) } } }
+        div class="in tight" { h3 { (t.gives_and_takes()) } }
+        @if told.access.is_empty() { div class="in" { p class="quiet" { (t.no_access_named()) } } }
         @else { (gives_and_takes(t, &told.access)) }
         footer {
             span { (t.access_gained(num(gains as u64))) }
@@ -180,13 +181,12 @@ fn preview(visit: &Visit, place: &Place, asked: &Asked, told: &api::RolledBack) 
         section class="panel" id="preview" aria-labelledby="preview-h" {
             header {
                 h2 id="preview-h" { (t.back_to_state(num(told.to))) }
-                p { (scope) ". " (diff::counted(t, counts)) }
+                p { (scope) ". " (diff::counted(t, counts)) "." }
             }
             @if all == 0 { (empty(t.changes_nothing(), t.changes_nothing_back())) }
-            @else { (deed(visit, place, asked, told)) }
+            @else { (access) (deed(visit, place, asked, told)) }
         }
         @if all > 0 {
-            (still("access", t.gives_and_takes(), "", &access))
             (still("changes", t.what_would_change(), t.what_would_change_rest(), &changes))
         }
     }

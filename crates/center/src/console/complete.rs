@@ -114,7 +114,9 @@ impl Look<'_> {
             };
             let begin = format!("{kind}::\"{typed}");
             if kind.starts_with(typed) {
-                found.push(first.clone());
+                let all = format!("{kind}::\"");
+                let more = read(&all, ANSWERS).await;
+                found.extend(more.into_iter().filter(|text| text.starts_with(&all)));
             }
             let more = read(&begin, ANSWERS).await;
             found.extend(more.into_iter().filter(|text| text.starts_with(&begin)));

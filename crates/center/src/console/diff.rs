@@ -145,20 +145,31 @@ pub(crate) fn counted(t: Lang, counts: api::ChangeCounts) -> String {
     t.counts(num(counts.created), num(counts.updated), num(counts.deleted))
 }
 
-/// An item that changed, with how.
-pub(crate) fn change(t: Lang, change: &api::PastChange) -> Markup {
+/// An item's id; a service and its schema have their service's name.
+pub(crate) fn shown_id(change: &api::PastChange) -> &str {
+    if change.id.is_empty() { &change.service } else { &change.id }
+}
+
+/// An item that changed, with how, and of which service it is.
+pub(crate) fn change(t: Lang, one: &api::PastChange) -> Markup {
+    let place = match one.service.as_str() {
+        "" => t.of_directory().to_owned(),
+        service => t.of_service(service),
+    };
+    placed(t, one, &place)
+}
+
+/// The same, in a place that is told in words; empty: it is not told.
+pub(crate) fn placed(t: Lang, change: &api::PastChange, place: &str) -> Markup {
     html! {
         div class="change" {
             p {
                 @if let Some(counts) = change.counts { (tag(t.many())) " " (change.kind) ": " (counted(t, counts)) }
-                @else { (op(t, change.op)) " " (change.kind) " " b class="mono" { (change.id) } }
-                span class="quiet small" {
-                    " "
-                    @if change.service.is_empty() { (t.of_directory()) } @else { (t.of_service(&change.service)) }
-                }
+                @else { (op(t, change.op)) " " (change.kind) " " b class="mono" { (shown_id(change)) } }
+                @if !place.is_empty() { span class="quiet small" { " " (place) } }
             }
             @if let Some(diff) = &change.diff {
-                (drawn(t, &t.differences_of(&change.kind, &change.id), diff))
+                (drawn(t, &t.differences_of(&change.kind, shown_id(change)), diff))
             } @else if change.counts.is_none() {
                 p class="quiet small" { (t.no_text_difference()) }
             }

@@ -7,7 +7,7 @@ use keepgate_policy::Kind;
 use maud::{Markup, html};
 
 use super::Console;
-use super::diff::{CHANGES, change, only_box};
+use super::diff::{CHANGES, change, only_box, shown_id};
 use super::form::encoded;
 use super::frame::{self, Nav, Place};
 use super::part::{Field, Icon, Tone, done, empty, english, notice, num, panel, refused, still};
@@ -107,7 +107,7 @@ pub(crate) async fn show(console: &Console, visit: &Visit) -> Response {
                 None => html! {},
             };
             html! {
-                div class="two list" {
+                div class="two past" {
                     (revisions(visit, &filter, &list, chosen.as_deref()))
                     div class={ "stack" (if is_named { "" } else { " auto" }) } { (detail) }
                 }
@@ -188,7 +188,7 @@ fn revisions(
                                 small class="what" {
                                     (sign(one.op)) " "
                                     @if let Some(counts) = one.counts { (one.kind) ": " (super::diff::counted(t, counts)) }
-                                    @else { (one.kind) " " b { (one.id) } }
+                                    @else { (one.kind) " " b { (shown_id(one)) } }
                                 }
                             }
                             @if entry.changes.len() > NAMED {
@@ -290,8 +290,8 @@ async fn revision_panel(
                 },
             )
         }
-        // The audit log does not reach back to it: nobody knows what it changed.
-        Err(problem) if problem.status == 422 => {
+        // Nobody knows any more what it changed: that is not the same as nothing.
+        Err(problem) if problem.status == 422 || (problem.status == 404 && was(list, number)) => {
             let body = html! {
                 div class="in" {
                     (notice(Tone::None, Icon::Unknown, t.not_known_word(), &html! { p { (english(t, &problem.detail)) } }))
@@ -305,6 +305,11 @@ async fn revision_panel(
             (status, refused(t, &problem))
         }
     }
+}
+
+/// Whether there has been such a revision.
+fn was(list: &api::History, number: u64) -> bool {
+    (1..=list.head).contains(&number)
 }
 
 /// The revisions before and after it, and how the state after it differs from now.

@@ -284,7 +284,9 @@ fn near(visit: &Visit, answer: &api::Answer) -> Markup {
                             Stop::new(t.resource_word(), visit.query.text("resource")),
                         ]))
                     }
-                    p class="error" { (Icon::Minus.at(14)) (english(t, &miss.why)) }
+                    @if role.is_none() {
+                        p class="error" { (Icon::Minus.at(14)) (english(t, &miss.why)) }
+                    }
                     (said(t, &miss.policy))
                     @if let Some(role) = role {
                         p {

@@ -134,6 +134,7 @@ const PAGES = {
   revision: "/history?service=orders&revision=4",
   diff: "/history/diff?service=orders&from=2",
   back: "/history/back?service=orders&to=10",
+  "back-conflict": "/history/back?service=orders&to=9",
   missing: "/policies?service=nowhere",
 };
 
@@ -302,6 +303,23 @@ async function check() {
   const members = await fetch(`${BASE}/v1/members`, { headers: API });
   must(!(await members.text()).includes("eve"), "eve is in");
   step("the editor of another service");
+
+  // A field is completed while one types.
+  await page.goto(`${way.url}/why?service=orders`);
+  await page.locator("#f-principal").pressSequentially("ali");
+  await page.waitForSelector('#list-principal option[value="user::\\"alice\\""]', { state: "attached" });
+  step("a field is completed");
+
+  // Going back gives back what was taken away only when that is confirmed.
+  await page.goto(`${way.url}/history/back?service=orders&to=9`);
+  await page.click("button[value=make]");
+  must(await page.evaluate(() => document.querySelector("#f-confirmed:invalid") !== null), "not asked");
+  await page.check("#f-confirmed");
+  await page.click("button[value=make]");
+  await page.waitForSelector(".notice.ok");
+  must((await page.textContent("#revision")).includes('user::"carol"'), "it is not shown");
+  await look(page, "gone back");
+  step("gone back");
 
   // A role is given in the browser, and taken.
   await page.goto(`${way.url}/access/give?service=orders&member=bob&role=orders-admin`);

@@ -200,7 +200,7 @@ messages! {
     action: "Action", "操作";
     action_hint: "such as GET", "例如 GET";
     resource: "Resource", "资源";
-    resource_hint: "such as route::\"/orders/{{id}}\"", "例如 route::\"/orders/{{id}}\"";
+    resource_hint: "such as route::\"/orders/{id}\"", "例如 route::\"/orders/{id}\"";
     context: "Context", "上下文";
     context_hint: "JSON; empty: none", "JSON;空:无";
     ask_why: "Decide, and say why", "决策并说明原因";
@@ -456,8 +456,8 @@ messages! {
         "回退会恢复一个完整的状态,并撤销该状态之后的所有更改;无法只撤销某一个修订而保留之后的修订。";
     back_before(n): "Go back to before {n}\u{2026}", "回退到 {n} 之前\u{2026}";
     back_to(n): "Go back to after {n}\u{2026}", "回退到 {n} 之后\u{2026}";
-    back_undoes(after, before): "To after it: undoes the {after} revisions since. To before it: undoes {before}, this one included.",
-        "回退到其后:撤销之后的 {after} 个修订。回退到其前:撤销 {before} 个,包括此修订。";
+    back_undoes(after, before): "Revisions that are undone: to after it {after}, to before it {before}, this one included.",
+        "将撤销的修订:回退到其后 {after} 个,回退到其前 {before} 个(包括此修订)。";
     back_of_newest: "This is the newest revision, so going back to before it undoes it alone.", "这是最新的修订,因此回退到它之前只撤销它。";
     too_old(n): "One can go back to revision {n} and later ones: older states are not kept.", "可以回退到修订 {n} 及之后的修订:更早的状态未保留。";
     to_which_state: "To which state", "回退到哪个状态";
