@@ -3,8 +3,7 @@
 use axum::response::Response;
 use http::StatusCode;
 use keepgate_api as api;
-use keepgate_policy::Uid;
-use keepgate_policy::model::{GrantBody, RoleBody};
+use keepgate_policy::model::RoleBody;
 use maud::{Markup, html};
 use serde_json::json;
 
@@ -24,8 +23,8 @@ use super::{Console, complete, grants};
 /// Rows of a page.
 pub(super) const ROWS: usize = 50;
 
-/// Grants that a preview looks at.
-const LOOKED_AT: usize = 1_000;
+/// Policies of a service that a preview looks at.
+const LOOKED_AT: usize = 200;
 
 pub(crate) async fn show(console: &Console, visit: &Visit) -> Response {
     let t = visit.lang;
@@ -322,7 +321,12 @@ fn give_form(visit: &Visit, asked: &Asked, lists: &Markup) -> Markup {
     still("give", t.give_role(), t.nothing_changes_yet(), &body)
 }
 
-/// What a membership is worth by the grants of the services that the page looks at.
+/// Whether a policy applies to a role because it is that role, and not to everyone.
+fn is_of(role: &str, one: &api::Holding) -> bool {
+    !one.given.path.is_empty() || one.given.item.kind == "link" || one.text.contains(role)
+}
+
+/// What a membership is worth by the policies, links and grants of the services that the page looks at.
 async fn preview(
     console: &Console,
     visit: &Visit,
@@ -332,25 +336,44 @@ async fn preview(
     back: &str,
 ) -> Markup {
     let t = visit.lang;
-    let mut lines = Vec::new();
-    let role: Option<Uid> = asked.role.parse().ok();
-    let services = place.services.iter().filter(|one| one.grants > 0);
-    for service in services {
-        let path = format!("/v1/services/{}/grants?limit={LOOKED_AT}", encoded(&service.name));
-        let list = console.get::<api::ItemList<GrantBody>>(visit, &path).await;
-        let Ok(list) = list else { continue };
-        let of_role = list.items.iter().filter(|one| Some(&one.body.principal) == role.as_ref());
-        lines.extend(of_role.map(|one| t.grant_of(&service.name, grants::words(t, &one.body))));
-        if list.next.is_some() {
-            lines.push(t.grants_not_looked_at(&service.name));
+    let mut note = t.preview_note().to_owned();
+    // What the role permits, and what it forbids.
+    let mut lines = (Vec::new(), Vec::new());
+    let services = place.services.iter();
+    for service in services.filter(|one| one.grants + one.policies + one.links > 0) {
+        let path = format!(
+            "/v1/access/principal?limit={LOOKED_AT}&service={}&principal={}",
+            encoded(&service.name),
+            encoded(&asked.role)
+        );
+        let found = console.get::<api::PrincipalAccess>(visit, &path).await;
+        let Ok(found) = found else {
+            note = format!("{note} {}", t.not_looked_at(&service.name));
+            continue;
+        };
+        for one in found.entries.iter().filter(|one| is_of(&asked.role, one)) {
+            let item = format!("{} {}", one.given.item.kind, one.given.item.id);
+            let mut words = t.holding_words(&one.action, &one.resource, item);
+            if let Some(condition) = &one.given.condition {
+                words = t.only_where(words, condition);
+            }
+            let line = t.grant_of(&service.name, words);
+            match one.effect {
+                api::PolicyEffect::Permit => lines.0.push(line),
+                api::PolicyEffect::Forbid => lines.1.push(line),
+            }
+        }
+        if found.next.is_some() {
+            note = format!("{note} {}", t.more_not_looked_at(&service.name));
         }
     }
-    lines.truncate(100);
+    lines.0.truncate(100);
+    lines.1.truncate(100);
     let title = match gives {
         true => t.give_to(&asked.role, &asked.member),
         false => t.take_from(&asked.role, &asked.member),
     };
-    let (gained, lost) = if gives { (lines, Vec::new()) } else { (Vec::new(), lines) };
+    let (gained, lost) = if gives { lines } else { (lines.1, lines.0) };
     let mut carried = vec![
         ("service", visit.service()),
         ("member", asked.member.as_str()),
@@ -364,7 +387,7 @@ async fn preview(
         title: &title,
         gives: gained,
         takes: lost,
-        note: t.preview_note(),
+        note: &note,
         action: if gives { "/access/give" } else { "/access/take" },
         carried,
         deed: &title,

@@ -101,13 +101,21 @@ fn apart<'a>(before: &'a str, after: &'a str) -> Option<([&'a str; 3], [&'a str;
     Some((cut(before, before_rest)?, cut(after, after_rest)?))
 }
 
+fn class_of(sign: char) -> &'static str {
+    match sign {
+        '+' => "add",
+        '-' => "del",
+        _ => "",
+    }
+}
+
 /// A difference, drawn.
 fn drawn(t: Lang, label: &str, text: &str) -> Markup {
     html! {
         div class="diff lined" tabindex="0" role="group" aria-label=(label) {
             @for line in lines(text) {
                 @let [head, own, tail] = line.parts;
-                div class=(match line.sign { '+' => "add", '-' => "del", _ => "" }) {
+                div class=(class_of(line.sign)) {
                     span class="no" { @if let Some(n) = line.old { (n) } }
                     span class="no" { @if let Some(n) = line.new { (n) } }
                     span class="sg" {
@@ -224,8 +232,8 @@ pub(crate) async fn show(console: &Console, visit: &Visit) -> Response {
         form class="in" method="get" action="/history/diff" {
             input type="hidden" name="service" value=(service);
             div class="row" {
-                (Field { name: "from", label: t.from_state(), value: &from, hint: t.state_hint(), needed: true }.show())
-                (Field { name: "to", label: t.to_state(), value: &to, hint: t.state_hint_now(), needed: false }.show())
+                (Field { name: "from", label: t.state_from(), value: &from, hint: t.state_hint(), needed: true }.show())
+                (Field { name: "to", label: t.state_to(), value: &to, hint: t.state_hint_now(), needed: false }.show())
             }
             (only_box(t, service, own))
             div class="actions" {
@@ -260,7 +268,7 @@ fn differ(t: Lang, diff: &api::StateDiff, base: &str, after: &str) -> Markup {
             @if let Some(next) = diff.next { a href={ (base) "&after=" (next) } { (t.next_page()) } }
         }
     };
-    still("states", &t.from_to(num(diff.from), num(diff.to)), "", &body)
+    still("states", &t.states_between(num(diff.from), num(diff.to)), "", &body)
 }
 
 /// A number that is not known, or a revision with its page.

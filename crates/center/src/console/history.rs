@@ -171,8 +171,7 @@ fn revisions(
     let at = if before.is_empty() { String::new() } else { format!("&before={}", encoded(before)) };
     let body = html! {
         @if list.entries.is_empty() {
-            @if list.next.is_some() { (empty(t.nothing_so_far(), t.nothing_so_far_more())) }
-            @else { (empty(t.no_revision(), t.no_revision_more())) }
+            (nothing(t, list.next.is_some()))
         } @else {
             ol class="choose" {
                 @for entry in &list.entries {
@@ -211,6 +210,14 @@ fn revisions(
         }
     };
     panel("revisions", t.revisions(), &t.kept_since(num(list.oldest)), &html! {}, &body)
+}
+
+/// That nothing is on the page: of a log that goes on, nobody says that there is nothing.
+fn nothing(t: Lang, goes_on: bool) -> Markup {
+    match goes_on {
+        true => empty(t.nothing_so_far(), t.nothing_so_far_more()),
+        false => empty(t.no_revision(), t.no_revision_more()),
+    }
 }
 
 fn sign(op: api::Op) -> char {
@@ -362,4 +369,43 @@ fn ways(visit: &Visit, filter: &Filter<'_>, list: &api::History, number: u64) ->
         }
     };
     still("ways", t.go_back(), "", &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_goes_on_is_not_called_empty() {
+        for t in Lang::ALL {
+            let (on, end) = (nothing(t, true).into_string(), nothing(t, false).into_string());
+            assert!(on.contains(t.nothing_so_far()) && !on.contains(t.no_revision()), "{on}");
+            assert!(end.contains(t.no_revision()) && !end.contains(t.nothing_so_far()), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_tally_counts_items_and_counted_items() {
+        let change = |op, counts| api::PastChange {
+            op,
+            service: String::new(),
+            kind: "member".to_owned(),
+            id: "x".to_owned(),
+            diff: None,
+            counts,
+        };
+        let many = api::ChangeCounts { created: 1_000, updated: 0, deleted: 2 };
+        let entry = api::HistoryEntry {
+            revision: 1,
+            unix_ms: 0,
+            actor: String::new(),
+            action: String::new(),
+            changes: vec![
+                change(api::Op::Create, None),
+                change(api::Op::Update, Some(many)),
+                change(api::Op::Delete, None),
+            ],
+        };
+        assert_eq!(tally(&entry), "+1,001 \u{2212}3");
+    }
 }

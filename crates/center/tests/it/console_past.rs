@@ -217,6 +217,53 @@ async fn going_back_is_previewed_confirmed_and_one_revision() {
     center.stop().await;
 }
 
+/// More than one page of what was taken away: it is confirmed page after page, and lands once.
+#[tokio::test]
+async fn many_conflicts_are_confirmed_page_after_page() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let members: Vec<String> = (0..1_500).map(|n| format!("'user::\"u{n}\"'")).collect();
+    let role = "[[role]]\nid = \"many\"\ndescription = \"all\"\nmembers = [";
+    let files = json!({ "files": {
+        "service.toml": "name = \"orders\"",
+        "roles.toml": format!("{role}{}]\n", members.join(", ")),
+    } });
+    center.ask("POST", "/v1/services/orders/apply", Some(files)).await.good();
+    let to = revision(&center).await.to_string();
+    center.ask("DELETE", "/v1/roles/many?cascade=true", None).await.good();
+    let head = revision(&center).await;
+    let mut visitor = Visitor::signed_in(&center, &center.admin).await;
+    let first = page(&mut visitor, &format!("/history/back?service=orders&to={to}"), OK).await;
+    assert!(shown(&first).contains("Confirm, and show the other 50"), "{}", shown(&first));
+    assert!(!first.contains("value=\"make\""), "it cannot be made yet");
+    let send = |page: &str, deed: &str| {
+        let mut form: Vec<(&str, String)> =
+            ["to", "over", "undo", "listed"].map(|name| (name, field(page, name))).into();
+        form.push(("service", "orders".to_owned()));
+        form.push(("confirmed", "yes".to_owned()));
+        form.push(("do", deed.to_owned()));
+        form
+    };
+    let form = send(&first, "more");
+    let fields: Vec<(&str, &str)> =
+        form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let answer = visitor.post("/history/back", &fields).await;
+    assert_eq!(answer.status, OK);
+    let second = text(&answer);
+    assert!(shown(&second).contains("Confirmed to be given back: 1,000"), "{}", shown(&second));
+    assert_eq!(field(&second, "undo").lines().count(), 1_000);
+    assert_eq!(revision(&center).await, head);
+    let form = send(&second, "make");
+    let fields: Vec<(&str, &str)> =
+        form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let answer = visitor.post("/history/back", &fields).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", shown(&text(&answer)));
+    assert_eq!(revision(&center).await, head + 1);
+    let list = center.ask("GET", "/v1/members?limit=1000", None).await.good();
+    assert_eq!(list["members"].as_array().unwrap().len(), 1_000);
+    center.stop().await;
+}
+
 #[tokio::test]
 async fn access_and_why_say_by_what_since_when_and_as_of_when() {
     let dir = Dir::new();
@@ -264,6 +311,12 @@ async fn access_and_why_say_by_what_since_when_and_as_of_when() {
         shown(&found).contains("user::\"alice\"") && found.contains("/access/take?"),
         "{found}"
     );
+
+    // What giving a role would give, by policies as well as by grants; nothing changes.
+    let give = "/access/give?service=orders&member=bob&role=staff";
+    let preview = shown(&page(&mut visitor, give, OK).await);
+    assert!(preview.contains("orders: action, resource, by policy staff"), "{preview}");
+    assert!(!preview.contains("carols") && !center.allowed("bob").await, "{preview}");
 
     // Why?, now and then, with what the condition saw.
     let why =

@@ -311,11 +311,14 @@ messages! {
     days_hint: "empty: until it is taken", "空:直到被收回";
     show_changes: "Show what changes", "显示更改内容";
     nothing_changes_yet: "Nothing changes yet.", "尚未更改。";
-    nothing_by_grants: "No grant names it. Policies may: ask Why? before and after.", "没有授权涉及它。策略可能涉及:更改前后请用“为什么?”查询。";
-    preview_note: "This is what grants say. What conditions, roles within roles and forbids make of it, Why? says.",
-        "这是授权所述。条件、角色嵌套与禁止的影响,请用“为什么?”查询。";
+    nothing_by_grants: "Nothing that names it was found. Ask Why? before and after.", "没有找到涉及它的内容。更改前后请用“为什么?”查询。";
+    preview_note: "This is what policies and grants say of it. What other policies make of one request, Why? says.",
+        "这是策略与授权对它的说明。其他策略对某个请求的影响,请用“为什么?”查询。";
     grant_of(service, words): "{service}: {words}", "服务 {service}:{words}";
-    grants_not_looked_at(service): "{service}: it has more grants than were looked at", "{service}:授权过多,未全部查看";
+    not_looked_at(service): "{service}: what it gives there is not known.", "{service}:在该服务中给予什么未知。";
+    more_not_looked_at(service): "{service}: it has more policies than were looked at.", "{service}:策略过多,未全部查看。";
+    holding_words(action, resource, item): "{action}, {resource}, by {item}", "{action},{resource},由 {item}";
+    only_where(words, condition): "{words}, where {condition}", "{words},当 {condition}";
     grant_words(actions, resource): "{actions} on {resource}", "对 {resource} 执行 {actions}";
     any_action: "any action", "任何操作";
     any_resource: "any resource", "任何资源";
@@ -484,9 +487,9 @@ messages! {
     compare_two: "How two states differ", "两个状态的差异";
     compare_two_states: "Compare two states", "比较两个状态";
     two_states: "Two states", "两个状态";
-    from_state: "From", "从";
-    to_state: "To", "到";
-    from_to(from, to): "From revision {from} to {to}", "从修订 {from} 到 {to}";
+    state_from: "From", "从";
+    state_to: "To", "到";
+    states_between(from, to): "From revision {from} to {to}", "从修订 {from} 到 {to}";
     items_differ(n): "Items that differ: {n}", "不同的条目:{n}";
     no_difference_more: "No item differs between these states.", "这两个状态之间没有不同的条目。";
     differences_of(kind, id): "How {kind} {id} changes", "{kind} {id} 的更改";
