@@ -181,7 +181,7 @@ fn preview(visit: &Visit, place: &Place, asked: &Asked, told: &api::RolledBack) 
         section class="panel" id="preview" aria-labelledby="preview-h" {
             header {
                 h2 id="preview-h" { (t.back_to_state(num(told.to))) }
-                p { (scope) ". " (diff::counted(t, counts)) "." }
+                p { (scope) " \u{b7} " (diff::counted(t, counts)) }
             }
             @if all == 0 { (empty(t.changes_nothing(), t.changes_nothing_back())) }
             @else { (access) (deed(visit, place, asked, told)) }

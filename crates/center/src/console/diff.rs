@@ -18,6 +18,9 @@ pub(crate) const CHANGES: usize = 50;
 /// Lines of one difference; the API cuts longer texts off by bytes.
 const LINES: usize = 2_000;
 
+/// In front of what is gone, as wide as a plus.
+const MINUS: char = '\u{2212}';
+
 /// A line of a difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Line<'a> {
@@ -121,7 +124,7 @@ fn drawn(t: Lang, label: &str, text: &str) -> Markup {
                     span class="sg" {
                         @match line.sign {
                             '+' => { span class="sr" { (t.line_added()) " " } span aria-hidden="true" { "+" } },
-                            '-' => { span class="sr" { (t.line_removed()) " " } span aria-hidden="true" { "\u{2212}" } },
+                            '-' => { span class="sr" { (t.line_removed()) " " } span aria-hidden="true" { (MINUS) } },
                             _ => {},
                         }
                     }

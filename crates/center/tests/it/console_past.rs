@@ -145,7 +145,8 @@ async fn going_back_is_previewed_confirmed_and_one_revision() {
     assert!(words.contains("It would give back what was taken away since: 1"), "{words}");
     assert!(words.contains(&format!("taken away at revision {gone}")), "{words}");
     assert!(
-        words.contains("What it gives and takes") && words.contains("Give back these 1, too"),
+        words.contains("What it gives and takes")
+            && words.contains("Give back what is listed, too (1)"),
         "{words}"
     );
     assert_eq!(field(&preview, "listed"), BOB);

@@ -477,7 +477,7 @@ messages! {
     changes_nothing_back: "What is stored is as it was in that state.", "当前存储的内容与该状态相同。";
     conflicts_are(n): "It would give back what was taken away since: {n}", "它会归还此后被收回的内容:{n} 项";
     conflicts_more: "Somebody took these away after that state. They are given back only if you say so.", "有人在该状态之后收回了这些内容。只有您确认后才会归还。";
-    give_back_listed(n): "Give back these {n}, too", "同时归还这 {n} 项";
+    give_back_listed(n): "Give back what is listed, too ({n})", "同时归还这 {n} 项";
     conflicts_named(n): "Confirmed to be given back: {n}.", "已确认归还:{n} 项。";
     conflicts_too_many(n): "More than {n} would have to be confirmed. Go back to a later state, or only for one service.", "需要确认的超过 {n} 项。请回退到较晚的状态,或仅限一个服务。";
     show_next_conflicts(n): "Confirm, and show the other {n}", "确认,并显示其余 {n} 项";
