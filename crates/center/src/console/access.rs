@@ -3,27 +3,28 @@
 use axum::response::Response;
 use http::StatusCode;
 use keepgate_api as api;
-use keepgate_policy::Uid;
-use keepgate_policy::model::{GrantBody, RoleBody};
+use keepgate_policy::model::RoleBody;
 use maud::{Markup, html};
 use serde_json::json;
 
 use super::ask::Ask;
 use super::callers::until;
+use super::diff::revision_link;
 use super::form::encoded;
 use super::frame::{self, Nav, Place};
 use super::part::{
     Field, Icon, Preview, Tone, badge, done, empty, num, pages, refused, still, table, tag, uid,
 };
+use super::reviews::{self, Review};
 use super::text::Lang;
 use super::visit::{Visit, see_other};
-use super::{Console, grants};
+use super::{Console, complete, grants};
 
 /// Rows of a page.
 pub(super) const ROWS: usize = 50;
 
-/// Grants that a preview looks at.
-const LOOKED_AT: usize = 1_000;
+/// Policies of a service that a preview looks at.
+const LOOKED_AT: usize = 200;
 
 pub(crate) async fn show(console: &Console, visit: &Visit) -> Response {
     let t = visit.lang;
@@ -31,6 +32,12 @@ pub(crate) async fn show(console: &Console, visit: &Visit) -> Response {
         Ok(place) => place,
         Err(problem) => return frame::failed(visit, &problem),
     };
+    let service = place.service.as_deref().unwrap_or_default();
+    if let Some(review) = Review::of(visit) {
+        let (status, found) = reviews::show(console, visit, &place, review).await;
+        let body = html! { (reviews::tabs(t, service, Some(review))) (found) };
+        return frame::page(visit, status, Nav::Access, &place, &body);
+    }
     let (status, body) = match parts(console, visit, &place).await {
         Ok(body) => (StatusCode::OK, body),
         Err(problem) => (
@@ -38,6 +45,7 @@ pub(crate) async fn show(console: &Console, visit: &Visit) -> Response {
             refused(t, &problem),
         ),
     };
+    let body = html! { (reviews::tabs(t, service, None)) (body) };
     frame::page(visit, status, Nav::Access, &place, &body)
 }
 
@@ -60,9 +68,10 @@ async fn parts(console: &Console, visit: &Visit, place: &Place) -> Result<Markup
         Some(service) => Some(grants::panel_of(console, visit, service).await?),
         None => None,
     };
+    let lists = lists(console, visit, place.service.as_deref().unwrap_or_default()).await;
     Ok(html! {
         @if let Some(revision) = saved { (done(&t.changed_as(num(revision)))) }
-        (search(visit, place))
+        (search(visit, place, &lists))
         (members_panel(visit, place, &members))
         @if let Some(grants) = grants { (grants) }
         (roles_panel(visit, place, &roles))
@@ -74,21 +83,30 @@ pub(super) fn as_uid(text: &str, kind: &str) -> String {
     if text.contains("::") { text.to_owned() } else { format!("{kind}::{}", json!(text)) }
 }
 
-fn search(visit: &Visit, place: &Place) -> Markup {
+/// What members and roles are completed from.
+async fn lists(console: &Console, visit: &Visit, service: &str) -> Markup {
+    let members = complete::list(console, visit, service, "member").await;
+    let roles = complete::list(console, visit, service, "role").await;
+    html! { (members) (roles) }
+}
+
+fn search(visit: &Visit, place: &Place, lists: &Markup) -> Markup {
     let t = visit.lang;
+    let service = place.service.as_deref().unwrap_or_default();
     let field = |name, label, hint| {
-        Field { name, label, value: visit.query.text(name), hint, needed: false }.show()
+        Field { name, label, value: visit.query.text(name), hint, needed: false }.completed()
     };
     let body = html! {
-        form class="in" method="get" action="/access" {
-            input type="hidden" name="service" value=(place.service.as_deref().unwrap_or_default());
+        form class="in" method="get" action="/access" data-complete={ "/complete?service=" (encoded(service)) } {
+            input type="hidden" name="service" value=(service);
+            (lists)
             div class="row" {
                 (field("member", t.member(), t.principal_hint()))
                 (field("role", t.role_head(), t.role_hint()))
             }
             div class="actions" {
                 button class="btn primary" { (t.search()) }
-                a class="btn" href={ "/access/give?service=" (encoded(place.service.as_deref().unwrap_or_default())) } {
+                a class="btn" href={ "/access/give?service=" (encoded(service)) } {
                     (t.give_role())
                 }
             }
@@ -112,10 +130,12 @@ fn members_panel(visit: &Visit, place: &Place, members: &api::Members) -> Markup
         @for one in &members.members {
             @let (member, role) = (uid(&one.member), uid(&one.role));
             tr {
-                th scope="row" class="name" { (member) }
+                th scope="row" class="name" {
+                    a href={ "/access?service=" (encoded(service)) "&tab=what&principal=" (encoded(&member)) } { (member) }
+                }
                 td { a href={ "/access?service=" (encoded(service)) "&role=" (encoded(&role)) } { (role) } }
                 td class="nw" { (end(t, one.until_unix_s)) }
-                td class="n" { (num(one.revision)) }
+                td class="n" { (revision_link(t, service, Some(one.revision))) }
                 td {
                     (tag(t.brought(one.brought)))
                     @if !one.source.is_empty() { small { (one.source) } }
@@ -164,7 +184,7 @@ fn roles_panel(visit: &Visit, place: &Place, roles: &api::ItemList<RoleBody>) ->
                     a href={ "/access?service=" (encoded(service)) "&role=" (encoded(&one.id)) } { (one.id) }
                     @if !one.body.description.is_empty() { small { (one.body.description) } }
                 }
-                td class="n" { (num(one.revision)) }
+                td class="n" { (revision_link(t, service, Some(one.revision))) }
                 td { (tag(t.brought(one.brought))) }
             }
         }
@@ -275,22 +295,24 @@ async fn changed(
         true => preview(console, visit, &place, asked, gives, &back).await,
         false => html! {},
     };
+    let lists = lists(console, visit, place.service.as_deref().unwrap_or_default()).await;
     let body = html! {
         (above)
-        @if gives { (give_form(visit, asked)) }
+        @if gives { (give_form(visit, asked, &lists)) }
         (preview)
     };
     frame::page(visit, status, Nav::Access, &place, &body)
 }
 
-fn give_form(visit: &Visit, asked: &Asked) -> Markup {
+fn give_form(visit: &Visit, asked: &Asked, lists: &Markup) -> Markup {
     let t = visit.lang;
     let body = html! {
-        form class="in" method="get" action="/access/give" {
+        form class="in" method="get" action="/access/give" data-complete={ "/complete?service=" (encoded(visit.service())) } {
             input type="hidden" name="service" value=(visit.service());
+            (lists)
             div class="row" {
-                (Field { name: "member", label: t.member(), value: &asked.member, hint: t.principal_hint(), needed: true }.show())
-                (Field { name: "role", label: t.role_head(), value: &asked.role, hint: t.role_hint(), needed: true }.show())
+                (Field { name: "member", label: t.member(), value: &asked.member, hint: t.principal_hint(), needed: true }.completed())
+                (Field { name: "role", label: t.role_head(), value: &asked.role, hint: t.role_hint(), needed: true }.completed())
                 (Field { name: "days", label: t.days(), value: &asked.days, hint: t.days_hint(), needed: false }.show())
             }
             div class="actions" { button class="btn" { (t.show_changes()) } }
@@ -299,7 +321,12 @@ fn give_form(visit: &Visit, asked: &Asked) -> Markup {
     still("give", t.give_role(), t.nothing_changes_yet(), &body)
 }
 
-/// What a membership is worth by the grants of the services that the page looks at.
+/// Whether a policy applies to a role because it is that role, and not to everyone.
+fn is_of(role: &str, one: &api::Holding) -> bool {
+    !one.given.path.is_empty() || one.given.item.kind == "link" || one.text.contains(role)
+}
+
+/// What a membership is worth by the policies, links and grants of the services that the page looks at.
 async fn preview(
     console: &Console,
     visit: &Visit,
@@ -309,25 +336,44 @@ async fn preview(
     back: &str,
 ) -> Markup {
     let t = visit.lang;
-    let mut lines = Vec::new();
-    let role: Option<Uid> = asked.role.parse().ok();
-    let services = place.services.iter().filter(|one| one.grants > 0);
-    for service in services {
-        let path = format!("/v1/services/{}/grants?limit={LOOKED_AT}", encoded(&service.name));
-        let list = console.get::<api::ItemList<GrantBody>>(visit, &path).await;
-        let Ok(list) = list else { continue };
-        let of_role = list.items.iter().filter(|one| Some(&one.body.principal) == role.as_ref());
-        lines.extend(of_role.map(|one| t.grant_of(&service.name, grants::words(t, &one.body))));
-        if list.next.is_some() {
-            lines.push(t.grants_not_looked_at(&service.name));
+    let mut note = t.preview_note().to_owned();
+    // What the role permits, and what it forbids.
+    let mut lines = (Vec::new(), Vec::new());
+    let services = place.services.iter();
+    for service in services.filter(|one| one.grants + one.policies + one.links > 0) {
+        let path = format!(
+            "/v1/access/principal?limit={LOOKED_AT}&service={}&principal={}",
+            encoded(&service.name),
+            encoded(&asked.role)
+        );
+        let found = console.get::<api::PrincipalAccess>(visit, &path).await;
+        let Ok(found) = found else {
+            note = format!("{note} {}", t.not_looked_at(&service.name));
+            continue;
+        };
+        for one in found.entries.iter().filter(|one| is_of(&asked.role, one)) {
+            let item = format!("{} {}", one.given.item.kind, one.given.item.id);
+            let mut words = t.holding_words(&one.action, &one.resource, item);
+            if let Some(condition) = &one.given.condition {
+                words = t.only_where(words, condition);
+            }
+            let line = t.grant_of(&service.name, words);
+            match one.effect {
+                api::PolicyEffect::Permit => lines.0.push(line),
+                api::PolicyEffect::Forbid => lines.1.push(line),
+            }
+        }
+        if found.next.is_some() {
+            note = format!("{note} {}", t.more_not_looked_at(&service.name));
         }
     }
-    lines.truncate(100);
+    lines.0.truncate(100);
+    lines.1.truncate(100);
     let title = match gives {
         true => t.give_to(&asked.role, &asked.member),
         false => t.take_from(&asked.role, &asked.member),
     };
-    let (gained, lost) = if gives { (lines, Vec::new()) } else { (Vec::new(), lines) };
+    let (gained, lost) = if gives { lines } else { (lines.1, lines.0) };
     let mut carried = vec![
         ("service", visit.service()),
         ("member", asked.member.as_str()),
@@ -341,7 +387,7 @@ async fn preview(
         title: &title,
         gives: gained,
         takes: lost,
-        note: t.preview_note(),
+        note: &note,
         action: if gives { "/access/give" } else { "/access/take" },
         carried,
         deed: &title,

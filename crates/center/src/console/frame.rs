@@ -22,10 +22,12 @@ pub(crate) enum Nav {
     Access,
     Policies,
     Callers,
+    History,
 }
 
 impl Nav {
-    const ALL: [Nav; 5] = [Nav::Overview, Nav::Why, Nav::Access, Nav::Policies, Nav::Callers];
+    const ALL: [Nav; 6] =
+        [Nav::Overview, Nav::Why, Nav::Access, Nav::Policies, Nav::Callers, Nav::History];
 
     fn path(self) -> &'static str {
         match self {
@@ -34,6 +36,7 @@ impl Nav {
             Nav::Access => "/access",
             Nav::Policies => "/policies",
             Nav::Callers => "/callers",
+            Nav::History => "/history",
         }
     }
 
@@ -44,6 +47,7 @@ impl Nav {
             Nav::Access => t.access(),
             Nav::Policies => t.policies(),
             Nav::Callers => t.callers(),
+            Nav::History => t.history(),
         }
     }
 
@@ -54,6 +58,7 @@ impl Nav {
             Nav::Access => Icon::Key,
             Nav::Policies => Icon::Page,
             Nav::Callers => Icon::People,
+            Nav::History => Icon::Clock,
         }
     }
 }

@@ -12,9 +12,10 @@ use super::Console;
 use super::access::{ROWS, as_uid, end};
 use super::ask::Ask;
 use super::callers::until;
+use super::diff::revision_link;
 use super::form::encoded;
 use super::frame::{self, Nav, Place};
-use super::part::{Field, Preview, empty, num, refused, still, table, tag};
+use super::part::{Field, Preview, empty, refused, still, table, tag};
 use super::text::Lang;
 use super::visit::{Visit, see_other};
 
@@ -50,7 +51,7 @@ pub(crate) async fn panel_of(
                 th scope="row" class="name" { (one.body.principal) small { (one.id) } }
                 td { (words(t, &one.body)) }
                 td class="nw" { (end(t, one.body.until_unix_s)) }
-                td { (tag(t.brought(one.brought))) small { (t.revision_short(num(one.revision))) } }
+                td { (tag(t.brought(one.brought))) small { (t.revision_short("")) (revision_link(t, service, Some(one.revision))) } }
                 td class="n" {
                     a class="btn small" href={
                         "/access/ungrant?service=" (encoded(service)) "&grant=" (encoded(&one.id))

@@ -12,21 +12,27 @@ mod access;
 mod ask;
 mod assets;
 mod attempts;
+mod back;
 mod callers;
 mod chart;
+mod complete;
 mod cookies;
+mod diff;
 mod form;
 mod frame;
 mod grants;
+mod history;
 mod live;
 mod login;
 mod overview;
 mod part;
 mod policies;
+mod reviews;
 mod session;
 mod text;
 mod trend;
 mod visit;
+mod way;
 mod why;
 mod wrong;
 
@@ -59,7 +65,7 @@ const fn path(method: &'static str, path: &'static str, signed_in: bool) -> Cons
 }
 
 /// All of them, but for files that never change (`/static/`).
-pub const PATHS: [ConsolePath; 22] = [
+pub const PATHS: [ConsolePath; 27] = [
     path("GET", "/", false),
     path("GET", "/login", false),
     path("POST", "/login", false),
@@ -81,6 +87,11 @@ pub const PATHS: [ConsolePath; 22] = [
     path("GET", "/callers", true),
     path("POST", "/callers/key", true),
     path("POST", "/callers/revoke", true),
+    path("GET", "/history", true),
+    path("GET", "/history/diff", true),
+    path("GET", "/history/back", true),
+    path("POST", "/history/back", true),
+    path("GET", "/complete", true),
     path("GET", "/live", true),
 ];
 
@@ -169,6 +180,10 @@ async fn page(console: &Console, visit: &Visit) -> Response {
         ("GET", "/callers") => callers::show(console, visit).await,
         ("POST", "/callers/key") => callers::make_key(console, visit).await,
         ("POST", "/callers/revoke") => callers::revoke_key(console, visit).await,
+        ("GET", "/history") => history::show(console, visit).await,
+        ("GET", "/history/diff") => diff::show(console, visit).await,
+        (_, "/history/back") => back::go(console, visit).await,
+        ("GET", "/complete") => complete::answer(console, visit).await,
         ("GET", "/live") => live::stream(console, visit),
         _ => visit::see_other(if visit.who.is_some() { "/overview" } else { "/login" }),
     }

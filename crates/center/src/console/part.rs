@@ -23,6 +23,7 @@ pub(crate) enum Icon {
     Key,
     Page,
     People,
+    Clock,
 }
 
 impl Icon {
@@ -41,6 +42,7 @@ impl Icon {
             Icon::Question => "M6.2 6.4c.1-2.2 3.6-2.1 3.6 0 0 1.4-1.8 1.5-1.8 2.8M8 11.4v.1",
             Icon::Key => "m7 9 6.5-6.5M11 5l2 2M5 8.4a2.6 2.6 0 1 0 .1 0z",
             Icon::Page => "M4 1.8h5.5L13 5.3v8.9H4zM6.3 8h4.4M6.3 10.8h4.4",
+            Icon::Clock => "M2.4 5.2A6.2 6.2 0 1 1 1.8 8M1.6 2.6v3h3M8 4.8V8l2.2 1.4",
             Icon::People => {
                 "M1.8 13.4c.3-4.6 8.1-4.6 8.4 0M6 2.8a2.4 2.4 0 1 0 .1 0zM11 3.2a2.3 2.3 0 0 1 0 \
                  4.2M11.8 9.5c1.4.5 2.3 1.7 2.4 3.9"
@@ -268,12 +270,21 @@ pub(crate) struct Field<'a> {
 
 impl Field<'_> {
     pub(crate) fn show(&self) -> Markup {
+        self.shown(None)
+    }
+
+    /// The same, completed from the list of this name (`complete`).
+    pub(crate) fn completed(&self) -> Markup {
+        self.shown(Some(&format!("list-{}", self.name)))
+    }
+
+    fn shown(&self, list: Option<&str>) -> Markup {
         let hint = (!self.hint.is_empty()).then(|| format!("f-{}-hint", self.name));
         html! {
             div class="field" {
                 label for={ "f-" (self.name) } { (self.label) }
                 input class="mono" id={ "f-" (self.name) } name=(self.name) value=(self.value)
-                    autocomplete="off" spellcheck="false" autocapitalize="off"
+                    autocomplete="off" spellcheck="false" autocapitalize="off" list=[list]
                     required[self.needed] aria-describedby=[hint.as_deref()];
                 @if let Some(id) = &hint { span class="hint" id=(id) { (self.hint) } }
             }

@@ -117,7 +117,12 @@ const PAGES = {
   overview: "/overview?service=orders",
   why: `/why?service=orders&${QUESTION}`,
   "why-empty": "/why?service=orders",
+  "why-then": `/why?service=orders&as_of=6&${QUESTION}`,
+  "why-allowed": `/why?service=orders&${QUESTION.replace("bob", "alice")}`,
   access: "/access?service=orders",
+  who: `/access?service=orders&tab=who&action=DELETE&resource=${encodeURIComponent('route::"/orders"')}`,
+  what: `/access?service=orders&tab=what&principal=${encodeURIComponent('user::"alice"')}`,
+  role: "/access?service=orders&tab=role&role=orders-admin",
   give: "/access/give?service=orders&member=bob&role=orders-admin",
   take: "/access/take?service=orders&member=alice&role=orders-admin",
   grant: "/access/grant?service=orders&principal=guests&actions=GET",
@@ -125,6 +130,11 @@ const PAGES = {
   routes: "/policies?service=orders&tab=routes",
   limits: "/policies?service=orders&tab=limits",
   callers: "/callers?service=orders",
+  history: "/history?service=orders",
+  revision: "/history?service=orders&revision=4",
+  diff: "/history/diff?service=orders&from=2",
+  back: "/history/back?service=orders&to=10",
+  "back-conflict": "/history/back?service=orders&to=9",
   missing: "/policies?service=nowhere",
 };
 
@@ -293,6 +303,23 @@ async function check() {
   const members = await fetch(`${BASE}/v1/members`, { headers: API });
   must(!(await members.text()).includes("eve"), "eve is in");
   step("the editor of another service");
+
+  // A field is completed while one types.
+  await page.goto(`${way.url}/why?service=orders`);
+  await page.locator("#f-principal").pressSequentially("ali");
+  await page.waitForSelector('#list-principal option[value="user::\\"alice\\""]', { state: "attached" });
+  step("a field is completed");
+
+  // Going back gives back what was taken away only when that is confirmed.
+  await page.goto(`${way.url}/history/back?service=orders&to=9`);
+  await page.click("button[value=make]");
+  must(await page.evaluate(() => document.querySelector("#f-confirmed:invalid") !== null), "not asked");
+  await page.check("#f-confirmed");
+  await page.click("button[value=make]");
+  await page.waitForSelector(".notice.ok");
+  must((await page.textContent("#revision")).includes('user::"carol"'), "it is not shown");
+  await look(page, "gone back");
+  step("gone back");
 
   // A role is given in the browser, and taken.
   await page.goto(`${way.url}/access/give?service=orders&member=bob&role=orders-admin`);

@@ -15,11 +15,11 @@ pub(crate) struct Visitor<'c> {
     csrf: String,
 }
 
-fn text(answer: &Answer) -> String {
+pub(crate) fn text(answer: &Answer) -> String {
     String::from_utf8(answer.body.to_vec()).unwrap()
 }
 
-fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
+pub(crate) fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
     answer.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
 }
 
@@ -28,7 +28,7 @@ fn encoded(text: &str) -> String {
 }
 
 /// The value of a hidden field.
-fn field(page: &str, name: &str) -> String {
+pub(crate) fn field(page: &str, name: &str) -> String {
     let found = page.split(&format!("name=\"{name}\" value=\"")).nth(1);
     found.and_then(|rest| rest.split('"').next()).unwrap_or_default().replace("&quot;", "\"")
 }
@@ -88,7 +88,7 @@ impl<'c> Visitor<'c> {
         self.post_from(path, &[("origin", &origin)], &all).await
     }
 
-    async fn post_from(
+    pub(crate) async fn post_from(
         &mut self,
         path: &str,
         headers: &[(&str, &str)],
@@ -105,7 +105,7 @@ impl<'c> Visitor<'c> {
     }
 }
 
-async fn revision(center: &Running) -> u64 {
+pub(crate) async fn revision(center: &Running) -> u64 {
     center.ask("GET", "/v1/revision", None).await.good()["revision"].as_u64().unwrap()
 }
 
@@ -514,7 +514,9 @@ async fn the_first_load_is_small() {
     assert!(assets > 10_000);
     for language in ["en", "zh-Hans"] {
         visitor.cookies.push(("keepgate-language".to_owned(), language.to_owned()));
-        for page in ["/overview", "/why", "/access", "/policies", "/callers"] {
+        for page in
+            ["/overview", "/why", "/access", "/policies", "/callers", "/history", "/history/back"]
+        {
             let page = visitor.get(page).await;
             assert!(text(&page).contains(&format!("<html lang=\"{language}\"")));
             assert!(page.body.len() + assets < MOST, "{} + {assets}", page.body.len());

@@ -106,6 +106,16 @@ async fn world(center: &Running) -> (Mirror, Mirror) {
             "plan": if name == "returns" { "bulk" } else { "" } });
         center.ask("POST", "/v1/services/orders/keys", Some(key)).await.good();
     }
+    // Something of the past: a membership that was taken away, and a policy that became another.
+    let night = json!({ "member": "user::\"carol\"", "role": "role::\"orders-admin\"" });
+    center.ask("POST", "/v1/roles/assign", Some(night.clone())).await.good();
+    center.ask("POST", "/v1/roles/revoke", Some(night)).await.good();
+    let text = POLICIES.replace(
+        "== Action::\"GET\", resource);",
+        "in [Action::\"GET\", Action::\"HEAD\"], resource);",
+    );
+    let text = json!({ "text": text });
+    center.ask("PUT", "/v1/services/orders/cedar", Some(text)).await.good();
     let token = center.token("gate", "orders").await;
     let one = Mirror::follow(center, &token, &["orders"]).await.unwrap();
     let two = Mirror::follow(center, &token, &["orders"]).await.unwrap();

@@ -14,6 +14,7 @@ mod bulk;
 mod cedar;
 mod console;
 mod console_browser;
+mod console_past;
 mod crash;
 mod database;
 mod depth;

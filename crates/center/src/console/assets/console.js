@@ -26,6 +26,38 @@
     });
   }
 
+  // Fields are completed while one types; the center answers with a few texts.
+  const QUIET_MS = 150;
+  for (const form of document.querySelectorAll("form[data-complete]")) {
+    for (const field of form.querySelectorAll("input[list]")) {
+      let waiting = 0;
+      let asked = null;
+      field.addEventListener("input", () => {
+        clearTimeout(waiting);
+        waiting = setTimeout(async () => {
+          if (asked) asked.abort();
+          asked = new AbortController();
+          const question = `&field=${encodeURIComponent(field.name)}&q=${encodeURIComponent(field.value)}`;
+          try {
+            const answer = await fetch(form.dataset.complete + question, {
+              headers: { "x-keepgate-live": "1" },
+              signal: asked.signal,
+            });
+            if (!answer.ok || !field.list) return;
+            const options = (await answer.json()).map((text) => {
+              const option = document.createElement("option");
+              option.value = text;
+              return option;
+            });
+            field.list.replaceChildren(...options);
+          } catch {
+            // What is not completed is typed.
+          }
+        }, QUIET_MS);
+      });
+    }
+  }
+
   const head = document.getElementById("live");
   if (!head || !window.EventSource) return;
   const word = document.getElementById("live-word");

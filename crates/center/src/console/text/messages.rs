@@ -42,6 +42,7 @@ messages! {
     access: "Access", "访问权限";
     policies: "Policies", "策略";
     callers: "Callers", "调用方";
+    history: "History", "历史";
     service: "service", "服务";
     services: "Services", "服务";
     service_head: "Service", "服务";
@@ -199,7 +200,7 @@ messages! {
     action: "Action", "操作";
     action_hint: "such as GET", "例如 GET";
     resource: "Resource", "资源";
-    resource_hint: "such as route::\"/orders/{{id}}\"", "例如 route::\"/orders/{{id}}\"";
+    resource_hint: "such as route::\"/orders/{id}\"", "例如 route::\"/orders/{id}\"";
     context: "Context", "上下文";
     context_hint: "JSON; empty: none", "JSON;空:无";
     ask_why: "Decide, and say why", "决策并说明原因";
@@ -221,8 +222,68 @@ messages! {
     missing_rest: "Policies that would have permitted it but for one part", "只差一处就会允许的策略";
     policy_errors: "Policies that failed", "求值失败的策略";
     policy_errors_rest: "They were skipped", "已跳过";
+    as_of: "As of", "截至";
+    as_of_hint: "a revision, or a time such as 2026-07-25T09:30:00Z; empty: now", "修订,或时间如 2026-07-25T09:30:00Z;空:现在";
+    landed_at(at): "It landed on {at}.", "该修订于 {at} 生效。";
+    decided_for(at): "Decided for {at}.", "按 {at} 的时间决策。";
+    ask_before(n): "Ask at revision {n}", "在修订 {n} 时提问";
+    ask_now: "Ask now", "现在提问";
+    show_revision(n): "What revision {n} changed", "修订 {n} 更改了什么";
+    principal_word: "principal", "主体";
+    resource_word: "resource", "资源";
+    policy_word: "policy", "策略";
+    is_not_in: "is not in", "不属于";
+    give_this(role): "Give {role}\u{2026}", "授予 {role}\u{2026}";
+    way_of_principal: "From the principal to what the policy names", "从主体到策略所指的实体";
+    way_of_resource: "From the resource to what the policy names", "从资源到策略所指的实体";
+    condition_values: "What its condition saw", "条件所见的值";
+    others: "Others that came near", "其他接近的策略";
+    others_rest: "Forbids, and permits that were not needed", "未匹配的禁止,以及不需要的允许";
+    permits: "Permits", "允许";
+    forbids: "Forbids", "禁止";
+    of_service(service): "of service {service}", "属于服务 {service}";
+    of_directory: "of the directory", "属于目录";
+    by_membership: "member", "成员关系";
+    by_entity: "parent", "上级实体";
+    by_request: "by its path", "由其路径";
+    since_word: "since", "自";
+    until_word: "until", "至";
+    in_word: "of", "属于";
+    where_word: "where", "当";
 
     // Access.
+    questions: "Questions", "问题";
+    roles_and_grants: "Roles and grants", "角色与授权";
+    who_can: "Who can do this?", "谁可以这样做?";
+    what_can: "What can she do?", "她可以做什么?";
+    who_is_in_role: "Who is in this role?", "谁属于此角色?";
+    ask_access: "Ask who has access", "查询谁有访问权限";
+    ask_access_more: "The answer names what gives it, since when, and who gave it.", "回答会给出来源、起始时间以及授予者。";
+    action_hint_any: "such as GET; empty: any", "例如 GET;空:任何";
+    of_type: "Only of type", "仅限类型";
+    of_type_hint: "such as user; empty: all but roles", "例如 user;空:除角色外的所有类型";
+    may_do: "May do", "可以执行";
+    how: "How", "途径";
+    given_by: "Given by", "授予者";
+    effect: "Effect", "效果";
+    anyone: "anyone", "任何人";
+    any_of_type(kind): "any {kind}", "任何 {kind}";
+    any_other: "any other", "其他任何操作";
+    something: "something", "某些操作";
+    conditional: "It depends on the request", "取决于请求";
+    where_holds: "Only where it holds:", "仅当成立时:";
+    unless_holds: "Unless it holds:", "除非成立:";
+    who_can_do(action, resource): "Who can do {action} on {resource}", "谁可以对 {resource} 执行 {action}";
+    forbids_count: "Forbids are taken into account.", "已计入禁止策略。";
+    what_can_do(principal): "What applies to {principal}", "适用于 {principal} 的策略";
+    what_can_rest: "Policies by name. Forbids outweigh permits.", "按名称列出的策略。禁止优先于允许。";
+    who_is_in_this(role): "Who is in {role}", "谁属于 {role}";
+    roles_in_roles: "By roles in the role, too.", "包括通过嵌套角色。";
+    nobody_can: "Nothing is found", "没有找到";
+    nobody_can_more: "In the state that was asked, no policy gives it to anybody that is known.", "在所查询的状态中,没有策略将其授予任何已知主体。";
+    nothing_so_far_page: "The list goes on: look at the next page.", "列表未完:请查看下一页。";
+    all_as_csv: "All of it as CSV:", "全部导出为 CSV:";
+    its_text: "Text", "文本";
     who_is_in: "Who is in which role", "谁属于哪个角色";
     member: "Member", "成员";
     members: "Members", "成员";
@@ -250,11 +311,14 @@ messages! {
     days_hint: "empty: until it is taken", "空:直到被收回";
     show_changes: "Show what changes", "显示更改内容";
     nothing_changes_yet: "Nothing changes yet.", "尚未更改。";
-    nothing_by_grants: "No grant names it. Policies may: ask Why? before and after.", "没有授权涉及它。策略可能涉及:更改前后请用“为什么?”查询。";
-    preview_note: "This is what grants say. What conditions, roles within roles and forbids make of it, Why? says.",
-        "这是授权所述。条件、角色嵌套与禁止的影响,请用“为什么?”查询。";
+    nothing_by_grants: "Nothing that names it was found. Ask Why? before and after.", "没有找到涉及它的内容。更改前后请用“为什么?”查询。";
+    preview_note: "This is what policies and grants say of it. What other policies make of one request, Why? says.",
+        "这是策略与授权对它的说明。其他策略对某个请求的影响,请用“为什么?”查询。";
     grant_of(service, words): "{service}: {words}", "服务 {service}:{words}";
-    grants_not_looked_at(service): "{service}: it has more grants than were looked at", "{service}:授权过多,未全部查看";
+    not_looked_at(service): "{service}: what it gives there is not known.", "{service}:在该服务中给予什么未知。";
+    more_not_looked_at(service): "{service}: it has more policies than were looked at.", "{service}:策略过多,未全部查看。";
+    holding_words(action, resource, item): "{action}, {resource}, by {item}", "{action},{resource},由 {item}";
+    only_where(words, condition): "{words}, where {condition}", "{words},当 {condition}";
     grant_words(actions, resource): "{actions} on {resource}", "对 {resource} 执行 {actions}";
     any_action: "any action", "任何操作";
     any_resource: "any resource", "任何资源";
@@ -362,6 +426,78 @@ messages! {
     revoke_key_takes(key): "Callers that show {key} are not identified any more: 401.", "出示 {key} 的调用方将不再被识别:401。";
     revoke_key_note: "It takes effect at each gate within moments. It cannot be undone; make a new key instead.", "片刻内在每个网关生效。无法撤回;请改为创建新密钥。";
     key_revoked(n): "The key was revoked as revision {n}.", "密钥已撤销,修订 {n}。";
+
+    // History.
+    revisions: "Revisions", "修订";
+    kept_since(n): "The newest first. States are kept from revision {n} on.", "最新的在前。自修订 {n} 起的状态可查。";
+    what_is_looked_for: "Look for", "查找";
+    who: "Who", "谁";
+    who_hint: "the id of a token; empty: anyone", "令牌的 ID;空:任何人";
+    kind: "Kind", "类型";
+    any_kind: "any", "任何";
+    item: "Item", "条目";
+    item_hint: "its whole id, as the list shows it", "完整的 ID,如列表所示";
+    filter: "Filter", "筛选";
+    everything: "Show everything", "显示全部";
+    only_of(service): "Only items of service {service}", "仅限服务 {service} 的条目";
+    of_all_services: "All services and the directory", "所有服务与目录";
+    nothing_so_far: "Nothing is found so far", "到目前为止没有找到";
+    nothing_so_far_more: "Not all of the log was looked at. Older revisions may match.", "尚未查看全部日志。更早的修订可能匹配。";
+    look_further: "Look further back", "继续向前查找";
+    no_revision: "No revision matches", "没有匹配的修订";
+    no_revision_more: "The whole log was looked at. Look for another item, or for everything.", "已查看全部日志。请查找其他条目或显示全部。";
+    and_more(n): "and {n} more", "以及另外 {n} 项";
+    newest: "Newest", "最新";
+    older: "Older", "更早";
+    not_a_revision(text): "expected the number of a revision, got `{text}`", "应为修订的编号,实为 `{text}`";
+    revision_before: "The revision before", "上一个修订";
+    revision_after: "The revision after", "下一个修订";
+    compare_with_now: "Compare the state after it with now", "将其后的状态与现在比较";
+    ask_why_then: "Ask Why? in the state after it", "在其后的状态用“为什么?”提问";
+    go_back: "Go back", "回退";
+    back_is_to_a_state: "Going back restores a whole state. It undoes everything that was changed after that state; nothing undoes one revision alone and keeps later ones.",
+        "回退会恢复一个完整的状态,并撤销该状态之后的所有更改;无法只撤销某一个修订而保留之后的修订。";
+    back_before(n): "Go back to before {n}\u{2026}", "回退到 {n} 之前\u{2026}";
+    back_to(n): "Go back to after {n}\u{2026}", "回退到 {n} 之后\u{2026}";
+    back_undoes(after, before): "Revisions that are undone: to after it {after}, to before it {before}, this one included.",
+        "将撤销的修订:回退到其后 {after} 个,回退到其前 {before} 个(包括此修订)。";
+    back_of_newest: "This is the newest revision, so going back to before it undoes it alone.", "这是最新的修订,因此回退到它之前只撤销它。";
+    too_old(n): "One can go back to revision {n} and later ones: older states are not kept.", "可以回退到修订 {n} 及之后的修订:更早的状态未保留。";
+    to_which_state: "To which state", "回退到哪个状态";
+    state_hint: "a revision, or a time such as 2026-07-25T09:30:00Z", "修订,或时间如 2026-07-25T09:30:00Z";
+    state_hint_now: "a revision or a time; empty: now", "修订或时间;空:现在";
+    name_a_state: "Name a state", "请指定状态";
+    name_a_state_more: "A state is the number of a revision, or a time.", "状态是修订的编号,或一个时间。";
+    to_history: "To the history", "前往历史";
+    back_to_state(n): "Back to the state of revision {n}", "回退到修订 {n} 的状态";
+    gives_and_takes: "What it gives and takes", "授予与收回的内容";
+    gives: "gives", "授予";
+    takes: "takes", "收回";
+    no_access_named: "No change of access can be named. Why? tells more, asked before and after.", "没有可列出的访问权限变化。更改前后请用“为什么?”查询。";
+    changes_nothing_back: "What is stored is as it was in that state.", "当前存储的内容与该状态相同。";
+    conflicts_are(n): "It would give back what was taken away since: {n}", "它会归还此后被收回的内容:{n} 项";
+    conflicts_more: "Somebody took these away after that state. They are given back only if you say so.", "有人在该状态之后收回了这些内容。只有您确认后才会归还。";
+    give_back_listed(n): "Give back what is listed, too ({n})", "同时归还这 {n} 项";
+    conflicts_named(n): "Confirmed to be given back: {n}.", "已确认归还:{n} 项。";
+    conflicts_too_many(n): "More than {n} would have to be confirmed. Go back to a later state, or only for one service.", "需要确认的超过 {n} 项。请回退到较晚的状态,或仅限一个服务。";
+    show_next_conflicts(n): "Confirm, and show the other {n}", "确认,并显示其余 {n} 项";
+    make_with_state(n): "Make a new revision with the state of {n}", "以 {n} 的状态创建新修订";
+    nothing_is_erased: "Nothing is erased: the revisions since stay in the history.", "不会删除任何内容:之后的修订仍保留在历史中。";
+    compare: "Compare", "比较";
+    compare_two: "How two states differ", "两个状态的差异";
+    compare_two_states: "Compare two states", "比较两个状态";
+    two_states: "Two states", "两个状态";
+    state_from: "From", "从";
+    state_to: "To", "到";
+    states_between(from, to): "From revision {from} to {to}", "从修订 {from} 到 {to}";
+    items_differ(n): "Items that differ: {n}", "不同的条目:{n}";
+    no_difference_more: "No item differs between these states.", "这两个状态之间没有不同的条目。";
+    differences_of(kind, id): "How {kind} {id} changes", "{kind} {id} 的更改";
+    no_text_difference: "How it differs is not shown.", "未显示其差异。";
+    line_added: "added", "新增";
+    line_removed: "removed", "删除";
+    many: "many", "许多";
+    counts(created, updated, deleted): "{created} created, {updated} updated, {deleted} deleted", "创建 {created},更新 {updated},删除 {deleted}";
 }
 
 #[cfg(test)]
@@ -395,18 +531,24 @@ mod tests {
     }
 
     /// The sources of the pages, in which no text may stand.
-    const PAGES: [(&str, &str); 13] = [
+    const PAGES: [(&str, &str); 19] = [
         ("access", include_str!("../access.rs")),
+        ("back", include_str!("../back.rs")),
         ("callers", include_str!("../callers.rs")),
         ("chart", include_str!("../chart.rs")),
+        ("complete", include_str!("../complete.rs")),
+        ("diff", include_str!("../diff.rs")),
         ("frame", include_str!("../frame.rs")),
         ("grants", include_str!("../grants.rs")),
+        ("history", include_str!("../history.rs")),
         ("live", include_str!("../live.rs")),
         ("login", include_str!("../login.rs")),
         ("mod", include_str!("../mod.rs")),
         ("overview", include_str!("../overview.rs")),
         ("part", include_str!("../part.rs")),
         ("policies", include_str!("../policies.rs")),
+        ("reviews", include_str!("../reviews.rs")),
+        ("way", include_str!("../way.rs")),
         ("why", include_str!("../why.rs")),
         ("wrong", include_str!("../wrong.rs")),
     ];
