@@ -16,6 +16,7 @@ mod json;
 mod logs;
 mod past;
 mod problem;
+mod requests;
 mod services;
 mod status;
 mod uid;
@@ -41,6 +42,7 @@ pub use past::{
     StateDiff,
 };
 pub use problem::{Located, Problem};
+pub use requests::{AccessRequest, AccessRequests, ApproveRequest, RequestState};
 pub use services::{
     Apply, CedarText, Export, Extras, ForeignMember, ForeignRole, ItemList, Listed, NewCedarText,
     Service, ServiceSummary, Services, Tombstone,

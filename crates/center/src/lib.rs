@@ -6,10 +6,11 @@
 //! tasks ([`follow`]) send what is new. Readers take the head once and see one state.
 //!
 //! It deliberately does not know routes' traffic, limits' state, or any gate's address: gates
-//! connect to it, it connects to nobody.
+//! connect to it. It connects to nobody but its database and the webhook that its operator named.
 
 pub mod access;
 mod api;
+mod attempts;
 mod console;
 pub mod desk;
 mod door;
@@ -18,11 +19,13 @@ pub mod metrics;
 mod neighbors;
 mod opening;
 pub(crate) mod proto;
+mod requests;
 mod server;
 pub mod store;
 mod tls;
 pub mod token;
 pub mod upkeep;
+mod webhook;
 
 use std::future::Future;
 use std::io::Write as _;
@@ -33,6 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use keepgate_identify::access::{Asker, KeyAccess};
 use keepgate_observe::Dialect;
 use keepgate_observe::span::{Lost, Tracing};
 use tokio::net::TcpListener;
@@ -41,8 +45,10 @@ use tokio::sync::watch;
 use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
 use metrics::Metrics;
 use neighbors::Neighbors;
+use requests::Requests;
 use store::{Address, Retention, StoreError};
 use token::{RandomError, Role};
+use webhook::Webhook;
 
 pub use api::writes::idempotency_key;
 pub use console::{ConsolePath, PATHS as CONSOLE_PATHS};
@@ -50,6 +56,7 @@ pub use door::{DoorError, SOCKET, admin_token, short_path};
 pub use keepgate_serve::TlsFiles;
 pub use server::{APPLY_BYTES, Bounds};
 pub use tls::{Certificate, TlsError};
+pub use webhook::{WebhookConfig, WebhookError};
 
 /// How often the times of token use are written down.
 const USAGE_EVERY: Duration = Duration::from_secs(30);
@@ -83,6 +90,10 @@ pub struct CenterConfig {
     pub tracing: Option<Tracing>,
     /// Counts what of traces, metrics and logs was dropped.
     pub lost: Arc<Lost>,
+    /// Where new requests for access are told; none: nowhere.
+    pub webhook: Option<WebhookConfig>,
+    /// Which servers it may ask.
+    pub outbound: KeyAccess,
 }
 
 impl CenterConfig {
@@ -107,6 +118,8 @@ impl Default for CenterConfig {
             witness_wait: Duration::from_secs(3),
             tracing: None,
             lost: Arc::default(),
+            webhook: None,
+            outbound: KeyAccess { asker: Asker::Center, ..KeyAccess::default() },
         }
     }
 }
@@ -117,6 +130,9 @@ pub enum StartError {
     /// Certificates, or the lack of them.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The webhook cannot be used.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// The address cannot be listened on.
     #[error("cannot listen on `{addr}`")]
     Listen {
@@ -228,6 +244,11 @@ impl Center {
                 tracing::warn!(%error, file, "`keepgate center token` cannot ask this center");
             })
             .ok();
+        let metrics = Arc::new(Metrics::beside(config.lost));
+        let webhook = config
+            .webhook
+            .map(|webhook| Webhook::new(&webhook, config.outbound, Arc::clone(&metrics)))
+            .transpose()?;
         let head = desk.head();
         tracing::info!(%addr, revision = head.revision.0, services = head.services.len(),
             tls = tls.is_some(), "the center is ready");
@@ -240,10 +261,11 @@ impl Center {
         let neighbors =
             Arc::new(Neighbors::new(Arc::clone(&desk), Arc::clone(&followers), address));
         let app = api::App::new(api::Shared {
+            requests: Arc::new(Requests::new(Arc::clone(&desk), Arc::clone(&metrics), webhook)),
             desk,
             neighbors,
             followers,
-            metrics: Arc::new(Metrics::beside(config.lost)),
+            metrics,
             usage: Arc::default(),
             fair: Arc::default(),
             slow: Arc::default(),
@@ -337,6 +359,14 @@ impl Center {
             neighbors.run().await;
             std::future::pending::<()>().await;
         });
+        let requests = Arc::clone(&app.requests);
+        let told = Arc::clone(&app.desk);
+        let mut webhook = Box::pin(async move {
+            if let Some(webhook) = &requests.webhook {
+                webhook.run(&told).await;
+            }
+            std::future::pending::<()>().await;
+        });
         let mut sampling: Option<tokio::task::JoinHandle<()>> = None;
         let mut usage = tokio::time::interval(USAGE_EVERY);
         let mut sample = tokio::time::interval(console::SAMPLE_EVERY);
@@ -353,6 +383,7 @@ impl Center {
                 }
                 () = &mut door => {}
                 () = &mut neighbors => {}
+                () = &mut webhook => {}
                 _ = usage.tick() => note_usage(&app),
                 _ = sample.tick() => {
                     // One at a time; it holds the store, so it is waited for below.
@@ -365,7 +396,7 @@ impl Center {
         if let Some(sampling) = sampling {
             let _ = sampling.await;
         }
-        drop(neighbors);
+        drop((neighbors, webhook));
         // The socket goes while the store is still locked.
         drop(door);
         note_usage(&app);

@@ -102,6 +102,18 @@ pub struct Metrics {
     pub edits_landed: Counter,
     /// Edits that were refused.
     pub edits_refused: Counter,
+    /// Requests for access that were taken down.
+    pub requests_asked: Counter,
+    /// Keys that were fetched with a code.
+    pub requests_fetched: Counter,
+    /// Questions of callers that were refused.
+    pub requests_refused: Counter,
+    /// Messages that the webhook took.
+    pub webhooks_sent: Counter,
+    /// Tries that it did not take.
+    pub webhooks_failed: Counter,
+    /// Messages that were given up, until the next start.
+    pub webhooks_lost: Counter,
     /// Requests without a good token where one is needed.
     pub unauthenticated: Counter,
 }
@@ -160,6 +172,17 @@ impl Metrics {
         let mut edits = page.metric(Sort::Counter, "edits_total", help);
         edits.line(&[("outcome", "landed")], self.edits_landed.value());
         edits.line(&[("outcome", "refused")], self.edits_refused.value());
+        let help = "questions of callers: requests for access that were taken down, keys that were fetched, refusals";
+        let mut asked = page.metric(Sort::Counter, "caller_questions_total", help);
+        asked.line(&[("outcome", "asked")], self.requests_asked.value());
+        asked.line(&[("outcome", "fetched")], self.requests_fetched.value());
+        asked.line(&[("outcome", "refused")], self.requests_refused.value());
+        let help =
+            "messages to the webhook: taken, tries that failed, given up until the next start";
+        let mut told = page.metric(Sort::Counter, "webhook_total", help);
+        told.line(&[("outcome", "sent")], self.webhooks_sent.value());
+        told.line(&[("outcome", "failed")], self.webhooks_failed.value());
+        told.line(&[("outcome", "lost")], self.webhooks_lost.value());
         for (name, help, value) in [
             ("deltas_sent_total", "deltas sent to followers", self.deltas_sent.value()),
             ("snapshots_sent_total", "snapshots sent to followers", self.snapshots_sent.value()),

@@ -251,6 +251,12 @@ where
         let wanted = plan(store, head)?;
         let writes = wanted.changes.iter().map(|change| Ok(Write::of_change(change)));
         access::check_writes(&by, store, &head.world, writes)?;
+        // Who decides about a request makes a key of its service.
+        for request in &wanted.requests {
+            let key = ItemKey::new(&request.service, Kind::Key, &request.id);
+            let write = std::iter::once(Ok(Write::deletion(&key)));
+            access::check_writes(&by, store, &head.world, write)?;
+        }
         Ok(wanted)
     });
     let write_id = caller.write().map(|write| write.id());

@@ -27,6 +27,7 @@ mod past;
 pub(crate) mod problem;
 pub(crate) mod progress;
 pub(crate) mod removal;
+pub(crate) mod requests;
 mod review;
 pub(crate) mod roles;
 mod rollback;
@@ -90,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) desk: Arc<Desk>,
     pub(crate) followers: Arc<Followers>,
     pub(crate) neighbors: Arc<Neighbors>,
+    /// Requests for access.
+    pub(crate) requests: Arc<crate::requests::Requests>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) usage: Arc<guard::Usage>,
     pub(crate) bounds: Bounds,
@@ -174,6 +177,7 @@ fn router(app: App, closing: watch::Receiver<bool>) -> Router {
         Arc::clone(&app.followers),
         Arc::clone(&app.metrics),
         Arc::clone(&app.neighbors),
+        Arc::clone(&app.requests),
         closing.clone(),
     ))
     .max_decoding_message_size(FOLLOW_REQUEST_BYTES);

@@ -22,8 +22,8 @@ use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
     App, assertions, audit, authzen, authzen_shapes, cedar, check, directory, extras, import,
-    items, keys, logs, openapi, past, removal, rollback, services, status, tokens, top, who,
-    writes,
+    items, keys, logs, openapi, past, removal, requests, rollback, services, status, tokens, top,
+    who, writes,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -200,6 +200,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         of_items(&mut table, plural, kind);
     }
     of_keys(&mut table);
+    of_requests(&mut table);
     of_directory(&mut table);
     of_tokens(&mut table);
     of_status(&mut table);
@@ -446,6 +447,33 @@ fn of_keys(t: &mut Table) {
     .created()
     .takes::<api::Rotate>()
     .answers::<api::MadeKey>();
+}
+
+fn of_requests(t: &mut Table) {
+    use Permission::{Read, Write};
+    let all = "/v1/services/{service}/requests";
+    t.add(("GET", all), Read, ("listRequests", "requests for access to the service"), || {
+        get(requests::list)
+    })
+    .query(&[("state", "string"), ("after", "string"), ("limit", "integer")])
+    .answers::<api::AccessRequests>();
+    let one = "/v1/services/{service}/requests/{id}";
+    t.add(("GET", one), Read, ("getRequest", "one request for access"), || get(requests::fetch))
+        .answers::<api::AccessRequest>();
+    let approve = "/v1/services/{service}/requests/{id}/approve";
+    t.add(("POST", approve), Write, ("approveRequest", "let the asker fetch a key"), || {
+        post(requests::approve)
+    })
+    .takes::<api::ApproveRequest>()
+    .answers::<api::AccessRequest>();
+    let decline = "/v1/services/{service}/requests/{id}/decline";
+    t.add(
+        ("POST", decline),
+        Write,
+        ("declineRequest", "tell the asker that it gets no key"),
+        || post(requests::decline),
+    )
+    .answers::<api::AccessRequest>();
 }
 
 fn of_directory(t: &mut Table) {

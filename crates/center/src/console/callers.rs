@@ -18,7 +18,7 @@ use super::part::{
 };
 use super::text::Lang;
 use super::visit::{Visit, see_other};
-use super::{Console, policies};
+use super::{Console, policies, requests};
 
 /// Keys of a page.
 const ROWS: usize = 50;
@@ -59,9 +59,14 @@ async fn parts(console: &Console, visit: &Visit, service: &str) -> Result<Markup
     let path = format!("{}?limit={ROWS}&after={}", at("keys"), encoded(after));
     let keys: api::Keys = console.get(visit, &path).await?;
     let plans: api::ItemList<NamedPlan> = console.get(visit, &at("plans?limit=50")).await?;
+    let requests = requests::open(console, visit, service).await?;
     Ok(html! {
+        @for (what, said) in [("approved", t.request_was_approved()), ("declined", t.request_was_declined())] {
+            @if !visit.query.text(what).is_empty() { (done(said)) }
+        }
         @if let Ok(key) = visit.query.text("revoked").parse::<u64>() { (done(&t.key_revoked(num(key)))) }
         (crawls(t, &answer))
+        (requests)
         (top(visit, &answer))
         div class="two wide-left" {
             (keys_panel(visit, service, after, &keys))

@@ -11,7 +11,6 @@
 mod access;
 mod ask;
 mod assets;
-mod attempts;
 mod back;
 mod callers;
 mod chart;
@@ -27,6 +26,7 @@ mod login;
 mod overview;
 mod part;
 mod policies;
+mod requests;
 mod reviews;
 mod session;
 mod text;
@@ -65,7 +65,7 @@ const fn path(method: &'static str, path: &'static str, signed_in: bool) -> Cons
 }
 
 /// All of them, but for files that never change (`/static/`).
-pub const PATHS: [ConsolePath; 27] = [
+pub const PATHS: [ConsolePath; 30] = [
     path("GET", "/", false),
     path("GET", "/login", false),
     path("POST", "/login", false),
@@ -87,6 +87,9 @@ pub const PATHS: [ConsolePath; 27] = [
     path("GET", "/callers", true),
     path("POST", "/callers/key", true),
     path("POST", "/callers/revoke", true),
+    path("GET", "/callers/request", true),
+    path("POST", "/callers/approve", true),
+    path("POST", "/callers/decline", true),
     path("GET", "/history", true),
     path("GET", "/history/diff", true),
     path("GET", "/history/back", true),
@@ -101,7 +104,7 @@ pub(crate) struct Console {
     app: App,
     /// The admin API's endpoints, with their permissions.
     api: Router,
-    attempts: Arc<attempts::Attempts>,
+    attempts: Arc<crate::attempts::Attempts>,
     streams: Arc<live::Streams>,
     closing: watch::Receiver<bool>,
 }
@@ -180,6 +183,8 @@ async fn page(console: &Console, visit: &Visit) -> Response {
         ("GET", "/callers") => callers::show(console, visit).await,
         ("POST", "/callers/key") => callers::make_key(console, visit).await,
         ("POST", "/callers/revoke") => callers::revoke_key(console, visit).await,
+        ("GET", "/callers/request") => requests::show(console, visit).await,
+        ("POST", "/callers/approve" | "/callers/decline") => requests::decide(console, visit).await,
         ("GET", "/history") => history::show(console, visit).await,
         ("GET", "/history/diff") => diff::show(console, visit).await,
         (_, "/history/back") => back::go(console, visit).await,

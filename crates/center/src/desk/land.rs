@@ -13,8 +13,8 @@ use super::step::{self, Counts, Settled, Step};
 use super::work::Work;
 use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
-    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, PastItem, PastRow, Row, ScopeRow,
-    Staged, StoreError, TokenRow, Writing,
+    AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, PastItem, PastRow, RequestChange,
+    RequestRow, RequestsOf, Row, ScopeRow, Staged, StoreError, TokenRow, Writing,
 };
 use crate::token::Role;
 
@@ -188,9 +188,9 @@ fn attempt(
     shared: &Shared,
 ) -> Result<(Outcome, Fate), Refusal> {
     let (before, revision) = (&*ground.before, ground.revision);
-    let EditPlan { changes, tokens, settled } = plan(&*tx, before)?;
+    let EditPlan { changes, tokens, settled, requests } = plan(&*tx, before)?;
     let steps = step::steps(&*tx, changes)?;
-    if steps.is_empty() && tokens.is_empty() {
+    if steps.is_empty() && tokens.is_empty() && requests.is_empty() {
         let noted = !dry_run && settle(tx, &settled)?;
         let fate = if noted { Fate::Noted } else { Fate::Nothing };
         return Ok((Outcome::nothing(before.revision), fate));
@@ -209,6 +209,11 @@ fn attempt(
         return Ok((Outcome::of(before.revision, &steps), Fate::Nothing));
     }
     write(tx, &steps, revision, stamp, None, None)?;
+    for request in requests {
+        let row = request_audit(&*tx, &request, revision, stamp)?;
+        tx.audit(&row)?;
+        tx.request_change(&RequestChange::Put(request))?;
+    }
     settle(tx, &settled)?;
     let outcome = Outcome::of(revision, &steps);
     let next = next(tx, shared, ground, &steps, tokens, world, stamp)?;
@@ -504,6 +509,32 @@ fn with_tokens(before: &Head, changed: Vec<TokenRow>) -> Arc<HashMap<String, Tok
         tokens.insert(token.id.clone(), token);
     }
     Arc::new(tokens)
+}
+
+/// What is audited of a request for access that was decided or whose key was made.
+fn request_audit(
+    tx: &dyn Writing,
+    request: &RequestRow,
+    revision: Revision,
+    stamp: &Stamp<'_>,
+) -> Result<AuditRow, StoreError> {
+    let shown = |row: &RequestRow| {
+        let mut shown = serde_json::json!(row.body);
+        if let Some(members) = shown.as_object_mut() {
+            members.insert("state".to_owned(), row.state.name().into());
+            members.insert("address".to_owned(), row.address.clone().into());
+        }
+        shown.to_string()
+    };
+    let before = tx.requests(RequestsOf::One(&request.service, &request.id))?.pop();
+    Ok(AuditRow {
+        service: request.service.clone(),
+        kind: "request".to_owned(),
+        id: request.id.clone(),
+        before: before.as_ref().map(shown),
+        after: Some(shown(request)),
+        ..stamp.row(revision)
+    })
 }
 
 fn token_audit(before: &Head, token: &TokenRow, revision: Revision, stamp: &Stamp<'_>) -> AuditRow {

@@ -60,8 +60,8 @@ pub use verify::Newer;
 pub use work::{Stage, Watching, Work};
 
 use crate::store::{
-    EditVerdict, Meta, Reading, Retention, SessionBounds, SessionChange, Store, StoreError,
-    TokenRow, TokenUse,
+    EditVerdict, Meta, Reading, RequestChange, RequestRow, Retention, SessionBounds, SessionChange,
+    Store, StoreError, TokenRow, TokenUse, Writing,
 };
 use beside::{Loss, Watch, free_worlds, look_after, wait_heads};
 use head::digest_of;
@@ -80,6 +80,8 @@ pub struct EditPlan {
     pub tokens: Vec<TokenRow>,
     /// Items that are as the files have them.
     pub(crate) settled: Vec<Settled>,
+    /// Requests for access that were decided, or whose key was made.
+    pub(crate) requests: Vec<RequestRow>,
 }
 
 /// Works out a [`EditPlan`] inside the write transaction.
@@ -162,13 +164,17 @@ pub struct Confirmed {
     pub until: Option<Instant>,
 }
 
+/// Writes beside all revisions.
+type Beside = Box<dyn FnMut(&mut dyn Writing) -> Result<bool, StoreError> + Send>;
+
 enum Job {
     Edit(Edit, oneshot::Sender<Result<Outcome, Refusal>>),
     Bulk(Box<bulk::Prepared>, oneshot::Sender<Result<bulk::Landed, Refusal>>),
     Touch(Vec<TokenUse>),
     /// Sign access logs.
     Sign(Vec<logs::Wanted>, oneshot::Sender<Result<Vec<logs::Signed>, Refusal>>),
-    Session(SessionChange, SessionBounds, oneshot::Sender<Result<bool, Refusal>>),
+    /// A write beside all revisions.
+    Beside(Beside, oneshot::Sender<Result<bool, Refusal>>),
     /// See what became of a write.
     Look(WriteId, oneshot::Sender<Result<Written, Refusal>>),
     /// See whether writing is possible again.
@@ -508,9 +514,18 @@ impl Desk {
         change: SessionChange,
         bounds: SessionBounds,
     ) -> Result<bool, Refusal> {
+        self.beside(Box::new(move |tx| tx.session_change(&change, bounds))).await
+    }
+
+    /// Changes a request for access, beside all revisions; false: it is not there, or there is no room.
+    pub(crate) async fn request(&self, change: RequestChange) -> Result<bool, Refusal> {
+        self.beside(Box::new(move |tx| tx.request_change(&change))).await
+    }
+
+    async fn beside(&self, work: Beside) -> Result<bool, Refusal> {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs().ok_or(Refusal::Closed)?;
-        jobs.try_send(Job::Session(change, bounds, reply)).map_err(|e| match e {
+        jobs.try_send(Job::Beside(work, reply)).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => Refusal::Busy,
             mpsc::error::TrySendError::Closed(_) => Refusal::Closed,
         })?;
@@ -612,10 +627,10 @@ fn small(shared: &Shared, job: Job) {
             // The caller may have gone; the revision stands all the same.
             let _ = reply.send(outcome);
         }
-        Job::Session(change, bounds, reply) => {
+        Job::Beside(mut work, reply) => {
             let mut done = false;
             let written = shared.store.write(&mut |tx| {
-                done = tx.session_change(&change, bounds)?;
+                done = work(tx)?;
                 Ok(EditVerdict::Commit)
             });
             let _ = reply.send(written.map(|()| done).map_err(Refusal::Store));

@@ -62,6 +62,11 @@ pub(crate) fn log_anchor(anchor: proto::LogAnchor) -> Bytes {
     encode(Response::LogAnchor(anchor))
 }
 
+/// The answer to a caller's question.
+pub(crate) fn caller_answer(answer: proto::CallerAnswer) -> Bytes {
+    encode(Response::CallerAnswer(answer))
+}
+
 /// The beginning of a snapshot.
 pub(crate) fn snapshot_begin(mark: &Mark, digest: Digest, items: u64) -> Bytes {
     let mut begin = wire::snapshot_begin(mark.revision, digest, items);

@@ -31,6 +31,7 @@ use crate::desk::{Condition, Confirmed, Desk, Head, Scope, Since, Witness};
 use crate::metrics::Metrics;
 use crate::neighbors::Neighbors;
 use crate::proto::sync_server::Sync;
+use crate::requests::Requests;
 use crate::store::Changes;
 use anchors::Anchors;
 use followers::Joined;
@@ -94,6 +95,7 @@ pub(crate) struct SyncService {
     admission: Arc<Fair>,
     metrics: Arc<Metrics>,
     neighbors: Arc<Neighbors>,
+    requests: Arc<Requests>,
     /// True once the center shuts down.
     closing: watch::Receiver<bool>,
 }
@@ -104,6 +106,7 @@ impl SyncService {
         followers: Arc<Followers>,
         metrics: Arc<Metrics>,
         neighbors: Arc<Neighbors>,
+        requests: Arc<Requests>,
         closing: watch::Receiver<bool>,
     ) -> SyncService {
         SyncService {
@@ -111,6 +114,7 @@ impl SyncService {
             desk,
             followers,
             neighbors,
+            requests,
             snapshots: Arc::new(Snapshots::new()),
             admission: Arc::new(Fair::of(SNAPSHOTS, SNAPSHOTS_OF_A_TOKEN, usize::MAX)),
             metrics,
@@ -304,6 +308,7 @@ impl Feed {
         let (caller, answers) = (self.caller.clone(), self.to.clone());
         let neighbors = Arc::clone(&self.service.neighbors);
         let (anchors, name) = (self.service.anchors.clone(), self.name.clone());
+        let requests = Arc::clone(&self.service.requests);
         let listen = async move {
             let mut keys_pace = Pace::default();
             loop {
@@ -364,10 +369,20 @@ impl Feed {
                         let status = "a Hello comes once, and first";
                         return End::Status(Status::invalid_argument(status));
                     }
-                    // A newer follower may say more; what it says is not needed here.
                     Ok(Some(proto::FollowRequest {
-                        request: None | Some(Asked::CallerQuestion(_)),
-                    })) => {}
+                        request: Some(Asked::CallerQuestion(question)),
+                    })) => {
+                        let (requests, answers) = (Arc::clone(&requests), answers.clone());
+                        let (token, scope) = (caller.token_id().to_owned(), scope.clone());
+                        // Beside whatever else the follower says; how many at the same time is bounded.
+                        tokio::spawn(async move {
+                            let answer = requests.answer(&token, &scope, question).await;
+                            // The follower may have gone.
+                            let _ = answers.send(Ok(Frame(frame::caller_answer(answer)))).await;
+                        });
+                    }
+                    // A newer follower may say more; what it says is not needed here.
+                    Ok(Some(proto::FollowRequest { request: None })) => {}
                     // A follower may close its side and go on listening; a broken one is gone.
                     Ok(None) => std::future::pending().await,
                     Err(_) => return End::Gone,

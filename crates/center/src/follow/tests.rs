@@ -19,7 +19,9 @@ fn feed_of(desk: &Arc<Desk>) -> (Feed, mpsc::Receiver<Result<Frame, Status>>) {
     let followers: Arc<Followers> = Arc::default();
     let neighbors =
         Arc::new(Neighbors::new(Arc::clone(desk), Arc::clone(&followers), String::new()));
-    let service = SyncService::new(Arc::clone(desk), followers, Arc::default(), neighbors, closing);
+    let requests = Arc::new(Requests::new(Arc::clone(desk), Arc::default(), None));
+    let service =
+        SyncService::new(Arc::clone(desk), followers, Arc::default(), neighbors, requests, closing);
     let joined = service.followers.join(Follower {
         name: "gate".to_owned(),
         peer: None,

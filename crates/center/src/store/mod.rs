@@ -15,6 +15,7 @@ mod history;
 mod origin;
 mod past;
 mod postgres;
+mod requests;
 mod sessions;
 mod sqlite;
 mod values;
@@ -32,6 +33,9 @@ pub(crate) use origin::unsaid;
 pub use origin::{APPLY, Brought, Origin};
 pub use past::{PastHead, PastItem, PastRow};
 pub use postgres::{Address, AddressError, PostgresStore};
+pub use requests::{
+    RequestBody, RequestBounds, RequestChange, RequestRow, RequestState, RequestsOf,
+};
 pub use sessions::{SessionBounds, SessionChange, SessionRow};
 pub use sqlite::SqliteStore;
 pub(crate) use sqlite::layout::decides_authzen;
@@ -315,6 +319,8 @@ pub trait Reading {
     /// As [`Reading::audit_after`], with the chain after each.
     fn audit_sealed(&self, seq: u64, limit: usize)
     -> Result<Vec<(AuditRow, [u8; 32])>, StoreError>;
+    /// Requests for access, in the order of their ids.
+    fn requests(&self, of: RequestsOf<'_>) -> Result<Vec<RequestRow>, StoreError>;
     /// The keys with which access logs are signed, the oldest first.
     fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError>;
     /// What was signed last of one log; none: nothing.
@@ -388,6 +394,8 @@ pub trait Writing: Reading {
     fn audit_begin(&mut self, log: &[u8; 16], at: u64, chain: &[u8; 32]) -> Result<(), StoreError>;
     /// Keeps what was signed of the audit log, in place of what was signed before.
     fn put_audit_anchor(&mut self, anchor: &AuditAnchor) -> Result<(), StoreError>;
+    /// Changes one request for access; no revision, no audit. False: it is not there, or there is no room.
+    fn request_change(&mut self, change: &RequestChange) -> Result<bool, StoreError>;
     /// Adds an audit row, behind the last one.
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError>;
     /// Makes this revision the head and drops change rows, revisions and audit beyond `keep`.

@@ -478,6 +478,27 @@ impl Mirror {
         }
     }
 
+    /// Asks what a caller of its page asks; the answer to it.
+    pub(crate) async fn question(
+        &mut self,
+        service: &str,
+        address: &str,
+        question: proto::caller_question::Question,
+    ) -> proto::caller_answer::Answer {
+        let id = 7;
+        let (service, address, question) = (service.to_owned(), address.to_owned(), Some(question));
+        let asked = proto::CallerQuestion { id, service, address, question };
+        let request = Some(proto::follow_request::Request::CallerQuestion(asked));
+        self.to.send(FollowRequest { request }).await.unwrap();
+        loop {
+            let told = patiently("an answer", self.from.message()).await.unwrap().unwrap();
+            if let Some(Told::CallerAnswer(answer)) = told.response {
+                assert_eq!(answer.id, id);
+                return answer.answer.unwrap();
+            }
+        }
+    }
+
     /// Says what this center does not know.
     pub(crate) async fn say_nothing(&self) {
         self.to.send(FollowRequest { request: None }).await.unwrap();

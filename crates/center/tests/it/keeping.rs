@@ -137,7 +137,8 @@ async fn a_restored_store_has_every_row() {
     for table in rows(&dir, tables) {
         // Keys of access logs are in `log_anchors`. On purpose: whoever is signed in to the console signs in
         // again.
-        let known = known.iter().chain(&more).chain(&["sessions", "log_keys", "log_heads"]);
+        let known =
+            known.iter().chain(&more).chain(&["sessions", "requests", "log_keys", "log_heads"]);
         assert!(known.into_iter().any(|name| table.contains(name)), "{table}: is it backed up?");
     }
 }

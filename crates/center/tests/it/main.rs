@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod access_requests;
 mod admin;
 mod apply;
 mod audit_chain;

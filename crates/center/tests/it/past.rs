@@ -202,7 +202,7 @@ async fn what_is_out_of_retention_is_said_so() {
     let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
     raw.execute_batch(
         "DROP INDEX audit_by_id; DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
-         DROP TABLE sessions; DROP TABLE audit_log; ALTER TABLE audit DROP COLUMN chain; PRAGMA user_version = 3;",
+         DROP TABLE sessions; DROP TABLE requests; DROP TABLE audit_log; ALTER TABLE audit DROP COLUMN chain; PRAGMA user_version = 3;",
     )
     .unwrap();
     drop(raw);

@@ -424,7 +424,7 @@ impl Engine for Sqlite {
         let raw = rusqlite::Connection::open(self.0.path().join("center.db")).unwrap();
         raw.execute_batch(
             "DROP INDEX audit_by_id; DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
-             DROP TABLE sessions; DROP TABLE audit_log; ALTER TABLE audit DROP COLUMN chain;",
+             DROP TABLE sessions; DROP TABLE requests; DROP TABLE audit_log; ALTER TABLE audit DROP COLUMN chain;",
         )
         .unwrap();
         self.set_layout(3);
@@ -456,7 +456,8 @@ impl Engine for Postgres {
 
     fn forget_past(&self) {
         let Postgres(cluster, schema) = self;
-        let tables = ["past", "past_head", "log_keys", "log_heads", "sessions", "audit_log"];
+        let tables =
+            ["past", "past_head", "log_keys", "log_heads", "sessions", "requests", "audit_log"];
         let tables = tables.map(|table| format!("{schema}.{table}")).join(", ");
         cluster.sql("kg", &format!("DROP TABLE {tables}; DROP INDEX {schema}.audit_by_id; ALTER TABLE {schema}.audit DROP COLUMN chain"));
         self.set_layout(1);

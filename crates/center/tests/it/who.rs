@@ -28,7 +28,7 @@ pub(crate) fn as_layout_2(dir: &Path) {
          ALTER TABLE meta DROP COLUMN authzen_together; ALTER TABLE items DROP COLUMN brought;
          ALTER TABLE items DROP COLUMN base; DROP INDEX audit_by_revision;
          DROP INDEX audit_by_id; DROP TABLE past; DROP TABLE past_head; DROP TABLE log_keys; DROP TABLE log_heads;
-         DROP TABLE sessions; DROP TABLE audit_log; ALTER TABLE audit DROP COLUMN chain; PRAGMA user_version = 2;",
+         DROP TABLE sessions; DROP TABLE requests; DROP TABLE audit_log; ALTER TABLE audit DROP COLUMN chain; PRAGMA user_version = 2;",
     )
     .unwrap();
 }

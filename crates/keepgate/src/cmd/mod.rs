@@ -25,6 +25,7 @@ pub(crate) mod key;
 mod lab;
 mod log;
 mod plan;
+mod request;
 mod role;
 mod rollback;
 mod service;
@@ -139,6 +140,7 @@ commands! {
     Access => access,
     Token => token,
     Key => key,
+    Request => request,
     Plan => plan,
     Role => role,
     User => user,

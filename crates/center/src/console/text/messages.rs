@@ -426,6 +426,30 @@ messages! {
     revoke_key_takes(key): "Callers that show {key} are not identified any more: 401.", "出示 {key} 的调用方将不再被识别:401。";
     revoke_key_note: "It takes effect at each gate within moments. It cannot be undone; make a new key instead.", "片刻内在每个网关生效。无法撤回;请改为创建新密钥。";
     key_revoked(n): "The key was revoked as revision {n}.", "密钥已撤销,修订 {n}。";
+    access_requests: "Requests for access", "访问申请";
+    access_requests_rest: "Asked on a gate's page. What waits is decided here.", "在网关页面上提出。待处理的申请在此决定。";
+    access_request: "Request for access", "访问申请";
+    no_request: "No request waits", "没有待处理的申请";
+    no_request_more: "Callers ask on the gate's page, /.keepgate/api; a 429 leads there.", "调用方在网关页面 /.keepgate/api 上申请;429 会引导至此。";
+    more_requests: "There are more. Decide these first, or use `keepgate request list`.", "还有更多。请先处理这些,或使用 `keepgate request list`。";
+    asked_at: "Asked", "申请时间";
+    who_asks: "Who asks", "申请者";
+    what_for: "What for", "用途";
+    per_day: "Requests a day", "每日请求数";
+    look_at_request: "Decide\u{2026}", "处理\u{2026}";
+    request_pending: "waits", "待处理";
+    request_approved: "approved, key not fetched", "已批准,密钥未领取";
+    request_declined: "declined", "已拒绝";
+    request_fetched: "key fetched", "密钥已领取";
+    request_unchecked: "These are the asker's own words. Nobody has checked them.", "以下是申请者自己的说法,未经核实。";
+    what_it_says: "What it says", "内容";
+    decided_by_token: "Decided by token", "处理者(令牌)";
+    approve_request: "Approve", "批准";
+    approve_rest: "The asker can then fetch a key with its code, once. It is made at that moment.", "申请者随后可用其代码领取一次密钥;密钥在那一刻创建。";
+    decline_request: "Decline", "拒绝";
+    decline_rest: "The asker is told so when it shows its code.", "申请者出示代码时会得知。";
+    request_was_approved: "The request was approved. The asker can fetch its key.", "申请已批准。申请者可以领取密钥。";
+    request_was_declined: "The request was declined.", "申请已拒绝。";
 
     // History.
     revisions: "Revisions", "修订";
@@ -531,7 +555,7 @@ mod tests {
     }
 
     /// The sources of the pages, in which no text may stand.
-    const PAGES: [(&str, &str); 19] = [
+    const PAGES: [(&str, &str); 20] = [
         ("access", include_str!("../access.rs")),
         ("back", include_str!("../back.rs")),
         ("callers", include_str!("../callers.rs")),
@@ -547,6 +571,7 @@ mod tests {
         ("overview", include_str!("../overview.rs")),
         ("part", include_str!("../part.rs")),
         ("policies", include_str!("../policies.rs")),
+        ("requests", include_str!("../requests.rs")),
         ("reviews", include_str!("../reviews.rs")),
         ("way", include_str!("../way.rs")),
         ("why", include_str!("../why.rs")),

@@ -5,9 +5,9 @@ use tokio_postgres::types::Type;
 
 use super::super::{Meta, RevisionRow, StoreError, Sum, SumRow, new_meta};
 use super::address::Address;
-use super::audit;
 use super::session::{Committed, Session};
 use super::writer;
+use super::{audit, meta};
 
 /// The layout that this release reads and writes: the number of [`STEPS`].
 const LAYOUT: i64 = 2;
@@ -35,6 +35,12 @@ CREATE INDEX audit_by_id ON audit (id, seq);
 CREATE TABLE sessions (sha256 bytea PRIMARY KEY, token text COLLATE "C" NOT NULL,
     created_unix_s bigint NOT NULL, expires_unix_s bigint NOT NULL, ends_unix_s bigint NOT NULL);
 CREATE INDEX sessions_by_token ON sessions (token);
+CREATE TABLE requests (id text COLLATE "C" PRIMARY KEY, service text COLLATE "C" NOT NULL,
+    state text NOT NULL, code bytea NOT NULL UNIQUE, address text NOT NULL,
+    created_unix_s bigint NOT NULL, changed_unix_s bigint NOT NULL, told boolean NOT NULL,
+    body text NOT NULL);
+CREATE INDEX requests_by_service ON requests (service, id);
+CREATE INDEX requests_by_state ON requests (state, id);
 ALTER TABLE audit ADD COLUMN chain bytea NOT NULL DEFAULT '';
 CREATE TABLE audit_log (one int PRIMARY KEY CHECK (one = 1), log bytea NOT NULL,
     removed_through bigint NOT NULL, chain bytea NOT NULL, anchor text NOT NULL) WITH (fillfactor = 20);
@@ -213,10 +219,10 @@ pub(super) fn lay_out(session: &Session, schema: &str) -> Result<bool, StoreErro
 fn begin_history(session: &Session) -> Result<(), StoreError> {
     let timeline = super::timeline(session)?;
     let meta = Meta { timeline, fresh: false, ..new_meta(Vec::new())? };
-    writer::write_meta(session, &meta)?;
+    meta::write_meta(session, &meta)?;
     writer::write_revision(session, &RevisionRow::zero())?;
     for sum in [Sum::Tokens, Sum::Tombstones] {
-        writer::write_sum(session, sum, SumRow::default())?;
+        meta::write_sum(session, sum, SumRow::default())?;
     }
     Ok(())
 }

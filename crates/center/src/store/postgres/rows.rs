@@ -13,13 +13,14 @@ use super::super::values::{
 };
 use super::super::{
     AuditRow, AuditState, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead, PastRow,
-    Reading, RevisionRow, Row, ScopeRow, SessionRow, StoreError, Sum, SumRow, TokenRow, Tombstone,
+    Reading, RequestRow, RequestsOf, RevisionRow, Row, ScopeRow, SessionRow, StoreError, Sum,
+    SumRow, TokenRow, Tombstone,
 };
 use super::pool::Pool;
 use super::session::{Session, Values, failed};
 use super::sessions;
 use super::text::{readable, storable};
-use super::{audit, logs, past};
+use super::{audit, logs, past, requests};
 use crate::token::Role;
 
 /// Rows of a page.
@@ -384,6 +385,10 @@ impl<C: Connected> Reading for Tx<C> {
         limit: usize,
     ) -> Result<Vec<(AuditRow, [u8; 32])>, StoreError> {
         audit::sealed(self.session(Table::Audit)?, seq, limit)
+    }
+
+    fn requests(&self, of: RequestsOf<'_>) -> Result<Vec<RequestRow>, StoreError> {
+        requests::find(self.beside()?, of)
     }
 
     fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {

@@ -10,18 +10,18 @@ use keepgate_record::AuditAnchor;
 use tokio_postgres::types::Type;
 
 use super::super::past::{self as bounds, Noted};
-use super::super::values::{LEFT_OUT, RawMeta, signed};
+use super::super::values::{LEFT_OUT, signed};
 use super::super::{
-    AuditRow, Brought, ChangeRow, Fork, LogHeadRow, LogKeyRow, Meta, PastRow, Retention,
-    RevisionRow, Row, ScopeRow, SessionBounds, SessionChange, Staged, StoreError, Sum, SumRow,
-    TokenRow, TokenUse, Tombstone, Writing,
+    AuditRow, Brought, ChangeRow, Fork, LogHeadRow, LogKeyRow, Meta, PastRow, RequestChange,
+    Retention, RevisionRow, Row, ScopeRow, SessionBounds, SessionChange, Staged, StoreError, Sum,
+    SumRow, TokenRow, TokenUse, Tombstone, Writing,
 };
 use super::address::Address;
 use super::rows::{Connected, Table, Tx, each_tombstone, get, number};
 use super::session::{Session, Values, reason};
 use super::sessions;
 use super::text::storable;
-use super::{audit, past};
+use super::{audit, meta, past, requests};
 
 /// Rows that are kept back at most, and their bytes.
 const ROWS: usize = 1000;
@@ -444,6 +444,10 @@ impl Writing for Writer<'_> {
         sessions::change(self.session, change, bounds)
     }
 
+    fn request_change(&mut self, change: &RequestChange) -> Result<bool, StoreError> {
+        requests::change(self.session, change)
+    }
+
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
         let last = self.audit_at.get().map_or_else(|| audit::last(self.session), Ok)?;
         let (seq, chain) = row.linked(last);
@@ -500,7 +504,7 @@ impl Writing for Writer<'_> {
     }
 
     fn set_meta(&mut self, meta: &Meta) -> Result<(), StoreError> {
-        write_meta(self.session, meta)
+        meta::write_meta(self.session, meta)
     }
 
     fn fork(&mut self, fork: Fork) -> Result<(), StoreError> {
@@ -526,7 +530,7 @@ impl Writing for Writer<'_> {
     }
 
     fn set_sum(&mut self, of: Sum, row: SumRow) -> Result<(), StoreError> {
-        write_sum(self.session, of, row)
+        meta::write_sum(self.session, of, row)
     }
 
     fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError> {
@@ -748,47 +752,6 @@ pub(super) fn write_revision(session: &Session, row: &RevisionRow) -> Result<(),
                 (&row.others.to_bytes().as_slice(), Type::BYTEA),
                 (&row.write_id.as_slice(), Type::BYTEA),
                 (&signed(row.unix_ms), Type::INT8),
-            ],
-        )
-        .map(|_| ())
-}
-
-pub(super) fn write_sum(session: &Session, of: Sum, row: SumRow) -> Result<(), StoreError> {
-    session
-        .execute(
-            "writing a digest",
-            "INSERT INTO sums (name, digest, rows) VALUES ($1, $2, $3) \
-             ON CONFLICT (name) DO UPDATE SET digest = $2, rows = $3",
-            &[
-                (&of.name(), Type::TEXT),
-                (&row.digest.to_bytes().as_slice(), Type::BYTEA),
-                (&signed(row.rows), Type::INT8),
-            ],
-        )
-        .map(|_| ())
-}
-
-pub(super) fn write_meta(session: &Session, meta: &Meta) -> Result<(), StoreError> {
-    let raw = RawMeta::of(meta);
-    session
-        .execute(
-            "writing the history",
-            "INSERT INTO meta (one, history, key, state, why, witnessed, ancestors, timeline, \
-             fresh, authzen_together, digest) VALUES (1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
-             ON CONFLICT (one) DO UPDATE SET history = $1, key = $2, state = $3, why = $4, \
-             witnessed = $5, ancestors = $6, timeline = $7, fresh = $8, authzen_together = $9, \
-             digest = $10",
-            &[
-                (&raw.history, Type::BYTEA),
-                (&raw.key, Type::BYTEA),
-                (&raw.state, Type::TEXT),
-                (&storable(&raw.why), Type::TEXT),
-                (&signed(raw.witnessed), Type::INT8),
-                (&raw.ancestors, Type::BYTEA),
-                (&raw.timeline, Type::TEXT),
-                (&raw.fresh, Type::BOOL),
-                (&raw.authzen_together, Type::BOOL),
-                (&raw.digest().to_bytes().as_slice(), Type::BYTEA),
             ],
         )
         .map(|_| ())

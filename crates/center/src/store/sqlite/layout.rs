@@ -70,7 +70,7 @@ CREATE INDEX audit_by_revision ON audit (revision);
 
 /// What layout 4 adds: what revisions found before they changed it, where the past begins with the
 /// head; the keys with which access logs are signed, and what was signed last; who has signed in
-/// to the console; the audit log by id, and its chain.
+/// to the console; requests for access; the audit log by id, and its chain.
 const PAST_LOGS_SESSIONS: &str = "
 CREATE TABLE past (revision INTEGER NOT NULL, service TEXT NOT NULL,
     kind TEXT NOT NULL, id TEXT NOT NULL, body BLOB, digest BLOB, since INTEGER NOT NULL,
@@ -88,6 +88,11 @@ CREATE TABLE sessions (sha256 BLOB PRIMARY KEY, token TEXT NOT NULL,
     created_unix_s INTEGER NOT NULL, expires_unix_s INTEGER NOT NULL, ends_unix_s INTEGER NOT NULL)
     WITHOUT ROWID;
 CREATE INDEX sessions_by_token ON sessions (token);
+CREATE TABLE requests (id TEXT PRIMARY KEY, service TEXT NOT NULL, state TEXT NOT NULL,
+    code BLOB NOT NULL UNIQUE, address TEXT NOT NULL, created_unix_s INTEGER NOT NULL,
+    changed_unix_s INTEGER NOT NULL, told INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX requests_by_service ON requests (service, id);
+CREATE INDEX requests_by_state ON requests (state, id);
 ALTER TABLE audit ADD COLUMN chain BLOB NOT NULL DEFAULT x'';
 CREATE TABLE audit_log (one INTEGER PRIMARY KEY CHECK (one = 1), log BLOB NOT NULL,
     removed_through INTEGER NOT NULL, chain BLOB NOT NULL, anchor TEXT NOT NULL);
@@ -230,7 +235,7 @@ fn add_history(tx: &Connection) -> Result<(), StoreError> {
     };
     row.chain = row.chained(&[0; 32], meta.history);
     begin_history(tx, &meta, &row)?;
-    rows::write_sum(tx, super::super::Sum::Tokens, sum)
+    meta::write_sum(tx, super::super::Sum::Tokens, sum)
 }
 
 /// The items of a store of release 0.1 have the digests that it says: what is damaged stays as it
@@ -285,7 +290,7 @@ fn begin_history(
     meta::write_meta(connection, meta)?;
     rows::write_revision(connection, row)?;
     for sum in [super::super::Sum::Tokens, super::super::Sum::Tombstones] {
-        rows::write_sum(connection, sum, SumRow::default())?;
+        meta::write_sum(connection, sum, SumRow::default())?;
     }
     Ok(())
 }

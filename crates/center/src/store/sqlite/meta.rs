@@ -1,9 +1,9 @@
-//! The one row that says which history a store holds, and in which state it is.
+//! The one row that says which history a store holds, and in which state it is; and digests of rows.
 
 use rusqlite::{Connection, params};
 
 use super::super::values::{RawMeta, signed};
-use super::super::{Meta, StoreError};
+use super::super::{Meta, StoreError, Sum, SumRow};
 use super::failed;
 use super::rows::unsigned;
 
@@ -58,4 +58,18 @@ pub(super) fn read_meta(connection: &Connection) -> Result<Meta, StoreError> {
         })
         .map_err(failed("reading the history"))?;
     raw.checked(&digest)
+}
+
+/// Digest and number of the rows of one sort.
+pub(super) fn write_sum(connection: &Connection, of: Sum, row: SumRow) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO sums (name, digest, rows) VALUES (?1, ?2, ?3) \
+             ON CONFLICT (name) DO UPDATE SET digest = ?2, rows = ?3",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![of.name(), row.digest.to_bytes(), signed(row.rows)])
+        })
+        .map(|_| ())
+        .map_err(failed("writing a digest"))
 }

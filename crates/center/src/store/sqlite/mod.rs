@@ -13,6 +13,7 @@ pub(in crate::store) mod layout;
 mod logs;
 mod meta;
 mod past;
+mod requests;
 mod rows;
 mod sessions;
 mod start;

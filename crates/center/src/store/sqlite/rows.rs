@@ -8,11 +8,14 @@ use super::super::past::{self as bounds, Noted};
 use super::super::values::{self, LEFT_OUT, digest_of, origin_of, signed, sized, stored_kind};
 use super::super::{
     AuditRow, AuditState, Brought, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead,
-    PastRow, Reading, Retention, RevisionRow, Row, ScopeRow, SessionBounds, SessionChange,
-    SessionRow, StoreError, Sum, SumRow, TokenRow, TokenUse, Tombstone, Writing,
+    PastRow, Reading, RequestChange, RequestRow, RequestsOf, Retention, RevisionRow, Row, ScopeRow,
+    SessionBounds, SessionChange, SessionRow, StoreError, Sum, SumRow, TokenRow, TokenUse,
+    Tombstone, Writing,
 };
 use super::audit::{self, OF_ID, audit_rows};
-use super::{IDLE_READERS, SqliteStore, failed, lock_of, logs, meta, past, sessions, tokens};
+use super::{
+    IDLE_READERS, SqliteStore, failed, lock_of, logs, meta, past, requests, sessions, tokens,
+};
 
 /// A read transaction on a connection that goes back to the pool.
 pub(super) struct Reader<'a> {
@@ -374,6 +377,10 @@ impl<T: Connected> Reading for T {
         audit::sealed(self.connection()?, seq, limit)
     }
 
+    fn requests(&self, of: RequestsOf<'_>) -> Result<Vec<RequestRow>, StoreError> {
+        requests::find(self.connection()?, of)
+    }
+
     fn log_keys(&self) -> Result<Vec<LogKeyRow>, StoreError> {
         logs::keys(self.connection()?)
     }
@@ -550,6 +557,10 @@ impl Writing for Writer<'_> {
         sessions::change(self.connection, change, bounds)
     }
 
+    fn request_change(&mut self, change: &RequestChange) -> Result<bool, StoreError> {
+        requests::change(self.connection, change)
+    }
+
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
         audit::write(self.connection, row)
     }
@@ -609,7 +620,7 @@ impl Writing for Writer<'_> {
     }
 
     fn set_sum(&mut self, of: Sum, row: SumRow) -> Result<(), StoreError> {
-        write_sum(self.connection, of, row)
+        meta::write_sum(self.connection, of, row)
     }
 
     fn put_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError> {
@@ -766,19 +777,6 @@ pub(super) fn write_revision(connection: &Connection, row: &RevisionRow) -> Resu
         })
         .map(|_| ())
         .map_err(failed("writing a revision"))
-}
-
-pub(super) fn write_sum(connection: &Connection, of: Sum, row: SumRow) -> Result<(), StoreError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO sums (name, digest, rows) VALUES (?1, ?2, ?3) \
-             ON CONFLICT (name) DO UPDATE SET digest = ?2, rows = ?3",
-        )
-        .and_then(|mut statement| {
-            statement.execute(params![of.name(), row.digest.to_bytes(), signed(row.rows)])
-        })
-        .map(|_| ())
-        .map_err(failed("writing a digest"))
 }
 
 #[cfg(test)]

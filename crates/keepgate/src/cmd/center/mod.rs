@@ -4,13 +4,14 @@ mod token;
 mod upkeep;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use keepgate_center::store::Retention;
-use keepgate_center::{Bounds, Center, CenterConfig, Certificate, TlsFiles};
+use keepgate_center::{Bounds, Center, CenterConfig, Certificate, TlsFiles, WebhookConfig};
+use keepgate_gate::identify::access::{Asker, KeyAccess, Origin};
 use keepgate_policy::duration;
 use serde_json::json;
 
@@ -89,6 +90,16 @@ pub(crate) struct Args {
     /// Connections that one address may hold at the same time; a quarter of all unless given
     #[arg(long, env = "KEEPGATE_CONNECTIONS_OF_AN_ADDRESS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connections_of_an_address: Option<u32>,
+    /// A URL that is told of each new request for access, by POST, signed as Standard Webhooks has it
+    #[arg(long, env = "KEEPGATE_WEBHOOK", value_name = "URL", requires = "webhook_secret")]
+    webhook: Option<String>,
+    /// File with the secret by which the webhook's messages are signed, 16 bytes at least
+    #[arg(long, env = "KEEPGATE_WEBHOOK_SECRET", value_name = "F", requires = "webhook")]
+    webhook_secret: Option<PathBuf>,
+    /// Origins (https://host:port) that the center may ask; may be repeated. Plain HTTP and this host must
+    /// be named. Default: HTTPS to any other host
+    #[arg(long, env = "KEEPGATE_OUTBOUND_ALLOW", value_name = "ORIGIN", value_delimiter = ',')]
+    outbound_allow: Vec<Origin>,
     /// Print where it listens as one JSON object
     #[arg(long)]
     json: bool,
@@ -108,7 +119,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Exit> {
         let database = args.database.address()?;
         let at = database.as_ref().map(ToString::to_string);
         let (tracing, lost) = (telemetry.tracing.clone(), Arc::clone(&telemetry.lost));
-        let config = CenterConfig { database, tracing, lost, ..config(args) };
+        let config = CenterConfig { database, tracing, lost, ..config(args)? };
         let center = start(config, "--listen").await?;
         telemetry.show(center.metrics());
         let scheme = if secure { "https" } else { "http" };
@@ -163,7 +174,9 @@ async fn reread(hangup: Hangup, certificate: Option<Certificate>) {
     }
 }
 
-fn config(args: Args) -> CenterConfig {
+fn config(args: Args) -> anyhow::Result<CenterConfig> {
+    let webhook =
+        args.webhook.zip(args.webhook_secret).map(|(url, file)| webhook(url, &file)).transpose()?;
     let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key });
     let bounds = Bounds {
         apply_bytes: args.apply_bytes,
@@ -175,15 +188,28 @@ fn config(args: Args) -> CenterConfig {
         past_bytes: args.history_bytes,
         ..Retention::DEFAULT
     };
-    CenterConfig {
+    Ok(CenterConfig {
         retention,
+        webhook,
+        outbound: KeyAccess {
+            allow: args.outbound_allow,
+            asker: Asker::Center,
+            ..KeyAccess::default()
+        },
         tls,
         client_ca: args.client_ca,
         public_url: args.public_url,
         witness_wait: Duration::from_millis(args.witness_wait),
         bounds,
         ..CenterConfig::new(args.data, args.listen)
-    }
+    })
+}
+
+fn webhook(url: String, file: &Path) -> anyhow::Result<WebhookConfig> {
+    let shown = file.display();
+    let secret = std::fs::read_to_string(file)
+        .map_err(|e| usage(format!("`--webhook-secret {shown}` cannot be read: {e}")))?;
+    Ok(WebhookConfig { url, secret })
 }
 
 /// Starts a center; says which flag to change when its port is taken.

@@ -11,9 +11,9 @@ use keepgate_record::AuditAnchor;
 use super::super::super::WriteId;
 use crate::store::{
     AuditRow, AuditState, ChangeRow, Changes, EditVerdict, Fork, LogHeadRow, LogKeyRow, Meta,
-    PastHead, PastRow, Reading, Retention, RevisionRow, Row, ScopeRow, SessionBounds,
-    SessionChange, SessionRow, SqliteStore, Store, StoreError, Sum, SumRow, TokenRow, TokenUse,
-    Told, Tombstone, Writing,
+    PastHead, PastRow, Reading, RequestChange, RequestRow, RequestsOf, Retention, RevisionRow, Row,
+    ScopeRow, SessionBounds, SessionChange, SessionRow, SqliteStore, Store, StoreError, Sum,
+    SumRow, TokenRow, TokenUse, Told, Tombstone, Writing,
 };
 
 /// What happens to the next commit that makes a revision.
@@ -204,6 +204,7 @@ impl Reading for Timed<'_> {
         audit_of_id(id: &str, seq: u64, limit: usize) -> Vec<AuditRow>;
         audit_state() -> AuditState;
         audit_sealed(seq: u64, limit: usize) -> Vec<(AuditRow, [u8; 32])>;
+        requests(of: RequestsOf<'_>) -> Vec<RequestRow>;
         log_keys() -> Vec<LogKeyRow>;
         log_head(log: &[u8; 16]) -> Option<LogHeadRow>;
         log_heads(token: Option<&str>, limit: usize) -> Vec<LogHeadRow>;
@@ -232,6 +233,7 @@ impl Writing for Timed<'_> {
         past_complete() -> ();
         token(row: &TokenRow) -> ();
         audit(row: &AuditRow) -> ();
+        request_change(change: &RequestChange) -> bool;
         audit_begin(log: &[u8; 16], at: u64, chain: &[u8; 32]) -> ();
         put_audit_anchor(anchor: &AuditAnchor) -> ();
         advance(row: &RevisionRow, keep: Retention) -> ();

@@ -1,4 +1,5 @@
-//! Wrong sign-ins, counted by address: a few at once, then one now and then.
+//! Tries, counted by address: a few at once, then one now and then. Of sign-ins and of codes the wrong ones
+//! count, of requests for access all.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
