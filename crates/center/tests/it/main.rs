@@ -9,6 +9,7 @@
 mod admin;
 mod apply;
 mod authzen;
+mod browser;
 mod bulk;
 mod cedar;
 mod console;
