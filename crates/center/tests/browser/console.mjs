@@ -232,6 +232,13 @@ async function check() {
   must(!(await members.text()).includes("eve"), "eve is in");
   step("the editor of another service");
 
+  // A crawl by name leads to a key in the plan that fits.
+  await page.goto(`${way.url}/callers?service=orders`);
+  await page.click("#crawls a");
+  must((await page.inputValue("#new-key input[name=principal]")) === 'client::"crawler"', "the crawler is not filled in");
+  must((await page.inputValue("#f-plan")) === "bulk", "the plan is not chosen");
+  step("a plan is offered");
+
   // A role is given in the browser, and taken.
   await page.goto(`${way.url}/access/give?service=orders&member=bob&role=orders-admin`);
   await page.click("#preview .btn.primary");

@@ -199,7 +199,7 @@ messages! {
     action: "Action", "操作";
     action_hint: "such as GET", "例如 GET";
     resource: "Resource", "资源";
-    resource_hint: "such as route::\"/orders/{{id}}\"", "例如 route::\"/orders/{{id}}\"";
+    resource_hint: "such as route::\"/orders/7\"", "例如 route::\"/orders/7\"";
     context: "Context", "上下文";
     context_hint: "JSON; empty: none", "JSON;空:无";
     ask_why: "Decide, and say why", "决策并说明原因";
