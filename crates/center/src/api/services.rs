@@ -303,24 +303,42 @@ fn decoded(row: Row) -> Result<Item, StoreError> {
     Ok(Item::decode(row.key, &row.body)?)
 }
 
+/// How many items each scope has.
+fn items_of_scopes(store: &dyn Reading) -> Result<BTreeMap<String, u64>, StoreError> {
+    Ok(store.scopes()?.into_iter().map(|scope| (scope.service, scope.items)).collect())
+}
+
 /// What a service has. When its grants end is told by the world, which indexes that.
-fn summary(store: &dyn Reading, world: &World, name: &str) -> Result<ServiceSummary, Refusal> {
-    let count = |kind| store.count(name, kind);
+///
+/// A store counts a kind row by row, and there may be a million entities: they are what the whole scope,
+/// whose number is kept, has beyond all other kinds.
+fn summary(
+    store: &dyn Reading,
+    items: &BTreeMap<String, u64>,
+    world: &World,
+    name: &str,
+) -> Result<ServiceSummary, Refusal> {
+    let mut others = BTreeMap::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Entity) {
+        others.insert(kind, store.count(name, kind)?);
+    }
+    let count = |kind| others.get(&kind).copied().unwrap_or_default();
+    let whole = items.get(name).copied().unwrap_or_default();
     let view = world.service(name);
     Ok(ServiceSummary {
         ending_grants: view.map_or(0, |view| view.ending_grants() as u64),
         next_end_unix_s: view.and_then(|view| view.next_end(keepgate_observe::unix_s())),
         name: name.to_owned(),
-        policies: count(Kind::Policy)?,
-        templates: count(Kind::Template)?,
-        links: count(Kind::Link)?,
-        grants: count(Kind::Grant)?,
-        entities: count(Kind::Entity)?,
-        routes: count(Kind::Route)?,
-        keys: count(Kind::Key)?,
-        limits: count(Kind::Limit)?,
-        plans: count(Kind::Plan)?,
-        schema: store.item(&ItemKey::schema(name))?.is_some(),
+        policies: count(Kind::Policy),
+        templates: count(Kind::Template),
+        links: count(Kind::Link),
+        grants: count(Kind::Grant),
+        entities: whole.saturating_sub(others.values().sum::<u64>()),
+        routes: count(Kind::Route),
+        keys: count(Kind::Key),
+        limits: count(Kind::Limit),
+        plans: count(Kind::Plan),
+        schema: count(Kind::Schema) > 0,
     })
 }
 
@@ -334,9 +352,10 @@ pub(crate) async fn list(
     let (revision, services) = app
         .desk
         .read(move |store| {
+            let items = items_of_scopes(store)?;
             let mut services = Vec::new();
             for name in names {
-                services.push(summary(store, &head.world, &name)?);
+                services.push(summary(store, &items, &head.world, &name)?);
             }
             Ok((store.head()?, services))
         })
@@ -355,7 +374,7 @@ pub(crate) async fn fetch(
             let key = ItemKey::service(&name);
             let row = store.item(&key)?.ok_or_else(|| Refusal::no_service(&name))?;
             let settings: Value = row.parsed()?;
-            let summary = summary(store, &head.world, &name)?;
+            let summary = summary(store, &items_of_scopes(store)?, &head.world, &name)?;
             Ok(api::Service { summary, settings, revision: row.revision.0 })
         })
         .await?;

@@ -4,7 +4,7 @@ use axum::response::Response;
 use http::StatusCode;
 use keepgate_api as api;
 use keepgate_limit::rules::NamedPlan;
-use keepgate_limit::top::{Hitter, TopAnswer};
+use keepgate_limit::top::{Dimension, Hitter, TopAnswer};
 use maud::{Markup, html};
 use serde_json::json;
 
@@ -83,7 +83,9 @@ fn crawls(t: Lang, answer: &TopAnswer) -> Markup {
     html! {
         div id="crawls" data-live class="stack" {
             @for crawl in report.iter().flat_map(|report| &report.crawls).take(10) {
-                @let who = crawl.principal.as_deref().unwrap_or(&crawl.name);
+                @let is_named = crawl.by == Dimension::Principal;
+                @let principal = is_named.then_some(&crawl.name).or(crawl.principal.as_ref());
+                @let who = principal.unwrap_or(&crawl.name);
                 @let part = share(of(crawl.refused, crawl.requests.max(crawl.refused)));
                 (notice(Tone::Warn, Icon::Crawl, t.crawl(), &html! {
                     p {
@@ -95,7 +97,7 @@ fn crawls(t: Lang, answer: &TopAnswer) -> Markup {
                         @match &crawl.plan {
                             Some(plan) => {
                                 (t.crawl_plan(plan)) " "
-                                @if let Some(principal) = &crawl.principal {
+                                @if let Some(principal) = principal {
                                     a href={ "/callers?service=" (encoded(&answer.service))
                                         "&principal=" (encoded(principal))
                                         "&plan=" (encoded(plan)) "#new-key" } { (t.offer_plan()) }
@@ -179,7 +181,7 @@ fn top(visit: &Visit, answer: &TopAnswer) -> Markup {
         @if answer.report.is_none() { (empty(t.no_gate_heard(), t.no_gate_heard_more())) }
         @else if list.is_empty() { (empty(t.nobody_asked(), t.nobody_asked_more())) }
         @else { (table(t.top_callers(), &heads, &rows)) }
-        @if heard > 0 { footer { (t.unlisted(num(rest))) } }
+        @if heard > 0 && rest > 0 { footer { (t.unlisted(num(rest))) } }
     };
     panel("top", t.top_callers(), &rests, &tabs, &body)
 }

@@ -427,3 +427,32 @@ async fn request_ids_come_back_and_are_made_where_there_is_none() {
     assert_eq!(made.header("x-request-id").len(), 24);
     center.stop().await;
 }
+
+/// The entities of a summary are not counted one by one; they are those that there are.
+#[tokio::test]
+async fn a_summary_says_how_many_there_are_of_each_kind() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    let entity = |n: u32| json!({ "uid": { "type": "user", "id": format!("u{n}") }, "attrs": {}, "parents": [] });
+    let entities = serde_json::to_string(&(0..7).map(entity).collect::<Vec<_>>()).unwrap();
+    let files = json!({ "files": {
+        "service.toml": "name = \"orders\"\n[identify.api_key]\n",
+        "p.cedar": "permit (principal == user::\"u1\", action, resource);\n",
+        "entities.json": entities,
+        "routes.toml": "[[route]]\nmethod = \"GET\"\npath = \"/orders\"\n",
+    } });
+    center.ask("POST", "/v1/services/orders/apply", Some(files)).await.good();
+    let key = json!({ "principal": "user::\"u1\"" });
+    center.ask("POST", "/v1/services/orders/keys", Some(key)).await.good();
+    center.service("stock", &[]).await;
+    let all = center.ask("GET", "/v1/services", None).await.good();
+    let one = center.ask("GET", "/v1/services/orders", None).await.good();
+    for (name, number) in
+        [("entities", 7), ("policies", 1), ("routes", 1), ("keys", 1), ("grants", 0)]
+    {
+        assert_eq!(all["services"][0][name], number, "{name}: {all}");
+        assert_eq!(one[name], number, "{name}: {one}");
+    }
+    assert_eq!(all["services"][1]["entities"], 0, "{all}");
+    center.stop().await;
+}

@@ -1,47 +1,14 @@
 //! The console in a real browser: `tests/browser/console.mjs`, by Debian's Chromium.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use keepgate_limit::top::{Observation, Outcome, Top};
 use keepgate_limit::{AddressKey, Nanos, Seed};
 use serde_json::json;
 
+use crate::browser::Needs;
 use crate::database::skipped;
 use crate::fixture::{Dir, Mirror, Running};
-
-/// The browser's script; it ends with the test, with the browser that it started.
-struct Script(Child);
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        if let Ok(group) = i32::try_from(self.0.id()) {
-            // SAFETY: it takes no pointer, and the group is of this test's own child.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
-        }
-        let _ = self.0.wait();
-    }
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// Programs and modules that the script needs; none: they are not here, which was said.
-fn needed() -> Option<(PathBuf, PathBuf)> {
-    let modules = root().join("target/fixtures/console");
-    if !modules.join("node_modules/playwright-core").is_dir() {
-        skipped("playwright-core is not there (scripts/setup)");
-        return None;
-    }
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let found = names.iter().map(|name| Path::new("/usr/bin").join(name)).find(|p| p.exists());
-    if found.is_none() {
-        skipped("chromium is not installed");
-    }
-    found.map(|program| (program, modules))
-}
 
 /// A gate's report: a crawler, and three people.
 fn report() -> Vec<u8> {
@@ -124,40 +91,20 @@ async fn world(center: &Running) -> (Mirror, Mirror) {
 }
 
 async fn run(pictures: Option<&str>) {
-    let Some((chromium, modules)) = needed() else { return };
+    let needs = match Needs::found() {
+        Ok(needs) => needs,
+        Err(why) => return skipped(why),
+    };
     let dir = Dir::new();
     let center = Running::start(&dir).await;
     let _gates = world(&center).await;
     let editor = center.token("editor", "stock").await;
     let (base, admin) = (format!("http://{}", center.addr), center.admin.clone());
-    let pictures = pictures.map(str::to_owned);
-    let ran = tokio::task::spawn_blocking(move || {
-        use std::os::unix::process::CommandExt as _;
-        let mut command = Command::new("node");
-        command
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/console.mjs"))
-            .env("BASE", base)
-            .env("ADMIN", admin)
-            .env("EDITOR", editor)
-            .env("MODULES", modules)
-            .env("CHROMIUM", chromium)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0);
-        if let Some(pictures) = pictures {
-            command.env("PICTURES", pictures);
-        }
-        let mut script = Script(command.spawn().unwrap());
-        let mut said = String::new();
-        if let Some(mut out) = script.0.stdout.take() {
-            std::io::Read::read_to_string(&mut out, &mut said).unwrap();
-        }
-        (script.0.wait().unwrap().success(), said)
-    });
-    let (good, said) = ran.await.unwrap();
-    assert!(good, "{said}");
-    eprintln!("{said}");
+    let database = dir.path().join("center.db").display().to_string();
+    let mut more =
+        vec![("BASE", base), ("ADMIN", admin), ("EDITOR", editor), ("DATABASE", database)];
+    more.extend(pictures.map(|to| ("PICTURES", to.to_owned())));
+    tokio::task::spawn_blocking(move || needs.run("console.mjs", &more)).await.unwrap();
 }
 
 /// Sign in, a wrong token, an expired session, a forged form, the editor of another service, two editors

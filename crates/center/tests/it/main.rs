@@ -11,6 +11,7 @@ mod admin;
 mod apply;
 mod audit_chain;
 mod authzen;
+mod browser;
 mod bulk;
 mod cedar;
 mod console;

@@ -13,6 +13,8 @@ mod acme;
 mod apply;
 mod assertions;
 mod authzen;
+#[path = "../../../center/tests/it/browser.rs"]
+mod browser;
 mod cedar_files;
 mod centers;
 mod clients;
@@ -43,6 +45,7 @@ mod separate;
 mod several_centers;
 mod sites;
 mod sources;
+mod story;
 mod telemetry;
 mod trust;
 mod tune;
