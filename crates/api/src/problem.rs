@@ -27,6 +27,9 @@ pub struct Problem {
     /// What is wrong, item by item.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Located>,
+    /// What is valid and likely not meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<crate::Warning>,
 }
 
 /// One thing that is wrong, and where.
@@ -38,6 +41,12 @@ pub struct Located {
     /// The line, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
+    /// The character in the line at which it begins, from 1. A tab is one character.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u64>,
+    /// How many characters of the line it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
     /// The item's kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,

@@ -6,14 +6,15 @@ use crate::identify::is_everybody;
 use crate::model::{Item, ItemBody, ItemKey};
 use crate::service::ServiceSettings;
 use crate::spelling;
+use crate::spot::Spot;
 
 /// Something that is allowed and perhaps not meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// The item that it is about.
     pub key: ItemKey,
-    /// The line within the item's text, counted from 1, where it is known.
-    pub line: Option<usize>,
+    /// The place within the item's text, where it is known.
+    pub spot: Option<Spot>,
     /// What may happen and what to do.
     pub message: String,
 }
@@ -36,7 +37,7 @@ fn believes_everybody(key: &ItemKey, settings: &ServiceSettings) -> Option<Warni
     let trusted = settings.identify.trusted_header.as_ref()?;
     is_everybody(&trusted.peers).then(|| Warning {
         key: key.clone(),
-        line: None,
+        spot: None,
         message: format!(
             "the `peers` of the trusted header `{}` include every address, so any caller could \
              claim any identity: gates answer 503 to requests with it unless they are started \

@@ -91,7 +91,7 @@ pub fn warnings<'a>(items: impl Iterator<Item = &'a Encoded> + Clone) -> Vec<War
     if let Some(last) = look.found.last().filter(|_| more) {
         let message =
             format!("more than {MAX_FOUND} ids read as they are not; the others are not shown");
-        look.found.push(Warning { key: last.key.clone(), line: None, message });
+        look.found.push(Warning { key: last.key.clone(), spot: None, message });
     }
     look.found
 }
@@ -151,7 +151,7 @@ impl Look {
 
     fn warn(&mut self, key: &ItemKey, message: String) {
         if self.found.len() <= 2 * MAX_FOUND {
-            self.found.push(Warning { key: key.clone(), line: None, message });
+            self.found.push(Warning { key: key.clone(), spot: None, message });
         }
     }
 }

@@ -154,7 +154,7 @@ impl<'a> Look<'a> {
                        that matches without case (Express, ASP.NET Core) takes `/Admin` for \
                        `/admin`; write a route such as `/admin{/*rest}`, forbid it by its resource \
                        and set `paths_fold`";
-        self.found.push(Warning { key: key.clone(), line: None, message: message.to_owned() });
+        self.found.push(Warning { key: key.clone(), spot: None, message: message.to_owned() });
     }
 
     fn all(&mut self) {
@@ -188,7 +188,7 @@ impl<'a> Look<'a> {
                         fold.frameworks,
                         fold.remedy.replace("PATH", &route.path)
                     );
-                    self.found.push(Warning { key, line: None, message });
+                    self.found.push(Warning { key, spot: None, message });
                 }
             }
         }

@@ -29,6 +29,7 @@ use crate::look_alike;
 use crate::model::{GrantBody, Item, ItemBody, ItemKey, Kind, MemberBody, Uid};
 use crate::route::Route;
 use crate::router::Router;
+use crate::spot::Spot;
 use crate::wire::MAX_ITEM_BYTES;
 
 /// The longest id of an item in bytes.
@@ -39,8 +40,8 @@ pub const MAX_ID_BYTES: usize = 1024;
 pub struct ItemProblem {
     /// The item at fault.
     pub key: ItemKey,
-    /// The line within the item's text (policies, schemas), counted from 1, where it is known.
-    pub line: Option<usize>,
+    /// The place within the item's text (policies, schemas), where it is known.
+    pub spot: Option<Spot>,
     /// What is wrong and what would be right.
     pub message: String,
 }
@@ -49,15 +50,15 @@ impl ItemProblem {
     /// The file and line, where the item came from a bundle.
     pub fn place(&self, places: &BTreeMap<ItemKey, FileLine>) -> Option<FileLine> {
         let place = places.get(&self.key)?;
-        Some(FileLine { file: place.file.clone(), line: place.line_within(self.line) })
+        Some(place.within(self.spot))
     }
 }
 
 impl std::fmt::Display for ItemProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.key.fmt(f)?;
-        if let Some(line) = self.line {
-            write!(f, ", line {line}")?;
+        if let Some(spot) = self.spot {
+            write!(f, ", line {}", spot.line)?;
         }
         write!(f, ": {}", self.message)
     }
@@ -77,7 +78,7 @@ pub fn put(item: &Item) -> Option<ItemProblem> {
     let max_age_ms = max_age_ms.filter(|ms| *ms < MIN_MAX_AGE_MS)?;
     Some(ItemProblem {
         key: item.key.clone(),
-        line: None,
+        spot: None,
         message: format!(
             "`max_age` is {max_age_ms} ms, at least {MIN_MAX_AGE_MS} ms are possible: a gate hears its \
              center once a second"
@@ -189,8 +190,8 @@ impl Check {
         self.at(key, None, message);
     }
 
-    fn at(&mut self, key: &ItemKey, line: Option<usize>, message: impl Into<String>) {
-        self.problems.push(ItemProblem { key: key.clone(), line, message: message.into() });
+    fn at(&mut self, key: &ItemKey, spot: Option<Spot>, message: impl Into<String>) {
+        self.problems.push(ItemProblem { key: key.clone(), spot, message: message.into() });
     }
 
     /// What can be said of an item without looking at others.
@@ -342,8 +343,8 @@ impl Check {
         match read.clone() {
             Ok(types) => Some(types),
             Err(error) => {
-                for (line, message) in error.all() {
-                    self.at(key, line, message);
+                for (spot, message) in error.all() {
+                    self.at(key, spot, message);
                 }
                 None
             }

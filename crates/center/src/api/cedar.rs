@@ -161,11 +161,15 @@ pub(crate) async fn put(
         }
     };
     let way = Way { dry_run: args.dry_run, anew: Anew::Own, place: Some(place) };
+    // Of the text alone: of the settings and the schema nothing changes here.
+    let mut warnings = warnings;
+    warnings.retain(|warning| warning.file.as_deref() == Some(FILE));
     let landed = items::land_bulk(&app, &caller, "policies.put", way, work, plan).await;
     let outcome = landed.map_err(|refusal| match refusal {
         Refusal::Invalid(problems) => Problem::invalid(
             problems.into_iter().map(|problem| problem.placed(|key| packed.place(key))).collect(),
-        ),
+        )
+        .warned(warnings.clone()),
         refusal => refusal.into(),
     })?;
     let (access, mut diffs) =
@@ -175,9 +179,7 @@ pub(crate) async fn put(
         let at = diffs.iter().position(|(key, _)| *key == landing.key);
         change.diff = at.map(|at| diffs.swap_remove(at).1);
     }
-    // Of the text alone: of the settings and the schema nothing changes here.
-    let of_text = |warning: &api::Warning| warning.file.as_deref() == Some(FILE);
-    changed.warnings = warnings.into_iter().filter(of_text).collect();
+    changed.warnings = warnings;
     Ok(Out(api::Applied {
         changed,
         dry_run: args.dry_run,

@@ -248,7 +248,13 @@ fn portion(service: &str, kind: Kind, source: &str, body: &[u8]) -> Answer<Porti
                 items.insert(item.key.clone(), (item, line));
             }
             Err(message) if problems.len() < TOLD => {
-                problems.push(Located { key: None, file: None, line: Some(line), message });
+                problems.push(Located {
+                    key: None,
+                    file: None,
+                    line: Some(line),
+                    span: None,
+                    message,
+                });
             }
             Err(_) => {}
         }

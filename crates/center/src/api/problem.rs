@@ -20,6 +20,7 @@ pub(crate) struct Problem {
     detail: String,
     write_id: Option<desk::WriteId>,
     problems: Vec<desk::EditProblem>,
+    warnings: Vec<api::Warning>,
 }
 
 /// The kind of [`Problem::gathering`], which is no failure of the center.
@@ -32,7 +33,15 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Problem {
-        Problem { status, kind, title, detail: detail.into(), write_id: None, problems: Vec::new() }
+        Problem {
+            status,
+            kind,
+            title,
+            detail: detail.into(),
+            write_id: None,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     pub(crate) fn bad_request(detail: impl Into<String>) -> Problem {
@@ -99,6 +108,13 @@ impl Problem {
     /// The same, with what is wrong item by item.
     fn with(mut self, problems: Vec<desk::EditProblem>) -> Problem {
         self.problems = problems;
+        self
+    }
+
+    /// The same, with what is valid and likely not meant.
+    #[must_use]
+    pub(crate) fn warned(mut self, warnings: Vec<api::Warning>) -> Problem {
+        self.warnings = warnings;
         self
     }
 
@@ -185,6 +201,7 @@ impl Problem {
             request_id: request_id.map(str::to_owned),
             write_id: self.write_id.map(|id| crate::token::hex(&id)),
             problems: self.problems.iter().map(desk::EditProblem::told).collect(),
+            warnings: self.warnings.clone(),
         }
     }
 }

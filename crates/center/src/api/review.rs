@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keepgate_api as api;
 use keepgate_policy::bundle::Packed;
 use keepgate_policy::caution::{self, Warning};
-use keepgate_policy::{Encoded, Item, ItemKey, Kind, look_alike, validate};
+use keepgate_policy::{Encoded, Item, ItemKey, Kind, Spot, look_alike, validate};
 
 use super::Answer;
 use super::problem::Problem;
@@ -15,7 +15,7 @@ use crate::desk::{self, EditProblem, Stage, Work};
 /// Problems that are told at once.
 const TOLD: usize = 1_000;
 
-/// Warnings about the files; a refusal where some of them cannot be read, or where there are warnings
+/// Warnings about the files, also of a refusal; a refusal where some of them cannot be read, or where there are warnings
 /// and none may be (`strict`).
 pub(crate) async fn look(
     packed: &Arc<Packed>,
@@ -33,7 +33,12 @@ pub(crate) async fn look(
     } else {
         Vec::new()
     };
-    if refused.is_empty() { Ok(warnings) } else { Err(Problem::invalid(refused)) }
+    if refused.is_empty() {
+        return Ok(warnings);
+    }
+    // Those that `strict` refuses are said as problems.
+    let beside = if packed.errors().is_empty() { Vec::new() } else { warnings };
+    Err(Problem::invalid(refused).warned(beside))
 }
 
 fn review(packed: &Packed, work: &Work) -> (Vec<EditProblem>, Vec<api::Warning>) {
@@ -56,12 +61,14 @@ fn review(packed: &Packed, work: &Work) -> (Vec<EditProblem>, Vec<api::Warning>)
     problems.sort_by(|a, b| (&a.file, a.line, &a.message).cmp(&(&b.file, b.line, &b.message)));
     if problems.len() > TOLD {
         let message = format!("{} more errors are not shown", problems.len() - TOLD);
-        more.get_or_insert(EditProblem { key: None, file: None, line: None, message });
+        more.get_or_insert(EditProblem { key: None, file: None, line: None, span: None, message });
         problems.truncate(TOLD);
     }
     problems.extend(more);
+    let shown = |found: Warning| warning(packed, &found.key, found.spot, found.message);
     if is_partial {
-        return (problems, Vec::new());
+        // Of what could be read; what is said of all files together may be wrong of a part.
+        return (problems, looked.warnings.into_iter().map(shown).collect());
     }
     // Entities and memberships come in millions; of them only the ids are looked at.
     let is_asked = |kind| !matches!(kind, Kind::Entity | Kind::Member | Kind::Role);
@@ -71,23 +78,25 @@ fn review(packed: &Packed, work: &Work) -> (Vec<EditProblem>, Vec<api::Warning>)
     drop(items);
     warnings.extend(looked.warnings);
     warnings.extend(look_alike::warnings(each.iter().copied()));
-    let shown = |found: Warning| warning(packed, &found.key, found.line, found.message);
     (problems, warnings.into_iter().map(shown).collect())
 }
 
-/// A warning about an item, with its place where it is from a file; `line`: within the item's text.
+/// A warning about an item, with its place where it is from a file; `spot`: within the item's text.
 pub(crate) fn warning(
     packed: &Packed,
     key: &ItemKey,
-    line: Option<usize>,
+    spot: Option<Spot>,
     message: String,
 ) -> api::Warning {
-    let place = packed.place(key);
+    let place = packed.place(key).map(|place| place.within(spot));
+    let span = place.as_ref().and_then(|place| place.span);
     api::Warning {
         id: desk::shown_id(key).to_owned(),
         message,
         gate: None,
-        line: place.as_ref().map(|place| place.line_within(line) as u64),
+        line: place.as_ref().map(|place| place.line as u64),
+        column: span.map(|span| span.column as u64),
+        length: span.map(|span| span.length as u64),
         file: place.map(|place| place.file),
     }
 }
@@ -97,6 +106,7 @@ fn as_problem(warning: &api::Warning) -> EditProblem {
         key: None,
         file: warning.file.clone(),
         line: warning.line.and_then(|line| usize::try_from(line).ok()),
+        span: None,
         message: format!("`{}`: {} (a warning, refused by `strict`)", warning.id, warning.message),
     }
 }

@@ -104,7 +104,15 @@ pub(crate) async fn apply(
                 warned.extend(together.map(|message| {
                     let service = packed.items().find(|item| item.key.kind == Kind::Service);
                     let id = service.map(|item| item.key.service.clone()).unwrap_or_default();
-                    api::Warning { id, message, gate: None, line: None, file: None }
+                    api::Warning {
+                        id,
+                        message,
+                        gate: None,
+                        line: None,
+                        column: None,
+                        length: None,
+                        file: None,
+                    }
                 }));
                 warned
             });
@@ -160,7 +168,15 @@ fn twice(packed: &Packed, twice: &sources::Listed<ItemKey>) -> Vec<api::Warning>
 /// What a dry run says of a missing file.
 fn missing_file(problem: desk::EditProblem) -> api::Warning {
     let file = problem.file.unwrap_or_default();
-    api::Warning { id: file, message: problem.message, gate: None, file: None, line: None }
+    api::Warning {
+        id: file,
+        message: problem.message,
+        gate: None,
+        file: None,
+        line: None,
+        column: None,
+        length: None,
+    }
 }
 
 /// Gates that do not understand what the files say, by name. Each keeps the last state that it

@@ -117,6 +117,6 @@ fn told(row: &AuditRow) -> EditProblem {
         Some(kind) => {
             EditProblem::of(&ItemKey::new(row.service.as_str(), kind, row.id.as_str()), message)
         }
-        None => EditProblem { key: None, file: None, line: None, message },
+        None => EditProblem { key: None, file: None, line: None, span: None, message },
     }
 }

@@ -57,7 +57,15 @@ pub(crate) fn warnings<'k>(
                 )
             };
             let id = shown_id(key).to_owned();
-            told.push(api::Warning { id, message, gate: None, file: None, line: None });
+            told.push(api::Warning {
+                id,
+                message,
+                gate: None,
+                file: None,
+                line: None,
+                column: None,
+                length: None,
+            });
         }
     }
     Ok(told)

@@ -49,8 +49,8 @@ struct Said {
     /// Whether it was checked, and has no error.
     is_good: bool,
     preview: Option<api::Applied>,
-    /// The text that is stored now, where that is another than the draft was made of.
-    conflict: Option<String>,
+    /// From the text that is stored now to the draft, and the former, where the draft was made of another.
+    conflict: Option<(String, String)>,
 }
 
 async fn stored(
@@ -133,6 +133,7 @@ pub(crate) async fn submit(console: &Console, visit: &Visit) -> Response {
                     conflict(console, visit, &service, &mut draft, &mut said).await;
                 } else if problem.status == 422 && !problem.problems.is_empty() {
                     said.problems = problem.problems;
+                    said.warnings = problem.warnings;
                 } else {
                     said.above = Some(refused(t, &problem));
                 }
@@ -157,7 +158,8 @@ async fn conflict(
             let (before, now) = (num(draft.over), num(value.changed));
             let body = html! { p { (t.conflict_more(before, now)) } };
             said.above = Some(notice(Tone::Warn, Icon::Warn, t.conflict(), &body));
-            said.conflict = Some(crate::api::diff::unified(&value.text, &draft.text));
+            let diff = crate::api::diff::unified(&value.text, &draft.text);
+            said.conflict = Some((diff, value.text));
             draft.tag = tag;
             draft.over = value.revision;
         }
@@ -247,31 +249,106 @@ fn editor(visit: &Visit, service: &str, draft: &Draft, said: &Said) -> Markup {
     };
     html! {
         @if let Some(above) = &said.above { (above) }
-        @if let Some(diff) = &said.conflict {
+        @if let Some((diff, theirs)) = &said.conflict {
             (still("conflict", t.yours_and_theirs(), t.yours_and_theirs_rest(), &differences(t, diff)))
+            (still("theirs", t.theirs(), t.over_revision(num(draft.over)).as_str(), &html! {
+                div class="diff" tabindex="0" role="group" aria-label=(t.theirs()) {
+                    @for line in theirs.lines().take(LINES) { div { (line) } }
+                }
+            }))
         }
         div class="two wide-left" {
             div class="stack" { (text) @if let Some(preview) = &said.preview { (would(t, preview)) } }
-            div class="stack" { (diagnostics(t, said)) }
+            div class="stack" { (diagnostics(t, &draft.text, said)) }
         }
     }
 }
 
-fn diagnostics(t: Lang, said: &Said) -> Markup {
+/// Characters of a line that are shown around what is said of it.
+const AROUND: usize = 80;
+
+/// A line of the text with carets below the characters that something is said of.
+struct Pointed {
+    line: String,
+    /// As wide as what is before the carets, in a font of which each character has one or two cells.
+    pad: String,
+    carets: String,
+}
+
+/// Whether a character takes two cells: those of Chinese, Japanese and Korean, and emoji.
+fn is_wide(c: char) -> bool {
+    matches!(u32::from(c), 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff
+        | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd)
+}
+
+impl Pointed {
+    /// `line` and `column` from 1, in characters. None: the text has no such place.
+    fn at(text: &str, line: u64, column: u64, length: u64) -> Option<Pointed> {
+        let at = usize::try_from(line).ok()?.checked_sub(1)?;
+        let text = text.split('\n').nth(at)?;
+        let before = usize::try_from(column).ok()?.checked_sub(1)?;
+        if before > text.chars().count() {
+            return None;
+        }
+        let length = usize::try_from(length).unwrap_or(usize::MAX).clamp(1, AROUND);
+        let skipped = before.saturating_sub(AROUND);
+        let shown: String = text.chars().skip(skipped).take(AROUND + length + AROUND).collect();
+        let rest = text.chars().nth(skipped + AROUND + length + AROUND).is_some();
+        let ahead = if skipped > 0 { ".. " } else { "" };
+        let blank = |c: char| match c {
+            '\t' => '\t',
+            c if is_wide(c) => '\u{3000}',
+            _ => ' ',
+        };
+        let pad = ahead.chars().chain(shown.chars().take(before - skipped)).map(blank).collect();
+        let marked = shown.chars().skip(before - skipped).take(length);
+        let carets: String = marked.map(|c| if is_wide(c) { '\u{ff3e}' } else { '^' }).collect();
+        let carets = if carets.is_empty() { "^".to_owned() } else { carets };
+        let line = format!("{ahead}{shown}{}", if rest { " .." } else { "" });
+        Some(Pointed { line, pad, carets })
+    }
+
+    fn show(&self, t: Lang, line: u64, tone: Tone) -> Markup {
+        let number = line.to_string();
+        let class = match tone {
+            Tone::Bad => "under",
+            _ => "under w",
+        };
+        html! {
+            pre tabindex="0" role="group" aria-label=(t.line(line)) {
+                (number) " | " (self.line) "\n"
+                (" ".repeat(number.len())) " | " (self.pad) span class=(class) { (self.carets) }
+            }
+        }
+    }
+}
+
+fn diagnostics(t: Lang, text: &str, said: &Said) -> Markup {
     let checked = said.is_good || !said.problems.is_empty();
     let title = match checked {
         true => t.errors_and_warnings(said.problems.len(), said.warnings.len()),
         false => t.not_checked().to_owned(),
     };
-    let one = |tone, icon, word: &str, line: Option<u64>, id: &str, message: &str| {
+    let one = |tone: Tone, icon, word: &str, at: At<'_>, id: &str, message: &str| {
+        let At { file, line, column, length } = at;
+        let own = file == Some(FILE);
+        let pointed = line.zip(column).filter(|_| own).and_then(|(line, column)| {
+            let pointed = Pointed::at(text, line, column, length.unwrap_or(1))?;
+            Some(pointed.show(t, line, tone))
+        });
         html! {
             li {
                 div class="actions" {
                     (badge(tone, icon, word))
-                    @if let Some(line) = line { span class="small" { (t.line(line)) } }
+                    @match (line, column) {
+                        (Some(line), Some(column)) => span class="small" { (t.line_column(line, column)) },
+                        (Some(line), None) => span class="small" { (t.line(line)) },
+                        _ => {},
+                    }
                     @if !id.is_empty() { span class="quiet small" { (id) } }
                 }
                 p { (english(t, message)) }
+                @if let Some(pointed) = pointed { (pointed) }
             }
         }
     };
@@ -283,15 +360,23 @@ fn diagnostics(t: Lang, said: &Said) -> Markup {
         } @else {
             ol class="diag" {
                 @for p in said.problems.iter().take(100) {
-                    (one(Tone::Bad, Icon::Bad, t.error(), p.line, p.id.as_deref().unwrap_or_default(), &p.message))
+                    (one(Tone::Bad, Icon::Bad, t.error(), At { file: p.file.as_deref(), line: p.line, column: p.column, length: p.length }, p.id.as_deref().unwrap_or_default(), &p.message))
                 }
                 @for w in said.warnings.iter().take(100) {
-                    (one(Tone::Warn, Icon::Warn, t.warning(), w.line, &w.id, &w.message))
+                    (one(Tone::Warn, Icon::Warn, t.warning(), At { file: w.file.as_deref(), line: w.line, column: w.column, length: w.length }, &w.id, &w.message))
                 }
             }
         }
     };
     still("diagnostics", &title, t.cedar_said(), &body)
+}
+
+/// Where something is said.
+struct At<'a> {
+    file: Option<&'a str>,
+    line: Option<u64>,
+    column: Option<u64>,
+    length: Option<u64>,
 }
 
 /// How a line of a diff is drawn.
@@ -495,4 +580,44 @@ pub(crate) fn plans_panel(t: Lang, plans: &api::ItemList<NamedPlan>) -> Markup {
         @if plans.next.is_some() { footer { (t.more_than(num(plans.items.len() as u64))) } }
     };
     panel("plans", t.plans(), "", &html! {}, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The carets stand below the characters that they are of: as many cells before both.
+        #[test]
+        fn carets_point_at_the_characters(
+            parts in proptest::collection::vec(
+                prop_oneof![Just('\t'), Just('a'), Just('\u{e9}'), Just('\u{6743}'), Just(' ')], 1..400,
+            ),
+            at in 0usize..400,
+            length in 1u64..9,
+        ) {
+            let at = at % parts.len();
+            let line: String = parts.iter().collect();
+            let text = format!("first\n{line}\nlast");
+            let pointed = Pointed::at(&text, 2, at as u64 + 1, length).unwrap();
+            let before: usize = pointed.pad.chars().count();
+            let shown: Vec<char> = pointed.line.chars().collect();
+            prop_assert_eq!(shown[before], parts[at]);
+            for (pad, shown) in pointed.pad.chars().zip(&shown) {
+                prop_assert_eq!(pad == '\t', *shown == '\t');
+                prop_assert_eq!(pad == '\u{3000}', is_wide(*shown));
+            }
+            let wanted = (parts.len() - at).min(usize::try_from(length).unwrap());
+            prop_assert_eq!(pointed.carets.chars().count(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_place_beyond_the_text_has_no_carets() {
+        assert!(Pointed::at("a", 1, 3, 1).is_none());
+        assert!(Pointed::at("a", 2, 1, 1).is_none());
+        assert!(Pointed::at("a", 0, 1, 1).is_none() && Pointed::at("a", 1, 0, 1).is_none());
+        assert_eq!(Pointed::at("a", 1, 2, u64::MAX).unwrap().carets, "^");
+    }
 }

@@ -14,7 +14,7 @@ use std::fmt;
 
 use keepgate_api::Located;
 use keepgate_policy::bundle::{BundleError, FileLine};
-use keepgate_policy::{Item, ItemBody, ItemKey, Kind, Uid, World, validate};
+use keepgate_policy::{Item, ItemBody, ItemKey, Kind, Span, Spot, Uid, World, validate};
 
 use super::Refusal;
 use super::head::is_default;
@@ -58,6 +58,8 @@ pub struct EditProblem {
     pub file: Option<String>,
     /// The line in that file, or in the item's text, from 1.
     pub line: Option<usize>,
+    /// The characters in that line.
+    pub span: Option<Span>,
     /// What is wrong with it and what would be right.
     pub message: String,
 }
@@ -65,20 +67,33 @@ pub struct EditProblem {
 impl EditProblem {
     /// Of an item.
     pub fn of(key: &ItemKey, message: impl Into<String>) -> EditProblem {
-        EditProblem { key: Some(key.clone()), file: None, line: None, message: message.into() }
+        EditProblem {
+            key: Some(key.clone()),
+            file: None,
+            line: None,
+            span: None,
+            message: message.into(),
+        }
     }
 
     /// Of a file.
     pub fn in_file(file: impl Into<String>, message: impl Into<String>) -> EditProblem {
-        EditProblem { key: None, file: Some(file.into()), line: None, message: message.into() }
+        EditProblem {
+            key: None,
+            file: Some(file.into()),
+            line: None,
+            span: None,
+            message: message.into(),
+        }
     }
 
     /// The same, in the words of the files that the items came from.
     #[must_use]
     pub fn placed(mut self, place_of: impl Fn(&ItemKey) -> Option<FileLine>) -> EditProblem {
         if let Some(place) = self.key.as_ref().and_then(place_of) {
-            self.line = Some(place.line_within(self.line));
-            self.file = Some(place.file);
+            let spot = self.line.map(|line| Spot { line, span: self.span });
+            let FileLine { file, line, span } = place.within(spot);
+            (self.file, self.line, self.span) = (Some(file), Some(line), span);
         }
         self
     }
@@ -88,6 +103,8 @@ impl EditProblem {
         Located {
             file: self.file.clone(),
             line: self.line.map(|line| line as u64),
+            column: self.span.map(|span| span.column as u64),
+            length: self.span.map(|span| span.length as u64),
             kind: self.key.as_ref().map(|key| key.kind.as_str().to_owned()),
             id: self.key.as_ref().map(|key| shown_id(key).to_owned()),
             message: self.message.clone(),
@@ -117,7 +134,13 @@ impl fmt::Display for EditProblem {
 
 impl From<BundleError> for EditProblem {
     fn from(e: BundleError) -> EditProblem {
-        EditProblem { key: None, file: Some(e.file), line: e.line, message: e.message }
+        EditProblem {
+            key: None,
+            file: Some(e.file),
+            line: e.line,
+            span: e.span,
+            message: e.message,
+        }
     }
 }
 
@@ -126,7 +149,8 @@ impl From<validate::ItemProblem> for EditProblem {
         EditProblem {
             key: Some(problem.key),
             file: None,
-            line: problem.line,
+            line: problem.spot.map(|spot| spot.line),
+            span: problem.spot.and_then(|spot| spot.span),
             message: problem.message,
         }
     }

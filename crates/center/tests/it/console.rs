@@ -352,6 +352,12 @@ async fn two_editors_at_once_and_one_of_another_service() {
     );
     assert_ne!(field(&page, "tag"), also);
     assert_eq!(revision(&center).await, landed);
+    // Both texts are on the page, and theirs is still what is stored.
+    let stored = page.split("id=\"theirs\"").nth(1).unwrap();
+    assert!(stored.contains("What is stored now") && stored.contains("guests"), "{stored}");
+    let cedar = center.ask("GET", "/v1/services/orders/cedar", None).await.good();
+    let cedar = cedar["text"].as_str().unwrap();
+    assert!(cedar.contains("guests") && !cedar.contains("others"), "{cedar}");
 
     // In the log it is the editor's token, as by the API.
     let path = "/v1/audit?newest=true&limit=5&service=orders";
@@ -572,5 +578,43 @@ async fn policies_are_read_and_written_as_one_text() {
     let beyond = center.ask("PUT", &dry, Some(text((512 << 10) + 1))).await.problem(422);
     assert!(beyond.contains("at most 524288 bytes"), "{beyond}");
     center.ask("GET", "/v1/services/none/cedar", None).await.problem(404);
+    center.stop().await;
+}
+
+/// Cedar's errors and warnings of one text together, each at its character: also behind tabs and letters
+/// of several bytes.
+#[tokio::test]
+async fn errors_and_warnings_are_told_at_their_characters() {
+    let dir = Dir::new();
+    let center = Running::start(&dir).await;
+    center.service("orders", &[]).await;
+    let warned = "permit (principal, action, resource)\n\t\
+                  when { \"\u{6743}\u{e9}\" == \"say_\u{4bb}ello\" };";
+    let wrong =
+        format!("{warned}\n\n\t@n(\"\u{6743}\u{9650}\")\tpermit (principal, action, ressource);\n");
+    let put = json!({ "text": wrong });
+    let refused = center.ask("PUT", "/v1/services/orders/cedar?dry_run=true", Some(put)).await;
+    let told = refused.json();
+    refused.problem(422);
+    let at = |one: &Value| -> String {
+        let number = |name: &str| usize::try_from(one[name].as_u64().unwrap()).unwrap();
+        let line = wrong.lines().nth(number("line") - 1).unwrap();
+        line.chars().skip(number("column") - 1).take(number("length")).collect()
+    };
+    let places =
+        |name: &str| -> Vec<String> { told[name].as_array().unwrap().iter().map(at).collect() };
+    assert_eq!(places("problems"), ["ressource"], "{told}");
+    let strings = ["\"\u{6743}\u{e9}\"", "\"say_\u{4bb}ello\""];
+    assert_eq!(places("warnings"), strings, "{told}");
+
+    let mut visitor = Visitor::signed_in(&center, &center.admin).await;
+    let tag = field(&text(&visitor.get("/policies?service=orders").await), "tag");
+    let fields = [("service", "orders"), ("tag", tag.as_str()), ("text", &wrong), ("do", "check")];
+    let page = visitor.post("/policies", &fields).await;
+    assert_eq!(page.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let page = text(&page);
+    assert!(page.contains("Errors: 1, warnings: 2"), "{page}");
+    assert!(page.contains("line 4, column 38") && page.contains("^^^^^^^^^</span>"), "{page}");
+    assert!(page.contains("<li class=\"e\">") && page.contains("<li class=\"w\">"), "{page}");
     center.stop().await;
 }

@@ -61,15 +61,16 @@ pub(super) fn parse(reader: &mut Reader, file: &str, text: &str) {
     let mut ids = Vec::new();
     for (index, piece) in pieces(text).into_iter().enumerate() {
         let line = lines.at(piece.offset);
+        let column = lines.column(text, piece.offset);
         match item_of(&reader.service, file, &stem, index, &piece) {
             Ok(item) => {
                 ids.push(item.key.id.clone());
-                reader.put(file, line, item);
+                reader.put_at(file, (line, column), item);
             }
             Err(error) => {
                 // The places of those behind it stay.
                 ids.push(String::new());
-                reader.text_errors(file, line, error);
+                reader.text_errors(file, (line, column), error);
             }
         }
     }

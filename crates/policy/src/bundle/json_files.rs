@@ -22,7 +22,7 @@ pub(super) fn parse_schema(reader: &mut Reader, file: &str, text: &str) {
             let body = ItemBody::Schema(SchemaBody { text });
             reader.put(file, 1, Item::new(&reader.service, "", body));
         }
-        Err(error) => reader.text_errors(file, 1, error),
+        Err(error) => reader.text_errors(file, (1, 1), error),
     }
 }
 
@@ -95,7 +95,7 @@ fn policy(
             Some(id)
         }
         Err(error) => {
-            reader.text_errors(file, line, PolicyError { line: None, ..error });
+            reader.text_errors(file, (line, 1), PolicyError { spot: None, ..error });
             None
         }
     }

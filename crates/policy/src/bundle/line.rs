@@ -16,6 +16,13 @@ impl Lines {
     pub(super) fn at(&self, offset: usize) -> usize {
         self.breaks.partition_point(|newline| *newline < offset) + 1
     }
+
+    /// The character of a byte offset within its line, counted from 1; of the same text.
+    pub(super) fn column(&self, text: &str, offset: usize) -> usize {
+        let before = self.breaks.partition_point(|newline| *newline < offset).checked_sub(1);
+        let start = before.and_then(|at| self.breaks.get(at)).map_or(0, |newline| newline + 1);
+        text.get(start..offset).map_or(1, |own| own.chars().count() + 1)
+    }
 }
 
 #[cfg(test)]

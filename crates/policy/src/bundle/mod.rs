@@ -29,6 +29,7 @@ use crate::cedar_text::PolicyError;
 use crate::digest::Digest;
 use crate::encoded::Encoded;
 use crate::model::{Item, ItemBody, ItemKey, Kind, Revision};
+use crate::spot::{Span, Spot};
 pub(crate) use cedar_files::{MARKER, is_own_file};
 pub use pack::{Packed, Packer};
 pub use sort::{MAX_DIRECTORIES, is_entities_file, is_ignored, is_path};
@@ -56,15 +57,24 @@ pub struct FileLine {
     pub file: String,
     /// The line, counted from 1.
     pub line: usize,
+    /// The character in it, counted from 1, and how many belong to it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<Span>,
 }
 
 impl FileLine {
-    /// The line in the file of a line within the item's text, both counted from 1. An item from JSON has
-    /// another text there, so its first line is told.
-    pub fn line_within(&self, line: Option<usize>) -> usize {
-        match line {
-            Some(line) if !self.file.ends_with(".json") => self.line + line.saturating_sub(1),
-            _ => self.line,
+    /// The place in the file of a place within the item's text. An item from JSON has another text
+    /// there, so its first line is told.
+    #[must_use]
+    pub fn within(&self, spot: Option<Spot>) -> FileLine {
+        let file = self.file.clone();
+        match spot {
+            Some(spot) if !file.ends_with(".json") => {
+                let Spot { line, span } =
+                    spot.behind(self.line, self.span.map_or(1, |own| own.column));
+                FileLine { file, line, span }
+            }
+            _ => FileLine { file, line: self.line, span: None },
         }
     }
 }
@@ -77,6 +87,9 @@ pub struct BundleError {
     /// The line, counted from 1, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
+    /// The character in it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<Span>,
     /// What is wrong and what would be right.
     pub message: String,
 }
@@ -132,7 +145,12 @@ pub fn parse(files: &BTreeMap<String, String>) -> Result<Bundle, Vec<BundleError
             }
             Err(error) => {
                 let (file, line) = (place.file, Some(place.line));
-                return Err(vec![BundleError { file, line, message: with_sources(&error) }]);
+                return Err(vec![BundleError {
+                    file,
+                    line,
+                    span: None,
+                    message: with_sources(&error),
+                }]);
             }
         }
     }
@@ -274,11 +292,13 @@ struct Found {
     item: Arc<Encoded>,
     file: Arc<str>,
     line: u32,
+    column: u32,
 }
 
 impl Found {
     fn place(&self) -> FileLine {
-        FileLine { file: self.file.to_string(), line: self.line as usize }
+        let span = Some(Span { column: self.column as usize, length: 0 });
+        FileLine { file: self.file.to_string(), line: self.line as usize, span }
     }
 }
 
@@ -289,18 +309,29 @@ struct RoutesOut<'a> {
 
 impl Reader {
     fn error(&mut self, file: &str, line: Option<usize>, message: impl Into<String>) {
+        self.error_at(file, line, None, message);
+    }
+
+    fn error_at(
+        &mut self,
+        file: &str,
+        line: Option<usize>,
+        span: Option<Span>,
+        message: impl Into<String>,
+    ) {
         if self.errors.len() < MAX_ERRORS {
-            self.errors.push(BundleError { file: file.to_owned(), line, message: message.into() });
+            let (file, message) = (file.to_owned(), message.into());
+            self.errors.push(BundleError { file, line, span, message });
         } else {
             self.untold += 1;
         }
     }
 
-    /// The errors of a text that begins at this line of the file.
-    fn text_errors(&mut self, file: &str, start: usize, error: PolicyError) {
-        for (line, message) in error.all() {
-            let line = start + line.map_or(0, |line| line.saturating_sub(1));
-            self.error(file, Some(line), message);
+    /// The errors of a text that begins at this line and character of the file.
+    fn text_errors(&mut self, file: &str, (line, column): (usize, usize), error: PolicyError) {
+        for (spot, message) in error.all() {
+            let spot = spot.map_or(Spot::line(line), |spot| spot.behind(line, column));
+            self.error_at(file, Some(spot.line), spot.span, message);
         }
     }
 
@@ -309,6 +340,10 @@ impl Reader {
     }
 
     fn put(&mut self, file: &str, line: usize, item: Item) {
+        self.put_at(file, (line, 1), item);
+    }
+
+    fn put_at(&mut self, file: &str, (line, column): (usize, usize), item: Item) {
         if let Err(error) = item.check_key() {
             // A service without a readable `service.toml` has no name; that is said already.
             if !self.service.is_empty() {
@@ -323,6 +358,7 @@ impl Reader {
             item: Arc::new(Encoded::of(&item)),
             file: Arc::clone(&self.file),
             line: u32::try_from(line).unwrap_or(u32::MAX),
+            column: u32::try_from(column).unwrap_or(u32::MAX),
         });
     }
 
@@ -346,7 +382,12 @@ impl Reader {
             && let Some(last) = self.errors.last()
         {
             let message = format!("{} more errors are not shown", self.untold);
-            self.errors.push(BundleError { file: last.file.clone(), line: None, message });
+            self.errors.push(BundleError {
+                file: last.file.clone(),
+                line: None,
+                span: None,
+                message,
+            });
         }
         (found, self.errors)
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{MAX_TOKENS, PolicyError, Sort, explained, schema};
 use crate::json;
+use crate::spot::Spot;
 use crate::stack::{self, Need};
 
 /// The Cedar text of a schema in JSON.
@@ -29,7 +30,7 @@ pub(crate) fn schema_text(json: &str) -> Result<String, PolicyError> {
         let declared = schema::built(fragment, "");
         drop(declared.map_err(|error| found_in(json, error))?);
         let text = text.map_err(|error| PolicyError::whole(explained(&error, "").message))?;
-        let again = schema::parse(&text).map_err(|error| PolicyError { line: None, ..error })?;
+        let again = schema::parse(&text).map_err(|error| PolicyError { spot: None, ..error })?;
         drop(again);
         Ok(text)
     });
@@ -48,7 +49,7 @@ pub(crate) fn policy_text(value: &Value) -> Result<String, PolicyError> {
             .map_err(|error| PolicyError::whole(explained(&error, "").message))?;
         super::scan::policy(&text)?;
         let said = super::parsed(Sort::Any, Some("json"), &text)
-            .map_err(|error| PolicyError { line: None, ..error })?;
+            .map_err(|error| PolicyError { spot: None, ..error })?;
         if is_same(&meant, &said) {
             Ok(text)
         } else {
@@ -77,8 +78,8 @@ fn strict(text: &str) -> Result<Value, PolicyError> {
 }
 
 fn at_line(error: &serde_json::Error) -> PolicyError {
-    let line = Some(error.line()).filter(|line| *line > 0);
-    PolicyError { line, ..PolicyError::whole(bare(&error.to_string())) }
+    let spot = Some(error.line()).filter(|line| *line > 0).map(Spot::line);
+    PolicyError { spot, ..PolicyError::whole(bare(&error.to_string())) }
 }
 
 /// The message without its place, which is told beside it.
@@ -92,7 +93,7 @@ fn found_in(json: &str, error: PolicyError) -> PolicyError {
     let at = names
         .filter_map(|name| json.find(&Value::from(name.rsplit("::").next()?).to_string()))
         .next();
-    PolicyError { line: at.map(|at| super::line_of(json, at)), ..error }
+    PolicyError { spot: at.map(|at| Spot::line(Spot::of(json, at, 0).line)), ..error }
 }
 
 /// Bounds on the JSON: as many values as a text may have tokens. The reader bounds its depth.

@@ -17,6 +17,7 @@ use miette::Diagnostic;
 pub(crate) use self::from_json::{policy_text, schema_text};
 pub use self::scan::{MAX_DEPTH, MAX_TERMS, MAX_TOKENS};
 pub use self::schema::{MAX_ENVIRONMENTS, MAX_HIERARCHY, MAX_MEMBERS, MAX_TYPES};
+use crate::spot::Spot;
 use crate::stack::{self, Need};
 
 /// The longest message about a text in bytes; Cedar quotes expressions whole.
@@ -28,31 +29,31 @@ const MAX_MORE: usize = 20;
 /// What is wrong with a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyError {
-    /// The line within the text, counted from 1, where it is known.
-    pub(crate) line: Option<usize>,
+    /// The place within the text, where it is known.
+    pub(crate) spot: Option<Spot>,
     /// What Cedar says, with its help.
     pub(crate) message: String,
     /// Whether the text may be right, but is beyond a bound.
     pub(crate) is_bound: bool,
-    /// What else is wrong with the same text: lines and messages.
-    pub(crate) more: Vec<(Option<usize>, String)>,
+    /// What else is wrong with the same text: places and messages.
+    pub(crate) more: Vec<(Option<Spot>, String)>,
 }
 
 impl PolicyError {
     /// Something about the text as a whole.
     pub(crate) fn whole(message: impl Into<String>) -> PolicyError {
-        PolicyError { line: None, message: message.into(), is_bound: false, more: Vec::new() }
+        PolicyError { spot: None, message: message.into(), is_bound: false, more: Vec::new() }
     }
 
     /// The text is beyond a bound at this offset.
     fn beyond(text: &str, offset: usize, message: String) -> PolicyError {
-        let line = Some(line_of(text, offset));
-        PolicyError { line, message, is_bound: true, more: Vec::new() }
+        let spot = Some(Spot::of(text, offset, 0));
+        PolicyError { spot, message, is_bound: true, more: Vec::new() }
     }
 
-    /// Each error of the text: its line and message.
-    pub(crate) fn all(self) -> impl Iterator<Item = (Option<usize>, String)> {
-        std::iter::once((self.line, self.message)).chain(self.more)
+    /// Each error of the text: its place and message.
+    pub(crate) fn all(self) -> impl Iterator<Item = (Option<Spot>, String)> {
+        std::iter::once((self.spot, self.message)).chain(self.more)
     }
 
     fn too_deep(text: &str, offset: Option<usize>) -> PolicyError {
@@ -60,8 +61,8 @@ impl PolicyError {
             "it nests more than {MAX_DEPTH} levels deep, at most {MAX_DEPTH} are allowed; each \
              bracket, `if`, operator, access and call is a level; divide it"
         );
-        let line = offset.map(|at| line_of(text, at));
-        PolicyError { line, message, is_bound: true, more: Vec::new() }
+        let spot = offset.map(|at| Spot::of(text, at, 0));
+        PolicyError { spot, message, is_bound: true, more: Vec::new() }
     }
 }
 
@@ -145,20 +146,20 @@ fn static_template(policy: StaticPolicy) -> Template {
 
 /// A Cedar error about a text, with its causes and its help, and those that came with it.
 pub(crate) fn explained<E: Diagnostic>(error: &E, text: &str) -> PolicyError {
-    let (line, message) = told(error, text);
-    let mut more: Vec<(Option<usize>, String)> = Vec::new();
+    let (spot, message) = told(error, text);
+    let mut more: Vec<(Option<Spot>, String)> = Vec::new();
     for other in error.related().into_iter().flatten().take(MAX_MORE) {
         let other = told(other, text);
-        if other != (line, message.clone()) && !more.contains(&other) {
+        if other != (spot, message.clone()) && !more.contains(&other) {
             more.push(other);
         }
     }
-    PolicyError { line, message, is_bound: false, more }
+    PolicyError { spot, message, is_bound: false, more }
 }
 
 /// One error in one line, and its place.
-fn told<E: Diagnostic + ?Sized>(error: &E, text: &str) -> (Option<usize>, String) {
-    let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
+fn told<E: Diagnostic + ?Sized>(error: &E, text: &str) -> (Option<Spot>, String) {
+    let label = error.labels().and_then(|mut labels| labels.next());
     let mut message = one_line(&error.to_string());
     let mut source = error.source();
     while let Some(cause) = source {
@@ -174,7 +175,7 @@ fn told<E: Diagnostic + ?Sized>(error: &E, text: &str) -> (Option<usize>, String
         message.push_str(&one_line(&help.to_string()));
     }
     shorten(&mut message);
-    (offset.map(|offset| line_of(text, offset)), message)
+    (label.map(|label| Spot::of(text, label.offset(), label.len())), message)
 }
 
 /// Cuts what is too long for an answer.
@@ -183,11 +184,6 @@ pub(crate) fn shorten(message: &mut String) {
         message.truncate(message.floor_char_boundary(MAX_MESSAGE));
         message.push_str(" ..");
     }
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
-    before.iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
 fn one_line(text: &str) -> String {

@@ -14,6 +14,7 @@ use cedar_policy_core::validator::json_schema::{
 use cedar_policy_core::validator::{RawName, ValidatorSchema, ValidatorSchemaFragment};
 
 use super::{MAX_DEPTH, PolicyError, explained, scan};
+use crate::spot::Spot;
 use crate::stack::{self, Need};
 
 /// The most members of a record or list in a schema.
@@ -31,8 +32,8 @@ pub const MAX_ENVIRONMENTS: usize = 50_000;
 /// The most warnings that are told of one schema.
 const MAX_WARNINGS: usize = 100;
 
-/// What Cedar warns of in a text: lines and messages.
-pub(crate) type Warnings = Vec<(Option<usize>, String)>;
+/// What Cedar warns of in a text: places and messages.
+pub(crate) type Warnings = Vec<(Option<Spot>, String)>;
 
 /// Parses a schema, on a large stack: the depth of its types is not seen in its text.
 pub(crate) fn parse(text: &str) -> Result<ValidatorSchema, PolicyError> {
@@ -49,7 +50,7 @@ pub(crate) fn parse_with_warnings(text: &str) -> Result<(ValidatorSchema, Warnin
         let mut warnings: Warnings = warnings
             .take(MAX_WARNINGS)
             .map(|warning| explained(&warning, text))
-            .map(|warning| (warning.line, warning.message))
+            .map(|warning| (warning.spot, warning.message))
             .collect();
         // Cedar's order is that of a hash map.
         warnings.sort();

@@ -16,6 +16,7 @@ use super::{Check, MAX_STEPS, Types};
 use crate::bundle::MARKER;
 use crate::cedar_text::{self, PolicyError, Sort};
 use crate::model::{GrantBody, Item, ItemBody, ItemKey, LinkBody, Uid};
+use crate::spot::Spot;
 use crate::stack::{self, Need};
 
 /// The most problems that are told of one policy; the first ones are the useful ones.
@@ -68,8 +69,8 @@ impl Check {
                 _ => Ok(()),
             };
             if let Err(error) = added {
-                for (line, message) in error.all() {
-                    self.at(&item.key, line, message);
+                for (spot, message) in error.all() {
+                    self.at(&item.key, spot, message);
                 }
             }
         }
@@ -145,7 +146,7 @@ impl Check {
         }
         // Cedar's order is that of a hash map; people compare two runs.
         if let Some(found) = self.problems.get_mut(first..) {
-            found.sort_by(|a, b| (&a.key, a.line, &a.message).cmp(&(&b.key, b.line, &b.message)));
+            found.sort_by(|a, b| (&a.key, a.spot, &a.message).cmp(&(&b.key, b.spot, &b.message)));
         }
     }
 
@@ -180,8 +181,8 @@ impl Check {
         ids: &BTreeMap<&str, (&ItemKey, &str)>,
     ) {
         let Some((key, text)) = ids.get(id) else { return };
-        for (line, message) in explained(id, text, errors).into_iter().take(TOLD) {
-            self.at(key, line, message);
+        for (spot, message) in explained(id, text, errors).into_iter().take(TOLD) {
+            self.at(key, spot, message);
         }
     }
 
@@ -364,17 +365,17 @@ fn scopes_of_links(set: &PolicySet) -> Option<PolicySet> {
     any.then_some(scopes)
 }
 
-/// What Cedar says of a policy with this text, sorted, with the line within the text. Cedar names the
+/// What Cedar says of a policy with this text, sorted, with the place within the text. Cedar names the
 /// policy first; a problem or a warning does that by itself.
 pub(super) fn explained<'e, E: Diagnostic + 'e>(
     id: &str,
     text: &str,
     found: impl Iterator<Item = &'e E>,
-) -> Vec<(Option<usize>, String)> {
+) -> Vec<(Option<Spot>, String)> {
     let named = format!("for policy `{id}`, ");
-    let mut told: Vec<(Option<usize>, String)> = found
+    let mut told: Vec<(Option<Spot>, String)> = found
         .map(|one| cedar_text::explained(one, text))
-        .map(|one| (one.line, one.message.strip_prefix(&named).unwrap_or(&one.message).to_owned()))
+        .map(|one| (one.spot, one.message.strip_prefix(&named).unwrap_or(&one.message).to_owned()))
         .collect();
     told.sort();
     told

@@ -88,7 +88,7 @@ impl Look {
 
     fn end(mut self) -> Review {
         let by_place = |a: &ItemProblem, b: &ItemProblem| {
-            (&a.key, a.line, &a.message).cmp(&(&b.key, b.line, &b.message))
+            (&a.key, a.spot, &a.message).cmp(&(&b.key, b.spot, &b.message))
         };
         self.problems.sort_by(by_place);
         self.problems.dedup();
@@ -96,12 +96,12 @@ impl Look {
         let mut warnings = self.known.warnings.unwrap_or_default();
         let more = warnings.len() > MAX_WARNINGS;
         warnings.truncate(MAX_WARNINGS);
-        warnings.sort_by(|a, b| (&a.key, a.line, &a.message).cmp(&(&b.key, b.line, &b.message)));
+        warnings.sort_by(|a, b| (&a.key, a.spot, &a.message).cmp(&(&b.key, b.spot, &b.message)));
         warnings.dedup();
         if let Some(last) = warnings.last().filter(|_| more) {
             let message =
                 format!("there are more than {MAX_WARNINGS} warnings; the others are not shown");
-            warnings.push(Warning { key: last.key.clone(), line: None, message });
+            warnings.push(Warning { key: last.key.clone(), spot: None, message });
         }
         Review { problems: self.problems, warnings }
     }

@@ -17,6 +17,7 @@ use super::policies::{TOLD, cedar_uid, explained};
 use super::{Check, MAX_STEPS, Types};
 use crate::caution::Warning;
 use crate::model::{GrantBody, Item, ItemBody, ItemKey, Uid};
+use crate::spot::Spot;
 
 /// Warnings that are kept; one more says that there are others.
 pub(super) const MAX_WARNINGS: usize = 1_000;
@@ -29,11 +30,11 @@ impl Check {
         self.known.warnings.is_some()
     }
 
-    pub(super) fn warn(&mut self, key: &ItemKey, line: Option<usize>, message: impl Into<String>) {
+    pub(super) fn warn(&mut self, key: &ItemKey, spot: Option<Spot>, message: impl Into<String>) {
         let Some(warnings) = &mut self.known.warnings else { return };
         // What is not told is said: see `review`.
         if warnings.len() <= MAX_WARNINGS {
-            warnings.push(Warning { key: key.clone(), line, message: message.into() });
+            warnings.push(Warning { key: key.clone(), spot, message: message.into() });
         }
     }
 
@@ -49,8 +50,8 @@ impl Check {
         }
         let mut told = explained(&key.id, text, warnings);
         told.dedup();
-        for (line, message) in told.into_iter().take(TOLD) {
-            self.warn(key, line, message);
+        for (spot, message) in told.into_iter().take(TOLD) {
+            self.warn(key, spot, message);
         }
     }
 

@@ -314,7 +314,7 @@ fn types_that_are_named_like_others_are_said_with_their_line() {
         ];
         let found = review(&items);
         assert_eq!(found.problems, [], "{text}");
-        found.warnings.into_iter().map(|w| (w.line, w.message)).collect()
+        found.warnings.into_iter().map(|w| (w.spot.map(|spot| spot.line), w.message)).collect()
     };
     for (text, line, name) in [
         ("entity User;\nentity String;", 2, "`String`"),

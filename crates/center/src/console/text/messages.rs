@@ -359,6 +359,8 @@ messages! {
     error: "Error", "错误";
     warning: "Warning", "警告";
     line(n): "line {n}", "第 {n} 行";
+    line_column(line, column): "line {line}, column {column}", "第 {line} 行,第 {column} 列";
+    theirs: "What is stored now", "当前存储的内容";
     what_would_change: "What would change", "会更改什么";
     what_would_change_rest: "Nothing is saved yet.", "尚未保存。";
     changes_nothing: "Nothing would change.", "不会有任何更改。";
