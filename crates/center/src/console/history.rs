@@ -341,7 +341,11 @@ fn neighbors(t: Lang, filter: &Filter<'_>, list: &api::History, number: u64) -> 
 fn ways(visit: &Visit, filter: &Filter<'_>, list: &api::History, number: u64) -> Markup {
     let t = visit.lang;
     let may = visit.who.as_ref().is_some_and(|who| who.caller.may(Permission::Write));
-    let only = if filter.service.is_empty() { "" } else { "&only=yes" };
+    // What it changed elsewhere, in the directory, goes back with the rest only.
+    let entry = list.entries.iter().find(|entry| entry.revision == number);
+    let is_elsewhere = entry
+        .is_some_and(|entry| entry.changes.iter().any(|change| change.service != filter.service));
+    let only = if filter.service.is_empty() || is_elsewhere { "" } else { "&only=yes" };
     let to =
         |state: u64| format!("/history/back?service={}{only}&to={state}", encoded(filter.service));
     let body = html! {

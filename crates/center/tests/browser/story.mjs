@@ -48,7 +48,28 @@ async function bob(page) {
   step("bob is let through");
 }
 
-// A crawler gets 429, and follows `help` to the page for callers.
+// It is in the history, and the operator goes back.
+async function back(page) {
+  await page.click('.nav a[href^="/history"]');
+  await page.waitForSelector("main");
+  await look(page, "the history");
+  await page.click('main tbody a[href*="revision="], main li a[href*="revision="]');
+  await page.waitForSelector('main a.btn[href*="/history/back"]');
+  must((await page.textContent("main")).includes('user::"bob"'), "the newest revision does not name bob");
+  await look(page, "the revision that let bob in");
+  await page.click('main a.btn[href*="/history/back"]');
+  await page.waitForSelector("button[value=make]");
+  must((await page.textContent("main")).includes("bob"), "what it takes is not shown");
+  await look(page, "going back");
+  const confirm = page.locator("#f-confirmed");
+  if (await confirm.count()) await confirm.check();
+  await page.click("button[value=make]");
+  await page.waitForSelector(".notice.ok");
+  await until(BOB, 403);
+  step("gone back: bob is denied");
+}
+
+// A crawler gets 429, follows `help` to the page for callers, and asks there.
 async function crawler() {
   let answer;
   for (let n = 0; n < 100 && answer?.status !== 429; n += 1) {
@@ -65,7 +86,53 @@ async function crawler() {
   must((await page.textContent("main")).includes("bulk"), "the plans are not shown");
   must(page.url().startsWith(GATE), "the page is not the gate's");
   step("a crawler follows help");
-  return page;
+  await page.fill("#who", "Price crawler, crawler@example.org");
+  await page.fill("#what-for", "Reads each order once a day");
+  await page.fill("#per-day", "100000");
+  await page.click('form[action$="/ask"] button');
+  await page.waitForSelector("section.ok pre");
+  await look(page, "the crawler has asked");
+  const code = (await page.textContent("section.ok pre")).trim();
+  // Nobody has decided yet.
+  await page.fill("#code", code);
+  await page.click('form[action$="/key"] button');
+  await page.waitForSelector("section.bad, section.warn, main section[role]");
+  must((await page.locator("section.ok pre").count()) === 0, "there is a key before anybody decided");
+  step("the crawler has asked");
+  return { page, code };
+}
+
+// The operator approves what the crawler asked for.
+async function approve(page) {
+  await page.click('.nav a[href^="/callers"]');
+  await page.waitForSelector("#requests");
+  must((await page.textContent("#requests")).includes("Price crawler"), "the request is not shown");
+  await look(page, "a request for access");
+  await page.click('#requests a[href*="/callers/request"]');
+  await page.fill("#approve input[name=principal]", 'client::"crawler"');
+  await page.selectOption("#f-plan", "bulk");
+  await look(page, "one request for access");
+  await page.click("#approve .btn.primary");
+  await page.waitForSelector(".notice.ok");
+  must((await page.textContent("#requests")).includes("fetched"), "it is not shown as approved");
+  step("the request is approved");
+}
+
+// The crawler fetches its key, once.
+async function fetchKey({ page, code }) {
+  const again = async () => {
+    await page.fill("#code", code);
+    await page.click('form[action$="/key"] button');
+    await page.waitForSelector("main section[role]");
+  };
+  await again();
+  const key = (await page.textContent("section.ok pre")).trim();
+  must(key.startsWith("kgk_"), `the key is ${key}`);
+  await look(page, "the key is fetched");
+  await again();
+  must((await page.locator("section.ok pre").count()) === 0, "the key is there twice");
+  step("the key is fetched once");
+  return key;
 }
 
 // It goes on under a plan.
@@ -79,22 +146,13 @@ async function goesOn(key) {
   step("the crawler goes on under its plan");
 }
 
-// The operator makes a key in a plan.
-async function plan(page) {
-  await page.click('.nav a[href^="/callers"]');
-  await page.fill("#new-key input[name=principal]", 'client::"crawler"');
-  await page.selectOption("#f-plan", "bulk");
-  await page.click("#new-key .btn.primary");
-  await page.waitForSelector(".notice.ok pre");
-  await look(page, "a key in a plan");
-  return (await page.textContent(".notice.ok pre")).trim();
-}
-
 await end(async () => {
   const page = await visitor();
   await signIn(page, CENTER, ADMIN);
   step("signed in");
   await bob(page);
-  await crawler();
-  await goesOn(await plan(page));
+  await back(page);
+  const asked = await crawler();
+  await approve(page);
+  await goesOn(await fetchKey(asked));
 }, 180);
