@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Problem;
+use crate::{Problem, Warning};
 
 /// What happened to an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -189,30 +189,6 @@ pub struct Stay {
     pub source: String,
     /// When it was changed last.
     pub revision: u64,
-}
-
-/// Something that is allowed and likely not meant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Warning {
-    /// The item's id.
-    pub id: String,
-    /// In words.
-    pub message: String,
-    /// The gate that it is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gate: Option<String>,
-    /// The file that the item came from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
-    /// The line in it, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub line: Option<u64>,
-    /// The character in the line at which it begins, from 1. A tab is one character.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub column: Option<u64>,
-    /// How many characters of the line it is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub length: Option<u64>,
 }
 
 /// The answer to one portion of an import.

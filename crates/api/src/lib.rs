@@ -28,7 +28,7 @@ pub use access::{
 };
 pub use changes::{
     AccessChange, Applied, Brought, Change, Changed, Conflict, Imported, ItemName, Kept, Line, Op,
-    Progress, Sample, Stay, Warning,
+    Progress, Sample, Stay,
 };
 pub use check::{
     ActionInput, Answer, Determining, Effect, Miss, PathStep, PolicyFailure, Question, Reason, Saw,
@@ -41,7 +41,7 @@ pub use past::{
     AsOf, ChangeCounts, History, HistoryEntry, PastChange, RevisionShown, Rollback, RolledBack,
     StateDiff,
 };
-pub use problem::{Located, Problem};
+pub use problem::{Located, Problem, Warning};
 pub use requests::{AccessRequest, AccessRequests, ApproveRequest, RequestState};
 pub use services::{
     Apply, CedarText, Export, Extras, ForeignMember, ForeignRole, ItemList, Listed, NewCedarText,

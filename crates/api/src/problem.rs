@@ -29,7 +29,7 @@ pub struct Problem {
     pub problems: Vec<Located>,
     /// What is valid and likely not meant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<crate::Warning>,
+    pub warnings: Vec<Warning>,
 }
 
 /// One thing that is wrong, and where.
@@ -55,4 +55,28 @@ pub struct Located {
     pub id: Option<String>,
     /// In words.
     pub message: String,
+}
+
+/// Something that is allowed and likely not meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Warning {
+    /// The item's id.
+    pub id: String,
+    /// In words.
+    pub message: String,
+    /// The gate that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+    /// The file that the item came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The line in it, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The character in the line at which it begins, from 1. A tab is one character.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u64>,
+    /// How many characters of the line it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
 }

@@ -40,6 +40,7 @@ const PAGES = {
   routes: "/policies?service=orders&tab=routes",
   limits: "/policies?service=orders&tab=limits",
   callers: "/callers?service=orders",
+  request: `/callers/request?service=orders&request=${process.env.REQUEST}`,
   history: "/history?service=orders",
   revision: "/history?service=orders&revision=4",
   diff: "/history/diff?service=orders&from=2",

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use keepgate_limit::top::{Observation, Outcome, Top};
 use keepgate_limit::{AddressKey, Nanos, Seed};
+use keepgate_policy::proto::AskAccess;
+use keepgate_policy::proto::caller_question::Question;
 use serde_json::json;
 
 use crate::browser::Needs;
@@ -84,9 +86,15 @@ async fn world(center: &Running) -> (Mirror, Mirror) {
     let text = json!({ "text": text });
     center.ask("PUT", "/v1/services/orders/cedar", Some(text)).await.good();
     let token = center.token("gate", "orders").await;
-    let one = Mirror::follow(center, &token, &["orders"]).await.unwrap();
+    let mut one = Mirror::follow(center, &token, &["orders"]).await.unwrap();
     let two = Mirror::follow(center, &token, &["orders"]).await.unwrap();
     one.report("orders", report()).await;
+    let asked = AskAccess {
+        who: "Price crawler, crawler@example.org".to_owned(),
+        what_for: "Reads each order once a day".to_owned(),
+        per_day: 100_000,
+    };
+    one.question("orders", "192.0.2.7", Question::AskAccess(asked)).await;
     (one, two)
 }
 
@@ -101,8 +109,15 @@ async fn run(pictures: Option<&str>) {
     let editor = center.token("editor", "stock").await;
     let (base, admin) = (format!("http://{}", center.addr), center.admin.clone());
     let database = dir.path().join("center.db").display().to_string();
-    let mut more =
-        vec![("BASE", base), ("ADMIN", admin), ("EDITOR", editor), ("DATABASE", database)];
+    let asked = center.ask("GET", "/v1/services/orders/requests", None).await.good();
+    let request = asked["requests"][0]["id"].as_str().unwrap().to_owned();
+    let mut more = vec![
+        ("BASE", base),
+        ("ADMIN", admin),
+        ("EDITOR", editor),
+        ("DATABASE", database),
+        ("REQUEST", request),
+    ];
     more.extend(pictures.map(|to| ("PICTURES", to.to_owned())));
     tokio::task::spawn_blocking(move || needs.run("console.mjs", &more)).await.unwrap();
 }

@@ -135,6 +135,10 @@ async fn every_endpoint_with_every_role() {
         GET    /v1/services/{service}/keys/{prefix}: admin editor viewer
         DELETE /v1/services/{service}/keys/{prefix}: admin editor
         POST   /v1/services/{service}/keys/{prefix}/rotate: admin editor
+        GET    /v1/services/{service}/requests: admin editor viewer
+        GET    /v1/services/{service}/requests/{id}: admin editor viewer
+        POST   /v1/services/{service}/requests/{id}/approve: admin editor
+        POST   /v1/services/{service}/requests/{id}/decline: admin editor
         GET    /v1/entities: admin editor viewer
         GET    /v1/entities/{uid}: admin editor viewer
         PUT    /v1/entities/{uid}: admin editor
