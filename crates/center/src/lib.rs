@@ -216,6 +216,12 @@ impl Center {
         let tls =
             tls::certificate(config.tls.as_ref(), config.client_ca.as_deref(), config.listen)?;
         let seats = server::Seats::new(&config.bounds)?;
+        // Before the store is opened, which is not closed again at once.
+        let metrics = Arc::new(Metrics::beside(config.lost));
+        let webhook = config
+            .webhook
+            .map(|webhook| Webhook::new(&webhook, config.outbound, Arc::clone(&metrics)))
+            .transpose()?;
         let bind = |source| StartError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
@@ -244,11 +250,6 @@ impl Center {
                 tracing::warn!(%error, file, "`keepgate center token` cannot ask this center");
             })
             .ok();
-        let metrics = Arc::new(Metrics::beside(config.lost));
-        let webhook = config
-            .webhook
-            .map(|webhook| Webhook::new(&webhook, config.outbound, Arc::clone(&metrics)))
-            .transpose()?;
         let head = desk.head();
         tracing::info!(%addr, revision = head.revision.0, services = head.services.len(),
             tls = tls.is_some(), "the center is ready");

@@ -144,7 +144,7 @@ pub(crate) async fn log(State(app): State<App>, Args(args): Args<LogArgs>) -> An
     let part = app.desk.read(move |store| Ok(part(store, after, limit)?)).await?;
     let Some(part) = part else {
         let detail = format!("`after`: the audit log has no line {after} yet");
-        return Err(Problem::bad_request(detail));
+        return Err(Problem::unprocessable(detail));
     };
     let mut response = Response::new(Body::from(part));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));

@@ -35,7 +35,7 @@ pub(crate) async fn list(
         None => None,
         Some(name) => Some(RequestState::from_name(name).ok_or_else(|| {
             let expected = "pending, approved, declined, or fetched";
-            Problem::bad_request(format!("`state`: expected {expected}, got `{name}`"))
+            Problem::unprocessable(format!("`state`: expected {expected}, got `{name}`"))
         })?),
     };
     let limit = args.limit.unwrap_or(PAGE).clamp(1, PAGE);

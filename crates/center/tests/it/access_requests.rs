@@ -187,7 +187,7 @@ async fn a_key_is_fetched_once_after_somebody_has_approved() {
         .ask("POST", &format!("{REQUESTS}/none/approve"), Some(approval.clone()))
         .await
         .problem(404);
-    center.ask("GET", &format!("{REQUESTS}?state=odd"), None).await.problem(400);
+    center.ask("GET", &format!("{REQUESTS}?state=odd"), None).await.problem(422);
     let editor = center.token("editor", "orders").await;
     let before = center.revision().await;
     let path = format!("{at}/approve");

@@ -236,7 +236,7 @@ async fn the_log_is_exported_as_it_is_and_is_whole() {
     }
     // A line that is not there yet, and one that cannot be.
     let beyond = entries.len() + 1;
-    center.ask("GET", &format!("/v1/audit/log?after={beyond}"), None).await.problem(400);
+    center.ask("GET", &format!("/v1/audit/log?after={beyond}"), None).await.problem(422);
     center.ask("GET", "/v1/audit/log?after=-1", None).await.problem(400);
     center.ask("GET", "/v1/audit/log?nonsense=1", None).await.problem(400);
     // Who writes to the log in the center's place is found by what was noted, and what was added since is
