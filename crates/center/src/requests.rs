@@ -138,7 +138,7 @@ impl Requests {
         let AskAccess { who, what_for, per_day } = ask;
         let is_text = |text: &str, most: usize| {
             let has_text = text.chars().any(|c| !c.is_whitespace());
-            has_text && text.len() <= most && !text.chars().any(|c| c.is_control() && c != '\n')
+            has_text && text.len() <= most && !text.chars().any(|c| is_hidden(c) && c != '\n')
         };
         if !is_text(&who, WHO_BYTES)
             || !is_text(&what_for, WHAT_FOR_BYTES)
@@ -247,6 +247,13 @@ impl Requests {
         tracing::warn!(error, "a question of a caller could not be answered");
         now_refused("unavailable")
     }
+}
+
+/// A character that makes a text look like another one to those who decide: controls, and those that turn
+/// the direction of writing (Unicode, UAX #9).
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// What people read beside the key.

@@ -56,6 +56,9 @@ const STALLED: Duration = Duration::from_secs(30);
 /// How long a new stream may take to say Hello.
 const HELLO: Duration = Duration::from_secs(10);
 
+/// Questions of callers that one follower has under way, until their answers are on its queue.
+const QUESTIONS: usize = 64;
+
 /// Followers that may be sent a snapshot at the same time; the others wait, with heartbeats.
 const SNAPSHOTS: usize = 64;
 
@@ -309,6 +312,7 @@ impl Feed {
         let neighbors = Arc::clone(&self.service.neighbors);
         let (anchors, name) = (self.service.anchors.clone(), self.name.clone());
         let requests = Arc::clone(&self.service.requests);
+        let asking = Arc::new(tokio::sync::Semaphore::new(QUESTIONS));
         let listen = async move {
             let mut keys_pace = Pace::default();
             loop {
@@ -372,13 +376,16 @@ impl Feed {
                     Ok(Some(proto::FollowRequest {
                         request: Some(Asked::CallerQuestion(question)),
                     })) => {
+                        // One too many has no answer, which is never taken for a refusal.
+                        let Ok(place) = Arc::clone(&asking).try_acquire_owned() else { continue };
                         let (requests, answers) = (Arc::clone(&requests), answers.clone());
                         let (token, scope) = (caller.token_id().to_owned(), scope.clone());
-                        // Beside whatever else the follower says; how many at the same time is bounded.
+                        // Beside whatever else the follower says: a store that is slow delays no pulse.
                         tokio::spawn(async move {
                             let answer = requests.answer(&token, &scope, question).await;
                             // The follower may have gone.
                             let _ = answers.send(Ok(Frame(frame::caller_answer(answer)))).await;
+                            drop(place);
                         });
                     }
                     // A newer follower may say more; what it says is not needed here.

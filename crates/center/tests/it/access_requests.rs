@@ -255,6 +255,7 @@ async fn questions_have_bounds() {
         (String::new(), text(1), 1, false),
         (" \n".to_owned(), text(1), 1, false),
         ("a\u{1b}[31m".to_owned(), text(1), 1, false),
+        ("a\u{202e}b".to_owned(), text(1), 1, false),
         (text(1), text(1), 1, true),
     ]
     .into_iter()
