@@ -1,13 +1,19 @@
-//! Lines of an access log, as a gate that starts again and `keepgate log` read them.
+//! Lines of an access log, as a gate that starts again and `keepgate log` read them; and those of an audit
+//! log, as `keepgate audit verify` does.
 #![no_main]
 
 use keepgate_record::files::{FileLine, next_line};
-use keepgate_record::{Entry, Filter, Link, Sealed};
+use keepgate_record::{AuditWitness, Entry, Filter, Link, Sealed, verify_audit};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let filter =
         Filter { principal: Some("alice".to_owned()), since_ms: Some(1), ..Filter::default() };
+    let witness = AuditWitness { keys: Some(Vec::new()), ..AuditWitness::default() };
+    // Whatever it is, it is judged. No key has signed it.
+    if let Ok(report) = verify_audit(&mut &*bytes, &witness) {
+        assert_eq!((report.anchors, report.proven), (0, None));
+    }
     let mut from = bytes;
     while let Ok(Some(line)) = next_line(&mut from) {
         let (FileLine::Whole(line) | FileLine::Torn(line)) = line else { continue };

@@ -202,6 +202,8 @@ pub struct AuditWitness {
     pub keys: Option<Vec<PublicKey>>,
     /// Where the log was at earlier times.
     pub heads: Vec<AuditHead>,
+    /// The line after which a part begins that is verified alone; none: what is verified is all of it.
+    pub after: Option<(u64, Hash)>,
 }
 
 /// Verifies an audit log as it was exported.
@@ -326,7 +328,7 @@ impl Run<'_> {
             return;
         };
         if start.after_seq > seq {
-            self.missing(seq + 1, start.after_seq, report);
+            self.missing(seq.saturating_add(1), start.after_seq, report);
         } else if start.after_seq < seq {
             let what = format!(
                 "a part that begins after line {} stands after line {seq}",
@@ -358,8 +360,9 @@ impl Run<'_> {
             report.span = Some((sealed.seq, sealed.seq));
             return;
         };
-        if sealed.seq > seq + 1 {
-            self.missing(seq + 1, sealed.seq - 1, report);
+        let next = seq.saturating_add(1);
+        if sealed.seq > next {
+            self.missing(next, sealed.seq.saturating_sub(1), report);
         } else if sealed.seq <= seq {
             let what = format!("line {} of the log stands after line {seq}", sealed.seq);
             report.find(&self.place, FindingKind::Reordered, what);
@@ -380,8 +383,9 @@ impl Run<'_> {
     /// Whether the line is the one that it was at an earlier time.
     fn heads_at(&self, seq: u64, chain: &Hash, report: &mut Report) {
         let own = |head: &&AuditHead| head.log.is_none() || head.log == report.log;
-        let mut heads = self.witness.heads.iter().filter(own).filter(|head| head.seq == seq);
-        if heads.any(|head| head.chain != *chain) {
+        let heads = self.witness.heads.iter().filter(own).map(|head| (head.seq, head.chain));
+        let mut noted = heads.chain(self.witness.after).filter(|(at, _)| *at == seq);
+        if noted.any(|(_, noted)| noted != *chain) {
             let what = format!(
                 "line {seq} had another chain when it was noted: the log up to here was written anew{}",
                 self.after_anew(seq)
@@ -458,21 +462,26 @@ impl Run<'_> {
                     );
                     report.find(&self.place, FindingKind::Truncated, what);
                 }
-                None => self.removed_by(head.removed_through),
+                None => {}
             }
         }
         let (begun, removed) = self.begun.unwrap_or_default();
-        let is_noted = self.witness.heads.iter().any(|head| head.seq == begun);
-        if begun > removed && self.witness.keys.is_some() && !is_noted {
+        // Only what the center has signed counts: anybody may say that lines were old.
+        let is_part = self.witness.after.is_some_and(|(seq, _)| seq == begun);
+        if is_part {
+            report
+                .notes
+                .push(format!("what is before line {} is not here", begun.saturating_add(1)));
+        } else if begun > removed && self.witness.keys.is_some() {
             let what = format!(
                 "lines {} to {begun} are not here, and the center did not say that it removed them",
-                removed + 1
+                removed.saturating_add(1)
             );
             report.find(&self.place, FindingKind::Removed, what);
         } else if begun > 0 {
             report.notes.push(format!(
                 "the log begins with line {}: the center has removed older ones",
-                begun + 1
+                begun.saturating_add(1)
             ));
         }
         for head in self.witness.heads.iter().filter(|head| head.seq < begun) {

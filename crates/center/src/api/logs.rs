@@ -32,7 +32,7 @@ pub(crate) async fn keys(State(app): State<App>) -> Answer<Out<api::LogKeys>> {
         log: hex::text(&audit.log),
         seq: audit.seq,
         chain: hex::text(&audit.chain),
-        removed_through: audit.removed_through,
+        removed_through: audit.anchor.map_or(0, |anchor| anchor.removed_through),
     };
     Ok(Out(api::LogKeys { keys: keys.collect(), logs: logs.collect(), audit: Some(audit) }))
 }

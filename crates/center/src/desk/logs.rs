@@ -4,8 +4,6 @@
 //! one that was signed, or for another chain at the same line. Each signature says what was signed before.
 //! So all signatures of a log lie on one chain, over all centers of one store.
 
-use std::cmp::Ordering;
-
 use keepgate_record::{Anchor, AuditAnchor, PublicKey};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
@@ -85,15 +83,9 @@ pub(crate) fn sign_audit(
         return Ok(());
     }
     if let Some(last) = &state.anchor {
-        let chain = match last.seq.cmp(&state.removed_through) {
-            Ordering::Less => Some(last.chain),
-            Ordering::Equal => Some(state.removed_chain),
-            Ordering::Greater => {
-                let found = tx.audit_sealed(last.seq - 1, 1)?.pop();
-                found.filter(|(row, _)| row.seq == last.seq).map(|(_, chain)| chain)
-            }
-        };
-        if last.log != state.log || chain != Some(last.chain) {
+        // What is behind it must be what this transaction has added.
+        let from = tx.audit_from().unwrap_or((state.seq, state.chain));
+        if last.log != state.log || from != (last.seq, last.chain) {
             tracing::error!(
                 line = last.seq,
                 "the audit log is not the one that was signed last: somebody has changed the database; it \

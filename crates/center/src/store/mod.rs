@@ -392,6 +392,8 @@ pub trait Writing: Reading {
     /// Goes on with an audit log of which the rows up to `at` are not here; `chain` is the one there. An
     /// error where it has rows.
     fn audit_begin(&mut self, log: &[u8; 16], at: u64, chain: &[u8; 32]) -> Result<(), StoreError>;
+    /// Where the audit log was before this transaction's first row; none: it has added none.
+    fn audit_from(&self) -> Option<(u64, [u8; 32])>;
     /// Keeps what was signed of the audit log, in place of what was signed before.
     fn put_audit_anchor(&mut self, anchor: &AuditAnchor) -> Result<(), StoreError>;
     /// Changes one request for access; no revision, no audit. False: it is not there, or there is no room.

@@ -183,7 +183,7 @@ async fn noted(center: &Running) -> AuditWitness {
     let keys: Vec<PublicKey> =
         keys.iter().map(|key| serde_json::from_value(key.clone()).unwrap()).collect();
     let head: AuditHead = serde_json::from_value(told["audit"].clone()).unwrap();
-    AuditWitness { keys: Some(keys), heads: vec![head] }
+    AuditWitness { keys: Some(keys), heads: vec![head], after: None }
 }
 
 fn verified(log: &[u8], witness: &AuditWitness) -> Report {
@@ -327,6 +327,9 @@ async fn is_found(
     let log = exported(&center, 10).await;
     let report = verified(&log, &witness);
     assert!(kinds(&report).contains(&wanted), "{what}: {:?}", report.findings);
+    // By what the center says now.
+    let report = verified(&log, &noted(&center).await);
+    assert_eq!(report.is_whole(), !by_keys, "{what}, asked: {:?}", report.findings);
     // The center's keys alone.
     witness.heads.clear();
     let report = verified(&log, &witness);
@@ -418,6 +421,32 @@ async fn a_log_written_anew_by_the_owner_of_the_database_is_found_by_what_was_no
     };
     let start = || Running::start(&dir);
     is_found("written anew", start, tamper, FindingKind::Truncated, false).await;
+}
+
+/// The chain has no secret, so anybody who writes to the database can add a row that fits: it is never
+/// signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_somebody_added_is_not_signed() {
+    let dir = Dir::new();
+    let tamper = || {
+        let raw = rusqlite::Connection::open(dir.path().join("center.db")).unwrap();
+        let (seq, chain): (i64, [u8; 32]) = raw
+            .query_row("SELECT seq, chain FROM audit ORDER BY seq DESC LIMIT 1", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap();
+        let forged = entry("forged", 1);
+        let mut link = Link { next: seq as u64 + 1, chain };
+        link.seal(&line(&forged), &mut Vec::new());
+        raw.execute(
+            "INSERT INTO audit (seq, revision, unix_ms, actor, action, service, kind, id, before, after, \
+             chain) VALUES (?1, 1, 1001, 'me', 'test', 's', 'policy', 'forged', ?2, ?3, ?4)",
+            rusqlite::params![seq + 1, forged.before, forged.after, link.chain],
+        )
+        .unwrap();
+    };
+    let start = || Running::start(&dir);
+    is_found("added", start, tamper, FindingKind::Reordered, true).await;
 }
 
 async fn upkept<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

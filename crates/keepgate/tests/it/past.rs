@@ -223,7 +223,8 @@ fn the_audit_log_is_exported_and_verified() {
     assert_eq!(verify(&log, &[]), told(0, "whole", &[]));
     let head = format!("{after}:{}", noted["audit"]["chain"].as_str().unwrap());
     assert_eq!(verify(&log, &["--head", &head]), told(0, "whole", &[]));
-    assert_eq!(verify(&later, &["--head", &head]), told(0, "whole", &[]));
+    assert_eq!(verify(&later, &["--after", &head]), told(0, "whole", &[]));
+    assert_eq!(verify(&later, &["--head", &head]), told(1, "wrong", &["removed"]));
     let without = |at: usize| {
         let kept = lines.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, line)| *line);
         kept.collect::<Vec<_>>().join("\n") + "\n"

@@ -30,7 +30,7 @@ impl Center {
     }
 
     fn witness(&self) -> AuditWitness {
-        AuditWitness { keys: Some(vec![self.key.clone()]), heads: Vec::new() }
+        AuditWitness { keys: Some(vec![self.key.clone()]), ..AuditWitness::default() }
     }
 }
 
@@ -231,7 +231,37 @@ fn parts_of_a_log_are_one_log() {
     // A later part alone: by what was noted of the line before it, or not at all.
     assert_eq!(found(&part(2, 6), &witness), [FindingKind::Removed]);
     let noted = AuditWitness { heads: vec![head(2, chains[2])], ..center.witness() };
-    assert_eq!(found(&part(2, 6), &noted), []);
+    assert_eq!(found(&part(2, 6), &noted), [FindingKind::Removed]);
+    let after = AuditWitness { after: Some((2, chains[2])), ..center.witness() };
+    assert_eq!(found(&part(2, 6), &after), []);
+    let other = AuditWitness { after: Some((2, chains[3])), ..center.witness() };
+    assert_eq!(found(&part(2, 6), &other), [FindingKind::Rewritten]);
+    assert_eq!(found(&part(3, 6), &after), [FindingKind::Removed]);
+}
+
+/// What somebody says of old lines counts only where the center has signed it.
+#[test]
+fn a_head_does_not_say_what_was_removed() {
+    let center = Center::new(1);
+    let (log, chains) = whole(&center);
+    let mut front = vec![start(LOG, 2, chains[2])];
+    front.extend_from_slice(&log[3..]);
+    let mut said = head(6, chains[6]);
+    said.removed_through = 2;
+    let witness = AuditWitness { heads: vec![said], ..center.witness() };
+    assert_eq!(found(&front, &witness), [FindingKind::Removed]);
+}
+
+#[test]
+fn the_largest_numbers_are_numbers() {
+    let center = Center::new(1);
+    let mut lines = vec![start(LOG, u64::MAX, [3; 32])];
+    for seq in [u64::MAX, 0, u64::MAX] {
+        let mut line = Vec::new();
+        sealed(&entry("a"), seq, &[1; 32], &mut line);
+        lines.push(line);
+    }
+    assert!(!found(&lines, &center.witness()).is_empty());
 }
 
 #[test]

@@ -69,6 +69,8 @@ pub(super) struct Batch<'a> {
     seq: i64,
     /// The last row of the audit log, and the chain there; none: not looked up yet.
     audit_at: Cell<Option<(u64, [u8; 32])>>,
+    /// Where it was before the first row of the transaction.
+    audit_from: Option<(u64, [u8; 32])>,
     /// Rows that were written or kept back.
     rows: usize,
     long: bool,
@@ -159,6 +161,7 @@ impl<'a> Batch<'a> {
             tombstones: RefCell::default(),
             seq: 0,
             audit_at: Cell::new(None),
+            audit_from: None,
             rows: 0,
             long: false,
             noted: Noted::default(),
@@ -450,6 +453,7 @@ impl Writing for Writer<'_> {
 
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
         let last = self.audit_at.get().map_or_else(|| audit::last(self.session), Ok)?;
+        self.audit_from.get_or_insert(last);
         let (seq, chain) = row.linked(last);
         self.audit_at.set(Some((seq, chain)));
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
@@ -460,6 +464,10 @@ impl Writing for Writer<'_> {
 
     fn audit_begin(&mut self, log: &[u8; 16], at: u64, chain: &[u8; 32]) -> Result<(), StoreError> {
         audit::begin(self.session, log, at, chain)
+    }
+
+    fn audit_from(&self) -> Option<(u64, [u8; 32])> {
+        self.audit_from
     }
 
     fn put_audit_anchor(&mut self, anchor: &AuditAnchor) -> Result<(), StoreError> {

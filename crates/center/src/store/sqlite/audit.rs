@@ -97,8 +97,12 @@ fn last(connection: &Connection) -> Result<Option<(u64, [u8; 32])>, StoreError> 
         .map_err(failed(READING))
 }
 
-/// Adds an entry behind the last one.
-pub(super) fn write(connection: &Connection, row: &AuditRow) -> Result<(), StoreError> {
+/// Adds an entry behind the last one. `from`: where the log was before the first one of a transaction.
+pub(super) fn write(
+    connection: &Connection,
+    row: &AuditRow,
+    from: &mut Option<(u64, [u8; 32])>,
+) -> Result<(), StoreError> {
     let at = match last(connection)? {
         Some(last) => last,
         None => {
@@ -106,6 +110,7 @@ pub(super) fn write(connection: &Connection, row: &AuditRow) -> Result<(), Store
             (state.seq, state.chain)
         }
     };
+    from.get_or_insert(at);
     let (seq, chain) = row.linked(at);
     let AuditRow { revision, unix_ms, actor, action, service, kind, id, before, after, .. } = row;
     connection

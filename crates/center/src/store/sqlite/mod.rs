@@ -385,8 +385,13 @@ impl Store for SqliteStore {
     ) -> Result<(), StoreError> {
         let connection = lock_of(&self.writer);
         connection.execute_batch("BEGIN IMMEDIATE").map_err(failed("beginning to write"))?;
-        let mut writer =
-            Writer { connection: &connection, seq: 0, advanced: false, past: Noted::default() };
+        let mut writer = Writer {
+            connection: &connection,
+            seq: 0,
+            advanced: false,
+            past: Noted::default(),
+            audit_from: None,
+        };
         let done = self.there().and_then(|()| work(&mut writer));
         let advanced = writer.advanced;
         match done {

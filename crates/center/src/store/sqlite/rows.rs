@@ -13,9 +13,8 @@ use super::super::{
     Tombstone, Writing,
 };
 use super::audit::{self, OF_ID, audit_rows};
-use super::{
-    IDLE_READERS, SqliteStore, failed, lock_of, logs, meta, past, requests, sessions, tokens,
-};
+use super::{IDLE_READERS, SqliteStore, failed, lock_of};
+use super::{logs, meta, past, requests, sessions, tokens};
 
 /// A read transaction on a connection that goes back to the pool.
 pub(super) struct Reader<'a> {
@@ -42,9 +41,10 @@ pub(super) struct Writer<'a> {
     pub(super) advanced: bool,
     /// What it noted of the past.
     pub(super) past: Noted,
+    pub(super) audit_from: Option<(u64, [u8; 32])>,
 }
 
-/// A transaction on a connection at hand, before a store is made of it.
+/// A transaction before a store is made of it.
 pub(super) struct Plain<'a>(pub(super) &'a Connection);
 
 impl Connected for Plain<'_> {
@@ -562,11 +562,15 @@ impl Writing for Writer<'_> {
     }
 
     fn audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
-        audit::write(self.connection, row)
+        audit::write(self.connection, row, &mut self.audit_from)
     }
 
     fn audit_begin(&mut self, log: &[u8; 16], at: u64, chain: &[u8; 32]) -> Result<(), StoreError> {
         audit::begin(self.connection, log, at, chain)
+    }
+
+    fn audit_from(&self) -> Option<(u64, [u8; 32])> {
+        self.audit_from
     }
 
     fn put_audit_anchor(&mut self, anchor: &AuditAnchor) -> Result<(), StoreError> {

@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// A line that was noted elsewhere, as SEQ:CHAIN; may be repeated
     #[arg(long, value_name = "LINE", value_parser = head)]
     head: Vec<AuditHead>,
+    /// The line after which the file begins, as SEQ:CHAIN: for a part of the log alone
+    #[arg(long, value_name = "LINE", value_parser = head, requires = "file")]
+    after: Option<AuditHead>,
     /// Look at the chain alone: it does not show what the owner of the database has changed
     #[arg(long, conflicts_with = "keys")]
     chain_only: bool,
@@ -73,6 +76,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
         },
     };
     witness.heads.extend(args.head.iter().cloned());
+    witness.after = args.after.as_ref().map(|head| (head.seq, head.chain));
     let report = match args.file.as_ref().map(|file| (file, file.to_str())) {
         Some((_, Some("-"))) => read(&mut io::stdin().lock(), &witness, "the standard input")?,
         Some((path, _)) => {

@@ -77,7 +77,7 @@ impl LogKeys {
 
     /// By which an audit log is judged.
     pub(in crate::cmd) fn audit(self) -> AuditWitness {
-        AuditWitness { keys: Some(self.keys), heads: self.audit.into_iter().collect() }
+        AuditWitness { keys: Some(self.keys), heads: self.audit.into_iter().collect(), after: None }
     }
 }
 

@@ -222,6 +222,10 @@ impl Reading for Timed<'_> {
 }
 
 impl Writing for Timed<'_> {
+    fn audit_from(&self) -> Option<(u64, [u8; 32])> {
+        self.tx.audit_from()
+    }
+
     as_it_is! { mut
         put(row: &Row) -> ();
         settle_origin(key: &ItemKey, digest: Digest) -> ();
