@@ -1,7 +1,7 @@
 //! Positions of access logs that followers ask to be signed: gathered, so that all of a moment are one
 //! write to the store.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use keepgate_policy::proto;
@@ -40,7 +40,8 @@ impl Anchors {
     /// Signs until the last handle is gone. Must be called on a runtime.
     pub(super) fn new(desk: Arc<Desk>) -> Anchors {
         let (to, asked) = mpsc::channel(WAITING);
-        tokio::spawn(run(desk, asked));
+        // The task ends a moment after the last handle; until then it must not hold the store.
+        tokio::spawn(run(Arc::downgrade(&desk), asked));
         Anchors { to, signing: Mutex::new(None) }
     }
 
@@ -109,7 +110,7 @@ async fn sign(
     Some(answer)
 }
 
-async fn run(desk: Arc<Desk>, mut asked: mpsc::Receiver<Ask>) {
+async fn run(desk: Weak<Desk>, mut asked: mpsc::Receiver<Ask>) {
     let mut asks = Vec::new();
     let mut is_failing = false;
     loop {
@@ -123,6 +124,7 @@ async fn run(desk: Arc<Desk>, mut asked: mpsc::Receiver<Ask>) {
             asks.push(ask);
         }
         let (wanted, replies): (Vec<_>, Vec<_>) = asks.drain(..).unzip();
+        let Some(desk) = desk.upgrade() else { return };
         match desk.sign(wanted).await {
             Ok(signed) => {
                 is_failing = false;
