@@ -58,10 +58,7 @@ impl Anchor {
 
     /// Whether this key has signed it.
     pub fn is_signed_by(&self, key: &PublicKey) -> bool {
-        self.key == key.id
-            && UnparsedPublicKey::new(&ED25519, key.public)
-                .verify(&self.signed(), &self.signature)
-                .is_ok()
+        self.key == key.id && key.has_signed(&self.signed(), &self.signature)
     }
 }
 
@@ -80,6 +77,11 @@ impl PublicKey {
     pub fn new(public: [u8; 32]) -> PublicKey {
         let id = hex::text(sha256(&public).first_chunk::<8>().unwrap_or(&[0; 8]));
         PublicKey { id, public }
+    }
+
+    /// Whether these bytes have this signature of it.
+    pub(crate) fn has_signed(&self, bytes: &[u8], signature: &[u8; 64]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.public).verify(bytes, signature).is_ok()
     }
 
     /// Whether its name is its own.

@@ -9,7 +9,6 @@
 
 use std::io::{self, BufRead};
 
-use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
 use crate::anchor::PublicKey;
@@ -147,10 +146,7 @@ impl AuditAnchor {
 
     /// Whether this key has signed it.
     pub fn is_signed_by(&self, key: &PublicKey) -> bool {
-        self.key == key.id
-            && UnparsedPublicKey::new(&ED25519, key.public)
-                .verify(&self.signed(), &self.signature)
-                .is_ok()
+        self.key == key.id && key.has_signed(&self.signed(), &self.signature)
     }
 }
 

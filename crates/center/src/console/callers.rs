@@ -235,6 +235,21 @@ fn keys_panel(visit: &Visit, service: &str, after: &str, keys: &api::Keys) -> Ma
     still("keys", t.keys(), "", &body)
 }
 
+/// The choice of a plan, or of none.
+pub(crate) fn plan_field(t: Lang, plans: &api::ItemList<NamedPlan>, chosen: &str) -> Markup {
+    html! {
+        div class="field" {
+            label for="f-plan" { (t.plan()) }
+            select id="f-plan" name="plan" {
+                option value="" { (t.none()) }
+                @for plan in &plans.items {
+                    option value=(plan.id) selected[plan.id == chosen] { (plan.id) }
+                }
+            }
+        }
+    }
+}
+
 fn new_key(visit: &Visit, service: &str, plans: &api::ItemList<NamedPlan>) -> Markup {
     let t = visit.lang;
     let value = |name| match visit.form.text(name) {
@@ -248,15 +263,7 @@ fn new_key(visit: &Visit, service: &str, plans: &api::ItemList<NamedPlan>) -> Ma
             div class="row" {
                 (Field { name: "principal", label: t.principal(), value: value("principal"),
                     hint: t.principal_hint(), needed: true }.show())
-                div class="field" {
-                    label for="f-plan" { (t.plan()) }
-                    select id="f-plan" name="plan" {
-                        option value="" { (t.none()) }
-                        @for plan in &plans.items {
-                            option value=(plan.id) selected[plan.id == value("plan")] { (plan.id) }
-                        }
-                    }
-                }
+                (plan_field(t, plans, value("plan")))
             }
             div class="row" {
                 (Field { name: "note", label: t.note(), value: value("note"), hint: "", needed: false }.show())

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use serde_json::json;
 
 use super::ask::Ask;
-use super::callers::until;
+use super::callers::{plan_field, until};
 use super::form::encoded;
 use super::frame::{self, Nav, Place};
 use super::part::{
@@ -184,15 +184,7 @@ fn approve(
             div class="row" {
                 (Field { name: "principal", label: t.principal(), value: value("principal"),
                     hint: t.principal_hint(), needed: true }.show())
-                div class="field" {
-                    label for="f-plan" { (t.plan()) }
-                    select id="f-plan" name="plan" {
-                        option value="" { (t.none()) }
-                        @for plan in &plans.items {
-                            option value=(plan.id) selected[plan.id == value("plan")] { (plan.id) }
-                        }
-                    }
-                }
+                (plan_field(t, plans, value("plan")))
             }
             (Field { name: "days", label: t.days(), value: value("days"), hint: t.days_hint(), needed: false }.show())
             div class="actions" { button class="btn primary" { (t.approve_request()) } }
