@@ -161,9 +161,6 @@ pub struct AuditHead {
     /// The chain up to and with it.
     #[serde(with = "hex::member")]
     pub chain: Hash,
-    /// Lines that had been removed by then.
-    #[serde(default)]
-    pub removed_through: u64,
 }
 
 /// A line that is no entry.

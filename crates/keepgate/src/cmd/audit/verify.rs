@@ -55,7 +55,7 @@ fn head(text: &str) -> Result<AuditHead, String> {
     let (seq, chain) = read.ok_or(
         "expected the number of a line, a colon, and 64 hexadecimal digits, in lower case",
     )?;
-    Ok(AuditHead { log: None, seq, chain, removed_through: 0 })
+    Ok(AuditHead { log: None, seq, chain })
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Exit> {
