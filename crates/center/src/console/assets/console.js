@@ -2,10 +2,42 @@
 // Without it every page works; it is then as old as when it was loaded.
 "use strict";
 (() => {
+  // What was written before a sign-in at another site is kept in this tab until one is back.
+  const KEPT = "keepgate-kept";
   const onward = document.querySelector("form[data-go]");
   if (onward) {
+    if ("kept" in onward.dataset) {
+      try {
+        const kept = JSON.parse(sessionStorage.getItem(KEPT));
+        if (kept && kept.to === onward.dataset.kept && onward.method === "post") {
+          for (const [name, value] of kept.fields) {
+            const field = document.createElement("input");
+            field.type = "hidden";
+            field.name = name;
+            field.value = value;
+            onward.append(field);
+          }
+        }
+        sessionStorage.removeItem(KEPT);
+      } catch {
+        // A browser that keeps nothing.
+      }
+    }
     onward.submit();
     return;
+  }
+  const away = document.querySelector("a[data-keep]");
+  if (away) {
+    away.addEventListener("click", () => {
+      const fields = [...document.querySelectorAll("input[name^='kept.']")];
+      const kept = fields.map((field) => [field.name.slice(5), field.value]);
+      try {
+        if (kept.length) sessionStorage.setItem(KEPT, JSON.stringify({ to: away.dataset.keep, fields: kept }));
+        else sessionStorage.removeItem(KEPT);
+      } catch {
+        // A browser that keeps nothing.
+      }
+    });
   }
 
   // The editor grows with its text, and numbers its lines.
