@@ -57,7 +57,7 @@ fn form(
                 }
                 div class="field" {
                     label for="token" { (t.token()) }
-                    input class="mono" type="password" id="token" name="token" required autofocus
+                    input class="mono" type="password" id="token" name="token" required autofocus[!has_provider]
                         autocomplete="current-password" spellcheck="false"
                         aria-invalid=[is_wrong.then_some("true")]
                         aria-describedby={ "token-hint" (if is_wrong { " token-error" } else { "" }) };

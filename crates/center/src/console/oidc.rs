@@ -213,16 +213,14 @@ fn onward(visit: &Visit, secret: &str, to: &str) -> Response {
     let to = if to.is_empty() { "/overview" } else { to };
     let (path, query) = to.split_once('?').unwrap_or((to, ""));
     let is = |method: &str| PATHS.iter().any(|one| one.path == path && one.method == method);
-    let is_form = is("POST") && !is("GET");
+    let (back, query) = if is("GET") { (path, query) } else { ("/overview", "") };
     let fields = Fields::read(query).unwrap_or_default();
     let fields: Vec<(&str, &str)> = fields.iter().collect();
+    // What was written before is in the browser, where it is posted to the page that it was for.
+    let csrf = is("POST").then(|| visit::csrf(secret));
     let body = html! {
         (notice(Tone::Ok, Icon::Ok, t.signed_in(), &html! {}))
-        form method=(if is_form { "post" } else { "get" }) action=(path) data-go data-kept=(to) {
-            @if is_form {
-                input type="hidden" name="csrf" value=(visit::csrf(secret));
-                input type="hidden" name="do" value="show";
-            }
+        form method="get" action=(back) data-go data-kept=(to) data-csrf=[csrf] {
             (carried(&fields))
             button class="btn primary" { (t.go_on()) }
         }

@@ -6,11 +6,16 @@
   const KEPT = "keepgate-kept";
   const onward = document.querySelector("form[data-go]");
   if (onward) {
-    if ("kept" in onward.dataset) {
+    const { kept: to, csrf } = onward.dataset;
+    if (to) {
       try {
         const kept = JSON.parse(sessionStorage.getItem(KEPT));
-        if (kept && kept.to === onward.dataset.kept && onward.method === "post") {
-          for (const [name, value] of kept.fields) {
+        sessionStorage.removeItem(KEPT);
+        if (kept && kept.to === to && csrf) {
+          onward.method = "post";
+          onward.action = to;
+          onward.replaceChildren();
+          for (const [name, value] of [["csrf", csrf], ["do", "show"], ...kept.fields]) {
             const field = document.createElement("input");
             field.type = "hidden";
             field.name = name;
@@ -18,7 +23,6 @@
             onward.append(field);
           }
         }
-        sessionStorage.removeItem(KEPT);
       } catch {
         // A browser that keeps nothing.
       }
