@@ -17,6 +17,7 @@ pub(crate) mod files;
 pub(crate) mod gains;
 pub(crate) mod guard;
 pub(crate) mod host;
+mod hour;
 pub(crate) mod import;
 pub(crate) mod input;
 pub(crate) mod items;
@@ -114,7 +115,7 @@ pub(crate) struct Shared {
     pub(crate) tracing: Option<Tracing>,
     pub(crate) tracer: Arc<Tracer>,
     /// The last hour of each service.
-    pub(crate) trends: Arc<console::Trends>,
+    pub(crate) hours: Arc<crate::hour::Hours>,
     /// When the center began.
     pub(crate) began: Instant,
     /// False once the center shuts down.
