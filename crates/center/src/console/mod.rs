@@ -31,7 +31,6 @@ mod requests;
 mod reviews;
 mod session;
 mod text;
-mod trend;
 mod visit;
 mod way;
 mod why;
@@ -47,7 +46,6 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::watch;
 
 use crate::api::App;
-pub(crate) use trend::{EVERY as SAMPLE_EVERY, Trends};
 use visit::{Door, Visit};
 
 /// A path of the console, its method, and whether it needs a session.

@@ -24,6 +24,7 @@ mod depth;
 mod fixture;
 mod follow;
 mod history;
+mod hour;
 mod keeping;
 mod limits;
 mod log_anchors;
