@@ -1,3 +1,5 @@
+//! What is known of an hour, and its bounds.
+
 use super::*;
 
 const NOW: u64 = 60 * 1_000_000;

@@ -187,6 +187,12 @@ fn the_hour_is_bounded_and_holds_nobody() {
         }
     });
     center.exchange().unwrap();
+
+    // Another center reads the same without prepared statements.
+    let store = crate::database::open(&cluster.url(&schema, "&prepared=false"));
+    let other = Place { store, hours: Hours::default(), heard: BTreeMap::new() };
+    other.exchange().unwrap();
+    assert_eq!(other.hours.of("orders", now()).requests.sum, Some(1));
 }
 
 fn figures(requests: u64, limited: u64, limits: &[(&str, u64, u64)]) -> Figures {

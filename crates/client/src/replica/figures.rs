@@ -81,3 +81,58 @@ fn plus(sum: &mut Figures, more: Figures) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(service: &str, requests: u64, limits: &[&str]) -> Figures {
+        let limits = limits.iter().map(|name| LimitFigures {
+            name: (*name).to_owned(),
+            passed: requests,
+            refused: 1,
+        });
+        let service = service.to_owned();
+        Figures { service, requests, limits: limits.collect(), ..Figures::default() }
+    }
+
+    fn at(seconds: i64) -> Moment {
+        Moment(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn what_waits_is_told_together_and_once() {
+        let untold = Untold::default();
+        assert!(untold.add(figures("a", 3, &["x"]), at(0)));
+        assert!(untold.add(figures("a", 4, &["x", "y"]), at(5)));
+        assert!(untold.add(figures("b", 1, &[]), at(5)));
+        let (told, has_more) = untold.take(at(6)).unwrap();
+        assert_eq!((told.service.as_str(), told.requests, has_more), ("a", 7, true));
+        let limits: Vec<_> =
+            told.limits.iter().map(|one| (one.name.as_str(), one.passed, one.refused)).collect();
+        assert_eq!(limits, [("x", 7, 2), ("y", 4, 1)]);
+        assert_eq!(untold.take(at(6)).map(|(told, more)| (told.requests, more)), Some((1, false)));
+        assert!(untold.take(at(6)).is_none());
+    }
+
+    /// While no center is there, what is old is not told as if it were now.
+    #[test]
+    fn what_waits_is_bounded() {
+        let untold = Untold::default();
+        assert!(untold.add(figures("a", 3, &[]), at(0)));
+        assert!(untold.add(figures("a", 4, &[]), at(16)));
+        assert_eq!(untold.take(at(16)).unwrap().0.requests, 4);
+        assert!(untold.add(figures("a", 5, &[]), at(20)));
+        assert!(untold.take(at(36)).is_none());
+        let names: Vec<String> = (0..=LIMITS).map(|n| format!("l{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert!(untold.add(figures("a", 1, &names), at(40)));
+        assert!(untold.add(figures("a", 1, &["more"]), at(40)));
+        assert_eq!(untold.take(at(40)).unwrap().0.limits.len(), LIMITS);
+        for n in 0..MAX_SERVICES {
+            assert!(untold.add(figures(&format!("s{n}"), 1, &[]), at(50)));
+        }
+        assert!(!untold.add(figures("more", 1, &[]), at(50)));
+        assert!(untold.add(figures("s0", 1, &[]), at(50)));
+    }
+}

@@ -138,6 +138,53 @@ mod tests {
 
     use super::*;
 
+    /// Each message has what is new, and all together are what was done.
+    #[test]
+    fn figures_are_told_once() {
+        let seed = Seed::new([1; 16]);
+        let top = Top::new(seed, 1, 8, Duration::from_secs(60));
+        let limits: Limits = serde_json::from_value(serde_json::json!({
+            "rule": [{ "name": "each", "key": "address", "rate": "2/s" }], "defaults": "off",
+        }))
+        .unwrap();
+        let facts = keepgate_limit::ServiceFacts::default();
+        let limiter = Limiter::compile(&limits, &facts, seed, None).unwrap();
+        let from: std::net::IpAddr = "192.0.2.1".parse().unwrap();
+        let from = AddressKey::from(from);
+        let mut seen = Seen::default();
+        let mut ask = |times: usize| {
+            for _ in 0..times {
+                let verdict = limiter.check_address(&from, "GET", None, Nanos::new(0));
+                let is_limited = !verdict.is_admitted();
+                let observation = Observation {
+                    address: from,
+                    principal: None,
+                    user_agent: None,
+                    method: "GET",
+                    route: None,
+                    path: None,
+                    refused: is_limited,
+                    outcome: if is_limited { Outcome::Limited } else { Outcome::Other },
+                    now: Nanos::new(0),
+                };
+                top.record(0, &observation);
+            }
+            let told = seen.figures("a", top.totals(), Some(&limiter));
+            let limits: Vec<_> = told.limits.iter().map(|one| (one.passed, one.refused)).collect();
+            ((told.requests, told.refused, told.limited), limits)
+        };
+        assert_eq!(ask(3), ((3, 1, 1), vec![(2, 1)]));
+        assert_eq!(ask(0), ((0, 0, 0), vec![]));
+        assert_eq!(ask(2), ((2, 2, 2), vec![(0, 2)]));
+        // Limits that came anew begin at nothing.
+        let fresh = Limiter::compile(&limits, &facts, seed, None).unwrap();
+        let told = seen.figures("a", top.totals(), Some(&fresh));
+        assert!(told.limits.is_empty());
+        drop(fresh.check_address(&from, "GET", None, Nanos::new(0)));
+        let told = seen.figures("a", top.totals(), Some(&fresh));
+        assert_eq!(told.limits.first().map(|one| (one.passed, one.refused)), Some((1, 0)));
+    }
+
     /// The longest routes that there may be, and many callers on them.
     #[test]
     fn a_report_is_cut_to_what_is_taken() {
