@@ -50,8 +50,8 @@ pub use services::{
     Service, ServiceSummary, Services, Tombstone,
 };
 pub use status::{
-    Audit, AuditEntry, CenterStatus, Follower, Followers, GateStatus, Landed, Missing, Part,
-    Readiness, Revision, Scope, Status, Written,
+    Audit, AuditEntry, CenterStatus, Follower, Followers, GateReport, GateStatus, Landed, Missing,
+    Part, PortsLeft, Readiness, Revision, Scope, Status, Written,
 };
 pub use uid::{EscapedUid, TYPE, UID, Uid, UidInput};
 pub use who::{

@@ -147,8 +147,53 @@ pub struct GateStatus {
     pub heard_ms_ago: Option<u64>,
     /// Since it connected, in milliseconds.
     pub connected_ms: u64,
+    /// How it is, by its own word; absent: it did not say, as gates before release 0.3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<GateReport>,
     /// What is wrong with it, in words.
     pub wrong: Vec<String>,
+}
+
+/// What a gate says of itself and its host, every ten seconds. What is absent is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GateReport {
+    /// Since it said so, in milliseconds.
+    pub told_ms_ago: u64,
+    /// Connections of callers that are open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller_connections: Option<u64>,
+    /// Connections to upstreams that are open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_connections: Option<u64>,
+    /// Requests put on a connection to an upstream in the last minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
+    /// Of these, on one that had carried a request before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<u64>,
+    /// Of what it opens connections to, where the smallest part of the ports is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tightest: Option<PortsLeft>,
+    /// What `keepgate doctor` says of its host: one of `exhausted`, `at_risk`, `healthy`, `not_ports`,
+    /// `unknown`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+    /// The same in one sentence; empty: there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub headline: String,
+}
+
+/// Ports from one source address toward one destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PortsLeft {
+    /// The source address.
+    pub source: String,
+    /// An address with its port.
+    pub destination: String,
+    /// How many ports there are.
+    pub usable: u32,
+    /// How many of them are free.
+    pub free: u32,
 }
 
 /// Services that a follower may see.

@@ -12,7 +12,7 @@ use keepgate_policy::Revision;
 
 use super::App;
 use crate::desk::{Condition, Desk, Scope};
-use crate::follow::{Follower, Followers};
+use crate::follow::{Follower, Followers, GateReport, PortsLeft};
 use crate::metrics::{Levels, Metrics};
 
 pub(crate) async fn healthz() -> &'static str {
@@ -96,10 +96,30 @@ pub(crate) async fn status(State(app): State<App>) -> Out<api::Status> {
             age_ms: follower.age_ms,
             heard_ms_ago: follower.pulse_unix_ms.map(|at| now.saturating_sub(at)),
             connected_ms: now.saturating_sub(follower.connected_unix_ms),
+            report: follower.report.map(|(report, at)| told(report, now.saturating_sub(at))),
             wrong: said,
         });
     }
     Out(api::Status { centers, gates, wrong })
+}
+
+fn told(report: GateReport, told_ms_ago: u64) -> api::GateReport {
+    let left = |left: PortsLeft| api::PortsLeft {
+        source: left.source,
+        destination: left.destination,
+        usable: left.usable,
+        free: left.free,
+    };
+    api::GateReport {
+        told_ms_ago,
+        caller_connections: report.caller_connections,
+        upstream_connections: report.upstream_connections,
+        requests: report.requests,
+        reused: report.reused,
+        tightest: report.tightest.map(left),
+        verdict: report.verdict.map(str::to_owned),
+        headline: report.headline,
+    }
 }
 
 fn faults(follower: &Follower, head: Revision, now: u64) -> Vec<String> {

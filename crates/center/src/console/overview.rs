@@ -10,7 +10,9 @@ use super::Console;
 use super::chart::{Chart, spark};
 use super::form::encoded;
 use super::frame::{self, Nav, Place};
-use super::part::{Icon, Tone, badge, empty, num, panel, rate, table, unknown};
+use super::part::{
+    Icon, Tone, badge, empty, num, of as of_all, panel, rate, share, table, unknown,
+};
 use super::text::Lang;
 use super::visit::Visit;
 use super::wrong::{self, SILENT_MS};
@@ -136,6 +138,55 @@ fn charts(console: &Console, t: Lang, service: &str, answer: Option<&TopAnswer>)
     panel("charts", &t.last_hour_of(service), &rests, &html! {}, &body)
 }
 
+/// What a gate says of itself: of an old report nothing is known.
+fn reported(t: Lang, report: Option<&api::GateReport>) -> Markup {
+    let report = report.filter(|report| !wrong::is_old(report));
+    let of = |figure: fn(&api::GateReport) -> Option<u64>| report.and_then(figure);
+    let (callers, upstreams) =
+        (of(|one| one.caller_connections), of(|one| one.upstream_connections));
+    let reuse = of(|one| one.requests).zip(of(|one| one.reused));
+    let shown = |figure: Option<u64>| match figure {
+        Some(figure) => html! { (num(figure)) },
+        None => unknown(t),
+    };
+    html! {
+        td class="n" {
+            @if callers.is_none() && upstreams.is_none() { (unknown(t)) }
+            @else {
+                (shown(callers))
+                small { (t.to_upstreams()) " " (shown(upstreams)) }
+            }
+        }
+        td class="n" {
+            @match reuse {
+                // Of no requests there is no share.
+                Some((0, _)) => (t.no_requests()),
+                Some((all, reused)) => { (share(of_all(reused, all))) },
+                None => (unknown(t)),
+            }
+        }
+        td class="n" {
+            @match report.and_then(|report| report.tightest.as_ref()) {
+                Some(left) => {
+                    (t.free_of(num(u64::from(left.free)), num(u64::from(left.usable))))
+                    small { (left.destination) }
+                },
+                None => (unknown(t)),
+            }
+        }
+        td {
+            @match report.and_then(|report| report.verdict.as_deref()) {
+                Some("healthy") => (badge(Tone::Ok, Icon::Ok, t.healthy())),
+                Some("at_risk") => (badge(Tone::Warn, Icon::Warn, t.at_risk())),
+                Some("exhausted") => (badge(Tone::Bad, Icon::Bad, t.exhausted())),
+                Some("not_ports") => (badge(Tone::Warn, Icon::Warn, t.not_ports())),
+                Some(_) => (badge(Tone::None, Icon::Unknown, t.undecided_doctor())),
+                None => (unknown(t)),
+            }
+        }
+    }
+}
+
 fn gates(t: Lang, status: &api::Status) -> Markup {
     let heads = [
         (t.gate(), false),
@@ -144,6 +195,10 @@ fn gates(t: Lang, status: &api::Status) -> Markup {
         (t.release(), false),
         (t.revision(), true),
         (t.age(), true),
+        (t.connections(), true),
+        (t.reuse(), true),
+        (t.ports_left(), true),
+        (t.doctor(), false),
         (t.connected(), true),
         (t.center_word(), false),
     ];
@@ -186,6 +241,7 @@ fn gates(t: Lang, status: &api::Status) -> Markup {
                         _ => (unknown(t)),
                     }
                 }
+                (reported(t, gate.report.as_ref()))
                 td class="n" { (t.span(gate.connected_ms)) }
                 td class="nw" { (gate.center) }
             }
@@ -197,7 +253,7 @@ fn gates(t: Lang, status: &api::Status) -> Markup {
         @if status.gates.len() > GATES {
             footer { (t.of_many(num(GATES as u64), num(status.gates.len() as u64))) }
         }
-        @if !status.gates.is_empty() { footer { (t.gates_do_not_tell()) } }
+        @if !status.gates.is_empty() { footer { (t.gates_tell()) } }
     };
     panel("gates", t.gates(), t.age_is(), &html! {}, &body)
 }

@@ -24,6 +24,14 @@ pub(crate) struct Wrong {
     way: Markup,
 }
 
+/// What a gate said of itself this long ago is not how it is now; it says so every ten seconds.
+const OLD_MS: u64 = 35_000;
+
+/// Whether what a gate said of itself may not be so any more.
+pub(crate) fn is_old(report: &api::GateReport) -> bool {
+    report.told_ms_ago > OLD_MS
+}
+
 /// Center and gates.
 pub(crate) fn of_status(t: Lang, status: &api::Status) -> Vec<Wrong> {
     let mut all = Vec::new();
@@ -35,6 +43,22 @@ pub(crate) fn of_status(t: Lang, status: &api::Status) -> Vec<Wrong> {
             sentence: html! { (t.center_is(&center.address)) " " code { (center.condition) } },
             more: english(t, &center.why),
             way: html! {},
+        });
+    }
+    for gate in &status.gates {
+        let Some(report) = gate.report.as_ref().filter(|report| !is_old(report)) else { continue };
+        let (tone, icon, word) = match report.verdict.as_deref() {
+            Some("exhausted") => (Tone::Bad, Icon::Bad, t.exhausted()),
+            Some("at_risk") => (Tone::Warn, Icon::Warn, t.at_risk()),
+            _ => continue,
+        };
+        all.push(Wrong {
+            tone,
+            icon,
+            word,
+            sentence: html! { (t.doctor_says(&gate.name)) " " (english(t, &report.headline)) },
+            more: html! { (t.ask_doctor()) " " code { "keepgate doctor" } },
+            way: html! { a class="btn" href="#gates" { (t.show_gates()) } },
         });
     }
     let head = status.centers.iter().map(|center| center.revision).max().unwrap_or_default();

@@ -9,6 +9,7 @@ use keepgate_policy::{HistoryId, Revision, proto};
 
 use super::activity::{Activities, Dropped};
 use super::figures::{Counted, Uncounted};
+use super::gate::GateReport;
 use super::keys::AssertionKeys;
 use crate::desk::{Head, Scope};
 
@@ -45,6 +46,9 @@ pub struct Follower {
     pub pulse_unix_ms: Option<u64>,
     /// Why it is told nothing more; none: it is.
     pub held_back: Option<&'static str>,
+    /// How it is, by its own word, and when that came, in milliseconds since the Unix epoch; none: it did
+    /// not say.
+    pub report: Option<(GateReport, u64)>,
 }
 
 /// All followers that are connected, by connection number.

@@ -11,6 +11,7 @@ mod anchors;
 pub(crate) mod figures;
 mod followers;
 pub(crate) mod frame;
+mod gate;
 pub(crate) mod keys;
 mod pulses;
 pub(crate) mod snapshot;
@@ -38,6 +39,8 @@ use anchors::Anchors;
 use followers::Joined;
 pub use followers::{Follower, Followers};
 use frame::Frame;
+pub(crate) use gate::VERDICTS;
+pub use gate::{GateReport, PortsLeft};
 use keys::Pace;
 use pulses::Pulses;
 use snapshot::Snapshots;
@@ -214,6 +217,7 @@ impl Sync for SyncService {
             pulse: 0,
             pulse_unix_ms: None,
             held_back: None,
+            report: None,
         });
         let (to, queue) = mpsc::channel::<Result<Frame, Status>>(QUEUE);
         let feed = Feed {
@@ -357,6 +361,17 @@ impl Feed {
                             Err(dropped) => {
                                 metrics.activity_dropped.add(1);
                                 tracing::debug!(error = %dropped, "a follower's figures were dropped");
+                            }
+                        }
+                    }
+                    Ok(Some(proto::FollowRequest { request: Some(Asked::GateReport(said)) })) => {
+                        match GateReport::read(said) {
+                            Ok(report) => joined.update(|follower| {
+                                follower.report = Some((report, keepgate_observe::unix_ms()));
+                            }),
+                            Err(dropped) => {
+                                metrics.activity_dropped.add(1);
+                                tracing::debug!(error = %dropped, "what a gate says of itself was dropped");
                             }
                         }
                     }

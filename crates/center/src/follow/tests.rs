@@ -38,6 +38,7 @@ fn feed_of(desk: &Arc<Desk>) -> (Feed, mpsc::Receiver<Result<Frame, Status>>) {
         pulse: 0,
         pulse_unix_ms: None,
         held_back: None,
+        report: None,
     });
     let (to, queue) = mpsc::channel(QUEUE);
     let feed = Feed {

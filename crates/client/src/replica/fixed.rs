@@ -62,6 +62,7 @@ impl Replica {
             log_anchor: ArcSwapOption::empty(),
             questions: super::Questions::default(),
             figures: super::figures::Untold::default(),
+            gate_report: watch::Sender::new(None),
             assertion_kids: ArcSwap::default(),
             dialer: Dialer::new(DialConfig::default()),
             place: ArcSwapOption::empty(),

@@ -430,7 +430,11 @@ impl Follower {
         }
         let (asked, sent) = self.shared.questions.on_stream();
         let answers = Answers(Arc::clone(&sent));
-        let rare = (keys, log, (asked, sent), self.shared.figures.subscribe());
+        let mut gate = self.shared.gate_report.subscribe();
+        if gate.borrow().is_some() {
+            gate.mark_changed();
+        }
+        let rare = (keys, log, (asked, sent), self.shared.figures.subscribe(), gate);
         let requests = requests(self.hello(holding), acks, reports, rare, pulses);
         let mut request = self.centers.current().authorized(requests);
         let traced = self.traced.as_ref().map(Streams::begin);

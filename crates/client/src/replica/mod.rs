@@ -263,6 +263,8 @@ struct Shared {
     questions: Questions,
     /// What the center was not told yet of the requests that were served.
     figures: figures::Untold,
+    /// How this gate is.
+    gate_report: watch::Sender<Option<proto::GateReport>>,
     /// The names of those that it said it does.
     assertion_kids: ArcSwap<Vec<String>>,
     dialer: Dialer,
@@ -359,6 +361,7 @@ impl Replica {
             log_anchor: ArcSwapOption::empty(),
             questions: Questions::default(),
             figures: figures::Untold::default(),
+            gate_report: watch::Sender::new(None),
             assertion_kids: ArcSwap::default(),
             dialer: config.dialer.clone(),
             place: ArcSwapOption::empty(),
@@ -593,6 +596,12 @@ impl Replica {
     /// follow.
     pub fn tell_figures(&self, figures: proto::Figures) -> bool {
         self.shared.figures.add(figures, self.shared.clock.now())
+    }
+
+    /// Tells the center how this gate is, in place of what it was told before; on each later connection
+    /// too. Never waits.
+    pub fn tell_gate(&self, report: proto::GateReport) {
+        self.shared.gate_report.send_replace(Some(report));
     }
 
     /// Has the center publish these keys of assertions in place of those before, on this connection

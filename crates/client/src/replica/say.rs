@@ -25,12 +25,13 @@ pub(super) struct Applied {
 type Pulses = (Arc<Mutex<Ring>>, Arc<Shared>, Duration);
 
 /// What is said beside reports: keys of assertions, the position of the access log, questions of
-/// callers, and figures.
+/// callers, figures, and how the gate is.
 type Rare = (
     watch::Receiver<Arc<[PublicKey]>>,
     watch::Receiver<Option<proto::LogPosition>>,
     (watch::Receiver<u64>, Arc<Sent>),
     watch::Receiver<u64>,
+    watch::Receiver<Option<proto::GateReport>>,
 );
 
 /// The Hello, then a Pulse each second, an Applied for each revision published and an Activity for
@@ -91,6 +92,10 @@ pub(super) fn requests(
                     // Before the report of the same moment: see the center's `hour`.
                     figures = next_figures(&shared, &mut rare.3) => {
                         follow_request::Request::Figures(figures)
+                    }
+                    Ok(()) = rare.4.changed() => {
+                        let report = rare.4.borrow_and_update().clone();
+                        follow_request::Request::GateReport(report.unwrap_or_default())
                     }
                     Ok(()) = reports.changed() => {
                         let activity;

@@ -24,7 +24,7 @@ use super::listen::{self, Listener};
 use super::ports::{Ports, Purpose};
 use super::reload::{Following, Reloader};
 use super::takeover::{self, Inherited, Takeover};
-use super::{anchors, assertions, doctor, follow, revoke, sites, thread, upstream};
+use super::{anchors, assertions, doctor, follow, revoke, sites, thread, told, upstream};
 use crate::config::GateConfig;
 use crate::exchange::ongoing::List;
 use crate::identify::assertion::Keyring;
@@ -292,6 +292,7 @@ impl Gate {
         let Common { services, dropped, .. } = &*self.front.common;
         let reports = tokio::spawn(report::run(services.to_vec(), Arc::clone(dropped)));
         let rounds = tokio::spawn(revoke::run(Arc::clone(&self.front)));
+        let telling = tokio::spawn(told::run(Arc::clone(&self.front), Arc::clone(&self.metrics)));
         doctor::start(&self.front);
         let watching = tokio::spawn(upstream::watch(Arc::clone(&self.front)));
         let obtaining = tokio::spawn(obtain(Arc::clone(&self.front)));
@@ -364,6 +365,7 @@ impl Gate {
         reports.abort();
         rounds.abort();
         watching.abort();
+        telling.abort();
         obtaining.abort();
         asserting.abort();
         anchoring.abort();

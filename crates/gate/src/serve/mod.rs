@@ -30,5 +30,6 @@ pub(crate) mod rights;
 pub(crate) mod sites;
 pub(crate) mod takeover;
 pub(crate) mod thread;
+mod told;
 pub(crate) mod tunnel;
 mod upstream;

@@ -118,6 +118,11 @@ pub trait DecisionSource: Send + Sync + 'static {
         let _ = figures;
     }
 
+    /// Takes on how the gate and its host are, for those who watch; nobody does by default. Must not wait.
+    fn tell_gate(&self, report: proto::GateReport) {
+        let _ = report;
+    }
+
     /// Has these keys of assertions published in place of those before; must not wait. By default
     /// nobody publishes any.
     fn publish_assertion_keys(&self, keys: &[PublicKey]) {
@@ -236,6 +241,10 @@ impl DecisionSource for Replica {
     fn tell_figures(&self, figures: proto::Figures) {
         // INVARIANT: a gate serves no more services than its replica may follow.
         let _ = Replica::tell_figures(self, figures);
+    }
+
+    fn tell_gate(&self, report: proto::GateReport) {
+        Replica::tell_gate(self, report);
     }
 
     fn publish_assertion_keys(&self, keys: &[PublicKey]) {

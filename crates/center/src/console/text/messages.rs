@@ -210,8 +210,21 @@ messages! {
     no_gate: "No gate follows this center", "没有网关跟随本控制中心";
     no_gate_more: "Start one: keepgate gate --center URL --token-file FILE --service NAME --upstream URL.",
         "启动一个:keepgate gate --center URL --token-file FILE --service NAME --upstream URL。";
-    gates_do_not_tell: "Connections upstream, reuse, ports and the doctor's verdict are not known here: ask keepgate doctor on the gate's host.",
-        "上游连接、复用、端口和诊断结论在此未知:请在网关所在主机上运行 keepgate doctor。";
+    connections: "Connections", "连接";
+    to_upstreams: "upstream", "上游";
+    reuse: "Reuse", "复用";
+    no_requests: "no request", "无请求";
+    ports_left: "Ports left", "剩余端口";
+    free_of(free, all): "{free} of {all}", "{free} / {all}";
+    doctor: "Host's ports", "主机端口";
+    healthy: "Healthy", "健康";
+    exhausted: "Exhausted", "已耗尽";
+    not_ports: "Other than ports", "非端口问题";
+    undecided_doctor: "Cannot tell", "无法判断";
+    doctor_says(gate): "On the host of {gate}:", "{gate} 所在主机:";
+    ask_doctor: "Who holds the ports, and what to do, says on that host:", "在该主机上运行以下命令,可得知谁占用端口以及如何处理:";
+    gates_tell: "Connections of callers, and to upstreams. Reuse: requests of the last minute on a connection that had carried one before. Ports: toward the upstream address with the smallest part free. Gates say so every 10 seconds, from release 0.3 on.",
+        "连接:调用方的连接,以及到上游的连接。复用:最近一分钟内在已用过的连接上发送的请求。端口:剩余比例最小的上游地址。网关从 0.3 版起每 10 秒报告一次。";
 
     // Why?
     question: "Question", "问题";
