@@ -464,6 +464,12 @@ impl Mirror {
         self.to.send(FollowRequest { request }).await.unwrap();
     }
 
+    /// Says how it is.
+    pub(crate) async fn gate_report(&self, report: proto::GateReport) {
+        let request = Some(proto::follow_request::Request::GateReport(report));
+        self.to.send(FollowRequest { request }).await.unwrap();
+    }
+
     /// Says what it did with requests.
     pub(crate) async fn figures(&self, figures: proto::Figures) {
         let request = Some(proto::follow_request::Request::Figures(figures));

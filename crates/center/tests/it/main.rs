@@ -23,6 +23,7 @@ mod database;
 mod depth;
 mod fixture;
 mod follow;
+mod gate_reports;
 mod history;
 mod hour;
 mod keeping;
