@@ -1,6 +1,6 @@
 //! Tokens, the keys that verify them, and servers outside that are asked.
 //!
-//! [`jwt`] verifies tokens (pure: the time is an argument), [`jwks`] reads key sets (pure),
+//! [`jwt`] verifies tokens and [`key`] API keys (both pure: the time is an argument), [`jwks`] reads key sets (pure),
 //! [`discovery`] reads where they are (pure), [`access`] says which files and servers may be read at
 //! all, and [`ask`] asks one.
 //!
@@ -11,3 +11,4 @@ pub mod ask;
 pub mod discovery;
 pub mod jwks;
 pub mod jwt;
+pub mod key;
