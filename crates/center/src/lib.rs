@@ -10,6 +10,7 @@
 
 pub mod access;
 mod api;
+mod apis;
 mod attempts;
 mod console;
 pub mod desk;
