@@ -18,8 +18,8 @@ use axum::routing::any;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use keepgate_identify::key;
 use keepgate_page::{
-    Api, Ask, AskForm, HEADERS, HasLeft, Lang, MAX_CODE, MAX_OPERATIONS, MAX_SENT, May, Notice, Page,
-    STYLE, YourKey, field, fields, is_own, paths,
+    Api, Ask, AskForm, HEADERS, HasLeft, Lang, MAX_CODE, MAX_OPERATIONS, MAX_SENT, May, Notice,
+    Page, STYLE, YourKey, field, fields, is_own, paths,
 };
 use keepgate_policy::decision::Effect;
 use keepgate_policy::proto::caller_answer::Answer;

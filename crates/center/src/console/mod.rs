@@ -25,6 +25,7 @@ mod live;
 mod login;
 mod overview;
 mod part;
+mod plans;
 mod policies;
 mod requests;
 mod reviews;

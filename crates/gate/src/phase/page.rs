@@ -25,12 +25,12 @@ use keepgate_page::{
     Api, AskForm, HEADERS, HasLeft, Lang, Left, Limit, MAX_CODE, MAX_OPERATIONS, MAX_SENT, May,
     Notice, Page, STYLE, YourKey, field, fields, is_own, paths,
 };
+use keepgate_policy::Query;
 use keepgate_policy::decision::Effect;
 use keepgate_policy::proto::caller_answer::Answer;
 use keepgate_policy::proto::caller_question::Question;
 use keepgate_policy::proto::{self, CallerRefused};
 use keepgate_policy::world::Prepared;
-use keepgate_policy::Query;
 
 use super::stage::{Accepted, Ended, Refused, Unrouted};
 use super::undecided::{fresh_within, no_decision};
@@ -383,7 +383,9 @@ impl View<'_> {
     /// What it means that it was not done.
     fn refused(&self, answer: Option<Answer>) -> (StatusCode, Notice<'static>, Option<u32>) {
         let (reason, retry_after_s) = match answer {
-            Some(Answer::Refused(CallerRefused { reason, retry_after_s })) => (reason, retry_after_s),
+            Some(Answer::Refused(CallerRefused { reason, retry_after_s })) => {
+                (reason, retry_after_s)
+            }
             _ => (String::new(), 0),
         };
         let (status, notice, wait) = Notice::of_refusal(&reason, retry_after_s);

@@ -1,7 +1,8 @@
 //! Untrusted forms: within the bounds they are read, beyond them they are not.
 
 use keepgate_page::{
-    Ask, AskForm, MAX_FORM, MAX_PER_DAY, MAX_SENT, MAX_WHAT_FOR, MAX_WHO, Notice, field, fields, is_own,
+    Ask, AskForm, MAX_FORM, MAX_PER_DAY, MAX_SENT, MAX_WHAT_FOR, MAX_WHO, Notice, field, fields,
+    is_own,
 };
 use proptest::prelude::*;
 

@@ -60,7 +60,14 @@ fn every_value_is_escaped() {
         limits: api.limits.clone(),
     };
     api.plans = vec![plan];
-    let left = Left { name: evil.clone(), on: evil.clone(), unit: Unit::Rate, left: 1, of: 2, full_in_s: 3 };
+    let left = Left {
+        name: evil.clone(),
+        on: evil.clone(),
+        unit: Unit::Rate,
+        left: 1,
+        of: 2,
+        full_in_s: 3,
+    };
     let key = YourKey::Known {
         prefix: evil.clone(),
         plan: evil.clone(),

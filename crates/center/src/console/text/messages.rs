@@ -393,6 +393,26 @@ messages! {
     no_plan: "There is no plan", "没有套餐";
     no_plan_more: "A plan is a named set of limits that an API key belongs to. Plans are in limits.toml.", "套餐是 API 密钥所属的一组具名限流规则。套餐在 limits.toml。";
 
+    // Plans, rule by rule.
+    no_rule_in_plan: "It has no rule: the limits of all callers apply.", "没有规则:适用所有调用方的限流。";
+    comma: ", ", ",";
+    each_second(n): "{n} per second", "每秒 {n} 个";
+    each_minute(n): "{n} per minute", "每分钟 {n} 个";
+    each_hour(n): "{n} per hour", "每小时 {n} 个";
+    each_day(n): "{n} per day", "每天 {n} 个";
+    each_span(n, span): "{n} per {span}", "每 {span} {n} 个";
+    rule_burst(n): "burst {n}", "突发 {n}";
+    rule_at_once(n): "{n} at once", "并发 {n}";
+    by_address: "per address", "按地址";
+    by_principal: "per principal", "按主体";
+    by_api_key: "per key", "按密钥";
+    by_header(name): "per value of {name}", "按 {name} 的值";
+    rule_on(what): "on {what}", "用于 {what}";
+    rule_of(what): "only for {what}", "仅限 {what}";
+    rule_cost(n): "{n} tokens a request", "每个请求消耗 {n} 个令牌";
+    rule_costs(n, what): "{n} tokens on {what}", "{what} 消耗 {n} 个令牌";
+    rule_shadow: "counts only and refuses nothing", "只计数,不拒绝";
+
     // Callers.
     caller: "Caller", "调用方";
     top_callers: "Top callers", "主要调用方";
@@ -533,7 +553,7 @@ mod tests {
     use super::*;
 
     /// Names that are the same everywhere.
-    const SAME: [&str; 1] = ["keepgate"];
+    const SAME: [&str; 2] = ["keepgate", "comma"];
 
     fn arguments(text: &str) -> BTreeSet<&str> {
         let text = text.split("{{").flat_map(|part| part.split("}}"));
@@ -557,7 +577,7 @@ mod tests {
     }
 
     /// The sources of the pages, in which no text may stand.
-    const PAGES: [(&str, &str); 20] = [
+    const PAGES: [(&str, &str); 21] = [
         ("access", include_str!("../access.rs")),
         ("back", include_str!("../back.rs")),
         ("callers", include_str!("../callers.rs")),
@@ -572,6 +592,7 @@ mod tests {
         ("mod", include_str!("../mod.rs")),
         ("overview", include_str!("../overview.rs")),
         ("part", include_str!("../part.rs")),
+        ("plans", include_str!("../plans.rs")),
         ("policies", include_str!("../policies.rs")),
         ("requests", include_str!("../requests.rs")),
         ("reviews", include_str!("../reviews.rs")),
