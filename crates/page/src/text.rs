@@ -138,12 +138,12 @@ messages! {
     your_key: "Your key", "您的密钥";
     your_key_hint: "What it may do, and what it has left right now. It is not kept.",
                    "它可以做什么、现在还剩多少。密钥不会被保存。";
-    your_key_may: "What it may do. It is not kept. What it has left is told by the gate's page.",
-                  "它可以做什么。密钥不会被保存。剩余用量由网关的页面显示。";
+    your_key_may: "What it may do. It is not kept. What it has left is shown on the page at the API's own address.",
+                  "它可以做什么。密钥不会被保存。剩余用量请在 API 自身地址的页面上查看。";
     show: "Show", "查看";
     key_is_known(prefix): "Key {prefix}, as the center knows it now.", "密钥 {prefix}，为控制中心当前所知的状态。";
-    left_at_gates: "What is left of these limits is not known here. The gates count: the page of the API's own address tells it.",
-                   "这些限额的剩余量此处未知。由网关计数：请在 API 自身地址的页面上查看。";
+    left_at_gates: "What is left of these limits is not known here. The page at the API's own address shows it.",
+                   "这些限额的剩余量此处未知。请在 API 自身地址的页面上查看。";
     your_limits: "Limits of your key", "您的密钥的限额";
     only_on(what): "on {what}", "用于 {what}";
     key_is(prefix): "Key {prefix}, as of now at the gate that answered.", "密钥 {prefix}，为应答网关的当前状态。";

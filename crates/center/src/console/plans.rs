@@ -13,11 +13,11 @@ pub(crate) fn panel(t: Lang, plans: &api::ItemList<NamedPlan>) -> Markup {
     let rows = html! {
         @for one in &plans.items {
             tr {
-                th scope="row" class="name" {
-                    (one.id)
-                    @if !one.body.description.is_empty() { small { (one.body.description) } }
-                }
-                td class="wrap" {
+                th scope="row" { (one.id) }
+                td {
+                    @if !one.body.description.is_empty() {
+                        p class="quiet small" { (one.body.description) }
+                    }
                     @if one.body.rules.is_empty() { span class="quiet" { (t.no_rule_in_plan()) } }
                     @else {
                         ul {

@@ -111,6 +111,7 @@ async function pictures() {
   mkdirSync(PICTURES, { recursive: true });
   const page = await visitor();
   const take = async (name, of = page) => {
+    await of.evaluate(() => scrollTo(0, 0));
     for (const [size, width, height] of [["wide", 1360, 900], ["phone", 390, 844]]) {
       await of.setViewportSize({ width, height });
       await of.screenshot({ path: join(PICTURES, `${name}-${size}.png`), fullPage: true });

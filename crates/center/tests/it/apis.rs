@@ -7,12 +7,15 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
+use keepgate_center::Center;
+use keepgate_center::store::Address;
 use keepgate_policy::proto::caller_answer::Answer as Told;
 use keepgate_policy::proto::caller_question::Question;
 use keepgate_policy::proto::{AskAccess, FetchKey};
 use serde_json::{Value, json};
 
-use crate::fixture::{Answer, Dir, Mirror, Running, STAFF, patiently};
+use crate::database::{shared, skipped, unique};
+use crate::fixture::{Answer, Dir, Mirror, Running, STAFF, config, patiently};
 
 const PAGE: &str = "/apis/orders";
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
@@ -305,6 +308,44 @@ async fn the_page_and_a_gate_lead_to_the_same_requests() {
     assert!(matches!(fetched, Told::Key(_)), "{fetched:?}");
     page(&caller.post("/key", &format!("code={}", other.code)).await, 200);
     center.stop().await;
+}
+
+/// Asked at one, approved at the other, fetched at the first; and once only, over both.
+#[tokio::test(flavor = "multi_thread")]
+async fn centers_of_one_database_serve_the_same_page() {
+    let Some(cluster) = shared() else { return skipped("PostgreSQL is not installed") };
+    let url = cluster.url(&unique("apis"), "");
+    let parsed = tokio::task::spawn_blocking(move || Address::parse(&url).unwrap()).await.unwrap();
+    let (dir, other) = (Dir::new(), Dir::new());
+    let with = |dir: &Dir| {
+        let mut config = config(dir);
+        config.database = Some(Box::new(parsed.clone()));
+        config
+    };
+    let one = Running::with(with(&dir)).await;
+    let two = patiently("a start", Center::start(with(&other))).await.unwrap();
+    let admin = other.path().join("admin.token");
+    std::fs::write(&admin, &one.admin).unwrap();
+    let two = Running::of(two, &other);
+    published(&one, "").await;
+    let (here, there) = (Caller(&one, 2), Caller(&two, 3));
+    patiently("the page at the other center", async {
+        while there.get(PAGE).await.status != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let code = secret(&page(&here.post("/ask", GOOD).await, 200));
+    let id = pending(&two).await[0]["id"].as_str().unwrap().to_owned();
+    let approval = json!({ "principal": "client::\"a\"" });
+    two.ask("POST", &format!("{REQUESTS}/{id}/approve"), Some(approval)).await.good();
+    let fetch = format!("code={code}");
+    let (a, b) = tokio::join!(here.post("/key", &fetch), there.post("/key", &fetch));
+    let mut statuses = [a.status.as_u16(), b.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 404], "{a:?} {b:?}");
+    one.stop().await;
+    two.stop().await;
 }
 
 #[tokio::test]

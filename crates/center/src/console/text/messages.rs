@@ -449,7 +449,7 @@ messages! {
     revoke_key_note: "It takes effect at each gate within moments. It cannot be undone; make a new key instead.", "片刻内在每个网关生效。无法撤回;请改为创建新密钥。";
     key_revoked(n): "The key was revoked as revision {n}.", "密钥已撤销,修订 {n}。";
     access_requests: "Requests for access", "访问申请";
-    access_requests_rest: "Asked on a gate's page. What waits is decided here.", "在网关页面上提出。待处理的申请在此决定。";
+    access_requests_rest: "Asked on the page for callers. What waits is decided here.", "在面向调用方的页面上提出。待处理的申请在此决定。";
     access_request: "Request for access", "访问申请";
     no_request: "No request waits", "没有待处理的申请";
     no_request_more: "Callers ask on the gate's page, /.keepgate/api; a 429 leads there.", "调用方在网关页面 /.keepgate/api 上申请;429 会引导至此。";
