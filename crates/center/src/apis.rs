@@ -30,7 +30,7 @@ use keepgate_policy::service::ServiceSettings;
 use keepgate_policy::world::{Prepared, ServiceView};
 use keepgate_policy::{Query, Uid, host};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::guard::SaysWhen;
 use crate::api::problem::Problem;
@@ -45,6 +45,8 @@ const ROOT: &str = "/apis/";
 const ACTOR: &str = "callers-page";
 /// Pages that are made, and keys that are looked at, at the same time.
 const PLACES: usize = 4;
+/// How long a caller waits for one of these places.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions that wait for the store at the same time; less than there are places for those of gates.
 const QUESTIONS: usize = 16;
 /// How long an answer to a question may take.
@@ -62,7 +64,7 @@ pub(crate) struct Apis {
 }
 
 struct Shared {
-    places: Semaphore,
+    places: Arc<Semaphore>,
     questions: Semaphore,
     pages: Attempts,
     keys: Attempts,
@@ -71,7 +73,7 @@ struct Shared {
 /// The pages' routes.
 pub(crate) fn router(app: App) -> Router {
     let shared = Shared {
-        places: Semaphore::new(PLACES),
+        places: Arc::new(Semaphore::new(PLACES)),
         questions: Semaphore::new(QUESTIONS),
         pages: Attempts::new(PAGES.0, PAGES.1),
         keys: Attempts::default(),
@@ -158,7 +160,7 @@ impl Apis {
             let shown = view.shown_key();
             return match shown {
                 Some(shown) => view.key(shown).await,
-                None => view.page(StatusCode::OK, None, None, AskForm::default()),
+                None => view.page(StatusCode::OK, None, None, AskForm::default()).await,
             };
         }
         let own = own_host(&parts.uri, &parts.headers);
@@ -235,6 +237,12 @@ struct View<'a> {
 }
 
 impl View<'_> {
+    /// A place for making a page; none: there was none for long.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.apis.shared.places).acquire_owned();
+        tokio::time::timeout(PATIENCE, place).await.ok()?.ok()
+    }
+
     fn service(&self) -> Result<ServiceView<'_>, Problem> {
         // A head has the settings of the services in its world.
         self.head.world.service(&self.settings.name).ok_or_else(Problem::internal)
@@ -250,14 +258,14 @@ impl View<'_> {
         })
     }
 
-    fn page(
+    async fn page(
         &self,
         status: StatusCode,
         notice: Option<Notice<'_>>,
         key: Option<YourKey>,
         form: AskForm,
     ) -> Result<Response, Problem> {
-        let Ok(_place) = self.apis.shared.places.try_acquire() else { return Ok(crowded()) };
+        let Some(_place) = self.place().await else { return Ok(crowded()) };
         let view = self.service()?;
         let limits = view.limits();
         let api = Api::of(&self.settings.name, view.routes(), &limits, &self.settings.identify, "");
@@ -282,8 +290,8 @@ impl View<'_> {
         Ok(guarded(response))
     }
 
-    fn notice(&self, status: StatusCode, notice: Notice<'_>) -> Result<Response, Problem> {
-        self.page(status, Some(notice), None, AskForm::default())
+    async fn notice(&self, status: StatusCode, notice: Notice<'_>) -> Result<Response, Problem> {
+        self.page(status, Some(notice), None, AskForm::default()).await
     }
 
     async fn ask(&self) -> Result<Response, Problem> {
@@ -291,13 +299,13 @@ impl View<'_> {
             Ok(ask) => ask,
             Err(form) => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
-                return self.page(status, Some(Notice::Wrong), None, form);
+                return self.page(status, Some(Notice::Wrong), None, form).await;
             }
         };
         let Ask { who, what_for, per_day } = ask.clone();
         let question = Question::AskAccess(AskAccess { who, what_for, per_day });
         match self.question(question).await {
-            Answer::Asked(asked) => self.notice(StatusCode::OK, Notice::Asked(&asked.code)),
+            Answer::Asked(asked) => self.notice(StatusCode::OK, Notice::Asked(&asked.code)).await,
             other => {
                 // What was written is not lost.
                 let form = AskForm {
@@ -306,7 +314,7 @@ impl View<'_> {
                     per_day: ask.per_day.to_string(),
                     ..AskForm::default()
                 };
-                self.refused(other, form)
+                self.refused(other, form).await
             }
         }
     }
@@ -314,11 +322,13 @@ impl View<'_> {
     async fn fetch(&self) -> Result<Response, Problem> {
         let code = field(&self.sent, "code");
         if code.is_empty() || code.len() > MAX_CODE {
-            return self.notice(StatusCode::NOT_FOUND, Notice::Unknown);
+            return self.notice(StatusCode::NOT_FOUND, Notice::Unknown).await;
         }
         match self.question(Question::FetchKey(FetchKey { code: code.to_owned() })).await {
-            Answer::Key(made) => self.notice(StatusCode::OK, Notice::Made(&made.key, &made.plan)),
-            other => self.refused(other, AskForm::default()),
+            Answer::Key(made) => {
+                self.notice(StatusCode::OK, Notice::Made(&made.key, &made.plan)).await
+            }
+            other => self.refused(other, AskForm::default()).await,
         }
     }
 
@@ -340,14 +350,14 @@ impl View<'_> {
         }
     }
 
-    fn refused(&self, answer: Answer, form: AskForm) -> Result<Response, Problem> {
+    async fn refused(&self, answer: Answer, form: AskForm) -> Result<Response, Problem> {
         let (reason, retry_after_s) = match answer {
             Answer::Refused(CallerRefused { reason, retry_after_s }) => (reason, retry_after_s),
             _ => (String::new(), 0),
         };
         let (status, notice, wait) = Notice::of_refusal(&reason, retry_after_s);
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        Ok(again(self.page(status, Some(notice), None, form)?, wait))
+        Ok(again(self.page(status, Some(notice), None, form).await?, wait))
     }
 
     /// The API key among the headers, where the service takes keys.
@@ -367,18 +377,22 @@ impl View<'_> {
     async fn key(&self, shown: String) -> Result<Response, Problem> {
         if let Err(wait) = self.apis.shared.keys.count(self.from, Instant::now()) {
             let wait = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX);
-            let page = self.notice(StatusCode::TOO_MANY_REQUESTS, Notice::TooMany(wait))?;
+            let page = self.notice(StatusCode::TOO_MANY_REQUESTS, Notice::TooMany(wait)).await?;
             return Ok(again(page, Some(wait)));
         }
         let known = {
-            let Ok(_place) = self.apis.shared.places.try_acquire() else { return Ok(crowded()) };
+            let Some(place) = self.place().await else { return Ok(crowded()) };
             let (head, name) = (Arc::clone(&self.head), self.settings.name.clone());
             let serves = self.apis.app.desk.condition().serves();
-            // A service may have many policies.
-            let look = tokio::task::spawn_blocking(move || look(&head, &name, &shown, serves));
+            // A service may have many policies. The place is given back when the work has ended, not when
+            // its caller has gone.
+            let look = tokio::task::spawn_blocking(move || {
+                let _place = place;
+                look(&head, &name, &shown, serves)
+            });
             look.await.map_err(|_| Problem::internal())?
         };
-        self.page(StatusCode::OK, None, Some(known), AskForm::default())
+        self.page(StatusCode::OK, None, Some(known), AskForm::default()).await
     }
 }
 

@@ -35,6 +35,7 @@ impl Caller<'_> {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         let own = IpAddr::from(Ipv4Addr::new(127, 0, 0, self.1));
         socket.bind(SocketAddr::new(own, 0)).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a test client, to the center it started")]
         let stream = patiently("a connection", socket.connect(self.0.addr)).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -192,6 +193,11 @@ async fn the_page_says_what_the_service_says_of_itself() {
         let allowed = if place.is_empty() { "GET, HEAD" } else { "POST" };
         assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, allowed));
     }
+    // What is exported is what was applied.
+    let export = center.ask("GET", "/v1/services/orders/export", None).await.good();
+    let files = json!({ "files": export["files"] });
+    let again = center.ask("POST", "/v1/services/orders/apply", Some(files)).await.good();
+    assert_eq!(again["changes"], json!([]), "{export}");
     // It is meant for this center.
     let rebound = caller.ask("GET", PAGE, &[("host", "evil.example")], "").await;
     assert!(matches!(rebound.status.as_u16(), 400 | 421), "{rebound:?}");
@@ -443,5 +449,15 @@ async fn an_address_may_do_so_much_on_the_page() {
     // Nobody else waits for that, and the admin API least of all.
     page(&Caller(&center, 31).get(PAGE).await, 200);
     center.status().await;
+    // A crowd waits its turn, or is told to come again; the admin API is asked beside it.
+    let crowd = (32..96).map(|n| {
+        let center = &center;
+        async move { Caller(center, n).get(PAGE).await }
+    });
+    let (all, _) = tokio::join!(futures_util::future::join_all(crowd), center.status());
+    for answer in all {
+        let is_told = answer.status == 503 && !answer.header("retry-after").is_empty();
+        assert!(answer.status == 200 || is_told, "{answer:?}");
+    }
     center.stop().await;
 }

@@ -452,7 +452,8 @@ messages! {
     access_requests_rest: "Asked on the page for callers. What waits is decided here.", "在面向调用方的页面上提出。待处理的申请在此决定。";
     access_request: "Request for access", "访问申请";
     no_request: "No request waits", "没有待处理的申请";
-    no_request_more: "Callers ask on the gate's page, /.keepgate/api; a 429 leads there.", "调用方在网关页面 /.keepgate/api 上申请;429 会引导至此。";
+    no_request_more: "Callers ask on the gate's page, /.keepgate/api; a 429 leads there. If the service says center = true in [callers_page], they also ask at /apis/NAME of this center.",
+        "调用方在网关页面 /.keepgate/api 上申请;429 会引导至此。如果服务在 [callers_page] 中设置 center = true,也可在本控制中心的 /apis/NAME 上申请。";
     more_requests: "There are more. Decide these first, or use `keepgate request list`.", "还有更多。请先处理这些,或使用 `keepgate request list`。";
     asked_at: "Asked", "申请时间";
     who_asks: "Who asks", "申请者";
