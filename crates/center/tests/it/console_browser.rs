@@ -111,7 +111,7 @@ async fn run(pictures: Option<&str>) {
     };
     let dir = Dir::new();
     let center = Running::start(&dir).await;
-    let _gates = world(&center).await;
+    let (gate, _other) = world(&center).await;
     let editor = center.token("editor", "stock").await;
     let (base, admin) = (format!("http://{}", center.addr), center.admin.clone());
     let database = dir.path().join("center.db").display().to_string();
@@ -125,7 +125,14 @@ async fn run(pictures: Option<&str>) {
         ("REQUEST", request),
     ];
     more.extend(pictures.map(|to| ("PICTURES", to.to_owned())));
-    tokio::task::spawn_blocking(move || needs.run("console.mjs", &more)).await.unwrap();
+    let mut script = tokio::task::spawn_blocking(move || needs.run("console.mjs", &more));
+    // A center forgets what a gate has not said again for a while, and the browser may take longer.
+    loop {
+        tokio::select! {
+            done = &mut script => return done.unwrap(),
+            () = tokio::time::sleep(Duration::from_secs(5)) => gate.report("orders", report()).await,
+        }
+    }
 }
 
 /// Sign in, a wrong token, an expired session, a forged form, the editor of another service, two editors
