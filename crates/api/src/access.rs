@@ -126,6 +126,43 @@ pub struct Token {
     pub certificate: Option<String>,
 }
 
+/// A page of the console's sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "SessionList")]
+pub struct Sessions {
+    /// The newest revision.
+    pub revision: u64,
+    /// By id; those that have ended are not among them.
+    pub sessions: Vec<Session>,
+    /// Where the next page begins (`?after=`); absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A session of the console, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Session {
+    /// By what it is told from others of the same holder.
+    pub id: String,
+    /// Whose it is, as the audit log names them: the id of a token, or `oidc:` and a name.
+    pub holder: String,
+    /// What they may do: one of `admin`, `editor`, `viewer`.
+    #[schemars(with = "TokenRole")]
+    pub role: String,
+    /// The service that an editor is bound to; empty: all.
+    #[serde(default)]
+    pub service: String,
+    /// The identity provider they signed in at; absent: they signed in with a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// When it began, in Unix seconds.
+    pub began_unix_s: u64,
+    /// When it ends unless it is used, in Unix seconds.
+    pub expires_unix_s: u64,
+    /// When it ends in any case, in Unix seconds.
+    pub ends_unix_s: u64,
+}
+
 /// An API key to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

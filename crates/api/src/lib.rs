@@ -23,8 +23,8 @@ mod uid;
 mod who;
 
 pub use access::{
-    Key, Keys, MadeKey, MadeToken, NewAdminToken, NewKey, NewToken, Rotate, Token, TokenRole,
-    Tokens,
+    Key, Keys, MadeKey, MadeToken, NewAdminToken, NewKey, NewToken, Rotate, Session, Sessions,
+    Token, TokenRole, Tokens,
 };
 pub use changes::{
     AccessChange, Applied, Brought, Change, Changed, Conflict, Imported, ItemName, Kept, Line, Op,

@@ -11,7 +11,7 @@ use keepgate_policy::world::{Naming, member_key};
 use keepgate_policy::{Change, ItemBody, ItemKey, Kind, Uid, World, source_of};
 
 use crate::desk::{Head, Outcome, Refusal, Step, WriteId, is_default};
-use crate::store::{Reading, StoreError, TokenRow};
+use crate::store::{Reading, SessionRow, StoreError, TokenRow};
 use crate::token::{self, PeerCertificate, Role};
 
 /// What an endpoint asks of its caller.
@@ -175,10 +175,13 @@ impl Named {
     }
 }
 
-/// Whoever made a request, proven by a token, and the name that the request gave its write.
+/// Whoever made a request, proven by a token or by an identity provider's word, and the name that the
+/// request gave its write.
 #[derive(Clone, Debug)]
 pub struct Caller {
+    /// A person's has their name in place of an id, and is not in the store.
     token: Arc<TokenRow>,
+    is_person: bool,
     write: Option<Arc<Named>>,
 }
 
@@ -217,6 +220,23 @@ impl Caller {
         Some(Caller::with(TokenRow { expires_unix_s: Some(until), ..row }))
     }
 
+    /// Who signed in at an identity provider, until their session ends (seconds since the Unix epoch).
+    pub(crate) fn of_person(name: &str, role: Role, service: &str, session: &SessionRow) -> Caller {
+        let row = TokenRow {
+            id: name.to_owned(),
+            role,
+            service: service.to_owned(),
+            sha256: [0; 32],
+            note: String::new(),
+            created_unix_s: session.created_unix_s,
+            last_used_unix_s: None,
+            last_used_from: String::new(),
+            revoked_unix_s: None,
+            expires_unix_s: Some(session.ends_unix_s),
+        };
+        Caller { is_person: true, ..Caller::with(row) }
+    }
+
     /// Whoever signed in with the token of this id, while that is good.
     pub(crate) fn of_session(token: &str, head: &Head) -> Option<Caller> {
         let row = head.tokens.get(token).filter(|row| row.is_good(keepgate_observe::unix_s()))?;
@@ -224,7 +244,7 @@ impl Caller {
     }
 
     fn with(row: TokenRow) -> Caller {
-        Caller { token: Arc::new(row), write: None }
+        Caller { token: Arc::new(row), is_person: false, write: None }
     }
 
     /// The same, of a request that gave its write this name.
@@ -244,12 +264,17 @@ impl Caller {
         }
     }
 
-    /// Its token's id.
+    /// Its token's id; of a person, how the audit log names them.
     pub fn token_id(&self) -> &str {
         &self.token.id
     }
 
-    /// Its token's role.
+    /// Whether it signed in at an identity provider, and has no token.
+    pub(crate) fn is_person(&self) -> bool {
+        self.is_person
+    }
+
+    /// Its role.
     pub fn role(&self) -> Role {
         self.token.role
     }
@@ -277,6 +302,9 @@ impl Caller {
     /// Whether its token still is what it was when it was shown, and has not ended since.
     pub(crate) fn still_good(&self, head: &Head) -> bool {
         let now = keepgate_observe::unix_s();
+        if self.is_person {
+            return self.token.is_good(now);
+        }
         head.tokens
             .get(&self.token.id)
             .is_some_and(|row| row.is_good(now) && row.sha256 == self.token.sha256)

@@ -6,7 +6,8 @@
 //! tasks ([`follow`]) send what is new. Readers take the head once and see one state.
 //!
 //! It deliberately does not know routes' traffic, limits' state, or any gate's address: gates
-//! connect to it. It connects to nobody but its database and the webhook that its operator named.
+//! connect to it. It connects to nobody but its database, and the webhook and identity provider
+//! that its operator named.
 
 pub mod access;
 mod api;
@@ -18,6 +19,7 @@ mod door;
 pub mod follow;
 pub mod metrics;
 mod neighbors;
+mod oidc;
 mod opening;
 pub(crate) mod proto;
 mod requests;
@@ -46,6 +48,7 @@ use tokio::sync::watch;
 use desk::{Desk, Edit, EditPlan, OpenError, Refusal};
 use metrics::Metrics;
 use neighbors::Neighbors;
+use oidc::Provider;
 use requests::Requests;
 use store::{Address, Retention, StoreError};
 use token::{RandomError, Role};
@@ -55,6 +58,7 @@ pub use api::writes::idempotency_key;
 pub use console::{ConsolePath, PATHS as CONSOLE_PATHS};
 pub use door::{DoorError, SOCKET, admin_token, short_path};
 pub use keepgate_serve::TlsFiles;
+pub use oidc::{OidcConfig, OidcError, RoleRule, RoleRuleError};
 pub use server::{APPLY_BYTES, Bounds};
 pub use tls::{Certificate, TlsError};
 pub use webhook::{WebhookConfig, WebhookError};
@@ -93,6 +97,8 @@ pub struct CenterConfig {
     pub lost: Arc<Lost>,
     /// Where new requests for access are told; none: nowhere.
     pub webhook: Option<WebhookConfig>,
+    /// Where people sign in to the console beside tokens; none: nowhere.
+    pub oidc: Option<OidcConfig>,
     /// Which servers it may ask.
     pub outbound: KeyAccess,
 }
@@ -120,6 +126,7 @@ impl Default for CenterConfig {
             tracing: None,
             lost: Arc::default(),
             webhook: None,
+            oidc: None,
             outbound: KeyAccess { asker: Asker::Center, ..KeyAccess::default() },
         }
     }
@@ -134,6 +141,9 @@ pub enum StartError {
     /// The webhook cannot be used.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
+    /// The identity provider cannot be used.
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
     /// The address cannot be listened on.
     #[error("cannot listen on `{addr}`")]
     Listen {
@@ -219,6 +229,8 @@ impl Center {
         let seats = server::Seats::new(&config.bounds)?;
         // Before the store is opened, which is not closed again at once.
         let metrics = Arc::new(Metrics::beside(config.lost));
+        let oidc = config.oidc.map(|oidc| Provider::new(oidc, config.outbound.clone()));
+        let oidc = oidc.transpose()?.map(Arc::new);
         let webhook = config
             .webhook
             .map(|webhook| Webhook::new(&webhook, config.outbound, Arc::clone(&metrics)))
@@ -279,6 +291,7 @@ impl Center {
             outages: Arc::default(),
             tracing: config.tracing,
             tracer: Arc::new(api::traced::tracer()),
+            oidc,
             trends: Arc::default(),
             began: Instant::now(),
             ready: Arc::new(AtomicBool::new(true)),

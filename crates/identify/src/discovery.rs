@@ -1,4 +1,4 @@
-//! An issuer's own document (OpenID Connect Discovery 1.0), of which only two members are read.
+//! An issuer's own document (OpenID Connect Discovery 1.0), of which few members are read.
 //!
 //! INVARIANT: the document speaks for the issuer that was asked and for no other. Its `issuer` must be
 //! the configured one byte for byte, or one issuer's keys would verify another's tokens.
@@ -14,7 +14,7 @@ pub enum DocumentError {
     /// Over [`MAX_BYTES`].
     #[error("the issuer's document is larger than {MAX_BYTES} bytes")]
     TooLarge,
-    /// No JSON, or without the two members.
+    /// No JSON, or a member is missing that is needed.
     #[error("the issuer's document is not one of OpenID Connect Discovery: {0}")]
     Json(String),
     /// It is another issuer's.
@@ -29,10 +29,22 @@ pub enum DocumentError {
     },
 }
 
-#[derive(Deserialize)]
-struct Document {
+/// What is read of it; URLs as they are written, not judged.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Document {
     issuer: String,
-    jwks_uri: String,
+    /// Where its keys are.
+    pub jwks_uri: String,
+    /// Where people sign in; none: they cannot.
+    pub authorization_endpoint: Option<String>,
+    /// Where a code is exchanged; none: it cannot be.
+    pub token_endpoint: Option<String>,
+    /// How a client authenticates there; none: by HTTP Basic (section 3).
+    #[serde(rename = "token_endpoint_auth_methods_supported")]
+    pub token_auth: Option<Vec<String>>,
+    /// Whether its answers to the browser always say who gives them (RFC 9207).
+    #[serde(default, rename = "authorization_response_iss_parameter_supported")]
+    pub says_issuer: bool,
 }
 
 /// Where an issuer's document is (section 4 there): a slash at the issuer's end counts once.
@@ -40,23 +52,30 @@ pub fn url(issuer: &str) -> String {
     format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer))
 }
 
-/// The URL of the keys that the document of this issuer names. It is not judged here.
-pub fn jwks_uri(issuer: &str, document: &[u8]) -> Result<String, DocumentError> {
+/// Reads the document of this issuer.
+///
+/// # Errors
+/// [`DocumentError`].
+pub fn read(issuer: &str, document: &[u8]) -> Result<Document, DocumentError> {
     if document.len() > MAX_BYTES {
         return Err(DocumentError::TooLarge);
     }
-    let Document { issuer: found, jwks_uri } =
+    let read: Document =
         serde_json::from_slice(document).map_err(|e| DocumentError::Json(e.to_string()))?;
-    if found != issuer {
-        let found = found.chars().take(200).collect();
+    if read.issuer != issuer {
+        let found = read.issuer.chars().take(200).collect();
         return Err(DocumentError::Issuer { asked: issuer.to_owned(), found });
     }
-    Ok(jwks_uri)
+    Ok(read)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn jwks_uri(issuer: &str, document: &[u8]) -> Result<String, DocumentError> {
+        read(issuer, document).map(|read| read.jwks_uri)
+    }
 
     #[test]
     fn a_document_speaks_for_its_own_issuer() {

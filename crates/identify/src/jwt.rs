@@ -60,9 +60,15 @@ pub enum JwtError {
     /// `nbf` is to come.
     #[error("the token is not valid yet")]
     NotYet,
-    /// `aud` names nobody that is accepted.
+    /// `aud` names nobody that is accepted, or `azp` another client.
     #[error("the token is for another audience")]
     Audience,
+    /// `nonce` is missing, or of another sign-in.
+    #[error("the token is not of this sign-in")]
+    Nonce,
+    /// `iat` is missing, or to come.
+    #[error("the token does not say when it was issued")]
+    IssuedAt,
     /// The principal's claim is missing or is no text.
     #[error("the token does not say who the caller is")]
     Principal,
@@ -99,6 +105,8 @@ pub struct Unverified<'a> {
     algorithm: Algorithm,
     /// The key's id.
     pub kid: Option<String>,
+    /// Whether its `typ` is that of access tokens (RFC 9068).
+    pub(crate) is_access: bool,
     claims: serde_json::Map<String, Value>,
 }
 
@@ -117,17 +125,18 @@ impl<'a> Unverified<'a> {
         if header.contains_key("crit") || header.contains_key("b64") {
             return Err(JwtError::Critical);
         }
-        match header.get("typ") {
-            None => {}
+        let is_access = match header.get("typ") {
+            None => false,
             Some(Value::String(typ)) => {
                 let typ = typ.to_ascii_lowercase();
-                let typ = typ.strip_prefix("application/").unwrap_or(&typ);
-                if typ != "jwt" && typ != "at+jwt" {
-                    return Err(JwtError::Type);
+                match typ.strip_prefix("application/").unwrap_or(&typ) {
+                    "jwt" => false,
+                    "at+jwt" => true,
+                    _ => return Err(JwtError::Type),
                 }
             }
             Some(_) => return Err(JwtError::Malformed),
-        }
+        };
         let algorithm = header
             .get("alg")
             .and_then(Value::as_str)
@@ -140,7 +149,7 @@ impl<'a> Unverified<'a> {
         };
         let signature = decode(signature)?;
         let claims = object(&decode(payload)?)?;
-        Ok(Unverified { signed, signature, algorithm, kid, claims })
+        Ok(Unverified { signed, signature, algorithm, kid, is_access, claims })
     }
 
     /// The issuer it claims, by which the settings to verify it with are chosen.

@@ -13,7 +13,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use keepgate_api::{
     Applied, Changed, ItemList, Key, Keys, Landed, Line, Listed, Located, Member, Members, Problem,
-    Progress, ServiceSummary, Services, Token, Tokens,
+    Progress, ServiceSummary, Services, Session, Sessions, Token, Tokens,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -194,6 +194,14 @@ impl Pages for Tokens {
 
     fn split(self) -> (Vec<Token>, Option<String>) {
         (self.tokens, self.next)
+    }
+}
+
+impl Pages for Sessions {
+    type One = Session;
+
+    fn split(self) -> (Vec<Session>, Option<String>) {
+        (self.sessions, self.next)
     }
 }
 

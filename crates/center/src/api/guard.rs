@@ -257,6 +257,9 @@ fn follower_of(app: &App, request: &Request) -> Result<Caller, Problem> {
 }
 
 fn note_use(app: &App, caller: &Caller, request: &Request) {
+    if caller.is_person() {
+        return;
+    }
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
     app.usage.note(caller.token_id(), peer);
 }

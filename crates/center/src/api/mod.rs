@@ -33,6 +33,7 @@ pub(crate) mod roles;
 mod rollback;
 pub(crate) mod samples;
 pub(crate) mod services;
+mod sessions;
 mod since;
 pub(crate) mod sources;
 pub(crate) mod spool;
@@ -65,6 +66,7 @@ use crate::desk::Desk;
 use crate::follow::{Followers, SyncService};
 use crate::metrics::Metrics;
 use crate::neighbors::Neighbors;
+use crate::oidc::Provider;
 use crate::proto::sync_server::SyncServer;
 use crate::server::Bounds;
 use problem::Problem;
@@ -114,6 +116,8 @@ pub(crate) struct Shared {
     /// Which requests are recorded in traces; none: none are.
     pub(crate) tracing: Option<Tracing>,
     pub(crate) tracer: Arc<Tracer>,
+    /// Where people sign in to the console beside tokens; none: nowhere.
+    pub(crate) oidc: Option<Arc<Provider>>,
     /// The last hour of each service.
     pub(crate) trends: Arc<console::Trends>,
     /// When the center began.

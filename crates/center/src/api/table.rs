@@ -1,5 +1,7 @@
 //! Every endpoint, once: method, path, what it needs, what it says, who answers.
 
+mod sessions;
+
 use std::borrow::Cow;
 
 use axum::Extension;
@@ -22,8 +24,8 @@ use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
     App, assertions, audit, authzen, authzen_shapes, cedar, check, directory, extras, import,
-    items, keys, logs, openapi, past, removal, requests, rollback, services, status, tokens, top,
-    who, writes,
+    items, keys, logs, openapi, past, removal, requests, rollback, services, status, top, who,
+    writes,
 };
 use crate::access::{Caller, Permission};
 use crate::token::Role;
@@ -202,7 +204,8 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     of_keys(&mut table);
     of_requests(&mut table);
     of_directory(&mut table);
-    of_tokens(&mut table);
+    sessions::of_tokens(&mut table);
+    sessions::of_sessions(&mut table);
     of_status(&mut table);
     of_the_past(&mut table);
     of_access(&mut table);
@@ -576,31 +579,6 @@ fn of_directory(t: &mut Table) {
     )
     .takes::<api::MembershipName>()
     .answers::<api::Changed>();
-}
-
-fn of_tokens(t: &mut Table) {
-    use Permission::Tokens;
-    t.add(("GET", "/v1/tokens"), Tokens, ("listTokens", "all tokens, without hashes"), || {
-        get(tokens::list)
-    })
-    .query(PAGE)
-    .answers::<api::Tokens>();
-    t.add(("POST", "/v1/tokens"), Tokens, ("createToken", "make a token; shown once"), || {
-        post(tokens::create)
-    })
-    .created()
-    .takes::<api::NewToken>()
-    .answers::<api::MadeToken>();
-    t.add(("DELETE", "/v1/tokens/{id}"), Tokens, ("revokeToken", "revoke a token"), || {
-        delete(tokens::revoke)
-    })
-    .answers::<api::Landed>();
-    let what =
-        ("rotateToken", "make a new token in the place of one, which ends after the overlap");
-    t.add(("POST", "/v1/tokens/{id}/rotate"), Tokens, what, || post(tokens::rotate))
-        .created()
-        .takes::<api::Rotate>()
-        .answers::<api::MadeToken>();
 }
 
 fn of_status(t: &mut Table) {

@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
+use crate::oidc::Attempt;
+
 /// What a cookie is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cookie {
@@ -9,6 +11,9 @@ pub(crate) enum Cookie {
     Session,
     /// By what forms of those are known who have not signed in.
     Form,
+    /// A sign-in that has begun at an identity provider. It comes back from another site, so it is the one
+    /// that such a request shows.
+    SignIn,
     /// Light or dark.
     Theme,
     /// The language.
@@ -26,6 +31,8 @@ impl Cookie {
             (Cookie::Session, false) => "keepgate-session",
             (Cookie::Form, true) => "__Host-keepgate-form",
             (Cookie::Form, false) => "keepgate-form",
+            (Cookie::SignIn, true) => "__Host-keepgate-sign-in",
+            (Cookie::SignIn, false) => "keepgate-sign-in",
             (Cookie::Theme, _) => "keepgate-theme",
             (Cookie::Language, _) => "keepgate-language",
         }
@@ -39,9 +46,11 @@ impl Cookie {
             _ if value.is_empty() => "; Max-Age=0".to_owned(),
             // They end with the browser, and before that with the store's row.
             Cookie::Session | Cookie::Form => String::new(),
+            Cookie::SignIn => format!("; Max-Age={}", Attempt::LASTS_S),
             Cookie::Theme | Cookie::Language => format!("; Max-Age={YEAR_S}"),
         };
-        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{age}");
+        let site = if self == Cookie::SignIn { "Lax" } else { "Strict" };
+        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite={site}{secure}{age}");
         HeaderValue::from_str(&text).ok()
     }
 
@@ -73,6 +82,10 @@ mod tests {
         assert_eq!(
             text(Cookie::Session, false, ""),
             "keepgate-session=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"
+        );
+        assert_eq!(
+            text(Cookie::SignIn, true, "ab"),
+            "__Host-keepgate-sign-in=ab; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=600"
         );
         let mut headers = HeaderMap::new();
         headers.append(header::COOKIE, HeaderValue::from_static("a=b; keepgate-session=one"));

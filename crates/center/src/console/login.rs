@@ -12,7 +12,7 @@ use super::part::{Icon, Tone, carried, english, hidden, notice, num};
 use super::session::{self, NoSession};
 use super::text::Lang;
 use super::visit::{self, Theme, Visit, see_other};
-use super::{Console, PATHS, frame};
+use super::{Console, PATHS, frame, oidc};
 
 /// What the names of fields begin with that are kept over a sign-in.
 const KEPT: &str = "kept.";
@@ -21,7 +21,7 @@ const KEPT: &str = "kept.";
 const TOKEN: usize = 256;
 
 /// The page to go to, where it is one of the console's.
-fn next(text: &str) -> &str {
+pub(crate) fn next(text: &str) -> &str {
     let path = text.split('?').next().unwrap_or_default();
     let known = PATHS.iter().any(|one| one.path == path && one.signed_in && path != "/live");
     let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains('\\');
@@ -34,6 +34,7 @@ struct Kept<'a> {
 }
 
 fn form(
+    console: &Console,
     visit: &Visit,
     status: StatusCode,
     said: &Markup,
@@ -42,10 +43,12 @@ fn form(
 ) -> Response {
     let t = visit.lang;
     let is_wrong = !wrong.is_empty();
+    let has_provider = console.app.oidc.is_some();
     let body = html! {
         (said)
         section class="panel" aria-labelledby="sign-in" {
             header { h1 class="plain" id="sign-in" { (t.sign_in()) } }
+            (oidc::link(console, visit, kept.next))
             form class="in" method="post" action="/login" {
                 (hidden(visit))
                 input type="hidden" name="next" value=(kept.next);
@@ -54,7 +57,7 @@ fn form(
                 }
                 div class="field" {
                     label for="token" { (t.token()) }
-                    input class="mono" type="password" id="token" name="token" required autofocus
+                    input class="mono" type="password" id="token" name="token" required autofocus[!has_provider]
                         autocomplete="current-password" spellcheck="false"
                         aria-invalid=[is_wrong.then_some("true")]
                         aria-describedby={ "token-hint" (if is_wrong { " token-error" } else { "" }) };
@@ -63,30 +66,57 @@ fn form(
                     }
                     span class="hint" id="token-hint" { (t.token_hint()) }
                 }
-                button class="btn primary" { (t.sign_in()) }
+                button class={ "btn" @if !has_provider { " primary" } } { (t.sign_in()) }
             }
         }
     };
     frame::solo(visit, status, t.sign_in(), &body)
 }
 
-pub(crate) fn show(visit: &Visit) -> Response {
+pub(crate) fn show(console: &Console, visit: &Visit) -> Response {
     let to = next(visit.query.text("next"));
     if visit.who.is_some() {
         return see_other(if to.is_empty() { "/overview" } else { to });
     }
     let kept = Kept { next: to, fields: Vec::new() };
-    form(visit, StatusCode::OK, &html! {}, &kept, "")
+    form(console, visit, StatusCode::OK, &html! {}, &kept, "")
 }
 
 /// A form was sent by whoever has no session any more: what was written is kept, and nothing is done.
-pub(crate) fn expired(visit: &Visit) -> Response {
+pub(crate) fn expired(console: &Console, visit: &Visit) -> Response {
     let t = visit.lang;
     let fields = visit.form.iter().filter(|(name, _)| !matches!(*name, "csrf" | "once" | "do"));
     let fields = fields.map(|(name, value)| (name.to_owned(), value)).collect();
     let kept = Kept { next: next(&visit.path), fields };
     let said = notice(Tone::Warn, Icon::Warn, t.expired(), &html! { p { (t.expired_why()) } });
-    form(visit, StatusCode::UNAUTHORIZED, &said, &kept, "")
+    form(console, visit, StatusCode::UNAUTHORIZED, &said, &kept, "")
+}
+
+/// The page again, with what was said.
+pub(crate) fn again(
+    console: &Console,
+    visit: &Visit,
+    status: StatusCode,
+    to: &str,
+    said: &Markup,
+) -> Response {
+    let kept = Kept { next: to, fields: Vec::new() };
+    form(console, visit, status, said, &kept, "")
+}
+
+/// The refusal of an address with too many wrong tries.
+pub(crate) fn too_many(console: &Console, visit: &Visit, to: &str) -> Option<Response> {
+    too_many_of(console, visit, &Kept { next: to, fields: Vec::new() })
+}
+
+fn too_many_of(console: &Console, visit: &Visit, kept: &Kept<'_>) -> Option<Response> {
+    let wait = console.attempts.may(visit.from, Instant::now()).err()?;
+    let seconds = wait.as_secs().max(1);
+    let wrong = visit.lang.too_many_wrong(num(seconds));
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    let mut response = form(console, visit, status, &html! {}, kept, &wrong);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    Some(response)
 }
 
 fn kept_of(fields: &Fields) -> Kept<'_> {
@@ -101,12 +131,8 @@ pub(crate) async fn sign_in(console: &Console, visit: &Visit) -> Response {
     let t = visit.lang;
     let kept = kept_of(&visit.form);
     let now = Instant::now();
-    if let Err(wait) = console.attempts.may(visit.from, now) {
-        let seconds = wait.as_secs().max(1);
-        let wrong = t.too_many_wrong(num(seconds));
-        let mut response = form(visit, StatusCode::TOO_MANY_REQUESTS, &html! {}, &kept, &wrong);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        return response;
+    if let Some(refused) = too_many_of(console, visit, &kept) {
+        return refused;
     }
     let text = visit.form.text("token");
     let begun = if text.len() > TOKEN {
@@ -129,7 +155,7 @@ pub(crate) async fn sign_in(console: &Console, visit: &Visit) -> Response {
                     (StatusCode::SERVICE_UNAVAILABLE, problem.detail().to_owned())
                 }
             };
-            return form(visit, status, &html! {}, &kept, &wrong);
+            return form(console, visit, status, &html! {}, &kept, &wrong);
         }
     };
     let to = if kept.next.is_empty() { "/overview" } else { kept.next };

@@ -23,6 +23,7 @@ mod grants;
 mod history;
 mod live;
 mod login;
+mod oidc;
 mod overview;
 mod part;
 mod plans;
@@ -66,10 +67,12 @@ const fn path(method: &'static str, path: &'static str, signed_in: bool) -> Cons
 }
 
 /// All of them, but for files that never change (`/static/`).
-pub const PATHS: [ConsolePath; 30] = [
+pub const PATHS: [ConsolePath; 32] = [
     path("GET", "/", false),
     path("GET", "/login", false),
     path("POST", "/login", false),
+    path("GET", oidc::BEGIN, false),
+    path("GET", oidc::BACK, false),
     path("POST", "/settings", false),
     path("POST", "/logout", true),
     path("GET", "/overview", true),
@@ -168,7 +171,9 @@ fn method_of(method: &Method) -> &str {
 
 async fn page(console: &Console, visit: &Visit) -> Response {
     match (visit.method.as_str(), visit.path.as_str()) {
-        ("GET", "/login") => login::show(visit),
+        ("GET", "/login") => login::show(console, visit),
+        ("GET", oidc::BEGIN) => oidc::begin(console, visit).await,
+        ("GET", oidc::BACK) => oidc::back(console, visit).await,
         ("POST", "/login") => login::sign_in(console, visit).await,
         ("POST", "/logout") => login::sign_out(console, visit).await,
         ("POST", "/settings") => login::settings(visit),

@@ -1,7 +1,9 @@
 //! Who has signed in: from a cookie's secret to the caller of the admin API.
 //!
-//! A session begins with a token and is never more than it: whoever revokes the token, or whose token
-//! has expired, is out. The store keeps the hash of the secret, so that all centers of a store agree.
+//! A session begins with a token and is never more than it: when the token is revoked or expires, it
+//! ends. Or it begins at an identity provider, and is never more than the setting that gave the role: it
+//! ends when that is gone, when it is ended, and soon in any case. The store keeps the hash of the secret,
+//! so that all centers of a store agree.
 
 use http::HeaderMap;
 use sha2::{Digest as _, Sha256};
@@ -10,7 +12,8 @@ use super::Console;
 use super::cookies::Cookie;
 use crate::access::{Caller, Permission};
 use crate::api::problem::Problem;
-use crate::store::{SessionBounds, SessionChange, SessionRow};
+use crate::oidc::SignedIn;
+use crate::store::{Person, Reading, SessionBounds, SessionChange, SessionRow, SessionsOf};
 use crate::token;
 
 /// How long a session lasts that nobody uses, in seconds.
@@ -21,9 +24,6 @@ const WHOLE_S: u64 = 12 * 3_600;
 
 /// A use is noted when the last one was this long ago, in seconds.
 const NOTED_S: u64 = 60;
-
-/// Sessions of one token, and in all.
-pub(crate) const BOUNDS: SessionBounds = SessionBounds { of_token: 16, all: 10_000 };
 
 /// Whoever has signed in.
 #[derive(Clone, Debug)]
@@ -59,27 +59,62 @@ pub(crate) async fn begin(console: &Console, text: &str) -> Result<Who, NoSessio
     if !caller.may(Permission::Read) {
         return Err(NoSession::Role(caller.role().name()));
     }
+    let holder = caller.token_id().to_owned();
+    let who = keep(console, holder, None, WHOLE_S, |_| Some(caller)).await?;
+    tracing::info!(token = who.caller.token_id(), "signed in to the console");
+    Ok(who)
+}
+
+/// Begins the session of who has signed in at an identity provider.
+pub(crate) async fn begin_person(console: &Console, signed_in: SignedIn) -> Result<Who, NoSession> {
+    let SignedIn { holder, person, lasts_s } = signed_in;
+    let (issuer, rule) = (person.issuer.clone(), person.rule.clone());
+    let caller = |row: &SessionRow| caller_of(console, row);
+    let who = keep(console, holder, Some(person), lasts_s, caller).await?;
+    let person = who.caller.token_id();
+    tracing::info!(person, issuer, rule, "signed in to the console");
+    Ok(who)
+}
+
+/// Keeps a new session of this holder for so many seconds at most.
+async fn keep(
+    console: &Console,
+    holder: String,
+    person: Option<Person>,
+    lasts_s: u64,
+    caller: impl FnOnce(&SessionRow) -> Option<Caller>,
+) -> Result<Who, NoSession> {
     let secret: [u8; 32] = crate::store::random().map_err(|_| {
         tracing::error!("no session was made: the system gives no random numbers");
         NoSession::Refused(Problem::internal())
     })?;
     let secret = token::hex(&secret);
     let now = keepgate_observe::unix_s();
+    let (expires_unix_s, ends_unix_s) = (now + IDLE_S.min(lasts_s), now + lasts_s);
     let row = SessionRow {
         sha256: hash(&secret),
-        token: caller.token_id().to_owned(),
+        holder,
+        person,
         created_unix_s: now,
-        expires_unix_s: now + IDLE_S,
-        ends_unix_s: now + WHOLE_S,
+        expires_unix_s,
+        ends_unix_s,
     };
-    let begun = console.app.desk.session(SessionChange::Begin(row), BOUNDS).await;
+    let caller = caller(&row).ok_or(NoSession::Wrong)?;
+    let begun = console.app.desk.session(SessionChange::Begin(row), SessionBounds::DEFAULT).await;
     match begun {
-        Ok(true) => {}
-        Ok(false) => return Err(NoSession::Full),
-        Err(refusal) => return Err(NoSession::Refused(refusal.into())),
+        Ok(true) => Ok(Who { caller, secret, expires_unix_s, ends_unix_s }),
+        Ok(false) => Err(NoSession::Full),
+        Err(refusal) => Err(NoSession::Refused(refusal.into())),
     }
-    tracing::info!(token = caller.token_id(), "signed in to the console");
-    Ok(Who { caller, secret, expires_unix_s: now + IDLE_S, ends_unix_s: now + WHOLE_S })
+}
+
+/// Who has a session, as the admin API knows them; none: they are not let in any more.
+fn caller_of(console: &Console, row: &SessionRow) -> Option<Caller> {
+    let Some(person) = &row.person else {
+        return Caller::of_session(&row.holder, &console.app.desk.head());
+    };
+    let rule = console.app.oidc.as_ref()?.rule_of(person)?;
+    Some(Caller::of_person(&row.holder, rule.role, &rule.service, row))
 }
 
 /// Whoever shows a session's secret; none: nobody whose session is good.
@@ -97,14 +132,14 @@ pub(crate) async fn of(
 /// The same, of a secret at hand.
 pub(crate) async fn look(console: &Console, secret: String) -> Result<Option<Who>, Problem> {
     let sha256 = hash(&secret);
-    let row = console.app.desk.read(move |store| Ok(store.console_session(&sha256)?)).await?;
+    let read =
+        move |store: &dyn Reading| Ok(store.console_sessions(SessionsOf::Secret(&sha256))?.pop());
+    let row = console.app.desk.read(read).await?;
     let now = keepgate_observe::unix_s();
     let Some(row) = row.filter(|row| now < row.expires_unix_s.min(row.ends_unix_s)) else {
         return Ok(None);
     };
-    let Some(caller) = Caller::of_session(&row.token, &console.app.desk.head()) else {
-        return Ok(None);
-    };
+    let Some(caller) = caller_of(console, &row) else { return Ok(None) };
     let SessionRow { expires_unix_s, ends_unix_s, .. } = row;
     Ok(Some(Who { caller, secret, expires_unix_s, ends_unix_s }))
 }
@@ -117,13 +152,13 @@ pub(crate) async fn used(console: &Console, who: &Who) {
     }
     let change = SessionChange::Extend(hash(&who.secret), until);
     // It ends earlier then, and its user signs in again.
-    if let Err(error) = console.app.desk.session(change, BOUNDS).await {
+    if let Err(error) = console.app.desk.session(change, SessionBounds::DEFAULT).await {
         tracing::debug!(%error, "the use of a session was not noted");
     }
 }
 
 /// Ends a session.
 pub(crate) async fn end(console: &Console, who: &Who) -> Result<(), Problem> {
-    console.app.desk.session(SessionChange::End(hash(&who.secret)), BOUNDS).await?;
+    console.app.desk.session(SessionChange::End(hash(&who.secret)), SessionBounds::DEFAULT).await?;
     Ok(())
 }

@@ -52,6 +52,10 @@ pub(crate) struct Visit {
     pub(crate) peer: Option<Peer>,
     /// By what forms are known: the session's secret, or that of a cookie of its own.
     secret: String,
+    /// A sign-in that this browser has begun at an identity provider; empty: none.
+    pub(crate) sign_in: String,
+    /// Scheme, host and port, as the visitor names them.
+    pub(crate) origin: String,
     /// Cookies that the answer sets.
     fresh: Option<HeaderValue>,
 }
@@ -107,6 +111,12 @@ pub(crate) async fn enter(
         from: request.extensions().get::<Peer>().map(|peer| peer.0.ip()),
         peer: request.extensions().get::<Peer>().copied(),
         secret: String::new(),
+        sign_in: Cookie::SignIn.read(headers, secure).unwrap_or_default().to_owned(),
+        origin: format!(
+            "{}://{}",
+            if secure { "https" } else { "http" },
+            host_of(&request).unwrap_or_default()
+        ),
         fresh: None,
     };
     let is_live = headers.contains_key(&LIVE);
@@ -141,7 +151,7 @@ pub(crate) async fn enter(
     }
     match (&visit.who, door) {
         (None, Door::SignedIn) if visit.method == Method::POST => {
-            Err(Box::new(visit.finish(login::expired(&visit))))
+            Err(Box::new(visit.finish(login::expired(console, &visit))))
         }
         (None, Door::SignedIn) if is_live || visit.path == "/live" => {
             Err(Box::new(StatusCode::UNAUTHORIZED.into_response()))

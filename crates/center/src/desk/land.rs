@@ -14,7 +14,8 @@ use super::work::Work;
 use super::{Edit, EditPlan, Head, Newer, Outcome, Refusal, Shared, bulk, check};
 use crate::store::{
     AuditRow, Brought, ChangeRow, EditVerdict, Fork, Meta, PastItem, PastRow, RequestChange,
-    RequestRow, RequestsOf, Row, ScopeRow, Staged, StoreError, TokenRow, Writing,
+    RequestRow, RequestsOf, Row, ScopeRow, SessionBounds, SessionChange, Staged, StoreError,
+    TokenRow, Writing,
 };
 use crate::token::Role;
 
@@ -188,9 +189,9 @@ fn attempt(
     shared: &Shared,
 ) -> Result<(Outcome, Fate), Refusal> {
     let (before, revision) = (&*ground.before, ground.revision);
-    let EditPlan { changes, tokens, settled, requests } = plan(&*tx, before)?;
+    let EditPlan { changes, tokens, settled, requests, ended } = plan(&*tx, before)?;
     let steps = step::steps(&*tx, changes)?;
-    if steps.is_empty() && tokens.is_empty() && requests.is_empty() {
+    if steps.is_empty() && tokens.is_empty() && requests.is_empty() && ended.is_empty() {
         let noted = !dry_run && settle(tx, &settled)?;
         let fate = if noted { Fate::Noted } else { Fate::Nothing };
         return Ok((Outcome::nothing(before.revision), fate));
@@ -213,6 +214,11 @@ fn attempt(
         let row = request_audit(&*tx, &request, revision, stamp)?;
         tx.audit(&row)?;
         tx.request_change(&RequestChange::Put(request))?;
+    }
+    for holder in ended {
+        let (kind, id) = ("session".to_owned(), holder.clone());
+        tx.audit(&AuditRow { kind, id, ..stamp.row(revision) })?;
+        tx.session_change(&SessionChange::EndOf(holder), SessionBounds::DEFAULT)?;
     }
     settle(tx, &settled)?;
     let outcome = Outcome::of(revision, &steps);

@@ -82,6 +82,8 @@ pub struct EditPlan {
     pub(crate) settled: Vec<Settled>,
     /// Requests for access that were decided, or whose key was made.
     pub(crate) requests: Vec<RequestRow>,
+    /// Those whose sessions of the console end.
+    pub(crate) ended: Vec<String>,
 }
 
 /// Works out a [`EditPlan`] inside the write transaction.

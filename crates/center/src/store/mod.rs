@@ -36,7 +36,7 @@ pub use postgres::{Address, AddressError, PostgresStore};
 pub use requests::{
     RequestBody, RequestBounds, RequestChange, RequestRow, RequestState, RequestsOf,
 };
-pub use sessions::{SessionBounds, SessionChange, SessionRow};
+pub use sessions::{Person, SessionBounds, SessionChange, SessionRow, SessionsOf};
 pub use sqlite::SqliteStore;
 pub(crate) use sqlite::layout::decides_authzen;
 pub(crate) use values::{new_meta, random};
@@ -347,8 +347,8 @@ pub trait Reading {
     ) -> Result<(), StoreError>;
     /// The last revision up to this time, in milliseconds since the Unix epoch; none: it is not kept.
     fn revision_at(&self, unix_ms: u64) -> Result<Option<RevisionRow>, StoreError>;
-    /// The session of this hash, good or not; none: it never began, or was forgotten.
-    fn console_session(&self, sha256: &[u8; 32]) -> Result<Option<SessionRow>, StoreError>;
+    /// Sessions of the console.
+    fn console_sessions(&self, of: SessionsOf<'_>) -> Result<Vec<SessionRow>, StoreError>;
     /// The engine's own line of time now, to compare with [`Meta::timeline`]; empty: it has none.
     fn timeline(&self) -> Result<String, StoreError> {
         Ok(String::new())

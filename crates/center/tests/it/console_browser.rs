@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use keepgate_center::OidcConfig;
+use keepgate_identify::access::{Asker, KeyAccess};
 use keepgate_limit::top::{Observation, Outcome, Top};
 use keepgate_limit::{AddressKey, Nanos, Seed};
 use keepgate_policy::proto::AskAccess;
@@ -10,7 +12,7 @@ use serde_json::json;
 
 use crate::browser::Needs;
 use crate::database::skipped;
-use crate::fixture::{Dir, Mirror, Running};
+use crate::fixture::{Dir, Mirror, Running, STAFF, config};
 
 /// A gate's report: a crawler, and three people.
 fn report() -> Vec<u8> {
@@ -140,6 +142,46 @@ async fn run(pictures: Option<&str>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_console_in_a_browser() {
     run(None).await;
+}
+
+/// People come in by a real provider, and find what they wrote after their session ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_in_at_a_provider_in_a_browser() {
+    let needs = match Needs::found() {
+        Ok(needs) => needs,
+        Err(why) => return skipped(why),
+    };
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let issuer = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let dir = Dir::new();
+    let mut config = config(&dir);
+    let secret = "not a secret, for this test";
+    config.oidc = Some(OidcConfig {
+        issuer: issuer.clone(),
+        client_id: "keepgate".to_owned(),
+        client_secret: Some(secret.to_owned()),
+        scopes: vec!["groups".to_owned()],
+        roles: vec!["admin=groups=platform".parse().unwrap()],
+        user_claim: "sub".to_owned(),
+        session: Duration::from_secs(3_600),
+    });
+    config.outbound = KeyAccess {
+        allow: vec![issuer.parse().unwrap()],
+        asker: Asker::Center,
+        ..KeyAccess::default()
+    };
+    let center = Running::with(config).await;
+    center.service("orders", &[("staff", STAFF)]).await;
+    let more = vec![
+        ("BASE", format!("http://{}", center.addr)),
+        ("ADMIN", center.admin.clone()),
+        ("ISSUER", issuer),
+        ("SECRET", secret.to_owned()),
+        ("DATABASE", dir.path().join("center.db").display().to_string()),
+    ];
+    tokio::task::spawn_blocking(move || needs.run("oidc.mjs", &more)).await.unwrap();
+    center.stop().await;
 }
 
 /// Pictures of every page, for people to look at: `scripts/long console-pictures`.

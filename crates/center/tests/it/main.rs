@@ -17,6 +17,7 @@ mod bulk;
 mod cedar;
 mod console;
 mod console_browser;
+mod console_oidc;
 mod console_past;
 mod crash;
 mod database;

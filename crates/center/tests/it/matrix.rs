@@ -156,6 +156,8 @@ async fn every_endpoint_with_every_role() {
         POST   /v1/tokens: admin
         DELETE /v1/tokens/{id}: admin
         POST   /v1/tokens/{id}/rotate: admin
+        GET    /v1/sessions: admin
+        DELETE /v1/sessions/{holder}: admin
         GET    /v1/revision: admin editor viewer gate pep
         GET    /v1/status: admin editor viewer
         GET    /v1/audit: admin editor viewer

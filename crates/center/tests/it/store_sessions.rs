@@ -1,20 +1,21 @@
 //! Sessions of the console, on every engine.
 
 use keepgate_center::store::{
-    Address, EditVerdict, PostgresStore, SessionBounds, SessionChange, SessionRow, SqliteStore,
-    Store, TokenRow,
+    Address, EditVerdict, Person, PostgresStore, SessionBounds, SessionChange, SessionRow,
+    SessionsOf, SqliteStore, Store, TokenRow,
 };
 use keepgate_center::token::Role;
 
 use crate::database::{shared, skipped, unique};
 use crate::fixture::Dir;
 
-const BOUNDS: SessionBounds = SessionBounds { of_token: 2, all: 4 };
+const BOUNDS: SessionBounds = SessionBounds { of_holder: 2, all: 4 };
 
 fn row(n: u8, token: &str, created_unix_s: u64) -> SessionRow {
     SessionRow {
         sha256: [n; 32],
-        token: token.to_owned(),
+        holder: token.to_owned(),
+        person: None,
         created_unix_s,
         expires_unix_s: created_unix_s + 100,
         ends_unix_s: created_unix_s + 1_000,
@@ -37,7 +38,7 @@ fn begin(store: &dyn Store, row: SessionRow) -> bool {
 }
 
 fn found(store: &dyn Store, n: u8) -> Option<SessionRow> {
-    store.read().unwrap().console_session(&[n; 32]).unwrap()
+    store.read().unwrap().console_sessions(SessionsOf::Secret(&[n; 32])).unwrap().pop()
 }
 
 fn keeps_sessions(store: &dyn Store) {
@@ -88,6 +89,26 @@ fn keeps_sessions(store: &dyn Store) {
     assert!(found(store, 6).is_some());
     write(&TokenRow { revoked_unix_s: Some(5), ..token });
     assert_eq!(found(store, 6), None);
+    // Of people the store keeps by what setting they came; all of one end together.
+    let person = Person {
+        issuer: "https://id.example".to_owned(),
+        rule: "admin=groups=\"a\" \u{e9}".to_owned(),
+    };
+    let of_person = |n| SessionRow { person: Some(person.clone()), ..row(n, "oidc:ada", 5_000) };
+    for n in [11, 12] {
+        assert!(begin(store, of_person(n)));
+    }
+    assert!(begin(store, row(13, "a", 5_050)));
+    assert_eq!(found(store, 11), Some(of_person(11)));
+    let good = |now| -> Vec<u8> {
+        let all = store.read().unwrap().console_sessions(SessionsOf::Good(now)).unwrap();
+        all.iter().map(|row| row.sha256[0]).collect()
+    };
+    assert_eq!((good(5_099), good(5_100)), (vec![13, 11, 12], vec![13]));
+    assert!(change(store, &SessionChange::EndOf("oidc:ada".to_owned())));
+    assert!(!change(store, &SessionChange::EndOf("oidc:ada".to_owned())));
+    assert_eq!(good(5_060), [13]);
+    assert!(change(store, &SessionChange::End([13; 32])));
     // No revision was made for any of it.
     assert_eq!(store.read().unwrap().head().unwrap(), head);
 }

@@ -398,7 +398,7 @@ async fn read(
 async fn discovered(issuer: &str, dialer: &Dialer, access: &KeyAccess) -> Result<Bytes, ReadError> {
     let at = discovery::url(issuer);
     let document = fetch(&at, discovery::MAX_BYTES, dialer, access).await?;
-    let keys = discovery::jwks_uri(issuer, &document)?;
+    let keys = discovery::read(issuer, &document)?.jwks_uri;
     fetch(&keys, MAX_BYTES, dialer, access).await
 }
 

@@ -29,6 +29,7 @@ mod request;
 mod role;
 mod rollback;
 mod service;
+mod session;
 mod show;
 mod status;
 mod token;
@@ -139,6 +140,7 @@ commands! {
     Why => why,
     Access => access,
     Token => token,
+    Session => session,
     Key => key,
     Request => request,
     Plan => plan,

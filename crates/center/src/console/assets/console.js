@@ -2,10 +2,46 @@
 // Without it every page works; it is then as old as when it was loaded.
 "use strict";
 (() => {
+  // What was written before a sign-in at another site is kept in this tab until one is back.
+  const KEPT = "keepgate-kept";
   const onward = document.querySelector("form[data-go]");
   if (onward) {
+    const { kept: to, csrf } = onward.dataset;
+    if (to) {
+      try {
+        const kept = JSON.parse(sessionStorage.getItem(KEPT));
+        sessionStorage.removeItem(KEPT);
+        if (kept && kept.to === to && csrf) {
+          onward.method = "post";
+          onward.action = to;
+          onward.replaceChildren();
+          for (const [name, value] of [["csrf", csrf], ["do", "show"], ...kept.fields]) {
+            const field = document.createElement("input");
+            field.type = "hidden";
+            field.name = name;
+            field.value = value;
+            onward.append(field);
+          }
+        }
+      } catch {
+        // A browser that keeps nothing.
+      }
+    }
     onward.submit();
     return;
+  }
+  const away = document.querySelector("a[data-keep]");
+  if (away) {
+    away.addEventListener("click", () => {
+      const fields = [...document.querySelectorAll("input[name^='kept.']")];
+      const kept = fields.map((field) => [field.name.slice(5), field.value]);
+      try {
+        if (kept.length) sessionStorage.setItem(KEPT, JSON.stringify({ to: away.dataset.keep, fields: kept }));
+        else sessionStorage.removeItem(KEPT);
+      } catch {
+        // A browser that keeps nothing.
+      }
+    });
   }
 
   // The editor grows with its text, and numbers its lines.

@@ -95,6 +95,25 @@ messages! {
     // Signing in and out.
     sign_in: "Sign in", "登录";
     sign_out: "Sign out", "退出登录";
+    sign_in_with(name): "Sign in with {name}", "通过 {name} 登录";
+    sign_in_stale: "This sign-in is not yours, or too old", "此次登录不是由您发起的,或已过期";
+    sign_in_stale_why: "It was begun in another browser, under another name of this center, or more than 10 minutes ago. Nobody was signed in. Begin again here.",
+        "它是在其他浏览器中、通过本控制中心的其他名称发起的,或者已超过 10 分钟。没有人登录。请在此重新开始。";
+    sign_in_away(name): "{name} gives no answer, so it cannot be told who you are", "{name} 没有给出应答,因此无法判断您是谁";
+    sign_in_away_why: "Try again in a moment, or sign in with a token. The log of the center says what is wrong.",
+        "请稍后重试,或使用令牌登录。控制中心的日志说明了原因。";
+    sign_in_busy: "Too many people sign in at the same time", "同时登录的人太多";
+    sign_in_refused(error): "The identity provider has refused the sign-in: {error}", "身份提供方拒绝了登录:{error}";
+    sign_in_again: "Nobody was signed in. Try again, or ask those who run the identity provider.",
+        "没有人登录。请重试,或询问身份提供方的管理者。";
+    sign_in_token: "What the identity provider sent is not accepted", "身份提供方发送的内容未被接受";
+    sign_in_name(claim): "The identity provider does not say who you are: it sends no usable claim {claim}",
+        "身份提供方没有说明您是谁:它没有发送可用的声明 {claim}";
+    sign_in_unverified: "The identity provider has not verified your email address", "身份提供方尚未验证您的电子邮件地址";
+    sign_in_no_role(name): "You are {name}, and have no role here", "您是 {name},在此没有角色";
+    sign_in_no_role_why: "Ask those who run this center for a role, then sign in again.", "请向本控制中心的管理者申请角色,然后重新登录。";
+    see_log: "Nobody was signed in. The log of the center says why.", "没有人登录。控制中心的日志说明了原因。";
+    go_on: "Go on", "继续";
     token: "Token", "令牌";
     token_hint: "It begins with kgt_. The first start of a center writes one to admin.token in its data directory.",
         "以 kgt_ 开头。控制中心首次启动时,会在其数据目录的 admin.token 中写入一个。";

@@ -32,9 +32,10 @@ CREATE TABLE log_heads (log bytea PRIMARY KEY, token text NOT NULL, gate text NO
     seq bigint NOT NULL, chain bytea NOT NULL, unix_ms bigint NOT NULL) WITH (fillfactor = 50);
 CREATE INDEX log_heads_by_token ON log_heads (token);
 CREATE INDEX audit_by_id ON audit (id, seq);
-CREATE TABLE sessions (sha256 bytea PRIMARY KEY, token text COLLATE "C" NOT NULL,
-    created_unix_s bigint NOT NULL, expires_unix_s bigint NOT NULL, ends_unix_s bigint NOT NULL);
-CREATE INDEX sessions_by_token ON sessions (token);
+CREATE TABLE sessions (sha256 bytea PRIMARY KEY, holder text COLLATE "C" NOT NULL,
+    person text NOT NULL, created_unix_s bigint NOT NULL, expires_unix_s bigint NOT NULL,
+    ends_unix_s bigint NOT NULL);
+CREATE INDEX sessions_by_holder ON sessions (holder);
 CREATE TABLE requests (id text COLLATE "C" PRIMARY KEY, service text COLLATE "C" NOT NULL,
     state text NOT NULL, code bytea NOT NULL UNIQUE, address text NOT NULL,
     created_unix_s bigint NOT NULL, changed_unix_s bigint NOT NULL, told boolean NOT NULL,

@@ -13,8 +13,8 @@ use super::super::values::{
 };
 use super::super::{
     AuditRow, AuditState, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead, PastRow,
-    Reading, RequestRow, RequestsOf, RevisionRow, Row, ScopeRow, SessionRow, StoreError, Sum,
-    SumRow, TokenRow, Tombstone,
+    Reading, RequestRow, RequestsOf, RevisionRow, Row, ScopeRow, SessionRow, SessionsOf,
+    StoreError, Sum, SumRow, TokenRow, Tombstone,
 };
 use super::pool::Pool;
 use super::session::{Session, Values, failed};
@@ -350,8 +350,8 @@ impl<C: Connected> Reading for Tx<C> {
         found.iter().map(token_row).collect()
     }
 
-    fn console_session(&self, sha256: &[u8; 32]) -> Result<Option<SessionRow>, StoreError> {
-        sessions::find(self.session(Table::Other)?, sha256)
+    fn console_sessions(&self, of: SessionsOf<'_>) -> Result<Vec<SessionRow>, StoreError> {
+        sessions::find(self.session(Table::Other)?, of)
     }
 
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {

@@ -84,10 +84,10 @@ CREATE TABLE log_heads (log BLOB PRIMARY KEY, token TEXT NOT NULL, gate TEXT NOT
     seq INTEGER NOT NULL, chain BLOB NOT NULL, unix_ms INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX log_heads_by_token ON log_heads (token);
 CREATE INDEX audit_by_id ON audit (id);
-CREATE TABLE sessions (sha256 BLOB PRIMARY KEY, token TEXT NOT NULL,
+CREATE TABLE sessions (sha256 BLOB PRIMARY KEY, holder TEXT NOT NULL, person TEXT NOT NULL,
     created_unix_s INTEGER NOT NULL, expires_unix_s INTEGER NOT NULL, ends_unix_s INTEGER NOT NULL)
     WITHOUT ROWID;
-CREATE INDEX sessions_by_token ON sessions (token);
+CREATE INDEX sessions_by_holder ON sessions (holder);
 CREATE TABLE requests (id TEXT PRIMARY KEY, service TEXT NOT NULL, state TEXT NOT NULL,
     code BLOB NOT NULL UNIQUE, address TEXT NOT NULL, created_unix_s INTEGER NOT NULL,
     changed_unix_s INTEGER NOT NULL, told INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;

@@ -9,8 +9,8 @@ use super::super::values::{self, LEFT_OUT, digest_of, origin_of, signed, sized, 
 use super::super::{
     AuditRow, AuditState, Brought, ChangeRow, Changes, Fork, LogHeadRow, LogKeyRow, Meta, PastHead,
     PastRow, Reading, RequestChange, RequestRow, RequestsOf, Retention, RevisionRow, Row, ScopeRow,
-    SessionBounds, SessionChange, SessionRow, StoreError, Sum, SumRow, TokenRow, TokenUse,
-    Tombstone, Writing,
+    SessionBounds, SessionChange, SessionRow, SessionsOf, StoreError, Sum, SumRow, TokenRow,
+    TokenUse, Tombstone, Writing,
 };
 use super::audit::{self, OF_ID, audit_rows};
 use super::{IDLE_READERS, SqliteStore, failed, lock_of};
@@ -342,8 +342,8 @@ impl<T: Connected> Reading for T {
         tokens::all(self.connection()?)
     }
 
-    fn console_session(&self, sha256: &[u8; 32]) -> Result<Option<SessionRow>, StoreError> {
-        sessions::find(self.connection()?, sha256)
+    fn console_sessions(&self, of: SessionsOf<'_>) -> Result<Vec<SessionRow>, StoreError> {
+        sessions::find(self.connection()?, of)
     }
 
     fn audit_after(&self, seq: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {

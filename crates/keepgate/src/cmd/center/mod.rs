@@ -1,5 +1,6 @@
 //! `keepgate center`: the authorization center by itself.
 
+mod oidc;
 mod token;
 mod upkeep;
 
@@ -96,6 +97,8 @@ pub(crate) struct Args {
     /// File with the secret by which the webhook's messages are signed, 16 bytes at least
     #[arg(long, env = "KEEPGATE_WEBHOOK_SECRET", value_name = "F", requires = "webhook")]
     webhook_secret: Option<PathBuf>,
+    #[command(flatten)]
+    oidc: oidc::OidcArgs,
     /// Origins (https://host:port) that the center may ask; may be repeated. Plain HTTP and this host must
     /// be named. Default: HTTPS to any other host
     #[arg(long, env = "KEEPGATE_OUTBOUND_ALLOW", value_name = "ORIGIN", value_delimiter = ',')]
@@ -191,6 +194,7 @@ fn config(args: Args) -> anyhow::Result<CenterConfig> {
     Ok(CenterConfig {
         retention,
         webhook,
+        oidc: args.oidc.config()?,
         outbound: KeyAccess {
             allow: args.outbound_allow,
             asker: Asker::Center,

@@ -12,8 +12,8 @@ use super::super::super::WriteId;
 use crate::store::{
     AuditRow, AuditState, ChangeRow, Changes, EditVerdict, Fork, LogHeadRow, LogKeyRow, Meta,
     PastHead, PastRow, Reading, RequestChange, RequestRow, RequestsOf, Retention, RevisionRow, Row,
-    ScopeRow, SessionBounds, SessionChange, SessionRow, SqliteStore, Store, StoreError, Sum,
-    SumRow, TokenRow, TokenUse, Told, Tombstone, Writing,
+    ScopeRow, SessionBounds, SessionChange, SessionRow, SessionsOf, SqliteStore, Store, StoreError,
+    Sum, SumRow, TokenRow, TokenUse, Told, Tombstone, Writing,
 };
 
 /// What happens to the next commit that makes a revision.
@@ -208,7 +208,7 @@ impl Reading for Timed<'_> {
         log_keys() -> Vec<LogKeyRow>;
         log_head(log: &[u8; 16]) -> Option<LogHeadRow>;
         log_heads(token: Option<&str>, limit: usize) -> Vec<LogHeadRow>;
-        console_session(sha256: &[u8; 32]) -> Option<SessionRow>;
+        console_sessions(of: SessionsOf<'_>) -> Vec<SessionRow>;
         audit_of(revision: Revision, key: &ItemKey) -> Option<AuditRow>;
         audit_in(revision: Revision, seq: u64, limit: usize) -> Vec<AuditRow>;
         past_head() -> PastHead;
