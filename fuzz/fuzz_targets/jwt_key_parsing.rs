@@ -3,7 +3,7 @@
 #![no_main]
 
 use keepgate_gate::identify::claims::{MAX_ROLES, said};
-use keepgate_gate::identify::discovery::jwks_uri;
+use keepgate_gate::identify::discovery;
 use keepgate_gate::identify::jwks::KeySet;
 use keepgate_gate::identify::jwt::Unverified;
 use keepgate_policy::identify::{Algorithm, ClaimUses, JwtIssuer, KeySource};
@@ -17,7 +17,7 @@ fuzz_target!(|input: (&str, &[u8])| {
         br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"e",
             "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#,
     );
-    let _ = jwks_uri("https://id.example", keys);
+    let _ = discovery::read("https://id.example", keys);
     if let Ok(serde_json::Value::Object(claims)) = keepgate_policy::json::parse(keys) {
         let Ok(issuer) = serde_json::from_str::<JwtIssuer>(
             r#"{"issuer":"https://i","audience":"a","claims":true,

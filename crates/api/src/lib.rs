@@ -12,6 +12,7 @@ mod access;
 mod changes;
 mod check;
 mod directory;
+mod hour;
 mod json;
 mod logs;
 mod past;
@@ -35,6 +36,7 @@ pub use check::{
     Since,
 };
 pub use directory::{Member, Members, Membership, MembershipName};
+pub use hour::{LimitHour, ServiceHour};
 pub use json::Json;
 pub use logs::{AuditAnchor, AuditHead, AuditLogLine, AuditStart, LogHead, LogKey, LogKeys};
 pub use past::{

@@ -17,6 +17,7 @@ mod console;
 pub mod desk;
 mod door;
 pub mod follow;
+pub mod hour;
 pub mod metrics;
 mod neighbors;
 mod oidc;
@@ -62,6 +63,9 @@ pub use oidc::{OidcConfig, OidcError, RoleRule, RoleRuleError};
 pub use server::{APPLY_BYTES, Bounds};
 pub use tls::{Certificate, TlsError};
 pub use webhook::{WebhookConfig, WebhookError};
+
+/// How long the end of a center waits for the last hour to be told.
+const LAST_HOUR: Duration = Duration::from_secs(2);
 
 /// How often the times of token use are written down.
 const USAGE_EVERY: Duration = Duration::from_secs(30);
@@ -292,7 +296,7 @@ impl Center {
             tracing: config.tracing,
             tracer: Arc::new(api::traced::tracer()),
             oidc,
-            trends: Arc::default(),
+            hours: Arc::default(),
             began: Instant::now(),
             ready: Arc::new(AtomicBool::new(true)),
         });
@@ -382,10 +386,8 @@ impl Center {
             }
             std::future::pending::<()>().await;
         });
-        let mut sampling: Option<tokio::task::JoinHandle<()>> = None;
+        let mut hour = Box::pin(keep_hour(app.clone()));
         let mut usage = tokio::time::interval(USAGE_EVERY);
-        let mut sample = tokio::time::interval(console::SAMPLE_EVERY);
-        sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = &mut serving => break,
@@ -400,18 +402,16 @@ impl Center {
                 () = &mut neighbors => {}
                 () = &mut webhook => {}
                 _ = usage.tick() => note_usage(&app),
-                _ = sample.tick() => {
-                    // One at a time; it holds the store, so it is waited for below.
-                    if let Some(before) = sampling.replace(sample_trends(&app)) {
-                        let _ = before.await;
-                    }
-                }
+                () = &mut hour => {}
             }
         }
-        if let Some(sampling) = sampling {
-            let _ = sampling.await;
-        }
-        drop((neighbors, webhook));
+        drop((neighbors, webhook, hour));
+        // The followers have gone: what they said last is told to others.
+        let last = async {
+            close_span(&app).await;
+            tell_hour(&app).await;
+        };
+        let _ = tokio::time::timeout(LAST_HOUR, last).await;
         // The socket goes while the store is still locked.
         drop(door);
         note_usage(&app);
@@ -438,10 +438,45 @@ pub enum TokenError {
     Edit(#[from] Refusal),
 }
 
+/// Closes the spans of the last hour, and beside that tells them to other centers: neither waits for the
+/// other, nor anything for them.
+async fn keep_hour(app: api::App) {
+    let mut every = tokio::time::interval(hour::EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let closing = async {
+        loop {
+            every.tick().await;
+            close_span(&app).await;
+        }
+    };
+    let telling = async {
+        while app.desk.is_shared() {
+            tell_hour(&app).await;
+            tokio::time::sleep(hour::EVERY).await;
+        }
+    };
+    tokio::join!(closing, telling);
+}
+
 /// Reading the reports of many gates takes a while: not on the runtime's threads.
-fn sample_trends(app: &api::App) -> tokio::task::JoinHandle<()> {
-    let app = app.clone();
-    tokio::task::spawn_blocking(move || app.trends.sample(&app, keepgate_observe::unix_s()))
+async fn close_span(app: &api::App) {
+    let (desk, hours) = (Arc::downgrade(&app.desk), Arc::clone(&app.hours));
+    let followers = Arc::clone(&app.followers);
+    let sample = tokio::task::spawn_blocking(move || {
+        if let Some(desk) = desk.upgrade() {
+            hours.sample(&desk, &followers, keepgate_observe::unix_s());
+        }
+    });
+    let _ = sample.await;
+}
+
+async fn tell_hour(app: &api::App) {
+    let (desk, hours) = (Arc::clone(&app.desk), Arc::clone(&app.hours));
+    let told = tokio::task::spawn_blocking(move || desk.exchange_hour(&hours)).await;
+    if let Ok(Err(error)) = told {
+        let error = keepgate_observe::chain(&error);
+        tracing::debug!(error, "the last hour was not told to other centers, or theirs not heard");
+    }
 }
 
 fn note_usage(app: &api::App) {

@@ -17,6 +17,7 @@ pub(crate) mod files;
 pub(crate) mod gains;
 pub(crate) mod guard;
 pub(crate) mod host;
+mod hour;
 pub(crate) mod import;
 pub(crate) mod input;
 pub(crate) mod items;
@@ -119,7 +120,7 @@ pub(crate) struct Shared {
     /// Where people sign in to the console beside tokens; none: nowhere.
     pub(crate) oidc: Option<Arc<Provider>>,
     /// The last hour of each service.
-    pub(crate) trends: Arc<console::Trends>,
+    pub(crate) hours: Arc<crate::hour::Hours>,
     /// When the center began.
     pub(crate) began: Instant,
     /// False once the center shuts down.

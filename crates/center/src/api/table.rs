@@ -23,7 +23,7 @@ use super::input::{Args, Condition, Json, Page, Params};
 use super::openapi::Content;
 use super::removal::Cascade;
 use super::{
-    App, assertions, audit, authzen, authzen_shapes, cedar, check, directory, extras, import,
+    App, assertions, audit, authzen, authzen_shapes, cedar, check, directory, extras, hour, import,
     items, keys, logs, openapi, past, removal, requests, rollback, services, status, top, who,
     writes,
 };
@@ -296,6 +296,9 @@ fn of_services(t: &mut Table) {
         get(top::fetch)
     })
     .answers::<TopAnswer>();
+    let told = "/v1/services/{service}/hour";
+    t.add(("GET", told), Read, ("hour", "what happened in the last hour"), || get(hour::fetch))
+        .answers::<api::ServiceHour>();
     let cedar = "/v1/services/{service}/cedar";
     let what = "all policies and templates of the service as one text";
     t.add(("GET", cedar), Read, ("getCedar", what), || get(cedar::fetch))

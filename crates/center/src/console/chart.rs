@@ -6,9 +6,7 @@ use maud::{Markup, html};
 
 use super::part::rate;
 use super::text::Lang;
-
-/// Minutes of a chart.
-pub(crate) const MINUTES: usize = 60;
+use crate::hour::MINUTES;
 
 /// A minute of each is a point; none: it is not known.
 pub(crate) struct Chart<'a> {

@@ -32,7 +32,6 @@ mod requests;
 mod reviews;
 mod session;
 mod text;
-mod trend;
 mod visit;
 mod way;
 mod why;
@@ -48,7 +47,6 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::watch;
 
 use crate::api::App;
-pub(crate) use trend::{EVERY as SAMPLE_EVERY, Trends};
 use visit::{Door, Visit};
 
 /// A path of the console, its method, and whether it needs a session.

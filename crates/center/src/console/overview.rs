@@ -12,9 +12,9 @@ use super::form::encoded;
 use super::frame::{self, Nav, Place};
 use super::part::{Icon, Tone, badge, empty, num, panel, rate, table, unknown};
 use super::text::Lang;
-use super::trend::Hour;
 use super::visit::Visit;
 use super::wrong::{self, SILENT_MS};
+use crate::hour::Measure;
 
 /// Services whose callers are looked at for crawls.
 const CRAWLS_OF: usize = 8;
@@ -78,8 +78,8 @@ fn services(console: &Console, t: Lang, place: &Place, status: &api::Status) -> 
     ];
     let rows = html! {
         @for one in &place.services {
-            @let hour = console.app.trends.hour(&one.name, now);
-            @let last = |points: &[Option<f64>]| figure(points.last().copied().flatten());
+            @let hour = console.app.hours.of(&one.name, now);
+            @let last = |of: &Measure| figure(of.points.last().copied().flatten());
             @let following = status.gates.iter().filter(|gate| covers(&gate.services, &one.name));
             @let heard = following.clone()
                 .filter(|gate| gate.heard_ms_ago.is_some_and(|ago| ago <= SILENT_MS)).count();
@@ -91,7 +91,7 @@ fn services(console: &Console, t: Lang, place: &Place, status: &api::Status) -> 
                     }
                 }
                 td {
-                    @if Hour::sum(&hour.requests).is_some() { (spark(&hour.requests)) }
+                    @if hour.requests.sum.is_some() { (spark(&hour.requests.points)) }
                     @else { (unknown(t)) }
                 }
                 td class="n" { (last(&hour.requests)) }
@@ -110,8 +110,8 @@ fn services(console: &Console, t: Lang, place: &Place, status: &api::Status) -> 
 }
 
 fn charts(console: &Console, t: Lang, service: &str, answer: Option<&TopAnswer>) -> Markup {
-    let hour = console.app.trends.hour(service, keepgate_observe::unix_s());
-    let note = |points: &[Option<f64>]| match Hour::sum(points) {
+    let hour = console.app.hours.of(service, keepgate_observe::unix_s());
+    let note = |of: &Measure| match of.sum {
         Some(sum) => t.in_the_hour(num(sum)),
         None => t.no_gate_told().to_owned(),
     };
@@ -121,12 +121,13 @@ fn charts(console: &Console, t: Lang, service: &str, answer: Option<&TopAnswer>)
         None => t.not_known().to_owned(),
     };
     let undecided = format!("{}{}", note(&hour.undecided), t.none_is_a_denial());
-    let chart = |title, class, points: &[Option<f64>], note: &str| {
-        Chart { title, class, points, note }.show(t)
+    let chart = |title, class, of: &Measure, note: &str| {
+        Chart { title, class, points: &of.points, note }.show(t)
     };
     let body = html! {
         div class="charts" {
             (chart(t.requests(), "c-data", &hour.requests, &note(&hour.requests)))
+            (chart(t.all_refused(), "c-bad", &hour.refused, &note(&hour.refused)))
             (chart(t.limited(), "c-warn", &hour.limited, &note(&hour.limited)))
             (chart(t.denied(), "c-bad", &hour.denied, &note(&hour.denied)))
             (chart(t.undecided(), "c-none", &hour.undecided, &undecided))

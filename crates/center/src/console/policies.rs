@@ -15,7 +15,7 @@ use super::form::encoded;
 use super::frame::{self, Nav, Place};
 use super::part::{
     Icon, Tone, badge, done, empty, english, hidden, notice, num, pages, panel, refused, still,
-    table, tag,
+    table, tag, unknown,
 };
 use super::text::Lang;
 use super::visit::Visit;
@@ -496,8 +496,12 @@ async fn limits(console: &Console, visit: &Visit, service: &str) -> Result<Marku
     };
     let rules: api::ItemList<Rule> = console.get(visit, &at("limits", after)).await?;
     let plans: api::ItemList<NamedPlan> = console.get(visit, &at("plans", "")).await?;
+    let hour = format!("/v1/services/{}/hour", encoded(service));
+    let hour: api::ServiceHour = console.get(visit, &hour).await?;
     let heads = [
         (t.limit(), false),
+        (t.hour_asked(), true),
+        (t.hour_limited(), true),
         (t.counted_by(), false),
         (t.applies_to(), false),
         (t.rate(), true),
@@ -507,9 +511,10 @@ async fn limits(console: &Console, visit: &Visit, service: &str) -> Result<Marku
     ];
     let rows = html! {
         @for one in &rules.items {
-            (rule(t, &one.body, one.revision))
+            (rule(t, &one.body, one.revision, &hour))
         }
     };
+    let names: Vec<&str> = rules.items.iter().map(|one| one.body.name.as_str()).collect();
     let base = format!("/policies?service={}&tab=limits", encoded(service));
     let body = html! {
         @if rules.items.is_empty() { (empty(t.no_limit(), t.no_limit_more())) }
@@ -518,11 +523,34 @@ async fn limits(console: &Console, visit: &Visit, service: &str) -> Result<Marku
     };
     Ok(html! {
         (panel("limits", t.limits(), t.limits_rest(), &tabs(t, service, "limits"), &body))
+        @if after.is_empty() && rules.next.is_none() { (other_limits(t, &names, &hour)) }
         (plans::panel(t, &plans))
     })
 }
 
-fn rule(t: Lang, rule: &Rule, revision: u64) -> Markup {
+/// What the limits of a plan, or those that gates have by themselves, did in the last hour.
+fn other_limits(t: Lang, rules: &[&str], hour: &api::ServiceHour) -> Markup {
+    let heads = [(t.limit(), false), (t.hour_asked(), true), (t.hour_limited(), true)];
+    let all = hour.limits.iter().flatten();
+    let others: Vec<_> = all.filter(|one| !rules.contains(&one.name.as_str())).collect();
+    let rows = html! {
+        @for one in others.iter().take(ROWS) {
+            tr {
+                th scope="row" { (one.name) }
+                td class="n" { (num(one.requests)) }
+                td class="n" { (num(one.refused)) }
+            }
+        }
+    };
+    html! {
+        @if !others.is_empty() {
+            (panel("other-limits", t.other_limits(), t.other_limits_rest(), &html! {},
+                &table(t.other_limits(), &heads, &rows)))
+        }
+    }
+}
+
+fn rule(t: Lang, rule: &Rule, revision: u64, hour: &api::ServiceHour) -> Markup {
     // As the files have them.
     let said = serde_json::to_value(rule).unwrap_or_default();
     let text = |name: &str| match said.get(name) {
@@ -544,6 +572,20 @@ fn rule(t: Lang, rule: &Rule, revision: u64) -> Markup {
     html! {
         tr {
             th scope="row" { (rule.name) }
+            @match &hour.limits {
+                Some(limits) => {
+                    @let did = limits.iter().find(|did| did.name == rule.name);
+                    td class="n" { (num(did.map_or(0, |did| did.requests))) }
+                    td class="n" {
+                        (num(did.map_or(0, |did| did.refused)))
+                        @if rule.shadow { small { (t.in_shadow()) } }
+                    }
+                },
+                None => {
+                    td class="n" { (unknown(t)) }
+                    td class="n" { (unknown(t)) }
+                },
+            }
             td { code { (text("key")) } }
             td {
                 @if to.is_empty() { (t.every_request()) } @else { code { (to.join(" ")) } }

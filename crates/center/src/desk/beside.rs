@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use keepgate_policy::Revision;
 use tokio::sync::mpsc;
 
-use super::{Condition, Job, Refusal, Shared};
+use super::{Condition, Desk, Job, Refusal, Shared};
+use crate::hour::Hours;
 use crate::store::{EditVerdict, Standing, StoreError};
 
 /// How often the store's files are looked at.
@@ -32,6 +33,15 @@ pub(super) struct Watch {
     /// It frees worlds.
     pub(super) free: JoinHandle<()>,
     pub(super) heads: Option<JoinHandle<()>>,
+}
+
+impl Desk {
+    /// See [`Hours::exchange`]. Blocks, and holds no edit.
+    pub(crate) fn exchange_hour(&self, hours: &Hours) -> Result<(), StoreError> {
+        let store = &self.shared.store;
+        let now = keepgate_observe::unix_s();
+        hours.exchange(now, |rows, since_ms| store.exchange_hour(rows, since_ms))
+    }
 }
 
 /// What a witness has shown.

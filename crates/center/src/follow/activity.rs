@@ -130,6 +130,19 @@ impl Activities {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).forget(follower);
     }
 
+    /// All reports that are not old, of followers and services that are `wanted`, as they came.
+    pub(crate) fn each(
+        &self,
+        now: Instant,
+        wanted: impl Fn(u64, &str) -> bool,
+    ) -> Vec<(String, Bytes)> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = kept.by_follower.iter().filter(|((follower, service), told)| {
+            now.saturating_duration_since(told.at) <= FORGOTTEN && wanted(*follower, service)
+        });
+        fresh.map(|((_, service), told)| (service.clone(), told.report.clone())).collect()
+    }
+
     /// All reports that are not old: of which service, their ages, and as they came.
     pub(crate) fn all(&self, now: Instant) -> Vec<(String, Duration, Bytes)> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use keepgate_policy::{HistoryId, Revision, proto};
 
 use super::activity::{Activities, Dropped};
+use super::figures::{Counted, Uncounted};
 use super::keys::AssertionKeys;
-use crate::desk::Scope;
+use crate::desk::{Head, Scope};
 
 /// A follower as operators see it.
 #[derive(Clone, Debug)]
@@ -52,6 +53,7 @@ pub struct Followers {
     next: AtomicU64,
     connected: Mutex<BTreeMap<u64, Follower>>,
     activities: Activities,
+    figures: Counted,
     keys: AssertionKeys,
 }
 
@@ -64,6 +66,11 @@ impl Followers {
     /// What they last said about who makes the requests.
     pub(crate) fn activities(&self) -> &Activities {
         &self.activities
+    }
+
+    /// What they said they did with requests.
+    pub(crate) fn figures(&self) -> &Counted {
+        &self.figures
     }
 
     /// The keys with which they sign what they assert.
@@ -108,12 +115,26 @@ impl Joined {
         let now = std::time::Instant::now();
         self.followers.activities.keep(self.number, &activity.service, activity.report, now)
     }
+
+    /// Counts what the follower did with the requests of a service that it follows.
+    pub(super) fn count(
+        &self,
+        scope: &Scope,
+        figures: &proto::Figures,
+        head: &Head,
+    ) -> Result<(), Uncounted> {
+        if figures.service.is_empty() || !scope.covers(&figures.service) {
+            return Err(Uncounted::Service);
+        }
+        self.followers.figures.add(self.number, figures, head)
+    }
 }
 
 impl Drop for Joined {
     fn drop(&mut self) {
         self.followers.lock().remove(&self.number);
         self.followers.activities.forget(self.number);
+        self.followers.figures.forget(self.number);
         self.followers.keys.leave(self.number, std::time::Instant::now());
     }
 }

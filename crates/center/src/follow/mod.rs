@@ -8,6 +8,7 @@
 
 pub(crate) mod activity;
 mod anchors;
+pub(crate) mod figures;
 mod followers;
 pub(crate) mod frame;
 pub(crate) mod keys;
@@ -347,6 +348,15 @@ impl Feed {
                                 metrics.activity_dropped.add(1);
                                 let error = keepgate_observe::chain(&dropped);
                                 tracing::debug!(error, "a follower's report was dropped");
+                            }
+                        }
+                    }
+                    Ok(Some(proto::FollowRequest { request: Some(Asked::Figures(figures)) })) => {
+                        match joined.count(&scope, &figures, &desk.head()) {
+                            Ok(()) => metrics.activity_kept.add(1),
+                            Err(dropped) => {
+                                metrics.activity_dropped.add(1);
+                                tracing::debug!(error = %dropped, "a follower's figures were dropped");
                             }
                         }
                     }

@@ -226,6 +226,17 @@ mod tests {
         assert_eq!(hash, "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_cookie_of_any_text_begins_nothing(text in "[0-9a-f]{60,66}\\.[0-9]{0,22}\\.?.{0,40}") {
+            if let Some(attempt) = Attempt::of(&text, 1_000) {
+                // Base64 may be written in one way alone.
+                proptest::prop_assert_eq!(attempt.secret.len(), 64);
+                proptest::prop_assert!(attempt.next.len() <= Attempt::MAX_NEXT);
+            }
+        }
+    }
+
     #[test]
     fn a_long_way_is_not_kept() {
         let next = |bytes: usize| {

@@ -12,6 +12,7 @@
 mod audit;
 mod error;
 mod history;
+pub mod hours;
 mod origin;
 mod past;
 mod postgres;
@@ -29,6 +30,7 @@ use serde::de::DeserializeOwned;
 pub use audit::AuditState;
 pub use error::{Fault, StoreError};
 pub use history::{Fork, Meta, RevisionRow, Standing, Sum, SumRow, Tombstone};
+pub use hours::{HourHeard, SpanRow};
 pub(crate) use origin::unsaid;
 pub use origin::{APPLY, Brought, Origin};
 pub use past::{PastHead, PastItem, PastRow};
@@ -501,6 +503,17 @@ pub trait Store: Send + Sync + 'static {
     /// of them told last. Notes are not part of the state: a crash of the engine forgets them.
     fn exchange(&self, _note: &[u8]) -> Result<Vec<Told>, StoreError> {
         Ok(Vec::new())
+    }
+    /// Writes what this center saw of the last hour, in place of what it wrote of the same spans, and
+    /// returns what others have written since this time, in milliseconds by the store's clock (0: all
+    /// that is kept). In a transaction of its own, short or given up. None: the store is this center's
+    /// alone, which keeps the hour in memory.
+    fn exchange_hour(
+        &self,
+        _rows: &[SpanRow],
+        _since_ms: u64,
+    ) -> Result<Option<HourHeard>, StoreError> {
+        Ok(None)
     }
     /// Waits until the head is another one than `known`, at most so long; returns the head that was
     /// read last.

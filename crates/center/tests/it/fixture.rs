@@ -464,6 +464,12 @@ impl Mirror {
         self.to.send(FollowRequest { request }).await.unwrap();
     }
 
+    /// Says what it did with requests.
+    pub(crate) async fn figures(&self, figures: proto::Figures) {
+        let request = Some(proto::follow_request::Request::Figures(figures));
+        self.to.send(FollowRequest { request }).await.unwrap();
+    }
+
     /// Has a position of an access log signed.
     pub(crate) async fn sign(&mut self, log: [u8; 16], seq: u64) -> proto::LogAnchor {
         let chain = vec![seq as u8; 32];

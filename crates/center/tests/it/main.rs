@@ -25,6 +25,7 @@ mod depth;
 mod fixture;
 mod follow;
 mod history;
+mod hour;
 mod keeping;
 mod limits;
 mod log_anchors;

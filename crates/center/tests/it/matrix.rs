@@ -93,6 +93,7 @@ async fn every_endpoint_with_every_role() {
         POST   /v1/services/{service}/import/entities: admin editor
         POST   /v1/services/{service}/import/grants: admin editor
         GET    /v1/services/{service}/top: admin editor viewer
+        GET    /v1/services/{service}/hour: admin editor viewer
         GET    /v1/services/{service}/cedar: admin editor viewer
         PUT    /v1/services/{service}/cedar: admin editor
         GET    /v1/services/{service}/schema: admin editor viewer

@@ -170,6 +170,7 @@ async fn real_answers_fit_the_document() {
     ask("export", "GET", &format!("{of}/export"), None).await;
     ask("extras", "GET", &format!("{of}/extras"), None).await;
     ask("top", "GET", &format!("{of}/top"), None).await;
+    ask("hour", "GET", &format!("{of}/hour"), None).await;
     for (plural, one) in [
         ("policies", "getPolicy"),
         ("entities", "getEntity"),

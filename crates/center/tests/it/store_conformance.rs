@@ -456,9 +456,9 @@ impl Engine for Postgres {
 
     fn forget_past(&self) {
         let Postgres(cluster, schema) = self;
-        let tables =
-            ["past", "past_head", "log_keys", "log_heads", "sessions", "requests", "audit_log"];
-        let tables = tables.map(|table| format!("{schema}.{table}")).join(", ");
+        let tables = "past past_head log_keys log_heads sessions requests audit_log hour";
+        let tables = tables.split(' ').map(|table| format!("{schema}.{table}"));
+        let tables = tables.collect::<Vec<_>>().join(", ");
         cluster.sql("kg", &format!("DROP TABLE {tables}; DROP INDEX {schema}.audit_by_id; ALTER TABLE {schema}.audit DROP COLUMN chain"));
         self.set_layout(1);
     }

@@ -61,6 +61,7 @@ impl Replica {
             log_position: watch::Sender::new(None),
             log_anchor: ArcSwapOption::empty(),
             questions: super::Questions::default(),
+            figures: super::figures::Untold::default(),
             assertion_kids: ArcSwap::default(),
             dialer: Dialer::new(DialConfig::default()),
             place: ArcSwapOption::empty(),

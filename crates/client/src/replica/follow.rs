@@ -430,7 +430,7 @@ impl Follower {
         }
         let (asked, sent) = self.shared.questions.on_stream();
         let answers = Answers(Arc::clone(&sent));
-        let rare = (keys, log, (asked, sent));
+        let rare = (keys, log, (asked, sent), self.shared.figures.subscribe());
         let requests = requests(self.hello(holding), acks, reports, rare, pulses);
         let mut request = self.centers.current().authorized(requests);
         let traced = self.traced.as_ref().map(Streams::begin);

@@ -28,6 +28,7 @@ mod center;
 mod centers;
 mod disk;
 mod error;
+mod figures;
 mod fixed;
 mod follow;
 mod mason;
@@ -260,6 +261,8 @@ struct Shared {
     log_anchor: ArcSwapOption<proto::LogAnchor>,
     /// What callers ask the center.
     questions: Questions,
+    /// What the center was not told yet of the requests that were served.
+    figures: figures::Untold,
     /// The names of those that it said it does.
     assertion_kids: ArcSwap<Vec<String>>,
     dialer: Dialer,
@@ -355,6 +358,7 @@ impl Replica {
             log_position: watch::Sender::new(None),
             log_anchor: ArcSwapOption::empty(),
             questions: Questions::default(),
+            figures: figures::Untold::default(),
             assertion_kids: ArcSwap::default(),
             dialer: config.dialer.clone(),
             place: ArcSwapOption::empty(),
@@ -581,6 +585,14 @@ impl Replica {
             is_taken
         });
         is_taken
+    }
+
+    /// Tells the center what was done with the requests of one of the services followed, since this was
+    /// last called. What the connection was not free for is told together; while there is none, only
+    /// the last seconds are kept. Never waits; false if it is about one service more than a replica may
+    /// follow.
+    pub fn tell_figures(&self, figures: proto::Figures) -> bool {
+        self.shared.figures.add(figures, self.shared.clock.now())
     }
 
     /// Has the center publish these keys of assertions in place of those before, on this connection

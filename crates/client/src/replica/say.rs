@@ -24,11 +24,13 @@ pub(super) struct Applied {
 /// The ring that pulses are noted in, the clock, and how often there is one.
 type Pulses = (Arc<Mutex<Ring>>, Arc<Shared>, Duration);
 
-/// What is seldom said: keys of assertions, the position of the access log, and questions of callers.
+/// What is said beside reports: keys of assertions, the position of the access log, questions of
+/// callers, and figures.
 type Rare = (
     watch::Receiver<Arc<[PublicKey]>>,
     watch::Receiver<Option<proto::LogPosition>>,
     (watch::Receiver<u64>, Arc<Sent>),
+    watch::Receiver<u64>,
 );
 
 /// The Hello, then a Pulse each second, an Applied for each revision published and an Activity for
@@ -86,6 +88,10 @@ pub(super) fn requests(
                     question = next_question(&shared, &mut rare.2) => {
                         follow_request::Request::CallerQuestion(question)
                     }
+                    // Before the report of the same moment: see the center's `hour`.
+                    figures = next_figures(&shared, &mut rare.3) => {
+                        follow_request::Request::Figures(figures)
+                    }
                     Ok(()) = reports.changed() => {
                         let activity;
                         (activity, told) = next_report(&mut reports, told)?;
@@ -115,6 +121,21 @@ async fn next_question(
                 asked.mark_changed();
             }
             return question;
+        }
+    }
+}
+
+/// The next figures that are not told yet. Never ends where there is none.
+async fn next_figures(shared: &Shared, added: &mut watch::Receiver<u64>) -> proto::Figures {
+    loop {
+        if added.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if let Some((figures, has_more)) = shared.figures.take(shared.clock.now()) {
+            if has_more {
+                added.mark_changed();
+            }
+            return figures;
         }
     }
 }

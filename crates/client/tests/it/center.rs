@@ -86,6 +86,7 @@ struct Shared {
     pub snapshots: AtomicUsize,
     applied: Mutex<Vec<(Revision, Digest)>>,
     reports: Mutex<Vec<proto::Activity>>,
+    figures: Mutex<Vec<proto::Figures>>,
     questions: Mutex<Vec<proto::CallerQuestion>>,
     /// What it answers to a question; none: nothing, as a center that knows no questions.
     answering: Mutex<Option<Answering>>,
@@ -170,6 +171,7 @@ impl FakeCenter {
             snapshots: AtomicUsize::new(0),
             applied: Mutex::default(),
             reports: Mutex::default(),
+            figures: Mutex::default(),
             questions: Mutex::default(),
             answering: Mutex::default(),
         });
@@ -374,6 +376,11 @@ impl FakeCenter {
         self.shared.snapshots.load(Ordering::SeqCst)
     }
 
+    /// The requests of all figures that came.
+    pub fn counted(&self) -> u64 {
+        self.shared.figures.lock().unwrap().iter().map(|told| told.requests).sum()
+    }
+
     /// The reports that came, in order.
     pub fn reports(&self) -> Vec<proto::Activity> {
         self.shared.reports.lock().unwrap().clone()
@@ -460,6 +467,7 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
                             acks.applied.lock().unwrap().push((Revision(applied.revision), digest));
                         }
                         Asked::Activity(report) => acks.reports.lock().unwrap().push(report),
+                        Asked::Figures(figures) => acks.figures.lock().unwrap().push(figures),
                         Asked::Pulse(pulse) => pulses.store(pulse.nonce, Ordering::SeqCst),
                         Asked::AssertionKeys(_) | Asked::LogPosition(_) => {}
                         Asked::CallerQuestion(question) => {

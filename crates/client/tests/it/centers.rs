@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use keepgate_client::replica::{FollowConfig, FollowError, Replica, Standing, StartError};
-use keepgate_policy::{Change, HistoryId, Item, Revision};
+use keepgate_policy::{Change, HistoryId, Item, Revision, proto};
 
 use crate::center::{FakeCenter, Fault, entity, service};
 use crate::group::Hosts;
@@ -580,5 +580,27 @@ fn each_center_is_told_what_the_one_before_knew() {
         until("told again", || others[0].reports().iter().any(|told| told.report == b"1")).await;
         let hello = others[0].hellos().pop().unwrap();
         assert_eq!((hello.revision, hello.mark.unwrap().revision), (head.0, head.0));
+    });
+}
+
+/// What was done is told once: the next center hears of what was done since.
+#[test]
+fn figures_are_told_to_one_center() {
+    let fleet = Fleet::new(2);
+    run(async {
+        let replica = following(&fleet, fleet.quick()).await;
+        let figures = |requests| proto::Figures {
+            service: "orders".to_owned(),
+            requests,
+            ..proto::Figures::default()
+        };
+        assert!(replica.tell_figures(figures(3)) && replica.tell_figures(figures(4)));
+        let (was, others) = fleet.followed(&replica).unwrap();
+        until("told", || was.counted() == 7).await;
+        was.set_down(true);
+        until("moved", || !others[0].hellos().is_empty()).await;
+        assert!(replica.tell_figures(figures(5)));
+        until("told the rest", || others[0].counted() > 0).await;
+        assert_eq!((was.counted(), others[0].counted()), (7, 5));
     });
 }

@@ -112,6 +112,12 @@ pub trait DecisionSource: Send + Sync + 'static {
         let _ = (service, report);
     }
 
+    /// Takes on what was done with the requests of a service since the last call, for whoever adds it up;
+    /// nobody does by default. Must not wait.
+    fn tell_figures(&self, figures: proto::Figures) {
+        let _ = figures;
+    }
+
     /// Has these keys of assertions published in place of those before; must not wait. By default
     /// nobody publishes any.
     fn publish_assertion_keys(&self, keys: &[PublicKey]) {
@@ -225,6 +231,11 @@ impl DecisionSource for Replica {
     fn report(&self, service: &str, report: Vec<u8>) {
         // INVARIANT: a gate's reports are within the bound; see `crate::observe::report`.
         let _ = Replica::report(self, service, report);
+    }
+
+    fn tell_figures(&self, figures: proto::Figures) {
+        // INVARIANT: a gate serves no more services than its replica may follow.
+        let _ = Replica::tell_figures(self, figures);
     }
 
     fn publish_assertion_keys(&self, keys: &[PublicKey]) {

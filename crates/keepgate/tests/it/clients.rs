@@ -28,6 +28,22 @@ fn gate(center: &CenterProcess, token: &str, upstream: &str) -> (Running, String
     (gate, text(&screen, "/gate"), text(&screen, "/admin"))
 }
 
+/// The console, as the holder of this token.
+fn signed_in(url: &str, bearer: &str) -> Http {
+    let login = Http::new(url, &[]).get("/login");
+    let cookie = |answer: &crate::requests::Answer| {
+        answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned()
+    };
+    let (form, page) = (cookie(&login), login.text());
+    let csrf = page.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let kind = ("Content-Type", "application/x-www-form-urlencoded");
+    let mut http = Http::new(url, &[("Cookie", &form), ("Origin", url), kind]);
+    let token = bearer.trim_start_matches("Bearer ");
+    let answer = http.send("POST", "/login", &format!("csrf={csrf}&token={token}"));
+    assert_eq!(answer.status, 303, "{}", answer.text());
+    Http::new(url, &[("Cookie", &cookie(&answer))])
+}
+
 #[test]
 fn a_crawl_through_two_gates_is_named_with_its_plan() {
     let Some(nginx) = Nginx::start(None, "127.0.0.1") else {
@@ -123,6 +139,20 @@ fn a_crawl_through_two_gates_is_named_with_its_plan() {
     assert!(center.ok(&words).starts_with("kgk_"), "{command}");
     let json: Value = serde_json::from_str(&ask(&["--json"]).stdout).unwrap();
     assert_eq!(json["principals"][0]["requests"], 800);
+
+    // The center adds up what each gate says it did, to the last request, and shows it beside the limits.
+    let hour: Value = eventually("both gates have told what they did", || {
+        let hour = admin.get("/v1/services/orders/hour").json();
+        (hour["requests"].as_u64() >= Some(requests as u64)).then_some(hour)
+    });
+    assert_eq!(hour["requests"].as_f64(), Some(requests), "{hour}");
+    let limits = hour["limits"].as_array().unwrap();
+    let each = limits.iter().find(|limit| limit["name"] == "each").unwrap();
+    assert_eq!((&each["refused"], &hour["limited"]), (&refused.into(), &refused.into()), "{hour}");
+    let row =
+        format!("each</th><td class=\"n\">{}</td><td class=\"n\">{refused}<", each["requests"]);
+    let page = signed_in(&center.url, &bearer).get("/policies?service=orders&tab=limits").text();
+    assert!(page.contains(&row), "no `{row}` in:\n{page}");
 
     // One gate, asked without any center.
     let (_, _, admin) = &gates[0];

@@ -15,6 +15,7 @@
 //!   socket, where there is none, not at all.
 
 mod caller;
+mod done;
 mod verdict;
 
 use std::collections::HashMap;
@@ -28,6 +29,8 @@ use crate::rules::{
     Defaults, Dialect, Key, Limits, Phase, Rule, RuleError, RuleFault, ServiceFacts,
 };
 use crate::store::{Census, Charge, Store};
+
+use done::Done;
 
 pub use caller::{AddressKey, Caller};
 pub use verdict::{LimitVerdict, MAX_REPORTS, Outcome, PolicyReport, Unit};
@@ -53,6 +56,8 @@ pub struct Policy {
     concurrency: Option<(u32, Arc<Concurrency>)>,
     /// What answers say of it in the same words each time; written by `headers`.
     texts: OnceLock<Texts>,
+    /// What it did; a rule of the same name in the next limiter goes on counting.
+    done: Arc<Done>,
 }
 
 /// A policy in the fields of draft 11, for its rate and for its concurrency.
@@ -250,7 +255,7 @@ impl Limiter {
         [&self.address, plan].map(|list| {
             let chosen = self.choose(&list.candidates, &call);
             let mut verdict = LimitVerdict::new(self.id);
-            for (index, policy) in self.each(list, chosen) {
+            for (_, index, policy) in self.each(list, chosen) {
                 let shadow = policy.rule.shadow;
                 if let Some((quota, charge)) = policy.ask(&self.seed, &call, false) {
                     verdict.rate(index, shadow, quota, charge, now);
@@ -293,26 +298,31 @@ impl Limiter {
     fn check(&self, list: &List, call: &Call<'_, '_>) -> LimitVerdict {
         let chosen = self.choose(&list.candidates, call);
         let mut verdict = LimitVerdict::new(self.id);
-        for (index, policy) in self.each(list, chosen & list.concurrent) {
+        // Candidates that refuse, in shadow mode or not.
+        let mut refusing = 0_u64;
+        for (bit, index, policy) in self.each(list, chosen & list.concurrent) {
             let Some((limit, table)) = &policy.concurrency else { continue };
             let acquired = table.acquire(policy.key(&self.seed, call), *limit);
+            refusing |= if acquired.is_err() { bit } else { 0 };
             verdict.concurrency(index, policy.rule.shadow, *limit, acquired);
         }
         if !verdict.is_admitted() {
             verdict.release();
+            self.note(list, chosen, refusing, false, call.hits);
             return verdict;
         }
         let enforced = chosen & list.enforced;
         // More than one rule: ask all before charging any. What refuses now refuses again: at
         // one moment, states only grow.
         let several = enforced.count_ones() > 1;
-        let refuses = |(_, policy): (u16, &Policy)| {
+        let refuses = |(_, _, policy): (u64, u16, &Policy)| {
             policy.ask(&self.seed, call, false).is_some_and(|(_, charge)| !charge.is_admitted())
         };
         let charge = !(several && self.each(list, enforced).any(refuses));
         for rates in [enforced, chosen & list.shadow] {
-            for (index, policy) in self.each(list, rates) {
+            for (bit, index, policy) in self.each(list, rates) {
                 if let Some((quota, answer)) = policy.ask(&self.seed, call, charge) {
+                    refusing |= if answer.is_admitted() { 0 } else { bit };
                     verdict.rate(index, policy.rule.shadow, quota, answer, call.now);
                 }
             }
@@ -321,19 +331,34 @@ impl Limiter {
                 break;
             }
         }
+        self.note(list, chosen, refusing, verdict.is_admitted(), call.hits);
         verdict
     }
 
-    /// The policies of the candidates whose bits are set.
+    /// Counts what the policies did: those that refuse have refused, and the others have let through
+    /// what is admitted. Where another one refuses it, they did nothing.
     #[inline]
-    fn each(&self, list: &List, mut bits: u64) -> impl Iterator<Item = (u16, &Policy)> {
+    fn note(&self, list: &List, chosen: u64, refusing: u64, is_admitted: bool, hits: u32) {
+        for (bit, _, policy) in self.each(list, chosen) {
+            if bit & refusing != 0 {
+                policy.done.refuse(u64::from(hits));
+            } else if is_admitted {
+                policy.done.pass(u64::from(hits));
+            }
+        }
+    }
+
+    /// The policies of the candidates whose bits are set, each with its bit.
+    #[inline]
+    fn each(&self, list: &List, mut bits: u64) -> impl Iterator<Item = (u64, u16, &Policy)> {
         std::iter::from_fn(move || {
             while bits != 0 {
-                let candidate = list.candidates.get(bits.trailing_zeros() as usize);
+                let lowest = bits.trailing_zeros();
+                let candidate = list.candidates.get(lowest as usize);
                 bits &= bits - 1;
                 if let Some(candidate) = candidate {
                     let policy = self.policies.get(usize::from(candidate.policy))?;
-                    return Some((candidate.policy, policy));
+                    return Some((1 << lowest, candidate.policy, policy));
                 }
             }
             None
@@ -379,6 +404,9 @@ impl List {
 
 impl Policy {
     fn new(rule: &Rule, quota: Option<Quota>, previous: Option<&Limiter>) -> Policy {
+        let named = previous
+            .and_then(|previous| previous.policies.iter().find(|p| p.rule.name == rule.name));
+        let done = named.map_or_else(Arc::default, |before| Arc::clone(&before.done));
         let before = previous.and_then(|previous| {
             previous.policies.iter().find(|p| p.rule.name == rule.name && p.rule.key == rule.key)
         });
@@ -398,7 +426,7 @@ impl Policy {
             let kept = same_keys.and_then(|before| before.concurrency.as_ref());
             (limit, kept.map_or_else(Concurrency::new, |(_, table)| Arc::clone(table)))
         });
-        Policy { rule: rule.clone(), rate, concurrency, texts: OnceLock::new() }
+        Policy { rule: rule.clone(), rate, concurrency, texts: OnceLock::new(), done }
     }
 
     /// The rule as it was written.
@@ -409,6 +437,12 @@ impl Policy {
     /// Its quota, if it limits a rate.
     pub fn quota(&self) -> Option<&Quota> {
         self.rate.as_ref().map(|metered| &metered.quota)
+    }
+
+    /// How many requests it has let through since it first was in force, and how many it refused (in
+    /// shadow mode: would have refused).
+    pub fn done(&self) -> (u64, u64) {
+        self.done.sum()
     }
 
     /// What answers say of it, written the first time that it is asked for.

@@ -116,9 +116,21 @@ pub struct Top {
 
 #[derive(Debug, Default)]
 struct Recorder {
+    totals: Totals,
     current: Option<Window>,
     /// Never changed again, so that a report copies nothing of it.
     before: Option<Arc<Window>>,
+}
+
+/// All requests since the start, by what came of them. It only grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// All of them.
+    pub requests: u64,
+    /// Of these, refused.
+    pub refused: u64,
+    /// Of these, what was limited, denied or not decided.
+    pub outcomes: Outcomes,
 }
 
 #[derive(Debug, Clone)]
@@ -148,10 +160,26 @@ impl Top {
         };
         let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
         recorder.turn(request.now, self.window, self.entries);
-        let Recorder { current: Some(window), before } = &mut *recorder else {
+        recorder.totals.requests += 1;
+        recorder.totals.refused += u64::from(request.refused);
+        recorder.totals.outcomes.count(request.outcome);
+        let Recorder { current: Some(window), before, .. } = &mut *recorder else {
             return;
         };
         window.record(request, &self.seed, before.as_deref());
+    }
+
+    /// All requests since the start.
+    pub fn totals(&self) -> Totals {
+        let mut sum = Totals::default();
+        for recorder in &self.recorders {
+            let Totals { requests, refused, outcomes } =
+                recorder.lock().unwrap_or_else(PoisonError::into_inner).totals;
+            sum.requests += requests;
+            sum.refused += refused;
+            sum.outcomes = sum.outcomes.plus(outcomes);
+        }
+        sum
     }
 
     /// Copies of the windows that a report at `now` covers.

@@ -309,3 +309,78 @@ fn a_look_charges_nobody() {
     let _last = limiter.check_principal(&caller, "GET", None, NOW);
     assert_eq!(left(), [4, 0, 1]);
 }
+
+const COUNTED: &str = r#"
+defaults = "off"
+[[rule]]
+name = "each"
+key = "principal"
+rate = "5/s"
+[[rule]]
+name = "quiet"
+key = "principal"
+plan = "*"
+rate = "2/s"
+shadow = true
+[[rule]]
+name = "addresses"
+key = "address"
+rate = "8/s"
+[[rule]]
+name = "never"
+key = "address"
+methods = ["PUT"]
+rate = "1/s"
+"#;
+
+/// What each policy did, by name.
+fn done(limiter: &Limiter) -> Vec<(&str, (u64, u64))> {
+    let mut all: Vec<_> =
+        limiter.policies().iter().map(|p| (p.rule().name.as_str(), p.done())).collect();
+    all.sort_unstable();
+    all
+}
+
+/// A limit has passed what was admitted and refused what it refused itself; a peek does nothing; and it
+/// goes on counting in the next version of the limits.
+#[test]
+fn limits_count_what_they_let_through_and_what_they_refuse() {
+    let limiter = compile(COUNTED);
+    let from = address("192.0.2.1");
+    let mut both = 0;
+    for _ in 0..12 {
+        if limiter.check_address(&from, "GET", None, NOW).is_admitted() {
+            both += u64::from(limiter.check_principal(&user("a"), "GET", None, NOW).is_admitted());
+        }
+        let _ = limiter.peek(&user("a"), "GET", None, NOW);
+    }
+    assert_eq!(both, 5);
+    // Of 12, 8 are within the address's limit, and 5 of these within each principal's. What another
+    // limit refuses the quiet one is not asked about.
+    let expected = [("addresses", (8, 4)), ("each", (5, 3)), ("never", (0, 0)), ("quiet", (2, 3))];
+    assert_eq!(done(&limiter), expected);
+    let next = recompile(&COUNTED.replace("5/s", "50/s"), Some(&limiter));
+    assert_eq!(done(&next), expected);
+    drop(limiter.check_principal_for(&user("b"), "GET", None, 3, NOW));
+    assert_eq!(done(&next).get(1), Some(&("each", (8, 3))));
+}
+
+/// Threads count beside each other, and nothing is lost.
+#[test]
+fn threads_lose_no_count() {
+    let limiter = compile(COUNTED);
+    let admitted: u64 = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..12)
+            .map(|n| {
+                let limiter = &limiter;
+                scope.spawn(move || {
+                    let from = address(&format!("192.0.2.{}", n % 3));
+                    passed(1_000, || limiter.check_address(&from, "GET", None, NOW)) as u64
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+    });
+    let all = done(&limiter);
+    assert_eq!(all.first(), Some(&("addresses", (admitted, 12_000 - admitted))));
+}

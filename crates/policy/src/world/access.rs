@@ -4,9 +4,11 @@
 //! those is then judged like a request without a context. What depends on the context is not guessed: it
 //! is listed as a condition. Conditions on what is stored are evaluated on what is stored.
 
-use std::collections::{BTreeSet, BinaryHeap};
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
 use super::World;
+use super::children::{Bits, Downward};
 use super::closure::{Graph, IdSet};
 use super::conditions::Failure;
 use super::decide::{Case, Scratch, with_scratch};
@@ -160,6 +162,8 @@ struct View<'a> {
     world: &'a World,
     part: &'a Part,
     graph: Graph<'a>,
+    /// Made when it is asked for.
+    downward: OnceCell<Downward<'a>>,
     now: u64,
 }
 
@@ -174,7 +178,7 @@ impl World {
             now,
             given: None,
         };
-        Ok(View { world: self, part, graph, now })
+        Ok(View { world: self, part, graph, downward: OnceCell::new(), now })
     }
 
     /// The principals that may do something on a resource: first those who are not named one by one
@@ -290,10 +294,10 @@ impl World {
         let Some(target) = view.graph.names.uid(role) else {
             return Ok(Found { rows: Vec::new(), next: None });
         };
-        let targets: BTreeSet<Id> = BTreeSet::from([target]);
-        let below = view.below(&targets);
+        let below = view.downward().below([target]);
         let is_member = |id: Id| id != target && below.get(id);
-        let mut members = view.first(after.as_ref(), page.limit.saturating_add(1), is_member);
+        let from = after.as_ref().map(|uid| (uid.kind.as_str(), uid.id.as_str()));
+        let mut members = view.downward().first(from, page.limit.saturating_add(1), is_member);
         let is_more = members.len() > page.limit;
         members.truncate(page.limit);
         let rows: Vec<InRole> = members
@@ -324,27 +328,12 @@ struct Reach {
     below: Bits,
 }
 
-/// A set of ids.
-#[derive(Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn get(&self, id: Id) -> bool {
-        self.0.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1)
-    }
-
-    fn set(&mut self, id: Id) {
-        let at = id as usize / 64;
-        if self.0.len() <= at {
-            self.0.resize(at + 1, 0);
-        }
-        if let Some(word) = self.0.get_mut(at) {
-            *word |= 1 << (id % 64);
-        }
-    }
-}
-
 impl<'a> View<'a> {
+    fn downward(&self) -> &Downward<'a> {
+        let children = &self.world.inner.children;
+        self.downward.get_or_init(|| children.downward(self.part.name(), self.graph))
+    }
+
     /// The actions that anything knows, and at last the one that nothing names.
     fn actions(&self) -> Vec<Option<Uid>> {
         let mut known: BTreeSet<Uid> = BTreeSet::new();
@@ -418,48 +407,8 @@ impl<'a> View<'a> {
                 }
             }
         });
-        reach.below = self.below(&targets);
+        reach.below = self.downward().below(targets);
         reach
-    }
-
-    /// All entities that are one of these, or in one: each is looked at once.
-    fn below(&self, targets: &BTreeSet<Id>) -> Bits {
-        let (mut known, mut yes) = (Bits::default(), Bits::default());
-        if targets.is_empty() {
-            return yes;
-        }
-        for id in targets {
-            known.set(*id);
-            yes.set(*id);
-        }
-        let names = self.graph.names;
-        let mut stack: Vec<(Id, bool)> = Vec::new();
-        let mut parents: Vec<Id> = Vec::new();
-        for start in names.entities() {
-            stack.push((start, false));
-            // An explicit stack: a long chain is no reason to overflow.
-            while let Some((id, is_done)) = stack.pop() {
-                if !is_done && known.get(id) {
-                    continue;
-                }
-                parents.clear();
-                parents.extend(self.graph.directory.parents_at(id, self.now));
-                parents.extend(self.graph.service.parents(id));
-                if self.graph.route == Some(names.kind(id)) {
-                    parents.extend(self.graph.route_above(names.text(id)));
-                }
-                if is_done {
-                    if parents.iter().any(|parent| yes.get(*parent)) {
-                        yes.set(id);
-                    }
-                    continue;
-                }
-                known.set(id);
-                stack.push((id, true));
-                stack.extend(parents.iter().filter(|id| !known.get(**id)).map(|id| (*id, false)));
-            }
-        }
-        yes
     }
 
     /// The entities after this one that may be concerned one by one.
@@ -475,30 +424,10 @@ impl<'a> View<'a> {
             Some(kind) => names.text(names.kind(id)) == kind,
             None => names.text(names.kind(id)) != ROLE,
         };
-        self.first(after, limit, |id| {
+        let after = after.map(|uid| (uid.kind.as_str(), uid.id.as_str()));
+        self.downward().first(after, limit, |id| {
             (reach.below.get(id) || reach.exactly.contains(&id)) && is_asked(id)
         })
-    }
-
-    /// The first entities after this one that pass, by type and id.
-    fn first(&self, after: Option<&Uid>, limit: usize, passes: impl Fn(Id) -> bool) -> Vec<Id> {
-        let names = self.graph.names;
-        let after = after.map(|uid| (uid.kind.as_str(), uid.id.as_str()));
-        let mut first: BinaryHeap<(&str, &str, Id)> = BinaryHeap::new();
-        for id in names.entities().filter(|id| passes(*id)) {
-            let name = (names.text(names.kind(id)), names.text(id));
-            if after.is_some_and(|after| name <= after) {
-                continue;
-            }
-            if first.len() >= limit {
-                if first.peek().is_some_and(|last| name >= (last.0, last.1)) {
-                    continue;
-                }
-                first.pop();
-            }
-            first.push((name.0, name.1, id));
-        }
-        first.into_sorted_vec().into_iter().map(|(_, _, id)| id).collect()
     }
 
     /// What one principal may do, grouped by how; none: nothing.
@@ -734,7 +663,7 @@ impl<'a> View<'a> {
         let condition = policy.condition.as_ref().filter(|_| depends);
         Given {
             policy: policy.name.clone(),
-            item: ItemKey::new(self.part.name(), kind, &*policy.name),
+            item: ItemKey::new(&**self.part.name(), kind, &*policy.name),
             path: Vec::new(),
             condition: condition.map(|condition| cut(condition.text())),
         }

@@ -151,7 +151,7 @@ impl<'a> Look<'a> {
     fn determining(&self, stored: &Stored, policy: &Policy) -> Determining {
         Determining {
             policy: policy_text(self.names(), self.case.part, stored, policy),
-            item: ItemKey::new(self.case.part.name(), stored.kind, &*stored.id),
+            item: ItemKey::new(&**self.case.part.name(), stored.kind, &*stored.id),
             principal: self.path(self.query.principal, policy.principal),
             resource: self.path(self.query.resource, policy.resource),
             seen: self.seen(policy),

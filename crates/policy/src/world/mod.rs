@@ -10,6 +10,7 @@
 //! and entities: effect, determining policies and errors. The oracle test holds it.
 
 mod access;
+mod children;
 mod circle;
 mod closure;
 mod conditions;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 
 use keepgate_limit::rules::{Limits, NamedPlan, Rule};
 
+use self::children::Kept;
 use self::names::Names;
 use self::part::{Body, Moved, Part};
 use crate::digest::Digest;
@@ -74,6 +76,8 @@ struct Inner {
     names: Names,
     directory: Arc<Part>,
     services: BTreeMap<Arc<str>, Arc<Part>>,
+    /// Who is below whom, where somebody has asked.
+    children: Arc<Kept>,
 }
 
 impl Default for Inner {
@@ -84,6 +88,7 @@ impl Default for Inner {
             names: Names::default(),
             directory: Arc::new(Part::new("")),
             services: BTreeMap::new(),
+            children: Arc::default(),
         }
     }
 }

@@ -135,9 +135,22 @@ impl Names {
 
     /// All entities that anything names.
     pub(super) fn entities(&self) -> impl Iterator<Item = Id> + '_ {
-        (0..self.next).filter(|id| {
-            self.records.get(*id).is_some_and(|held| held.text.is_some() && held.kind < NONE)
-        })
+        (0..self.next).filter(|id| self.is_entity(*id))
+    }
+
+    /// One more than the highest id that was ever in use.
+    pub(super) fn ids(&self) -> Id {
+        self.next
+    }
+
+    /// Whether an id in use is an entity's.
+    pub(super) fn is_entity(&self, id: Id) -> bool {
+        self.records.get(id).is_some_and(|held| held.text.is_some() && held.kind < NONE)
+    }
+
+    /// Ids, from and to, that may not be what they are in the other; see [`Paged::differing`].
+    pub(super) fn differing(&self, other: &Names, visit: &mut dyn FnMut(Id, Id) -> bool) -> bool {
+        self.records.differing(&other.records, visit)
     }
 
     /// The entity's identifier in words.

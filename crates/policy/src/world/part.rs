@@ -129,7 +129,7 @@ impl Part {
     }
 
     /// The service; empty for the directory.
-    pub(super) fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &Arc<str> {
         &self.name
     }
 

@@ -177,6 +177,7 @@ messages! {
     offer_plan: "Make a key with this plan", "用此套餐创建密钥";
     services_rest: "A rate is of the last minute. 403, 429 and 503 are never added up.", "速率为最近一分钟的值。403、429 与 503 从不相加。";
     requests: "Requests", "请求";
+    all_refused: "Refused, for any reason", "拒绝(所有原因)";
     limited: "Limited (429)", "限流 (429)";
     denied: "Denied (403)", "拒绝 (403)";
     undecided: "Cannot decide (503)", "无法决策 (503)";
@@ -187,7 +188,7 @@ messages! {
     heard_of(n, all): "{n} of {all}", "{n} / {all}";
     last_hour_of(service): "{service}, last 60 minutes", "{service},最近 60 分钟";
     rests_on(n, all): "Rests on {n} of {all} gates. Each chart has its own scale.", "依据 {n} / {all} 个网关。各图刻度独立。";
-    in_the_hour(n): "about {n} in the hour that are known", "一小时内约 {n} 个(就已知部分)";
+    in_the_hour(n): "{n} in the minutes of the hour that are known", "一小时内 {n} 个(就已知的分钟)";
     no_gate_told: "no gate has told it in the last hour", "最近一小时没有网关报告";
     none_is_a_denial: "; none is a denial", ";都不是拒绝";
     chart_label(title, highest, now): "{title} a second, last 60 minutes: highest {highest}, now {now}",
@@ -358,6 +359,11 @@ messages! {
     route: "Route", "路由";
     limits: "Limits", "限流";
     limit: "Limit", "限流规则";
+    hour_asked: "Requests, last hour", "最近一小时请求";
+    hour_limited: "Refused (429), last hour", "最近一小时拒绝 (429)";
+    in_shadow: "shadow: would be refused", "影子模式:本应拒绝";
+    other_limits: "Other limits of the last hour", "最近一小时的其他限流";
+    other_limits_rest: "Of plans, and the defaults of gates.", "来自套餐和网关默认值。";
     policies_as_text: "Policies, Cedar text", "策略,Cedar 文本";
     over_revision(n): "Draft over revision {n}", "基于修订 {n} 的草稿";
     check_and_preview: "Check and preview", "检查并预览";

@@ -45,6 +45,12 @@ CREATE INDEX requests_by_state ON requests (state, id);
 ALTER TABLE audit ADD COLUMN chain bytea NOT NULL DEFAULT '';
 CREATE TABLE audit_log (one int PRIMARY KEY CHECK (one = 1), log bytea NOT NULL,
     removed_through bigint NOT NULL, chain bytea NOT NULL, anchor text NOT NULL) WITH (fillfactor = 20);
+CREATE TABLE hour (center text NOT NULL, span bigint NOT NULL, service text COLLATE "C" NOT NULL,
+    rule text COLLATE "C" NOT NULL, requests bigint NOT NULL, refused bigint NOT NULL,
+    limited bigint NOT NULL, denied bigint NOT NULL, undecided bigint NOT NULL, told boolean NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (center, span, service, rule));
+CREATE INDEX hour_by_span ON hour (span);
+CREATE INDEX hour_by_time ON hour (at);
 "#;
 
 /// Ids come in the order of their bytes, as everywhere else.

@@ -12,6 +12,7 @@
 
 mod address;
 mod audit;
+mod hours;
 mod layout;
 mod listen;
 mod logs;
@@ -37,7 +38,9 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 
-use super::{EditVerdict, Reading, Row, Staged, Store, StoreError, Told, Writing, random};
+use super::{
+    EditVerdict, HourHeard, Reading, Row, SpanRow, Staged, Store, StoreError, Told, Writing, random,
+};
 pub use address::{Address, AddressError};
 use listen::Listener;
 use pool::Pool;
@@ -66,6 +69,8 @@ pub struct PostgresStore {
     readers: Arc<Pool>,
     writer: Mutex<Option<Session>>,
     confirming: Mutex<Option<Session>>,
+    /// For the last hour, which nothing else waits for.
+    hour: Mutex<Option<Session>>,
     listener: OnceLock<Listener>,
     /// One large write at a time has its items laid aside.
     staging: Arc<Semaphore>,
@@ -124,6 +129,7 @@ impl PostgresStore {
             handle,
             writer: Mutex::default(),
             confirming: Mutex::default(),
+            hour: Mutex::default(),
             listener: OnceLock::new(),
             staging: Arc::new(Semaphore::new(1)),
             highest: AtomicU64::new(0),
@@ -485,6 +491,23 @@ impl Store for PostgresStore {
         rows.iter()
             .map(|row| Ok(Told { age_ms: number(row, 0).unwrap_or(0), note: get(row, 1)? }))
             .collect()
+    }
+
+    fn exchange_hour(
+        &self,
+        rows: &[SpanRow],
+        since_ms: u64,
+    ) -> Result<Option<HourHeard>, StoreError> {
+        let mut kept = lock_of(&self.hour);
+        let (session, _) = self.session(&mut kept)?;
+        session.allow(Duration::from_millis(hours::STATEMENT_MS));
+        let place = (self.address.schema.as_str(), self.center.as_str());
+        let done = hours::exchange(&session, place, rows, since_ms);
+        // What failed is done in the next round.
+        if done.is_ok() || session.roll_back() {
+            *kept = Some(session);
+        }
+        done.map(Some)
     }
 
     fn wait_head(&self, known: Revision, at_most: Duration) -> Result<Revision, StoreError> {
