@@ -19,6 +19,31 @@ pub enum RequestState {
     Fetched,
 }
 
+impl RequestState {
+    /// Each of them.
+    pub const ALL: [RequestState; 4] = [
+        RequestState::Pending,
+        RequestState::Approved,
+        RequestState::Declined,
+        RequestState::Fetched,
+    ];
+
+    /// Its name, as in JSON, in the store and in the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            RequestState::Pending => "pending",
+            RequestState::Approved => "approved",
+            RequestState::Declined => "declined",
+            RequestState::Fetched => "fetched",
+        }
+    }
+
+    /// The state of this name.
+    pub fn from_name(name: &str) -> Option<RequestState> {
+        RequestState::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
 /// A request for access.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AccessRequest {

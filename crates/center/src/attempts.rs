@@ -1,12 +1,12 @@
 //! Tries, counted by address: a few at once, then one now and then. Of sign-ins and of codes the wrong ones
-//! count, of requests for access all.
+//! count; of requests for access, and for their page, all.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Wrong sign-ins of an address at once.
+/// Tries of an address at once, unless told otherwise.
 const BURST: u32 = 10;
 
 /// How long until one more.
@@ -15,36 +15,62 @@ const EVERY: Duration = Duration::from_secs(6);
 /// Addresses that are remembered; those beyond share one count.
 const ADDRESSES: usize = 4096;
 
-/// See the module. An address has the moment at which all its wrong sign-ins are forgotten.
-#[derive(Debug, Default)]
-pub(crate) struct Attempts(Mutex<HashMap<Option<IpAddr>, Instant>>);
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    /// The moment at which all tries of an address are forgotten.
+    until: Mutex<HashMap<Option<IpAddr>, Instant>>,
+    burst: u32,
+    every: Duration,
+}
+
+impl Default for Attempts {
+    fn default() -> Attempts {
+        Attempts::new(BURST, EVERY)
+    }
+}
 
 impl Attempts {
+    /// So many at once, and one more each time that this has passed.
+    pub(crate) fn new(burst: u32, every: Duration) -> Attempts {
+        Attempts { until: Mutex::default(), burst, every }
+    }
+
     /// Whether this address may try.
     ///
     /// # Errors
     /// How long it has to wait.
     pub(crate) fn may(&self, from: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
         let until = {
-            let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let held = self.until.lock().unwrap_or_else(PoisonError::into_inner);
             held.get(&key(&held, from)).copied().unwrap_or(now)
         };
-        let most = now + EVERY * (BURST - 1);
+        let most = now + self.every * self.burst.saturating_sub(1);
         match until.checked_duration_since(most).filter(|wait| !wait.is_zero()) {
             None => Ok(()),
             Some(wait) => Err(wait),
         }
     }
 
+    /// Counts one, if it may be.
+    ///
+    /// # Errors
+    /// How long the address has to wait.
+    pub(crate) fn count(&self, from: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
+        self.may(from, now)?;
+        self.wrong(from, now);
+        Ok(())
+    }
+
     /// Counts a wrong one.
     pub(crate) fn wrong(&self, from: Option<IpAddr>, now: Instant) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.until.lock().unwrap_or_else(PoisonError::into_inner);
         if held.len() >= ADDRESSES {
             held.retain(|_, until| *until > now);
         }
         let key = key(&held, from);
         let until = held.entry(key).or_insert(now);
-        *until = (*until).max(now) + EVERY;
+        *until = (*until).max(now) + self.every;
     }
 }
 
@@ -90,9 +116,9 @@ mod tests {
         }
         assert!(attempts.may(address(200_000), now).is_err());
         attempts.may(address(7), now).unwrap();
-        assert_eq!(attempts.0.lock().unwrap().len(), ADDRESSES + 1);
+        assert_eq!(attempts.until.lock().unwrap().len(), ADDRESSES + 1);
         // One /64 is one address.
         let same = Some(IpAddr::V6(Ipv6Addr::from_bits((7 << 64) + 1)));
-        assert_eq!(key(&attempts.0.lock().unwrap(), same), address(7));
+        assert_eq!(key(&attempts.until.lock().unwrap(), same), address(7));
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod access;
 mod api;
+mod apis;
 mod attempts;
 mod console;
 pub mod desk;

@@ -1,4 +1,4 @@
-//! Requests for access: what callers ask through a gate's page, and what is decided about them.
+//! Requests for access: what callers ask through a gate's page or the center's own, and what is decided about them.
 //!
 //! INVARIANT: a code is told once, to the one who asked, and is stored hashed; a key is made at the moment
 //! in which it is fetched, and never stored in clear. A code that is not known and one that was used are
@@ -78,7 +78,8 @@ impl Requests {
         }
     }
 
-    /// Answers a caller's question that came by the follower with this token.
+    /// Answers a caller's question that came by the follower with this token, or by the page that bears
+    /// this name in place of one.
     pub(crate) async fn answer(
         &self,
         token: &str,
@@ -114,10 +115,9 @@ impl Requests {
         let now = Instant::now();
         match question {
             Some(Question::AskAccess(ask)) => {
-                if let Err(wait) = self.asks.may(from, now) {
+                if let Err(wait) = self.asks.count(from, now) {
                     return refused("too-many", wait);
                 }
-                self.asks.wrong(from, now);
                 self.ask(token, service, address, ask).await
             }
             Some(Question::FetchKey(FetchKey { code })) => {

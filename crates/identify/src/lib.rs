@@ -1,6 +1,7 @@
 //! Tokens, the keys that verify them, and servers outside that are asked.
 //!
-//! [`jwt`] verifies tokens and [`id_token`] those of a sign-in (pure: the time is an argument), [`jwks`] reads key sets (pure),
+//! [`jwt`] verifies tokens, [`id_token`] those of a sign-in, and [`key`] API keys (pure: the time is an argument),
+//! [`jwks`] reads key sets (pure),
 //! [`discovery`] reads where they are (pure), [`access`] says which files and servers may be read at
 //! all, and [`ask`] asks one.
 //!
@@ -12,3 +13,4 @@ pub mod discovery;
 pub mod id_token;
 pub mod jwks;
 pub mod jwt;
+pub mod key;

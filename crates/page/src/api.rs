@@ -2,7 +2,7 @@
 
 use keepgate_limit::rules::{Defaults, Limits, Rule};
 use keepgate_policy::identify::Identify;
-use keepgate_policy::route::Route;
+use keepgate_policy::route::{MAX_SUMMARY_BYTES, Route, one_line};
 
 /// Operations that the page lists.
 pub const MAX_OPERATIONS: usize = 200;
@@ -41,6 +41,8 @@ pub struct Operation {
     pub path: String,
     /// The `operationId` of the OpenAPI document; empty: there is none.
     pub name: String,
+    /// What it does, in one line; empty: nobody said it.
+    pub summary: String,
     /// It needs no credentials.
     pub anonymous: bool,
 }
@@ -86,7 +88,8 @@ impl Api {
         let operation = |route: &Route| Operation {
             method: route.method.clone(),
             path: format!("{prefix}{}", route.path),
-            name: route.operation.clone().unwrap_or_default(),
+            name: one_line(route.operation_id(), MAX_SUMMARY_BYTES),
+            summary: route.summary(),
             anonymous: route.anonymous,
         };
         let mut shown: Vec<&Rule> = limits
@@ -126,7 +129,8 @@ fn listed<'r>(rules: impl Iterator<Item = &'r Rule>) -> Vec<Limit> {
 }
 
 impl Limit {
-    fn of(rule: &Rule) -> Limit {
+    /// What a rule is about, such as `GET, POST /orders/*`; empty: all.
+    pub fn subject(rule: &Rule) -> String {
         let mut of = rule.methods.join(", ");
         if let Some(route) = &rule.route {
             if !of.is_empty() {
@@ -134,13 +138,17 @@ impl Limit {
             }
             of.push_str(&route.to_string());
         }
+        of
+    }
+
+    fn of(rule: &Rule) -> Limit {
         Limit {
             name: rule.name.clone(),
             per: rule.key.to_string(),
             rate: rule.rate.map(|rate| rate.to_string()).unwrap_or_default(),
             burst: rule.burst,
             at_once: rule.concurrency,
-            of,
+            of: Limit::subject(rule),
         }
     }
 }

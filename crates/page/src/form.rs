@@ -1,5 +1,7 @@
 //! What is sent from the page's forms: untrusted bytes in, bounded values out.
 
+use keepgate_policy::host;
+
 /// Bytes of a form once it is decoded.
 pub const MAX_FORM: usize = 1 << 10;
 /// Bytes of a form as it is sent: each byte may be written as three.
@@ -39,6 +41,23 @@ pub fn fields(sent: &[u8]) -> Option<Vec<(String, String)>> {
 pub fn field<'f>(fields: &'f [(String, String)], name: &str) -> &'f str {
     let found = fields.iter().find(|(of, _)| of == name);
     found.map(|(_, value)| value.trim()).unwrap_or_default()
+}
+
+/// Whether a form was sent by the page itself, by the values of `Sec-Fetch-Site` and `Origin`; `own` is the
+/// host by which the page was asked for, in its one form ([`host::normal`]).
+///
+/// Nobody is signed in on the page, so all that another page could do is to spend what the address of its
+/// visitor may ask; a program that is no browser says nothing, and is taken.
+pub fn is_own(site: Option<&[u8]>, origin: Option<&[u8]>, own: &str) -> bool {
+    match (site, origin) {
+        (Some(b"same-origin" | b"none"), _) | (None, None) => true,
+        (Some(_), _) => false,
+        (None, Some(origin)) => {
+            let origin = std::str::from_utf8(origin).unwrap_or_default();
+            let named = origin.split_once("://").and_then(|(_, rest)| host::normal(rest).ok());
+            named.is_some_and(|(name, _)| name == own)
+        }
+    }
 }
 
 /// A request for access within all bounds.

@@ -8,6 +8,13 @@ use crate::form::{AskForm, MAX_CODE, MAX_KEY, MAX_WHAT_FOR, MAX_WHO};
 use crate::paths;
 use crate::text::Lang;
 
+/// Seconds after which a caller without an answer may try again.
+const AGAIN_S: u32 = 5;
+/// The same where no more requests for access are taken, and nobody says when.
+const FULL_S: u32 = 600;
+/// What curl lines have where nobody knows how callers reach the API.
+const NO_ORIGIN: &str = "https://HOST";
+
 /// All that a page is made of.
 pub struct Page<'p> {
     /// What it is about.
@@ -16,14 +23,16 @@ pub struct Page<'p> {
     pub lang: Lang,
     /// Its own path, below which its files and forms are.
     pub here: &'p str,
-    /// How callers reach the API, such as `https://shop.example`.
-    pub origin: &'p str,
+    /// How callers reach the API, such as `https://shop.example`; none: that is not known here.
+    pub origin: Option<&'p str>,
     /// What became of what was sent.
     pub notice: Option<Notice<'p>>,
     /// The key that was shown; none: none was.
     pub key: Option<YourKey>,
     /// Whether it can say what a key may do.
     pub shows_keys: bool,
+    /// Whether it can say what a key has left.
+    pub counts: bool,
     /// Whether access can be asked for here.
     pub takes_asks: bool,
     /// The form, where it was wrong.
@@ -67,10 +76,19 @@ pub enum YourKey {
         /// Its plan; empty: none.
         plan: String,
         /// What its limits have left.
-        left: Vec<Left>,
+        left: HasLeft,
         /// What it may do, in the order of the operations.
         may: Vec<May>,
     },
+}
+
+/// What the limits of a key have left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HasLeft {
+    /// As the gate that answers has counted.
+    Here(Vec<Left>),
+    /// Gates count, and the page is not made by one.
+    AtGates,
 }
 
 /// What one limit has left.
@@ -78,6 +96,8 @@ pub enum YourKey {
 pub struct Left {
     /// The limit's name.
     pub name: String,
+    /// Methods and route; empty: all.
+    pub on: String,
     /// What it counts.
     pub unit: Unit,
     /// What is left.
@@ -102,6 +122,24 @@ pub enum May {
 }
 
 impl Notice<'_> {
+    /// What it means that the center refused, or gave no answer (an empty reason): a status, what is said,
+    /// and after how many seconds the caller may try again.
+    pub fn of_refusal(reason: &str, retry_after_s: u32) -> (u16, Notice<'static>, Option<u32>) {
+        let told = |least: u32| if retry_after_s == 0 { least } else { retry_after_s };
+        match reason {
+            "too-many" => {
+                let wait = told(60);
+                (429, Notice::TooMany(wait), Some(wait))
+            }
+            "full" => (503, Notice::Full, Some(told(FULL_S))),
+            "invalid" => (422, Notice::Invalid, None),
+            "unknown" => (404, Notice::Unknown, None),
+            "pending" => (202, Notice::Pending, Some(told(60))),
+            "declined" => (410, Notice::Declined, None),
+            _ => (503, Notice::Unavailable, Some(AGAIN_S)),
+        }
+    }
+
     fn says(self, lang: Lang) -> String {
         let text = match self {
             Notice::Asked(_) => lang.asked(),
@@ -187,19 +225,32 @@ impl Page<'_> {
                     None => {}
                     Some(YourKey::Unknown) => p role="status" { (lang.key_unknown()) },
                     Some(YourKey::Known { prefix, plan, left, may }) => {
-                        p role="status" { (lang.key_is(prefix)) }
+                        @let here = match left { HasLeft::Here(left) => left.as_slice(), HasLeft::AtGates => &[] };
+                        p role="status" {
+                            @match left {
+                                HasLeft::Here(_) => (lang.key_is(prefix)),
+                                HasLeft::AtGates => (lang.key_is_known(prefix)),
+                            }
+                        }
                         dl {
                             dt { (lang.plan()) }
                             dd { @if plan.is_empty() { (lang.no_plan()) } @else { code { (plan) } } }
-                            @for one in left {
-                                dt { code { (one.name) } }
-                                dd {
-                                    (lang.left(one.left, one.of))
-                                    @if one.full_in_s > 0 { "; " (lang.full_in(one.full_in_s)) }
+                            @for one in here {
+                                dt {
+                                    code { (one.name) }
+                                    @if !one.on.is_empty() { " " (lang.only_on(&one.on)) }
                                 }
+                                dd { (has_left(lang, one)) }
                             }
                         }
-                        @if left.is_empty() { p { (lang.no_left()) } }
+                        @match left {
+                            HasLeft::AtGates => {
+                                p { (lang.left_at_gates()) }
+                                (limit_table(lang, lang.your_limits(), self.limits_of(plan)))
+                            },
+                            HasLeft::Here(left) if left.is_empty() => p { (lang.no_left()) },
+                            HasLeft::Here(_) => {},
+                        }
                         (may_table(lang, &self.api.operations, may))
                     }
                 }
@@ -208,11 +259,21 @@ impl Page<'_> {
                     label for="shown" { (lang.your_key()) }
                     input #shown name="key" type="password" autocomplete="off" required
                         maxlength=(MAX_KEY) aria-describedby="shown-hint";
-                    p.hint #shown-hint { (lang.your_key_hint()) }
+                    p.hint #shown-hint {
+                        @if self.counts { (lang.your_key_hint()) } @else { (lang.your_key_may()) }
+                    }
                     button { (lang.show()) }
                 }
             }
         }
+    }
+
+    /// The limits of a plan; where it has none, or there is no such plan, those of all callers.
+    fn limits_of(&self, plan: &str) -> &[Limit] {
+        let own = self.api.plans.iter().find(|one| one.name == plan);
+        own.map(|plan| plan.limits.as_slice())
+            .filter(|limits| !limits.is_empty())
+            .unwrap_or(&self.api.limits)
     }
 
     fn operations(&self) -> Markup {
@@ -230,6 +291,7 @@ impl Page<'_> {
                                 (operation.name)
                                 @if operation.anonymous { " (" (lang.needs_nothing()) ")" }
                             }
+                            @if !operation.summary.is_empty() { span.says { (operation.summary) } }
                         }
                         pre tabindex="0" role="group"
                             aria-label=(lang.curl_of(verb(lang, operation), &operation.path)) {
@@ -238,6 +300,7 @@ impl Page<'_> {
                     }
                 }
                 @if api.left_out > 0 { p { (lang.left_out(api.left_out)) } }
+                @if self.origin.is_none() && !api.operations.is_empty() { p { (lang.no_origin(NO_ORIGIN)) } }
                 p.quiet { (lang.codes()) }
             }
         }
@@ -258,7 +321,8 @@ impl Page<'_> {
             }
         }
         let path = operation.path.replace("{/*", "/{").replace("{*", "{");
-        line.push_str(&format!(" '{}'", format!("{}{path}", self.origin).replace('\'', "%27")));
+        let origin = self.origin.unwrap_or(NO_ORIGIN);
+        line.push_str(&format!(" '{}'", format!("{origin}{path}").replace('\'', "%27")));
         line
     }
 
@@ -367,6 +431,13 @@ fn said(lang: Lang, notice: Notice<'_>) -> Markup {
                 p { (notice.says(lang)) }
             },
         }
+    }
+}
+
+fn has_left(lang: Lang, one: &Left) -> Markup {
+    html! {
+        (lang.left(one.left, one.of))
+        @if one.full_in_s > 0 { "; " (lang.full_in(one.full_in_s)) }
     }
 }
 

@@ -108,6 +108,8 @@ messages! {
     any_method: "any", "任意";
     needs_nothing: "no credentials needed", "无需凭据";
     curl_of(method, path): "curl line for {method} {path}", "{method} {path} 的 curl 命令";
+    no_origin(host): "Replace {host} by the address of this API. It is not known here.",
+                     "请将 {host} 换成此 API 的地址；此处不知道该地址。";
     codes: "200: the answer. 401: the credentials are missing or wrong. 403: they may not do this, and trying \
             again does not help. 429: too fast, come back after Retry-After. 503: not decided, try again; \
             you are not denied.",
@@ -136,7 +138,14 @@ messages! {
     your_key: "Your key", "您的密钥";
     your_key_hint: "What it may do, and what it has left right now. It is not kept.",
                    "它可以做什么、现在还剩多少。密钥不会被保存。";
+    your_key_may: "What it may do. It is not kept. What it has left is shown on the page at the API's own address.",
+                  "它可以做什么。密钥不会被保存。剩余用量请在 API 自身地址的页面上查看。";
     show: "Show", "查看";
+    key_is_known(prefix): "Key {prefix}, as the center knows it now.", "密钥 {prefix}，为控制中心当前所知的状态。";
+    left_at_gates: "What is left of these limits is not known here. The page at the API's own address shows it.",
+                   "这些限额的剩余量此处未知。请在 API 自身地址的页面上查看。";
+    your_limits: "Limits of your key", "您的密钥的限额";
+    only_on(what): "on {what}", "用于 {what}";
     key_is(prefix): "Key {prefix}, as of now at the gate that answered.", "密钥 {prefix}，为应答网关的当前状态。";
     key_unknown: "This is not a key of this API, or not any more.", "这不是此 API 的密钥，或已失效。";
     left(n, of): "{n} of {of} left", "剩余 {n} / {of}";

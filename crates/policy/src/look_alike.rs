@@ -58,7 +58,7 @@ pub(crate) fn told(sort: &str, text: &str, why: &str) -> String {
 }
 
 /// Controls of Unicode's bidirectional algorithm.
-fn turns_direction(c: char) -> bool {
+pub(crate) fn turns_direction(c: char) -> bool {
     matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 

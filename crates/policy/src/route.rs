@@ -10,12 +10,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::look_alike;
 use crate::uid::{Uid, is_type_name};
 
 /// The longest template in bytes.
 pub const MAX_TEMPLATE_BYTES: usize = 2048;
 /// The most segments in a template.
 pub const MAX_SEGMENTS: usize = 64;
+/// The longest summary of a route in bytes; of a longer one, this much is kept.
+pub const MAX_SUMMARY_BYTES: usize = 200;
 /// The most routes in a service.
 pub const MAX_ROUTES: usize = 20_000;
 
@@ -46,7 +49,8 @@ pub struct Route {
     )]
     #[schemars(with = "Option<String>")]
     pub max_age_ms: Option<u64>,
-    /// The OpenAPI `operationId`, for people.
+    /// For people: the OpenAPI `operationId`, then, after a line break, one line that says what it does.
+    // One text: releases before 0.3 refuse a route with another member, and would hold their state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
     /// What one request costs in tokens of the limits; none: 1.
@@ -174,6 +178,32 @@ impl Route {
         format!("{} {}", self.method, self.path)
     }
 
+    /// The first line of [`Route::operation`]: the OpenAPI `operationId`; may be empty.
+    pub fn operation_id(&self) -> &str {
+        let text = self.operation.as_deref().unwrap_or_default();
+        text.split_once('\n').map_or(text, |(id, _)| id)
+    }
+
+    /// What it does, in one line of at most [`MAX_SUMMARY_BYTES`]; empty: nobody said it.
+    pub fn summary(&self) -> String {
+        let rest = self.operation.as_deref().and_then(|text| text.split_once('\n'));
+        rest.map(|(_, summary)| one_line(summary, MAX_SUMMARY_BYTES)).unwrap_or_default()
+    }
+
+    /// Says what it is for people; see [`Route::operation`].
+    pub fn describe(&mut self, operation_id: &str, summary: &str) {
+        let summary = one_line(summary, MAX_SUMMARY_BYTES);
+        let id = match operation_id.contains('\n') {
+            true => one_line(operation_id, MAX_SUMMARY_BYTES),
+            false => operation_id.to_owned(),
+        };
+        self.operation = match (id.is_empty(), summary.is_empty()) {
+            (true, true) => None,
+            (false, true) => Some(id),
+            (_, false) => Some(format!("{id}\n{summary}")),
+        };
+    }
+
     /// Where in the tree of routes its resource is: the template without `{/*rest}`.
     pub fn resource_path(&self) -> &str {
         match split_tree(&self.path) {
@@ -217,6 +247,25 @@ impl Route {
         }
         Ok(template)
     }
+}
+
+/// The first line of a text that says something, without what is not seen or turns the direction of
+/// writing, and cut off after `most` bytes.
+pub fn one_line(text: &str, most: usize) -> String {
+    let hidden = |c: char| c.is_control() && !c.is_whitespace() || look_alike::turns_direction(c);
+    let mut lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).map(|line| {
+        let seen: String = line.chars().filter(|c| !hidden(*c)).collect();
+        seen.split_whitespace().collect::<Vec<_>>().join(" ")
+    });
+    let mut line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    if line.len() > most {
+        let end = most.saturating_sub('\u{2026}'.len_utf8());
+        let end = line.char_indices().map(|(at, _)| at).take_while(|at| *at <= end).last();
+        line.truncate(end.unwrap_or_default());
+        line.truncate(line.trim_end().len());
+        line.push('\u{2026}');
+    }
+    line
 }
 
 /// Methods are tokens (RFC 9110 section 9.1) and case-sensitive; all that are registered are in

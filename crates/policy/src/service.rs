@@ -131,6 +131,9 @@ pub struct ServiceSettings {
         skip_serializing_if = "Option::is_none"
     )]
     pub cors: Option<Cors>,
+    /// The page for callers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub callers_page: CallersPage,
 }
 
 impl ServiceSettings {
@@ -157,6 +160,7 @@ impl ServiceSettings {
             on_token_expiry: OnTokenExpiry::default(),
             assertion: false,
             cors: None,
+            callers_page: CallersPage::default(),
         }
     }
 
@@ -167,6 +171,7 @@ impl ServiceSettings {
             || self.cors.is_some()
             || self.body_bytes.is_some()
             || self.assertion
+            || !is_default(&self.callers_page)
             || self.identify.is_new()
         {
             return 3;
@@ -241,6 +246,42 @@ impl JsonSchema for Authzen {
             "anyOf": [{ "type": "boolean" }, { "type": "string", "enum": ["default"] }],
         })
     }
+}
+
+/// The page for callers: what of it is not up to each gate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CallersPage {
+    /// Whether the center serves it, too, at `/apis/NAME`, to everybody who reaches the center.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub center: bool,
+    /// How callers reach the API, for the center's page: a URL such as `https://shop.example/orders`.
+    #[serde(default, deserialize_with = "base_url", skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// Bytes of [`CallersPage::url`].
+pub const MAX_URL_BYTES: usize = 256;
+
+fn base_url<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let Some(url) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    let url = url.trim_end_matches('/');
+    let is_good = |url: &str| {
+        let (scheme, rest) = url.split_once("://")?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&()*+,;=:@/".contains(&b);
+        let is_host = crate::host::normal(authority).is_ok();
+        (matches!(scheme, "http" | "https") && is_host && path.bytes().all(is_plain)).then_some(())
+    };
+    if url.len() <= MAX_URL_BYTES && is_good(url).is_some() {
+        return Ok(Some(url.to_owned()));
+    }
+    let shown: String = url.chars().take(MAX_URL_BYTES).collect();
+    Err(serde::de::Error::custom(format!(
+        "`{}` is not the address of an API: expected `https://HOST` or `http://HOST`, with a port and a \
+         path where there are any, and at most {MAX_URL_BYTES} bytes",
+        shown.escape_debug()
+    )))
 }
 
 /// What happens to an open exchange when the credential that it began with expires.

@@ -30,6 +30,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crowded;
 
+/// In the extensions of an answer that says by itself when to come again, and with 503 of no failure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SaysWhen;
+
 /// The outermost layer: request id in and out, metrics, errors in the log.
 pub(crate) async fn envelope(State(app): State<App>, request: Request, next: Next) -> Response {
     enveloped(&app, request, |request| next.run(request)).await
@@ -64,13 +68,14 @@ pub(crate) async fn enveloped<F: Future<Output = Response>>(
     let kind = response.extensions().get::<Problem>().map(Problem::kind);
     // Why it is not ready is said once, by whoever finds out, and not for each question.
     let is_asked = path == "/readyz";
-    let is_expected = is_crowded || kind == Some(GATHERING) || is_asked;
+    let says_when = response.extensions().get::<SaysWhen>().is_some();
+    let is_expected = is_crowded || kind == Some(GATHERING) || is_asked || says_when;
     if response.status().is_server_error() && !is_expected {
         tracing::error!(%method, path, status = response.status().as_u16(), request_id = shown,
             "a request failed");
     }
     let problem = response.extensions_mut().remove::<Problem>();
-    if matches!(response.status().as_u16(), 429 | 503) {
+    if matches!(response.status().as_u16(), 429 | 503) && !says_when {
         let kind = problem.as_ref().map_or("not-ready", Problem::kind);
         let wait = app.outages.refused(kind, app.now_ms(), random());
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));

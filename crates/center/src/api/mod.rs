@@ -61,6 +61,7 @@ use keepgate_serve::Outages;
 use tokio::sync::watch;
 use tower_service::Service as _;
 
+use crate::apis;
 use crate::console;
 use crate::desk::Desk;
 use crate::follow::{Followers, SyncService};
@@ -188,12 +189,14 @@ fn router(app: App, closing: watch::Receiver<bool>) -> Router {
     .max_decoding_message_size(FOLLOW_REQUEST_BYTES);
     let sync = axum::routing::post_service(sync)
         .route_layer(middleware::from_fn_with_state(app.clone(), guard::follower));
+    let apis = apis::router(app.clone());
     // The console asks the same endpoints, past nothing but the door of the port.
     let console = console::router(app.clone(), endpoints.clone().with_state(app.clone()), closing);
     endpoints
         .route(FOLLOW, sync)
         .with_state(app.clone())
         .merge(console)
+        .merge(apis)
         .fallback(async |request: Request| {
             Problem::not_found(format!("nothing is at `{}`", request.uri().path()))
         })

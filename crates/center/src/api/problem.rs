@@ -152,6 +152,11 @@ impl Problem {
         Problem::unavailable("all connections are taken; try again")
     }
 
+    /// All places for what is asked are taken.
+    pub(crate) fn busy(detail: impl Into<String>) -> Problem {
+        Problem::unavailable(detail)
+    }
+
     /// Gates have not said their keys yet since the center began.
     pub(crate) fn gathering() -> Problem {
         let title = "the center cannot do it now";

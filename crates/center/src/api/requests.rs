@@ -144,12 +144,7 @@ fn shown(row: RequestRow) -> api::AccessRequest {
     api::AccessRequest {
         id: row.id,
         service: row.service,
-        state: match row.state {
-            RequestState::Pending => api::RequestState::Pending,
-            RequestState::Approved => api::RequestState::Approved,
-            RequestState::Declined => api::RequestState::Declined,
-            RequestState::Fetched => api::RequestState::Fetched,
-        },
+        state: row.state,
         who: body.who,
         what_for: body.what_for,
         per_day: body.per_day,

@@ -18,7 +18,7 @@ use super::part::{
 };
 use super::text::Lang;
 use super::visit::{Visit, see_other};
-use super::{Console, policies, requests};
+use super::{Console, plans, requests};
 
 /// Keys of a page.
 const ROWS: usize = 50;
@@ -72,7 +72,7 @@ async fn parts(console: &Console, visit: &Visit, service: &str) -> Result<Markup
             (keys_panel(visit, service, after, &keys))
             div class="stack" {
                 (new_key(visit, service, &plans))
-                (policies::plans_panel(t, &plans))
+                (plans::panel(t, &plans))
             }
         }
     })

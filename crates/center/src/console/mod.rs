@@ -26,6 +26,7 @@ mod login;
 mod oidc;
 mod overview;
 mod part;
+mod plans;
 mod policies;
 mod requests;
 mod reviews;

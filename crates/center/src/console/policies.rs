@@ -19,7 +19,7 @@ use super::part::{
 };
 use super::text::Lang;
 use super::visit::Visit;
-use super::{Console, part};
+use super::{Console, part, plans};
 use crate::access::Permission;
 
 /// What errors and warnings call the text.
@@ -524,7 +524,7 @@ async fn limits(console: &Console, visit: &Visit, service: &str) -> Result<Marku
     Ok(html! {
         (panel("limits", t.limits(), t.limits_rest(), &tabs(t, service, "limits"), &body))
         @if after.is_empty() && rules.next.is_none() { (other_limits(t, &names, &hour)) }
-        (plans_panel(t, &plans))
+        (plans::panel(t, &plans))
     })
 }
 
@@ -596,32 +596,6 @@ fn rule(t: Lang, rule: &Rule, revision: u64, hour: &api::ServiceHour) -> Markup 
             td class="n" { (num(revision)) }
         }
     }
-}
-
-/// The plans of a service.
-pub(crate) fn plans_panel(t: Lang, plans: &api::ItemList<NamedPlan>) -> Markup {
-    let heads = [(t.plan(), false), (t.rules(), false), (t.changed_at(), true)];
-    let rows = html! {
-        @for one in &plans.items {
-            tr {
-                th scope="row" { (one.id) }
-                td class="wrap" {
-                    @let said = serde_json::to_string(&one.body);
-                    @match said {
-                        Ok(said) => code class="long" { (said) },
-                        Err(_) => (unknown(t)),
-                    }
-                }
-                td class="n" { (num(one.revision)) }
-            }
-        }
-    };
-    let body = html! {
-        @if plans.items.is_empty() { (empty(t.no_plan(), t.no_plan_more())) }
-        @else { (table(t.plans(), &heads, &rows)) }
-        @if plans.next.is_some() { footer { (t.more_than(num(plans.items.len() as u64))) } }
-    };
-    panel("plans", t.plans(), "", &html! {}, &body)
 }
 
 #[cfg(test)]

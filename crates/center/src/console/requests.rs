@@ -16,7 +16,7 @@ use super::part::{
 };
 use super::text::Lang;
 use super::visit::{Visit, see_other};
-use super::{Console, policies};
+use super::{Console, plans};
 
 /// Requests of a page.
 const ROWS: usize = 50;
@@ -34,8 +34,9 @@ pub(crate) async fn open(
     let t = visit.lang;
     let mut rows = Vec::new();
     let mut more = false;
-    for state in ["pending", "approved"] {
-        let at = format!("/v1/services/{}/requests?state={state}&limit={ROWS}", encoded(service));
+    for state in [api::RequestState::Pending, api::RequestState::Approved] {
+        let (service, state) = (encoded(service), state.name());
+        let at = format!("/v1/services/{service}/requests?state={state}&limit={ROWS}");
         let page: api::AccessRequests = console.get(visit, &at).await?;
         more |= page.next.is_some();
         rows.extend(page.requests);
@@ -137,7 +138,7 @@ async fn whole(
         @if is_pending {
             div class="two wide-left" {
                 (approve(visit, service, &request, &plans))
-                (policies::plans_panel(t, &plans))
+                (plans::panel(t, &plans))
             }
         }
         @if may_decline { (decline(visit, service, &request)) }

@@ -3,46 +3,11 @@
 //! They are no part of the state: no digest or backup has them. That one was approved or declined is a
 //! revision with an entry in the audit log.
 
+pub use keepgate_api::RequestState;
 use keepgate_policy::Uid;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-
-/// What became of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestState {
-    /// Nobody has decided.
-    Pending,
-    /// Its code gives a key, once.
-    Approved,
-    /// Its code says so.
-    Declined,
-    /// The key was made. Its code is worth nothing.
-    Fetched,
-}
-
-impl RequestState {
-    /// Its name, in the API and in the store.
-    pub fn name(self) -> &'static str {
-        match self {
-            RequestState::Pending => "pending",
-            RequestState::Approved => "approved",
-            RequestState::Declined => "declined",
-            RequestState::Fetched => "fetched",
-        }
-    }
-
-    /// The state of this name.
-    pub fn from_name(name: &str) -> Option<RequestState> {
-        let all = [
-            RequestState::Pending,
-            RequestState::Approved,
-            RequestState::Declined,
-            RequestState::Fetched,
-        ];
-        all.into_iter().find(|state| state.name() == name)
-    }
-}
 
 /// What a request says, and what was decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +18,7 @@ pub struct RequestBody {
     pub what_for: String,
     /// Requests a day.
     pub per_day: u64,
-    /// The token of the gate through which it came.
+    /// The token of the gate through which it came, or the name of the center's own page.
     pub gate: String,
     /// For whom the key is; none: nobody has approved.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -74,15 +74,49 @@ async function checkErrors(page) {
   await page.waitForSelector(".diag li");
 }
 
+// The page for callers: asked, approved, fetched, and the key shown; `seen` looks at each step.
+async function callersPage(theme, language, seen) {
+  const page = await visitor({ locale: language === "en" ? "en-US" : "zh-CN", colorScheme: theme });
+  await page.goto(`${way.url}/apis/orders`);
+  must((await page.getAttribute("html", "lang")) === language, "the page for callers: the language");
+  await seen(page, "apis");
+  await page.fill("#who", "Nightly import");
+  await page.fill("#what-for", "Copies new orders");
+  await page.fill("#per-day", "1,000");
+  await page.click("form[action$='/ask'] button");
+  const code = (await page.textContent("section.ok pre")).trim();
+  await seen(page, "apis-asked");
+  const asked = await (await fetch(`${BASE}/v1/services/orders/requests?state=pending`, { headers: API })).json();
+  const { id } = asked.requests.find((one) => one.who === "Nightly import");
+  await api("POST", `/v1/services/orders/requests/${id}/approve`, { principal: 'client::"import"', plan: "bulk" });
+  await page.fill("#code", code);
+  await page.click("form[action$='/key'] button");
+  const key = (await page.textContent("section.ok pre")).trim();
+  must(key.startsWith("kgk_") && !page.url().includes(code), "no key, or the code is in the address");
+  await page.fill("#shown", key);
+  await page.click("form[action$='/left'] button");
+  must((await page.locator("td.yes").count()) > 0, "what the key may do is not said");
+  await page.locator("summary").first().click();
+  await seen(page, "apis-key");
+  await page.fill("#per-day", "many");
+  await page.fill("#who", "a");
+  await page.fill("#what-for", "b");
+  await page.click("form[action$='/ask'] button");
+  must((await page.locator("#per-day[aria-invalid]").count()) === 1, "what is wrong is not marked");
+  await seen(page, "apis-wrong");
+  await page.context().close();
+}
+
 async function pictures() {
   mkdirSync(PICTURES, { recursive: true });
   const page = await visitor();
-  const take = async (name) => {
+  const take = async (name, of = page) => {
+    await of.evaluate(() => scrollTo(0, 0));
     for (const [size, width, height] of [["wide", 1360, 900], ["phone", 390, 844]]) {
-      await page.setViewportSize({ width, height });
-      await page.screenshot({ path: join(PICTURES, `${name}-${size}.png`), fullPage: true });
+      await of.setViewportSize({ width, height });
+      await of.screenshot({ path: join(PICTURES, `${name}-${size}.png`), fullPage: true });
     }
-    await page.setViewportSize({ width: 1360, height: 900 });
+    await of.setViewportSize({ width: 1360, height: 900 });
   };
   for (const [theme, language] of [["light", "en"], ["dark", "en"], ["light", "zh-Hans"], ["dark", "zh-Hans"]]) {
     const suffix = `${theme}-${language.slice(0, 2)}`;
@@ -113,6 +147,10 @@ async function pictures() {
     await page.click("[popovertarget=me]");
     await look(page, `settings ${suffix}`);
     await take(`settings-${suffix}`);
+    await callersPage(theme, language, async (of, name) => {
+      await look(of, `${name} ${suffix}`);
+      await take(`${name}-${suffix}`, of);
+    });
   }
 }
 
@@ -176,6 +214,18 @@ async function check() {
   await checkErrors(page);
   await look(page, "errors");
   step("a phone, errors");
+
+  // The page for callers, for everybody.
+  for (const [theme, language] of [["light", "en"], ["dark", "zh-Hans"]]) {
+    await callersPage(theme, language, async (of, name) => {
+      await look(of, `${name} ${theme} ${language}`);
+      await of.setViewportSize({ width: 390, height: 844 });
+      const sideways = await of.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      must(sideways <= 0, `${name} scrolls sideways on a phone by ${sideways} px`);
+      await of.setViewportSize({ width: 1360, height: 900 });
+    });
+  }
+  step("the page for callers");
 
   // Two editors at once.
   const other = await visitor();

@@ -50,13 +50,16 @@ const POLICIES: &str = "// Whatever roles it is put into, a program changes noth
     @id(\"admins\")\npermit (principal in role::\"orders-admin\", action, resource in route::\"/orders\");\n\n\
     @id(\"everybody-reads\")\npermit (principal, action == Action::\"GET\", resource);\n";
 
-const ROUTES: &str = "[[route]]\nmethod = \"GET\"\npath = \"/orders\"\n\n[[route]]\nmethod = \"GET\"\n\
-    path = \"/orders/{id}\"\n\n[[route]]\nmethod = \"DELETE\"\npath = \"/orders/{id}\"\nmax_age = \"5s\"\n";
+const ROUTES: &str = "[[route]]\nmethod = \"GET\"\npath = \"/orders\"\n\
+    operation = \"listOrders\\nLists the orders of a customer\"\n\n[[route]]\nmethod = \"GET\"\n\
+    path = \"/orders/{id}\"\noperation = \"showOrder\\nShows one order\"\n\n[[route]]\nmethod = \"DELETE\"\n\
+    path = \"/orders/{id}\"\nmax_age = \"5s\"\n";
 
 /// A center with a service, a gate that reports, and one that has nothing to say.
 async fn world(center: &Running) -> (Mirror, Mirror) {
     let files = json!({ "files": {
-        "service.toml": "name = \"orders\"\nauthzen = \"default\"\n[identify.api_key]\n",
+        "service.toml": "name = \"orders\"\nauthzen = \"default\"\n[identify.api_key]\n\
+                         [callers_page]\ncenter = true\nurl = \"https://shop.example\"\n",
         "orders.cedar": POLICIES,
         "routes.toml": ROUTES,
         "roles.toml": "[[role]]\nid = \"orders-admin\"\ndescription = \"everything on orders\"\n\
@@ -65,8 +68,11 @@ async fn world(center: &Running) -> (Mirror, Mirror) {
     center.ask("POST", "/v1/services/orders/apply", Some(files)).await.good();
     let rule = json!({ "key": "address", "rate": "20/s", "burst": 40 });
     center.ask("PUT", "/v1/services/orders/limits/everybody", Some(rule)).await.good();
-    let plan =
-        json!({ "rule": [{ "name": "bulk", "key": "api_key", "rate": "50/s", "burst": 100 }] });
+    let plan = json!({ "description": "for programs that ask", "rule": [
+            { "name": "bulk", "key": "api_key", "rate": "50/s", "burst": 100 },
+            { "name": "bulk-one", "key": "api_key", "rate": "3000/min", "route": "/orders/{id}",
+              "methods": ["GET"], "concurrency": 8 },
+        ] });
     center.ask("PUT", "/v1/services/orders/plans/bulk", Some(plan)).await.good();
     center.service("stock", &[]).await;
     let grant = json!({ "principal": { "type": "role", "id": "orders-admin" }, "actions": [],
@@ -107,7 +113,7 @@ async fn run(pictures: Option<&str>) {
     };
     let dir = Dir::new();
     let center = Running::start(&dir).await;
-    let _gates = world(&center).await;
+    let (gate, _other) = world(&center).await;
     let editor = center.token("editor", "stock").await;
     let (base, admin) = (format!("http://{}", center.addr), center.admin.clone());
     let database = dir.path().join("center.db").display().to_string();
@@ -121,7 +127,14 @@ async fn run(pictures: Option<&str>) {
         ("REQUEST", request),
     ];
     more.extend(pictures.map(|to| ("PICTURES", to.to_owned())));
-    tokio::task::spawn_blocking(move || needs.run("console.mjs", &more)).await.unwrap();
+    let mut script = tokio::task::spawn_blocking(move || needs.run("console.mjs", &more));
+    // A center forgets what a gate has not said again for a while, and the browser may take longer.
+    loop {
+        tokio::select! {
+            done = &mut script => return done.unwrap(),
+            () = tokio::time::sleep(Duration::from_secs(5)) => gate.report("orders", report()).await,
+        }
+    }
 }
 
 /// Sign in, a wrong token, an expired session, a forged form, the editor of another service, two editors

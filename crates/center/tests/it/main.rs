@@ -8,6 +8,7 @@
 
 mod access_requests;
 mod admin;
+mod apis;
 mod apply;
 mod audit_chain;
 mod authzen;

@@ -1,8 +1,8 @@
 //! Who a caller is, from what it shows.
 //!
-//! Tokens and key sets are read in the crate `identify`. [`claims`] reads what tokens say beyond a
+//! Tokens, key sets and API keys are read in the crate `identify`. [`claims`] reads what tokens say beyond a
 //! name (pure), `issuers` keeps their keys fresh, [`introspection`] asks what opaque tokens mean, `cache` remembers tokens that were
-//! verified, `key` checks API keys, [`assertion`] signs what an upstream is told of a caller. Which ways
+//! verified, [`assertion`] signs what an upstream is told of a caller. Which ways
 //! a service takes is in its settings (`policy::identify`).
 //!
 //! INVARIANT: a credential that is shown and does not hold is a refusal; it never falls through
@@ -13,6 +13,5 @@ pub(crate) mod cache;
 pub mod claims;
 pub mod introspection;
 pub(crate) mod issuers;
-pub(crate) mod key;
 
-pub use keepgate_identify::{access, discovery, jwks, jwt};
+pub use keepgate_identify::{access, discovery, jwks, jwt, key};

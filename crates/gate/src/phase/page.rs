@@ -13,8 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_LANGUAGE, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_LENGTH,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN, REFERRER_POLICY, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -23,15 +22,15 @@ use keepgate_limit::Caller;
 use keepgate_limit::limiter::Unit;
 use keepgate_observe::unix_s;
 use keepgate_page::{
-    Api, AskForm, CONTENT_SECURITY_POLICY as POLICY, Lang, Left, MAX_CODE, MAX_OPERATIONS,
-    MAX_SENT, May, Notice, Page, STYLE, YourKey, field, fields, paths,
+    Api, AskForm, HEADERS, HasLeft, Lang, Left, Limit, MAX_CODE, MAX_OPERATIONS, MAX_SENT, May,
+    Notice, Page, STYLE, YourKey, field, fields, is_own, paths,
 };
+use keepgate_policy::Query;
 use keepgate_policy::decision::Effect;
 use keepgate_policy::proto::caller_answer::Answer;
 use keepgate_policy::proto::caller_question::Question;
 use keepgate_policy::proto::{self, CallerRefused};
 use keepgate_policy::world::Prepared;
-use keepgate_policy::{Query, host};
 
 use super::stage::{Accepted, Ended, Refused, Unrouted};
 use super::undecided::{fresh_within, no_decision};
@@ -46,10 +45,6 @@ use crate::service::table::{Service, Table};
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// How long a form may take to arrive.
 const FORM_WITHIN: Duration = Duration::from_secs(10);
-/// Seconds after which a caller without an answer may try again.
-const AGAIN_S: u32 = 5;
-/// The same where the center takes no more requests for access, and does not say when.
-const FULL_S: u32 = 600;
 
 /// What belongs to the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +135,7 @@ async fn answer(
         let key = shown.map(|key| view.key(&key));
         return Ok(view.respond(view.page(StatusCode::OK, None, key, AskForm::default())));
     }
-    check_origin(parts.headers.get(SEC_FETCH_SITE), parts.headers.get(ORIGIN), &accepted.host)?;
+    check_origin(&parts.headers, &accepted.host)?;
     let sent = read(&parts.headers, body).await?;
     let view = View { sent, ..view };
     if let Err(wait) = counted {
@@ -170,24 +165,10 @@ fn shown_key(headers: &HeaderMap, service: &Service) -> Option<String> {
     Some(key.trim().to_owned())
 }
 
-/// A form must come from the page itself. Nobody is signed in here, so all that another page could do is
-/// to spend what the address of its visitor may ask; a program that is no browser says nothing.
-fn check_origin(
-    site: Option<&HeaderValue>,
-    origin: Option<&HeaderValue>,
-    own: &str,
-) -> Result<(), Problem> {
-    let is_own = match (site.map(HeaderValue::as_bytes), origin) {
-        (Some(b"same-origin" | b"none"), _) => true,
-        (Some(_), _) => false,
-        (None, None) => true,
-        (None, Some(origin)) => {
-            let origin = origin.to_str().unwrap_or_default();
-            let named = origin.split_once("://").and_then(|(_, rest)| host::normal(rest).ok());
-            named.is_some_and(|(name, _)| name == own)
-        }
-    };
-    if is_own {
+/// A form must come from the page itself.
+fn check_origin(headers: &HeaderMap, own: &str) -> Result<(), Problem> {
+    let said = |name: &HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+    if is_own(said(&SEC_FETCH_SITE), said(&ORIGIN), own) {
         return Ok(());
     }
     Err(Problem::new(Kind::BadRequest, "the form was sent from a page of another origin"))
@@ -272,11 +253,9 @@ impl View<'_> {
         let mut say = |name, value| headers.insert(name, HeaderValue::from_static(value));
         say(CONTENT_TYPE, media_type);
         say(CACHE_CONTROL, caching);
-        say(CONTENT_SECURITY_POLICY, POLICY);
-        say(X_CONTENT_TYPE_OPTIONS, "nosniff");
-        say(X_FRAME_OPTIONS, "DENY");
-        // Not `no-referrer`: without one, the origin of a form is `null`.
-        say(REFERRER_POLICY, "same-origin");
+        for (name, value) in HEADERS {
+            say(HeaderName::from_static(name), value);
+        }
         if let Some(lang) = lang {
             say(CONTENT_LANGUAGE, lang.tag());
         }
@@ -313,10 +292,11 @@ impl View<'_> {
             api: &api,
             lang,
             here: self.accepted.page().unwrap_or_default(),
-            origin: &origin(self.accepted, &arrived.parts.headers),
+            origin: Some(&origin(self.accepted, &arrived.parts.headers)),
             notice,
             key,
             shows_keys: self.service.ways.api_key.is_some(),
+            counts: true,
             takes_asks: true,
             form,
         }
@@ -402,23 +382,14 @@ impl View<'_> {
 
     /// What it means that it was not done.
     fn refused(&self, answer: Option<Answer>) -> (StatusCode, Notice<'static>, Option<u32>) {
-        let unavailable = (StatusCode::SERVICE_UNAVAILABLE, Notice::Unavailable, Some(AGAIN_S));
-        let Some(Answer::Refused(CallerRefused { reason, retry_after_s })) = answer else {
-            return unavailable;
-        };
-        let told = |least: u32| if retry_after_s == 0 { least } else { retry_after_s };
-        match reason.as_str() {
-            "too-many" => {
-                let wait = told(60);
-                (StatusCode::TOO_MANY_REQUESTS, Notice::TooMany(wait), Some(wait))
+        let (reason, retry_after_s) = match answer {
+            Some(Answer::Refused(CallerRefused { reason, retry_after_s })) => {
+                (reason, retry_after_s)
             }
-            "full" => (StatusCode::SERVICE_UNAVAILABLE, Notice::Full, Some(told(FULL_S))),
-            "invalid" => (StatusCode::UNPROCESSABLE_ENTITY, Notice::Invalid, None),
-            "unknown" => (StatusCode::NOT_FOUND, Notice::Unknown, None),
-            "pending" => (StatusCode::ACCEPTED, Notice::Pending, Some(told(60))),
-            "declined" => (StatusCode::GONE, Notice::Declined, None),
-            _ => unavailable,
-        }
+            _ => (String::new(), 0),
+        };
+        let (status, notice, wait) = Notice::of_refusal(&reason, retry_after_s);
+        (StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), notice, wait)
     }
 
     /// What a key may do, and has left.
@@ -437,30 +408,50 @@ impl View<'_> {
             plan: Some(body.plan.as_str()).filter(|plan| !plan.is_empty()),
             header: &|name| parts.headers.get(name).map(HeaderValue::as_bytes),
         };
-        let limiter = &self.service.limits.limiter;
-        let now = self.accepted.entry.served.tables.limiting.now();
-        // What its address has left is not the key's.
-        let [_, said] = limiter.peek(&caller, "GET", None, now);
-        let left = said.reports().iter().filter(|report| !report.shadow).filter_map(|report| {
-            let policy = limiter.policy(&said, report)?;
-            let of = match report.unit {
-                Unit::Rate => policy.quota()?.burst(),
-                Unit::Concurrency => policy.rule().concurrency?,
-            };
-            Some(Left {
-                name: policy.rule().name.clone(),
-                unit: report.unit,
-                left: report.remaining.into(),
-                of: of.into(),
-                full_in_s: report.reset_ns.div_ceil(1_000_000_000),
-            })
-        });
         YourKey::Known {
             prefix: prefix.to_owned(),
             plan: body.plan.clone(),
-            left: left.collect(),
+            left: HasLeft::Here(self.left(&caller)),
             may: self.may(&body.principal),
         }
+    }
+
+    /// What the limits of a caller have left: those of all requests, then those of single methods and routes,
+    /// in the order of the operations. Nothing is charged.
+    fn left(&self, caller: &Caller<'_>) -> Vec<Left> {
+        let limiter = &self.service.limits.limiter;
+        let now = self.accepted.entry.served.tables.limiting.now();
+        let routes = self.service.router.routes().iter().take(MAX_OPERATIONS);
+        let routes = routes.map(|route| {
+            let method = if route.method == "*" { "GET" } else { route.method.as_str() };
+            (method, Some(route.path.as_str()))
+        });
+        let mut all: Vec<Left> = Vec::new();
+        for (method, route) in std::iter::once(("GET", None)).chain(routes) {
+            // What its address has left is not the key's.
+            let [_, said] = limiter.peek(caller, method, route, now);
+            for report in said.reports().iter().filter(|report| !report.shadow) {
+                let Some(policy) = limiter.policy(&said, report) else { continue };
+                let (rule, unit) = (policy.rule(), report.unit);
+                if all.iter().any(|one| one.name == rule.name && one.unit == unit) {
+                    continue;
+                }
+                let of = match unit {
+                    Unit::Rate => policy.quota().map(|quota| quota.burst()),
+                    Unit::Concurrency => rule.concurrency,
+                };
+                let Some(of) = of else { continue };
+                all.push(Left {
+                    name: rule.name.clone(),
+                    on: Limit::subject(rule),
+                    unit,
+                    left: report.remaining.into(),
+                    of: of.into(),
+                    full_in_s: report.reset_ns.div_ceil(1_000_000_000),
+                });
+            }
+        }
+        all
     }
 
     /// What a principal may do, as far as it is the same for all requests of a route.
@@ -507,31 +498,4 @@ fn origin(accepted: &Accepted, headers: &HeaderMap) -> String {
     let named = headers.get(HOST).and_then(|value| value.to_str().ok());
     let host = authority.or(named).unwrap_or(&accepted.host);
     format!("{}://{host}", if is_tls { "https" } else { "http" })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_form_comes_from_its_own_page() {
-        let own = "a.example";
-        for (site, origin, is_taken) in [
-            (None, None, true),
-            (Some("same-origin"), Some("null"), true),
-            (Some("none"), None, true),
-            (Some("same-site"), Some("https://a.example"), false),
-            (Some("cross-site"), None, false),
-            (None, Some("https://a.example"), true),
-            (None, Some("http://A.example:8080"), true),
-            (None, Some("https://b.example"), false),
-            (None, Some("https://a.example.b"), false),
-            (None, Some("null"), false),
-            (None, Some(""), false),
-        ] {
-            let header = |text: Option<&'static str>| text.map(HeaderValue::from_static);
-            let checked = check_origin(header(site).as_ref(), header(origin).as_ref(), own);
-            assert_eq!(checked.is_ok(), is_taken, "{site:?} {origin:?}");
-        }
-    }
 }

@@ -250,6 +250,42 @@ async fn a_key_is_told_what_it_may_do_and_has_left() {
     assert!(bodies[0].contains("not a key of this API") && bodies.iter().all(|b| *b == bodies[0]));
 }
 
+/// What single methods and routes have left is among it, with what it is for, and a look takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_told_what_single_routes_have_left() {
+    let echo = Echo::start().await;
+    let (mut draft, key) = keyed();
+    draft.limits = vec![
+        json!({"name": "mine", "key": "principal", "rate": "100/h"}),
+        json!({"name": "one-route", "key": "api_key", "rate": "50/h", "route": "/orders", "plan": "*"}),
+        json!({"name": "writes", "key": "api_key", "rate": "7/h", "methods": ["DELETE"],
+               "route": "/orders/*", "plan": "*"}),
+        json!({"name": "at-once", "key": "api_key", "concurrency": 3, "route": "/orders", "plan": "*"}),
+        json!({"name": "unused", "key": "api_key", "rate": "9/h", "route": "/nothing/*", "plan": "*"}),
+        json!({"name": "watched", "key": "api_key", "rate": "8/h", "plan": "*", "shadow": true}),
+    ];
+    draft.routes.push(route("DELETE", "/orders/{id}"));
+    let gate = TestGate::start(&draft, &echo.url).await;
+    let left = async || {
+        let shown = get(gate.addr, PAGE, &[("x-api-key", &key)]).await;
+        let (_, list) = shown.body.split_once("<dl>").unwrap();
+        let (list, _) = list.split_once("</dl>").unwrap();
+        let plain = list.split(['<', '>']).skip(2).step_by(2);
+        plain.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("|")
+    };
+    let first = left().await;
+    assert_eq!(
+        first,
+        "Plan|none|mine|100 of 100 left|writes| on DELETE /orders/*|7 of 7 left|\
+         at-once| on /orders|3 of 3 left|one-route| on /orders|50 of 50 left"
+    );
+    assert_eq!(left().await, first, "a look takes nothing");
+    assert_eq!(get(gate.addr, "/orders", &[("x-api-key", &key)]).await.status, 200);
+    let after = left().await;
+    assert!(after.contains("|99 of 100 left") && after.contains("|49 of 50 left"), "{after}");
+    assert!(after.contains("|7 of 7 left"), "{after}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_reaches_the_center_and_its_answer_the_caller() {
     let echo = Echo::start().await;

@@ -37,14 +37,15 @@ enum State {
 }
 
 impl State {
-    fn query(self) -> &'static str {
-        match self {
-            State::Pending => "&state=pending",
-            State::Approved => "&state=approved",
-            State::Declined => "&state=declined",
-            State::Fetched => "&state=fetched",
-            State::All => "",
-        }
+    fn query(self) -> String {
+        let state = match self {
+            State::Pending => RequestState::Pending,
+            State::Approved => RequestState::Approved,
+            State::Declined => RequestState::Declined,
+            State::Fetched => RequestState::Fetched,
+            State::All => return String::new(),
+        };
+        format!("&state={}", state.name())
     }
 }
 
@@ -155,16 +156,10 @@ fn table(requests: &[AccessRequest]) -> Table {
     let mut table =
         Table::new(&["id", "asked", "state", "who", "what for", "a day", "address", "key"]);
     for request in requests {
-        let state = match request.state {
-            RequestState::Pending => "pending",
-            RequestState::Approved => "approved",
-            RequestState::Declined => "declined",
-            RequestState::Fetched => "fetched",
-        };
         table.row([
             request.id.clone(),
             keepgate_observe::date(request.asked_unix_s),
-            state.to_owned(),
+            request.state.name().to_owned(),
             shown(&request.who),
             shown(&request.what_for),
             style::count(request.per_day),

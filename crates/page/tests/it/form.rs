@@ -1,7 +1,8 @@
 //! Untrusted forms: within the bounds they are read, beyond them they are not.
 
 use keepgate_page::{
-    Ask, AskForm, MAX_FORM, MAX_PER_DAY, MAX_SENT, MAX_WHAT_FOR, MAX_WHO, field, fields,
+    Ask, AskForm, MAX_FORM, MAX_PER_DAY, MAX_SENT, MAX_WHAT_FOR, MAX_WHO, Notice, field, fields,
+    is_own,
 };
 use proptest::prelude::*;
 
@@ -78,5 +79,42 @@ proptest! {
                 prop_assert!(ask.who.len() <= MAX_WHO && ask.what_for.len() <= MAX_WHAT_FOR);
             }
         }
+    }
+}
+
+#[test]
+fn a_form_comes_from_its_own_page() {
+    for (site, origin, is_taken) in [
+        (None, None, true),
+        (Some("same-origin"), Some("null"), true),
+        (Some("none"), None, true),
+        (Some("same-site"), Some("https://a.example"), false),
+        (Some("cross-site"), None, false),
+        (Some(""), None, false),
+        (None, Some("https://a.example"), true),
+        (None, Some("http://A.example:8080"), true),
+        (None, Some("https://b.example"), false),
+        (None, Some("https://a.example.b"), false),
+        (None, Some("null"), false),
+        (None, Some(""), false),
+    ] {
+        let said = is_own(site.map(str::as_bytes), origin.map(str::as_bytes), "a.example");
+        assert_eq!(said, is_taken, "{site:?} {origin:?}");
+    }
+    assert!(!is_own(None, Some(b"https://\xff"), "a.example"));
+}
+
+/// Each reason of the protocol has an answer of its own; what is not known is "cannot tell", never "declined".
+#[test]
+fn every_refusal_of_the_center_is_told_apart() {
+    let mut seen = Vec::new();
+    for reason in ["too-many", "full", "invalid", "unknown", "pending", "declined", "unavailable"] {
+        let (status, notice, wait) = Notice::of_refusal(reason, 7);
+        assert!(!seen.contains(&notice), "{reason}");
+        assert_eq!(wait.is_some(), matches!(status, 202 | 429 | 503), "{reason}");
+        seen.push(notice);
+    }
+    for other in ["", "DECLINED", "x"] {
+        assert_eq!(Notice::of_refusal(other, 0), (503, Notice::Unavailable, Some(5)));
     }
 }

@@ -3,7 +3,7 @@
 use keepgate_limit::limiter::Unit;
 use keepgate_limit::rules::{Defaults, Limits};
 use keepgate_page::{
-    Api, AskForm, Lang, Left, MAX_OPERATIONS, May, Notice, Operation, Page, STYLE, YourKey,
+    Api, AskForm, HasLeft, Lang, Left, MAX_OPERATIONS, May, Notice, Operation, Page, STYLE, YourKey,
 };
 use keepgate_policy::identify::{ApiKeyHeader, Identify};
 use keepgate_policy::route::Route;
@@ -15,10 +15,11 @@ fn page(api: &Api) -> Page<'_> {
         api,
         lang: Lang::English,
         here: "/.keepgate/api",
-        origin: "https://shop.example",
+        origin: Some("https://shop.example"),
         notice: None,
         key: None,
         shows_keys: true,
+        counts: true,
         takes_asks: true,
         form: AskForm::default(),
     }
@@ -26,7 +27,7 @@ fn page(api: &Api) -> Page<'_> {
 
 fn orders() -> Api {
     let mut one = Route::new("GET", "/orders/{id}");
-    one.operation = Some("getOrder".to_owned());
+    one.describe("getOrder", "Shows <one> order\nand more");
     let routes = [Route::new("GET", "/orders"), one, Route::new("POST", "/orders")];
     let identify = Identify {
         api_key: Some(ApiKeyHeader { header: "x-api-key".to_owned() }),
@@ -47,6 +48,7 @@ fn every_value_is_escaped() {
         method: evil.clone(),
         path: evil.clone(),
         name: evil.clone(),
+        summary: evil.clone(),
         anonymous: false,
     }];
     for limit in &mut api.limits {
@@ -58,11 +60,18 @@ fn every_value_is_escaped() {
         limits: api.limits.clone(),
     };
     api.plans = vec![plan];
-    let left = Left { name: evil.clone(), unit: Unit::Rate, left: 1, of: 2, full_in_s: 3 };
+    let left = Left {
+        name: evil.clone(),
+        on: evil.clone(),
+        unit: Unit::Rate,
+        left: 1,
+        of: 2,
+        full_in_s: 3,
+    };
     let key = YourKey::Known {
         prefix: evil.clone(),
         plan: evil.clone(),
-        left: vec![left],
+        left: HasLeft::Here(vec![left]),
         may: vec![May::Depends],
     };
     for lang in Lang::ALL {
@@ -74,7 +83,7 @@ fn every_value_is_escaped() {
                 ..AskForm::default()
             };
             let (notice, key) = (Some(notice), Some(key.clone()));
-            let (here, origin) = (EVIL, EVIL);
+            let (here, origin) = (EVIL, Some(EVIL));
             let page = Page { lang, here, origin, notice, key, form, ..page(&api) };
             let html = page.html();
             assert!(!html.contains("<script"), "{html}");
@@ -109,6 +118,7 @@ fn it_says_what_the_service_says_of_itself() {
         "lang=\"en\"",
         "/shop/orders/{id}",
         "getOrder",
+        "Shows &lt;one&gt; order</span>",
         "curl -H &quot;x-api-key: $KEY&quot; 'https://shop.example/shop/orders'",
         "curl -X POST",
         "default-principal",

@@ -120,11 +120,16 @@ impl Node {
     }
 }
 
+/// Members for people alone: of two, the first is read.
+const WORDS: [&str; 2] = ["summary", "description"];
+
 /// An object, if no member's name occurs twice.
 pub(super) fn object(members: Vec<(String, Node)>) -> Result<Value, Problem> {
     let mut lines = std::collections::HashMap::with_capacity(members.len());
     for (name, node) in &members {
-        if let Some(first) = lines.insert(name.as_str(), node.line) {
+        if let Some(first) = lines.insert(name.as_str(), node.line)
+            && !WORDS.contains(&name.as_str())
+        {
             let message = format!("`{name}` occurs twice in one object, first in line {first}");
             return Err(Problem { line: Some(node.line), message });
         }

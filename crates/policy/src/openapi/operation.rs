@@ -8,6 +8,8 @@ use crate::{duration, size};
 /// What is read of an operation.
 pub(super) static OPERATION: Want = Want::Object(&[
     ("operationId", &Want::Leaf),
+    ("summary", &Want::Leaf),
+    ("description", &Want::Leaf),
     ("servers", &super::base::SERVERS),
     ("x-keepgate-resource", &Want::Each(&Want::Leaf)),
 ]);
@@ -39,12 +41,15 @@ pub(super) fn route(
     operation.refuse_ours("an operation", &KNOWN, problems);
     let mut route = Route::new(method, path);
     let mut wrong = |node: &Node, message: String| problems.add(node.line, message);
+    let words = |name: &str| operation.get(name).and_then(Node::scalar).unwrap_or_default();
+    // Numbers too: some generators write them.
+    let (id, summary) = (words("operationId"), words("summary"));
+    let is_said = !summary.trim().is_empty();
+    route.describe(&id, &if is_said { summary } else { words("description") });
     for (name, node) in operation.members() {
         let expected =
             |what: &str| format!("`{name}`: expected {what}, found {}", node.value.what());
         match name {
-            // Numbers too: some generators write them.
-            "operationId" => route.operation = node.scalar(),
             "x-keepgate-action" => match node.text() {
                 Some(text) => route.action = Some(text.to_owned()),
                 None => wrong(node, expected("a text")),

@@ -68,7 +68,7 @@ pub(super) struct Downward<'a> {
     below_fresh: HashMap<Id, Vec<Id>, foldhash::fast::FixedState>,
 }
 
-fn name<'n>(names: &'n Names, id: Id) -> (&'n str, &'n str) {
+fn name(names: &Names, id: Id) -> (&str, &str) {
     (names.text(names.kind(id)), names.text(id))
 }
 

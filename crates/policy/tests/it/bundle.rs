@@ -276,7 +276,7 @@ fn errors_name_file_and_line() {
     refused(
         &[("service.toml", "name = \"s\"\n\ncolor = 1")],
         expect![
-            "service.toml:3: unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `body_bytes`, `on_token_expiry`, `assertion`, `cors`"
+            "service.toml:3: unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `body_bytes`, `on_token_expiry`, `assertion`, `cors`, `callers_page`"
         ],
     );
     refused(

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use expect_test::{Expect, expect};
-use keepgate_policy::route::Route;
+use keepgate_policy::route::{MAX_SUMMARY_BYTES, Route};
 use keepgate_policy::router::{Matched, Router};
 use keepgate_policy::{openapi, sample};
 
@@ -91,6 +91,58 @@ fn routes_are_read_with_what_they_say() {
         {"method":"GET","path":"/api/health","anonymous":true}
         {"method":"TRACE","path":"/api/health"}
     "#]].assert_eq(&lines.concat());
+}
+
+/// The summary, else the first line of the description, in one text with the id, as readers of earlier
+/// releases take it.
+#[test]
+fn an_operation_says_in_one_line_what_it_does() {
+    let long = "\u{e9}".repeat(150);
+    let text = format!(
+        "openapi: 3.1.0\npaths:\n  /a:\n    get: {{ operationId: listA, summary: \"Lists\\tA\", description: no }}\n\
+         \x20   put: {{ description: \"\\n  \\n First \\e[31mline\\u202e.\\r\\nSecond\" }}\n\
+         \x20   post: {{ operationId: \"a\\nb\", summary: \"\" }}\n    patch: {{ summary: {long} }}\n\
+         \x20   delete: {{ summary: {{ odd: 1 }}, description: [odd] }}\n"
+    );
+    let routes = routes(&text);
+    let said: Vec<(&str, &str, String)> = routes
+        .iter()
+        .map(|route| (route.method.as_str(), route.operation_id(), route.summary()))
+        .collect();
+    assert_eq!(said[0], ("GET", "listA", "Lists A".to_owned()));
+    assert_eq!(said[1], ("PUT", "", "First [31mline.".to_owned()));
+    assert_eq!(said[2], ("POST", "a", String::new()));
+    let (_, id, cut) = &said[3];
+    assert!(id.is_empty() && cut.ends_with("\u{e9}\u{2026}"), "{cut}");
+    assert!((199..=MAX_SUMMARY_BYTES).contains(&cut.len()), "{}", cut.len());
+    assert_eq!(said[4], ("DELETE", "", String::new()));
+    assert_eq!(routes[0].operation.as_deref(), Some("listA\nLists A"));
+    assert_eq!(routes[4].operation, None);
+    assert!(routes.iter().all(|route| route.needs() == 1));
+    // At the bound it is whole; what a store has, from whatever release, is shown within it.
+    let mut route = Route::new("GET", "/a");
+    for (length, is_whole) in [(MAX_SUMMARY_BYTES, true), (MAX_SUMMARY_BYTES + 1, false)] {
+        route.describe("", &"x".repeat(length));
+        assert_eq!(route.summary().len() == length, is_whole);
+    }
+    for (text, id, summary) in [
+        ("listA", "listA", ""),
+        ("", "", ""),
+        ("listA\n", "listA", ""),
+        ("listA\n\n\u{0}x\ny", "listA", "x"),
+    ] {
+        route.operation = Some(text.to_owned());
+        assert_eq!((route.operation_id(), route.summary().as_str()), (id, summary), "{text:?}");
+    }
+    route.operation = Some(format!("a\n{}", "y".repeat(10_000)));
+    assert_eq!(route.summary().len(), MAX_SUMMARY_BYTES);
+}
+
+/// Words for people are no reason to refuse a document.
+#[test]
+fn a_summary_that_occurs_twice_is_no_fault() {
+    let text = r#"{"openapi":"3.1.0","paths":{"/a":{"get":{"summary":"one","summary":"two"}}}}"#;
+    assert_eq!(routes(text)[0].summary(), "one");
 }
 
 #[test]
@@ -584,7 +636,7 @@ fn githubs_description_is_read_and_routed() {
         }
     }
     let mut read: Vec<(String, String)> =
-        routes.iter().map(|route| (route.name(), route.operation.clone().unwrap())).collect();
+        routes.iter().map(|route| (route.name(), route.operation_id().to_owned())).collect();
     expected.sort();
     read.sort();
     assert_eq!(read, expected);

@@ -93,6 +93,23 @@ fn a_bound_on_bodies_is_a_size() {
 }
 
 #[test]
+fn the_page_for_callers_at_the_center_is_of_format_3() {
+    let read =
+        |text: &str| toml::from_str::<ServiceSettings>(&format!("name = \"orders\"\n{text}"));
+    let settings = read("[callers_page]\ncenter = true\nurl = \"https://shop.example/\"").unwrap();
+    assert_eq!(settings.needs(), 3);
+    // A slash at the end would be one too many before a path.
+    assert_eq!(settings.callers_page.url.as_deref(), Some("https://shop.example"));
+    let text = toml::to_string(&settings).unwrap();
+    assert_eq!(toml::from_str::<ServiceSettings>(&text).unwrap(), settings);
+    // What says nothing is not written, and asks for nothing.
+    let named = ServiceSettings::named("orders");
+    assert_eq!(read("[callers_page]\ncenter = false").unwrap(), named);
+    assert!(read("[callers_page]\npublic = true").is_err());
+    assert!(read("[callers_page]\nurl = \"shop.example\"").is_err());
+}
+
+#[test]
 fn toml_and_json_agree() {
     let settings: ServiceSettings = toml::from_str(FULL).unwrap();
     assert_eq!(settings.max_age_ms, 5_000);
@@ -189,7 +206,7 @@ fn settings_that_cannot_be_meant_are_refused() {
     refused(
         "color = 1",
         expect![
-            "unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `body_bytes`, `on_token_expiry`, `assertion`, `cors`"
+            "unknown field `color`, expected one of `name`, `authzen`, `unmatched`, `hosts`, `paths`, `empty_segments`, `path_parameters`, `encoded_slash`, `keep_encoded_slash`, `paths_fold`, `keep_headers`, `max_age`, `help`, `limits`, `identify`, `answer_timeout`, `answer_idle`, `body_bytes`, `on_token_expiry`, `assertion`, `cors`, `callers_page`"
         ],
     );
     refused(

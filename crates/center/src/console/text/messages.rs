@@ -431,6 +431,26 @@ messages! {
     no_plan: "There is no plan", "没有套餐";
     no_plan_more: "A plan is a named set of limits that an API key belongs to. Plans are in limits.toml.", "套餐是 API 密钥所属的一组具名限流规则。套餐在 limits.toml。";
 
+    // Plans, rule by rule.
+    no_rule_in_plan: "It has no rule: the limits of all callers apply.", "没有规则:适用所有调用方的限流。";
+    comma: ", ", ",";
+    each_second(n): "{n} per second", "每秒 {n} 个";
+    each_minute(n): "{n} per minute", "每分钟 {n} 个";
+    each_hour(n): "{n} per hour", "每小时 {n} 个";
+    each_day(n): "{n} per day", "每天 {n} 个";
+    each_span(n, span): "{n} per {span}", "每 {span} {n} 个";
+    rule_burst(n): "burst {n}", "突发 {n}";
+    rule_at_once(n): "{n} at once", "并发 {n}";
+    by_address: "per address", "按地址";
+    by_principal: "per principal", "按主体";
+    by_api_key: "per key", "按密钥";
+    by_header(name): "per value of {name}", "按 {name} 的值";
+    rule_on(what): "on {what}", "用于 {what}";
+    rule_of(what): "only for {what}", "仅限 {what}";
+    rule_cost(n): "{n} tokens a request", "每个请求消耗 {n} 个令牌";
+    rule_costs(n, what): "{n} tokens on {what}", "{what} 消耗 {n} 个令牌";
+    rule_shadow: "counts only and refuses nothing", "只计数,不拒绝";
+
     // Callers.
     caller: "Caller", "调用方";
     top_callers: "Top callers", "主要调用方";
@@ -467,10 +487,11 @@ messages! {
     revoke_key_note: "It takes effect at each gate within moments. It cannot be undone; make a new key instead.", "片刻内在每个网关生效。无法撤回;请改为创建新密钥。";
     key_revoked(n): "The key was revoked as revision {n}.", "密钥已撤销,修订 {n}。";
     access_requests: "Requests for access", "访问申请";
-    access_requests_rest: "Asked on a gate's page. What waits is decided here.", "在网关页面上提出。待处理的申请在此决定。";
+    access_requests_rest: "Asked on the page for callers. What waits is decided here.", "在面向调用方的页面上提出。待处理的申请在此决定。";
     access_request: "Request for access", "访问申请";
     no_request: "No request waits", "没有待处理的申请";
-    no_request_more: "Callers ask on the gate's page, /.keepgate/api; a 429 leads there.", "调用方在网关页面 /.keepgate/api 上申请;429 会引导至此。";
+    no_request_more: "Callers ask on the gate's page, /.keepgate/api; a 429 leads there. If the service says center = true in [callers_page], they also ask at /apis/NAME of this center.",
+        "调用方在网关页面 /.keepgate/api 上申请;429 会引导至此。如果服务在 [callers_page] 中设置 center = true,也可在本控制中心的 /apis/NAME 上申请。";
     more_requests: "There are more. Decide these first, or use `keepgate request list`.", "还有更多。请先处理这些,或使用 `keepgate request list`。";
     asked_at: "Asked", "申请时间";
     who_asks: "Who asks", "申请者";
@@ -571,7 +592,7 @@ mod tests {
     use super::*;
 
     /// Names that are the same everywhere.
-    const SAME: [&str; 1] = ["keepgate"];
+    const SAME: [&str; 2] = ["keepgate", "comma"];
 
     fn arguments(text: &str) -> BTreeSet<&str> {
         let text = text.split("{{").flat_map(|part| part.split("}}"));
@@ -595,7 +616,7 @@ mod tests {
     }
 
     /// The sources of the pages, in which no text may stand.
-    const PAGES: [(&str, &str); 20] = [
+    const PAGES: [(&str, &str); 21] = [
         ("access", include_str!("../access.rs")),
         ("back", include_str!("../back.rs")),
         ("callers", include_str!("../callers.rs")),
@@ -610,6 +631,7 @@ mod tests {
         ("mod", include_str!("../mod.rs")),
         ("overview", include_str!("../overview.rs")),
         ("part", include_str!("../part.rs")),
+        ("plans", include_str!("../plans.rs")),
         ("policies", include_str!("../policies.rs")),
         ("requests", include_str!("../requests.rs")),
         ("reviews", include_str!("../reviews.rs")),

@@ -12,18 +12,23 @@ const MAX_KEY: usize = 256;
 
 /// Why a key identifies nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum KeyError {
+pub enum KeyError {
+    /// Not `kgk_PREFIX_SECRET`, or too long.
     #[error("the API key is malformed")]
     Malformed,
     /// Unknown prefix or wrong secret: the same to the outside.
     #[error("the API key is not known")]
     Unknown,
+    /// It was good once.
     #[error("the API key has expired")]
     Expired,
 }
 
 /// The prefix of a key, by which it is found.
-pub(crate) fn prefix(key: &str) -> Result<&str, KeyError> {
+///
+/// # Errors
+/// A key of another form.
+pub fn prefix(key: &str) -> Result<&str, KeyError> {
     let rest = key.strip_prefix("kgk_").ok_or(KeyError::Malformed)?;
     match rest.split_once('_') {
         Some((prefix, secret))
@@ -35,8 +40,12 @@ pub(crate) fn prefix(key: &str) -> Result<&str, KeyError> {
     }
 }
 
-/// Whether `key` is the one that `body` describes, and still good.
-pub(crate) fn check(key: &str, body: &KeyBody, now_unix_s: u64) -> Result<(), KeyError> {
+/// Whether `key` is the one that `body` describes, and still good at this time in seconds since the Unix
+/// epoch.
+///
+/// # Errors
+/// It is another one, or has expired.
+pub fn check(key: &str, body: &KeyBody, now_unix_s: u64) -> Result<(), KeyError> {
     let hash = Sha256::digest(key.as_bytes());
     let mut hex = [0u8; 64];
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
