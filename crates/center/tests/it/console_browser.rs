@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use keepgate_limit::top::{Observation, Outcome, Top};
 use keepgate_limit::{AddressKey, Nanos, Seed};
-use keepgate_policy::proto::AskAccess;
 use keepgate_policy::proto::caller_question::Question;
+use keepgate_policy::proto::{AskAccess, Figures, LimitFigures};
 use serde_json::json;
 
 use crate::browser::Needs;
@@ -40,6 +40,25 @@ fn report() -> Vec<u8> {
         );
     }
     serde_json::to_vec(&top.report(at(48_000), 20, None)).unwrap()
+}
+
+/// What the gate did in a few seconds.
+fn figures(requests: u64) -> Figures {
+    let limits =
+        [("everybody", 9, 4), ("bulk", 2, 0)].map(|(name, passed, refused)| LimitFigures {
+            name: name.to_owned(),
+            passed: requests * passed / 13,
+            refused: requests * refused / 13,
+        });
+    Figures {
+        service: "orders".to_owned(),
+        requests,
+        refused: requests * 4 / 13 + requests / 50,
+        limited: requests * 4 / 13,
+        denied: requests / 50,
+        undecided: 0,
+        limits: limits.to_vec(),
+    }
 }
 
 const POLICIES: &str = "// Whatever roles it is put into, a program changes nothing.\n\
@@ -88,6 +107,7 @@ async fn world(center: &Running) -> (Mirror, Mirror) {
     let token = center.token("gate", "orders").await;
     let mut one = Mirror::follow(center, &token, &["orders"]).await.unwrap();
     let two = Mirror::follow(center, &token, &["orders"]).await.unwrap();
+    one.figures(figures(400)).await;
     one.report("orders", report()).await;
     let asked = AskAccess {
         who: "Price crawler, crawler@example.org".to_owned(),
@@ -105,7 +125,12 @@ async fn run(pictures: Option<&str>) {
     };
     let dir = Dir::new();
     let center = Running::start(&dir).await;
-    let _gates = world(&center).await;
+    let gates = world(&center).await;
+    // For the charts of pictures: a minute and a half in which something happens.
+    for n in 0..if pictures.is_some() { 9 } else { 0 } {
+        gates.0.figures(figures(300 + 60 * n)).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
     let editor = center.token("editor", "stock").await;
     let (base, admin) = (format!("http://{}", center.addr), center.admin.clone());
     let database = dir.path().join("center.db").display().to_string();
