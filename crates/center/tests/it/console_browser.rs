@@ -144,7 +144,18 @@ async fn run(pictures: Option<&str>) {
         ("REQUEST", request),
     ];
     more.extend(pictures.map(|to| ("PICTURES", to.to_owned())));
-    tokio::task::spawn_blocking(move || needs.run("console.mjs", &more)).await.unwrap();
+    let shown = tokio::task::spawn_blocking(move || needs.run("console.mjs", &more));
+    // As a gate does: a report of half a minute ago says nothing about now.
+    let again = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            gates.0.report("orders", report()).await;
+        }
+    };
+    tokio::select! {
+        shown = shown => shown.unwrap(),
+        () = again => {}
+    }
 }
 
 /// Sign in, a wrong token, an expired session, a forged form, the editor of another service, two editors
