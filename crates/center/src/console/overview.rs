@@ -129,7 +129,7 @@ fn charts(console: &Console, t: Lang, service: &str, answer: Option<&TopAnswer>)
     let body = html! {
         div class="charts" {
             (chart(t.requests(), "c-data", &hour.requests, &note(&hour.requests)))
-            (chart(t.all_refused(), "c-bad", &hour.refused, &note(&hour.refused)))
+            (chart(t.refused(), "c-bad", &hour.refused, &note(&hour.refused)))
             (chart(t.limited(), "c-warn", &hour.limited, &note(&hour.limited)))
             (chart(t.denied(), "c-bad", &hour.denied, &note(&hour.denied)))
             (chart(t.undecided(), "c-none", &hour.undecided, &undecided))

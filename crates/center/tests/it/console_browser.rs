@@ -6,8 +6,8 @@ use keepgate_center::OidcConfig;
 use keepgate_identify::access::{Asker, KeyAccess};
 use keepgate_limit::top::{Observation, Outcome, Top};
 use keepgate_limit::{AddressKey, Nanos, Seed};
-use keepgate_policy::proto::AskAccess;
 use keepgate_policy::proto::caller_question::Question;
+use keepgate_policy::proto::{AskAccess, Figures, GateReport, LimitFigures, PortsLeft};
 use serde_json::json;
 
 use crate::browser::Needs;
@@ -42,6 +42,25 @@ fn report() -> Vec<u8> {
         );
     }
     serde_json::to_vec(&top.report(at(48_000), 20, None)).unwrap()
+}
+
+/// What the gate did in a few seconds.
+fn figures(requests: u64) -> Figures {
+    let limits =
+        [("everybody", 9, 4), ("bulk", 2, 0)].map(|(name, passed, refused)| LimitFigures {
+            name: name.to_owned(),
+            passed: requests * passed / 13,
+            refused: requests * refused / 13,
+        });
+    Figures {
+        service: "orders".to_owned(),
+        requests,
+        refused: requests * 4 / 13 + requests / 50,
+        limited: requests * 4 / 13,
+        denied: requests / 50,
+        undecided: 0,
+        limits: limits.to_vec(),
+    }
 }
 
 const POLICIES: &str = "// Whatever roles it is put into, a program changes nothing.\n\
@@ -96,6 +115,7 @@ async fn world(center: &Running) -> (Mirror, Mirror) {
     let token = center.token("gate", "orders").await;
     let mut one = Mirror::follow(center, &token, &["orders"]).await.unwrap();
     let two = Mirror::follow(center, &token, &["orders"]).await.unwrap();
+    one.figures(figures(400)).await;
     one.report("orders", report()).await;
     let asked = AskAccess {
         who: "Price crawler, crawler@example.org".to_owned(),
@@ -106,6 +126,24 @@ async fn world(center: &Running) -> (Mirror, Mirror) {
     (one, two)
 }
 
+/// How the gate is; the other one does not say.
+fn gate_report() -> GateReport {
+    GateReport {
+        caller_connections: Some(412),
+        upstream_connections: Some(32),
+        requests: Some(6_000),
+        reused: Some(5_940),
+        tightest: Some(PortsLeft {
+            source: "192.0.2.1".to_owned(),
+            destination: "192.0.2.80:443".to_owned(),
+            usable: 28_232,
+            free: 26_900,
+        }),
+        verdict: Some("healthy".to_owned()),
+        headline: None,
+    }
+}
+
 async fn run(pictures: Option<&str>) {
     let needs = match Needs::found() {
         Ok(needs) => needs,
@@ -113,7 +151,13 @@ async fn run(pictures: Option<&str>) {
     };
     let dir = Dir::new();
     let center = Running::start(&dir).await;
-    let (gate, _other) = world(&center).await;
+    let gates = world(&center).await;
+    gates.0.gate_report(gate_report()).await;
+    // For the charts of pictures: a minute and a half in which something happens.
+    for n in 0..if pictures.is_some() { 9 } else { 0 } {
+        gates.0.figures(figures(300 + 60 * n)).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
     let editor = center.token("editor", "stock").await;
     let (base, admin) = (format!("http://{}", center.addr), center.admin.clone());
     let database = dir.path().join("center.db").display().to_string();
@@ -127,13 +171,18 @@ async fn run(pictures: Option<&str>) {
         ("REQUEST", request),
     ];
     more.extend(pictures.map(|to| ("PICTURES", to.to_owned())));
-    let mut script = tokio::task::spawn_blocking(move || needs.run("console.mjs", &more));
-    // A center forgets what a gate has not said again for a while, and the browser may take longer.
-    loop {
-        tokio::select! {
-            done = &mut script => return done.unwrap(),
-            () = tokio::time::sleep(Duration::from_secs(5)) => gate.report("orders", report()).await,
+    let shown = tokio::task::spawn_blocking(move || needs.run("console.mjs", &more));
+    // As a gate does: a report of half a minute ago says nothing about now.
+    let again = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            gates.0.report("orders", report()).await;
+            gates.0.gate_report(gate_report()).await;
         }
+    };
+    tokio::select! {
+        shown = shown => shown.unwrap(),
+        () = again => {}
     }
 }
 

@@ -467,6 +467,7 @@ impl tonic::server::StreamingService<FollowRequest> for Sync {
                             acks.applied.lock().unwrap().push((Revision(applied.revision), digest));
                         }
                         Asked::Activity(report) => acks.reports.lock().unwrap().push(report),
+                        Asked::GateReport(_) => {}
                         Asked::Figures(figures) => acks.figures.lock().unwrap().push(figures),
                         Asked::Pulse(pulse) => pulses.store(pulse.nonce, Ordering::SeqCst),
                         Asked::AssertionKeys(_) | Asked::LogPosition(_) => {}

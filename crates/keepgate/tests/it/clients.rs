@@ -114,18 +114,18 @@ fn a_crawl_through_two_gates_is_named_with_its_plan() {
     assert_eq!(crawl["requests"], 800, "{crawl}");
     assert_eq!(told["crawls"].as_array().unwrap().len(), 1, "alice walks nothing: {told}");
 
-    // Each gate says how it and its host are, which another way tells too.
+    // Each gate says how it and its host are. Over 200 requests of each were put on a connection.
     let status = eventually("both gates have told how they are", || {
         let status = admin.get("/v1/status").json();
         let gates = status["gates"].as_array().unwrap();
-        let has_told = |gate: &&Value| gate["report"]["requests"].as_u64() > Some(400);
+        let has_told = |gate: &&Value| gate["report"]["requests"].as_u64() > Some(200);
         (gates.iter().filter(has_told).count() == 2).then_some(status)
     });
     for gate in status["gates"].as_array().unwrap() {
         let report = &gate["report"];
         let (requests, reused) = (report["requests"].as_u64(), report["reused"].as_u64());
         // One connection to the upstream carries nearly all of them.
-        assert!(reused > Some(350) && reused < requests, "{report}");
+        assert!(reused > Some(150) && reused < requests, "{report}");
         assert!(report["upstream_connections"].as_u64() >= Some(1), "{report}");
         assert!(report["caller_connections"].as_u64().is_some(), "{report}");
         let free = report["tightest"]["free"].as_u64().unwrap();

@@ -1,5 +1,6 @@
 //! What a policy did, counted by many threads that do not wait for each other.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Threads beyond this many share their counts.
@@ -20,26 +21,32 @@ struct Stripe {
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    static OWN: usize = THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES;
+    static OWN: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// The stripe of this thread.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Own(usize);
+
+impl Own {
+    #[inline]
+    pub(super) fn of_thread() -> Own {
+        Own(OWN.with(|own| {
+            if own.get() == usize::MAX {
+                own.set(THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES);
+            }
+            own.get()
+        }))
+    }
 }
 
 impl Done {
+    /// Counts requests as refused or let through.
     #[inline]
-    fn own(&self) -> Option<&Stripe> {
-        self.0.get(OWN.with(|own| *own))
-    }
-
-    #[inline]
-    pub(super) fn pass(&self, requests: u64) {
-        if let Some(own) = self.own() {
-            own.passed.fetch_add(requests, Ordering::Relaxed);
-        }
-    }
-
-    #[inline]
-    pub(super) fn refuse(&self, requests: u64) {
-        if let Some(own) = self.own() {
-            own.refused.fetch_add(requests, Ordering::Relaxed);
+    pub(super) fn add(&self, own: Own, is_refused: bool, requests: u32) {
+        if let Some(stripe) = self.0.get(own.0) {
+            let count = if is_refused { &stripe.refused } else { &stripe.passed };
+            count.fetch_add(u64::from(requests), Ordering::Relaxed);
         }
     }
 

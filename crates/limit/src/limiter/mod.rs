@@ -30,7 +30,7 @@ use crate::rules::{
 };
 use crate::store::{Census, Charge, Store};
 
-use done::Done;
+use done::{Done, Own};
 
 pub use caller::{AddressKey, Caller};
 pub use verdict::{LimitVerdict, MAX_REPORTS, Outcome, PolicyReport, Unit};
@@ -339,12 +339,11 @@ impl Limiter {
     /// what is admitted. Where another one refuses it, they did nothing.
     #[inline]
     fn note(&self, list: &List, chosen: u64, refusing: u64, is_admitted: bool, hits: u32) {
-        for (bit, _, policy) in self.each(list, chosen) {
-            if bit & refusing != 0 {
-                policy.done.refuse(u64::from(hits));
-            } else if is_admitted {
-                policy.done.pass(u64::from(hits));
-            }
+        // Where nothing is admitted, only those that refuse did something.
+        let counted = if is_admitted { chosen } else { chosen & refusing };
+        let own = Own::of_thread();
+        for (bit, _, policy) in self.each(list, counted) {
+            policy.done.add(own, bit & refusing != 0, hits);
         }
     }
 

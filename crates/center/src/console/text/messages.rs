@@ -177,7 +177,6 @@ messages! {
     offer_plan: "Make a key with this plan", "用此套餐创建密钥";
     services_rest: "A rate is of the last minute. 403, 429 and 503 are never added up.", "速率为最近一分钟的值。403、429 与 503 从不相加。";
     requests: "Requests", "请求";
-    all_refused: "Refused, for any reason", "拒绝(所有原因)";
     limited: "Limited (429)", "限流 (429)";
     denied: "Denied (403)", "拒绝 (403)";
     undecided: "Cannot decide (503)", "无法决策 (503)";
@@ -188,7 +187,7 @@ messages! {
     heard_of(n, all): "{n} of {all}", "{n} / {all}";
     last_hour_of(service): "{service}, last 60 minutes", "{service},最近 60 分钟";
     rests_on(n, all): "Rests on {n} of {all} gates. Each chart has its own scale.", "依据 {n} / {all} 个网关。各图刻度独立。";
-    in_the_hour(n): "{n} in the minutes of the hour that are known", "一小时内 {n} 个(就已知的分钟)";
+    in_the_hour(n): "{n} in the minutes that are known", "在已知的分钟内 {n} 个";
     no_gate_told: "no gate has told it in the last hour", "最近一小时没有网关报告";
     none_is_a_denial: "; none is a denial", ";都不是拒绝";
     chart_label(title, highest, now): "{title} a second, last 60 minutes: highest {highest}, now {now}",
