@@ -57,7 +57,7 @@ pub(crate) fn of_status(t: Lang, status: &api::Status) -> Vec<Wrong> {
             icon,
             word,
             sentence: html! { (t.doctor_says(&gate.name)) " " (english(t, &report.headline)) },
-            more: html! { (t.ask_doctor()) " " code { "keepgate doctor" } },
+            more: html! { (t.ask_doctor()) },
             way: html! { a class="btn" href="#gates" { (t.show_gates()) } },
         });
     }

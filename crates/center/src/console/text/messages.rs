@@ -214,14 +214,14 @@ messages! {
     reuse: "Reuse", "复用";
     no_requests: "no request", "无请求";
     ports_left: "Ports left", "剩余端口";
-    free_of(free, all): "{free} of {all}", "{free} / {all}";
+    free_of(free, all): "{free} of {all}", "{all} 个中剩 {free} 个";
     doctor: "Host's ports", "主机端口";
     healthy: "Healthy", "健康";
     exhausted: "Exhausted", "已耗尽";
     not_ports: "Other than ports", "非端口问题";
     undecided_doctor: "Cannot tell", "无法判断";
     doctor_says(gate): "On the host of {gate}:", "{gate} 所在主机:";
-    ask_doctor: "Who holds the ports, and what to do, says on that host:", "在该主机上运行以下命令,可得知谁占用端口以及如何处理:";
+    ask_doctor: "Run keepgate doctor on that host: it says who holds the ports, and what to do.", "请在该主机上运行 keepgate doctor:它会说明谁占用端口以及如何处理。";
     gates_tell: "Connections of callers, and to upstreams. Reuse: requests of the last minute on a connection that had carried one before. Ports: toward the upstream address with the smallest part free. Gates say so every 10 seconds, from release 0.3 on.",
         "连接:调用方的连接,以及到上游的连接。复用:最近一分钟内在已用过的连接上发送的请求。端口:剩余比例最小的上游地址。网关从 0.3 版起每 10 秒报告一次。";
 
