@@ -51,6 +51,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const QUESTIONS: usize = 16;
 /// How long an answer to a question may take.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long a key is waited for.
+const FETCHED: Duration = Duration::from_secs(60);
 /// An address gets the page so often at once, and once more each time that this has passed.
 const PAGES: (u32, Duration) = (120, Duration::from_millis(500));
 /// After which time a caller for whom there is no place may try again, in seconds.
@@ -266,6 +268,18 @@ impl View<'_> {
         form: AskForm,
     ) -> Result<Response, Problem> {
         let Some(_place) = self.place().await else { return Ok(crowded()) };
+        self.made(status, notice, key, form)
+    }
+
+    /// The page, made without a place of its own: what it says once must not be lost for want of one. Those
+    /// who get that far are bounded by the questions that are answered at once.
+    fn made(
+        &self,
+        status: StatusCode,
+        notice: Option<Notice<'_>>,
+        key: Option<YourKey>,
+        form: AskForm,
+    ) -> Result<Response, Problem> {
         let view = self.service()?;
         let limits = view.limits();
         let api = Api::of(&self.settings.name, view.routes(), &limits, &self.settings.identify, "");
@@ -305,7 +319,12 @@ impl View<'_> {
         let Ask { who, what_for, per_day } = ask.clone();
         let question = Question::AskAccess(AskAccess { who, what_for, per_day });
         match self.question(question).await {
-            Answer::Asked(asked) => self.notice(StatusCode::OK, Notice::Asked(&asked.code)).await,
+            Answer::Asked(asked) => self.made(
+                StatusCode::OK,
+                Some(Notice::Asked(&asked.code)),
+                None,
+                AskForm::default(),
+            ),
             other => {
                 // What was written is not lost.
                 let form = AskForm {
@@ -326,7 +345,8 @@ impl View<'_> {
         }
         match self.question(Question::FetchKey(FetchKey { code: code.to_owned() })).await {
             Answer::Key(made) => {
-                self.notice(StatusCode::OK, Notice::Made(&made.key, &made.plan)).await
+                let notice = Notice::Made(&made.key, &made.plan);
+                self.made(StatusCode::OK, Some(notice), None, AskForm::default())
             }
             other => self.refused(other, AskForm::default()).await,
         }
@@ -342,9 +362,12 @@ impl View<'_> {
         let service = self.settings.name.clone();
         let scope = Scope::of(vec![service.clone()]);
         let address = self.from.map(|from| from.to_canonical().to_string()).unwrap_or_default();
+        let is_fetch = matches!(question, Question::FetchKey(_));
         let asked = CallerQuestion { id: 1, service, address, question: Some(question) };
         let answer = self.apis.app.requests.answer(ACTOR, &scope, asked);
-        match tokio::time::timeout(ANSWER, answer).await {
+        // A key is made once: what makes it is not given up while the store takes long.
+        let patience = if is_fetch { FETCHED } else { ANSWER };
+        match tokio::time::timeout(patience, answer).await {
             Ok(told) => told.answer.unwrap_or_else(none),
             Err(_) => none(),
         }

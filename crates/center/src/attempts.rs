@@ -62,6 +62,15 @@ impl Attempts {
         Ok(())
     }
 
+    /// Takes back one that was counted before it was known to be right.
+    pub(crate) fn right(&self, from: Option<IpAddr>) {
+        let mut held = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = key(&held, from);
+        if let Some(until) = held.get_mut(&key) {
+            *until = until.checked_sub(self.every).unwrap_or(*until);
+        }
+    }
+
     /// Counts a wrong one.
     pub(crate) fn wrong(&self, from: Option<IpAddr>, now: Instant) {
         let mut held = self.until.lock().unwrap_or_else(PoisonError::into_inner);

@@ -114,6 +114,7 @@ async fn answered(console: &Console, visit: &Visit, provider: &Provider) -> Resp
                 issuer = provider.issuer(),
                 "an answer to a sign-in names another issuer, or none"
             );
+            console.attempts.wrong(visit.from, Instant::now());
             let why = NotSignedIn::Refused("invalid_issuer".to_owned());
             return refused(console, visit, provider, to, &why);
         }
@@ -121,14 +122,28 @@ async fn answered(console: &Console, visit: &Visit, provider: &Provider) -> Resp
     }
     let error = visit.query.raw("error");
     if !error.is_empty() {
+        console.attempts.wrong(visit.from, Instant::now());
         let why = NotSignedIn::Refused(plain(error));
         return refused(console, visit, provider, to, &why);
     }
     let code = visit.query.raw("code");
     let uri = redirect_uri(console, visit);
+    // Counted before the provider is asked: many at the same time are as many.
+    console.attempts.wrong(visit.from, Instant::now());
     let person = match provider.finish(&attempt, code, &uri, now).await {
-        Ok(person) => person,
-        Err(why) => return refused(console, visit, provider, to, &why),
+        Ok(person) => {
+            console.attempts.right(visit.from);
+            person
+        }
+        Err(why) => {
+            if !matches!(
+                why,
+                NotSignedIn::Refused(_) | NotSignedIn::Token(_) | NotSignedIn::Away(_)
+            ) {
+                console.attempts.right(visit.from);
+            }
+            return refused(console, visit, provider, to, &why);
+        }
     };
     match session::begin_person(console, person).await {
         Ok(who) => {
@@ -199,7 +214,6 @@ fn refused(
         }
     };
     if matches!(why, NotSignedIn::Refused(_) | NotSignedIn::Token(_)) {
-        console.attempts.wrong(visit.from, Instant::now());
         console.app.metrics.unauthenticated.add(1);
     }
     let tone = if status == StatusCode::FORBIDDEN { Tone::Bad } else { Tone::Warn };

@@ -50,6 +50,7 @@ pub(crate) fn of_status(t: Lang, status: &api::Status) -> Vec<Wrong> {
         let (tone, icon, word) = match report.verdict.as_deref() {
             Some("exhausted") => (Tone::Bad, Icon::Bad, t.exhausted()),
             Some("at_risk") => (Tone::Warn, Icon::Warn, t.at_risk()),
+            Some("not_ports") => (Tone::Warn, Icon::Warn, t.not_ports()),
             _ => continue,
         };
         all.push(Wrong {

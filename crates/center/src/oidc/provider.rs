@@ -1,6 +1,6 @@
 //! Talks to the identity provider: its document, its keys, its token endpoint.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -25,6 +25,9 @@ use crate::store::Person;
 
 /// What people are called in the audit log begins with this; no token's id has it.
 const MARK: &str = "oidc:";
+
+/// The claim of an address that people may have typed themselves.
+const EMAIL: &str = "email";
 
 /// The longest name of a person, in bytes.
 const MAX_NAME: usize = 255;
@@ -129,15 +132,84 @@ pub(crate) struct Provider {
     expected: Expected,
     access: KeyAccess,
     tls: Arc<ClientConfig>,
-    known: Mutex<Known>,
+    document: Cached<Document>,
+    keys: Cached<KeySet>,
     seats: Semaphore,
 }
 
-#[derive(Default)]
-struct Known {
-    document: Option<(Arc<Document>, Instant)>,
-    keys: Option<(Arc<KeySet>, Instant)>,
+/// What was read of the provider. One reads it anew; others have what was read before, or wait for that one.
+struct Cached<T> {
+    held: std::sync::Mutex<Held<T>>,
+    reading: Mutex<()>,
+}
+
+struct Held<T> {
+    value: Option<(Arc<T>, Instant)>,
     away: Option<Instant>,
+}
+
+impl<T> Default for Cached<T> {
+    fn default() -> Cached<T> {
+        let held = Held { value: None, away: None };
+        Cached { held: std::sync::Mutex::new(held), reading: Mutex::default() }
+    }
+}
+
+impl<T> Cached<T> {
+    fn held(&self) -> std::sync::MutexGuard<'_, Held<T>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is at hand: as young as asked, or where the provider was away a moment ago, of any age if that
+    /// will do. None: it is to be read.
+    fn at_hand(&self, fresh: Duration, any_age: bool) -> Option<Result<Arc<T>, Away>> {
+        let held = self.held();
+        let old = held.value.as_ref();
+        if let Some((value, _)) = old.filter(|(_, read)| read.elapsed() < fresh) {
+            return Some(Ok(Arc::clone(value)));
+        }
+        held.away.filter(|at| at.elapsed() < AWAY_FOR)?;
+        Some(old.filter(|_| any_age).map(|(value, _)| Arc::clone(value)).ok_or(Away::Recently))
+    }
+
+    /// What was read this short a time ago at most; where the provider is away and `any_age`, what was read
+    /// last.
+    async fn get(
+        &self,
+        fresh: Duration,
+        any_age: bool,
+        read: impl Future<Output = Result<T, Away>>,
+    ) -> Result<Arc<T>, Away> {
+        if let Some(found) = self.at_hand(fresh, any_age) {
+            return found;
+        }
+        let old = || self.held().value.as_ref().map(|(value, _)| Arc::clone(value));
+        let _reading = match (self.reading.try_lock(), old()) {
+            (Ok(reading), _) => reading,
+            // Another one reads it: nobody waits for that who has something.
+            (Err(_), Some(old)) if any_age => return Ok(old),
+            (Err(_), _) => self.reading.lock().await,
+        };
+        if let Some(found) = self.at_hand(fresh, any_age) {
+            return found;
+        }
+        match read.await {
+            Ok(value) => {
+                let value = Arc::new(value);
+                *self.held() =
+                    Held { value: Some((Arc::clone(&value), Instant::now())), away: None };
+                Ok(value)
+            }
+            Err(why) => {
+                tracing::warn!(
+                    error = keepgate_observe::chain(&why),
+                    "the identity provider of the console gives no answer that can be used"
+                );
+                self.held().away = Some(Instant::now());
+                old().filter(|_| any_age).ok_or(why)
+            }
+        }
+    }
 }
 
 impl Provider {
@@ -171,7 +243,8 @@ impl Provider {
             tls: ask::tls(None).map_err(OidcError::Tls)?,
             config,
             access,
-            known: Mutex::default(),
+            document: Cached::default(),
+            keys: Cached::default(),
             seats: Semaphore::new(AT_ONCE),
         })
     }
@@ -200,7 +273,6 @@ impl Provider {
         attempt: &Attempt,
         redirect_uri: &str,
     ) -> Result<String, NotSignedIn> {
-        let _seat = self.seats.try_acquire().map_err(|_| NotSignedIn::Busy)?;
         let document = self.document().await?;
         let endpoint = document.authorization_endpoint.as_deref().unwrap_or_default();
         self.is_for_browsers(endpoint)?;
@@ -272,17 +344,23 @@ impl Provider {
         let name = find(claims, claim).and_then(Value::as_str).unwrap_or_default();
         // Nothing that a page shows as another name: marks of direction, spaces of no width.
         let is_plain = |c: char| c.is_alphanumeric() || c.is_ascii_graphic() || c == ' ';
-        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_plain) {
+        let is_padded = name.trim() != name || name.contains("  ");
+        if name.is_empty() || name.len() > MAX_NAME || is_padded || !name.chars().all(is_plain) {
             return Err(NotSignedIn::Name(claim.to_owned()));
         }
-        // Else anybody could take the address of another.
+        // Else anybody could take the address of another. A role needs the provider's word that it is
+        // verified; for a name it is enough that it does not say the contrary.
         let verified = claims.get("email_verified");
-        let is_verified = verified.is_none_or(|is| *is == Value::Bool(true) || *is == "true");
-        if claim == "email" && !is_verified {
+        let is_verified = verified.is_some_and(|is| *is == Value::Bool(true) || *is == "true");
+        if claim == EMAIL && verified.is_some() && !is_verified {
             return Err(NotSignedIn::Unverified);
         }
-        let Some(rule) = self.config.roles.iter().find(|rule| rule.fits(claims)) else {
-            return Err(NotSignedIn::NoRole(name.to_owned()));
+        let is_known = |rule: &&RoleRule| rule.claim != EMAIL || is_verified;
+        let fitting = || self.config.roles.iter().filter(|rule| rule.fits(claims));
+        let rule = match (fitting().find(is_known), fitting().next()) {
+            (Some(rule), _) => rule,
+            (None, Some(_)) => return Err(NotSignedIn::Unverified),
+            (None, None) => return Err(NotSignedIn::NoRole(name.to_owned())),
         };
         let person = Person { issuer: self.config.issuer.clone(), rule: rule.to_string() };
         let lasts_s = self.config.session.as_secs();
@@ -346,74 +424,28 @@ impl Provider {
     }
 
     async fn document(&self) -> Result<Arc<Document>, Away> {
-        let mut known = self.known.lock().await;
-        self.document_in(&mut known).await
-    }
-
-    /// The document as it was read an hour ago at most, or where the provider is away, as it was read
-    /// last.
-    async fn document_in(&self, known: &mut Known) -> Result<Arc<Document>, Away> {
-        let old = match &known.document {
-            Some((document, read)) if read.elapsed() < FRESH => return Ok(Arc::clone(document)),
-            old => old.as_ref().map(|(document, _)| Arc::clone(document)),
-        };
-        let read = match known.away {
-            Some(at) if at.elapsed() < AWAY_FOR => Err(Away::Recently),
-            _ => self.read_document().await,
-        };
-        match (read, old) {
-            (Ok(document), _) => {
-                let document = Arc::new(document);
-                known.document = Some((Arc::clone(&document), Instant::now()));
-                known.away = None;
-                Ok(document)
-            }
-            (Err(why), Some(old)) => {
-                note_away(known, &why);
-                Ok(old)
-            }
-            (Err(why), None) => {
-                note_away(known, &why);
-                Err(why)
-            }
-        }
+        self.document.get(FRESH, true, self.read_document()).await
     }
 
     async fn read_document(&self) -> Result<Document, Away> {
         let url = discovery::url(&self.config.issuer);
-        let body = self.get(&url, discovery::MAX_BYTES).await?;
+        let body = self.fetch(&url, discovery::MAX_BYTES).await?;
         Ok(discovery::read(&self.config.issuer, &body)?)
     }
 
-    /// The provider's keys; `newer`: a token names one that is not among them.
+    /// The provider's keys; `newer`: a token names one that is not among them, so that older ones will not
+    /// do.
     async fn keys(&self, newer: bool) -> Result<Arc<KeySet>, Away> {
-        let mut known = self.known.lock().await;
         let fresh = if newer { KEYS_AGAIN } else { FRESH };
-        let old = match &known.keys {
-            Some((keys, read)) if read.elapsed() < fresh => return Ok(Arc::clone(keys)),
-            old => old.as_ref().map(|(keys, _)| Arc::clone(keys)),
-        };
-        let document = self.document_in(&mut known).await?;
-        let read = match self.get(&document.jwks_uri, jwks::MAX_BYTES).await {
-            Ok(body) => KeySet::from_jwks(&body).map_err(Away::Keys),
-            Err(why) => Err(why),
-        };
-        match (read, old) {
-            (Ok(keys), _) => {
-                let keys = Arc::new(keys);
-                known.keys = Some((Arc::clone(&keys), Instant::now()));
-                Ok(keys)
-            }
-            // With these the token is judged, unless it is known already that they will not do.
-            (Err(why), Some(old)) if !newer => {
-                note_away(&mut known, &why);
-                Ok(old)
-            }
-            (Err(why), _) => Err(why),
-        }
+        self.keys.get(fresh, !newer, self.read_keys()).await
     }
 
-    async fn get(&self, url: &str, max: usize) -> Result<Bytes, Away> {
+    async fn read_keys(&self) -> Result<KeySet, Away> {
+        let document = self.document().await?;
+        Ok(KeySet::from_jwks(&self.fetch(&document.jwks_uri, jwks::MAX_BYTES).await?)?)
+    }
+
+    async fn fetch(&self, url: &str, max: usize) -> Result<Bytes, Away> {
         let headers = [value(header::ACCEPT, "application/json")];
         let answer = self.ask(Method::GET, url, &headers, String::new(), max).await?;
         if answer.status != StatusCode::OK {
@@ -435,17 +467,6 @@ impl Provider {
         ask::ask(question, &self.access, &self.tls)
             .await
             .map_err(|source| Away::Ask { url: url.to_owned(), source })
-    }
-}
-
-/// What was read before goes on; who looks at the log finds out why.
-fn note_away(known: &mut Known, why: &Away) {
-    if !matches!(why, Away::Recently) {
-        tracing::warn!(
-            error = keepgate_observe::chain(why),
-            "the identity provider of the console gives no answer that can be used"
-        );
-        known.away = Some(Instant::now());
     }
 }
 

@@ -555,6 +555,7 @@ async fn new_keys_are_followed() {
         (json!({ "email": "ada@example.org", "email_verified": "no" }), "not verified your email"),
         (json!({ "email": "ada\u{200b}@example.org" }), "no usable claim email"),
         (json!({ "email": "" }), "no usable claim email"),
+        (json!({ "email": "ada@example.org " }), "no usable claim email"),
         (json!({ "email": ["ada@example.org"] }), "no usable claim email"),
     ] {
         provider.plan(Plan { claims: claims.clone(), ..Plan::default() });
@@ -597,4 +598,35 @@ async fn settings_that_cannot_work_are_refused_at_the_start() {
     }
     let shown = format!("{:?}", provider.settings());
     assert!(!shown.contains(SECRET), "{shown}");
+}
+
+/// A role by an address needs the provider's word that the address is verified.
+#[tokio::test]
+async fn an_address_that_is_not_verified_gives_no_role() {
+    let provider = Provider::start().await;
+    let dir = Dir::new();
+    let mut settings = provider.settings();
+    settings.roles = vec![
+        "admin=email=boss@example.org".parse().unwrap(),
+        "viewer=groups=staff".parse().unwrap(),
+    ];
+    let center = Running::with(provider.center(&dir, settings)).await;
+    let boss = "boss@example.org";
+    for (claims, status, said) in [
+        (json!({ "email": boss }), 403, "not verified your email"),
+        (json!({ "email": boss, "email_verified": false }), 403, "not verified your email"),
+        (json!({ "email": boss, "email_verified": 1 }), 403, "not verified your email"),
+        (json!({ "email": "other@example.org", "email_verified": true }), 403, "no role here"),
+        // What else fits them counts.
+        (json!({ "email": boss, "groups": ["staff"] }), 200, "viewer"),
+        (json!({ "email": boss, "email_verified": true }), 200, "admin"),
+    ] {
+        provider.plan(Plan { claims: claims.clone(), ..Plan::default() });
+        let mut visitor = Visitor::new(&center);
+        let answer = sign_in(&provider, &mut visitor).await;
+        assert_eq!(answer.status.as_u16(), status, "{claims}");
+        let shown = if status == 200 { visitor.get("/overview").await } else { answer };
+        says(&shown, said);
+    }
+    center.stop().await;
 }

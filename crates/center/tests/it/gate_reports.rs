@@ -52,7 +52,8 @@ async fn what_a_gate_says_of_itself_is_shown_as_its_own() {
     // What cannot be is dropped, and what it said before stays.
     liar.gate_report(GateReport { caller_connections: Some(1), ..GateReport::default() }).await;
     told(&center, 2).await;
-    liar.gate_report(GateReport { reused: Some(6_001), ..report() }).await;
+    let many = PortsLeft { free: 28_233, ..report().tightest.unwrap() };
+    liar.gate_report(GateReport { tightest: Some(many), ..report() }).await;
     liar.gate_report(GateReport { headline: Some("x".repeat(301)), ..report() }).await;
     // A report at last that is taken, so that those before it have been looked at.
     one.gate_report(GateReport { caller_connections: Some(413), ..report() }).await;

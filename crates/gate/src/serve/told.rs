@@ -3,9 +3,9 @@
 //! The doctor looks on a thread of its own: a look walks the kernel's table of sockets. It does not look for
 //! owners, and probes few ports; what it cannot decide that way it calls unknown.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keepgate_policy::proto::{GateReport, PortsLeft};
 use keepgate_ports::read::{self, ReadOptions};
@@ -27,21 +27,20 @@ const PROBED: usize = 8_192;
 /// The longest sentence that is told, in bytes.
 const HEADLINE: usize = 300;
 
-/// What the doctor said last; none: it could not look.
-type Said = Arc<Mutex<Option<(&'static str, String)>>>;
+/// What the doctor said last, and when; none: it could not look.
+type Said = Arc<Mutex<Option<(&'static str, String, Instant)>>>;
 
-/// Requests put on connections to upstreams since the start, and of these on used ones.
-#[derive(Clone, Copy, Default)]
-struct Carried {
-    requests: u64,
-    reused: u64,
-}
+/// What it said this long ago is not told any more: it hangs.
+const SAID_FOR: Duration = Duration::from_secs(100);
+
+/// Of each upstream, requests put on connections since the start, and of these on used ones.
+type Carried = BTreeMap<String, (u64, u64)>;
 
 /// Tells it until it is dropped.
 pub(super) async fn run(front: Arc<Front>, workers: Arc<[Arc<WorkerMetrics>]>) {
     let said = Said::default();
     look(&Arc::downgrade(&front), &said);
-    let mut past: VecDeque<Carried> = VecDeque::from([Carried::default()]);
+    let mut past: VecDeque<Carried> = VecDeque::from([Carried::new()]);
     // The doctor has looked by then.
     let first = tokio::time::Instant::now() + Duration::from_secs(2);
     let mut ticks = tokio::time::interval_at(first, EVERY);
@@ -51,6 +50,8 @@ pub(super) async fn run(front: Arc<Front>, workers: Arc<[Arc<WorkerMetrics>]>) {
         let answer = front.ports.answer(&front.common.live.load().backends);
         let callers = workers.iter().map(|worker| worker.open.value()).sum();
         let doctor = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let doctor = doctor.filter(|(_, _, at)| at.elapsed() < SAID_FOR);
+        let doctor = doctor.map(|(verdict, headline, _)| (verdict, headline));
         let report = report(&answer, callers, &mut past, doctor);
         let mut told: Vec<*const ()> = Vec::new();
         for tables in front.common.services.iter() {
@@ -89,7 +90,9 @@ fn look(front: &Weak<Front>, said: &Said) {
                         "the host cannot be looked at"
                     );
                 }
-                let now = report.ok().map(|report| (report.verdict.name(), report.headline));
+                let now = report.ok();
+                let now =
+                    now.map(|report| (report.verdict.name(), report.headline, Instant::now()));
                 *said.lock().unwrap_or_else(PoisonError::into_inner) = now;
             }
         }
@@ -107,8 +110,15 @@ fn report(
     doctor: Option<(&'static str, String)>,
 ) -> GateReport {
     let sum = |of: fn(&crate::UpstreamPorts) -> u64| answer.upstreams.iter().map(of).sum::<u64>();
-    let now = Carried { requests: sum(|one| one.requests), reused: sum(|one| one.reused) };
-    let then = past.front().copied().unwrap_or_default();
+    let of = |one: &crate::UpstreamPorts| (one.upstream.clone(), (one.requests, one.reused));
+    let now: Carried = answer.upstreams.iter().map(of).collect();
+    let then = past.front().cloned().unwrap_or_default();
+    // An upstream that left takes its counts along, and one that came again counts from the start.
+    let since = now.iter().map(|(name, (requests, reused))| {
+        let (before, reused_before) = then.get(name).copied().unwrap_or_default();
+        (requests.saturating_sub(before), reused.saturating_sub(reused_before))
+    });
+    let (requests, reused) = since.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     past.push_back(now);
     if past.len() > SPAN {
         past.pop_front();
@@ -117,9 +127,9 @@ fn report(
     GateReport {
         caller_connections: Some(callers),
         upstream_connections: Some(sum(|one| one.open)),
-        // An upstream that left takes its counts along.
-        requests: now.requests.checked_sub(then.requests),
-        reused: now.reused.checked_sub(then.reused),
+        requests: Some(requests),
+        // Both are counted while requests go on.
+        reused: Some(reused.min(requests)),
         tightest: tightest(answer),
         verdict: verdict.map(str::to_owned),
         headline: headline.map(|text| plain(&text)),
@@ -157,7 +167,7 @@ mod tests {
     use super::*;
     use crate::UpstreamPorts;
 
-    fn upstream(requests: u64, reused: u64, free: &[u32]) -> UpstreamPorts {
+    fn upstream(name: &str, requests: u64, reused: u64, free: &[u32]) -> UpstreamPorts {
         let bucket = |(n, free): (usize, &u32)| BucketSeen {
             src: "192.0.2.1".parse().unwrap(),
             dst: format!("192.0.2.2:{}", 80 + n).parse().unwrap(),
@@ -166,15 +176,17 @@ mod tests {
             reserve: 0,
         };
         let buckets = free.iter().enumerate().map(bucket).collect();
-        UpstreamPorts { requests, reused, open: 3, buckets, ..UpstreamPorts::default() }
+        let upstream = name.to_owned();
+        UpstreamPorts { upstream, requests, reused, open: 3, buckets, ..UpstreamPorts::default() }
     }
 
     #[test]
     fn reuse_is_that_of_the_last_minute_and_the_tightest_bucket_counts() {
-        let mut past = VecDeque::from([Carried::default()]);
+        let mut past = VecDeque::from([Carried::new()]);
         let mut told = Vec::new();
         for n in 1..=10_u64 {
-            let upstreams = vec![upstream(n * 10, n * 9, &[900, 40, 500]), upstream(n, 0, &[])];
+            let upstreams =
+                vec![upstream("a", n * 10, n * 9, &[900, 40, 500]), upstream("b", n, 0, &[])];
             let answer = PortsAnswer { upstreams, ..PortsAnswer::default() };
             told.push(report(&answer, 5, &mut past, None));
         }
@@ -187,7 +199,13 @@ mod tests {
         // Upstreams that are gone, and nobody who could tell ports.
         let empty =
             report(&PortsAnswer::default(), 0, &mut past, Some(("healthy", "a\nb".repeat(200))));
-        assert_eq!((empty.requests, empty.tightest), (None, None));
+        assert_eq!((empty.requests, empty.reused, empty.tightest), (Some(0), Some(0), None));
+        // One that left and one that came do not count against each other.
+        let mut past = VecDeque::from([Carried::from([("a".to_owned(), (100, 0))])]);
+        let upstreams = vec![upstream("b", 150, 151, &[])];
+        let moved =
+            report(&PortsAnswer { upstreams, ..PortsAnswer::default() }, 0, &mut past, None);
+        assert_eq!((moved.requests, moved.reused), (Some(150), Some(150)));
         let headline = empty.headline.unwrap();
         assert!(headline.len() <= HEADLINE && headline.starts_with("a ba b"), "{headline}");
     }

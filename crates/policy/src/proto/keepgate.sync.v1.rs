@@ -226,8 +226,7 @@ pub struct Activity {
     #[prost(bytes = "vec", tag = "2")]
     pub report: ::prost::alloc::vec::Vec<u8>,
 }
-/// How a gate and its host are, every ten seconds. What is absent is not known. At most 1 KiB encoded. Since
-/// 0.3.
+/// How a gate and its host are, every ten seconds. What is absent is not known. Since 0.3.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GateReport {
     /// Connections that are open now: of callers, and to upstreams.
