@@ -199,15 +199,18 @@ fn gates(t: Lang, status: &api::Status) -> Markup {
         (t.reuse(), true),
         (t.ports_left(), true),
         (t.doctor(), false),
-        (t.connected(), true),
-        (t.center_word(), false),
     ];
     let head = status.centers.iter().map(|center| center.revision).max().unwrap_or_default();
     let rows = html! {
         @for gate in status.gates.iter().take(GATES) {
             @let silent = gate.heard_ms_ago.filter(|ago| *ago > SILENT_MS);
             tr {
-                th scope="row" { (gate.name) small { (gate.peer.as_deref().unwrap_or_default()) } }
+                th scope="row" {
+                    (gate.name)
+                    small { (gate.peer.as_deref().unwrap_or_default()) }
+                    // Where there is one center, all follow it.
+                    @if status.centers.len() > 1 { small { (t.center_word()) " " (gate.center) } }
+                }
                 td {
                     @match (silent, gate.heard_ms_ago) {
                         (Some(ago), _) => (badge(Tone::None, Icon::Unknown, &t.not_heard(t.span(ago)))),
@@ -215,6 +218,7 @@ fn gates(t: Lang, status: &api::Status) -> Markup {
                         _ if !gate.wrong.is_empty() => (badge(Tone::Warn, Icon::Warn, t.at_risk())),
                         _ => (badge(Tone::Ok, Icon::Ok, t.follows())),
                     }
+                    small { (t.connected()) " " (t.span(gate.connected_ms)) }
                 }
                 td {
                     @match &gate.services {
@@ -242,8 +246,6 @@ fn gates(t: Lang, status: &api::Status) -> Markup {
                     }
                 }
                 (reported(t, gate.report.as_ref()))
-                td class="n" { (t.span(gate.connected_ms)) }
-                td class="nw" { (gate.center) }
             }
         }
     };
