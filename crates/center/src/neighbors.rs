@@ -16,9 +16,7 @@ use keepgate_policy::{HistoryId, Revision, proto};
 use serde::{Deserialize, Serialize};
 
 use crate::desk::{Desk, Head, Scope};
-use crate::follow::{
-    Follower, Followers, GateReport, PortsLeft, TOO_OLD, VERDICTS, activity, keys,
-};
+use crate::follow::{Follower, Followers, GateReport, TOO_OLD, activity, keys};
 use crate::store::StoreError;
 
 /// How often a center tells.
@@ -67,20 +65,7 @@ struct Told {
     held_back: bool,
     /// How it is, and how long ago it said so, in milliseconds; centers of earlier releases do not tell.
     #[serde(default)]
-    report: Option<(ToldGate, u64)>,
-}
-
-/// What a gate says of itself.
-#[derive(Debug, Serialize, Deserialize)]
-struct ToldGate {
-    caller_connections: Option<u64>,
-    upstream_connections: Option<u64>,
-    requests: Option<u64>,
-    reused: Option<u64>,
-    /// Source, destination, usable, free.
-    tightest: Option<(String, String, u32, u32)>,
-    verdict: Option<String>,
-    headline: String,
+    report: Option<(GateReport, u64)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -373,38 +358,7 @@ fn told(follower: Follower, now: u64) -> Told {
         pulse: follower.pulse,
         pulse_ms: follower.pulse_unix_ms.map(|at| now.saturating_sub(at)),
         held_back: follower.held_back.is_some(),
-        report: follower.report.map(|(gate, at)| (told_gate(gate), now.saturating_sub(at))),
-    }
-}
-
-fn told_gate(gate: GateReport) -> ToldGate {
-    let left = gate.tightest;
-    ToldGate {
-        caller_connections: gate.caller_connections,
-        upstream_connections: gate.upstream_connections,
-        requests: gate.requests,
-        reused: gate.reused,
-        tightest: left.map(|left| (left.source, left.destination, left.usable, left.free)),
-        verdict: gate.verdict.map(str::to_owned),
-        headline: gate.headline,
-    }
-}
-
-fn gate_report(told: &ToldGate) -> GateReport {
-    let left = |(source, destination, usable, free): (String, String, u32, u32)| PortsLeft {
-        source,
-        destination,
-        usable,
-        free,
-    };
-    GateReport {
-        caller_connections: told.caller_connections,
-        upstream_connections: told.upstream_connections,
-        requests: told.requests,
-        reused: told.reused,
-        tightest: told.tightest.clone().map(left),
-        verdict: VERDICTS.into_iter().find(|one| told.verdict.as_deref() == Some(one)),
-        headline: told.headline.clone(),
+        report: follower.report.map(|(gate, at)| (gate, now.saturating_sub(at))),
     }
 }
 
@@ -426,7 +380,7 @@ fn follower(told: &Told, at: u64) -> Follower {
         pulse: told.pulse,
         pulse_unix_ms: told.pulse_ms.map(|ms| at.saturating_sub(ms)),
         held_back: told.held_back.then_some(TOO_OLD),
-        report: told.report.as_ref().map(|(gate, ms)| (gate_report(gate), at.saturating_sub(*ms))),
+        report: told.report.clone().map(|(gate, ms)| (gate, at.saturating_sub(ms))),
     }
 }
 

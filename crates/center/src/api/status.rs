@@ -117,7 +117,7 @@ fn told(report: GateReport, told_ms_ago: u64) -> api::GateReport {
         requests: report.requests,
         reused: report.reused,
         tightest: report.tightest.map(left),
-        verdict: report.verdict.map(str::to_owned),
+        verdict: report.verdict,
         headline: report.headline,
     }
 }

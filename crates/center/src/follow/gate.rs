@@ -1,6 +1,7 @@
 //! What a gate says of itself and its host, as far as it makes sense: a gate that lies is wrong about itself.
 
 use keepgate_policy::proto;
+use serde::{Deserialize, Serialize};
 
 /// The longest address, in bytes.
 const ADDRESS: usize = 64;
@@ -9,10 +10,10 @@ const HEADLINE: usize = 300;
 /// Ports that there are.
 const PORTS: u32 = 65_536;
 /// The doctor's verdicts.
-pub(crate) const VERDICTS: [&str; 5] = ["exhausted", "at_risk", "healthy", "not_ports", "unknown"];
+const VERDICTS: [&str; 5] = ["exhausted", "at_risk", "healthy", "not_ports", "unknown"];
 
-/// A report that was taken. What is absent is not known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A report that was taken, as centers tell each other too. What is absent is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateReport {
     /// Connections of callers that are open.
     pub caller_connections: Option<u64>,
@@ -25,13 +26,13 @@ pub struct GateReport {
     /// Where the smallest part of the ports is free.
     pub tightest: Option<PortsLeft>,
     /// What the doctor says of its host: one of the verdicts of `keepgate doctor --json`.
-    pub verdict: Option<&'static str>,
+    pub verdict: Option<String>,
     /// The same in one sentence.
     pub headline: String,
 }
 
 /// Ports from one source address toward one destination.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortsLeft {
     /// The source address.
     pub source: String,
@@ -74,7 +75,7 @@ impl GateReport {
         });
         // Of more than there were, nothing is known.
         let carried = said.requests.zip(said.reused).filter(|(all, reused)| reused <= all).unzip();
-        let verdict = said.verdict.and_then(|said| VERDICTS.into_iter().find(|one| *one == said));
+        let verdict = said.verdict.filter(|said| VERDICTS.contains(&said.as_str()));
         let headline = text(&said.headline.unwrap_or_default(), "a headline", HEADLINE)?;
         Ok(GateReport {
             caller_connections: said.caller_connections,
@@ -82,8 +83,8 @@ impl GateReport {
             requests: carried.0,
             reused: carried.1,
             tightest: tightest.transpose()?,
-            verdict,
             headline: if verdict.is_some() { headline } else { String::new() },
+            verdict,
         })
     }
 }
@@ -112,7 +113,7 @@ mod tests {
     #[test]
     fn a_report_is_taken_up_to_its_bounds_and_not_beyond() {
         let taken = GateReport::read(said()).unwrap();
-        assert_eq!((taken.verdict, taken.headline.len()), (Some("at_risk"), HEADLINE));
+        assert_eq!((taken.verdict.as_deref(), taken.headline.len()), (Some("at_risk"), HEADLINE));
         let nothing = GateReport::read(proto::GateReport::default()).unwrap();
         assert_eq!((nothing.requests, nothing.tightest, nothing.verdict), (None, None, None));
         let unheard = proto::GateReport { verdict: Some("splendid".to_owned()), ..said() };

@@ -39,7 +39,6 @@ use anchors::Anchors;
 use followers::Joined;
 pub use followers::{Follower, Followers};
 use frame::Frame;
-pub(crate) use gate::VERDICTS;
 pub use gate::{GateReport, PortsLeft};
 use keys::Pace;
 use pulses::Pulses;

@@ -201,12 +201,15 @@ impl<T> Cached<T> {
                 Ok(value)
             }
             Err(why) => {
+                self.held().away = Some(Instant::now());
+                // Where there is nothing old, who asked says why nobody can sign in.
+                let Some(old) = old().filter(|_| any_age) else { return Err(why) };
                 tracing::warn!(
                     error = keepgate_observe::chain(&why),
-                    "the identity provider of the console gives no answer that can be used"
+                    "the identity provider of the console gives no answer that can be used; what was \
+                     read before goes on"
                 );
-                self.held().away = Some(Instant::now());
-                old().filter(|_| any_age).ok_or(why)
+                Ok(old)
             }
         }
     }

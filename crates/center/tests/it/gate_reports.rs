@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::console::{Visitor, text};
 use crate::fixture::{Dir, Mirror, Running, STAFF, patiently};
 
-fn report() -> GateReport {
+pub(crate) fn report() -> GateReport {
     GateReport {
         caller_connections: Some(412),
         upstream_connections: Some(32),
